@@ -1,0 +1,13 @@
+"""The contract between people, operator, trainer and command line: typed documents and their digests.
+
+Knows no cluster, no model, no disk: every function here is pure. The folder crds/ is generated from these types.
+"""
+
+CONTRACT_VERSION = 1
+"""Part of every digest: raised when the same spec would train another student than before."""
+
+GROUP = "distillchain.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "DistillationChain"
+PLURAL = "distillationchains"

@@ -1,0 +1,48 @@
+"""The base of every document: frozen, camelCase outside, snake_case inside, unknown fields refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from distillchain_api.faults import BadDocument, faults_of
+
+
+class Document(BaseModel):
+    """A frozen value that reads and writes JSON with camelCase names.
+
+    Strict: `"5"` is not 5 and `no` is not the label "no", here as in the API server.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def parse(cls, document: str | bytes | dict[str, Any], *, source: str = "") -> Self:
+        """A value from JSON text or an already decoded mapping.
+
+        Raises: BadDocument with every fault of the document; `source` says where it came from.
+        """
+        text = document if isinstance(document, str | bytes) else json.dumps(document, default=str)
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise BadDocument(source, faults_of(error, cls)) from error
+
+    def to_document(self) -> dict[str, Any]:
+        """The value as plain JSON data: camelCase, no nulls."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def to_json(self) -> str:
+        """One line of compact JSON."""
+        return json.dumps(self.to_document(), separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,432 @@
+"""The resource `DistillationChain` (distillchain.io/v1alpha1): what a person asks for.
+
+Defaults live here once; the CRD, the reference page and the plan all read them from these types. A field is optional
+(`None`) where "not said" means "take the template's".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from distillchain_api import API_VERSION, KIND
+from distillchain_api.base import Document
+from distillchain_api.faults import Expect, expected
+from distillchain_api.values import Duration, Share, SourceUri, StageName, StorageUri
+
+TEACHER_STAGE = "teacher"
+"""Name of stage zero, which `teacher.fineTune` adds; no other stage may bear it."""
+
+MAX_STAGES = 32  # a bound the API server needs to price the CEL rules; ten is already a long chain
+MAX_LABELS = 1000
+
+Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters", "in YAML, quote it")]
+Metric = Literal["accuracy", "macroF1"]
+"""Both are shares from 0 to 1, so that gates read the same; both are always measured, this one decides."""
+
+
+def _fault(field: str, problem: str) -> PydanticCustomError:
+    return PydanticCustomError("fault", "{problem}", {"field": field, "problem": problem})
+
+
+def _cel(rule: str, message: str, **more: str) -> dict[str, str]:
+    return {"rule": rule, "message": message, **more}
+
+
+def _rules(*rules: dict[str, str]) -> dict[str, Any]:
+    return {"x-kubernetes-validations": list(rules)}
+
+
+class Splits(Document):
+    """Where the rows of each split are: a split's name on the hub, else a file below `uri`."""
+
+    train: Text
+    """Rows the students learn from."""
+    validation: Text
+    """Rows every teacher and student is measured on; gates look at these."""
+    test: Text | None = None
+    """Rows measured once at the end and never used to choose anything; optional."""
+
+
+class Dataset(Document):
+    """Rows with one or two text columns and a label column."""
+
+    uri: SourceUri
+    """hf://name[@revision], or the s3:// or file:// folder that holds the files of `splits`."""
+    config: Text | None = None
+    """Configuration of a hub dataset, such as sst2 of hf://nyu-mll/glue; only with hf://."""
+    splits: Splits
+    """Split names (hf://) or file names (csv, tsv, jsonl, parquet; csv, tsv and jsonl also as .gz)."""
+    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")]
+    """Column of the text, or two columns for sentence pairs."""
+    label: Text
+    """Column of the class: a name of `task.labels`, or its number in that order counted from 0."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.config and not self.uri.startswith("hf://"):
+            raise _fault("config", expected(self.config, "nothing with files", "remove it, or use an hf:// dataset"))
+        if len(set(self.text)) != len(self.text):
+            raise _fault("text", expected(self.text, "two different columns"))
+        if self.label in self.text:
+            raise _fault("label", expected(self.label, "a column that is not also in text"))
+        return self
+
+    model_config = {
+        "json_schema_extra": _rules(
+            _cel(
+                "!has(self.config) || self.uri.startsWith('hf://')",
+                "config belongs to hf:// datasets; remove it",
+                fieldPath=".config",
+            ),
+            _cel(
+                "self.text.size() < 2 || self.text[0] != self.text[1]",
+                "text: expected two different columns",
+                fieldPath=".text",
+            ),
+            _cel("!(self.label in self.text)", "label: expected a column that is not in text", fieldPath=".label"),
+        )
+    }
+
+
+class Task(Document):
+    """What every model of the chain must be able to do, and how well is measured."""
+
+    type: Literal["TextClassification"]
+    """TextClassification: one text or a pair of texts to one class."""
+    dataset: Dataset
+    labels: Annotated[
+        list[Text],
+        Field(min_length=2, max_length=MAX_LABELS, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Expect("the names of at least two classes, in class order", "for example [negative, positive]"),
+    ]
+    """Names of the classes in class order; every checkpoint's id2label is matched to them by name."""
+    metric: Metric = "accuracy"
+    """What gates and the result are measured in; a share from 0 to 1."""
+    max_length: Annotated[int, Field(ge=4, le=8192), Expect("a number of tokens from 4 to 8192")] = 128
+    """Tokens a text is cut to."""
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise _fault("labels", expected(self.labels, "every class name once"))
+        return self
+
+
+class SecretRef(Document):
+    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, optional, AWS_SESSION_TOKEN."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Name of the Secret."""
+
+
+class Storage(Document):
+    """Where checkpoints, teacher logits and resumable state are kept."""
+
+    uri: Annotated[
+        StorageUri,
+        Field(
+            json_schema_extra=_rules(
+                _cel("self == oldSelf", "storage.uri is immutable: checkpoints do not move; create a new chain")
+            )
+        ),
+    ]
+    """s3://bucket/prefix, or file:///path on a volume that every stage mounts. Immutable."""
+    endpoint_url: (
+        Annotated[
+            str,
+            Field(pattern=r"^https?://[^\s/]+(/\S*)?$", max_length=MAX_LABELS),
+            Expect("http(s)://host[:port]"),
+        ]
+        | None
+    ) = None
+    """Endpoint of an S3-compatible store; empty for AWS."""
+    region: Text | None = None
+    """Region of the bucket; empty: what the environment says."""
+    secret_ref: SecretRef | None = None
+    """Credentials; empty: the pod's service account (IRSA, workload identity)."""
+
+
+class Gate(Document):
+    """What a student must reach before it may teach; measured on validation."""
+
+    min_metric: Share | None = None
+    """Least value of `task.metric`."""
+    max_drop: Share | None = None
+    """Most that `task.metric` may fall from this stage's own teacher, as a difference of shares."""
+
+
+class TeacherGate(Document):
+    """What the root teacher must reach before any student is trained; measured on validation."""
+
+    min_metric: Share
+    """Least value of `task.metric`."""
+
+
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000), Expect("a whole number from 1 to 1000000")]
+LearningRate = Annotated[
+    float, Field(gt=0, le=1), Expect("a learning rate above 0 and at most 1", "for example 1.0e-4")
+]
+NonNegative = Annotated[float, Field(ge=0, le=1000), Expect("a number from 0 to 1000")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1), Expect("a whole number from 0 to 2147483647")]
+Scheduler = Literal["linear", "cosine", "constant"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class TrainingOverrides(Document):
+    """Training values of one stage; what is not said is the template's."""
+
+    epochs: PositiveInt | None = None
+    """Passes over the training split."""
+    batch_size: PositiveInt | None = None
+    """Examples of one forward pass on one device."""
+    gradient_accumulation: PositiveInt | None = None
+    """Forward passes of one optimizer step."""
+    learning_rate: LearningRate | None = None
+    """Peak learning rate of AdamW."""
+    weight_decay: NonNegative | None = None
+    """Weight decay of AdamW."""
+    warmup_ratio: Share | None = None
+    """Share of the steps over which the learning rate rises."""
+    scheduler: Scheduler | None = None
+    """Course of the learning rate after the warm-up."""
+    max_grad_norm: NonNegative | None = None
+    """Gradients are clipped to this norm; 0: not clipped."""
+    precision: Precision | None = None
+    """float32, or bfloat16 autocast."""
+    seed: Seed | None = None
+    """Seed of data order, dropout and new weights."""
+
+
+class Training(Document):
+    """How a student is trained, complete."""
+
+    epochs: PositiveInt = 3
+    """Passes over the training split."""
+    batch_size: PositiveInt = 32
+    """Examples of one forward pass on one device."""
+    gradient_accumulation: PositiveInt = 1
+    """Forward passes of one optimizer step."""
+    learning_rate: LearningRate = 1e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
+    warmup_ratio: Share = 0.0
+    """Share of the steps over which the learning rate rises."""
+    scheduler: Scheduler = "linear"
+    """Course of the learning rate after the warm-up."""
+    max_grad_norm: NonNegative = 1.0
+    """Gradients are clipped to this norm; 0: not clipped."""
+    precision: Precision = "float32"
+    """float32, or bfloat16 autocast."""
+    seed: Seed = 42
+    """Seed of data order, dropout and new weights."""
+
+
+Temperature = Annotated[float, Field(gt=0, le=100), Expect("a temperature above 0 and at most 100", "1.0 is neutral")]
+Alpha = Annotated[
+    float, Field(ge=0, le=1), Expect("a share from 0 (labels only) to 1 (teacher only)", "1.0 is the published recipe")
+]
+
+
+class DistillationOverrides(Document):
+    """Distillation values of one stage; what is not said is the template's."""
+
+    temperature: Temperature | None = None
+    """Divisor of both logits."""
+    alpha: Alpha | None = None
+    """Share of the teacher's loss; the rest is cross-entropy with the labels."""
+
+
+class Distillation(Document):
+    """loss = (1 - alpha) * CE(labels) + alpha * temperature^2 * KL(teacher || student) (Hinton et al. 2015)."""
+
+    temperature: Temperature = 1.0
+    """Divisor of both logits."""
+    alpha: Alpha = 1.0
+    """Share of the teacher's loss; the rest is cross-entropy with the labels."""
+
+
+AnyMap = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+Retries = Annotated[int, Field(ge=0, le=100), Expect("a whole number from 0 to 100")]
+
+
+class Template(Document):
+    """Defaults of every stage. Only training and distillation decide the result; the rest is where it runs."""
+
+    image: Text | None = None
+    """Trainer image; empty: the operator's default."""
+    resources: AnyMap | None = None
+    """Resources of the container `trainer`, as in a Pod."""
+    pod: AnyMap | None = None
+    """A PodTemplateSpec of yours; the container `trainer` is written into it."""
+    training: Training = Training()
+    distillation: Distillation = Distillation()
+    retries: Retries = 3
+    """Crashes of one stage before the chain fails; evictions and interruptions do not count."""
+    timeout: Duration | None = None
+    """Longest a stage may run in all; empty: no limit."""
+    save_interval: Duration = "10m"
+    """Most training time that an abrupt end can lose."""
+
+
+class Architecture(Document):
+    """A model with new weights."""
+
+    model_type: Text
+    """bert-hash (in the trainer), or a model type of transformers such as bert."""
+    config: AnyMap = Field(default_factory=dict)
+    """Fields of its config.json that differ from the defaults of that model type; a field it does not know is refused."""
+
+
+class Student(Document):
+    """Where a student starts: a checkpoint (`model`), or new weights (`architecture` with a `tokenizer`)."""
+
+    model: SourceUri | None = None
+    """Pretrained checkpoint; a classifier head for `task.labels` is added when it has none."""
+    architecture: Architecture | None = None
+    """New weights instead; flagged `pretrained: false` everywhere."""
+    tokenizer: SourceUri | None = None
+    """Checkpoint whose tokenizer is used; needed with `architecture`, otherwise the model's own."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.model is None) == (self.architecture is None):
+            given = "both" if self.model else "neither"
+            raise _fault(
+                "", f"got {given}, expected either model or architecture; a pretrained model is the better start"
+            )
+        if self.architecture and not self.tokenizer:
+            raise _fault("tokenizer", "missing, expected a checkpoint with a tokenizer beside architecture; add it")
+        return self
+
+    model_config = {
+        "json_schema_extra": _rules(
+            _cel("has(self.model) != has(self.architecture)", "expected either model or architecture"),
+            _cel("!has(self.architecture) || has(self.tokenizer)", "architecture needs a tokenizer beside it"),
+        )
+    }
+
+
+class Stage(Document):
+    """One step down: the stage before (or the root teacher) teaches this student."""
+
+    name: StageName
+    """Unique within the chain; part of the Job's name."""
+    student: Student
+    training: TrainingOverrides = TrainingOverrides()
+    distillation: DistillationOverrides = DistillationOverrides()
+    gate: Gate = Gate()
+    image: Text | None = None
+    """Trainer image of this stage; empty: the template's."""
+    resources: AnyMap | None = None
+    """Replaces the template's resources whole."""
+    pod: AnyMap | None = None
+    """Replaces the template's pod whole."""
+    retries: Retries | None = None
+    """Crashes before the chain fails; empty: the template's."""
+    timeout: Duration | None = None
+    """Longest the stage may run in all; empty: the template's."""
+    save_interval: Duration | None = None
+    """Most training time that an abrupt end can lose; empty: the template's."""
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> Self:
+        if self.name == TEACHER_STAGE:
+            raise _fault(
+                "name", expected(self.name, "another name", "`teacher` is the stage that teacher.fineTune adds")
+            )
+        return self
+
+    model_config = {
+        "json_schema_extra": _rules(
+            _cel(
+                f"self.name != '{TEACHER_STAGE}'",
+                "name: `teacher` is the stage that teacher.fineTune adds",
+                fieldPath=".name",
+            )
+        )
+    }
+
+
+class Teacher(Document):
+    """The root teacher."""
+
+    model: SourceUri
+    """Checkpoint fine-tuned on the task; with `fineTune`, one that is only pretrained."""
+    gate: TeacherGate | None = None
+    """What it must reach; without one it must still beat chance."""
+    fine_tune: TrainingOverrides | None = None
+    """Fine-tune it on the task first, as stage zero, with these values over the template's."""
+
+
+class ChainSpec(Document):
+    """What a person asks for."""
+
+    task: Task
+    storage: Storage
+    teacher: Teacher
+    template: Template = Template()
+    stages: Annotated[
+        list[Stage],
+        Field(
+            min_length=1,
+            max_length=MAX_STAGES,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+        Expect("a list of 1 to 32 stages"),
+    ]
+    """The students from large to small; each teaches the next."""
+    suspend: bool = False
+    """Stop the running stage (its state is saved) and start nothing until false again."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        seen: set[str] = set()
+        for index, stage in enumerate(self.stages):
+            if stage.name in seen:
+                raise _fault(f"stages[{index}].name", expected(stage.name, "a name no other stage has", "rename one"))
+            seen.add(stage.name)
+        return self
+
+
+CHAIN_NAME = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
+    Expect("a name of 1 to 63 lowercase letters, digits, '-' and '.'"),
+]
+
+
+class ObjectMeta(Document):
+    """The part of Kubernetes' ObjectMeta that is read here; the rest is the API server's and passes through."""
+
+    name: CHAIN_NAME
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+
+    model_config = {"extra": "ignore"}
+
+
+class DistillationChain(Document):
+    """A relay of students: teacher -> stages[0] -> stages[1] -> ..."""
+
+    api_version: Annotated[Literal["distillchain.io/v1alpha1"], Expect(API_VERSION)]
+    kind: Annotated[Literal["DistillationChain"], Expect(KIND)]
+    metadata: ObjectMeta
+    spec: ChainSpec
+
+    @property
+    def name(self) -> str:
+        """Name of the resource."""
+        return self.metadata.name
+
+
+def parse_chain(document: dict[str, Any], *, source: str = "") -> DistillationChain:
+    """The chain of a decoded document; what the API server adds (status, managed metadata) is passed over.
+
+    Raises: BadDocument with every fault.
+    """
+    return DistillationChain.parse({k: v for k, v in document.items() if k != "status"}, source=source)

@@ -1,0 +1,63 @@
+"""What a stage is called in the store: the sha256 of all that decides its result.
+
+The digest of a stage holds the digest of the stage before, so it is a Merkle chain that can be computed from the spec
+alone, before anything has run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from distillchain_api import CONTRACT_VERSION
+from distillchain_api.chain import Distillation, Student, Task, Training
+from distillchain_api.values import StageDigest
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: keys sorted, no spaces, UTF-8, 1.0 written as 1 (the API server does that too).
+
+    Raises: ValueError for NaN and infinities.
+    """
+    return json.dumps(
+        _canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def sha256_of(value: Any) -> str:
+    """Hex sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def fine_tune_digest(task: Task, *, teacher_model: str, training: Training) -> StageDigest:
+    """Digest of stage zero: the root teacher fine-tuned on the labels."""
+    return _digest(task, student={"model": teacher_model}, training=training)
+
+
+def distill_digest(
+    task: Task, *, teacher: StageDigest | str, student: Student, training: Training, distillation: Distillation
+) -> StageDigest:
+    """Digest of a student; `teacher` is the digest of the stage before, or the root teacher's URI."""
+    return _digest(
+        task,
+        teacher=teacher,
+        student=student.to_document(),
+        training=training,
+        distillation=distillation.to_document(),
+    )
+
+
+def _digest(task: Task, *, training: Training, **parts: Any) -> StageDigest:
+    recipe = {"contract": CONTRACT_VERSION, "task": task.to_document(), "training": training.to_document(), **parts}
+    return StageDigest(sha256_of(recipe))

