@@ -116,7 +116,7 @@ class Task(Document):
 
 
 class SecretRef(Document):
-    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, optional, AWS_SESSION_TOKEN."""
+    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and maybe AWS_SESSION_TOKEN."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
     """Name of the Secret."""
@@ -278,7 +278,7 @@ class Architecture(Document):
     model_type: Text
     """bert-hash (in the trainer), or a model type of transformers such as bert."""
     config: AnyMap = Field(default_factory=dict)
-    """Fields of its config.json that differ from the defaults of that model type; a field it does not know is refused."""
+    """Fields of its config.json that differ from that model type's defaults; one it does not know is refused."""
 
 
 class Student(Document):

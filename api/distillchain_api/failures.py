@@ -55,14 +55,14 @@ FAILURES = (
     Failure(
         FailureClass.CHECKPOINT_INVALID,
         66,
-        "A teacher or student cannot be loaded: missing, pickled weights only, remote code, no tokenizer, other shapes.",
+        "A teacher or student cannot be loaded: missing, pickled weights, remote code, no tokenizer, other shapes.",
         "Name a checkpoint with config.json, safetensors weights and a tokenizer.",
     ),
     Failure(
         FailureClass.CHECKPOINT_CORRUPT,
         66,
         "A file of a committed checkpoint differs from the sha256 in its manifest.",
-        "Restore the named object from a backup or a bucket version, or delete that stage's manifest.json to train it again.",
+        "Restore the named object from a backup, or delete that stage's manifest.json to train it again.",
     ),
     Failure(
         FailureClass.LABEL_MISMATCH,

@@ -99,7 +99,7 @@ def _plain(details: ErrorDetails) -> str:
 
 
 def _is_union_tag(part: int | str) -> bool:
-    """Pydantic puts validator names such as `function-after[...]` or `tagged-union` into loc; people never wrote them."""
+    """Pydantic puts validator names such as `function-after[...]` into loc; people never wrote them."""
     return isinstance(part, str) and ("[" in part or part in {"tagged-union", "constrained-str", "nullable"})
 
 

@@ -1,4 +1,4 @@
-"""The manifest: the commit of a stage. Written last and conditionally; what it lists is whole, what it does not is not."""
+"""The manifest: the commit of a stage. Written last and conditionally; only what it lists is whole."""
 
 from __future__ import annotations
 

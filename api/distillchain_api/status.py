@@ -1,4 +1,4 @@
-"""The status of a chain: what is, derived from what was observed. Metrics are strings, as Kubernetes APIs write decimals."""
+"""The status of a chain, derived from what was observed. Metrics are strings, as Kubernetes APIs write decimals."""
 
 from __future__ import annotations
 

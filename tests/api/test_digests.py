@@ -1,0 +1,121 @@
+"""Identity: what decides the result changes the digest, what does not leaves it alone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bad_chains import GOOD
+from distillchain_api.chain import parse_chain
+from distillchain_api.digests import canonical_json, sha256_of
+from distillchain_operator.plan import build_plan
+
+
+def digests(document: dict[str, Any]) -> list[str]:
+    return [stage.digest for stage in build_plan(parse_chain(document)).stages]
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> list[str]:
+    document = copy.deepcopy(GOOD)
+    change(document["spec"])
+    return digests(document)
+
+
+def test_golden_digests_stand():
+    """Committed stages in users' buckets bear these names: a change here must raise CONTRACT_VERSION."""
+    assert digests(GOOD) == [
+        "93cb9723b7b724d89cf5edb884c7a128b5d75eab9756d77dd7ac952725d36b4f",
+        "e6254a362d2bc48bd7a2ebf349aea691e6415e987fef01dddf54c882b2d81819",
+    ]
+
+
+def test_canonical_json_is_written_by_hand():
+    assert canonical_json({"b": 1.0, "a": [True, None, "é", 0.1]}) == '{"a":[true,null,"é",0.1],"b":1}'.encode()
+    assert sha256_of({}) == hashlib.sha256(b"{}").hexdigest()
+
+
+def test_not_a_number_has_no_canonical_form():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json(float("nan"))
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=6), st.randoms())
+def test_key_order_does_not_matter(value: dict[str, Any], random: Any):
+    keys = list(value)
+    random.shuffle(keys)
+    assert canonical_json({key: value[key] for key in keys}) == canonical_json(value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda s: s.update(template={"image": "other:1"}), id="image"),
+        pytest.param(lambda s: s.update(template={"resources": {"limits": {"nvidia.com/gpu": 1}}}), id="resources"),
+        pytest.param(lambda s: s.update(template={"pod": {"spec": {"nodeSelector": {"a": "b"}}}}), id="pod"),
+        pytest.param(lambda s: s.update(template={"retries": 9, "timeout": "1h", "saveInterval": "1m"}), id="retries"),
+        pytest.param(lambda s: s.update(suspend=True), id="suspend"),
+        pytest.param(lambda s: s["storage"].update(endpointUrl="http://s3:9000"), id="storage"),
+        pytest.param(lambda s: s["stages"][0].update(gate={"minMetric": 0.5}), id="gate"),
+        pytest.param(lambda s: s["stages"][0].update(name="renamed"), id="name"),
+        pytest.param(
+            lambda s: s.update(
+                template={
+                    "training": {"epochs": 3, "batchSize": 32, "learningRate": 1e-4, "maxGradNorm": 1},
+                    "distillation": {"temperature": 1, "alpha": 1.0},
+                }
+            ),
+            id="defaults spelled out",
+        ),
+        pytest.param(lambda s: s["stages"][0].update(training={"epochs": 3}), id="the default said by the stage"),
+    ],
+)
+def test_what_does_not_decide_the_result_leaves_the_digest(change: Callable[[dict[str, Any]], object]):
+    assert changed(change) == digests(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("change", "first_changed"),
+    [
+        pytest.param(lambda s: s["task"]["dataset"].update(uri="s3://data/other"), 0, id="data"),
+        pytest.param(lambda s: s["task"]["dataset"]["splits"].update(train="t.csv"), 0, id="split"),
+        pytest.param(lambda s: s["task"].update(labels=["positive", "negative"]), 0, id="order of labels"),
+        pytest.param(lambda s: s["task"].update(maxLength=64), 0, id="length"),
+        pytest.param(lambda s: s["teacher"].update(model="hf://org/other"), 0, id="teacher"),
+        pytest.param(lambda s: s.update(template={"training": {"seed": 7}}), 0, id="seed"),
+        pytest.param(lambda s: s.update(template={"distillation": {"temperature": 2}}), 0, id="temperature"),
+        pytest.param(lambda s: s["stages"][0]["student"].update(model="hf://org/mini@v2"), 0, id="student"),
+        pytest.param(lambda s: s["stages"][1].update(training={"epochs": 9}), 1, id="second stage's training"),
+        pytest.param(lambda s: s["stages"][1].update(distillation={"alpha": 0.5}), 1, id="second stage's alpha"),
+    ],
+)
+def test_what_decides_the_result_changes_this_digest_and_all_after(
+    change: Callable[[dict[str, Any]], object], first_changed: int
+):
+    before, after = digests(GOOD), changed(change)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [i < first_changed for i in range(len(before))]
+
+
+def test_fine_tuning_the_teacher_adds_stage_zero_and_changes_all_after():
+    document = copy.deepcopy(GOOD)
+    document["spec"]["teacher"]["fineTune"] = {"epochs": 1}
+    plan = build_plan(parse_chain(document))
+    assert [stage.name for stage in plan.stages] == ["teacher", "mini", "tiny"]
+    assert plan.stages[1].teacher_digest == plan.stages[0].digest
+    assert not set(digests(GOOD)) & {stage.digest for stage in plan.stages}

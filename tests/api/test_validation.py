@@ -1,0 +1,94 @@
+"""Both boundaries refuse the same table of bad chains, and say which field."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from bad_chains import BAD_CHAINS, GOOD, BadChain
+from cluster.controlplane import ControlPlane
+from distillchain_api.chain import parse_chain
+from distillchain_api.crd import build_crd
+from distillchain_api.faults import BadDocument
+from distillchain_api.yaml_text import load_yaml
+
+TABLE = [pytest.param(case, id=case.id) for case in BAD_CHAINS]
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_our_own_validation_says_field_value_expectation_and_remedy(case: BadChain):
+    with pytest.raises(BadDocument) as refused:
+        parse_chain(case.document())
+    assert str(refused.value) == case.want
+
+
+def test_the_good_chain_of_the_table_is_good():
+    assert parse_chain(GOOD).name == "good"
+
+
+def test_all_faults_of_a_document_are_told_together():
+    document = copy.deepcopy(GOOD)
+    document["spec"]["stages"][0]["trainnig"] = {}
+    document["spec"]["task"]["maxLength"] = 0
+    with pytest.raises(BadDocument) as refused:
+        parse_chain(document)
+    assert [fault.field for fault in refused.value.faults] == ["spec.task.maxLength", "spec.stages[0].trainnig"]
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        pytest.param("a: 1\na: 2\n", "line 2, column 1: key 'a' stands twice; remove one", id="a key twice"),
+        pytest.param("a: 1\n---\nb: 2\n", "got 2 documents, expected one; split the file", id="two documents"),
+        pytest.param(
+            "- a\n", "expected a mapping with apiVersion, kind, metadata and spec", id="a list where a mapping belongs"
+        ),
+        pytest.param("1: a\n", "line 1, column 1: got the key 1, expected text; quote it", id="a key that is a number"),
+        pytest.param("a: [1\n", "line 2, column 1: expected ',' or ']', but got '<stream end>'", id="not YAML"),
+    ],
+)
+def test_yaml_that_kubectl_would_refuse_is_refused(text: str, want: str):
+    with pytest.raises(BadDocument) as refused:
+        load_yaml(text, source="chain.yaml")
+    assert str(refused.value) == want
+
+
+def test_a_learning_rate_may_be_written_without_a_point():
+    assert load_yaml("rate: 1e-4", source="chain.yaml") == {"rate": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def crd(control_plane: ControlPlane) -> ControlPlane:
+    control_plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(build_crd()))
+    control_plane.kubectl(
+        "wait", "--for=condition=Established", "--timeout=30s", f"crd/{build_crd()['metadata']['name']}"
+    )
+    return control_plane
+
+
+@pytest.mark.cluster
+class TestOnTheApiServer:
+    @pytest.mark.parametrize("case", TABLE)
+    def test_kubectl_apply_refuses_and_names_the_field(self, case: BadChain, crd: ControlPlane, namespace: str):
+        done = crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(case.document()), check=False)
+        assert done.returncode != 0, done.stdout
+        for words in case.server:
+            assert words in done.stderr
+
+    def test_the_good_chain_is_taken_and_its_defaults_are_filled_in(self, crd: ControlPlane, namespace: str):
+        crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(GOOD))
+        stored = crd.get("distillationchain/good", "-n", namespace)
+        assert stored["spec"]["template"]["training"]["batchSize"] == 32
+        assert stored["spec"]["template"]["saveInterval"] == "10m"
+        assert "training" not in stored["spec"]["stages"][0] or stored["spec"]["stages"][0]["training"] == {}
+        assert parse_chain(stored).spec == parse_chain(GOOD).spec
+
+    def test_storage_cannot_move(self, crd: ControlPlane, namespace: str):
+        crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(GOOD))
+        moved = copy.deepcopy(GOOD)
+        moved["spec"]["storage"]["uri"] = "s3://models/elsewhere"
+        done = crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(moved), check=False)
+        assert "spec.storage.uri" in done.stderr
+        assert "immutable" in done.stderr

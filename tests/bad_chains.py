@@ -1,0 +1,207 @@
+"""One table of bad chains for both boundaries: what our own validation says, and what `kubectl apply` says.
+
+Each row changes a good chain in one place. `want` is our whole sentence; `server` are words that the API server's
+answer must hold, the field among them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+GOOD: dict[str, Any] = {
+    "apiVersion": "distillchain.io/v1alpha1",
+    "kind": "DistillationChain",
+    "metadata": {"name": "good"},
+    "spec": {
+        "task": {
+            "type": "TextClassification",
+            "dataset": {
+                "uri": "s3://data/sst2",
+                "splits": {"train": "train.tsv", "validation": "dev.tsv"},
+                "text": ["sentence"],
+                "label": "label",
+            },
+            "labels": ["negative", "positive"],
+        },
+        "storage": {"uri": "s3://models/distill", "secretRef": {"name": "s3-credentials"}},
+        "teacher": {"model": "hf://org/teacher@main", "gate": {"minMetric": 0.9}},
+        "stages": [
+            {"name": "mini", "student": {"model": "hf://org/mini"}},
+            {"name": "tiny", "student": {"model": "hf://org/tiny"}, "gate": {"maxDrop": 0.05}},
+        ],
+    },
+}
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@dataclass(frozen=True)
+class BadChain:
+    id: str
+    change: Change
+    want: str
+    server: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        document = copy.deepcopy(GOOD)
+        self.change(document["spec"])
+        return document
+
+
+BAD_CHAINS = (
+    BadChain(
+        "unknown field",
+        lambda spec: spec["stages"][0].update(trainnig={}),
+        "spec.stages[0].trainnig: unknown field; did you mean training?",
+        ('unknown field "spec.stages[0].trainnig"',),
+    ),
+    BadChain(
+        "duplicate stage name",
+        lambda spec: spec["stages"][1].update(name="mini"),
+        'spec.stages[1].name: got "mini", expected a name no other stage has; rename one',
+        ("spec.stages[1]", "Duplicate value"),
+    ),
+    BadChain(
+        "malformed stage name",
+        lambda spec: spec["stages"][1].update(name="Tiny_1"),
+        "spec.stages[1].name: got \"Tiny_1\", expected a DNS label: lowercase letters, digits and '-', "
+        "starting with a letter, 32 at most; for example tiny-2",
+        ("spec.stages[1].name", "Tiny_1"),
+    ),
+    BadChain(
+        "stage named teacher",
+        lambda spec: spec["stages"][1].update(name="teacher"),
+        'spec.stages[1].name: got "teacher", expected another name; `teacher` is the stage that teacher.fineTune adds',
+        ("spec.stages[1].name", "teacher.fineTune"),
+    ),
+    BadChain(
+        "no stage",
+        lambda spec: spec.update(stages=[]),
+        "spec.stages: got [], expected a list of 1 to 32 stages",
+        ("spec.stages",),
+    ),
+    BadChain(
+        "share out of range",
+        lambda spec: spec["stages"][1]["gate"].update(maxDrop=5),
+        "spec.stages[1].gate.maxDrop: got 5, expected a share from 0 to 1; "
+        "for five points write 0.05, for ninety percent 0.9",
+        ("spec.stages[1].gate.maxDrop", "1"),
+    ),
+    BadChain(
+        "learning rate of zero",
+        lambda spec: spec.update(template={"training": {"learningRate": 0}}),
+        "spec.template.training.learningRate: got 0, expected a learning rate above 0 and at most 1; "
+        "for example 1.0e-4",
+        ("spec.template.training.learningRate", "greater than 0"),
+    ),
+    BadChain(
+        "temperature of zero",
+        lambda spec: spec.update(template={"distillation": {"temperature": 0}}),
+        "spec.template.distillation.temperature: got 0, expected a temperature above 0 and at most 100; 1.0 is neutral",
+        ("spec.template.distillation.temperature",),
+    ),
+    BadChain(
+        "number as text",
+        lambda spec: spec["stages"][0].update(training={"epochs": "5"}),
+        'spec.stages[0].training.epochs: got "5", expected a whole number from 1 to 1000000',
+        ("spec.stages[0].training.epochs", "integer"),
+    ),
+    BadChain(
+        "unreadable duration",
+        lambda spec: spec.update(template={"timeout": "6 hours"}),
+        'spec.template.timeout: got "6 hours", expected a duration such as 6h, 1h30m or 90s; '
+        "write whole hours, minutes and seconds in that order",
+        ("spec.template.timeout", "6 hours"),
+    ),
+    BadChain(
+        "duration of zero",
+        lambda spec: spec.update(template={"saveInterval": "0s"}),
+        'spec.template.saveInterval: got "0s", expected a duration above zero',
+        ("spec.template.saveInterval", "above zero"),
+    ),
+    BadChain(
+        "teacher that is no URI",
+        lambda spec: spec["teacher"].update(model="bert-large"),
+        'spec.teacher.model: got "bert-large", expected hf://repo[@revision], s3://bucket/prefix or '
+        "file:///absolute/path; no spaces, no slash at the end",
+        ("spec.teacher.model", "bert-large"),
+    ),
+    BadChain(
+        "storage on the hub",
+        lambda spec: spec["storage"].update(uri="hf://org/models"),
+        'spec.storage.uri: got "hf://org/models", expected s3://bucket/prefix or file:///absolute/path; '
+        "no spaces, no slash at the end",
+        ("spec.storage.uri",),
+    ),
+    BadChain(
+        "one label",
+        lambda spec: spec["task"].update(labels=["positive"]),
+        'spec.task.labels: got ["positive"], expected the names of at least two classes, in class order; '
+        "for example [negative, positive]",
+        ("spec.task.labels",),
+    ),
+    BadChain(
+        "a label twice",
+        lambda spec: spec["task"].update(labels=["positive", "positive"]),
+        'spec.task.labels: got ["positive", "positive"], expected every class name once',
+        ("spec.task.labels", "Duplicate value"),
+    ),
+    BadChain(
+        "label that YAML reads as a truth value",
+        lambda spec: spec["task"].update(labels=[False, "yes please"]),
+        "spec.task.labels[0]: got false, expected text of 1 to 256 characters; in YAML, quote it",
+        ("spec.task.labels[0]", "boolean"),
+    ),
+    BadChain(
+        "three text columns",
+        lambda spec: spec["task"]["dataset"].update(text=["a", "b", "c"]),
+        'spec.task.dataset.text: got ["a", "b", "c"], expected one or two column names',
+        ("spec.task.dataset.text",),
+    ),
+    BadChain(
+        "label among the text columns",
+        lambda spec: spec["task"]["dataset"].update(label="sentence"),
+        'spec.task.dataset.label: got "sentence", expected a column that is not also in text',
+        ("spec.task.dataset.label", "not in text"),
+    ),
+    BadChain(
+        "config of a file",
+        lambda spec: spec["task"]["dataset"].update(config="sst2"),
+        'spec.task.dataset.config: got "sst2", expected nothing with files; remove it, or use an hf:// dataset',
+        ("spec.task.dataset.config", "hf://"),
+    ),
+    BadChain(
+        "unknown task",
+        lambda spec: spec["task"].update(type="Translation"),
+        "spec.task.type: got \"Translation\", expected 'TextClassification'",
+        ("spec.task.type", "TextClassification"),
+    ),
+    BadChain(
+        "unknown metric",
+        lambda spec: spec["task"].update(metric="f1"),
+        "spec.task.metric: got \"f1\", expected 'accuracy' or 'macroF1'",
+        ("spec.task.metric", "macroF1"),
+    ),
+    BadChain(
+        "student from nowhere",
+        lambda spec: spec["stages"][0].update(student={}),
+        "spec.stages[0].student: got neither, expected either model or architecture; "
+        "a pretrained model is the better start",
+        ("spec.stages[0].student", "either model or architecture"),
+    ),
+    BadChain(
+        "new weights without a tokenizer",
+        lambda spec: spec["stages"][0].update(student={"architecture": {"modelType": "bert-hash"}}),
+        "spec.stages[0].student.tokenizer: missing, expected a checkpoint with a tokenizer beside architecture; add it",
+        ("spec.stages[0].student", "tokenizer"),
+    ),
+    BadChain(
+        "no teacher",
+        lambda spec: spec.pop("teacher"),
+        "spec.teacher: missing; add it",
+        ("spec.teacher", "Required value"),
+    ),
+)
