@@ -5,6 +5,8 @@ The kubelet keeps 4096 bytes of a termination message and cuts the rest, which w
 
 from __future__ import annotations
 
+import bisect
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -78,17 +80,15 @@ def parse_answer(text: str) -> Committed | Failed | Interrupted | None:
 
 def fit(message: str, limit_bytes: int = MESSAGE_BYTES) -> str:
     """`message` cut to `limit_bytes` of JSON on a whole character."""
+    message = message.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
 
-    def size(text: str) -> int:
-        return len(text.encode("unicode_escape"))
+    def size_bytes(text: str) -> int:
+        return len(json.dumps(text, ensure_ascii=False).encode()) - len('""')
 
-    if size(message) <= limit_bytes:
+    if size_bytes(message) <= limit_bytes:
         return message
-    low, high = 0, len(message)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if size(message[:middle]) <= limit_bytes - 3 else (low, middle - 1)
-    return message[:low] + "..."
+    kept = bisect.bisect_right(range(len(message)), limit_bytes - 3, key=lambda end: size_bytes(message[:end])) - 1
+    return message[:kept] + "..."
 
 
 ProgressPhase = Literal["FetchTeacher", "MeasureTeacher", "TeacherLogits", "Train", "Evaluate", "Upload"]
