@@ -18,12 +18,12 @@ from botocore.exceptions import ClientError
 
 from cluster import build, prerequisites
 from cluster.controlplane import ControlPlane
-from cluster.errors import CommandFailed, DidNotHappen, PrerequisiteMissing, ProcessDied
+from cluster.errors import ClusterError, CommandFailed, DidNotHappen, PrerequisiteMissing, ProcessDied
 from cluster.images import HOST_PYTHON_IMAGE, PAUSE_IMAGE, build_scratch_image, host_python_pod_template
 from cluster.ports import free_ports
 from cluster.processes import Processes, identify
 from cluster.s3 import S3Server
-from cluster.slot import Slot, claim_slot
+from cluster.slot import Slot, claim_slot, try_slot
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
 
@@ -92,8 +92,10 @@ def the_pod(cluster: ControlPlane, namespace: str, job: str) -> dict[str, Any]:
 
 def wait_for(cluster: ControlPlane, namespace: str, what: str, condition: str) -> None:
     waited = cluster.kubectl("wait", what, "-n", namespace, f"--for={condition}", "--timeout=60s", check=False)
-    state = cluster.kubectl("describe", "pods", "-n", namespace, check=False).stdout
-    assert waited.returncode == 0, f"{waited.stderr}\n{state}"
+    if waited.returncode != 0:
+        state = cluster.kubectl("describe", "pods", "-n", namespace, check=False).stdout
+        logs = cluster.kubectl("logs", "-n", namespace, "-l", "job-name", "--tail=50", check=False).stdout
+        pytest.fail(f"{waited.stderr}\n{state}\n{logs}")
 
 
 def run_python(code: str) -> subprocess.Popen[str]:
@@ -279,6 +281,7 @@ def test_this_python_imports_torch_in_a_restricted_pod_and_reaches_s3(
     whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucket: str, tmp_path: Path
 ) -> None:
     cluster, name = whole_cluster.control_plane, cluster_bucket.removeprefix("s3://")
+    tmp_path.chmod(0o755)  # pytest makes it for its owner only
     (tmp_path / "model").write_text("from the host")
     code = f"""
 import getpass, os, pathlib, boto3, torch, transformers, distillchain_api
@@ -294,6 +297,31 @@ print(pathlib.Path({str(tmp_path / "model")!r}).read_text())
 
     assert cluster.kubectl("logs", "job/torch", "-n", cluster_namespace).stdout == "from the host\n"
     assert whole_cluster.s3.client().get_object(Bucket=name, Key="sum")["Body"].read() == b"3"
+
+
+@pytest.mark.node
+def test_a_pod_with_a_service_account_reaches_the_api_server(
+    whole_cluster: WholeCluster, cluster_namespace: str
+) -> None:
+    cluster = whole_cluster.control_plane
+    cluster.kubectl("create", "role", "self", "--verb=list", "--resource=pods", "-n", cluster_namespace)
+    subject = f"--serviceaccount={cluster_namespace}:default"
+    cluster.kubectl("create", "rolebinding", "self", "--role=self", subject, "-n", cluster_namespace)
+    code = f"""
+import kubernetes
+kubernetes.config.load_incluster_config()
+for pod in kubernetes.client.CoreV1Api().list_namespaced_pod({cluster_namespace!r}).items:
+    print(pod.metadata.labels["job-name"])
+"""
+    job = a_job(
+        "asks", cluster_namespace, "python", "-c", code, image=HOST_PYTHON_IMAGE, pod=host_python_pod_template()
+    )
+    job["spec"]["template"]["spec"]["automountServiceAccountToken"] = True
+    cluster.apply(job)
+
+    wait_for(cluster, cluster_namespace, "job/asks", "condition=Complete")
+
+    assert cluster.kubectl("logs", "job/asks", "-n", cluster_namespace).stdout == "asks\n"
 
 
 @pytest.mark.node
@@ -432,16 +460,17 @@ def test_up_and_down_are_idempotent_and_up_again_after_everything_was_killed(tmp
 
 @pytest.mark.node
 def test_a_slot_is_free_again_when_its_holder_lets_go() -> None:
-    first = claim_slot()
-    second = claim_slot()
+    first, second = claim_slot(), claim_slot()
+    taken = try_slot(first.number)
     first.release()
-    third = claim_slot()
-    numbers = (first.number, second.number, third.number)
-    second.release()
-    third.release()
+    again = try_slot(first.number)
 
-    assert numbers[0] != numbers[1]
-    assert numbers[2] == numbers[0]
+    for slot in (first, second, again):
+        if slot is not None:
+            slot.release()
+    assert first.number != second.number
+    assert taken is None
+    assert again is not None
 
 
 # The small parts, without any server.
@@ -514,6 +543,13 @@ def test_an_image_is_the_same_bytes_for_the_same_files(tmp_path: Path) -> None:
     )
 
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_folder_for_its_owner_only_is_refused_as_a_mount(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    with pytest.raises(ClusterError, match=f"`chmod o\\+rx {tmp_path}` opens it"):
+        host_python_pod_template(tmp_path)
 
 
 def test_without_go_the_message_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ class RunFacts(Document):
     """RFC 3339, UTC."""
     elapsed_s: float
     """Wall seconds of this stage in all attempts that saved their time, from pull to commit."""
-    train_s: float
+    model_s: float
+    """Seconds in forward and backward passes: teacher measured, its logits, training, evaluation."""
     examples_per_second: float
     """Examples trained per second."""
     steps: int

@@ -24,8 +24,8 @@ def render_resource() -> str:
         "# DistillationChain: every field",
         "",
         "`apiVersion: distillchain.io/v1alpha1`, `kind: DistillationChain`. **Bold** fields are required. Fields of",
-        "`template` (image, resources, pod, retries, timeout, saveInterval, training, distillation) are the defaults of",
-        "every stage; a stage overrides them field by field, `pod` and `resources` as a whole.",
+        "`template` (image, resources, pod, retries, timeout, saveInterval, training, distillation) are the defaults",
+        "of every stage; a stage overrides them field by field, `pod` and `resources` as a whole.",
         "",
     ]
     for title, model, with_defaults in (("spec", ChainSpec, True), ("status", ChainStatus, False)):
@@ -72,8 +72,8 @@ def render_failures() -> str:
         NOTE,
         "# Exit codes and failure classes",
         "",
-        "A trainer ends with an exit code and a termination message that names a failure class; both stand in the stage's",
-        "status (`failureClass`, `message`). The Job's podFailurePolicy follows the code.",
+        "A trainer ends with an exit code and a termination message that names a failure class; both stand in the",
+        "stage's status (`failureClass`, `message`). The Job's podFailurePolicy follows the code.",
         "",
         "| exit code | class | what the Job does |",
         "|---|---|---|",

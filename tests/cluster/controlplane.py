@@ -95,7 +95,12 @@ class ControlPlane:
         names = ("etcd", "kube-apiserver", "kube-controller-manager")
         return all(self.processes.is_running(name) for name in names)
 
-    def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def kubectl(
+        self,
+        *args: str,
+        input: str | None = None,  # noqa: A002 (as of subprocess.run)
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
         """kubectl as administrator; for another user pass `--kubeconfig`.
 
         Raises: CommandFailed with what kubectl said, unless `check` is False.

@@ -11,11 +11,14 @@ import hashlib
 import io
 import json
 import platform
+import stat
 import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from cluster.errors import ClusterError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +42,7 @@ def build_scratch_image(
     """An OCI archive of an image with just these files; same arguments, same bytes.
 
     Args:
-        name: full reference with a tag, such as distillchain.io/tests/x:1; anything but `latest`, which is always pulled.
+        name: full reference with a tag, such as distillchain.io/tests/x:1; not `latest`, which is always pulled.
         files: path in the image without leading slash -> content; all are executable and readable by everyone.
         command: the entrypoint.
     """
@@ -122,10 +125,14 @@ def host_python_pod_template(
         read_only: more folders of this machine, e.g. with models and data, at their own path in the pod.
         container: whose mounts and environment these are.
         environment: added to PATH and PYTHONPATH, which are ours.
+    Raises: ClusterError when one of the folders is for its owner only, as pytest's `tmp_path` is.
     """
     folders = _without_nested(
         [*_system_folders(), *_python_folders(), CHECKOUT, *(path.absolute() for path in read_only)]
     )
+    for folder in folders:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            raise ClusterError(f"{folder} is closed to the pod's user, mounted or not; `chmod o+rx {folder}` opens it")
     variables = {
         "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/bin:/bin",
         "PYTHONPATH": ":".join(str(CHECKOUT / room) for room in ("api", "trainer")),

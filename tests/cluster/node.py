@@ -1,6 +1,7 @@
 """A node for a control plane: containerd, kubelet and kube-scheduler, with pods in real containers.
 
-Pods get addresses on a bridge of the node's own; there they reach this machine at `gateway` and nothing else. Needs
+Pods get addresses on a bridge of the node's own; they reach this machine at `gateway`, the API server as the Service
+`kubernetes` by its address, and nothing else. Needs
 root. Several nodes, of several control planes, run side by side.
 """
 
@@ -85,8 +86,8 @@ class Node:
         """Ready for pods, with the images PAUSE_IMAGE and HOST_PYTHON_IMAGE; a former life's leftovers are removed."""
         self.stop()
         self._slot = claim_slot()
-        mutable = [self.directory / "containerd", self.directory / "kubelet"]
-        token = self._slot.occupy(self._tools.ip, mutable=mutable)
+        token = self._slot.occupy(self._tools.ip)
+        self._slot.lead_to_api(self._tools.nft, int(self.control_plane.url.rpartition(":")[2]))
         self._facts.write_text(json.dumps({"slot": self._slot.number, "token": token}))
         if not self._outlive_caller:
             self._guard = start_guard(self._slot, token)
@@ -205,8 +206,8 @@ class Node:
             self.control_plane.binaries / "kubelet",
             f"--config={config}",
             f"--kubeconfig={self._kubeconfig('kubelet', common_name=user, organization='system:nodes')}",
-            f"--root-dir={self.directory / 'kubelet'}",
-            f"--cert-dir={self.directory / 'kubelet' / 'pki'}",
+            f"--root-dir={self.slot.data / 'kubelet'}",
+            f"--cert-dir={self.slot.data / 'kubelet' / 'pki'}",
             f"--hostname-override={self.name}",
             f"--node-ip={self.gateway}",
         ]
@@ -225,12 +226,12 @@ class Node:
     def _build_containerd_config(self) -> str:
         return f"""\
 version = 2
-root = "{self.directory / "containerd"}"
+root = "{self.slot.data / "containerd"}"
 state = "{self.slot.run / "containerd"}"
 [grpc]
 address = "{self.slot.containerd_socket}"
 [plugins."io.containerd.internal.v1.opt"]
-path = "{self.directory / "containerd" / "opt"}"
+path = "{self.slot.data / "containerd" / "opt"}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "distillchain.io/tests/pause:1"
 netns_mounts_under_state_dir = true
@@ -282,7 +283,7 @@ conf_dir = "{self.directory / "cni"}"
             "tlsCertFile": str(serving.certificate),
             "tlsPrivateKeyFile": str(serving.key),
             "containerRuntimeEndpoint": f"unix://{self.slot.containerd_socket}",
-            "podLogsDir": str(self.directory / "kubelet" / "pod-logs"),
+            "podLogsDir": str(self.slot.data / "kubelet" / "pod-logs"),
             "clusterDomain": "cluster.local",
             "clusterDNS": [self.gateway],  # nobody answers there: a lookup in a pod fails at once, not by a timeout
             "resolvConf": "",

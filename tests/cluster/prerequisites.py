@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.errors import PrerequisiteMissing
 
-PACKAGES = ("containerd", "runc", "containernetworking-plugins", "busybox-static", "iproute2", "util-linux")
+PACKAGES = ("containerd", "runc", "containernetworking-plugins", "busybox-static", "iproute2", "nftables", "util-linux")
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's; that of the project's own releases
 
 
@@ -23,6 +23,7 @@ class Tools:
     ctr: Path
     runc: Path
     ip: Path
+    nft: Path
     busybox: Path  # statically linked: it runs in an image that holds nothing else
     cni: Path  # a folder with the plugins `bridge`, `host-local` and `loopback`
 
@@ -44,14 +45,14 @@ def ensure_tools() -> Tools:
             f"missing on this machine: {', '.join(missing)}; on Debian `apt-get install {' '.join(PACKAGES)}` brings "
             "them, elsewhere the packages of these names"
         )
-    containerd, ctr, runc, ip, busybox = (_find(name) for name in ("containerd", "ctr", "runc", "ip", "busybox"))
-    cni = _cni_folder()
-    assert containerd and ctr and runc and ip and busybox and cni
-    return Tools(containerd=containerd, ctr=ctr, runc=runc, ip=ip, busybox=busybox, cni=cni)
+    paths = {name: _find(name) for name in ("containerd", "ctr", "runc", "ip", "nft", "busybox")} | {
+        "cni": _cni_folder()
+    }
+    return Tools(**{name: path for name, path in paths.items() if path is not None})
 
 
 def _missing() -> list[str]:
-    missing = [name for name in ("containerd", "ctr", "runc", "ip", "setpriv", "umount") if _find(name) is None]
+    missing = [name for name in ("containerd", "ctr", "runc", "ip", "nft", "setpriv", "umount") if _find(name) is None]
     if _cni_folder() is None:
         missing.append("CNI plugins (bridge, host-local, loopback)")
     busybox = _find("busybox")

@@ -23,6 +23,7 @@ from cluster.waiting import wait_until
 
 SLOTS = 16
 RUN = Path("/run/distillchain")
+DATA = Path("/var/lib/distillchain")
 CGROUPS = Path("/sys/fs/cgroup")
 
 # What a kubelet sets on the whole machine when it starts, and we set back (kubelet, container_manager_linux.go).
@@ -34,7 +35,8 @@ class Slot:
 
     Attributes:
         gateway: an address of this machine on the bridge; pods reach the host there and nothing beyond.
-        run: short paths for sockets, and what is gone after a reboot.
+        run, data: folders of the node's own, in memory and on disk. Sockets lie in both, and their paths have to be
+            short (107 bytes), which those of a test are not.
         lock: an open file; whoever inherits it keeps the slot.
     """
 
@@ -45,25 +47,33 @@ class Slot:
         self.gateway = f"10.213.{number}.1"
         self.subnet = f"10.213.{number}.0/24"
         self.run = RUN / f"node-{number}"
+        self.data = DATA / f"node-{number}"
         self.cgroup = f"/distillchain-{number}"
         self.containerd_socket = self.run / "containerd.sock"
 
-    def occupy(self, ip: Path, *, mutable: list[Path]) -> str:
-        """Makes folder and bridge, and returns a token by which this occupation is known later.
-
-        Args:
-            mutable: the folders of the node to unmount and remove when the slot is swept, and now, should they exist.
-        """
-        _remove(mutable)
-        self.run.mkdir(parents=True)
+    def occupy(self, ip: Path) -> str:
+        """Makes folders and bridge, and returns a token by which this occupation is known later."""
+        _remove(self.data)  # left by a reboot, which takes all the rest
+        for folder in (self.run, self.data):
+            folder.mkdir(parents=True, mode=0o711)
         token = uuid.uuid4().hex
         sysctls = {name: Path("/proc/sys", name).read_text().strip() for name in SYSCTLS}
-        facts = {"token": token, "mutable": [str(path) for path in mutable], "sysctls": sysctls}
-        (self.run / "slot.json").write_text(json.dumps(facts))
+        (self.run / "slot.json").write_text(json.dumps({"token": token, "sysctls": sysctls}))
         _run(str(ip), "link", "add", self.bridge, "type", "bridge")
         _run(str(ip), "address", "add", f"{self.gateway}/24", "dev", self.bridge)
         _run(str(ip), "link", "set", self.bridge, "up")
         return token
+
+    def lead_to_api(self, nft: Path, port: int) -> None:
+        """Pods find the API server on 127.0.0.1:`port` at the address of the Service `kubernetes`, as everywhere.
+
+        Instead of kube-proxy: one rule for what comes from this bridge. Not by an address of the bridge, for every
+        cluster has the same one.
+        """
+        Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")  # else 127/8 is no target
+        rule = f"iifname {self.bridge} ip daddr 10.96.0.1 tcp dport 443 dnat to 127.0.0.1:{port}"
+        chain = f"chain services {{ type nat hook prerouting priority dstnat\n{rule}\n}}"
+        _run(str(nft), f"table ip {self.bridge} {{\n{chain}\n}}")
 
     def is_occupied_as(self, token: str) -> bool:
         """Whether that occupation was neither swept nor followed by another."""
@@ -73,15 +83,15 @@ class Slot:
         """Ends and removes whatever is left of the slot's node, whoever started it and however it ended."""
         if not self.run.exists():
             return
-        facts = self._facts()
         for shim in _shims_of(self.containerd_socket):
             end(shim, grace_s=0)
         self._end_containers()
-        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)  # may be gone
-        for name, value in facts.get("sysctls", {}).items():
+        for words in (["nft", "delete", "table", "ip", self.bridge], ["ip", "link", "delete", self.bridge]):
+            subprocess.run(words, capture_output=True, check=False)  # may be gone
+        for name, value in self._facts().get("sysctls", {}).items():
             Path("/proc/sys", name).write_text(value)
-        _remove([Path(path) for path in facts.get("mutable", [])])
-        _remove([self.run])  # last: a sweep that is cut off is begun again
+        _remove(self.data)
+        _remove(self.run)  # last: a sweep that is cut off is begun again
 
     def release(self) -> None:
         if self.lock is not None:
@@ -147,15 +157,14 @@ def _shims_of(containerd_socket: Path) -> Iterator[Identity]:
                     yield shim
 
 
-def _remove(folders: list[Path]) -> None:
-    for folder in folders:
-        _unmount_below(folder)
-        if folder.exists():
-            shutil.rmtree(folder)
+def _remove(folder: Path) -> None:
+    _unmount_below(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _unmount_below(folder: Path) -> None:
-    """Raises: ClusterError when something stays mounted, for to remove a folder then may empty what is mounted there."""
+    """Raises: ClusterError when something stays mounted: removing the folder might empty what is mounted there."""
     for _ in range(3):  # a mount may hide another of the same place
         below = [path for path in _mount_points() if path.is_relative_to(folder)]
         for path in reversed(below):

@@ -1,0 +1,149 @@
+"""A cluster that lasts, for a person: `python -m cluster up`, `status`, `down`.
+
+It lies in $XDG_STATE_HOME/distillchain/cluster and takes nothing else of the machine but one slot (see `cluster.slot`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.build import ensure_binaries
+from cluster.errors import ClusterError
+from cluster.processes import Processes
+from cluster.whole import WholeCluster
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+BUCKET = "models"
+NOT_RUNNING = 3  # exit code of `status`, as of systemctl
+
+
+class Output(StrEnum):
+    """How `status` answers."""
+
+    table = "table"
+    json = "json"
+
+
+@app.command(epilog="Example: python -m cluster up --gpus 4")
+def up(gpus: Annotated[int, typer.Option(help="How many nvidia.com/gpu the node claims.", min=0)] = 2) -> None:
+    """Start the cluster, unless it is up: control plane, a node, S3 with a bucket. One that is half up starts anew."""
+    with _locked():
+        cluster = _open(gpus)
+        if cluster.is_running():
+            _say("is up already")
+        else:
+            try:
+                cluster.start()
+                cluster.s3.ensure_bucket(BUCKET)
+            except BaseException:
+                cluster.stop()
+                raise
+            _say("is up")
+        print(_exports(cluster))
+
+
+@app.command(epilog="Example: python -m cluster down")
+def down() -> None:
+    """Stop the cluster and remove all of it, the objects in S3 included."""
+    with _locked():
+        if not (_directory() / "control-plane").exists():
+            _say("is not there; nothing to do")
+            return
+        cluster = _open(gpus=0)
+        cluster.stop()
+        shutil.rmtree(_directory())
+        _say("is down and its files are gone")
+
+
+@app.command(epilog="Example: python -m cluster status -o json")
+def status(output: Annotated[Output, typer.Option("-o", help="Format of the answer.")] = Output.table) -> None:
+    """Show every part and how to reach it; the exit code is 0 when all run and 3 when not. Changes nothing."""
+    if not (_directory() / "control-plane").exists():
+        _say("is not there; `python -m cluster up` starts one")
+        raise typer.Exit(NOT_RUNNING)
+    cluster = _open(gpus=0)
+    rows = [
+        {
+            "part": name,
+            "running": processes.is_running(name),
+            "pid": processes.pid(name),
+            "log": str(processes.log(name)),
+        }
+        for processes in _processes(cluster)
+        for name in processes.names()
+    ]
+    if output is Output.json:
+        print(
+            json.dumps({"running": cluster.is_running(), "environment": _environment(cluster), "parts": rows}, indent=2)
+        )
+    else:
+        _print_table(rows)
+        print(_exports(cluster))
+    raise typer.Exit(0 if cluster.is_running() else NOT_RUNNING)
+
+
+def _open(gpus: int) -> WholeCluster:
+    return WholeCluster(_directory(), gpus=gpus, outlive_caller=True)
+
+
+def _directory() -> Path:
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "distillchain" / "cluster"
+
+
+def _processes(cluster: WholeCluster) -> list[Processes]:
+    return [cluster.control_plane.processes, cluster.node.processes, cluster.s3.processes]
+
+
+def _environment(cluster: WholeCluster) -> dict[str, str]:
+    return {"KUBECONFIG": str(cluster.control_plane.kubeconfig), **cluster.s3.environment()}
+
+
+def _exports(cluster: WholeCluster) -> str:
+    """Lines for a shell, so that `eval "$(python -m cluster up)"` is all a person needs."""
+    lines = [f"export {name}={value}" for name, value in _environment(cluster).items()]
+    return "\n".join([*lines, f"export PATH={ensure_binaries()}:$PATH"])
+
+
+def _print_table(rows: list[dict[str, object]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("part", "running", "pid", "log"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(str(row["part"]), "yes" if row["running"] else "no", str(row["pid"]), str(row["log"]))
+    Console(stderr=True).print(table)  # stdout is for the shell
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One `up` or `down` at a time; the second waits and then finds things as the first left them."""
+    lock = _directory().with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _say(text: str) -> None:
+    print(f"cluster: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except ClusterError as error:
+        sys.exit(f"cluster: {error}")
