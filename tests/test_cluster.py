@@ -419,13 +419,16 @@ with WholeCluster(Path({str(tmp_path)!r})) as cluster:
     with owner, owner.stdout as said:
         slot = Slot(int(said.readline()), None)
         assert str(slot.run) in Path("/proc/self/mountinfo").read_text()
+        init_pids = slot.run.glob("containerd/io.containerd.runtime.v2.task/k8s.io/*/init.pid")
+        containers = [identity for path in init_pids if (identity := identify(int(path.read_text())))]
+        assert len(containers) == 2, "the pod's sandbox and its container"
         owner.kill()
 
     wait_until("the guard to sweep up", lambda: not slot.run.exists(), deadline_s=30)
     assert str(slot.run) not in Path("/proc/self/mountinfo").read_text()
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert slot.bridge not in [name for _, name in socket.if_nameindex()]
-    assert not list(Path("/sys/fs/cgroup").glob(f"*{slot.cgroup}"))
+    assert not [each for each in containers if each.is_alive()]
 
 
 @pytest.mark.node

@@ -1,8 +1,7 @@
 """A node for a control plane: containerd, kubelet and kube-scheduler, with pods in real containers.
 
 Pods get addresses on a bridge of the node's own; they reach this machine at `gateway`, the API server as the Service
-`kubernetes` by its address, and nothing else. Needs
-root. Several nodes, of several control planes, run side by side.
+`kubernetes` by its address, and nothing else. Needs root. Several nodes, of several control planes, run side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from cluster.processes import Processes
 from cluster.slot import Slot, claim_slot
 from cluster.waiting import wait_until
 
-START_DEADLINE_S = 90  # measured 4 to 6
+START_DEADLINE_S = 90  # measured 2 after the control plane
 GPU = "nvidia.com/gpu"
 
 
@@ -288,7 +287,6 @@ conf_dir = "{self.directory / "cni"}"
             "clusterDNS": [self.gateway],  # nobody answers there: a lookup in a pod fails at once, not by a timeout
             "resolvConf": "",
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": self.slot.cgroup,
             "cgroupsPerQOS": False,
             "enforceNodeAllocatable": [],
             "failSwapOn": False,

@@ -14,7 +14,7 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import boto3
 from botocore.config import Config
@@ -50,9 +50,11 @@ class S3Server:
         self.secret_key = "only-for-tests"
         self.processes = Processes(self.directory, outlive_caller=outlive_caller)
         self._exits = ExitStack()
-        self._ports: list[int] = []
         self._facts = self.directory / "s3.json"
-        self.endpoint = json.loads(self._facts.read_text())["endpoint"] if self._facts.exists() else ""
+        facts: dict[str, Any] = json.loads(self._facts.read_text()) if self._facts.exists() else {}
+        self.endpoint: str = facts.get("endpoint", "")
+        self._ports: list[int] = facts.get("ports", [])
+        self._ports_are_claimed = False
 
     def __enter__(self) -> Self:
         self._exits.enter_context(sigterm_unwinds())
@@ -74,9 +76,10 @@ class S3Server:
     def start(self) -> None:
         """Ready, with the objects of an earlier life in the same directory; a restart keeps the endpoint."""
         self.stop()
-        self._ports = self._ports or free_ports(8)
+        if not self._ports_are_claimed:  # those of another process may be somebody else's by now
+            self._ports, self._ports_are_claimed = free_ports(8), True
         self.endpoint = f"http://{self.address}:{self._ports[0]}"
-        self._facts.write_text(json.dumps({"endpoint": self.endpoint}))
+        self._facts.write_text(json.dumps({"endpoint": self.endpoint, "ports": self._ports}))
         self.processes.start("weed", self._build_argv(*self._ports))
         wait_until(
             "the S3 server to answer",

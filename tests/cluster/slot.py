@@ -1,8 +1,8 @@
-"""What a node takes of the machine outside its folder: a bridge, a subnet, a cgroup, a folder under /run.
+"""What a node takes of the machine outside its folder: a bridge, a subnet, a table of nftables, two folders.
 
 A machine has sixteen such sets, and each belongs to whoever holds its lock. The lock is inherited by the node's
 kubelet and scheduler, so it lasts exactly as long as the node does, and who gets a slot whose owner was killed sweeps
-up after it: containers, mounts, bridge, cgroups. `cluster.guard` does so at once, a later start at the latest.
+up after it: containers, mounts, bridge. `cluster.guard` does so at once, a later start at the latest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ DATA = Path("/var/lib/distillchain")
 CGROUPS = Path("/sys/fs/cgroup")
 
 # What a kubelet sets on the whole machine when it starts, and we set back (kubelet, container_manager_linux.go).
+KEPT_SYSCTLS = RUN / "sysctls.json"
 SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
 
 
@@ -48,7 +50,6 @@ class Slot:
         self.subnet = f"10.213.{number}.0/24"
         self.run = RUN / f"node-{number}"
         self.data = DATA / f"node-{number}"
-        self.cgroup = f"/distillchain-{number}"
         self.containerd_socket = self.run / "containerd.sock"
 
     def occupy(self, ip: Path) -> str:
@@ -57,8 +58,8 @@ class Slot:
         for folder in (self.run, self.data):
             folder.mkdir(parents=True, mode=0o711)
         token = uuid.uuid4().hex
-        sysctls = {name: Path("/proc/sys", name).read_text().strip() for name in SYSCTLS}
-        (self.run / "slot.json").write_text(json.dumps({"token": token, "sysctls": sysctls}))
+        (self.run / "slot.json").write_text(json.dumps({"token": token}))
+        _keep_sysctls()
         _run(str(ip), "link", "add", self.bridge, "type", "bridge")
         _run(str(ip), "address", "add", f"{self.gateway}/24", "dev", self.bridge)
         _run(str(ip), "link", "set", self.bridge, "up")
@@ -88,10 +89,10 @@ class Slot:
         self._end_containers()
         for words in (["nft", "delete", "table", "ip", self.bridge], ["ip", "link", "delete", self.bridge]):
             subprocess.run(words, capture_output=True, check=False)  # may be gone
-        for name, value in self._facts().get("sysctls", {}).items():
-            Path("/proc/sys", name).write_text(value)
         _remove(self.data)
-        _remove(self.run)  # last: a sweep that is cut off is begun again
+        _remove(self.run)  # late: a sweep that is cut off is begun again
+        if not any(RUN.glob("node-*/")):
+            _restore_sysctls()
 
     def release(self) -> None:
         if self.lock is not None:
@@ -103,21 +104,31 @@ class Slot:
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def _end_containers(self) -> None:
-        """All that runs in our cgroup, in each hierarchy of cgroup v1 or in the one of v2."""
-        roots = [path for path in (CGROUPS / self.cgroup[1:], *CGROUPS.glob(f"*{self.cgroup}")) if path.is_dir()]
+        """All that runs in the cgroups of our containers, in each hierarchy of cgroup v1 or in the one of v2.
+
+        containerd names a cgroup by the container's id, 64 random digits, and keeps a folder of that name while the
+        container is there.
+        """
+        tasks = self.run / "containerd" / "io.containerd.runtime.v2.task" / "k8s.io"
+        ids = [path.name for path in tasks.iterdir()] if tasks.is_dir() else []
+        cgroups = [
+            path for name in ids for pattern in (f"k8s.io/{name}", f"*/k8s.io/{name}") for path in CGROUPS.glob(pattern)
+        ]
 
         def is_empty() -> bool:
-            pids = {int(pid) for root in roots for file in root.rglob("cgroup.procs") for pid in _read_lines(file)}
-            for pid in pids:
+            pids = {
+                int(pid) for cgroup in cgroups for file in cgroup.rglob("cgroup.procs") for pid in _read_lines(file)
+            }
+            for pid in pids - {0}:  # 0 stands for a process that we cannot see
                 try:
-                    os.kill(pid, 9)
+                    os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
             return not pids
 
-        wait_until(f"the processes in cgroup {self.cgroup} to end", is_empty, deadline_s=20)
-        for root in roots:
-            for folder, _, _ in os.walk(root, topdown=False):
+        wait_until(f"the containers of {self.run} to end", is_empty, deadline_s=20)
+        for cgroup in cgroups:
+            for folder, _, _ in os.walk(cgroup, topdown=False):
                 _remove_cgroup(Path(folder))
 
 
@@ -144,6 +155,20 @@ def try_slot(number: int) -> Slot | None:
         lock.close()
         return None
     return Slot(number, lock)
+
+
+def _keep_sysctls() -> None:
+    """What they are before the first of the nodes that run side by side."""
+    if not KEPT_SYSCTLS.exists():
+        values = {name: Path("/proc/sys", name).read_text().strip() for name in SYSCTLS}
+        KEPT_SYSCTLS.write_text(json.dumps(values))
+
+
+def _restore_sysctls() -> None:
+    if KEPT_SYSCTLS.exists():
+        for name, value in json.loads(KEPT_SYSCTLS.read_text()).items():
+            Path("/proc/sys", name).write_text(value)
+        KEPT_SYSCTLS.unlink()
 
 
 def _shims_of(containerd_socket: Path) -> Iterator[Identity]:

@@ -47,8 +47,9 @@ def test_a_sentence_stays_in_its_split_whatever_its_case_spacing_and_punctuation
 @pytest.mark.parametrize(
     ("sentence", "want_split"),
     [
-        pytest.param("Effective but too tepid biopic", "train", id="train"),
-        pytest.param("sentence number 0 of this test", "train", id="made up"),
+        pytest.param("sentence number 0 of this test", "train", id="train"),
+        pytest.param("sentence number 8 of this test", "validation", id="validation"),
+        pytest.param("sentence number 22 of this test", "test", id="test"),
     ],
 )
 def test_the_split_of_a_sentence_is_the_same_on_every_machine(sentence: str, want_split: str) -> None:

@@ -1,0 +1,70 @@
+"""Our operator as a process of its own beside a cluster of the tests: with its ServiceAccount's rights and no more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cluster.controlplane import ControlPlane
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+OPERATOR_NAMESPACE = "distillchain-system"
+SERVICE_ACCOUNT = "distillchain-operator"
+
+
+def install_manifests(control_plane: ControlPlane) -> None:
+    """CRD and the operator's namespace, ServiceAccount and RBAC, as a person applies them; not its Deployment."""
+    control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))
+    control_plane.kubectl(
+        "wait", "--for=condition=Established", "--timeout=60s", "crd/distillationchains.distillchain.io"
+    )
+    control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "config" / "rbac.yaml"))
+    control_plane.restart_controllers()  # the garbage collector learns of the new kind at once
+
+
+def operator_environment(kubeconfig: Path, **settings: str) -> dict[str, str]:
+    """This process's environment with the operator's settings; none of our AWS credentials, which it must not need."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DISTILLCHAIN_"))}
+    return {**inherited, "KUBECONFIG": str(kubeconfig), **settings}
+
+
+OPERATOR_ARGV = (sys.executable, "-m", "distillchain_operator")
+
+
+class OperatorProcess:
+    """`python -m distillchain_operator`, killed when the `with` block ends; its log in `log`."""
+
+    def __init__(self, kubeconfig: Path, log: Path, settings: Mapping[str, str]) -> None:
+        self.log = log
+        self._environment = operator_environment(kubeconfig, **settings)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Starts it; what it missed it finds out by itself."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(OPERATOR_ARGV, env=self._environment, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to tidy up."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def tail(self, lines: int = 60) -> str:
+        """The end of its log, for the message of a failed wait."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

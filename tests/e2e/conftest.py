@@ -1,0 +1,146 @@
+"""What the end-to-end tests run on: a cluster with a node and S3, our operator, real models and sentences in S3."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
+from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, install_manifests
+from cluster.s3 import S3Server
+from cluster.whole import WholeCluster
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("DISTILLCHAIN_SHARED") or CHECKOUT.parent / "shared")
+TRAIN_ROWS = 2000  # MiniLM reads some 470 sentences a second here: its logits take five seconds
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Models and data in S3, as fields of a chain."""
+
+    dataset: dict[str, Any]
+    teacher: dict[str, Any]
+    tiny: str
+    least_accuracy: dict[str, float]
+    """Stage -> what it must reach on validation; measured less four standard errors of the split's size."""
+
+
+@pytest.fixture(scope="session")
+def relay(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory) -> Relay:
+    """SST-2 and a teacher fine-tuned on it where the folder `shared` is, else the quick start's packages."""
+    s3 = whole_cluster.s3
+    s3.ensure_bucket("material")
+    if SHARED.is_dir():
+        return _sst2(s3, tmp_path_factory.mktemp("sst2"))
+    return _quickstart(s3)
+
+
+def _sst2(s3: S3Server, folder: Path) -> Relay:
+    source = SHARED / "data" / "sst2-glue"
+    with (source / "train.tsv").open(newline="") as rows, (folder / "train.tsv").open("w", newline="") as copy:
+        copy.writelines(itertools.islice(rows, TRAIN_ROWS + 1))
+    (folder / "dev.tsv").write_bytes((source / "dev.tsv").read_bytes())
+    _upload(s3, folder, "sst2")
+    _upload(s3, SHARED / "models" / "minilm-l6-sst2-lr1e-4-2ep", "minilm")
+    _upload(s3, SHARED / "models" / "bert-tiny-splade-sst2-3ep", "tiny")
+    return Relay(
+        dataset=_dataset("s3://material/sst2", validation="dev.tsv"),
+        teacher={"model": "s3://material/minilm", "gate": {"minMetric": 0.88}},
+        tiny="s3://material/tiny",
+        least_accuracy={"tiny": 0.76, "femto": 0.5},
+    )
+
+
+def _quickstart(s3: S3Server) -> Relay:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillchain" / "quickstart"
+    prepare = CHECKOUT / "examples" / "quickstart" / "prepare.py"
+    subprocess.run([sys.executable, str(prepare), "--into", str(cache)], check=True)
+    for name, key in (("data", "data"), ("models/minilm-l6", "minilm"), ("models/bert-tiny", "tiny")):
+        _upload(s3, cache / name, key)
+    return Relay(
+        dataset=_dataset("s3://material/data", validation="validation.tsv"),
+        teacher={"model": "s3://material/minilm", "fineTune": {"epochs": 1}},
+        tiny="s3://material/tiny",
+        least_accuracy={"teacher": 0.7, "tiny": 0.6, "femto": 0.45},
+    )
+
+
+def _dataset(uri: str, *, validation: str) -> dict[str, Any]:
+    splits = {"train": "train.tsv", "validation": validation}
+    return {"uri": uri, "splits": splits, "text": ["sentence"], "label": "label"}
+
+
+def _upload(s3: S3Server, folder: Path, prefix: str) -> None:
+    client = s3.client()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), "material", f"{prefix}/{path.relative_to(folder).as_posix()}")
+
+
+@pytest.fixture(scope="session")
+def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """Our operator for all namespaces, with the rights of config/rbac.yaml."""
+    control_plane = whole_cluster.control_plane
+    install_manifests(control_plane)
+    kubeconfig = control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
+    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_RESYNC_SECONDS": "5"}
+    with OperatorProcess(kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log", settings) as running:
+        yield running
+
+
+@pytest.fixture
+def new_chain(whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucket: str, relay: Relay) -> Any:
+    """Builds chains of this test's namespace and bucket, with the S3 credentials in a Secret."""
+    s3 = whole_cluster.s3
+    secret = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    whole_cluster.control_plane.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s3-credentials", "namespace": cluster_namespace},
+            "stringData": secret,
+        }
+    )
+
+    def build(name: str, stages: list[dict[str, Any]], **template: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "distillchain.io/v1alpha1",
+            "kind": "DistillationChain",
+            "metadata": {"name": name, "namespace": cluster_namespace},
+            "spec": {
+                "task": {
+                    "type": "TextClassification",
+                    "dataset": relay.dataset,
+                    "labels": ["negative", "positive"],
+                    "maxLength": 64,
+                },
+                "storage": {
+                    "uri": f"{cluster_bucket}/distill",
+                    "endpointUrl": s3.endpoint,
+                    "secretRef": {"name": "s3-credentials"},
+                },
+                "teacher": relay.teacher,
+                "template": {"pod": host_python_pod_template(), "training": {"epochs": 1, "batchSize": 32}, **template},
+                "stages": stages,
+            },
+        }
+
+    return build
+
+
+def tiny_stage(relay: Relay, **more: Any) -> dict[str, Any]:
+    return {"name": "tiny", "student": {"model": relay.tiny}, **more}
+
+
+def femto_stage(relay: Relay, **more: Any) -> dict[str, Any]:
+    start = {"architecture": {"modelType": "bert-hash"}, "tokenizer": relay.tiny}
+    return {"name": "femto", "student": start, "training": {"learningRate": 1e-3}, **more}

@@ -1,0 +1,174 @@
+"""Chains from `kubectl apply` to `Succeeded` with every part real: containers, kubelet, S3, models, sentences."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.operator_process import OperatorProcess
+from cluster.waiting import wait_until
+from cluster.whole import WholeCluster
+from distillchain_api.manifest import Manifest
+from distillchain_api.status import ChainStatus
+from e2e.conftest import Relay, femto_stage, tiny_stage
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+
+NewChain = Callable[..., dict[str, Any]]
+
+
+class Chains:
+    """The cluster as these tests talk to it."""
+
+    def __init__(self, cluster: WholeCluster, operator: OperatorProcess, namespace: str) -> None:
+        self.cluster, self.operator, self.namespace = cluster, operator, namespace
+        self.kubectl = cluster.control_plane.kubectl
+
+    def apply(self, chain: dict[str, Any]) -> None:
+        self.cluster.control_plane.apply(chain)
+
+    def status(self, name: str) -> ChainStatus:
+        chain = self.cluster.control_plane.get(f"distillationchain/{name}", "-n", self.namespace)
+        return ChainStatus.parse(chain.get("status", {}))
+
+    def wait(self, name: str, condition: str, *, deadline_s: float = 300) -> ChainStatus:
+        done = self.kubectl(
+            *("wait", f"--for=condition={condition}", f"--timeout={deadline_s:.0f}s"),
+            *(f"distillationchain/{name}", "-n", self.namespace),
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stderr}\n{self.dump()}"
+        return self.status(name)
+
+    def wait_until(self, what: str, probe: Callable[[], Any], *, deadline_s: float = 180) -> Any:
+        return wait_until(what, probe, deadline_s=deadline_s, dump=self.dump)
+
+    def job_names(self) -> list[str]:
+        jobs = self.cluster.control_plane.get("jobs", "-n", self.namespace)["items"]
+        return sorted(job["metadata"]["name"] for job in jobs)
+
+    def running_pod(self, stage: str) -> str | None:
+        """Name of the stage's pod once its trainer has begun to train."""
+        selector = f"distillchain.io/stage={stage}"
+        for pod in self.cluster.control_plane.get("pods", "-n", self.namespace, "-l", selector)["items"]:
+            if pod["status"]["phase"] == "Running" and not pod["metadata"].get("deletionTimestamp"):
+                name = str(pod["metadata"]["name"])
+                log = self.kubectl("logs", name, "-n", self.namespace, check=False).stdout
+                if '"phase":"Train"' in log:
+                    return name
+        return None
+
+    def manifest(self, chain: dict[str, Any], digest: str) -> Manifest:
+        bucket, _, prefix = chain["spec"]["storage"]["uri"].removeprefix("s3://").partition("/")
+        key = f"{prefix}/stages/{digest}/manifest.json"
+        return Manifest.parse(self.cluster.s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def dump(self) -> str:
+        listing = self.kubectl("get", "distillationchains,jobs,pods,events", "-n", self.namespace, check=False).stdout
+        logs = self.kubectl(
+            *("logs", "-n", self.namespace, "-l", "distillchain.io/chain", "--tail=30", "--prefix"), check=False
+        ).stdout
+        return f"{listing}\n{logs}\n--- operator\n{self.operator.tail()}"
+
+
+@pytest.fixture
+def chains(whole_cluster: WholeCluster, operator: OperatorProcess, cluster_namespace: str) -> Chains:
+    return Chains(whole_cluster, operator, cluster_namespace)
+
+
+def test_a_chain_runs_to_succeeded_and_another_reuses_its_stages(chains: Chains, relay: Relay, new_chain: NewChain):
+    first = new_chain("first", [tiny_stage(relay), femto_stage(relay)])
+    chains.apply(first)
+    status = chains.wait("first", "Succeeded")
+
+    assert status.phase == "Succeeded"
+    assert [stage.phase for stage in status.stages] == ["Committed"] * len(status.stages)
+    for stage in status.stages:
+        manifest = chains.manifest(first, stage.digest)
+        assert manifest.checkpoint == stage.checkpoint
+        assert manifest.student.metrics.validation["accuracy"] >= relay.least_accuracy[stage.name]
+    femto = status.stage_named("femto")
+    assert femto is not None
+    assert femto.pretrained is False
+    assert status.result is not None
+    assert status.result.parameters == 242_662
+    for before, after in itertools.pairwise(status.stages):
+        assert before.finished_at is not None
+        assert after.started_at is not None
+        assert before.finished_at <= after.started_at
+
+    second = new_chain("second", [tiny_stage(relay), {**femto_stage(relay), "name": "renamed"}])
+    chains.apply(second)
+    again = chains.wait("second", "Succeeded", deadline_s=120)
+    assert [stage.reused for stage in again.stages] == [True] * len(again.stages)
+    assert [stage.checkpoint for stage in again.stages] == [stage.checkpoint for stage in status.stages]
+
+    jobs = chains.job_names()
+    chains.apply(first)
+    chains.kubectl("annotate", "distillationchain/first", "-n", chains.namespace, "nudge=1")
+    assert chains.wait("first", "Succeeded").phase == "Succeeded"
+    assert chains.job_names() == jobs
+
+
+def test_an_evicted_stage_goes_on_where_it_was(chains: Chains, relay: Relay, new_chain: NewChain):
+    stage = femto_stage(relay, training={"learningRate": 1e-3, "epochs": 40}, saveInterval="1s", retries=0)
+    chain = new_chain("evicted", [stage])
+    chains.apply(chain)
+    pod = chains.wait_until("the trainer to train", lambda: chains.running_pod("femto"))
+    chains.cluster.node.evict(chains.namespace, pod)
+
+    status = chains.wait("evicted", "Succeeded")
+    femto = status.stage_named("femto")
+    assert femto is not None
+    assert femto.attempt == 2
+    assert chains.manifest(chain, femto.digest).run.resumed
+
+
+def test_a_stage_out_of_memory_is_named_so(chains: Chains, relay: Relay, new_chain: NewChain):
+    chain = new_chain("hungry", [tiny_stage(relay)], resources={"limits": {"memory": "150Mi"}}, retries=0)
+    chains.apply(chain)
+    status = chains.wait("hungry", "Stalled")
+    assert status.phase == "Failed"
+    failed = next(stage for stage in status.stages if stage.phase == "Failed")
+    assert failed.failure_class == "OutOfMemory"
+    shown = chains.kubectl("get", "distillationchain/hungry", "-n", chains.namespace).stdout
+    assert "memory" in shown
+
+
+def test_a_killed_operator_makes_no_second_job_and_misses_none(chains: Chains, relay: Relay, new_chain: NewChain):
+    chains.apply(new_chain("orphaned", [tiny_stage(relay), femto_stage(relay)]))
+    chains.wait_until("the first Job", chains.job_names)
+    chains.operator.kill()
+    try:
+        chains.wait_until("the first Job to end without an operator", lambda: _succeeded_jobs(chains) >= 1)
+    finally:
+        chains.operator.start()
+    status = chains.wait("orphaned", "Succeeded")
+    assert len(chains.job_names()) == len(status.stages)
+
+
+def _succeeded_jobs(chains: Chains) -> int:
+    jobs = json.loads(chains.kubectl("get", "jobs", "-n", chains.namespace, "-o", "json").stdout)["items"]
+    return sum(job["status"].get("succeeded", 0) for job in jobs)
+
+
+def test_a_wrong_secret_fails_the_chain_in_its_own_words(chains: Chains, relay: Relay, new_chain: NewChain):
+    chains.cluster.control_plane.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s3-credentials", "namespace": chains.namespace},
+            "stringData": {"AWS_SECRET_ACCESS_KEY": "not-the-secret"},
+        }
+    )
+    chains.apply(new_chain("denied", [tiny_stage(relay)]))
+    status = chains.wait("denied", "Stalled")
+    failed = status.stages[0]
+    assert failed.failure_class == "StorageDenied"
+    assert failed.message is not None
+    assert "secretRef" in failed.message
+    assert failed.attempt == 1
