@@ -41,7 +41,7 @@ class Committed(Document):
     reused: bool
     pretrained: bool
     student: Measured
-    teacher: Measured | None
+    teacher: Measured | None = None
     elapsed_s: float
     examples_per_second: float
 

@@ -84,7 +84,7 @@ class Manifest(Document):
     checkpoint: str
     """URI of the folder that holds `files`."""
     files: list[FileEntry]
-    teacher: ModelFacts | None
+    teacher: ModelFacts | None = None
     student: ModelFacts
     pretrained: bool
     """False: the student started from new weights."""

@@ -23,7 +23,7 @@ def install_manifests(control_plane: ControlPlane) -> None:
     control_plane.kubectl(
         "wait", "--for=condition=Established", "--timeout=60s", "crd/distillationchains.distillchain.io"
     )
-    control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "config" / "rbac.yaml"))
+    control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "config" / "access.yaml"))
     control_plane.restart_controllers()  # the garbage collector learns of the new kind at once
 
 

@@ -88,11 +88,11 @@ def _upload(s3: S3Server, folder: Path, prefix: str) -> None:
 
 @pytest.fixture(scope="session")
 def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    """Our operator for all namespaces, with the rights of config/rbac.yaml."""
+    """Our operator for all namespaces, with the rights of config/access.yaml."""
     control_plane = whole_cluster.control_plane
     install_manifests(control_plane)
     kubeconfig = control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
-    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_RESYNC_SECONDS": "5"}
+    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_RESYNC_S": "5", "DISTILLCHAIN_PROGRESS_S": "2"}
     with OperatorProcess(kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log", settings) as running:
         yield running
 

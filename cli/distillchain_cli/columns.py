@@ -1,0 +1,79 @@
+"""Text in columns, as kubectl prints it: stable, two spaces apart, `-` for nothing; and numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NOTHING = "-"
+WIDTH = 100
+GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        right: numbers stand at the right edge.
+    """
+
+    title: str
+    right: bool = False
+
+
+def format_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int = WIDTH) -> str:
+    """Lines of at most `width` characters; the widest left-aligned column gives way, with `...` for what is cut."""
+    cells = [[column.title for column in columns], *[[cell or NOTHING for cell in row] for row in rows]]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    texts = [index for index, column in enumerate(columns) if not column.right]
+    while sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        widest = max(texts, key=lambda index: widths[index])
+        if widths[widest] <= len("..."):
+            break
+        widths[widest] -= 1
+    return "\n".join(_line(columns, row, widths) for row in cells)
+
+
+def _line(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) -> str:
+    parts = []
+    for column, cell, width in zip(columns, row, widths, strict=True):
+        shown = cell if len(cell) <= width else cell[: width - 3] + "..."
+        parts.append(shown.rjust(width) if column.right else shown.ljust(width))
+    return GAP.join(parts).rstrip()
+
+
+def count(number: int | None) -> str:
+    """`22.7M`: a number of parameters."""
+    if number is None:
+        return NOTHING
+    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= size * 0.9995:  # 999,960 reads 1.0M, not 1000.0K
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def size(size_bytes: int | None) -> str:
+    """`90.9 MB`: decimal units, as disks and object stores are sold."""
+    if size_bytes is None:
+        return NOTHING
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= step * 0.9995:
+            return f"{size_bytes / step:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def duration(seconds: float | str | None) -> str:
+    """`0:00:41`."""
+    if seconds is None:
+        return NOTHING
+    whole = round(float(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def rate(text: str | float | None) -> str:
+    """Examples a second: whole from ten on."""
+    if text is None:
+        return NOTHING
+    value = float(text)
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

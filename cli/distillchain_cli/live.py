@@ -1,0 +1,152 @@
+"""What a person sees while a chain runs: bars on a terminal, plain lines elsewhere. Talk only; it goes to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from distillchain_api import answer
+from distillchain_api.answer import ProgressPhase
+from distillchain_api.status import StageStatus
+from distillchain_cli.columns import duration, rate
+from distillchain_operator.status import metric_of
+
+INTERVAL_S = 5.0
+PHASES: dict[ProgressPhase, str] = {
+    "FetchTeacher": "fetch teacher",
+    "MeasureTeacher": "measure teacher",
+    "TeacherLogits": "teacher logits",
+    "Train": "train",
+    "Evaluate": "evaluate",
+    "Upload": "upload",
+}
+
+
+class View(Protocol):
+    """Who shows what happens."""
+
+    def started(self, stage: str) -> None:
+        """A trainer was started."""
+
+    def progress(self, line: answer.Progress) -> None:
+        """A progress line of the running trainer."""
+
+    def ended(self, entry: StageStatus) -> None:
+        """A stage is committed, failed or stopped."""
+
+    def note(self, text: str) -> None:
+        """Something else a person should know."""
+
+
+def numbers(line: answer.Progress) -> str:
+    """`loss 0.41 812 examples/s eta 0:00:41`: what of it is known."""
+    parts = [
+        f"loss {line.loss:.2f}" if line.loss is not None else "",
+        f"{rate(line.examples_per_second)} examples/s" if line.examples_per_second else "",
+        f"eta {duration(line.eta_s)}" if line.eta_s is not None else "",
+    ]
+    return " ".join(filter(None, parts))
+
+
+def ending(entry: StageStatus, metric: str) -> str:
+    """How a stage ended, in one sentence."""
+    if entry.phase == "Committed":
+        how = "found committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
+        return f"{how}, {metric} {metric_of(entry.model, metric)}: {entry.checkpoint}"
+    return f"{entry.failure_class or entry.phase.lower()}: {entry.message}"
+
+
+class PlainView:
+    """Lines; those of progress at most every few seconds, but always the first of a phase."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        metric: str,
+        interval_s: float = INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream, self._metric, self._interval_s, self._clock = stream, metric, interval_s, clock
+        self._shown: tuple[str, str] | None = None
+        self._shown_at = 0.0
+
+    def started(self, stage: str) -> None:
+        """See View."""
+        self._shown = None
+        self.note(f"stage {stage}: started")
+
+    def progress(self, line: answer.Progress) -> None:
+        """See View."""
+        now = self._clock()
+        if self._shown == (line.stage, line.phase) and now - self._shown_at < self._interval_s:
+            return
+        self._shown, self._shown_at = (line.stage, line.phase), now
+        of = f" {line.step}/{line.of}" if line.of else ""
+        self.note(f"stage {line.stage}: {PHASES[line.phase]}{of} {numbers(line)}".rstrip())
+
+    def ended(self, entry: StageStatus) -> None:
+        """See View."""
+        self.note(f"stage {entry.name}: {ending(entry, self._metric)}")
+
+    def note(self, text: str) -> None:
+        """See View."""
+        print(text, file=self._stream, flush=True)
+
+
+class BarsView:
+    """A bar for every stage, drawn by rich."""
+
+    def __init__(self, bars: Progress, stages: Sequence[str], *, metric: str) -> None:
+        self._bars, self._metric = bars, metric
+        self._tasks: dict[str, TaskID] = {
+            stage: bars.add_task(stage, total=1, start=False, phase="waiting", numbers="") for stage in stages
+        }
+
+    def started(self, stage: str) -> None:
+        """See View."""
+        self._bars.start_task(self._tasks[stage])
+        self._bars.update(self._tasks[stage], total=None, phase="starting", numbers="")
+
+    def progress(self, line: answer.Progress) -> None:
+        """See View."""
+        self._bars.update(
+            self._tasks[line.stage],
+            total=line.of or None,
+            completed=line.step,
+            phase=PHASES[line.phase],
+            numbers=" ".join(filter(None, (f"{line.step}/{line.of}" if line.of else "", numbers(line)))),
+        )
+
+    def ended(self, entry: StageStatus) -> None:
+        """See View."""
+        good = entry.phase == "Committed"
+        value = f"{self._metric} {metric_of(entry.model, self._metric)}" if good else (entry.failure_class or "")
+        how = "reused" if entry.reused else entry.phase.lower()
+        total = {"total": 1, "completed": 1} if good else {"total": 1}
+        self._bars.update(self._tasks[entry.name], phase=how, numbers=str(value), **total)
+
+    def note(self, text: str) -> None:
+        """See View."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def open_view(stream: TextIO, stages: Sequence[str], *, metric: str) -> Iterator[View]:
+    """Bars where `stream` is a terminal, else plain lines."""
+    if not stream.isatty():
+        yield PlainView(stream, metric=metric)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[phase]}", markup=False),
+        TextColumn("{task.fields[numbers]}", markup=False),
+    )
+    with Progress(*columns, console=Console(file=stream), refresh_per_second=5) as bars:
+        yield BarsView(bars, stages, metric=metric)

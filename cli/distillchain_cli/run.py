@@ -1,0 +1,178 @@
+"""A chain on this machine: the plan and work orders of the operator, carried out as subprocesses, strictly in order.
+
+What a pod's exit means is the contract's table: fatal codes end the chain, crashes count against `retries`, 75 does not.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from distillchain_api.answer import Committed, Failed, Interrupted
+from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTED, FATAL_EXIT_CODES, FailureClass
+from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_cli.live import View
+from distillchain_cli.processes import End, Place, StopSignals, run_attempt
+from distillchain_operator.plan import Plan, PlannedStage
+from distillchain_operator.status import build_chain_status, committed_entry, timestamp
+
+BACKOFF_S = 1.0  # before the second attempt; doubles up to MAX_BACKOFF_S
+MAX_BACKOFF_S = 10.0
+CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
+"""Of two classes with one exit code the first of the table, as in the operator's policy."""
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    place: Place
+    view: View
+    stops: StopSignals
+    backoff_s: float
+    entries: list[StageStatus] = field(default_factory=list)
+
+
+def run_chain(
+    plan: Plan, place: Place, *, view: View, stops: StopSignals | None = None, backoff_s: float = BACKOFF_S
+) -> ChainStatus:
+    """Runs a chain until it succeeded, failed or was stopped.
+
+    Stages that are committed already are run as well: their trainer verifies them and ends in seconds.
+
+    Args:
+        stops: counts the signals; what is counted already stops the run before it starts anything.
+    """
+    run = _Run(plan, place, view, stops or StopSignals(), backoff_s)
+    with run.stops.caught():
+        for stage in plan.stages:
+            entry = _run_stage(run, stage)
+            run.entries.append(entry)
+            view.ended(entry)
+            if entry.phase != "Committed":
+                break
+    return build_status(plan, run.entries)
+
+
+def build_status(plan: Plan, entries: list[StageStatus]) -> ChainStatus:
+    """The status as the cluster would hold it; stages that were not reached wait for the one before."""
+    waiting = [
+        StageStatus(
+            name=stage.name, phase="Pending", digest=stage.digest, message=f"waiting for {entries[-1].name} to commit"
+        )
+        for stage in plan.stages[len(entries) :]
+    ]
+    shown = plan
+    if entries[-1].phase == "Suspended":  # Ctrl-C is the local `suspend: true`
+        spec = plan.chain.spec.model_copy(update={"suspend": True})
+        shown = Plan(plan.chain.model_copy(update={"spec": spec}), plan.stages)
+    status = build_chain_status(shown, [*entries, *waiting], previous=ChainStatus(), now=datetime.now(UTC))
+    return _with_message(status, entries[-1]) if shown is not plan else status
+
+
+def _with_message(status: ChainStatus, stopped: StageStatus) -> ChainStatus:
+    """It was a signal that suspended the chain, not its spec."""
+    message = f"{stopped.name}: {stopped.message}"
+    conditions = [condition.model_copy(update={"message": message}) for condition in status.conditions]
+    return status.model_copy(update={"message": message, "conditions": conditions})
+
+
+def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
+    """Attempts until one commits, one fails for good, or the retries are used up."""
+    started = datetime.now(UTC)
+    deadline_at = time.monotonic() + stage.timeout_s if stage.timeout_s else None
+    attempt = crashes = 0
+    while True:
+        attempt += 1
+        if run.stops.count:
+            return _stopped(stage, attempt - 1, started, "stopped before it began")
+        run.view.started(stage.name)
+        end = run_attempt(
+            stage.work_order,
+            attempt,
+            run.place,
+            stops=run.stops,
+            deadline_at=deadline_at,
+            on_progress=run.view.progress,
+            say=run.view.note,
+        )
+        if end.exit_code == EXIT_COMMITTED and isinstance(end.answer, Committed) and end.answer.digest == stage.digest:
+            now = timestamp(datetime.now(UTC))
+            return committed_entry(stage, end.answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
+        if end.overdue:
+            sentence = (
+                f"ran longer than its timeout of {stage.timeout_s} s; raise timeout: training goes on from the "
+                "saved state"
+            )
+            return _failed(stage, attempt, started, FailureClass.DEADLINE_EXCEEDED, sentence)
+        if end.exit_code in FATAL_EXIT_CODES:
+            return _failed(stage, attempt, started, *diagnose(end))
+        if run.stops.count:
+            return _stopped(stage, attempt, started, _saved(end))
+        if end.exit_code == EXIT_INTERRUPTED:
+            run.view.note(f"stage {stage.name}: interrupted from outside; it goes on from its saved state")
+            continue
+        crashes += 1
+        failure_class, sentence = diagnose(end)
+        if crashes > stage.retries:
+            counted = f" (the last of {crashes} failed attempts)" if crashes > 1 else ""
+            return _failed(stage, attempt, started, failure_class, sentence + counted)
+        pause_s = min(run.backoff_s * 2 ** (crashes - 1), MAX_BACKOFF_S)
+        run.view.note(
+            f"stage {stage.name}: {failure_class}: {sentence}; "
+            f"attempt {attempt + 1} in {pause_s:.0f} s ({crashes} of {stage.retries} retries used)"
+        )
+        _pause(run.stops, pause_s)
+
+
+def diagnose(end: End) -> tuple[FailureClass, str]:
+    """Why an attempt failed: the trainer's own sentence where there is one."""
+    if isinstance(end.answer, Failed):
+        return end.answer.failure_class, end.answer.message
+    if end.exit_code < 0:
+        name = signal.Signals(-end.exit_code).name
+        hint = " (the kernel does that when memory runs out)" if name == "SIGKILL" else ""
+        return FailureClass.CRASHED, f"the trainer was killed by {name}{hint}; see {end.log}"
+    if end.exit_code == EXIT_COMMITTED:
+        return FailureClass.CRASHED, f"the trainer ended with 0 and without an answer for this stage; see {end.log}"
+    failure_class = CLASS_BY_EXIT_CODE.get(end.exit_code, FailureClass.CRASHED)
+    return failure_class, f"the trainer ended with exit code {end.exit_code} and without an answer; see {end.log}"
+
+
+def _saved(end: End) -> str:
+    if isinstance(end.answer, Interrupted):
+        return end.answer.message
+    return "stopped from outside before it could save; the next run goes on from its last saved state"
+
+
+def _pause(stops: StopSignals, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not stops.count and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+def _stopped(stage: PlannedStage, attempt: int, started: datetime, message: str) -> StageStatus:
+    return StageStatus(
+        name=stage.name,
+        phase="Suspended",
+        digest=stage.digest,
+        attempt=attempt,
+        started_at=timestamp(started) if attempt else None,
+        message=message,
+    )
+
+
+def _failed(
+    stage: PlannedStage, attempt: int, started: datetime, failure_class: FailureClass, message: str
+) -> StageStatus:
+    return StageStatus(
+        name=stage.name,
+        phase="Failed",
+        digest=stage.digest,
+        attempt=attempt,
+        started_at=timestamp(started),
+        finished_at=timestamp(datetime.now(UTC)),
+        message=message,
+        failure_class=failure_class,
+    )

@@ -1,0 +1,227 @@
+"""The rim to the API server: live reads and the few writes the operator makes, by the official async client.
+
+Every answer is plain JSON data; every error is an `ApiError` with the API server's own sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
+from distillchain_operator.transitions import ChainEvent
+
+REQUEST_TIMEOUT_S = 30
+LOG_TAIL_LINES = 50  # progress lines come every second or so, talk stands between them
+MERGE_PATCH = "application/merge-patch+json"
+COMPONENT = "distillchain-operator"
+
+
+class ApiError(Exception):
+    """The API server refused, or could not be reached (status 0)."""
+
+    is_expected = True
+
+    def __init__(self, status: int, message: str, *, causes: frozenset[str] = frozenset()) -> None:
+        self.status, self.message, self.causes = status, message, causes
+        super().__init__(message)
+
+    @property
+    def is_namespace_terminating(self) -> bool:
+        """Nothing can be made in the namespace any more: it is being deleted."""
+        return "NamespaceTerminating" in self.causes
+
+    @property
+    def is_refusal(self) -> bool:
+        """The object itself is refused: invalid, forbidden by admission or quota; asking again changes nothing."""
+        return self.status in (400, 403, 413, 422)
+
+
+class Cluster:
+    """One connection to the API server, used as `async with await Cluster.connect()`."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> Self:
+        """By $KUBECONFIG, else as the pod's service account, else by ~/.kube/config."""
+        if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
+            config.load_incluster_config()
+        else:
+            await config.load_kube_config()
+        return cls(client.ApiClient())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._api.close()
+
+    async def list_chains(self, namespace: str | None) -> list[dict[str, Any]]:
+        """All chains of a namespace, or of the cluster."""
+        return _items(await self._request("GET", _chains(namespace)))
+
+    async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A chain as it is stored now, or None."""
+        return await self._get(f"{_chains(namespace)}/{name}")
+
+    async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        """The Jobs that bear the chain's label."""
+        return _items(await self._request("GET", _jobs(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+
+    async def list_pods(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        """The pods that bear the chain's label."""
+        return _items(await self._request("GET", _pods(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+
+    async def get_job(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A Job as it is stored now, or None."""
+        return await self._get(f"{_jobs(namespace)}/{name}")
+
+    async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
+        """Makes a Job, or asks whether it would be accepted."""
+        await self._request("POST", _jobs(job["metadata"]["namespace"]), query=_dry(dry_run), body=job)
+
+    async def dry_run_pod(self, pod: dict[str, Any]) -> None:
+        """Asks whether a pod would be accepted; none is made."""
+        await self._request("POST", _pods(pod["metadata"]["namespace"]), query=_dry(True), body=pod)
+
+    async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
+        """Deletes this very Job, its pods first; one that is gone or another of its name is fine."""
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        try:
+            await self._request("DELETE", f"{_jobs(namespace)}/{name}", body=body)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
+        """Suspends or resumes this very Job; one that is gone or another of its name is fine."""
+        body = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
+        try:
+            await self._request("PATCH", f"{_jobs(namespace)}/{name}", body=body, content_type=MERGE_PATCH)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> None:
+        """Writes the status if the chain is still the one that was read.
+
+        Raises: ApiError 409 when it is not.
+        """
+        body = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        await self._request("PATCH", f"{_chains(namespace)}/{name}/status", body=body, content_type=MERGE_PATCH)
+
+    async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
+        """Tells an Event about a chain."""
+        metadata = chain["metadata"]
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": f"{GROUP}/operator",
+            "reportingInstance": os.environ.get("HOSTNAME", COMPONENT)[:128],
+            "action": "Reconcile",
+            "reason": event.reason,
+            "note": event.message,
+            "type": event.type,
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+        }
+        await self._request("POST", f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events", body=body)
+
+    async def log_tail(self, namespace: str, pod: str) -> list[str]:
+        """The last lines of the container `trainer`; none while they cannot be read."""
+        query = {"container": TRAINER_CONTAINER, "tailLines": str(LOG_TAIL_LINES)}
+        try:
+            status, text = await self._exchange("GET", f"{_pods(namespace)}/{pod}/log", query=query)
+        except ApiError:
+            return []  # progress is a courtesy, and the API server is asked again soon
+        return text.splitlines() if status == 200 else []
+
+    async def _get(self, path: str) -> dict[str, Any] | None:
+        try:
+            return await self._request("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        status, text = await self._exchange(method, path, query=query, body=body, content_type=content_type)
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = {"message": text[:500]}
+        if not 200 <= status < 300:
+            message = document.get("message") or f"{method} {path}: HTTP {status}"
+            causes = (document.get("details") or {}).get("causes") or []
+            raise ApiError(status, message, causes=frozenset(cause.get("reason", "") for cause in causes))
+        return dict(document)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, str]:
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
+        try:
+            response = await self._api.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=REQUEST_TIMEOUT_S,
+            )
+            return response.status, (await response.read()).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
+
+
+def _chains(namespace: str | None) -> str:
+    return f"/apis/{GROUP}/{VERSION}" + (f"/namespaces/{namespace}" if namespace else "") + f"/{PLURAL}"
+
+
+def _jobs(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+
+def _pods(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    # Unknown fields in a user's pod template are a mistake to be told, not to be dropped.
+    return {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+
+
+def _items(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(document.get("items") or [])

@@ -1,0 +1,194 @@
+"""One look at one chain: read live, decide, act, write status once, tell events.
+
+Knows the order in which things are done and nothing of why; reconcile knows that. Killed between any two lines, the
+next look sees what was done and does the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, assert_never
+
+from distillchain_api.answer import Progress, fit, parse_progress
+from distillchain_api.chain import parse_chain
+from distillchain_api.failures import FailureClass
+from distillchain_api.faults import BadDocument
+from distillchain_api.status import ChainStatus
+from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.jobs import build_probe_pod
+from distillchain_operator.observed import Observed, is_controlled_by, observe
+from distillchain_operator.plan import Plan, build_plan
+from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, SetSuspend, reconcile, running_pod
+from distillchain_operator.settings import Settings
+from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
+from distillchain_operator.transitions import transitions
+
+log = logging.getLogger(__name__)
+
+NAME_TAKEN_RETRY_S = 5.0  # the garbage collector needs some seconds for the Jobs of a chain that was made anew
+REFUSED_RETRY_S = 30.0  # a quota may be free again, a policy corrected: nothing tells us
+
+
+class ChainKey(NamedTuple):
+    """Which chain."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Controller:
+    """Carries out chains, one look at a time."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, *, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._clock = clock
+        self._progress_read_at: dict[ChainKey, float] = {}  # monotonic; only spares reads, decides nothing
+
+    async def look(self, key: ChainKey) -> float | None:
+        """Brings one chain a step further; returns the seconds after which to look again without news."""
+        document = await self._cluster.get_chain(key.namespace, key.name)
+        if document is None or "deletionTimestamp" in document["metadata"]:
+            self._progress_read_at.pop(key, None)
+            return None  # its Jobs go by ownerReference
+        previous = parse_status(document, key)
+        try:
+            plan = build_plan(parse_chain(document))
+        except BadDocument as error:
+            generation = document["metadata"]["generation"]
+            faults = [str(fault) for fault in error.faults]
+            status = invalid_status(faults, generation=generation, previous=previous, now=self._clock())
+            await self._write(document, key, previous, status)
+            return None
+        observed = await self._observe(plan, key)
+        progress = await self._read_progress(plan, observed, key)
+        decision = reconcile(
+            plan,
+            observed,
+            previous=previous,
+            now=self._clock(),
+            image=self._settings.trainer_image or None,
+            progress=progress,
+        )
+        status, look_again_s = await self._act(plan, decision, key, previous)
+        await self._write(document, key, previous, status)
+        if status.phase == "Running" and running_pod(plan, observed) is not None:
+            return self._settings.progress_s
+        return look_again_s
+
+    async def _observe(self, plan: Plan, key: ChainKey) -> Observed:
+        # Jobs before pods: a pod that a Job counts as ended is then seen in its end.
+        jobs = await self._cluster.list_jobs(key.namespace, key.name)
+        pods = await self._cluster.list_pods(key.namespace, key.name)
+        return observe(chain_uid=plan.chain.metadata.uid, jobs=jobs, pods=pods)
+
+    async def _read_progress(self, plan: Plan, observed: Observed, key: ChainKey) -> Progress | None:
+        pod = running_pod(plan, observed)
+        last = self._progress_read_at.get(key)
+        if pod is None or (last is not None and time.monotonic() - last < self._settings.progress_s):
+            return None
+        self._progress_read_at[key] = time.monotonic()
+        lines = await self._cluster.log_tail(key.namespace, pod.name)
+        return next(filter(None, map(parse_progress, reversed(lines))), None)
+
+    async def _act(
+        self, plan: Plan, decision: Decision, key: ChainKey, previous: ChainStatus
+    ) -> tuple[ChainStatus, float | None]:
+        """Performs the actions; the status is the decision's, unless the API server would not have one."""
+        status, look_again_s = decision.status, None
+        for action in decision.actions:
+            match action:
+                case CreateJob():
+                    changes, look_again_s = await self._create(action, plan, key)
+                    if changes:
+                        stages = with_entry(status.stages, action.stage, **changes)
+                        status = build_chain_status(plan, stages, previous=previous, now=self._clock())
+                case DeleteJob():
+                    await self._cluster.delete_job(key.namespace, action.name, uid=action.uid)
+                    log.info("job deleted", extra={"chain": str(key), "job": action.name, "why": action.why})
+                case SetSuspend():
+                    await self._cluster.set_suspend(key.namespace, action.name, uid=action.uid, suspend=action.suspend)
+                    log.info(
+                        "job suspended" if action.suspend else "job resumed",
+                        extra={"chain": str(key), "job": action.name},
+                    )
+                case _:
+                    assert_never(action)
+        return status, look_again_s
+
+    async def _create(self, action: CreateJob, plan: Plan, key: ChainKey) -> tuple[dict[str, Any], float | None]:
+        """Makes a Job; returns how the stage's entry differs from a started one, and when to look again."""
+        name = action.job["metadata"]["name"]
+        try:
+            # The Job alone would be accepted with a pod that its controller can never make.
+            await self._cluster.dry_run_pod(build_probe_pod(action.job))
+            await self._cluster.create_job(action.job, dry_run=True)
+            await self._cluster.create_job(action.job)
+        except ApiError as error:
+            if error.status == 409:
+                return await self._name_taken(name, plan, key)
+            if error.is_namespace_terminating:
+                return {"phase": "Pending", "job": None, "message": "the namespace is being deleted"}, None
+            if error.is_refusal:
+                log.warning("job refused", extra={"chain": str(key), "stage": action.stage, "error": error.message})
+                refused = {
+                    "phase": "Failed",
+                    "job": None,
+                    "message": fit(error.message),
+                    "failure_class": FailureClass.POD_REJECTED,
+                }
+                return refused, REFUSED_RETRY_S
+            raise
+        log.info("job created", extra={"chain": str(key), "stage": action.stage, "job": name})
+        return {}, None
+
+    async def _name_taken(self, name: str, plan: Plan, key: ChainKey) -> tuple[dict[str, Any], float | None]:
+        """A Job of this name is there: ours (an earlier look made it), or that of another owner."""
+        job = await self._cluster.get_job(key.namespace, name)
+        if job is not None and is_controlled_by(job, plan.chain.metadata.uid):
+            return {}, 0.0  # look again: it was not there a moment ago
+        message = f"waiting for Job {name} to be gone: its owner is another, such as an earlier chain {key.name}"
+        return {"phase": "Pending", "job": None, "message": message}, NAME_TAKEN_RETRY_S
+
+    async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
+        if new == old:
+            return
+        try:
+            await self._cluster.patch_status(
+                key.namespace,
+                key.name,
+                resource_version=document["metadata"]["resourceVersion"],
+                status=status_patch(new),
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return  # deleted since it was read
+            raise
+        for event in transitions(old, new):
+            log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
+            try:
+                await self._cluster.create_event(document, event)
+            except ApiError as error:  # an Event is told once or not at all; the status holds the truth
+                log.warning("event not told", extra={"chain": str(key), "error": error.message})
+
+
+def parse_status(document: dict[str, Any], key: ChainKey) -> ChainStatus:
+    """The status as stored; an empty one where another release wrote what cannot be read.
+
+    Nothing is lost by that: committed stages are found in the store again by their trainers.
+    """
+    try:
+        return ChainStatus.parse(document.get("status") or {})
+    except BadDocument as error:
+        log.warning("status cannot be read, it is built anew", extra={"chain": str(key), "error": str(error)})
+        return ChainStatus()

@@ -1,0 +1,51 @@
+"""Log lines: constant text and fields, as JSON for machines or plain for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from distillchain_operator.settings import Settings
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "settings"}
+
+
+class FieldFormatter(logging.Formatter):
+    """One line a record, its `extra` fields included.
+
+    Args:
+        as_json: a JSON object, else `time level text key=value ...`.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line; a traceback follows in the field `traceback`, or below it in plain text."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD and not key.startswith("_")}
+        trace = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+        if self._as_json:
+            line: dict[str, Any] = {
+                "time": moment,
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "event": record.getMessage(),
+                **extra,
+            }
+            return json.dumps({**line, "traceback": trace} if trace else line, default=str)
+        fields = "".join(f" {key}={value}" for key, value in extra.items())
+        return f"{moment} {record.levelname} {record.getMessage()}{fields}" + (f"\n{trace}" if trace else "")
+
+
+def configure_logging(settings: Settings) -> None:
+    """All logs to stderr; what kopf says of its own matters from WARNING on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FieldFormatter(as_json=settings.log_format == "json"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    for name in ("kopf", "aiohttp", "asyncio", "kubernetes"):
+        logging.getLogger(name).setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)

@@ -1,0 +1,208 @@
+"""What was seen of a chain's Jobs and pods, as frozen values: the door where Kubernetes' JSON ends.
+
+Refuses to know what any of it means for the chain; reconcile and policy decide that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
+from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL, TRAINER_CONTAINER
+
+JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+
+
+class JobState(Enum):
+    """Where a Job is in its life."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class TrainerEnd:
+    """How the container `trainer` of a pod ended."""
+
+    exit_code: int
+    reason: str = ""
+    message: str = ""
+    finished_at: str = ""
+
+    @property
+    def answer(self) -> Committed | Failed | Interrupted | None:
+        """The trainer's own answer, if it gave one."""
+        return parse_answer(self.message)
+
+
+@dataclass(frozen=True)
+class ObservedPod:
+    """One pod of a stage's Job."""
+
+    name: str
+    uid: str
+    job: str
+    phase: str
+    created_at: str
+    deleting: bool = False
+    disrupted: str = ""
+    """Why it was evicted or preempted; empty: it was not."""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    """The scheduler's sentence; empty: scheduled or not looked at yet."""
+    rejected: str = ""
+    """The kubelet's reason and sentence for a pod it would not run or threw out, such as Evicted."""
+    running: bool = False
+    """The container `trainer` runs."""
+    end: TrainerEnd | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """No container of it runs any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class ObservedJob:
+    """One Job that belongs to the chain."""
+
+    name: str
+    uid: str
+    stage: str
+    digest: str
+    """Shortened, as it stands in the label."""
+    state: JobState
+    deleting: bool = False
+    suspend_wanted: bool = False
+    """`spec.suspend`, which the Job controller follows a moment later."""
+    created_at: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    active: int = 0
+    failed: int = 0
+    succeeded: int = 0
+    retries: int = 0
+    deadline_s: int | None = None
+    reason: str = ""
+    """Of its Failed condition."""
+    message: str = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """It will never run a pod again."""
+        return self.state in (JobState.SUCCEEDED, JobState.FAILED)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All that was seen of one chain at one moment."""
+
+    jobs: tuple[ObservedJob, ...] = ()
+    pods: tuple[ObservedPod, ...] = ()
+    by_name: Mapping[str, ObservedJob] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {job.name: job for job in self.jobs})
+
+    def pods_of(self, job: str) -> list[ObservedPod]:
+        """Pods of a Job, oldest first."""
+        return sorted((pod for pod in self.pods if pod.job == job), key=lambda pod: (pod.created_at, pod.name))
+
+
+def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> Observed:
+    """The Jobs that the chain of this UID controls, and all the given pods that belong to one of them or to none.
+
+    A pod whose Job is gone still counts: it may still run.
+    """
+    owned = tuple(parse_job(job) for job in jobs if is_controlled_by(job, chain_uid))
+    foreign = {job["metadata"]["name"] for job in jobs} - {job.name for job in owned}
+    seen = (parse_pod(pod) for pod in pods)
+    return Observed(jobs=owned, pods=tuple(pod for pod in seen if pod.job not in foreign))
+
+
+def is_controlled_by(document: dict[str, Any], uid: str) -> bool:
+    """Whether `uid` is the object's controller."""
+    owners = document["metadata"].get("ownerReferences") or []
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+
+def parse_job(document: dict[str, Any]) -> ObservedJob:
+    """A Job out of the API server's JSON."""
+    metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
+    labels = metadata.get("labels") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
+    state, decisive = JobState.ACTIVE, {}
+    if "Complete" in conditions:
+        state, decisive = JobState.SUCCEEDED, conditions["Complete"]
+    elif "Failed" in conditions:
+        state, decisive = JobState.FAILED, conditions["Failed"]
+    elif "Suspended" in conditions and spec.get("suspend"):
+        state = JobState.SUSPENDED
+    return ObservedJob(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        stage=labels.get(STAGE_LABEL, ""),
+        digest=labels.get(DIGEST_LABEL, ""),
+        state=state,
+        deleting="deletionTimestamp" in metadata,
+        suspend_wanted=bool(spec.get("suspend")),
+        created_at=metadata.get("creationTimestamp", ""),
+        started_at=status.get("startTime", ""),
+        finished_at=status.get("completionTime") or decisive.get("lastTransitionTime", ""),
+        active=status.get("active", 0),
+        failed=status.get("failed", 0),
+        succeeded=status.get("succeeded", 0),
+        retries=spec.get("backoffLimit", 0),
+        deadline_s=spec.get("activeDeadlineSeconds"),
+        reason=decisive.get("reason", ""),
+        message=decisive.get("message", ""),
+    )
+
+
+def parse_pod(document: dict[str, Any]) -> ObservedPod:
+    """A pod out of the API server's JSON."""
+    metadata, status = document["metadata"], document.get("status") or {}
+    labels = metadata.get("labels") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or []}
+    disrupted = conditions.get("DisruptionTarget", {})
+    scheduled = conditions.get("PodScheduled", {})
+    containers = status.get("containerStatuses") or []
+    trainer: dict[str, Any] = next((c for c in containers if c.get("name") == TRAINER_CONTAINER), {})
+    # An init container of the user's may wait for an image or a Secret just as well.
+    everyone = [trainer, *containers, *(status.get("initContainerStatuses") or [])]
+    states = [container.get("state") or {} for container in everyone]
+    waiting: dict[str, Any] = next((state["waiting"] for state in states if state.get("waiting")), {})
+    state = trainer.get("state") or {}
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    return ObservedPod(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        job=next((labels[key] for key in JOB_NAME_LABELS if key in labels), ""),
+        phase=status.get("phase", "Pending"),
+        created_at=metadata.get("creationTimestamp", ""),
+        deleting="deletionTimestamp" in metadata,
+        disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
+        waiting_reason=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",
+        rejected=": ".join(filter(None, (status.get("reason"), status.get("message")))),
+        running=bool(state.get("running")),
+        end=_trainer_end(state.get("terminated")),
+    )
+
+
+def _trainer_end(terminated: dict[str, Any] | None) -> TrainerEnd | None:
+    if not terminated:
+        return None
+    return TrainerEnd(
+        exit_code=terminated.get("exitCode", 0),
+        reason=terminated.get("reason", ""),
+        message=terminated.get("message", ""),
+        finished_at=terminated.get("finishedAt") or "",
+    )

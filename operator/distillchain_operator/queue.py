@@ -1,0 +1,91 @@
+"""A work queue of keys: each key once, one worker per key, failures later and later.
+
+A key added while it is worked on is worked on again afterwards, so no news is lost and none is handled twice at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class WorkQueue(Generic[Key]):
+    """Keys to work on.
+
+    Args:
+        work: handles one key; returns the seconds after which the key is due without news, or None.
+    """
+
+    def __init__(self, work: Callable[[Key], Awaitable[float | None]]) -> None:
+        self._work = work
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: set[Key] = set()  # in _ready
+        self._busy: set[Key] = set()
+        self._again: set[Key] = set()  # news of a busy key
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+
+    def add(self, key: Key) -> None:
+        """There is news of `key`."""
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: Key, delay_s: float) -> None:
+        """`key` is due in `delay_s`, unless it already is sooner."""
+        loop = asyncio.get_running_loop()
+        known = self._timers.get(key)
+        if known is not None and known.when() <= loop.time() + delay_s:
+            return
+        if known is not None:
+            known.cancel()
+        self._timers[key] = loop.call_later(delay_s, self._fire, key)
+
+    def _fire(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    async def run(self, *, workers: int) -> None:
+        """Works until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(self._worker())
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._busy.add(key)
+            try:
+                delay_s = await self._work(key)
+                self._failures.pop(key, None)
+            except Exception as error:  # one bad chain must not stop the others; it is tried again, and said
+                failures = self._failures[key] = self._failures.get(key, 0) + 1
+                delay_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 20), MAX_BACKOFF_S)
+                log.warning(
+                    "work failed, will be tried again",
+                    extra={"key": str(key), "failures": failures, "delay_s": delay_s, "error": str(error)},
+                    exc_info=not getattr(error, "is_expected", False),
+                )
+            finally:
+                self._busy.discard(key)
+            if delay_s is not None:
+                self.add_after(key, delay_s)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)

@@ -1,0 +1,103 @@
+"""The operator's settings: read once from the environment, frozen, handed down."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, Self, get_args
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "plain"]
+PREFIX = "DISTILLCHAIN_"
+# Variables of the trainer and the command line that may stand in one environment with the operator's.
+FOREIGN = ("WORK_ORDER", "ATTEMPT", "TERMINATION_PATH", "WORK_DIRECTORY", "UPDATE_GOLDEN")
+
+
+class BadSetting(ValueError):
+    """A setting that cannot be used: variable, value, expectation, remedy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this operator works."""
+
+    trainer_image: str = ""
+    """Image of stages that name none; empty: every chain must name one."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces whose chains are carried out, separated by commas; empty: all, which needs the ClusterRole."""
+    resync_s: float = 300.0
+    """Seconds after which every chain is looked at again without news; also how soon a refused Job is retried."""
+    progress_s: float = 15.0
+    """Least seconds between two looks at a running pod's log."""
+    liveness_port: int = 0
+    """Port of GET /healthz; 0: none."""
+    log_level: LogLevel = "info"
+    """debug, info, warning or error."""
+    log_format: LogFormat = "json"
+    """json: one object a line; plain: for a person."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings of DISTILLCHAIN_<FIELD> variables.
+
+        Raises: BadSetting with all that is wrong.
+        """
+        known = {f"{PREFIX}{field.name.upper()}": field for field in fields(cls)}
+        values: dict[str, object] = {}
+        faults = []
+        for name, text in sorted(environment.items()):
+            if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in FOREIGN:
+                continue
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+                faults.append(f"{name}: unknown setting; {remedy}")
+            elif text:
+                try:
+                    values[known[name].name] = _PARSERS[known[name].name](text)
+                except ValueError as error:
+                    faults.append(f"{name}: got {text!r}, expected {error}")
+        if faults:
+            raise BadSetting("\n".join(faults))
+        return cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError("a number of seconds above 0")
+    return seconds
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError("a port from 0 to 65535")
+    return int(text)
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in get_args(LogLevel):
+        raise ValueError(f"one of {', '.join(get_args(LogLevel))}")
+    return text.lower()
+
+
+def _log_format(text: str) -> str:
+    if text not in get_args(LogFormat):
+        raise ValueError(f"one of {', '.join(get_args(LogFormat))}")
+    return text
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {
+    "trainer_image": str,
+    "namespaces": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    "resync_s": _seconds,
+    "progress_s": _seconds,
+    "liveness_port": _port,
+    "log_level": _log_level,
+    "log_format": _log_format,
+}

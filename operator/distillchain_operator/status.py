@@ -1,0 +1,274 @@
+"""What a chain's status says, built from the plan and what became of its stages. Pure; the command line uses it too.
+
+Conditions follow kstatus: Reconciling while work is under way, Stalled when somebody must act, Ready when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from distillchain_api.answer import Committed, Measured, Progress, fit
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import (
+    ChainPhase,
+    ChainResult,
+    ChainStatus,
+    Condition,
+    ConditionType,
+    MeasuredStatus,
+    MetricStrings,
+    SplitMetricStrings,
+    StageProgress,
+    StageStatus,
+)
+from distillchain_operator.plan import Plan, PlannedStage
+
+INVALID_SPEC = "InvalidSpec"
+MESSAGE_BYTES = 2048  # a condition may hold 32 KiB; nobody reads that in `kubectl get`
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with whole seconds, as Kubernetes writes it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def decimal(value: float) -> str:
+    """A share or a rate with four decimals: Kubernetes APIs hold no floats."""
+    return f"{value:.4f}"
+
+
+def measured_status(model: Measured) -> MeasuredStatus:
+    """A measured model as status holds it."""
+
+    def split(metrics: dict[str, float]) -> SplitMetricStrings:
+        return SplitMetricStrings(accuracy=decimal(metrics["accuracy"]), macro_f1=decimal(metrics["macroF1"]))
+
+    test = model.metrics.test
+    return MeasuredStatus(
+        metrics=MetricStrings(validation=split(model.metrics.validation), test=split(test) if test else None),
+        parameters=model.parameters,
+        size_bytes=model.size_bytes,
+        examples_per_second=None if model.examples_per_second is None else f"{model.examples_per_second:.1f}",
+    )
+
+
+def committed_entry(
+    planned: PlannedStage,
+    answer: Committed,
+    *,
+    job: str | None = None,
+    attempt: int = 0,
+    started_at: str | None = None,
+    finished_at: str | None = None,
+) -> StageStatus:
+    """The entry of a stage whose trainer answered that it is committed."""
+    return StageStatus(
+        name=planned.name,
+        phase="Committed",
+        digest=planned.digest,
+        job=job,
+        attempt=attempt,
+        checkpoint=answer.checkpoint,
+        reused=answer.reused,
+        pretrained=answer.pretrained,
+        model=measured_status(answer.student),
+        teacher=measured_status(answer.teacher) if answer.teacher else None,
+        started_at=started_at,
+        finished_at=finished_at,
+        elapsed_seconds=f"{answer.elapsed_s:.1f}",
+        examples_per_second=f"{answer.examples_per_second:.1f}",
+    )
+
+
+def progress_status(progress: Progress) -> StageProgress:
+    """A progress line as status holds it."""
+    return StageProgress(
+        phase=progress.phase,
+        step=progress.step,
+        of=progress.of,
+        loss=None if progress.loss is None else decimal(progress.loss),
+        examples_per_second=None if progress.examples_per_second is None else f"{progress.examples_per_second:.1f}",
+        eta_seconds=None if progress.eta_s is None else round(progress.eta_s),
+    )
+
+
+def metric_of(model: MeasuredStatus | None, metric: str, *, split: Literal["validation", "test"] = "validation") -> str:
+    """`task.metric` of a measured model; empty when there is none."""
+    metrics = None if model is None else model.metrics.validation if split == "validation" else model.metrics.test
+    if metrics is None:
+        return ""
+    return metrics.accuracy if metric == "accuracy" else metrics.macro_f1
+
+
+def root_teacher(plan: Plan, stages: Sequence[StageStatus]) -> MeasuredStatus | None:
+    """The root teacher as measured: stage zero's own model where the chain fine-tunes it, else as the first student's
+    stage measured it."""
+    entry = next((entry for entry in stages if entry.name == plan.stages[0].name), None)
+    if entry is None:
+        return None
+    return entry.model if plan.stages[0].work_order.teacher is None else entry.teacher
+
+
+def chain_result(plan: Plan, stages: Sequence[StageStatus]) -> ChainResult | None:
+    """What the chain was for; None until every stage is committed."""
+    by_name = {entry.name: entry for entry in stages}
+    entries = [by_name.get(planned.name) for planned in plan.stages]
+    if any(entry is None or entry.phase != "Committed" for entry in entries):
+        return None
+    last, root = entries[-1], root_teacher(plan, stages)
+    if last is None or last.model is None or last.checkpoint is None or root is None:
+        return None
+    metric = plan.chain.spec.task.metric
+    ours, theirs = float(metric_of(last.model, metric)), float(metric_of(root, metric))
+    return ChainResult(
+        checkpoint=last.checkpoint,
+        metric=metric_of(last.model, metric),
+        test_metric=metric_of(last.model, metric, split="test") or None,
+        parameters=last.model.parameters,
+        retention=decimal(ours / theirs) if theirs else decimal(0),
+        compression=f"{root.parameters / last.model.parameters:.1f}",
+    )
+
+
+class _Facts(NamedTuple):
+    """What all conditions say at once."""
+
+    phase: ChainPhase
+    reason: str
+    message: str
+
+
+def build_chain_status(
+    plan: Plan, stages: Sequence[StageStatus], *, previous: ChainStatus, now: datetime, pods_run: bool = False
+) -> ChainStatus:
+    """The status of a chain whose stages stand so.
+
+    Args:
+        stages: one entry for each of the plan, in order.
+        previous: gives the times of conditions that did not change.
+        pods_run: a pod of the chain still runs; a suspended chain is still stopping then.
+    """
+    chain = plan.chain
+    metric = chain.spec.task.metric
+    committed = [entry for entry in stages if entry.phase == "Committed"]
+    result = chain_result(plan, stages)
+    facts = _facts(plan, stages, result, pods_run=pods_run)
+    return ChainStatus(
+        observed_generation=chain.metadata.generation,
+        phase=facts.phase,
+        stage=f"{len(committed)}/{len(plan.stages)}",
+        metric=(metric_of(committed[-1].model, metric) or None) if committed else None,
+        message=facts.message,
+        conditions=_conditions(
+            facts,
+            stalled=facts.phase == "Failed" or any(_is_stuck(entry) for entry in stages),
+            suspended=facts.phase == "Suspended" and not pods_run,
+            previous=previous,
+            generation=chain.metadata.generation,
+            now=now,
+        ),
+        stages=list(stages),
+        result=result,
+    )
+
+
+def _is_stuck(entry: StageStatus) -> bool:
+    """Its pod waits for something only a person can give: not failed, but nothing goes on."""
+    return entry.phase == "Running" and entry.failure_class is not None
+
+
+def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None, *, pods_run: bool) -> _Facts:
+    failed = next((entry for entry in stages if entry.phase == "Failed"), None)
+    if failed is not None:
+        reason = failed.failure_class or FailureClass.CRASHED
+        return _Facts("Failed", str(reason), f"{failed.name}: {failed.message or reason}")
+    current = next((entry for entry in stages if entry.phase != "Committed"), None)
+    if current is None:
+        return _Facts("Succeeded", "Succeeded", _success(plan, result))
+    if plan.chain.spec.suspend:
+        stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
+        return _Facts("Suspended", "Suspended", stopping)
+    if _is_stuck(current):
+        return _Facts("Running", str(current.failure_class), f"{current.name}: {current.message}")
+    busy = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
+    if busy:
+        return _Facts("Running", "StageRunning", ": ".join(filter(None, (f"running {current.name}", current.message))))
+    return _Facts("Pending", "Pending", ": ".join(filter(None, (current.name, current.message))))
+
+
+def _success(plan: Plan, result: ChainResult | None) -> str:
+    if result is None:
+        return "every stage is committed"
+    return (
+        f"{plan.stages[-1].name}: {plan.chain.spec.task.metric} {result.metric}, {result.retention} of the root "
+        f"teacher's, with {result.compression} times fewer parameters"
+    )
+
+
+def _conditions(
+    facts: _Facts, *, stalled: bool, suspended: bool, previous: ChainStatus, generation: int, now: datetime
+) -> list[Condition]:
+    succeeded = facts.phase == "Succeeded"
+    reconciling = facts.phase in ("Pending", "Running") and not stalled
+    truths: dict[ConditionType, bool] = {
+        "Ready": succeeded,
+        "Reconciling": reconciling or (facts.phase == "Suspended" and not suspended),
+        "Stalled": stalled,
+        "Succeeded": succeeded,
+        "Suspended": suspended,
+    }
+    before = {condition.type: condition for condition in previous.conditions}
+    made = []
+    for kind, truth in truths.items():
+        status: Literal["True", "False"] = "True" if truth else "False"
+        old = before.get(kind)
+        made.append(
+            Condition(
+                type=kind,
+                status=status,
+                reason=facts.reason,
+                message=fit(facts.message, MESSAGE_BYTES),
+                observed_generation=generation,
+                last_transition_time=old.last_transition_time if old and old.status == status else timestamp(now),
+            )
+        )
+    return made
+
+
+def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainStatus, now: datetime) -> ChainStatus:
+    """The status of a chain whose spec the API server let through but the types refuse: all faults at once.
+
+    What is known of its stages stays: the spec may be mended.
+    """
+    facts = _Facts("Failed", INVALID_SPEC, fit("\n".join(faults), MESSAGE_BYTES))
+    return previous.model_copy(
+        update={
+            "observed_generation": generation,
+            "phase": facts.phase,
+            "message": facts.message,
+            "result": None,
+            "conditions": _conditions(
+                facts, stalled=True, suspended=False, previous=previous, generation=generation, now=now
+            ),
+        }
+    )
+
+
+def with_entry(stages: Sequence[StageStatus], name: str, **changes: Any) -> list[StageStatus]:
+    """`stages` with the entry of one changed."""
+    return [entry.model_copy(update=changes) if entry.name == name else entry for entry in stages]
+
+
+def status_patch(status: ChainStatus) -> dict[str, Any]:
+    """`status` as a merge patch: what is no longer there is null, or the API server would keep it."""
+    document = status.to_document()
+    patch = {_camel(name): document.get(_camel(name)) for name in ChainStatus.model_fields}
+    if status.result is not None:
+        patch["result"] = status.result.model_dump(mode="json", by_alias=True)
+    return patch
+
+
+def _camel(name: str) -> str:
+    return ChainStatus.model_fields[name].alias or name

@@ -1,0 +1,55 @@
+"""The Kubernetes Events of one change of status: each is told once, when the change is written. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distillchain_api.answer import fit
+from distillchain_api.status import ChainStatus, StageStatus
+
+NOTE_BYTES = 1000  # the API server allows 1024 in a message of an Event
+
+
+@dataclass(frozen=True)
+class ChainEvent:
+    """One Event about a chain."""
+
+    reason: str
+    message: str
+    type: Literal["Normal", "Warning"] = "Normal"
+
+
+def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
+    """What happened between two statuses of a chain."""
+    events = [event for entry in new.stages for event in _of_stage(old.stage_named(entry.name), entry)]
+    was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
+    if is_suspended and not was_suspended:
+        events.append(ChainEvent("Suspended", "spec.suspend is true: the running stage saves its state and stops"))
+    if was_suspended and new.phase in ("Pending", "Running"):
+        events.append(ChainEvent("Resumed", "spec.suspend is false again"))
+    if new.phase == "Succeeded" and old.phase != "Succeeded":
+        events.append(ChainEvent("ChainSucceeded", fit(new.message or "", NOTE_BYTES)))
+    if _invalid(new) and _invalid(old) != _invalid(new):
+        events.append(ChainEvent("InvalidSpec", fit(_invalid(new), NOTE_BYTES), "Warning"))
+    return events
+
+
+def _invalid(status: ChainStatus) -> str:
+    stalled = next((c for c in status.conditions if c.type == "Stalled" and c.status == "True"), None)
+    return stalled.message if stalled and stalled.reason == "InvalidSpec" else ""
+
+
+def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
+    same = old is not None and old.digest == new.digest and old.job == new.job
+    if old is not None and same and old.phase == new.phase:
+        return []
+    if new.phase == "Running" and not (old is not None and same and old.phase == "Suspended"):
+        return [ChainEvent("StageStarted", f"stage {new.name}: Job {new.job}")]
+    if new.phase == "Committed" and not (old is not None and old.digest == new.digest and old.phase == "Committed"):
+        how = "was committed before" if new.reused else "is committed"
+        return [ChainEvent("StageCommitted", fit(f"stage {new.name} {how}: {new.checkpoint}", NOTE_BYTES))]
+    if new.phase == "Failed":
+        sentence = f"stage {new.name}: {new.failure_class}: {new.message}"
+        return [ChainEvent("StageFailed", fit(sentence, NOTE_BYTES), "Warning")]
+    return []

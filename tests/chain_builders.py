@@ -1,0 +1,158 @@
+"""Chains, Jobs, pods and answers for tests of the operator: a builder shows only what the case is about."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from distillchain_api.answer import Committed, Failed, Measured
+from distillchain_api.chain import DistillationChain, parse_chain
+from distillchain_api.failures import FailureClass
+from distillchain_api.manifest import Metrics
+from distillchain_operator.jobs import build_job
+from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL
+from distillchain_operator.plan import Plan, PlannedStage, build_plan
+
+IMAGE = "registry.example/distillchain-trainer:0.1"
+CHAIN_UID = "11111111-2222-3333-4444-555555555555"
+NOON = "2026-01-01T12:00:00Z"
+
+
+def a_document(name: str = "relay", *, stages: Sequence[str] = ("mini", "tiny"), **spec: Any) -> dict[str, Any]:
+    """A chain as a person writes it; `spec` replaces fields of it."""
+    return {
+        "apiVersion": "distillchain.io/v1alpha1",
+        "kind": "DistillationChain",
+        "metadata": {"name": name},
+        "spec": {
+            "task": {
+                "type": "TextClassification",
+                "dataset": {
+                    "uri": "s3://data/sst2",
+                    "splits": {"train": "train.tsv", "validation": "dev.tsv"},
+                    "text": ["sentence"],
+                    "label": "label",
+                },
+                "labels": ["negative", "positive"],
+            },
+            "storage": {"uri": "s3://models/distill", "secretRef": {"name": "s3-credentials"}},
+            "teacher": {"model": "hf://org/teacher", "gate": {"minMetric": 0.9}},
+            "template": {"image": IMAGE},
+            "stages": [{"name": stage, "student": {"model": f"hf://org/{stage}"}} for stage in stages],
+            **copy.deepcopy(spec),
+        },
+    }
+
+
+def a_chain(
+    name: str = "relay", *, stages: Sequence[str] = ("mini", "tiny"), generation: int = 1, **spec: Any
+) -> DistillationChain:
+    """The chain of `a_document` as the API server holds it."""
+    document = a_document(name, stages=stages, **spec)
+    document["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": generation}
+    return parse_chain(document)
+
+
+def a_plan(**chain: Any) -> Plan:
+    return build_plan(a_chain(**chain))
+
+
+def a_measured(accuracy: float, *, parameters: int = 1_000_000) -> Measured:
+    return Measured(
+        metrics=Metrics(validation={"accuracy": accuracy, "macroF1": accuracy}),
+        parameters=parameters,
+        size_bytes=4 * parameters,
+    )
+
+
+def a_commit(
+    stage: PlannedStage,
+    *,
+    accuracy: float = 0.85,
+    teacher_accuracy: float = 0.92,
+    parameters: int = 1_000_000,
+    reused: bool = False,
+) -> Committed:
+    """The answer of a trainer that committed the stage."""
+    fine_tuned = stage.work_order.teacher is None
+    return Committed(
+        stage=stage.name,
+        digest=stage.digest,
+        attempt="a1",
+        checkpoint=f"s3://models/distill/stages/{stage.digest}/attempts/a1",
+        reused=reused,
+        pretrained=True,
+        student=a_measured(accuracy, parameters=parameters),
+        teacher=None if fine_tuned else a_measured(teacher_accuracy, parameters=22_700_000),
+        elapsed_s=41.26,
+        examples_per_second=812.34,
+    )
+
+
+def a_failure(stage: PlannedStage, failure_class: FailureClass, message: str) -> Failed:
+    return Failed(stage=stage.name, digest=stage.digest, failure_class=failure_class, message=message)
+
+
+def a_job(
+    plan: Plan,
+    stage: str,
+    *,
+    condition: str = "",
+    reason: str = "",
+    suspended: bool = False,
+    image: str | None = None,
+    **status: Any,
+) -> dict[str, Any]:
+    """The Job of a stage as the API server returns it; `condition` is Complete or Failed."""
+    planned = plan.stage(stage)
+    assert planned is not None
+    job = build_job(plan.chain, planned, image=image)
+    job["metadata"] |= {"uid": f"uid-of-{job['metadata']['name']}", "creationTimestamp": NOON}
+    job["spec"]["suspend"] = suspended
+    job["status"] = {"startTime": NOON, **status}
+    if suspended:
+        job["status"]["conditions"] = [{"type": "Suspended", "status": "True"}]
+    if condition:
+        job["status"]["conditions"] = [
+            {"type": condition, "status": "True", "reason": reason, "lastTransitionTime": NOON}
+        ]
+    return job
+
+
+def a_pod(
+    job: dict[str, Any],
+    *,
+    phase: str = "Running",
+    exit_code: int | None = None,
+    message: str = "",
+    reason: str = "",
+    number: int = 0,
+    **status: Any,
+) -> dict[str, Any]:
+    """A pod of a Job; `reason` is that of its terminated container."""
+    state: dict[str, Any] = {"running": {"startedAt": NOON}} if phase == "Running" else {}
+    if exit_code is not None:
+        state = {"terminated": {"exitCode": exit_code, "message": message, "reason": reason, "finishedAt": NOON}}
+    labels = job["metadata"]["labels"]
+    return {
+        "metadata": {
+            "name": f"{job['metadata']['name']}-p{number}",
+            "uid": f"pod-{number}",
+            "creationTimestamp": f"2026-01-01T12:00:{number:02d}Z",
+            "labels": {
+                "batch.kubernetes.io/job-name": job["metadata"]["name"],
+                STAGE_LABEL: labels[STAGE_LABEL],
+                DIGEST_LABEL: labels[DIGEST_LABEL],
+            },
+        },
+        "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}], **status},
+    }
+
+
+def a_committed_job(plan: Plan, stage: str, **commit: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A succeeded Job and its pod with the trainer's answer."""
+    planned = plan.stage(stage)
+    assert planned is not None
+    job = a_job(plan, stage, condition="Complete", succeeded=1, completionTime=NOON)
+    return job, a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(planned, **commit).to_json())

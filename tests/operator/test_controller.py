@@ -1,0 +1,144 @@
+"""The order in which one look is done, where the real parts cannot be made to show it: refusals and logs.
+
+`Remembering` stands in for the API server; the real one is in test_operator_on_apiserver.py.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from chain_builders import CHAIN_UID, a_document, a_job, a_plan, a_pod
+from distillchain_api.answer import Progress
+from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.controller import ChainKey, Controller
+from distillchain_operator.settings import Settings
+from distillchain_operator.transitions import ChainEvent
+
+KEY = ChainKey("ml", "relay")
+
+
+class Remembering:
+    """An API server that keeps one chain and answers creates as it is told."""
+
+    def __init__(self) -> None:
+        self.chain = a_document()
+        self.chain["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": 1, "resourceVersion": "1"}
+        self.jobs: list[dict[str, Any]] = []
+        self.pods: list[dict[str, Any]] = []
+        self.log: list[str] = []
+        self.log_reads = 0
+        self.refusal: ApiError | None = None
+        self.statuses: list[dict[str, Any]] = []
+        self.events: list[str] = []
+
+    async def get_chain(self, namespace: str, name: str) -> dict[str, Any]:
+        return self.chain
+
+    async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        return self.jobs
+
+    async def list_pods(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        return self.pods
+
+    async def get_job(self, namespace: str, name: str) -> dict[str, Any] | None:
+        return next((job for job in self.jobs if job["metadata"]["name"] == name), None)
+
+    async def dry_run_pod(self, pod: dict[str, Any]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
+        if not dry_run:
+            self.jobs.append(job | {"metadata": job["metadata"] | {"creationTimestamp": "2026-01-01T12:00:00Z"}})
+
+    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> None:
+        self.chain["status"] = {key: value for key, value in status.items() if value is not None}
+        self.statuses.append(status)
+
+    async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
+        self.events.append(event.reason)
+
+    async def log_tail(self, namespace: str, pod: str) -> list[str]:
+        self.log_reads += 1
+        return self.log
+
+
+def a_controller(server: Remembering) -> Controller:
+    return Controller(
+        cast("Cluster", server), Settings(progress_s=60), clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC)
+    )
+
+
+async def test_an_unchanged_status_is_not_written_again():
+    server = Remembering()
+    controller = a_controller(server)
+    for _ in range(3):
+        await controller.look(KEY)
+    assert len(server.jobs) == 1
+    assert len(server.statuses) <= 2  # created, then seen
+    assert server.events == ["StageStarted"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
+    server = Remembering()
+    server.refusal = ApiError(status, 'pods "relay-mini-" is forbidden: exceeded quota: gpu')
+    controller = a_controller(server)
+    assert await controller.look(KEY) == 30.0
+    await controller.look(KEY)
+    assert server.jobs == []
+    assert len(server.statuses) == 1
+    assert server.chain["status"]["message"] == 'mini: pods "relay-mini-" is forbidden: exceeded quota: gpu'
+    assert server.events == ["StageFailed"]
+    server.refusal = None
+    await controller.look(KEY)
+    assert len(server.jobs) == 1
+
+
+async def test_an_api_server_that_is_away_changes_nothing_and_is_left_to_the_queue():
+    server = Remembering()
+    server.refusal = ApiError(500, "etcdserver: leader changed")
+    with pytest.raises(ApiError):
+        await a_controller(server).look(KEY)
+    assert (server.jobs, server.statuses) == ([], [])
+
+
+async def test_a_namespace_that_is_deleted_fails_no_chain():
+    server = Remembering()
+    server.refusal = ApiError(403, "is being terminated", causes=frozenset({"NamespaceTerminating"}))
+    await a_controller(server).look(KEY)
+    assert server.chain["status"]["phase"] == "Pending"
+
+
+async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_look():
+    server = Remembering()
+    server.jobs = [a_job(a_plan(), "mini", active=1)]
+    server.pods = [a_pod(server.jobs[0])]
+    lines = [Progress(stage="mini", phase="Train", step=step, of=100, loss=0.5) for step in (1, 2)]
+    server.log = [*(line.to_json() for line in lines), "talk"]
+    controller = a_controller(server)
+    assert await controller.look(KEY) == 60
+    await controller.look(KEY)
+    assert server.log_reads == 1
+    assert server.chain["status"]["stages"][0]["progress"] == {"phase": "Train", "step": 2, "of": 100, "loss": "0.5000"}
+
+
+async def test_a_spec_that_only_the_types_refuse_is_said_in_stalled_with_all_faults():
+    server = Remembering()
+    server.chain["spec"]["task"]["labels"] = ["one"]
+    server.chain["spec"]["stages"][0]["studnet"] = {}
+    await a_controller(server).look(KEY)
+    stalled = next(c for c in server.chain["status"]["conditions"] if c["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "InvalidSpec")
+    assert "spec.task.labels: got" in stalled["message"]
+    assert "spec.stages[0].studnet: unknown field; did you mean student?" in stalled["message"]
+
+
+async def test_a_status_of_another_release_is_built_anew():
+    server = Remembering()
+    server.chain["status"] = {"phase": "Dreaming"}
+    await a_controller(server).look(KEY)
+    assert server.chain["status"]["phase"] == "Running"

@@ -1,0 +1,211 @@
+"""The Job of a stage: golden manifests, names, and whose word wins in the pod template."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chain_builders import IMAGE, a_chain, a_document, a_plan
+from cluster.controlplane import ControlPlane
+from distillchain_api.workorder import WORK_ORDER_ENV, WorkOrder
+from distillchain_operator.jobs import BadPodTemplate, build_job, build_probe_pod, job_name
+from distillchain_operator.plan import build_plan
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+USERS_POD: dict[str, Any] = {
+    "metadata": {"labels": {"team": "nlp"}, "annotations": {"example.com/note": "kept"}},
+    "spec": {
+        "nodeSelector": {"accelerator": "a10"},
+        "serviceAccountName": "trainer-irsa",
+        "securityContext": {"runAsUser": 1000},
+        "terminationGracePeriodSeconds": 300,
+        "containers": [
+            {
+                "name": "trainer",
+                "command": ["/opt/venv/bin/python", "-m", "distillchain_trainer"],
+                "env": [
+                    {"name": "HF_ENDPOINT", "value": "https://mirror.example"},
+                    {"name": "HOME", "value": "/scratch"},
+                ],
+                "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+            },
+            {"name": "sidecar", "image": "registry.example/metrics:1"},
+        ],
+        "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": "50Gi"}}],
+    },
+}
+CASES = {
+    "job-plain": {},
+    "job-fine-tune": {"teacher": {"model": "hf://org/pretrained", "fineTune": {"epochs": 2}}},
+    "job-users-pod": {
+        "template": {
+            "image": IMAGE,
+            "resources": {"limits": {"nvidia.com/gpu": 1}},
+            "pod": USERS_POD,
+            "retries": 5,
+            "timeout": "6h",
+        }
+    },
+    "job-service-account-credentials": {"storage": {"uri": "s3://models/distill", "region": "eu-west-1"}},
+}
+
+
+def job_of(**chain: Any) -> dict[str, Any]:
+    plan = a_plan(**chain)
+    return build_job(plan.chain, plan.stages[0], image=None)
+
+
+def trainer_of(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in job["spec"]["template"]["spec"]["containers"] if c["name"] == "trainer")
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_manifest_is_the_golden_one(name: str):
+    rendered = yaml.safe_dump(job_of(**CASES[name]), sort_keys=False, width=120)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("DISTILLCHAIN_UPDATE_GOLDEN") == "1":
+        path.write_text(rendered)
+    assert path.read_text() == rendered, "reviewed the change? rewrite with DISTILLCHAIN_UPDATE_GOLDEN=1"
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", CASES)
+def test_the_api_server_accepts_the_golden_manifest_in_a_restricted_namespace(
+    name: str, control_plane: ControlPlane, namespace: str
+):
+    control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    control_plane.kubectl("create", "serviceaccount", "trainer-irsa", "-n", namespace)
+    job = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
+    del job["metadata"]["ownerReferences"]  # its chain is not there
+    job["metadata"]["namespace"] = namespace
+    pod = build_probe_pod(job)
+    for container in pod["spec"]["containers"]:  # the user's own sidecar says nothing of security
+        container.setdefault("securityContext", trainer_of(job)["securityContext"])
+    for document in (job, pod):
+        said = control_plane.kubectl(
+            "create", "--dry-run=server", "--validate=strict", "-f", "-", input=json.dumps(document)
+        )
+        assert "would violate" not in said.stderr
+
+
+def test_same_arguments_same_bytes():
+    assert json.dumps(job_of()) == json.dumps(job_of())
+
+
+def test_the_name_follows_all_that_the_job_runs():
+    names = {
+        job_of(**spec)["metadata"]["name"]
+        for spec in (
+            {},
+            {"template": {"image": "another"}},
+            {"template": {"image": IMAGE, "retries": 9}},
+            {"template": {"image": IMAGE, "timeout": "1h"}},
+            {"template": {"image": IMAGE, "training": {"epochs": 9}}},
+            {"teacher": {"model": "hf://org/teacher", "gate": {"minMetric": 0.5}}},
+        )
+    }
+    assert len(names) == 6
+
+
+def test_a_chain_made_anew_has_the_same_job_names():
+    """So that its first create meets the old Job and waits, instead of running beside it."""
+    chain = a_chain()
+    anew = chain.model_copy(update={"metadata": chain.metadata.model_copy(update={"uid": "another", "generation": 7})})
+    names = {build_job(c, build_plan(c).stages[0], image=None)["metadata"]["name"] for c in (chain, anew)}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    "chain, stage, want",
+    [
+        pytest.param("relay", "mini", "relay-mini-0123456789", id="short"),
+        pytest.param("a.b", "mini", "a-b-mini-0123456789", id="a dot"),
+        pytest.param("c" * 63, "s" * 32, f"{'c' * 27}-{'s' * 24}-0123456789", id="both cut"),
+        pytest.param("c" * 26 + "-" * 5 + "x", "s" * 32, f"{'c' * 26}-{'s' * 24}-0123456789", id="cut at a dash"),
+    ],
+)
+def test_a_jobs_name_is_a_dns_label(chain: str, stage: str, want: str):
+    name = job_name(chain, stage, "0123456789abcdef")
+    assert name == want
+    assert len(name) <= 63
+
+
+def test_labels_fit_into_what_kubernetes_allows():
+    job = job_of(name="c" * 63, stages=["s" * 32])
+    assert all(len(value) <= 63 for value in job["metadata"]["labels"].values())
+    assert job["spec"]["template"]["metadata"]["labels"].items() >= job["metadata"]["labels"].items()
+
+
+def test_the_work_order_comes_back_as_it_went_in():
+    plan = a_plan()
+    env = {e["name"]: e for e in trainer_of(job_of())["env"]}
+    assert WorkOrder.parse(env[WORK_ORDER_ENV]["value"]) == plan.stages[0].work_order
+
+
+def test_a_dollar_in_the_work_order_is_not_expanded_by_kubernetes():
+    document = a_document()["spec"]["task"]
+    document["labels"] = ["$(HOME)", "costs $5"]
+    value = {e["name"]: e for e in trainer_of(job_of(task=document))["env"]}[WORK_ORDER_ENV]["value"]
+    assert "$$(HOME)" in value
+    assert "costs $$5" in value
+
+
+def test_the_users_word_wins_about_command_security_and_volumes_and_ours_about_token_and_order():
+    job = job_of(
+        template={"image": IMAGE, "pod": USERS_POD | {"spec": USERS_POD["spec"] | {"restartPolicy": "Always"}}}
+    )
+    pod = job["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["terminationGracePeriodSeconds"] == 300
+    trainer = trainer_of(job)
+    assert trainer["command"] == ["/opt/venv/bin/python", "-m", "distillchain_trainer"]
+    assert [e["value"] for e in trainer["env"] if e["name"] == "HOME"] == ["/scratch"]
+    assert [m["mountPath"] for m in trainer["volumeMounts"]] == ["/scratch", "/tmp"]
+
+
+def test_a_volume_of_the_users_at_tmp_takes_the_place_of_ours():
+    container = {"name": "trainer", "volumeMounts": [{"name": "big", "mountPath": "/tmp"}]}
+    volumes = [{"name": "big", "emptyDir": {"sizeLimit": "500Gi"}}]
+    job = job_of(template={"image": IMAGE, "pod": {"spec": {"containers": [container], "volumes": volumes}}})
+    assert job["spec"]["template"]["spec"]["volumes"] == volumes
+
+
+@pytest.mark.parametrize(
+    "pod, want",
+    [
+        pytest.param(
+            {"spec": []},
+            None,
+            id="an empty list is as good as nothing",
+        ),
+        pytest.param(
+            {"spec": [1]}, "spec.stages[0].pod.spec: expected a mapping, as in a PodTemplateSpec", id="spec is a list"
+        ),
+        pytest.param(
+            {"spec": {"containers": {"trainer": {}}}},
+            "spec.stages[0].pod.spec.containers: expected a list, as in a PodTemplateSpec",
+            id="containers by name",
+        ),
+        pytest.param(
+            {"spec": {"containers": [{"image": "x"}]}},
+            "spec.stages[0].pod.spec.containers[0]: expected a mapping with a name",
+            id="a container without a name",
+        ),
+    ],
+)
+def test_a_pod_template_that_is_none_is_refused_with_its_field(pod: dict[str, Any], want: str | None):
+    if want is None:
+        job_of(template={"image": IMAGE, "pod": pod})
+        return
+    with pytest.raises(BadPodTemplate) as refused:
+        job_of(template={"image": IMAGE, "pod": pod})
+    assert str(refused.value) == want

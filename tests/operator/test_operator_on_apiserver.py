@@ -1,0 +1,488 @@
+"""The operator as a process against a real API server, with its own ServiceAccount and the manifests of config/.
+
+Real Job and garbage-collection controllers make, replace and delete the pods; the tests write the pods' ends, as a
+kubelet would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain_builders import a_commit, a_document, a_failure
+from cluster.controlplane import ControlPlane
+from cluster.errors import CommandFailed
+from cluster.waiting import wait_until
+from distillchain_api.chain import parse_chain
+from distillchain_api.failures import FailureClass
+from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
+from distillchain_operator.plan import PlannedStage, build_plan
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
+
+DEADLINE_S = 30  # most take below one second; two cores may be shared with a training run
+RETRY_DEADLINE_S = 45  # the Job controller waits 10 s before it replaces a crashed pod
+MOMENT = "2026-01-01T12:00:00Z"
+
+
+class Operator:
+    """`python -m distillchain_operator`, which a test may kill."""
+
+    def __init__(self, kubeconfig: Path, log: Path) -> None:
+        self.log = log
+        self._kubeconfig = kubeconfig
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("DISTILLCHAIN_")}
+        settings = {"KUBECONFIG": str(self._kubeconfig), "DISTILLCHAIN_LOG_FORMAT": "plain"}
+        with self.log.open("ab") as log:
+            argv = [sys.executable, "-W", "error::RuntimeWarning", "-m", "distillchain_operator"]
+            return subprocess.Popen(argv, env=ours | settings, stderr=log, stdout=log)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def start_again(self) -> None:
+        self.process = self._start()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def operator(
+    control_plane: ControlPlane, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
+    control_plane.kubectl("apply", "-f", str(repository / "crds"), "-f", str(repository / "config" / "access.yaml"))
+    control_plane.restart_controllers()
+    kubeconfig = control_plane.kubeconfig_for("distillchain-system", "distillchain-operator")
+    running = Operator(kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log")
+    yield running
+    running.stop()
+    log = running.log.read_text()
+    assert "Traceback" not in log, log
+
+
+class Relay:
+    """One chain in a namespace: applied, watched, and its pods brought to their ends."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str, operator: Operator) -> None:
+        self.cluster, self.namespace, self.operator = control_plane, namespace, operator
+        self.name = "relay"
+
+    def kubectl(self, *args: str, **more: Any) -> str:
+        return self.cluster.kubectl("-n", self.namespace, *args, **more).stdout
+
+    def apply(self, document: dict[str, Any]) -> None:
+        self.kubectl("apply", "-f", "-", input=json.dumps(document))
+
+    def chain(self) -> dict[str, Any]:
+        return self.cluster.get("dchain", self.name, "-n", self.namespace)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.chain().get("status") or {}
+        return status
+
+    def stage(self, name: str) -> dict[str, Any]:
+        return next((entry for entry in self.status().get("stages", []) if entry["name"] == name), {})
+
+    def jobs(self, stage: str = "") -> list[dict[str, Any]]:
+        selector = f"{CHAIN_LABEL}={self.name}" + (f",{STAGE_LABEL}={stage}" if stage else "")
+        items: list[dict[str, Any]] = self.cluster.get("jobs", "-n", self.namespace, "-l", selector)["items"]
+        return items
+
+    def pods(self, stage: str = "") -> list[dict[str, Any]]:
+        selector = f"{CHAIN_LABEL}={self.name}" + (f",{STAGE_LABEL}={stage}" if stage else "")
+        items: list[dict[str, Any]] = self.cluster.get("pods", "-n", self.namespace, "-l", selector)["items"]
+        return items
+
+    def planned(self, stage: str) -> PlannedStage:
+        planned = build_plan(parse_chain(self.chain())).stage(stage)
+        assert planned is not None
+        return planned
+
+    def wait(self, what: str, probe: Any, *, deadline_s: float = DEADLINE_S) -> Any:
+        return wait_until(what, probe, deadline_s=deadline_s, dump=self.dump)
+
+    def dump(self) -> str:
+        seen = self.kubectl("get", "dchain,jobs,pods", "-o", "wide")
+        return f"{seen}\n{json.dumps(self.status(), indent=1)}\n{self.operator.log.read_text()[-6000:]}"
+
+    def wait_for_phase(self, phase: str, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+        def probe() -> dict[str, Any] | None:
+            chain = self.chain()
+            status: dict[str, Any] = chain.get("status") or {}
+            current = status.get("observedGeneration") == chain["metadata"]["generation"]
+            return status if current and status["phase"] == phase else None
+
+        found: dict[str, Any] = self.wait(f"phase {phase}", probe, deadline_s=deadline_s)
+        return found
+
+    def wait_for_condition(self, kind: str) -> dict[str, Any]:
+        def probe() -> dict[str, Any] | None:
+            conditions = {c["type"]: c for c in self.status().get("conditions", [])}
+            return conditions[kind] if conditions.get(kind, {}).get("status") == "True" else None
+
+        found: dict[str, Any] = self.wait(f"condition {kind}", probe)
+        return found
+
+    def wait_for_pod(self, stage: str, *, deadline_s: float = DEADLINE_S) -> str:
+        """Name of the stage's unfinished pod."""
+
+        def probe() -> str | None:
+            open_pods = [pod for pod in self.pods(stage) if pod["status"]["phase"] in ("Pending", "Running")]
+            assert len(open_pods) <= 1, "two pods on one stage"
+            return open_pods[0]["metadata"]["name"] if open_pods else None
+
+        name: str = self.wait(f"a pod of stage {stage}", probe, deadline_s=deadline_s)
+        return name
+
+    def write_pod_status(self, pod: str, **status: Any) -> None:
+        patch = json.dumps({"status": status})
+        self.kubectl("patch", "pod", pod, "--subresource=status", "--type=merge", "-p", patch)
+
+    def run(self, pod: str) -> None:
+        self.write_pod_status(
+            pod, phase="Running", containerStatuses=[_container({"running": {"startedAt": MOMENT}}, ready=True)]
+        )
+
+    def end(self, pod: str, *, exit_code: int, message: str = "", reason: str = "", **status: Any) -> None:
+        state = {"exitCode": exit_code, "message": message, "reason": reason, "finishedAt": MOMENT}
+        phase = "Failed" if exit_code else "Succeeded"
+        self.write_pod_status(pod, phase=phase, containerStatuses=[_container({"terminated": state})], **status)
+
+    def commit(self, stage: str, **commit: Any) -> None:
+        """A trainer runs the stage and commits it."""
+        answer = a_commit(self.planned(stage), **commit)
+        self.end(self.wait_for_pod(stage), exit_code=0, message=answer.to_json())
+        self.wait(f"stage {stage} committed", lambda: self.stage(stage).get("phase") == "Committed")
+
+    def events(self) -> list[str]:
+        items = self.cluster.get("events", "-n", self.namespace)["items"]
+        ours = {"kind": "DistillationChain", "name": self.name}
+        return [event["reason"] for event in items if ours.items() <= event["involvedObject"].items()]
+
+
+def _container(state: dict[str, Any], *, ready: bool = False) -> dict[str, Any]:
+    return {"name": "trainer", "image": "x", "imageID": "", "ready": ready, "restartCount": 0, "state": state}
+
+
+@pytest.fixture
+def relay(control_plane: ControlPlane, namespace: str, operator: Operator) -> Relay:
+    return Relay(control_plane, namespace, operator)
+
+
+def test_two_stages_run_in_order_to_succeeded_and_applying_again_runs_nothing(relay: Relay):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    relay.wait("mini running", lambda: relay.stage("mini").get("phase") == "Running")
+    assert relay.jobs("tiny") == []
+    assert relay.stage("tiny")["message"] == "waiting for mini to commit"
+
+    relay.commit("mini", accuracy=0.88, parameters=11_000_000)
+    relay.commit("tiny", accuracy=0.81, parameters=4_000_000)
+    status = relay.wait_for_phase("Succeeded")
+
+    assert (status["stage"], status["metric"]) == ("2/2", "0.8100")
+    assert status["result"]["retention"] == "0.8804"
+    assert status["result"]["compression"] == "5.7"
+    relay.kubectl("wait", "dchain/relay", "--for=condition=Succeeded", "--timeout=1s")
+    relay.kubectl("wait", "dchain/relay", "--for=condition=Ready", "--timeout=1s")
+    relay.wait("the last event", lambda: "ChainSucceeded" in relay.events())
+    want_events = ["StageStarted", "StageCommitted", "StageStarted", "StageCommitted", "ChainSucceeded"]
+    assert sorted(relay.events()) == sorted(want_events)
+
+    before = relay.chain()["metadata"]["resourceVersion"]
+    relay.kubectl("delete", "jobs", "--all", "--wait")
+    relay.apply(a_document())
+    relay.operator.kill()  # a new life lists everything anew, which is the strongest reason to run something
+    relay.operator.start_again()
+    _wait_for_another_chain_to_be_looked_at(relay)
+    assert relay.jobs() == []
+    assert relay.chain()["metadata"]["resourceVersion"] == before  # not even the status was written
+    assert sorted(relay.events()) == sorted(want_events)
+
+
+def _wait_for_another_chain_to_be_looked_at(relay: Relay) -> None:
+    """Until the operator has surely seen all that was done before."""
+    probe = Relay(relay.cluster, relay.namespace, relay.operator)
+    probe.name = "probe"
+    probe.apply(a_document("probe", suspend=True))
+    probe.wait_for_phase("Suspended")
+    probe.kubectl("delete", "dchain", "probe")
+
+
+def test_a_fatal_exit_fails_the_chain_at_once_with_the_trainers_own_sentence(relay: Relay):
+    relay.apply(a_document())
+    pod = relay.wait_for_pod("mini")
+    sentence = "teacher hf://org/teacher: accuracy 0.612 is under spec.teacher.gate.minMetric 0.9; fine-tune it"
+    answer = a_failure(relay.planned("mini"), FailureClass.GATE_NOT_MET, sentence)
+    relay.end(pod, exit_code=68, message=answer.to_json(), reason="Error")
+
+    status = relay.wait_for_phase("Failed")
+    assert status["message"] == f"mini: {sentence}"
+    assert relay.stage("mini")["failureClass"] == "GateNotMet"
+    assert relay.wait_for_condition("Stalled")["reason"] == "GateNotMet"
+    assert len(relay.pods("mini")) == 1  # no retry
+    assert sentence in relay.kubectl("get", "dchain")
+    relay.wait("the event", lambda: "StageFailed" in relay.events())
+    assert sentence in relay.kubectl("describe", "dchain", "relay")
+
+    relay.kubectl("delete", "job", relay.jobs("mini")[0]["metadata"]["name"])  # `distillchain retry`
+    relay.commit("mini")
+    relay.wait_for_pod("tiny")
+
+
+def test_an_evicted_and_an_interrupted_pod_are_replaced_and_not_counted(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    first = relay.wait_for_pod("mini")
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    relay.end(first, exit_code=137, reason="Error", conditions=[disrupted])
+    second = relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S)
+    assert second != first
+    relay.end(second, exit_code=75, reason="Error")
+    third = relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S)
+    assert third not in (first, second)
+    relay.commit("mini")
+    status = relay.wait_for_phase("Succeeded")
+    assert status["stages"][0]["attempt"] == 3
+    assert len(relay.jobs()) == 1
+
+
+def test_a_pod_out_of_memory_is_tried_again_and_then_named_as_such(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 1}))
+    relay.end(relay.wait_for_pod("mini"), exit_code=137, reason="OOMKilled")
+    relay.wait("a note of the crash", lambda: "OOMKilled" in relay.stage("mini").get("message", ""))
+    assert relay.stage("mini")["phase"] == "Running"
+    relay.end(relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S), exit_code=137, reason="OOMKilled")
+    status = relay.wait_for_phase("Failed")
+    assert status["stages"][0]["failureClass"] == "OutOfMemory"
+    assert "was OOMKilled (exit code 137)" in status["message"]
+    assert "(the last of 2 failed attempts)" in status["message"]
+    assert relay.jobs("tiny") == []
+
+
+def test_a_suspended_chain_stops_its_pod_and_goes_on_when_resumed(relay: Relay):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    relay.apply(a_document(suspend=True))
+    relay.wait_for_condition("Suspended")
+    assert relay.status()["phase"] == "Suspended"
+    assert relay.pods("mini") == []
+    assert relay.jobs("mini")[0]["spec"]["suspend"] is True
+
+    relay.apply(a_document())
+    relay.commit("mini")
+    relay.apply(a_document(suspend=True))
+    relay.wait_for_phase("Suspended")
+    relay.apply(a_document())
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs()) == 2
+    assert {"Suspended", "Resumed"} <= set(relay.events())
+
+
+def test_an_edit_of_the_second_stage_replaces_its_running_job_and_keeps_the_first(relay: Relay):
+    relay.apply(a_document())
+    relay.commit("mini")
+    relay.run(relay.wait_for_pod("tiny"))
+    first_tiny = relay.jobs("tiny")[0]["metadata"]["name"]
+    edited = a_document()
+    edited["spec"]["stages"][1]["training"] = {"epochs": 7}
+    relay.apply(edited)
+    relay.wait("the old Job gone", lambda: first_tiny not in [job["metadata"]["name"] for job in relay.jobs("tiny")])
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs("mini")) == 1
+    assert len(relay.jobs("tiny")) == 1
+
+
+def test_an_edit_of_where_a_running_stage_runs_waits_for_its_end(relay: Relay):
+    relay.apply(a_document(stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    relay.apply(a_document(stages=["mini"], template={"image": "registry.example/another:2"}))
+    _wait_for_another_chain_to_be_looked_at(relay)
+    assert relay.wait_for_pod("mini") == pod
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs()) == 1
+
+
+def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):
+    relay.apply(a_document())
+    relay.wait_for_pod("mini")
+    relay.kubectl("delete", "dchain", "relay", "--wait=false")
+    relay.wait("Jobs and pods gone", lambda: not relay.jobs() and not relay.pods(), deadline_s=60)
+    relay.wait("the chain gone", lambda: not relay.cluster.get("dchain", "-n", relay.namespace)["items"])
+
+
+def test_a_chain_made_anew_under_the_old_name_waits_for_the_old_jobs_to_be_gone(relay: Relay):
+    relay.apply(a_document())
+    relay.wait_for_pod("mini")
+    old = relay.chain()["metadata"]["uid"]
+    relay.kubectl("delete", "dchain", "relay", "--cascade=orphan")
+    orphan = relay.jobs("mini")[0]["metadata"]["name"]
+    relay.apply(a_document())
+    relay.wait("the name taken", lambda: f"waiting for Job {orphan} to be gone" in relay.status().get("message", ""))
+    assert relay.chain()["metadata"]["uid"] != old
+    relay.kubectl("delete", "job", orphan)
+    relay.commit("mini")
+
+
+def test_an_operator_killed_in_the_middle_makes_neither_a_second_job_nor_misses_one(relay: Relay):
+    relay.apply(a_document())
+    uids = {}
+    for stage in ("mini", "tiny"):
+        pod = relay.wait_for_pod(stage)
+        uids[stage] = relay.jobs(stage)[0]["metadata"]["uid"]
+        relay.operator.kill()
+        relay.end(pod, exit_code=0, message=a_commit(relay.planned(stage)).to_json())  # while no operator lives
+        relay.operator.start_again()
+        relay.wait(f"{stage} committed", lambda name=stage: relay.stage(name).get("phase") == "Committed")
+    relay.wait_for_phase("Succeeded")
+    assert {stage: [job["metadata"]["uid"] for job in relay.jobs(stage)] for stage in uids} == {
+        stage: [uid] for stage, uid in uids.items()
+    }
+
+
+def test_an_operator_killed_in_the_very_moment_it_makes_a_job_ends_with_one_job(relay: Relay):
+    relay.apply(a_document(stages=["mini"]))
+    # Most often before the status is written; every other point between two lines is in test_reconcile.py.
+    relay.wait("a Job", lambda: relay.jobs("mini"))
+    relay.operator.kill()
+    uid = relay.jobs("mini")[0]["metadata"]["uid"]
+    relay.operator.start_again()
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+    assert [job["metadata"]["uid"] for job in relay.jobs()] == [uid]
+
+
+@pytest.mark.parametrize(
+    "template, want",
+    [
+        pytest.param(
+            {"image": "x", "resources": {"limits": {"cpu": "much"}}}, "quantities must match", id="a bad quantity"
+        ),
+        pytest.param(
+            {"image": "x", "pod": {"spec": {"nodeSelektor": {"a": "b"}}}},
+            'unknown field "spec.nodeSelektor"',
+            id="a misspelt field",
+        ),
+        pytest.param(
+            {"image": "x", "pod": {"spec": {"serviceAccountName": "nobody"}}},
+            'serviceaccount "nobody" not found',
+            id="a service account that is not there: only pod admission sees it",
+        ),
+        pytest.param({}, "missing, and this operator has no default", id="no image at all"),
+    ],
+)
+def test_a_pod_template_that_would_be_refused_is_said_in_stalled(relay: Relay, template: dict[str, Any], want: str):
+    relay.apply(a_document(template=template))
+    relay.wait_for_phase("Failed")
+    stalled = relay.wait_for_condition("Stalled")
+    assert stalled["reason"] == "PodRejected"
+    assert want in stalled["message"]
+    assert relay.jobs() == []
+
+    relay.apply(a_document())  # mended
+    relay.wait_for_pod("mini")
+
+
+def test_a_pod_that_waits_for_a_missing_secret_stalls_and_recovers(relay: Relay):
+    relay.apply(a_document(stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3-credentials" not found'}
+    relay.write_pod_status(pod, containerStatuses=[_container({"waiting": waiting})])
+    stalled = relay.wait_for_condition("Stalled")
+    assert 'secret "s3-credentials" not found' in stalled["message"]
+    relay.run(pod)
+    relay.wait_for_condition("Reconciling")
+    relay.commit("mini")
+
+
+def test_the_operator_writes_nothing_but_status(relay: Relay):
+    document = a_document()
+    relay.kubectl("apply", "--server-side", "--field-manager=gitops", "-f", "-", input=json.dumps(document))
+    relay.commit("mini")
+    chain = relay.cluster.get("dchain", "relay", "-n", relay.namespace, "--show-managed-fields")
+    assert "finalizers" not in chain["metadata"]
+    assert "annotations" not in chain["metadata"]
+    assert chain["metadata"]["generation"] == 1
+    others = [f for f in chain["metadata"]["managedFields"] if f["manager"] != "gitops"]
+    assert [(f.get("subresource"), list(f["fieldsV1"])) for f in others] == [("status", ["f:status"])]
+    diff = relay.cluster.kubectl(
+        "-n", relay.namespace, "diff", "--server-side", "--field-manager=gitops", "-f", "-",
+        input=json.dumps(document), check=False,
+    )  # fmt: skip
+    assert (diff.returncode, diff.stdout) == (0, "")
+
+
+class NamespacedOperator(Operator):
+    """An operator of one namespace."""
+
+    def __init__(self, kubeconfig: Path, log: Path, *, namespace: str) -> None:
+        self._namespace = namespace
+        super().__init__(kubeconfig, log)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        settings = {"KUBECONFIG": str(self._kubeconfig), "DISTILLCHAIN_NAMESPACES": self._namespace}
+        with self.log.open("ab") as log:
+            argv = [sys.executable, "-m", "distillchain_operator"]
+            return subprocess.Popen(argv, env=dict(os.environ) | settings, stderr=log, stdout=log)
+
+
+def test_an_outage_of_the_api_server_is_survived(relay: Relay, control_plane: ControlPlane):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    control_plane.restart_apiserver()
+    relay.commit("mini")
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs()) == 2
+
+
+def test_the_namespaced_role_is_enough_for_its_namespace(
+    control_plane: ControlPlane, namespace: str, operator: Operator, repository: Path, tmp_path: Path
+):
+    operator.kill()
+    try:
+        control_plane.kubectl("apply", "-n", namespace, "-f", str(repository / "config" / "namespaced"))
+        kubeconfig = control_plane.kubeconfig_for(namespace, "distillchain-operator")
+        own = NamespacedOperator(kubeconfig, tmp_path / "operator.log", namespace=namespace)
+        try:
+            relay = Relay(control_plane, namespace, own)
+            relay.apply(a_document(stages=["mini"]))
+            relay.commit("mini")
+            relay.wait_for_phase("Succeeded")
+            relay.wait("the last event", lambda: "ChainSucceeded" in relay.events())
+        finally:
+            assert own.stop() == 0
+        assert "Traceback" not in own.log.read_text()
+    finally:
+        operator.start_again()
+
+
+def test_the_rights_are_no_wider_than_what_is_called(relay: Relay, control_plane: ControlPlane):
+    user = "--as=system:serviceaccount:distillchain-system:distillchain-operator"
+
+    def may(verb: str, resource: str) -> bool:
+        done = control_plane.kubectl("auth", "can-i", verb, resource, user, "-n", relay.namespace, check=False)
+        return done.stdout.strip() == "yes"
+
+    assert may("create", "jobs.batch")
+    assert not may("get", "secrets")
+    assert not may("delete", "pods")
+    assert not may("update", "distillationchains.distillchain.io")
+    with pytest.raises(CommandFailed, match="forbidden"):
+        control_plane.kubectl("get", "secrets", user, "-n", relay.namespace)

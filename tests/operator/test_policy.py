@@ -1,0 +1,148 @@
+"""Which ends of a pod count, and what the end of a failed stage is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chain_builders import a_failure, a_job, a_plan, a_pod
+from distillchain_api.failures import FATAL_EXIT_CODES, FailureClass
+from distillchain_operator.observed import parse_job, parse_pod
+from distillchain_operator.policy import POD_FAILURE_POLICY, describe_waiting, diagnose, is_stuck
+
+PLAN = a_plan()
+
+
+def action_for(*, exit_code: int, disrupted: bool = False) -> str:
+    """What the Job controller does: the first rule that fits, else it counts the failure."""
+    for rule in POD_FAILURE_POLICY["rules"]:
+        if disrupted and "onPodConditions" in rule:
+            return str(rule["action"])
+        if exit_code in rule.get("onExitCodes", {}).get("values", []):
+            return str(rule["action"])
+    return "Count"
+
+
+@pytest.mark.parametrize(
+    "exit_code, disrupted, want",
+    [
+        *(pytest.param(code, False, "FailJob", id=f"fatal {code}") for code in FATAL_EXIT_CODES),
+        pytest.param(75, False, "Ignore", id="interrupted, state saved"),
+        pytest.param(137, True, "Ignore", id="killed by an eviction"),
+        pytest.param(69, True, "Ignore", id="lost its network while it was evicted"),
+        pytest.param(137, False, "Count", id="out of memory"),
+        pytest.param(70, False, "Count", id="crash"),
+        pytest.param(74, False, "Count", id="store away"),
+    ],
+)
+def test_the_table_of_the_design_is_the_policy(exit_code: int, disrupted: bool, want: str):
+    assert action_for(exit_code=exit_code, disrupted=disrupted) == want
+
+
+@pytest.mark.parametrize(
+    "reason, pods, want_class, want_words",
+    [
+        pytest.param(
+            "PodFailurePolicy",
+            [{"exit_code": 68, "message": a_failure(PLAN.stages[0], FailureClass.GATE_NOT_MET, "too weak").to_json()}],
+            FailureClass.GATE_NOT_MET,
+            "too weak",
+            id="the trainer's own sentence",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [{"exit_code": 1, "number": 0}, {"exit_code": 137, "reason": "OOMKilled", "number": 1}],
+            FailureClass.OUT_OF_MEMORY,
+            "was OOMKilled (exit code 137)",
+            id="the newest pod decides",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [{"exit_code": 137, "reason": "Error"}],
+            FailureClass.CRASHED,
+            "was killed (exit code 137)",
+            id="killed, but not for memory",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [{"exit_code": 1, "message": "no module named distillchain_trainer"}],
+            FailureClass.CRASHED,
+            "ended with exit code 1: no module named distillchain_trainer",
+            id="no answer, but last words",
+        ),
+        pytest.param(
+            "PodFailurePolicy", [{"exit_code": 66}], FailureClass.CHECKPOINT_INVALID, "exit code 66", id="only a code"
+        ),
+        pytest.param(
+            "DeadlineExceeded", [], FailureClass.DEADLINE_EXCEEDED, "ran longer than its timeout", id="timeout"
+        ),
+        pytest.param("BackoffLimitExceeded", [], FailureClass.CRASHED, "its pods are gone", id="no pod is left"),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [{"exit_code": None, "podReason": "UnexpectedAdmissionError"}],
+            FailureClass.POD_REJECTED,
+            "was not run: UnexpectedAdmissionError",
+            id="the kubelet would not run it",
+        ),
+    ],
+)
+def test_a_failed_job_is_named(reason: str, pods: list[dict[str, Any]], want_class: FailureClass, want_words: str):
+    job = a_job(PLAN, "mini", condition="Failed", reason=reason, failed=len(pods))
+    seen = []
+    for pod in pods:
+        rest = {key: value for key, value in pod.items() if key != "podReason"}
+        more = {"reason": pod["podReason"]} if "podReason" in pod else {}
+        made = a_pod(job, phase="Failed", **rest)
+        made["status"] |= more
+        seen.append(parse_pod(made))
+    diagnosis = diagnose(parse_job(job), seen)
+    assert diagnosis.failure_class is want_class
+    assert want_words in diagnosis.message
+
+
+@pytest.mark.parametrize(
+    "status, want_words, want_stuck",
+    [
+        pytest.param({}, "is starting", False, id="fresh"),
+        pytest.param(
+            {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+                ]
+            },
+            "waits for a node: 0/1 nodes",
+            False,
+            id="no free GPU",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {
+                        "name": "trainer",
+                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+                    }
+                ]
+            },
+            "cannot start: ImagePullBackOff: no such image",
+            True,
+            id="a wrong image",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [
+                    {"name": "init", "state": {"waiting": {"reason": "CreateContainerConfigError"}}}
+                ]
+            },
+            "cannot start: CreateContainerConfigError",
+            True,
+            id="an init container without its Secret",
+        ),
+    ],
+)
+def test_what_a_pod_waits_for_is_said(status: dict[str, Any], want_words: str, want_stuck: bool):
+    pod = a_pod(a_job(PLAN, "mini"), phase="Pending")
+    pod["status"] |= status
+    seen = parse_pod(pod)
+    assert want_words in describe_waiting(seen)
+    assert is_stuck(seen) is want_stuck

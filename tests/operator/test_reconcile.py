@@ -1,0 +1,335 @@
+"""What one look decides, by table; and any order of events and crashes, by hypothesis."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chain_builders import (
+    CHAIN_UID,
+    IMAGE,
+    a_chain,
+    a_commit,
+    a_committed_job,
+    a_failure,
+    a_job,
+    a_plan,
+    a_pod,
+)
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import ChainStatus
+from distillchain_operator.observed import Observed, observe
+from distillchain_operator.plan import Plan, build_plan
+from distillchain_operator.reconcile import Action, CreateJob, Decision, DeleteJob, SetSuspend, reconcile
+from distillchain_operator.transitions import transitions
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def look(
+    plan: Plan,
+    *jobs: dict[str, Any],
+    pods: tuple[dict[str, Any], ...] = (),
+    previous: ChainStatus | None = None,
+    image: str | None = None,
+) -> Decision:
+    observed = observe(chain_uid=CHAIN_UID, jobs=jobs, pods=pods)
+    return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, image=image)
+
+
+def created(decision: Decision) -> list[str]:
+    return [action.stage for action in decision.actions if isinstance(action, CreateJob)]
+
+
+def entry(decision: Decision, stage: str) -> Any:
+    return decision.status.stage_named(stage)
+
+
+def committed_status(plan: Plan, *stages: str, **commit: Any) -> ChainStatus:
+    """The status after these stages were committed by their Jobs."""
+    status = ChainStatus()
+    jobs, pods = [], []
+    for stage in stages:
+        job, pod = a_committed_job(plan, stage, **commit)
+        jobs.append(job)
+        pods.append(pod)
+        status = look(plan, *jobs, pods=tuple(pods), previous=status).status
+    return status
+
+
+def test_a_new_chain_starts_its_first_stage_and_no_other():
+    decision = look(a_plan())
+    assert created(decision) == ["mini"]
+    assert (entry(decision, "mini").phase, entry(decision, "tiny").phase) == ("Running", "Pending")
+    assert decision.status.stage == "0/2"
+
+
+def test_a_stage_waits_until_its_teacher_is_committed():
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    decision = look(plan, job, pods=(a_pod(job),))
+    assert decision.actions == ()
+    assert entry(decision, "tiny").message == "waiting for mini to commit"
+
+
+def test_a_succeeded_jobs_answer_commits_its_stage_and_starts_the_next():
+    plan = a_plan()
+    job, pod = a_committed_job(plan, "mini", accuracy=0.88)
+    decision = look(plan, job, pods=(pod,))
+    assert created(decision) == ["tiny"]
+    assert entry(decision, "mini").phase == "Committed"
+    assert decision.status.metric == "0.8800"
+    assert [e.reason for e in transitions(ChainStatus(), decision.status)] == ["StageCommitted", "StageStarted"]
+
+
+def test_what_status_says_is_committed_stays_so_when_its_job_is_gone():
+    plan = a_plan()
+    decision = look(plan, previous=committed_status(plan, "mini", "tiny"))
+    assert decision.actions == ()
+    assert decision.status.phase == "Succeeded"
+
+
+def test_a_second_look_at_the_same_changes_nothing():
+    plan = a_plan()
+    first = look(plan, previous=committed_status(plan, "mini"))
+    again = reconcile(plan, Observed(), previous=first.status, now=datetime(2027, 1, 1, tzinfo=UTC))
+    assert again.status == first.status
+
+
+@pytest.mark.parametrize(
+    "stage, change, want_started",
+    [
+        pytest.param("mini", {"training": {"epochs": 9}}, "mini", id="the first"),
+        pytest.param("tiny", {"training": {"epochs": 9}}, "tiny", id="the second"),
+        pytest.param("tiny", {"image": "registry.example/other:1"}, None, id="only where the second runs"),
+        pytest.param("tiny", {"gate": {"minMetric": 0.7}}, None, id="a gate that is met"),
+        pytest.param("tiny", {"gate": {"minMetric": 0.99}}, "tiny", id="a gate that is not met"),
+        pytest.param("tiny", {"gate": {"maxDrop": 0.01}}, "tiny", id="a drop that is too large"),
+        pytest.param("mini", {"gate": {"minMetric": 0.85}}, "mini", id="a gate within rounding: the trainer decides"),
+    ],
+)
+def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
+    stage: str, change: dict[str, Any], want_started: str | None
+):
+    status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)
+    stages = [{"name": name, "student": {"model": f"hf://org/{name}"}} for name in ("mini", "tiny")]
+    edited = [entry | change if entry["name"] == stage else entry for entry in stages]
+    decision = look(build_plan(a_chain().model_copy(update={"spec": a_chain_spec(edited)})), previous=status)
+    assert created(decision) == ([want_started] if want_started else [])
+
+
+def a_chain_spec(stages: list[dict[str, Any]]) -> Any:
+    from chain_builders import a_document
+    from distillchain_api.chain import parse_chain
+
+    document = a_document()
+    document["spec"]["stages"] = stages
+    return parse_chain(document).spec
+
+
+def test_a_tighter_gate_of_the_root_teacher_runs_the_first_stage_again():
+    status = committed_status(a_plan(), "mini", "tiny", teacher_accuracy=0.92)
+    tight = a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
+    decision = look(tight, previous=status)
+    assert created(decision) == ["mini"]
+    assert entry(decision, "tiny").phase == "Committed"
+
+
+def test_a_running_job_of_an_outdated_stage_is_deleted_and_nothing_starts_until_its_pods_are_gone():
+    old, new = a_plan(), a_plan(template={"image": IMAGE, "training": {"epochs": 9}})
+    job = a_job(old, "mini", active=1)
+    decision = look(new, job, pods=(a_pod(job),))
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:05Z"
+    decision = look(new, job, pods=(a_pod(job),))
+    assert decision.actions == ()
+    assert "to be gone" in entry(decision, "mini").message
+    assert created(look(new, pods=(a_pod(job),))) == []  # the Job is gone, its pod not yet
+    assert created(look(new)) == ["mini"]
+
+
+def test_a_running_job_that_differs_only_in_where_it_runs_is_left_to_end():
+    old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
+    job = a_job(old, "mini", active=1)
+    decision = look(new, job, pods=(a_pod(job),))
+    assert decision.actions == ()
+    assert entry(decision, "mini").job == job["metadata"]["name"]
+
+
+def test_a_later_stage_that_runs_is_left_to_end_when_an_earlier_gate_is_tightened():
+    loose, tight = a_plan(), a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
+    job = a_job(loose, "tiny", active=1)
+    decision = look(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
+    assert decision.actions == ()
+    assert entry(decision, "mini").message.startswith("waiting for Job relay-tiny-")
+
+
+def test_a_failed_job_fails_the_chain_with_the_trainers_sentence_and_its_deletion_is_the_retry():
+    plan = a_plan()
+    stage = plan.stages[0]
+    job = a_job(plan, "mini", condition="Failed", reason="PodFailurePolicy", failed=1)
+    answer = a_failure(stage, FailureClass.DATA_INVALID, "train.tsv:7: 3 columns, expected 2")
+    decision = look(plan, job, pods=(a_pod(job, phase="Failed", exit_code=65, message=answer.to_json()),))
+    assert decision.actions == ()
+    assert decision.status.phase == "Failed"
+    assert decision.status.message == "mini: train.tsv:7: 3 columns, expected 2"
+    assert [e.reason for e in transitions(ChainStatus(), decision.status)] == ["StageFailed"]
+    later = look(plan, job, previous=decision.status)  # its pod is gone
+    assert later.status == decision.status
+    assert created(look(plan, previous=decision.status)) == ["mini"]
+
+
+def test_a_succeeded_job_whose_pod_is_gone_is_asked_again():
+    plan = a_plan()
+    job, _ = a_committed_job(plan, "mini")
+    decision = look(plan, job)
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    assert entry(decision, "mini").phase == "Pending"
+
+
+def test_a_job_that_succeeds_without_an_answer_fails_its_stage():
+    plan = a_plan()
+    job, pod = a_committed_job(plan, "mini")
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "hello"
+    decision = look(plan, job, pods=(pod,))
+    assert entry(decision, "mini").phase == "Failed"
+    assert "is the image a distillchain trainer" in entry(decision, "mini").message
+
+
+def test_suspend_stops_the_running_job_and_resume_lets_it_go_on():
+    running, suspended = a_plan(), a_plan(suspend=True)
+    job = a_job(running, "mini", active=1)
+    decision = look(suspended, job, pods=(a_pod(job),))
+    assert [a.suspend for a in decision.actions if isinstance(a, SetSuspend)] == [True]
+    assert decision.status.phase == "Suspended"
+    conditions = {c.type: c.status for c in decision.status.conditions}
+    assert conditions["Suspended"] == "False"  # its pod still saves
+
+    job = a_job(running, "mini", suspended=True)
+    decision = look(suspended, job)
+    assert decision.actions == ()
+    assert {c.type: c.status for c in decision.status.conditions}["Suspended"] == "True"
+    decision = look(running, job, previous=decision.status)
+    assert [a.suspend for a in decision.actions if isinstance(a, SetSuspend)] == [False]
+
+
+def test_a_suspended_chain_starts_nothing():
+    assert look(a_plan(suspend=True)).actions == ()
+
+
+def test_jobs_of_another_owner_are_not_ours():
+    plan = a_plan()
+    job, pod = a_committed_job(plan, "mini")
+    job["metadata"]["ownerReferences"][0]["uid"] = "someone-else"
+    assert created(look(plan, job, pods=(pod,))) == ["mini"]  # the API server answers 409, the shell waits
+
+
+def test_an_answer_for_another_digest_commits_nothing():
+    plan = a_plan()
+    job, pod = a_committed_job(plan, "mini")
+    other = a_commit(plan.stages[0]).model_copy(update={"digest": "0" * 64})
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = other.to_json()
+    assert entry(look(plan, job, pods=(pod,)), "mini").phase == "Failed"
+
+
+def test_a_chain_without_any_image_says_so():
+    plan = a_plan(template={})
+    decision = look(plan)
+    assert "spec.stages[0].image: missing" in entry(decision, "mini").message
+    assert created(look(plan, image=IMAGE)) == ["mini"]
+
+
+class World:
+    """An API server and a Job controller in a dict: what hypothesis drives in any order.
+
+    A stand-in, because the real ones cannot be made to crash between two given lines.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.status = ChainStatus()
+        self.started: list[str] = []
+
+    def look(self, *, crash_after: int | None) -> None:
+        """One look, with the operator killed after so many of its writes."""
+        observed = observe(chain_uid=CHAIN_UID, jobs=self.jobs.values(), pods=self.pods.values())
+        decision = reconcile(self.plan, observed, previous=self.status, now=NOON)
+        writes = [*decision.actions, decision.status]
+        for write in writes[:crash_after]:
+            if isinstance(write, ChainStatus):
+                self.status = write
+            else:
+                self.perform(write)
+
+    def perform(self, action: Action) -> None:
+        if isinstance(action, CreateJob):
+            name = action.job["metadata"]["name"]
+            if name not in self.jobs:  # else 409
+                job = a_job(self.plan, action.stage)
+                self.jobs[name] = job
+                self.started.append(action.stage)
+        elif isinstance(action, DeleteJob):
+            self.jobs.pop(action.name, None)
+            self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(action.name)}
+
+    def make_pod(self) -> None:
+        for name, job in self.jobs.items():
+            if name not in self.pods and "conditions" not in job["status"]:
+                self.pods[name] = a_pod(job)
+                job["status"]["active"] = 1
+
+    def commit_pod(self) -> None:
+        for name, pod in self.pods.items():
+            job = self.jobs.get(name)
+            if job is not None and pod["status"]["phase"] == "Running":
+                stage = self.plan.stage(job["metadata"]["labels"]["distillchain.io/stage"])
+                assert stage is not None
+                self.pods[name] = a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(stage).to_json())
+
+    def complete_job(self) -> None:
+        for name, pod in self.pods.items():
+            if pod["status"]["phase"] == "Succeeded" and name in self.jobs:
+                done = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}
+                self.jobs[name]["status"] = {"succeeded": 1, "conditions": [done]}
+
+    def forget_finished_jobs(self) -> None:
+        """A TTL, or a person who tidies up after the status was written."""
+        for entry in self.status.stages:
+            if entry.phase == "Committed" and entry.job:
+                self.jobs.pop(entry.job, None)
+                self.pods.pop(entry.job, None)
+
+
+STEPS = st.one_of(
+    st.sampled_from(["make_pod", "commit_pod", "complete_job", "forget_finished_jobs"]),
+    st.tuples(st.just("look"), st.sampled_from([None, 0, 1, 2])),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=st.lists(STEPS, max_size=40))
+def test_any_order_of_events_and_crashes_makes_one_job_per_stage_in_order(steps: list[Any]):
+    world = World(PLAN)
+    for step in steps:
+        if isinstance(step, tuple):
+            world.look(crash_after=step[1])
+        else:
+            getattr(world, step)()
+        assert sum(pod["status"]["phase"] == "Running" for pod in world.pods.values()) <= 1
+    for _ in range(4 * len(PLAN.stages)):  # then everything is left in peace
+        world.look(crash_after=None)
+        world.make_pod()
+        world.commit_pod()
+        world.complete_job()
+    world.look(crash_after=None)
+    assert world.started == [stage.name for stage in PLAN.stages]
+    assert world.status.phase == "Succeeded"
+
+
+PLAN = a_plan(stages=["mini", "tiny", "femto"])

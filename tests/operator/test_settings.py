@@ -1,0 +1,32 @@
+"""Settings of the operator, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from distillchain_operator.settings import BadSetting, Settings
+
+
+def test_the_environment_is_read_and_foreign_variables_are_passed_over():
+    got = Settings.from_environment(
+        {
+            "DISTILLCHAIN_NAMESPACES": "ml, nlp,",
+            "DISTILLCHAIN_TRAINER_IMAGE": "x:1",
+            "DISTILLCHAIN_RESYNC_S": "",
+            "DISTILLCHAIN_UPDATE_GOLDEN": "1",
+            "PATH": "/bin",
+        }
+    )
+    assert got == Settings(namespaces=("ml", "nlp"), trainer_image="x:1")
+
+
+def test_all_bad_settings_are_told_together():
+    with pytest.raises(BadSetting) as refused:
+        Settings.from_environment(
+            {"DISTILLCHAIN_RESYNC_S": "-1", "DISTILLCHAIN_LOG_LEVEL": "loud", "DISTILLCHAIN_NAMESPACE": "ml"}
+        )
+    assert str(refused.value).splitlines() == [
+        "DISTILLCHAIN_LOG_LEVEL: got 'loud', expected one of debug, info, warning, error",
+        "DISTILLCHAIN_NAMESPACE: unknown setting; did you mean DISTILLCHAIN_NAMESPACES?",
+        "DISTILLCHAIN_RESYNC_S: got '-1', expected a number of seconds above 0",
+    ]

@@ -1,0 +1,140 @@
+"""What status says: numbers, conditions, events, the patch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from chain_builders import a_chain, a_commit, a_plan
+from distillchain_api.answer import Measured
+from distillchain_api.failures import FailureClass
+from distillchain_api.manifest import Metrics
+from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_operator.plan import Plan, build_plan
+from distillchain_operator.status import (
+    build_chain_status,
+    chain_result,
+    committed_entry,
+    invalid_status,
+    measured_status,
+    status_patch,
+)
+from distillchain_operator.transitions import transitions
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ONE = datetime(2026, 1, 1, 13, tzinfo=UTC)
+
+
+def pending(plan: Plan) -> list[StageStatus]:
+    return [StageStatus(name=s.name, phase="Pending", digest=s.digest, message="waiting") for s in plan.stages]
+
+
+def committed(plan: Plan, **commit: Any) -> list[StageStatus]:
+    return [committed_entry(stage, a_commit(stage, **commit)) for stage in plan.stages]
+
+
+def build(
+    plan: Plan, stages: list[StageStatus], *, previous: ChainStatus | None = None, now: datetime = NOON
+) -> ChainStatus:
+    return build_chain_status(plan, stages, previous=previous or ChainStatus(), now=now)
+
+
+def truths(status: ChainStatus) -> dict[str, str]:
+    return {condition.type: condition.status for condition in status.conditions}
+
+
+def test_metrics_are_strings_with_four_decimals():
+    model = Measured(
+        metrics=Metrics(validation={"accuracy": 0.81, "macroF1": 0.7999999}), parameters=242_500, size_bytes=970_000
+    )
+    got = measured_status(model)
+    assert (got.metrics.validation.accuracy, got.metrics.validation.macro_f1) == ("0.8100", "0.8000")
+    assert got.metrics.test is None
+
+
+def test_the_result_compares_the_last_student_with_the_root_teacher():
+    plan = a_plan()
+    mini = committed_entry(plan.stages[0], a_commit(plan.stages[0], accuracy=0.88, teacher_accuracy=0.90))
+    tiny = committed_entry(
+        plan.stages[1], a_commit(plan.stages[1], accuracy=0.81, teacher_accuracy=0.88, parameters=242_500)
+    )
+    result = chain_result(plan, [mini, tiny])
+    assert result is not None
+    assert (result.metric, result.retention, result.compression) == ("0.8100", "0.9000", "93.6")
+
+
+def test_with_fine_tune_the_root_teacher_is_stage_zeros_own_model():
+    plan = build_plan(a_chain(teacher={"model": "hf://org/pretrained", "fineTune": {}}, stages=["mini"]))
+    zero = committed_entry(plan.stages[0], a_commit(plan.stages[0], accuracy=0.80, parameters=22_700_000))
+    mini = committed_entry(plan.stages[1], a_commit(plan.stages[1], accuracy=0.76, parameters=1_000_000))
+    result = chain_result(plan, [zero, mini])
+    assert result is not None
+    assert (result.retention, result.compression) == ("0.9500", "22.7")
+
+
+def test_there_is_no_result_before_the_last_commit():
+    plan = a_plan()
+    assert chain_result(plan, [*committed(plan)[:1], *pending(plan)[1:]]) is None
+
+
+def test_the_five_conditions_in_each_phase():
+    plan = a_plan()
+    stages = pending(plan)
+    failed = [stages[0].model_copy(update={"phase": "Failed", "failure_class": FailureClass.CRASHED}), stages[1]]
+    suspended = build_plan(a_chain(suspend=True))
+    off = {"Ready": "False", "Reconciling": "False", "Stalled": "False", "Succeeded": "False", "Suspended": "False"}
+    assert truths(build(plan, stages)) == off | {"Reconciling": "True"}
+    assert truths(build(plan, failed)) == off | {"Stalled": "True"}
+    assert truths(build(plan, committed(plan))) == off | {"Ready": "True", "Succeeded": "True"}
+    assert truths(build(suspended, stages)) == off | {"Suspended": "True"}
+
+
+def test_a_conditions_time_moves_only_with_its_status():
+    plan = a_plan()
+    first = build(plan, pending(plan))
+    later = build(plan, committed(plan), previous=first, now=ONE)
+    times = {c.type: c.last_transition_time for c in later.conditions}
+    assert times == {
+        "Ready": "2026-01-01T13:00:00Z",
+        "Reconciling": "2026-01-01T13:00:00Z",
+        "Stalled": "2026-01-01T12:00:00Z",
+        "Succeeded": "2026-01-01T13:00:00Z",
+        "Suspended": "2026-01-01T12:00:00Z",
+    }
+
+
+def test_an_invalid_spec_says_all_faults_and_keeps_what_is_known():
+    plan = a_plan()
+    before = build(plan, committed(plan))
+    status = invalid_status(["spec.a: wrong", "spec.b: wrong"], generation=2, previous=before, now=ONE)
+    assert status.stages == before.stages
+    assert status.message == "spec.a: wrong\nspec.b: wrong"
+    assert truths(status)["Stalled"] == "True"
+    assert [event.reason for event in transitions(before, status)] == ["InvalidSpec"]
+    assert transitions(status, status) == []
+
+
+def test_a_patch_says_null_where_something_is_gone():
+    plan = a_plan()
+    patch = status_patch(build(plan, pending(plan)))
+    assert patch["result"] is None
+    assert patch["metric"] is None
+    full = status_patch(build(plan, committed(plan)))
+    assert full["result"]["testMetric"] is None
+
+
+def test_a_status_survives_the_way_through_the_api_server():
+    plan = a_plan()
+    status = build(plan, committed(plan))
+    assert ChainStatus.parse(status.to_document()) == status
+
+
+def test_events_tell_each_change_once():
+    plan = a_plan()
+    start, done = build(plan, pending(plan)), build(plan, committed(plan))
+    assert [event.reason for event in transitions(start, done)] == [
+        "StageCommitted",
+        "StageCommitted",
+        "ChainSucceeded",
+    ]
+    assert transitions(done, done) == []

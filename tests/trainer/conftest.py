@@ -1,0 +1,50 @@
+"""Fixtures of the trainer's tests: a taught teacher, and what lies beside the project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from trainer.parts import an_order, run_here, save_bert, write_data
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Two tests at once on two cores: with more threads each waits for the other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/, and teacher/: a small BERT that stage zero has fine-tuned on them."""
+    root = tmp_path_factory.mktemp("taught")
+    write_data(root / "data", test=40)
+    save_bert(root / "start", labels=None)
+    order = an_order(root, teacher={"model": f"file://{root}/start", "fineTune": {"epochs": 4}})
+    answer = run_here(order, root)
+    shutil.copytree(answer.checkpoint.removeprefix("file://"), root / "teacher")
+    return root
+
+
+@pytest.fixture
+def root(taught: Path, tmp_path: Path) -> Path:
+    """A fresh folder with data/ and teacher/ of its own."""
+    shutil.copytree(taught / "data", tmp_path / "data")
+    shutil.copytree(taught / "teacher", tmp_path / "teacher")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def shared(repository: Path) -> Path:
+    """The folder `shared` beside the project, or the test is skipped."""
+    folder = Path(os.environ.get("DISTILLCHAIN_SHARED") or repository.parent / "shared")
+    if not (folder / "models").is_dir():
+        pytest.skip(f"{folder} is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/")
+    return folder

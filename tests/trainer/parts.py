@@ -1,0 +1,186 @@
+"""Small real parts of the trainer's tests: sentences, a tokenizer made of their words, random BERTs, work orders."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
+from distillchain_api.chain import parse_chain
+from distillchain_api.workorder import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
+from distillchain_operator.plan import build_plan
+from distillchain_trainer.progress import Reporter
+from distillchain_trainer.run import run_stage
+from distillchain_trainer.signals import Signals
+
+GOOD = "good great fine lovely charming bright funny warm".split()
+BAD = "bad dull poor boring bleak cold weak tired".split()
+FILLERS = "the film a movie is was very quite story with and plot acting of , . it this".split()
+LABELS = ["negative", "positive"]
+SMALL_BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+
+
+def sentences(rows: int, seed: int) -> list[tuple[str, int]]:
+    """Sentences of good or bad words, in turns."""
+    dice = random.Random(seed)
+    found = []
+    for row in range(rows):
+        words = dice.choices(FILLERS, k=dice.randint(2, 9)) + dice.choices((BAD, GOOD)[row % 2], k=2)
+        dice.shuffle(words)
+        found.append((" ".join(words), row % 2))
+    return found
+
+
+def write_tsv(path: Path, rows: list[tuple[str, int]]) -> None:
+    path.write_text("sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+
+
+def write_data(folder: Path, *, train: int = 160, validation: int = 60, test: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tsv(folder / "train.tsv", sentences(train, 1))
+    write_tsv(folder / "dev.tsv", sentences(validation, 2))
+    if test:
+        write_tsv(folder / "test.tsv", sentences(test, 3))
+    return folder
+
+
+def save_tokenizer(folder: Path, *, more_words: int = 0) -> PreTrainedTokenizerFast:
+    """A real fast tokenizer whose words are those of the sentences."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *GOOD, *BAD, *(f"w{i}" for i in range(more_words))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def save_bert(
+    folder: Path, *, labels: list[str] | None = LABELS, seed: int = 0, vocabulary: int | None = None, **config: Any
+) -> Path:
+    """A small random BERT: a classifier of `labels`, or an encoder without a head."""
+    words = vocabulary or len(save_tokenizer(folder))
+    torch.manual_seed(seed)
+    settings = BertConfig(vocab_size=words, **{**SMALL_BERT, **config})
+    if labels is None:
+        BertModel(settings).save_pretrained(folder)
+    else:
+        settings.id2label = dict(enumerate(labels))
+        settings.label2id = {name: i for i, name in enumerate(labels)}
+        BertForSequenceClassification(settings).save_pretrained(folder)
+    return folder
+
+
+def a_chain_document(root: Path, **parts: Any) -> dict[str, Any]:
+    """A chain whose teacher lies at root/teacher, data at root/data and store at root/store."""
+    architecture = {"modelType": "bert", "config": {**SMALL_BERT, "hidden_size": 8}}
+    return {
+        "apiVersion": "distillchain.io/v1alpha1",
+        "kind": "DistillationChain",
+        "metadata": {"name": "small"},
+        "spec": {
+            "task": {
+                "type": "TextClassification",
+                "dataset": {
+                    "uri": f"file://{root}/data",
+                    "splits": {"train": "train.tsv", "validation": "dev.tsv", **parts.get("splits", {})},
+                    "text": ["sentence"],
+                    "label": "label",
+                    **parts.get("dataset", {}),
+                },
+                "labels": LABELS,
+                "maxLength": 16,
+                **parts.get("task", {}),
+            },
+            "storage": parts.get("storage", {"uri": f"file://{root}/store"}),
+            "teacher": parts.get("teacher", {"model": f"file://{root}/teacher"}),
+            "template": {
+                "training": {"epochs": 2, "batchSize": 16, "learningRate": 0.01, **parts.get("training", {})},
+                "distillation": parts.get("distillation", {}),
+                **parts.get("template", {}),
+            },
+            "stages": parts.get(
+                "stages",
+                [
+                    {
+                        "name": "small",
+                        "student": parts.get(
+                            "student", {"architecture": architecture, "tokenizer": f"file://{root}/teacher"}
+                        ),
+                        "gate": parts.get("gate", {}),
+                    }
+                ],
+            ),
+        },
+    }
+
+
+def an_order(root: Path, *, stage: int = 0, **parts: Any) -> WorkOrder:
+    """The work order of one stage, made by the operator's own plan."""
+    return build_plan(parse_chain(a_chain_document(root, **parts))).stages[stage].work_order
+
+
+def run_here(order: WorkOrder, root: Path, *, attempt: str = "here", signals: Signals | None = None) -> Committed:
+    """Runs a stage in this process."""
+    folder = root / f"work-{attempt}"
+    folder.mkdir(exist_ok=True)
+    return run_stage(
+        order, attempt=attempt, folder=folder, reporter=Reporter(order.stage, None), signals=signals or Signals()
+    )
+
+
+def environment(order: WorkOrder | str, root: Path, **more: str) -> dict[str, str]:
+    """What the operator gives a trainer."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DISTILLCHAIN_"))},
+        WORK_ORDER_ENV: order if isinstance(order, str) else order.to_json(),
+        TERMINATION_PATH_ENV: str(root / "termination"),
+        WORK_DIRECTORY_ENV: str(root / "work"),
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+
+
+def start_process(order: WorkOrder | str, root: Path, **more: str) -> subprocess.Popen[str]:
+    """The trainer as its container starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "distillchain_trainer"],
+        env=environment(order, root, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer_in(root: Path) -> Committed | Failed | Interrupted:
+    """The termination message."""
+    text = (root / "termination").read_text()
+    answer = parse_answer(text)
+    assert answer is not None, text
+    return answer
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value

@@ -1,0 +1,341 @@
+"""One stage, start to end, on small real parts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from trainer.parts import (
+    a_chain_document,
+    an_order,
+    answer_in,
+    environment,
+    read_json,
+    run_here,
+    save_bert,
+    start_process,
+    write_data,
+)
+from transformers import AutoModelForSequenceClassification
+
+from distillchain_api.answer import Committed, Failed, Interrupted, parse_progress
+from distillchain_api.manifest import Manifest
+from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet, StopRequested
+from distillchain_trainer.signals import Signals
+
+
+def manifest_of(root: Path, digest: str) -> Manifest:
+    return Manifest.parse((root / f"store/stages/{digest}/manifest.json").read_text())
+
+
+def test_stage_zero_teaches_an_encoder_its_task(taught: Path):
+    model = AutoModelForSequenceClassification.from_pretrained(taught / "teacher")
+
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    (manifest_path,) = taught.glob("store/stages/*/manifest.json")
+    manifest = Manifest.parse(manifest_path.read_text())
+    assert manifest.teacher is None
+    assert manifest.pretrained
+    assert manifest.student.metrics.validation["accuracy"] > 0.9
+
+
+def test_a_stage_run_as_a_process_commits_and_says_so(root: Path):
+    order = an_order(root, splits={"test": "test.tsv"})
+
+    process = start_process(order, root)
+    stdout, stderr = process.communicate(timeout=120)
+
+    assert process.returncode == 0, stderr
+    answer = answer_in(root)
+    assert isinstance(answer, Committed)
+    assert not answer.reused
+    assert not answer.pretrained
+    lines = [parse_progress(line) for line in stdout.splitlines()]
+    assert all(lines), "only progress on stdout"
+    phases = list(dict.fromkeys(line.phase for line in lines if line))
+    assert phases == ["FetchTeacher", "MeasureTeacher", "TeacherLogits", "Train", "Evaluate", "Upload"]
+    last = [line for line in lines if line and line.phase == "Train"][-1]
+    assert (last.step, last.of) == (20, 20)
+    assert last.loss is not None
+    manifest = manifest_of(root, order.digest)
+    names = {entry.path for entry in manifest.files}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert {"predictions-validation.jsonl", "predictions-test.jsonl"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+    assert manifest.student.metrics.test is not None
+    assert answer.checkpoint == f"file://{root}/store/stages/{order.digest}/attempts/{answer.attempt}"
+    assert not list(root.glob("store/stages/*/resume/**/*")), "gone after the commit"
+    assert not list((root / "work").iterdir()), "nothing is left behind"
+    predictions = [
+        json.loads(line) for line in Path(answer.checkpoint[7:], "predictions-validation.jsonl").open()
+    ]
+    right = sum(line["label"] == line["predicted"] for line in predictions) / len(predictions)
+    assert right == pytest.approx(manifest.student.metrics.validation["accuracy"])
+
+
+def test_a_committed_stage_is_reused_in_seconds_and_without_torch(root: Path):
+    order = an_order(root)
+    first = run_here(order, root)
+    shutil.rmtree(root / "data")
+    shutil.rmtree(root / "teacher")
+
+    process = start_process(order, root, PYTHONPROFILEIMPORTTIME="1")
+    _, stderr = process.communicate(timeout=60)
+
+    answer = answer_in(root)
+    assert process.returncode == 0, stderr
+    assert isinstance(answer, Committed)
+    assert answer.reused
+    assert answer.attempt == first.attempt
+    assert "| torch\n" not in stderr
+    assert "| transformers\n" not in stderr
+
+
+def test_the_next_stage_is_taught_by_the_committed_one_and_shares_nothing_else(root: Path):
+    student = {"model": f"file://{root}/encoder"}
+    save_bert(root / "encoder", labels=None, seed=5)
+    stages = [{"name": "one", "student": student}, {"name": "two", "student": student, "training": {"epochs": 1}}]
+    run_here(an_order(root, stages=stages), root)
+    shutil.rmtree(root / "teacher")
+
+    answer = run_here(an_order(root, stages=stages, stage=1), root, attempt="two")
+
+    manifest = manifest_of(root, answer.digest)
+    assert manifest.teacher is not None
+    assert manifest.teacher.digest == an_order(root, stages=stages).digest
+    assert manifest.start.startswith(f"file://{root}/encoder (sha256:")
+
+
+def test_teacher_logits_are_computed_once_for_two_runs(root: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "distillchain_trainer")
+    run_here(an_order(root), root)
+    assert "teacher logits computed" in caplog.text
+
+    answer = run_here(an_order(root, training={"seed": 7}), root, attempt="again")
+
+    assert "teacher logits reused from the store" in caplog.text
+    assert manifest_of(root, answer.digest).run.logits_reused
+
+
+def test_altered_teacher_logits_are_computed_again(root: Path, caplog: pytest.LogCaptureFixture):
+    run_here(an_order(root), root)
+    (part,) = root.glob("store/logits/*/*.safetensors")
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-4] + b"abcd")
+
+    answer = run_here(an_order(root, training={"seed": 7}), root, attempt="again")
+
+    assert "teacher logits were altered; they are computed again" in caplog.text
+    assert not manifest_of(root, answer.digest).run.logits_reused
+    assert part.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "deleted"])
+def test_a_damaged_commit_is_named_not_used(root: Path, damage: str):
+    order = an_order(root)
+    weights = Path(run_here(order, root).checkpoint[7:]) / "model.safetensors"
+    content = weights.read_bytes()
+    damages = {"altered": content[:-1] + bytes([content[-1] ^ 1]), "truncated": content[:-100], "deleted": None}
+    weights.unlink()
+    if (left := damages[damage]) is not None:
+        weights.write_bytes(left)
+
+    with pytest.raises(CheckpointCorrupt) as failure:
+        run_here(order, root, attempt="again")
+
+    how = {
+        "altered": "was altered: its sha256 is not the one in its manifest",
+        "truncated": f"has {len(content) - 100} bytes, its manifest lists {len(content)}",
+        "deleted": "is missing",
+    }[damage]
+    want = f"file://{weights} {how}; restore it, or delete that stage's manifest.json to train it again"
+    assert str(failure.value) == want
+
+
+def test_a_cut_manifest_is_named(root: Path):
+    order = an_order(root)
+    run_here(order, root)
+    path = root / f"store/stages/{order.digest}/manifest.json"
+    path.write_text(path.read_text()[:200])
+
+    with pytest.raises(CheckpointCorrupt, match=r"manifest\.json cannot be read .*; restore it, or delete it"):
+        run_here(order, root, attempt="again")
+
+
+def test_a_student_under_its_gate_is_kept_and_a_looser_gate_needs_no_training(
+    root: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "distillchain_trainer")
+    strict = an_order(root, gate={"minMetric": 1.0}, training={"epochs": 1, "learningRate": 0.0001})
+    with pytest.raises(GateNotMet) as failure:
+        run_here(strict, root)
+    assert f"is under spec.stages[0].gate.minMetric 1.00" in str(failure.value)
+    assert f"the trained student is kept under file://{root}/store/stages/{strict.digest}/resume" in str(failure.value)
+    assert not (root / f"store/stages/{strict.digest}/manifest.json").exists()
+
+    loose = an_order(root, gate={"minMetric": 0.1}, training={"epochs": 1, "learningRate": 0.0001})
+    answer = run_here(loose, root, attempt="loose")
+
+    assert loose.digest == strict.digest
+    assert "training was finished before; its student is measured again" in caplog.text
+    run = manifest_of(root, loose.digest).run
+    assert run.resumed
+    assert run.steps == 10
+    measured = float(str(failure.value).split("accuracy ")[1].split(" ")[0])
+    assert answer.student.metrics.validation["accuracy"] == pytest.approx(measured, abs=1e-4)
+
+
+def test_a_committed_stage_must_hold_a_gate_that_was_tightened(root: Path):
+    stage = {"training": {"epochs": 1, "learningRate": 0.0001}}
+    run_here(an_order(root, **stage), root)
+
+    with pytest.raises(GateNotMet, match=r"maxDrop 0\.00; step down less"):
+        run_here(an_order(root, gate={"maxDrop": 0.0}, **stage), root, attempt="again")
+
+
+def test_sigterm_in_training_saves_and_the_next_attempt_goes_on(root: Path):
+    write_data(root / "data", train=6000)
+    order = an_order(root, training={"epochs": 30, "batchSize": 8}, template={"saveInterval": "1h"})
+    process = start_process(order, root)
+    assert process.stdout is not None
+    for line in process.stdout:
+        progress = parse_progress(line)
+        if progress and progress.phase == "Train" and progress.step > 20:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 75, stderr
+    stopped = answer_in(root)
+    assert isinstance(stopped, Interrupted)
+    assert stopped.step > 20
+    want = f"stopped from outside; its state at step {stopped.step} is saved, the next attempt goes on from there"
+    assert stopped.message == want
+    (index,) = root.glob(f"store/stages/{order.digest}/resume/*/index.json")
+    assert read_json(index)["step"] == stopped.step
+
+    second = start_process(order, root)
+    assert second.stdout is not None
+    steps = [p.step for line in second.stdout if (p := parse_progress(line)) and p.phase == "Train" and not _stop(second, p.step, stopped.step)]
+    second.communicate(timeout=60)
+    assert steps[0] == stopped.step + 1
+    assert second.returncode == 75
+
+
+def _stop(process, step: int, beyond: int) -> bool:  # type: ignore[no-untyped-def]
+    if step > beyond + 5:
+        process.send_signal(signal.SIGTERM)
+    return False
+
+
+def test_sigterm_before_training_ends_at_once(root: Path):
+    process = start_process(an_order(root), root)
+    assert process.stderr is not None
+    process.stderr.readline()  # "stage begins"
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    process.communicate(timeout=30)
+
+    assert process.returncode == 75
+    assert time.monotonic() - started < 5
+    answer = answer_in(root)
+    assert isinstance(answer, Interrupted)
+    assert answer.message == "stopped from outside; before training had begun, the next attempt goes on from there"
+
+
+class StopAfter(Signals):
+    """Told to stop after so many looks: a signal at an exact moment."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]  # read where the base class has an attribute
+        self._looks -= 1
+        return self._looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+def test_a_resumed_student_is_the_one_that_was_never_stopped(root: Path):
+    order = an_order(root, training={"epochs": 3})
+    whole = run_here(order.model_copy(update={"storage": order.storage.model_copy(update={"uri": f"file://{root}/other"})}), root)
+    for looks in (25, 22):
+        with pytest.raises(StopRequested) as stop:
+            run_here(order, root, attempt=f"a{looks}", signals=StopAfter(looks))
+        assert 0 < stop.value.step < 30
+
+    answer = run_here(order, root, attempt="last")
+
+    run = manifest_of(root, order.digest).run
+    assert (run.steps, run.resumed) == (30, True)
+    assert _weights(answer) == _weights(whole)
+
+
+def _weights(answer: Committed) -> bytes:
+    return (Path(answer.checkpoint[7:]) / "model.safetensors").read_bytes()
+
+
+def test_a_half_written_state_is_passed_over(root: Path, caplog: pytest.LogCaptureFixture):
+    order = an_order(root, training={"epochs": 3})
+    stops = []
+    for looks in (20, 25):
+        with pytest.raises(StopRequested) as stop:
+            run_here(order, root, attempt=f"a{looks}", signals=StopAfter(looks))
+        stops.append(stop.value.step)
+    states = sorted(root.glob(f"store/stages/{order.digest}/resume/*"))
+    assert len(states) == 2
+    (states[1] / "optimizer.pt").write_bytes(b"half")
+
+    with pytest.raises(StopRequested) as stop:
+        run_here(order, root, attempt="next", signals=StopAfter(14))
+
+    assert "saved state is not whole; an older one is taken" in caplog.text
+    assert stops[0] < stop.value.step
+
+
+def test_two_trainers_race_and_one_commit_wins(root: Path):
+    order = an_order(root)
+    (root / "a").mkdir()
+    (root / "b").mkdir()
+
+    processes = [start_process(order, root / name) for name in "ab"]
+    for process in processes:
+        process.communicate(timeout=120)
+
+    answers = [answer_in(root / name) for name in "ab"]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert all(isinstance(answer, Committed) for answer in answers)
+    assert len({answer.attempt for answer in answers}) == 1
+    attempts = list(root.glob(f"store/stages/{order.digest}/attempts/*"))
+    assert len(attempts) == 1, "the loser's objects are gone"
+
+
+def test_a_work_order_that_cannot_be_read_ends_with_64(root: Path):
+    document = json.loads(an_order(root).to_json())
+    document["stagee"] = document.pop("stage")
+
+    process = start_process(json.dumps(document), root)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 64
+    answer = answer_in(root)
+    assert isinstance(answer, Failed)
+    assert answer.message == (
+        "DISTILLCHAIN_WORK_ORDER: stage: missing; add it; stagee: unknown field; did you mean stage?"
+    )
+
+
+def test_a_read_only_root_without_a_home_is_enough(root: Path):
+    order = an_order(root)
+    process = start_process(order, root, HOME="/nonexistent", TMPDIR="/nonexistent")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr

@@ -1,0 +1,116 @@
+"""The commit of a stage: an attempt's files, then the manifest, written conditionally. Exactly one attempt wins."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from distillchain_api.faults import BadDocument
+from distillchain_api.manifest import FileEntry, Manifest
+from distillchain_trainer.checkpoints import corrupt
+from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_trainer.store import Store, StoredObject
+
+log = logging.getLogger(__name__)
+
+VERIFY_THREADS = 8
+
+
+def manifest_key(digest: str) -> str:
+    """Where the commit of a stage is."""
+    return f"stages/{digest}/manifest.json"
+
+
+def read_manifest(store: Store, digest: str) -> Manifest | None:
+    """The commit of a stage, None when it is not committed.
+
+    Raises: CheckpointCorrupt when it cannot be read or is another stage's.
+    """
+    try:
+        content = store.read(manifest_key(digest))
+    except ObjectMissing:
+        return None
+    where = f"{store.uri}/{manifest_key(digest)}"
+    try:
+        manifest = Manifest.parse(content)
+    except (BadDocument, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointCorrupt(
+            f"{where} cannot be read ({why}); restore it, or delete it to train that stage again"
+        ) from error
+    if manifest.digest != digest:
+        raise CheckpointCorrupt(f"{where} is the manifest of stage {manifest.digest[:12]}; restore the right one")
+    return manifest
+
+
+def verify(store: Store, manifest: Manifest) -> None:
+    """Reads every committed file. Raises: CheckpointCorrupt naming the first one that differs from the manifest."""
+    with ThreadPoolExecutor(VERIFY_THREADS) as pool:
+        list(pool.map(lambda entry: _verify_file(store, manifest, entry), manifest.files))
+
+
+def _verify_file(store: Store, manifest: Manifest, entry: FileEntry) -> None:
+    where = f"{manifest.checkpoint}/{entry.path}"
+    try:
+        found = store.fingerprint(f"{_prefix(manifest)}/{entry.path}")
+    except ObjectMissing as error:
+        raise CheckpointCorrupt(
+            f"{where} is missing; restore it, or delete that stage's manifest.json to train it again"
+        ) from error
+    if (found.size_bytes, found.sha256) != (entry.size_bytes, entry.sha256):
+        raise corrupt(where, found.size_bytes, entry.size_bytes)
+
+
+def _prefix(manifest: Manifest) -> str:
+    """The checkpoint's key within this store, also when the store was reached by another name."""
+    return attempt_prefix(manifest.digest, manifest.attempt)
+
+
+def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> list[FileEntry]:
+    """Stores all files of `folder` as an attempt; it is not committed yet."""
+    prefix = attempt_prefix(digest, attempt)
+    entries = []
+    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        name = path.relative_to(folder).as_posix()
+        stored = store.upload(f"{prefix}/{name}", path)
+        entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
+    _check_arrived(store, prefix, entries)
+    return entries
+
+
+def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
+    """What the store lists is what was sent: nothing is committed that did not arrive."""
+    there: dict[str, StoredObject] = {item.key: item for item in store.list_objects(prefix + "/")}
+    for entry in entries:
+        key = f"{prefix}/{entry.path}"
+        if key not in there or there[key].size_bytes != entry.size_bytes:
+            raise CheckpointCorrupt(f"{store.uri}/{key} did not arrive whole in the store; apply the chain again")
+
+
+def attempt_prefix(digest: str, attempt: str) -> str:
+    """Where an attempt's files are."""
+    return f"stages/{digest}/attempts/{attempt}"
+
+
+def commit(store: Store, manifest: Manifest) -> Manifest:
+    """Commits, or adopts the commit of who was first: verified, and this attempt's files are deleted.
+
+    Returns: the manifest that holds from now on. Safe to repeat after a lost answer.
+    """
+    if store.create(manifest_key(manifest.digest), manifest.to_json().encode()):
+        log.info("stage committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
+        return manifest
+    winner = read_manifest(store, manifest.digest)
+    if winner is None:
+        raise CheckpointCorrupt(f"{store.uri}/{manifest_key(manifest.digest)} came and went; apply the chain again")
+    if winner.attempt == manifest.attempt:
+        return winner  # our own, whose answer was lost
+    verify(store, winner)
+    log.info(
+        "another attempt was first; its commit is adopted",
+        extra={"digest": winner.digest, "attempt": winner.attempt, "own_attempt": manifest.attempt},
+    )
+    mine = store.list_objects(attempt_prefix(manifest.digest, manifest.attempt) + "/")
+    store.delete([item.key for item in mine])
+    return winner

@@ -1,0 +1,156 @@
+"""Texts to token ids, once for all epochs, and forward passes over them in order of length."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distillchain_api.chain import Precision
+from distillchain_trainer.data import Split
+
+FORWARD_BATCH = 64  # measured on 2 cores: larger batches gain nothing; a GPU is filled by FORWARD_BATCH_GPU
+FORWARD_BATCH_GPU = 256
+TOKENIZE_ROWS = 10_000  # of one call; bounds the memory of the tokenizer's answer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of the rows of one split, each of its own length.
+
+    Attributes:
+        kinds: token types (first or second text), or None where the model knows none.
+    """
+
+    ids: list[NDArray[np.int32]]
+    kinds: list[NDArray[np.int32]] | None
+    pad_id: int
+    pad_left: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(ids) for ids in self.ids]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Inputs of a model for some rows, padded to the longest of them."""
+        longest = max(len(self.ids[row]) for row in rows)
+        shape = (len(rows), longest)
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        kinds = np.zeros(shape, dtype=np.int64) if self.kinds is not None else None
+        for place, row in enumerate(rows):
+            size = len(self.ids[row])
+            where = slice(longest - size, longest) if self.pad_left else slice(0, size)
+            ids[place, where] = self.ids[row]
+            mask[place, where] = 1
+            if kinds is not None and self.kinds is not None:
+                kinds[place, where] = self.kinds[row]
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        return inputs | ({} if kinds is None else {"token_type_ids": torch.from_numpy(kinds)})
+
+
+class Encoder:
+    """Encodes each split once per tokenizer: teacher and student often share one."""
+
+    def __init__(self, max_length: int, *, check: Callable[[], None] = lambda: None) -> None:
+        self._max_length = max_length
+        self._check = check
+        self._done: dict[tuple[str, str], Encoded] = {}
+
+    def encode(self, split: Split, tokenizer: Any) -> Encoded:
+        """The rows of `split`, cut to the task's length."""
+        key = (split.name, _identity(tokenizer))
+        if key not in self._done:
+            self._done[key] = self._tokenize(split, tokenizer)
+        return self._done[key]
+
+    def _tokenize(self, split: Split, tokenizer: Any) -> Encoded:
+        with_kinds = "token_type_ids" in tokenizer.model_input_names
+        ids: list[NDArray[np.int32]] = []
+        kinds: list[NDArray[np.int32]] = []
+        for start in range(0, len(split), TOKENIZE_ROWS):
+            self._check()
+            rows = split.texts[start : start + TOKENIZE_ROWS]
+            answer = tokenizer(
+                *([row[column] for row in rows] for column in range(len(rows[0]))),
+                truncation=True,
+                max_length=self._max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=with_kinds,
+            )
+            ids += [np.asarray(row, dtype=np.int32) for row in answer["input_ids"]]
+            if with_kinds:
+                kinds += [np.asarray(row, dtype=np.int32) for row in answer["token_type_ids"]]
+        return Encoded(ids, kinds if with_kinds else None, tokenizer.pad_token_id, tokenizer.padding_side == "left")
+
+
+def _identity(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else str(id(tokenizer))
+    parts = (content, tokenizer.pad_token_id, tokenizer.padding_side, tuple(tokenizer.model_input_names))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """All rows in batches of about equal length, the longest first: too little memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The logits of one batch."""
+
+    rows: list[int]
+    logits: NDArray[np.float32]
+    elapsed_s: float
+
+
+def forward(
+    model: Any, encoded: Encoded, *, rows: Sequence[int] | None = None, precision: Precision
+) -> Iterator[Answered]:
+    """Logits batch by batch, in order of length; all rows unless some are named. Times hold the model alone."""
+    wanted = list(range(len(encoded))) if rows is None else list(rows)
+    device = device_of(model)
+    lengths = [len(encoded.ids[row]) for row in wanted]
+    size = FORWARD_BATCH if device.type == "cpu" else FORWARD_BATCH_GPU
+    was_training = model.training
+    model.eval()
+    try:
+        for places in batches_by_length(lengths, size):
+            batch = [wanted[place] for place in places]
+            started = time.perf_counter()
+            inputs = {name: value.to(device) for name, value in encoded.batch(batch).items()}
+            with torch.inference_mode(), autocast(device, precision):
+                logits = model(**inputs).logits.float().cpu().numpy()
+            yield Answered(batch, logits, time.perf_counter() - started)
+    finally:
+        model.train(was_training)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """bfloat16 where the recipe says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's weights are."""
+    device: torch.device = next(model.parameters()).device
+    return device
+
+
+def best_device() -> torch.device:
+    """The GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

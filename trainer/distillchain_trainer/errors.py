@@ -1,0 +1,145 @@
+"""Every way a stage can fail, each with its failure class; exit codes come from the contract's one table.
+
+TrainerError
+|- WorkOrderInvalid     64
+|- DataInvalid          65
+|- CheckpointInvalid    66
+|- CheckpointCorrupt    66
+|- LabelMismatch        67
+|- GateNotMet           68
+|- TrainingDiverged     68
+|- StorageDenied        69
+|- OutOfMemory          71
+|- DiskFull             73
+|- StorageUnavailable   74
+`- ObjectMissing        70  (its caller knows what the object was for, and says that instead)
+StopRequested (BaseException) 75: no library's `except Exception` may swallow it
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import ClassVar
+
+from distillchain_api.failures import EXIT_CODE, FailureClass
+
+
+class TrainerError(Exception):
+    """A failure with a sentence a person can act on."""
+
+    failure_class: ClassVar[FailureClass] = FailureClass.CRASHED
+
+    @property
+    def exit_code(self) -> int:
+        """As the Job's podFailurePolicy knows it."""
+        return EXIT_CODE[self.failure_class]
+
+
+class WorkOrderInvalid(TrainerError):
+    """The work order cannot be read."""
+
+    failure_class = FailureClass.WORK_ORDER_INVALID
+
+
+class DataInvalid(TrainerError):
+    """A data file is missing, empty or not what the task says."""
+
+    failure_class = FailureClass.DATA_INVALID
+
+
+class CheckpointInvalid(TrainerError):
+    """A checkpoint cannot be loaded."""
+
+    failure_class = FailureClass.CHECKPOINT_INVALID
+
+
+class CheckpointCorrupt(TrainerError):
+    """A committed file differs from its manifest."""
+
+    failure_class = FailureClass.CHECKPOINT_CORRUPT
+
+
+class LabelMismatch(TrainerError):
+    """The classes of a checkpoint are not those of the task."""
+
+    failure_class = FailureClass.LABEL_MISMATCH
+
+
+class GateNotMet(TrainerError):
+    """A model was measured and is not good enough to go on."""
+
+    failure_class = FailureClass.GATE_NOT_MET
+
+
+class TrainingDiverged(TrainerError):
+    """The loss became NaN or infinite."""
+
+    failure_class = FailureClass.TRAINING_DIVERGED
+
+
+class StorageDenied(TrainerError):
+    """The store refused."""
+
+    failure_class = FailureClass.STORAGE_DENIED
+
+
+class OutOfMemory(TrainerError):
+    """Host or GPU memory ran out."""
+
+    failure_class = FailureClass.OUT_OF_MEMORY
+
+
+class DiskFull(TrainerError):
+    """No space left."""
+
+    failure_class = FailureClass.DISK_FULL
+
+
+class StorageUnavailable(TrainerError):
+    """The store or the hub did not answer, also after several tries."""
+
+    failure_class = FailureClass.STORAGE_UNAVAILABLE
+
+
+class ObjectMissing(TrainerError):
+    """There is no object of that name."""
+
+
+class StopRequested(BaseException):
+    """SIGTERM or SIGINT came; `step` is where the next attempt goes on."""
+
+    def __init__(self, step: int = 0) -> None:
+        super().__init__("stopped from outside")
+        self.step = step
+
+
+DISK_REMEDY = "give the pod more ephemeral storage, or free the volume"
+
+
+def translate_unforeseen(error: BaseException) -> TrainerError | None:
+    """What an exception of a library means, when it is a full disk or full memory anywhere in its causes."""
+    for cause in _causes(error):
+        if isinstance(cause, TrainerError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" at {cause.filename}" if cause.filename else ""
+            return DiskFull(f"no space left on the disk{where}; {DISK_REMEDY}")
+        text = str(cause)
+        if "No space left on device" in text:  # safetensors and torch raise errors of their own
+            return DiskFull(f"no space left on the disk; {DISK_REMEDY}")
+        remedy = "lower training.batchSize (and raise gradientAccumulation), or raise resources.limits"
+        if type(cause).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+            return OutOfMemory(f"the GPU ran out of memory; {remedy}")
+        if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
+            return OutOfMemory(f"the container ran out of memory; {remedy}")
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

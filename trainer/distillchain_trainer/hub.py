@@ -1,0 +1,108 @@
+"""What hf:// names: snapshots of checkpoints and data sets. The one place that knows the hub's errors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, StorageDenied, StorageUnavailable, TrainerError
+
+log = logging.getLogger(__name__)
+
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def split_name(uri: str) -> tuple[str, str | None]:
+    """hf://repo@revision -> (repo, revision)."""
+    name, _, revision = uri.removeprefix("hf://").partition("@")
+    return name, revision or None
+
+
+def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
+    """A checkpoint's folder, its commit, and the names of all files of the repository.
+
+    Raises: CheckpointInvalid, StorageDenied, StorageUnavailable.
+    """
+    import huggingface_hub
+
+    name, revision = split_name(uri)
+    with _errors(uri, field, CheckpointInvalid):
+        info = huggingface_hub.HfApi().model_info(name, revision=revision)
+        files = [item.rfilename for item in info.siblings or []]
+        # Only the top folder: onnx/, openvino/ and the like hold other forms of the same weights.
+        wanted = [file for file in files if "/" not in file and Path(file).match("*.*") and _is_wanted(file)]
+        folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted or WANTED)
+    return Path(folder), str(info.sha), files
+
+
+def _is_wanted(file: str) -> bool:
+    return any(Path(file).match(pattern) for pattern in WANTED)
+
+
+def fetch_dataset(
+    uri: str, config: str | None, splits: Mapping[str, str], *, folder: Path
+) -> tuple[dict[str, Any], str]:
+    """`datasets.Dataset` of each split, and the commit they are of.
+
+    Raises: DataInvalid, StorageDenied, StorageUnavailable.
+    """
+    import datasets
+    import huggingface_hub
+
+    name, revision = split_name(uri)
+    datasets.disable_progress_bars()
+    with _errors(uri, "spec.task.dataset.uri", DataInvalid):
+        commit = str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
+        known = datasets.get_dataset_config_names(name, revision=commit)
+        if config is not None and config not in known:
+            raise DataInvalid(f"spec.task.dataset.config: {uri} has no {config}; expected one of {', '.join(known)}")
+        there = datasets.get_dataset_split_names(name, config, revision=commit)
+        for role, split in splits.items():
+            if split not in there:
+                raise DataInvalid(
+                    f"spec.task.dataset.splits.{role}: {uri} has no split {split}; expected one of {', '.join(there)}"
+                )
+        tables = {
+            role: datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=str(folder / "hub"))
+            for role, split in splits.items()
+        }
+    return tables, commit
+
+
+def _http_error() -> type[Exception]:
+    """What the hub's HTTP client raises when there is no connection."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: type[Exception] = HfHubHTTPError.__mro__[1]
+    return base
+
+
+@contextlib.contextmanager
+def _errors(uri: str, field: str, invalid: type[TrainerError]) -> Iterator[None]:
+    from huggingface_hub import errors as hf
+
+    try:
+        yield
+    except TrainerError:
+        raise
+    except hf.GatedRepoError as error:
+        raise StorageDenied(f"{field}: {uri} is gated; accept its terms and give the pod HF_TOKEN") from error
+    except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
+        raise invalid(f"{field}: the hub has no {uri} (or HF_TOKEN may not see it); correct the name") from error
+    except hf.RevisionNotFoundError as error:
+        raise invalid(f"{field}: the hub has no revision of that name for {uri}; correct it") from error
+    except hf.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        if status in (401, 403):
+            raise StorageDenied(f"{field}: the hub refused {uri} ({status}); correct HF_TOKEN") from error
+        raise StorageUnavailable(f"{field}: the hub answered {status} to {uri}; it is tried again") from error
+    except (hf.OfflineModeIsEnabled, hf.LocalEntryNotFoundError, _http_error(), ConnectionError, TimeoutError) as error:
+        raise StorageUnavailable(
+            f"{field}: the hub did not answer for {uri} ({type(error).__name__}); check the network, HF_ENDPOINT and "
+            "HF_HUB_OFFLINE, or copy it to s3:// and name it there"
+        ) from error
+    except (ValueError, FileNotFoundError) as error:  # of `datasets`: not a data set it can read
+        raise invalid(f"{field}: {uri} cannot be read: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,119 @@
+"""Resumable training state in the store: files first, a small index with their sha256 last, the newest two kept.
+
+What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
+train the same stage cannot mix theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from pathlib import Path
+
+from pydantic import Field
+
+from distillchain_api.base import Document
+from distillchain_api.faults import BadDocument
+from distillchain_api.manifest import FileEntry
+from distillchain_trainer.errors import ObjectMissing
+from distillchain_trainer.store import Store
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+INDEX = "index.json"
+
+
+class ResumeIndex(Document):
+    """What a state is: where training stood, and its files."""
+
+    step: int
+    of: int
+    elapsed_s: float
+    """Wall seconds of the stage so far, all attempts."""
+    model_s: float
+    train_s: float
+    """Seconds of training alone."""
+    final_loss: float
+    logits_reused: bool = False
+    files: list[FileEntry] = Field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to train."""
+        return self.step >= self.of
+
+
+class ResumeStates:
+    """The states of one stage."""
+
+    def __init__(self, store: Store, digest: str, attempt: str) -> None:
+        self._store = store
+        self._prefix = f"stages/{digest}/resume/"
+        self._attempt = attempt
+
+    @property
+    def uri(self) -> str:
+        """Where they are."""
+        return f"{self._store.uri}/{self._prefix.rstrip('/')}"
+
+    def save(self, folder: Path, index: ResumeIndex) -> None:
+        """Stores all files of `folder` as the state at `index.step`, then lets older ones go."""
+        state = f"{self._prefix}{index.step:09d}-{self._attempt}-{uuid.uuid4().hex[:6]}/"
+        files = []
+        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+            name = path.relative_to(folder).as_posix()
+            stored = self._store.upload(state + name, path)
+            files.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
+        whole = index.model_copy(update={"files": files})
+        self._store.write(state + INDEX, whole.to_json().encode())
+        log.info("state saved", extra={"step": index.step, "of": index.of, "state": f"{self._store.uri}/{state}"})
+        self._drop_older()
+
+    def load_newest(self, folder: Path) -> tuple[ResumeIndex, Path] | None:
+        """Fetches the newest whole state below `folder`: its index and where its files are. None: there is none."""
+        for state in reversed(self._states()):
+            place = folder / Path(state).name
+            index = self._load(state, place)
+            if index is not None:
+                where = f"{self._store.uri}/{state}"
+                log.info("state found", extra={"step": index.step, "of": index.of, "state": where})
+                return index, place
+        return None
+
+    def clear(self) -> None:
+        """Deletes all states; for after the commit."""
+        self._store.delete([item.key for item in self._store.list_objects(self._prefix)])
+
+    def _states(self) -> list[str]:
+        """Prefixes of the states that have an index, the oldest step first."""
+        keys = [item.key for item in self._store.list_objects(self._prefix)]
+        return sorted(key.removesuffix(INDEX) for key in keys if key.endswith("/" + INDEX))
+
+    def _load(self, state: str, folder: Path) -> ResumeIndex | None:
+        try:
+            index = ResumeIndex.parse(self._store.read(state + INDEX))
+            for entry in index.files:
+                came = self._store.download(state + entry.path, folder / entry.path)
+                if (came.size_bytes, came.sha256) != (entry.size_bytes, entry.sha256):
+                    raise ObjectMissing(f"{state}{entry.path} was altered")
+        except (ObjectMissing, BadDocument) as error:
+            log.warning("saved state is not whole; an older one is taken", extra={"state": state, "why": str(error)})
+            return None
+        return index
+
+    def _drop_older(self) -> None:
+        kept = self._states()[-KEPT:]
+        if kept:
+            older = [
+                item.key
+                for item in self._store.list_objects(self._prefix)
+                if _state_of(item.key) not in kept and _state_of(item.key) < kept[0]
+            ]
+            self._store.delete(older)
+
+
+def _state_of(key: str) -> str:
+    """The prefix of the state that an object belongs to."""
+    head, _, rest = key.partition("/resume/")
+    return f"{head}/resume/{rest.partition('/')[0]}/"

@@ -1,0 +1,466 @@
+"""Teacher in, student out: the part of a stage that needs models. `run` has found that it is not committed yet."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from distillchain_api.answer import Committed, ProgressPhase
+from distillchain_api.manifest import Manifest, Metrics, ModelFacts, RunFacts
+from distillchain_trainer import __version__, commit, gates
+from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed, forget
+from distillchain_trainer.data import Split, TaskData, read_task_data
+from distillchain_trainer.encode import Encoder, best_device
+from distillchain_trainer.errors import CheckpointCorrupt, StopRequested
+from distillchain_trainer.evaluate import Measurement, measure, write_predictions
+from distillchain_trainer.labels import ClassOrder
+from distillchain_trainer.logits import logits_digest, teacher_logits
+from distillchain_trainer.loop import Batches, Standing, train
+from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, renew_head
+from distillchain_trainer.resume import ResumeIndex, ResumeStates
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from distillchain_trainer.run import Context
+
+log = logging.getLogger(__name__)
+
+transformers.utils.logging.disable_progress_bar()  # its load reports would be mistaken for faults as well:
+transformers.utils.logging.set_verbosity_error()  # what is new or missing in a checkpoint we say ourselves
+
+
+@dataclass
+class Tally:
+    """Seconds in models, and how the training stands; earlier attempts' included."""
+
+    model_s: float = 0.0
+    elapsed_before_s: float = 0.0
+    train_s: float = 0.0
+    final_loss: float = 0.0
+    steps: int = 0
+    logits_reused: bool = False
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A measured teacher."""
+
+    loaded: Loaded
+    checkpoint: Checkpoint
+    facts: ModelFacts
+
+
+def train_stage(context: Context) -> Committed:
+    """Runs a stage that is not committed. See run.run_stage."""
+    from distillchain_trainer.run import answer_of, check_gate
+
+    order, tally = context.order, Tally()
+    storage = order.storage
+    data = read_task_data(
+        order.task, endpoint_url=storage.endpoint_url, region=storage.region, folder=_fresh(context, "data")
+    )
+    log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
+    encoder = Encoder(order.task.max_length)
+    teacher = _prepare_teacher(context, data, encoder, tally)
+    states = ResumeStates(context.store, order.digest, context.attempt)
+    found = states.load_newest(_fresh(context, "resume"))
+    student = _load_student(context, data, encoder, tally)
+    if found:
+        _take_over(tally, found[0])
+    if found and found[0].finished:
+        _load_weights(student, found[1])
+        log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
+    else:
+        _train(context, data, encoder, teacher, student, tally, states, found[1] if found else None)
+    attempt = _fresh(context, "attempt")
+    student_facts = _describe_student(context, data, encoder, student, tally, attempt)
+    teacher_facts = teacher.facts if teacher else None
+    check_gate(
+        order,
+        student_facts,
+        teacher_facts,
+        kept=f"the trained student is kept under {states.uri}, and with another gate the chain applied again goes on "
+        "from it without training",
+    )
+    manifest = _commit(context, data, student, student_facts, teacher_facts, tally, attempt)
+    adopted = manifest.attempt != context.attempt
+    if adopted:
+        check_gate(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
+    states.clear()
+    return answer_of(order, manifest, reused=adopted)
+
+
+def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: Tally) -> Teacher | None:
+    """Pull and verify, match classes, measure, hold the gate."""
+    order = context.order
+    if order.teacher is None:
+        return None
+    context.reporter.report("FetchTeacher", 0, 1)
+    checkpoint = _fetch_teacher(context)
+    loaded = load_teacher(checkpoint, order.task)
+    loaded.model.to(best_device())
+    context.reporter.report("FetchTeacher", 1, 1)
+    measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher")
+    facts = _facts(loaded, checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes, measured)
+    on_validation = measured["validation"]
+    gates.check_teacher(
+        checkpoint.uri,
+        on_validation.metrics,
+        metric=order.task.metric,
+        gate=order.teacher.gate,
+        classes=data.validation.classes,
+        predicted=on_validation.predicted.tolist(),
+        labels=order.task.labels,
+        named=loaded.order.named,
+        teacher_field="spec.teacher",
+    )
+    log.info("teacher measured", extra={"teacher": checkpoint.uri, **on_validation.metrics})
+    return Teacher(loaded, checkpoint, facts)
+
+
+def _fetch_teacher(context: Context) -> Checkpoint:
+    order, folder = context.order, context.folder / "teacher"
+    teacher = order.teacher
+    assert teacher is not None
+    if teacher.model is not None:
+        return fetch_checkpoint(
+            teacher.model,
+            field="spec.teacher.model",
+            endpoint_url=order.storage.endpoint_url,
+            region=order.storage.region,
+            folder=folder,
+        )
+    assert teacher.digest is not None
+    manifest = commit.read_manifest(context.store, teacher.digest)
+    if manifest is None:
+        raise CheckpointCorrupt(
+            f"{context.store.uri}/{commit.manifest_key(teacher.digest)} is missing: stage {teacher.name}, which "
+            "teaches this one, is not committed (any more); restore it, or delete that stage's Job to train it again"
+        )
+    folder.mkdir()
+    return fetch_committed(context.store, manifest, field=order.field, folder=folder)
+
+
+def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tally) -> Loaded:
+    order, storage = context.order, context.order.storage
+    wish, field = order.student, f"{order.field}.student" if order.teacher else order.field
+
+    def fetch(uri: str, name: str, *, tokenizer_only: bool = False) -> Checkpoint:
+        return fetch_checkpoint(
+            uri,
+            field=f"{field}.{'tokenizer' if tokenizer_only else 'model'}",
+            endpoint_url=storage.endpoint_url,
+            region=storage.region,
+            folder=context.folder / name,
+            tokenizer_only=tokenizer_only,
+        )
+
+    tokenizer = fetch(wish.tokenizer, "tokenizer", tokenizer_only=True) if wish.tokenizer else None
+    if wish.architecture is not None:
+        assert tokenizer is not None
+        student = build_student(wish.architecture, tokenizer, order.task, seed=order.training.seed, field=field)
+    else:
+        assert wish.model is not None
+        checkpoint = fetch(wish.model, "student")
+        student = load_student(checkpoint, order.task, tokenizer=tokenizer, seed=order.training.seed)
+    student.model.to(best_device())
+    if not student.order.named:
+        _prove_order(context, data, encoder, student, tally)
+    return student
+
+
+def _prove_order(context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally) -> None:
+    """A head whose classes have no names is kept only if it beats chance in class order; else it starts new."""
+    order = context.order
+    measured = _measure_split(context, data.validation, encoder, student, tally, "FetchTeacher")
+    _, needed = gates.chance_to_beat(data.validation.classes, count=len(order.task.labels), metric=order.task.metric)
+    value = measured.metrics[order.task.metric]
+    if value > needed:
+        log.info("unnamed classes are taken in class order", extra={"student": student.start, "value": value})
+        return
+    log.warning(
+        "unnamed classes do not beat chance in class order; the student gets a new head",
+        extra={"student": student.start, order.task.metric: value},
+    )
+    renew_head(student.model, seed=order.training.seed)
+
+
+def _train(
+    context: Context,
+    data: TaskData,
+    encoder: Encoder,
+    teacher: Teacher | None,
+    student: Loaded,
+    tally: Tally,
+    states: ResumeStates,
+    resume_from: Path | None,
+) -> None:
+    """Trains the student in place; saves its state on the way, when stopped, and at the end (the weights alone)."""
+    order, training = context.order, context.order.training
+    soft = _teach(context, data, encoder, teacher, tally) if teacher else None
+    encoded = encoder.encode(data.train, student.tokenizer)
+    before_s, model_before_s = tally.train_s, tally.model_s
+
+    def note(standing: Standing) -> None:
+        tally.train_s, tally.steps, tally.final_loss = standing.train_s, standing.step, standing.loss
+        tally.model_s = model_before_s + standing.train_s - before_s
+
+    def on_step(standing: Standing) -> None:
+        context.reporter.report(
+            "Train",
+            standing.step,
+            standing.of,
+            epoch=standing.epoch,
+            loss=standing.loss,
+            examples_per_second=standing.examples_per_second,
+            eta_s=standing.eta_s,
+        )
+
+    def save(folder: Path, standing: Standing) -> None:
+        note(standing)
+        states.save(folder, _index(context, tally, standing))
+
+    with context.signals.deferred():
+        standing = train(
+            student.model,
+            Batches(encoded, data.train.classes, soft),
+            training=training,
+            distillation=order.distillation,
+            folder=_fresh(context, "training"),
+            resume_from=resume_from,
+            before_s=before_s,
+            save_interval_s=order.save_interval_s,
+            stop=lambda: context.signals.requested,
+            on_step=on_step,
+            save=save,
+        )
+        note(standing)
+        final = _fresh(context, "final")
+        student.model.save_pretrained(final)
+        states.save(final, _index(context, tally, standing))
+    _stop_if_told(context, standing.step)
+
+
+def _teach(
+    context: Context, data: TaskData, encoder: Encoder, teacher: Teacher, tally: Tally
+) -> NDArray[np.float32] | None:
+    """The teacher's logits of the training rows, in the order of the task; None where only the labels count."""
+    order = context.order
+    if order.distillation is None or order.distillation.alpha == 0:
+        return None
+    loaded, precision = teacher.loaded, order.training.precision
+    with context.signals.deferred():
+        answer = teacher_logits(
+            context.store,
+            logits_digest(teacher.checkpoint.digest, order.task, data.train, precision=precision),
+            loaded.model,
+            data.train,
+            encoder.encode(data.train, loaded.tokenizer),
+            classes=len(order.task.labels),
+            precision=precision,
+            folder=_fresh(context, "logits"),
+            save_interval_s=order.save_interval_s,
+            stop=lambda: context.signals.requested,
+            on_batch=_on_batch(context, "TeacherLogits"),
+        )
+    _stop_if_told(context, 0)
+    tally.model_s += answer.elapsed_s
+    tally.logits_reused = answer.reused
+    loaded.model.to("cpu")  # frees the GPU for the student
+    forget(context.folder / "teacher")
+    return answer.logits[:, list(loaded.order.columns)]
+
+
+def _index(context: Context, tally: Tally, standing: Standing) -> ResumeIndex:
+    return ResumeIndex(
+        step=standing.step,
+        of=standing.of,
+        elapsed_s=tally.elapsed_before_s + context.elapsed_s,
+        model_s=tally.model_s,
+        train_s=standing.train_s,
+        final_loss=standing.loss,
+        logits_reused=tally.logits_reused,
+    )
+
+
+def _take_over(tally: Tally, index: ResumeIndex) -> None:
+    tally.resumed = True
+    tally.elapsed_before_s = index.elapsed_s
+    tally.model_s += index.model_s
+    tally.train_s, tally.steps, tally.final_loss = index.train_s, index.step, index.final_loss
+    tally.logits_reused = index.logits_reused
+
+
+def _load_weights(student: Loaded, folder: Path) -> None:
+    import safetensors.torch
+
+    for path in folder.glob("*.safetensors"):
+        safetensors.torch.load_model(student.model, path, strict=False)
+
+
+def _describe_student(
+    context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally, attempt: Path
+) -> ModelFacts:
+    """Measures the student and puts its checkpoint with predictions into the folder `attempt`."""
+    order = context.order
+    in_order = Loaded(student.model, student.tokenizer, _straight(order.task.labels), student.start, student.pretrained)
+    measured = _measure(context, data, encoder, in_order, tally, "Evaluate")
+    student.model.save_pretrained(attempt)
+    student.tokenizer.save_pretrained(attempt)
+    for name, measurement in measured.items():
+        write_predictions(attempt / f"predictions-{name}.jsonl", measurement, order.task.labels)
+    weights = [path for path in attempt.iterdir() if path.name.endswith(".safetensors")]
+    own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
+    facts = _facts(
+        in_order,
+        f"{context.store.uri}/{commit.attempt_prefix(order.digest, context.attempt)}",
+        own.revision,
+        order.digest,
+        sum(path.stat().st_size for path in weights),
+        measured,
+    )
+    log.info("student measured", extra={"parameters": facts.parameters, **measured["validation"].metrics})
+    return facts
+
+
+def _straight(labels: list[str]) -> ClassOrder:
+    return ClassOrder(tuple(range(len(labels))), named=True)
+
+
+def _commit(
+    context: Context,
+    data: TaskData,
+    student: Loaded,
+    student_facts: ModelFacts,
+    teacher: ModelFacts | None,
+    tally: Tally,
+    attempt: Path,
+) -> Manifest:
+    order = context.order
+    context.reporter.report("Upload", 0, 1)
+    files = commit.upload_attempt(context.store, order.digest, context.attempt, attempt)
+    trained = len(data.train) * order.training.epochs
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    manifest = Manifest(
+        digest=order.digest,
+        chain=order.chain,
+        stage=order.stage,
+        attempt=context.attempt,
+        checkpoint=student_facts.source,
+        files=files,
+        teacher=teacher,
+        student=student_facts,
+        pretrained=student.pretrained,
+        start=student.start,
+        data_revision=data.revision,
+        data={name: split.facts for name, split in data.splits.items()},
+        recipe={
+            "task": order.task.to_document(),
+            "student": order.student.to_document(),
+            "training": order.training.to_document(),
+            "distillation": order.distillation.to_document() if order.distillation else None,
+        },
+        run=RunFacts(
+            started_at=context.started_at,
+            elapsed_s=round(tally.elapsed_before_s + context.elapsed_s, 3),
+            model_s=round(tally.model_s, 3),
+            examples_per_second=round(trained / max(tally.train_s, 1e-9), 2),
+            steps=tally.steps,
+            final_loss=tally.final_loss,
+            logits_reused=tally.logits_reused,
+            resumed=tally.resumed,
+        ),
+        environment=_environment(),
+        committed_at=now,
+    )
+    winner = commit.commit(context.store, manifest)
+    context.reporter.report("Upload", 1, 1)
+    return winner
+
+
+def _environment() -> dict[str, str]:
+    gpu = torch.cuda.is_available()
+    return {
+        "distillchain": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(0) if gpu else f"cpu ({torch.get_num_threads()} threads)",
+    }
+
+
+def _facts(
+    loaded: Loaded,
+    source: str,
+    revision: str,
+    digest: str | None,
+    weight_bytes: int,
+    measured: dict[str, Measurement],
+) -> ModelFacts:
+    test = measured.get("test")
+    return ModelFacts(
+        source=source,
+        revision=revision,
+        digest=digest,
+        parameters=loaded.parameters,
+        size_bytes=weight_bytes,
+        metrics=Metrics(validation=measured["validation"].metrics, test=test.metrics if test else None),
+        examples_per_second=round(measured["validation"].examples_per_second, 2),
+    )
+
+
+def _measure(
+    context: Context, data: TaskData, encoder: Encoder, loaded: Loaded, tally: Tally, phase: ProgressPhase
+) -> dict[str, Measurement]:
+    """A model on validation, and on test where there is one."""
+    splits = {"validation": data.validation} | ({"test": data.test} if data.test else {})
+    return {name: _measure_split(context, split, encoder, loaded, tally, phase) for name, split in splits.items()}
+
+
+def _measure_split(
+    context: Context, split: Split, encoder: Encoder, loaded: Loaded, tally: Tally, phase: ProgressPhase
+) -> Measurement:
+    measured = measure(
+        loaded.model,
+        split,
+        encoder.encode(split, loaded.tokenizer),
+        columns=loaded.order.columns,
+        precision=context.order.training.precision,
+        on_batch=_on_batch(context, phase),
+    )
+    tally.model_s += measured.elapsed_s
+    return measured
+
+
+def _on_batch(context: Context, phase: ProgressPhase) -> Any:
+    started = time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        elapsed_s = max(time.monotonic() - started, 1e-9)
+        context.reporter.report(
+            phase, done, of, examples_per_second=done / elapsed_s, eta_s=(of - done) * elapsed_s / max(done, 1)
+        )
+
+    return report
+
+
+def _stop_if_told(context: Context, step: int) -> None:
+    if context.signals.requested:
+        raise StopRequested(step)
+
+
+def _fresh(context: Context, name: str) -> Path:
+    folder = context.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

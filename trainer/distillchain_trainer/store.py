@@ -1,0 +1,94 @@
+"""The store: objects under a prefix, with the same semantics on S3 and in a folder.
+
+Whole objects appear at once or not at all; `create` lets exactly one writer win. Knows no stage and no manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object in a listing; `key` is relative to the store."""
+
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an object's content is."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Store(Protocol):
+    """Objects under `uri`. Keys are relative, with slashes.
+
+    Raises, from every method: StorageDenied, StorageUnavailable, DiskFull.
+    """
+
+    uri: str
+
+    def read(self, key: str) -> bytes:
+        """The content. Raises: ObjectMissing."""
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replaces what was there."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Writes unless there is such an object already (then False); of many writers at once one wins."""
+
+    def upload(self, key: str, path: Path) -> Fingerprint:
+        """Stores a file and returns what was stored."""
+
+    def download(self, key: str, path: Path) -> Fingerprint:
+        """Fetches into `path` and returns what came. Raises: ObjectMissing."""
+
+    def fingerprint(self, key: str) -> Fingerprint:
+        """Reads the whole object. Raises: ObjectMissing."""
+
+    def list_objects(self, prefix: str) -> list[StoredObject]:
+        """All objects whose key starts with `prefix`, in order of key."""
+
+    def delete(self, keys: list[str]) -> None:
+        """Deletes; one that is not there is fine."""
+
+
+def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field: str = "spec.storage") -> Store:
+    """The store at an s3:// or file:// URI; messages send a person to `field`."""
+    if uri.startswith("s3://"):
+        from distillchain_trainer.store_s3 import S3Store  # boto3 takes half a second to import
+
+        return S3Store(uri, endpoint_url=endpoint_url, region=region, field=field)
+    from distillchain_trainer.store_file import FileStore
+
+    return FileStore(uri, field=field)
+
+
+def fingerprint_of(path: Path) -> Fingerprint:
+    """Size and sha256 of a file."""
+    with path.open("rb") as file:
+        return fingerprint_stream(file)
+
+
+def fingerprint_stream(stream: BinaryIO) -> Fingerprint:
+    """Size and sha256 of what is left in a stream."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+    return Fingerprint(size, digest.hexdigest())
+
+
+def path_of_uri(uri: str) -> Path:
+    """The absolute path of a file:// URI."""
+    return Path(os.path.normpath(uri.removeprefix("file://")))

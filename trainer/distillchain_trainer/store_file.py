@@ -1,0 +1,158 @@
+"""The store in a folder: a local disk, or a volume that every stage mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from distillchain_trainer.errors import DISK_REMEDY, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
+
+PART_MARK = ".part-"  # of files in the making, never listed
+
+
+class FileStore:
+    """Objects are files below `uri`; they appear by rename, and `create` by link, which only one writer gets."""
+
+    def __init__(self, uri: str, *, field: str = "spec.storage") -> None:
+        self.uri = uri
+        self._root = path_of_uri(uri)
+        self._field = field
+
+    def read(self, key: str) -> bytes:
+        """See Store."""
+        with self._errors(key):
+            return self._path(key).read_bytes()
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        with self._errors(key), self._part(key) as part:
+            _write_through(part, content)
+            part.replace(self._path(key))
+
+    def create(self, key: str, content: bytes) -> bool:
+        """See Store."""
+        path = self._path(key)
+        with self._errors(key), self._part(key) as part:
+            _write_through(part, content)
+            try:
+                path.hardlink_to(part)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                return _create_without_links(path, content)
+        return True
+
+    def upload(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        with self._errors(key), self._part(key) as part:
+            shutil.copyfile(path, part)
+            stored = fingerprint_of(part)
+            part.replace(self._path(key))
+        return stored
+
+    def download(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        with self._errors(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._path(key), path)
+            return fingerprint_of(path)
+
+    def fingerprint(self, key: str) -> Fingerprint:
+        """See Store."""
+        with self._errors(key):
+            return fingerprint_of(self._path(key))
+
+    def list_objects(self, prefix: str) -> list[StoredObject]:
+        """See Store."""
+        found = []
+        with self._errors(prefix):
+            top = self._root / prefix if prefix.endswith("/") else (self._root / prefix).parent
+            for folder, _, names in os.walk(top):
+                for path in (Path(folder) / name for name in names if PART_MARK not in name):
+                    key = path.relative_to(self._root).as_posix()
+                    if key.startswith(prefix):
+                        with contextlib.suppress(FileNotFoundError):  # another pod may delete meanwhile
+                            found.append(StoredObject(key, path.stat().st_size))
+        return sorted(found, key=lambda item: item.key)
+
+    def delete(self, keys: list[str]) -> None:
+        """See Store. Folders that become empty go too."""
+        for key in keys:
+            path = self._path(key)
+            with self._errors(key):
+                path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self._root or self._root not in folder.parents:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+    @contextlib.contextmanager
+    def _part(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
+        part = path.with_name(f"{path.name}{PART_MARK}{uuid.uuid4().hex}")
+        for last_try in (False, True):  # another pod's `delete` may take the empty folder away in between
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                part.touch()
+                break
+            except FileNotFoundError:
+                if last_try:
+                    raise
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"{self.uri}/{key}: no such object") from error
+        except OSError as error:
+            where = f"{self.uri}/{key}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+                raise StorageDenied(
+                    f"{self._field}.uri: {where} is refused by the file system ({error.strerror}); "
+                    "give the trainer's user the right to it, or name another folder"
+                ) from error
+            raise StorageUnavailable(f"{self._field}.uri: {where}: {error.strerror}") from error
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _create_without_links(path: Path, content: bytes) -> bool:
+    """For volumes without hard links: the name is taken first, so a crash in between leaves it cut short.
+
+    A reader then finds the manifest corrupt and says so; it is never taken for whole.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return True

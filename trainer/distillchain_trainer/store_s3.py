@@ -1,0 +1,241 @@
+"""The store on S3 and what speaks like it. The one place that knows botocore's errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import boto3
+import botocore.exceptions as aws
+import tenacity
+from boto3.exceptions import RetriesExceededError
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from distillchain_trainer.errors import ObjectMissing, StorageDenied, StorageUnavailable, TrainerError
+from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0  # how long an outage is waited out; longer ones are the Job's retries
+PART_BYTES = 16 << 20
+TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
+DELETE_AT_ONCE = 1000  # S3's own limit
+
+CREDENTIAL_CODES = {
+    "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+    "TokenRefreshRequired", "ExpiredTokenException", "AllAccessDisabled", "AccountProblem", "InvalidSecurity",
+}  # fmt: skip
+REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
+BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
+TAKEN_CODES = {"PreconditionFailed", "412"}
+
+
+class S3Store:
+    """Objects under s3://bucket/prefix; credentials come from the environment alone.
+
+    Every body is signed with its sha256 (each part of a large one), so the server refuses what was altered on the way.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        field: str = "spec.storage",
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.uri = uri
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._field = field
+        self._patience_s = patience_s
+        try:
+            self._client: S3Client = boto3.client(
+                "s3",
+                endpoint_url=endpoint_url,
+                region_name=region,
+                config=Config(
+                    connect_timeout=5,
+                    read_timeout=60,
+                    max_pool_connections=16,
+                    retries={"mode": "standard", "total_max_attempts": 2},
+                    request_checksum_calculation="when_required",  # the newer trailing CRCs are not known everywhere
+                    response_checksum_validation="when_required",
+                    # Path style wherever an endpoint is named: its DNS rarely knows a name for every bucket.
+                    s3={
+                        "payload_signing_enabled": True,
+                        "addressing_style": "path" if endpoint_url else "auto",
+                    },
+                ),
+            )
+        except (aws.BotoCoreError, ValueError) as error:
+            raise StorageDenied(f"{field}: {error}; correct it or the environment's AWS configuration") from error
+        self._endpoint = self._client.meta.endpoint_url
+
+    def read(self, key: str) -> bytes:
+        """See Store."""
+
+        def fetch() -> bytes:
+            content: bytes = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+            return content
+
+        return self._call(key, fetch)
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        self._call(key, lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content))
+
+    def create(self, key: str, content: bytes) -> bool:
+        """See Store. A retry after a lost answer may find the writer's own object: compare before giving up."""
+
+        def put() -> bool:
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content, IfNoneMatch="*")
+            except aws.ClientError as error:
+                if error.response.get("Error", {}).get("Code") in TAKEN_CODES:
+                    return False
+                raise
+            return True
+
+        return self._call(key, put)
+
+    def upload(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        stored = fingerprint_of(path)
+
+        def send() -> None:
+            # upload_fileobj, because upload_file hides the server's error in a sentence.
+            with path.open("rb") as file:
+                self._client.upload_fileobj(file, self._bucket, self._prefix + key, Config=TRANSFER)
+
+        self._call(key, send)
+        return stored
+
+    def download(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def receive() -> None:
+            with path.open("wb") as file:
+                self._client.download_fileobj(self._bucket, self._prefix + key, file, Config=TRANSFER)
+
+        try:
+            self._call(key, receive)
+        except ObjectMissing:
+            path.unlink(missing_ok=True)
+            self._raise_if_bucket_is_missing(key)
+            raise
+        return fingerprint_of(path)
+
+    def fingerprint(self, key: str) -> Fingerprint:
+        """See Store."""
+
+        def fetch() -> Fingerprint:
+            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            return fingerprint_stream(cast("BinaryIO", body))
+
+        return self._call(key, fetch)
+
+    def list_objects(self, prefix: str) -> list[StoredObject]:
+        """See Store."""
+
+        def fetch() -> list[StoredObject]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return [
+                StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
+                for page in pages
+                for item in page.get("Contents", [])
+            ]
+
+        return sorted(self._call(prefix, fetch), key=lambda item: item.key)
+
+    def delete(self, keys: list[str]) -> None:
+        """See Store."""
+        for start in range(0, len(keys), DELETE_AT_ONCE):
+            some = [{"Key": self._prefix + key} for key in keys[start : start + DELETE_AT_ONCE]]
+
+            def remove(some: list[dict[str, str]] = some) -> None:
+                # The stubs want their own TypedDict for {"Key": ...}.
+                self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})  # type: ignore[typeddict-item]
+
+            self._call(keys[start], remove)
+
+    def _raise_if_bucket_is_missing(self, key: str) -> None:
+        """HEAD, which downloads begin with, has no body and so cannot tell a missing bucket from a missing key."""
+        self._call(key, lambda: self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
+
+    def _call(self, key: str, request: Callable[[], T]) -> T:
+        """The request's answer, tried again while the store is away."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(StorageUnavailable),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=8),
+            stop=tenacity.stop_after_delay(self._patience_s),
+            reraise=True,
+        )
+        answer: T = retrying(self._translated, key, request)
+        return answer
+
+    def _translated(self, key: str, request: Callable[[], T]) -> T:
+        with self._errors(key):
+            return request()
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except aws.ClientError as error:
+            raise self._of_answer(key, error) from error
+        except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError) as error:
+            raise StorageDenied(
+                f"{self._field}.secretRef: no credentials for {self.uri} ({error}); name a Secret with "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role"
+            ) from error
+        except (aws.BotoCoreError, RetriesExceededError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:  # of the local file, not of the connection
+                raise
+            reason = type(error).__name__
+            raise StorageUnavailable(
+                f"{self._field}.endpointUrl: {self._endpoint} did not answer ({reason}), also after "
+                f"{self._patience_s:.0f} s of trying; check the address and the network"
+            ) from error
+
+    def _of_answer(self, key: str, error: aws.ClientError) -> TrainerError:
+        """What an error of the server means to a person."""
+        answer = error.response.get("Error", {})
+        code, words = answer.get("Code", ""), answer.get("Message", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        said = f"{code}: {words}" if words else code
+        if code == "NoSuchBucket":
+            return StorageDenied(
+                f"{self._field}.uri: {self._endpoint} has no bucket {self._bucket}; create it or correct the name"
+            )
+        if code in MISSING_CODES:
+            return ObjectMissing(f"{self.uri}/{key}: no such object")
+        if code in REGION_CODES:
+            return StorageDenied(f"{self._field}.region: bucket {self._bucket} is in another region ({said}); name it")
+        if code in BUSY_CODES or status >= 500:
+            if code == "NotImplemented":
+                return StorageDenied(f"{self._field}: {self._endpoint} lacks what a commit needs ({said}); use another")
+            return StorageUnavailable(
+                f"{self._field}.endpointUrl: {self._endpoint} could not do it ({said}), also after "
+                f"{self._patience_s:.0f} s of trying; look at the store"
+            )
+        if code in CREDENTIAL_CODES or status in (401, 403):
+            return StorageDenied(
+                f"{self._field}.secretRef: {self._endpoint} refused {self.uri} ({said}); correct the Secret's "
+                "credentials, or let them read and write there"
+            )
+        return StorageUnavailable(f"{self._field}: {self._endpoint} answered {said} to {self.uri}/{key}")
