@@ -10,7 +10,7 @@ from distillchain_api.answer import Committed, Failed, Measured
 from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
 from distillchain_api.manifest import Metrics
-from distillchain_operator.jobs import build_job
+from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL
 from distillchain_operator.plan import Plan, PlannedStage, build_plan
 
@@ -107,7 +107,7 @@ def a_job(
     """The Job of a stage as the API server returns it; `condition` is Complete or Failed."""
     planned = plan.stage(stage)
     assert planned is not None
-    job = build_job(plan.chain, planned, image=image)
+    job = build_job(plan.chain, planned, defaults=JobDefaults(image))
     job["metadata"] |= {"uid": f"uid-of-{job['metadata']['name']}", "creationTimestamp": NOON}
     job["spec"]["suspend"] = suspended
     job["status"] = {"startTime": NOON, **status}

@@ -128,8 +128,9 @@ class BarsView:
         good = entry.phase == "Committed"
         value = f"{self._metric} {metric_of(entry.model, self._metric)}" if good else (entry.failure_class or "")
         how = "reused" if entry.reused else entry.phase.lower()
-        total = {"total": 1, "completed": 1} if good else {"total": 1}
-        self._bars.update(self._tasks[entry.name], phase=how, numbers=str(value), **total)
+        self._bars.update(
+            self._tasks[entry.name], total=1, completed=1 if good else None, phase=how, numbers=str(value)
+        )
 
     def note(self, text: str) -> None:
         """See View."""

@@ -86,11 +86,11 @@ def distillchain(
 
 
 @app.command(epilog="Example: distillchain validate chain.yaml --set spec.task.maxLength=64")
-def validate(file: File, storage: Storage = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+def validate(file: File, storage: Storage = None, overrides: Overrides = None, _verbose: Verbose = False) -> None:
     """Check a chain and say what it is. Changes nothing; looks at no data, no model and no store."""
     chain = read_chain(file, overrides=overrides or (), storage=storage)
-    plan = build_plan(chain)
-    relay = " -> ".join([f"teacher {chain.spec.teacher.model}", *(stage.name for stage in plan.stages)])
+    planned = build_plan(chain)
+    relay = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.stages)])
     source = "stdin" if file == STDIN else file
     _result(f"{source}: valid: DistillationChain {chain.name}, {relay}; nothing was changed")
 
@@ -101,7 +101,7 @@ def plan(
     storage: Storage = None,
     overrides: Overrides = None,
     output: OutputFormat = Output.TABLE,
-    verbose: Verbose = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Show what a run would do: stages, digests, what is committed in the store. Changes nothing."""
     from distillchain_cli.plan_view import fetch_outlook, plan_table, summary
@@ -168,7 +168,7 @@ def status(
     output: OutputFormat = Output.TABLE,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
-    verbose: Verbose = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Show how a chain on the cluster stands."""
     from distillchain_cli.cluster import Cluster, behind, status_of, status_text
@@ -190,7 +190,7 @@ def retry(
     stage: Annotated[str | None, typer.Option(help="Stage to try again; empty: the one that failed.")] = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
-    verbose: Verbose = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Try the failed stage of a chain on the cluster again: its Job is deleted, and the operator makes it anew."""
     from distillchain_cli.cluster import Cluster
@@ -212,8 +212,8 @@ def _pretty(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
-def main() -> None:
-    """The entry point: runs a command and ends the process with its exit code."""
+def main() -> int:
+    """The entry point: runs a command. Returns: the exit code, unless typer ends the process itself."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     try:
         app()
@@ -221,17 +221,13 @@ def main() -> None:
         for fault in error.faults:
             _talk(f"{error.source}: {fault}")
         log.debug("cause", exc_info=error)
-        sys.exit(EXIT_BAD_INPUT)
+        return EXIT_BAD_INPUT
     except CliError as error:
         _talk(str(error))
         log.debug("cause", exc_info=error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Exception as error:
         _talk(f"distillchain broke: {type(error).__name__}: {error}; run it again with -v, and report it")
         log.debug("cause", exc_info=error)
-        sys.exit(EXIT_FAILED)
-    sys.exit(EXIT_SUCCEEDED)
-
-
-if __name__ == "__main__":
-    main()
+        return EXIT_FAILED
+    return EXIT_SUCCEEDED

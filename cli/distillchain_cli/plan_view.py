@@ -95,13 +95,12 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
 
 def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
     """One line a stage."""
-    columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "STUDENT", "COMMITTED", "WOULD", "WHY")]
+    columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "WOULD", "WHY")]
     rows = [
         [
             item.stage.name,
             item.stage.digest[:DIGEST_CHARS],
             item.stage.work_order.teacher.name if item.stage.work_order.teacher else "",
-            _tail(start_of(item.stage.work_order.student)),
             "yes" if item.checkpoint else "no",
             item.action,
             item.why,
@@ -110,11 +109,6 @@ def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
     ]
     sentences = [f"{item.stage.name}: {item.why}" for item in outlook if item.action == "fail"]
     return "\n".join([format_columns(columns, rows, width=width), *sentences])
-
-
-def _tail(uri: str, chars: int = 28) -> str:
-    """The end of a URI, which tells checkpoints apart."""
-    return uri if len(uri) <= chars else "..." + uri[-(chars - 3) :]
 
 
 def summary(plan: Plan, outlook: list[Outlook]) -> str:

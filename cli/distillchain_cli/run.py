@@ -1,6 +1,6 @@
 """A chain on this machine: the plan and work orders of the operator, carried out as subprocesses, strictly in order.
 
-What a pod's exit means is the contract's table: fatal codes end the chain, crashes count against `retries`, 75 does not.
+What an exit code means is the contract's table: fatal ones end the chain, crashes count against `retries`, 75 does not.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
 from distillchain_api.status import ChainStatus
 from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.jobs import build_probe_pod
+from distillchain_operator.jobs import JobDefaults, build_probe_pod
 from distillchain_operator.observed import Observed, is_controlled_by, observe
 from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, SetSuspend, reconcile, running_pod
@@ -77,7 +77,7 @@ class Controller:
             observed,
             previous=previous,
             now=self._clock(),
-            image=self._settings.trainer_image or None,
+            defaults=JobDefaults(self._settings.trainer_image or None, self._settings.pod_template),
             progress=progress,
         )
         status, look_again_s = await self._act(plan, decision, key, previous)

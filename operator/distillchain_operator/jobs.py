@@ -8,6 +8,8 @@ service account token are ours.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from distillchain_api import API_VERSION, KIND
@@ -27,18 +29,30 @@ GRACE_S = 120  # time to save the state of a large student to the store after SI
 COMMAND = ["python", "-m", "distillchain_trainer"]
 
 
+@dataclass(frozen=True)
+class JobDefaults:
+    """What the operator gives to stages that do not say it themselves."""
+
+    image: str | None = None
+    pod: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_DEFAULTS = JobDefaults()
+
+
 class BadPodTemplate(ValueError):
     """A pod template that is no PodTemplateSpec, in a sentence with the field."""
 
 
-def build_job(chain: DistillationChain, stage: PlannedStage, *, image: str | None) -> dict[str, Any]:
+def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
     """The Job of a stage.
 
     Args:
-        image: the operator's default, used when neither stage nor template nor the pod template names one.
+        defaults: the image is used when neither stage nor template nor the pod template names one, the pod when the
+            stage has none.
     Raises: BadPodTemplate when the template cannot be written into.
     """
-    spec = _job_spec(chain, stage, image=image)
+    spec = _job_spec(chain, stage, defaults=defaults)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -93,7 +107,7 @@ def _labels(chain: DistillationChain, stage: PlannedStage) -> dict[str, str]:
     }
 
 
-def _job_spec(chain: DistillationChain, stage: PlannedStage, *, image: str | None) -> dict[str, Any]:
+def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
     deadline = {"activeDeadlineSeconds": stage.timeout_s} if stage.timeout_s else {}
     return {
         "completions": 1,
@@ -103,13 +117,13 @@ def _job_spec(chain: DistillationChain, stage: PlannedStage, *, image: str | Non
         "podFailurePolicy": copy.deepcopy(POD_FAILURE_POLICY),
         # A replacement starts only when its forerunner is gone: never two pods on one stage.
         "podReplacementPolicy": "Failed",
-        "template": _pod_template(chain, stage, image=image),
+        "template": _pod_template(chain, stage, defaults=defaults),
     }
 
 
-def _pod_template(chain: DistillationChain, stage: PlannedStage, *, image: str | None) -> dict[str, Any]:
-    given = copy.deepcopy(stage.pod)
-    field = f"{stage.work_order.field}.pod"
+def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
+    given = copy.deepcopy(stage.pod or dict(defaults.pod))
+    field = f"{stage.work_order.field}.pod" if stage.pod else "DISTILLCHAIN_POD_TEMPLATE"
     metadata, spec = _mapping(given, "metadata", field), _mapping(given, "spec", field)
     containers = [dict(container) for container in _named_list(spec, "containers", f"{field}.spec")]
     trainer = next((c for c in containers if c["name"] == TRAINER_CONTAINER), None)
@@ -121,7 +135,7 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, image: str |
     if not any(isinstance(mount, dict) and mount.get("mountPath", "").rstrip("/") == "/tmp" for mount in mounts):  # noqa: S108
         mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": "/tmp"}]  # noqa: S108 (a volume of the pod's own)
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
-    _write_trainer(trainer, chain, stage, image=image, mounts=mounts)
+    _write_trainer(trainer, chain, stage, image=defaults.image, mounts=mounts)
     return {
         "metadata": {
             **{key: value for key, value in metadata.items() if key in ("annotations", "labels")},

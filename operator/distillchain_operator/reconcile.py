@@ -14,7 +14,7 @@ from distillchain_api.answer import Committed, Progress, fit
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_operator.gates import surely_meets_gates
-from distillchain_operator.jobs import BadPodTemplate, build_job
+from distillchain_operator.jobs import NO_DEFAULTS, BadPodTemplate, JobDefaults, build_job
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import JobState, Observed, ObservedJob, ObservedPod
 from distillchain_operator.plan import Plan, PlannedStage
@@ -66,7 +66,7 @@ class _View:
     plan: Plan
     observed: Observed
     previous: ChainStatus
-    image: str | None
+    defaults: JobDefaults
     progress: Progress | None
 
 
@@ -76,7 +76,7 @@ def reconcile(
     *,
     previous: ChainStatus,
     now: datetime,
-    image: str | None = None,
+    defaults: JobDefaults = NO_DEFAULTS,
     progress: Progress | None = None,
 ) -> Decision:
     """The next step of a chain.
@@ -84,13 +84,13 @@ def reconcile(
     Args:
         observed: its Jobs and pods from live reads.
         previous: its status as stored.
-        image: the operator's default trainer image.
+        defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, when it was read.
     """
-    view = _View(plan, observed, previous, image, progress)
+    view = _View(plan, observed, previous, defaults, progress)
     outdated = _delete_outdated(view)
     entries: list[StageStatus] = []
-    actions: list[Action] = [*outdated]
+    actions: list[Action] = [*outdated, *_follow_suspend(view)]
     waits_for = ""
     for stage in plan.stages:
         if waits_for:
@@ -123,6 +123,20 @@ def _delete_outdated(view: _View) -> list[DeleteJob]:
     ]
 
 
+def _follow_suspend(view: _View) -> list[SetSuspend]:
+    """What the chain says of suspending goes for every unfinished Job that it still asks for."""
+    wanted = {(stage.name, digest_label(stage.digest)) for stage in view.plan.stages}
+    suspend = view.plan.chain.spec.suspend
+    return [
+        SetSuspend(job.name, job.uid, suspend)
+        for job in view.observed.jobs
+        if (job.stage, job.digest) in wanted
+        and not job.is_finished
+        and not job.deleting
+        and job.suspend_wanted != suspend
+    ]
+
+
 def _later_entry(view: _View, stage: PlannedStage, waits_for: str) -> StageStatus:
     """A stage behind the current one: what was committed stays so, the rest waits."""
     before = _previous_entry(view, stage)
@@ -136,7 +150,7 @@ def _step(view: _View, stage: PlannedStage, *, outdated: set[str]) -> tuple[Stag
     manifest: dict[str, Any] | None = None
     name = fault = ""
     try:
-        manifest = build_job(view.plan.chain, stage, image=view.image)
+        manifest = build_job(view.plan.chain, stage, defaults=view.defaults)
         name = manifest["metadata"]["name"]
     except BadPodTemplate as error:
         fault = str(error)
@@ -148,8 +162,13 @@ def _step(view: _View, stage: PlannedStage, *, outdated: set[str]) -> tuple[Stag
         return committed, []
 
     running = next((job for job in _jobs_of(view, stage) if not job.is_finished and not job.deleting), None)
+    if running is not None and (running.name == name or not name or _has_started(view, running)):
+        return _running(view, stage, running), []
     if running is not None:
-        return _running(view, stage, running)
+        # Its pod waits for a node, an image, a Secret, or for the end of a crash's backoff: perhaps the very thing the
+        # edit mends, and nothing but a start is lost.
+        why = "the chain was edited before its pod started"
+        return _pending(stage, f"replacing Job {running.name}"), [DeleteJob(running.name, running.uid, why=why)]
     finished = view.observed.by_name.get(name)
     if finished is not None and not finished.deleting:
         return _finished_without_commit(view, stage, finished)
@@ -193,9 +212,12 @@ def _answer(view: _View, stage: PlannedStage, job: ObservedJob) -> Committed | N
     return None
 
 
-def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[StageStatus, list[Action]]:
+def _has_started(view: _View, job: ObservedJob) -> bool:
+    return any(pod.running or pod.phase == "Running" for pod in view.observed.pods_of(job.name))
+
+
+def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     suspend = view.plan.chain.spec.suspend
-    actions: list[Action] = [SetSuspend(job.name, job.uid, suspend)] if job.suspend_wanted != suspend else []
     pods = view.observed.pods_of(job.name)
     attempt = _attempt(view, stage, job)
     pod = next((pod for pod in reversed(pods) if not pod.is_over), None)
@@ -205,7 +227,7 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[StageS
     if view.progress is not None and view.progress.stage == stage.name:
         progress = progress_status(view.progress)
     stuck = pod is not None and not pod.deleting and is_stuck(pod)
-    entry = StageStatus(
+    return StageStatus(
         name=stage.name,
         phase="Suspended" if suspend else "Running",
         digest=stage.digest,
@@ -216,7 +238,6 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[StageS
         message=_suspended_message(pod) if suspend else _running_message(job, pods, pod, attempt=attempt),
         failure_class=FailureClass.POD_REJECTED if stuck and not suspend else None,
     )
-    return entry, actions
 
 
 def _suspended_message(pod: ObservedPod | None) -> str:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, Self, get_args
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from distillchain_api.faults import BadDocument
+from distillchain_api.yaml_text import load_yaml
+
+# What Kubernetes puts into pods for a Service, should one be called distillchain-...
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)$")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "plain"]
@@ -25,6 +33,8 @@ class Settings:
 
     trainer_image: str = ""
     """Image of stages that name none; empty: every chain must name one."""
+    pod_template: Mapping[str, Any] = field(default_factory=dict)
+    """Path of a YAML file with a PodTemplateSpec for stages that state no `pod`; empty: none."""
     namespaces: tuple[str, ...] = ()
     """Namespaces whose chains are carried out, separated by commas; empty: all, which needs the ClusterRole."""
     resync_s: float = 300.0
@@ -44,11 +54,13 @@ class Settings:
 
         Raises: BadSetting with all that is wrong.
         """
-        known = {f"{PREFIX}{field.name.upper()}": field for field in fields(cls)}
+        known = {f"{PREFIX}{setting.name.upper()}": setting for setting in fields(cls)}
         values: dict[str, object] = {}
         faults = []
         for name, text in sorted(environment.items()):
             if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in FOREIGN:
+                continue
+            if name not in known and _SERVICE_LINK.search(name):
                 continue
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -92,8 +104,16 @@ def _log_format(text: str) -> str:
     return text
 
 
+def _pod_template(path: str) -> dict[str, Any]:
+    try:
+        return load_yaml(Path(path).read_text(encoding="utf-8"), source=path)
+    except (OSError, BadDocument) as error:
+        raise ValueError(f"the path of a YAML file with a PodTemplateSpec; {error}") from error
+
+
 _PARSERS: dict[str, Callable[[str], object]] = {
     "trainer_image": str,
+    "pod_template": _pod_template,
     "namespaces": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "resync_s": _seconds,
     "progress_s": _seconds,

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.build import ensure_binaries
+from cluster.distillchain import OPERATOR, install_distillchain, operator_processes, stop_operator
 from cluster.errors import ClusterError
 from cluster.processes import Processes
 from cluster.whole import WholeCluster
@@ -28,6 +29,10 @@ from cluster.whole import WholeCluster
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 BUCKET = "models"
+NEXT = """  eval "$(PYTHONPATH=tests .venv/bin/python -m cluster up)"
+  kubectl apply -f examples/cluster/chain.yaml
+  kubectl wait --for=condition=Succeeded --timeout=15m distillationchain/example
+  kubectl get distillationchains"""
 NOT_RUNNING = 3  # exit code of `status`, as of systemctl
 
 
@@ -40,20 +45,24 @@ class Output(StrEnum):
 
 @app.command(epilog="Example: python -m cluster up --gpus 4")
 def up(gpus: Annotated[int, typer.Option(help="How many nvidia.com/gpu the node claims.", min=0)] = 2) -> None:
-    """Start the cluster, unless it is up: control plane, a node, S3 with a bucket. One that is half up starts anew."""
+    """Start the cluster, unless it is up: control plane, node, S3, operator. One that is half up starts anew."""
     with _locked():
         cluster = _open(gpus)
-        if cluster.is_running():
+        if _is_running(cluster):
             _say("is up already")
         else:
             try:
+                stop_operator(cluster)
                 cluster.start()
                 cluster.s3.ensure_bucket(BUCKET)
+                install_distillchain(cluster, bucket=BUCKET)
             except BaseException:
+                stop_operator(cluster)
                 cluster.stop()
                 raise
-            _say("is up")
+            _say("is up, with S3, the CRD and the operator")
         print(_exports(cluster))
+        _say(f"next:\n{NEXT}")
 
 
 @app.command(epilog="Example: python -m cluster down")
@@ -64,6 +73,7 @@ def down() -> None:
             _say("is not there; nothing to do")
             return
         cluster = _open(gpus=0)
+        stop_operator(cluster)
         cluster.stop()
         shutil.rmtree(_directory())
         _say("is down and its files are gone")
@@ -88,16 +98,20 @@ def status(output: Annotated[Output, typer.Option("-o", help="Format of the answ
     ]
     if output is Output.json:
         print(
-            json.dumps({"running": cluster.is_running(), "environment": _environment(cluster), "parts": rows}, indent=2)
+            json.dumps({"running": _is_running(cluster), "environment": _environment(cluster), "parts": rows}, indent=2)
         )
     else:
         _print_table(rows)
         print(_exports(cluster))
-    raise typer.Exit(0 if cluster.is_running() else NOT_RUNNING)
+    raise typer.Exit(0 if _is_running(cluster) else NOT_RUNNING)
 
 
 def _open(gpus: int) -> WholeCluster:
     return WholeCluster(_directory(), gpus=gpus, outlive_caller=True)
+
+
+def _is_running(cluster: WholeCluster) -> bool:
+    return cluster.is_running() and operator_processes(cluster).is_running(OPERATOR)
 
 
 def _directory() -> Path:
@@ -106,7 +120,8 @@ def _directory() -> Path:
 
 
 def _processes(cluster: WholeCluster) -> list[Processes]:
-    return [cluster.control_plane.processes, cluster.node.processes, cluster.s3.processes]
+    parts = (cluster.control_plane, cluster.node, cluster.s3)
+    return [*(part.processes for part in parts), operator_processes(cluster)]
 
 
 def _environment(cluster: WholeCluster) -> dict[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.distillchain import quickstart_material
 from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
 from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, install_manifests
 from cluster.s3 import S3Server
@@ -61,9 +60,7 @@ def _sst2(s3: S3Server, folder: Path) -> Relay:
 
 
 def _quickstart(s3: S3Server) -> Relay:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillchain" / "quickstart"
-    prepare = CHECKOUT / "examples" / "quickstart" / "prepare.py"
-    subprocess.run([sys.executable, str(prepare), "--into", str(cache)], check=True)
+    cache = quickstart_material()
     for name, key in (("data", "data"), ("models/minilm-l6", "minilm"), ("models/bert-tiny", "tiny")):
         _upload(s3, cache / name, key)
     return Relay(
@@ -92,7 +89,11 @@ def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFacto
     control_plane = whole_cluster.control_plane
     install_manifests(control_plane)
     kubeconfig = control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
-    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_RESYNC_S": "5", "DISTILLCHAIN_PROGRESS_S": "2"}
+    settings = {
+        "DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE,
+        "DISTILLCHAIN_RESYNC_S": "5",
+        "DISTILLCHAIN_PROGRESS_S": "2",
+    }
     with OperatorProcess(kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log", settings) as running:
         yield running
 

@@ -13,7 +13,7 @@ import yaml
 from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
 from distillchain_api.workorder import WORK_ORDER_ENV, WorkOrder
-from distillchain_operator.jobs import BadPodTemplate, build_job, build_probe_pod, job_name
+from distillchain_operator.jobs import NO_DEFAULTS, BadPodTemplate, JobDefaults, build_job, build_probe_pod, job_name
 from distillchain_operator.plan import build_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -57,7 +57,7 @@ CASES = {
 
 def job_of(**chain: Any) -> dict[str, Any]:
     plan = a_plan(**chain)
-    return build_job(plan.chain, plan.stages[0], image=None)
+    return build_job(plan.chain, plan.stages[0], defaults=NO_DEFAULTS)
 
 
 def trainer_of(job: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_a_chain_made_anew_has_the_same_job_names():
     """So that its first create meets the old Job and waits, instead of running beside it."""
     chain = a_chain()
     anew = chain.model_copy(update={"metadata": chain.metadata.model_copy(update={"uid": "another", "generation": 7})})
-    names = {build_job(c, build_plan(c).stages[0], image=None)["metadata"]["name"] for c in (chain, anew)}
+    names = {build_job(c, build_plan(c).stages[0], defaults=NO_DEFAULTS)["metadata"]["name"] for c in (chain, anew)}
     assert len(names) == 1
 
 
@@ -209,3 +209,16 @@ def test_a_pod_template_that_is_none_is_refused_with_its_field(pod: dict[str, An
     with pytest.raises(BadPodTemplate) as refused:
         job_of(template={"image": IMAGE, "pod": pod})
     assert str(refused.value) == want
+
+
+def test_the_operators_pod_template_serves_stages_that_state_none():
+    ours = {"spec": {"nodeSelector": {"pool": "gpu"}}}
+    theirs = {"spec": {"nodeSelector": {"pool": "mine"}}}
+
+    def selector_of(template: dict[str, Any]) -> dict[str, str]:
+        plan = build_plan(a_chain(template=template))
+        job = build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, ours))
+        return job["spec"]["template"]["spec"]["nodeSelector"]
+
+    assert selector_of({}) == {"pool": "gpu"}
+    assert selector_of({"pod": theirs}) == {"pool": "mine"}

@@ -311,11 +311,30 @@ def test_an_edit_of_the_second_stage_replaces_its_running_job_and_keeps_the_firs
 def test_an_edit_of_where_a_running_stage_runs_waits_for_its_end(relay: Relay):
     relay.apply(a_document(stages=["mini"]))
     pod = relay.wait_for_pod("mini")
+    relay.run(pod)
+    relay.wait("mini running", lambda: relay.stage("mini").get("message") is None)
     relay.apply(a_document(stages=["mini"], template={"image": "registry.example/another:2"}))
     _wait_for_another_chain_to_be_looked_at(relay)
     assert relay.wait_for_pod("mini") == pod
     relay.commit("mini")
     relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs()) == 1
+
+
+def test_an_edit_of_the_image_replaces_a_job_whose_pod_cannot_start(relay: Relay):
+    relay.apply(a_document(stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "registry.example/typo"'}
+    relay.write_pod_status(pod, containerStatuses=[_container({"waiting": waiting})])
+    assert "ImagePullBackOff" in relay.wait_for_condition("Stalled")["message"]
+    relay.apply(a_document(stages=["mini"], template={"image": "registry.example/mended:2"}))
+
+    def mended() -> bool:
+        images = [p["spec"]["containers"][0]["image"] for p in relay.pods("mini")]
+        return images == ["registry.example/mended:2"]
+
+    relay.wait("a pod with the other image", mended)
+    relay.commit("mini")
     assert len(relay.jobs()) == 1
 
 

@@ -22,6 +22,7 @@ from chain_builders import (
 )
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus
+from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.observed import Observed, observe
 from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.reconcile import Action, CreateJob, Decision, DeleteJob, SetSuspend, reconcile
@@ -38,7 +39,7 @@ def look(
     image: str | None = None,
 ) -> Decision:
     observed = observe(chain_uid=CHAIN_UID, jobs=jobs, pods=pods)
-    return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, image=image)
+    return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, defaults=JobDefaults(image))
 
 
 def created(decision: Decision) -> list[str]:
@@ -158,6 +159,32 @@ def test_a_running_job_that_differs_only_in_where_it_runs_is_left_to_end():
     decision = look(new, job, pods=(a_pod(job),))
     assert decision.actions == ()
     assert entry(decision, "mini").job == job["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    "phase, suspended, failed",
+    [
+        pytest.param("Pending", False, 0, id="its pod waits for a node, an image or a Secret"),
+        pytest.param("Failed", False, 1, id="its pod crashed, the next is not made yet"),
+        pytest.param("Failed", True, 0, id="it is suspended"),
+    ],
+)
+def test_a_job_whose_pod_has_not_started_gives_way_to_an_edit(phase: str, suspended: bool, failed: int):
+    old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
+    job = a_job(old, "mini", active=1, failed=failed, suspended=suspended)
+    decision = look(new, job, pods=(a_pod(job, phase=phase, exit_code=137 if failed else None),))
+    deleted = [action.name for action in decision.actions if isinstance(action, DeleteJob)]
+    assert deleted == [job["metadata"]["name"]]
+    assert created(decision) == []
+    assert created(look(new)) == ["mini"]
+
+
+def test_suspend_reaches_a_later_stage_that_still_runs():
+    loose = a_plan()
+    tight = a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}, suspend=True)
+    job = a_job(loose, "tiny", active=1)
+    decision = look(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
+    assert decision.actions == (SetSuspend(job["metadata"]["name"], job["metadata"]["uid"], True),)
 
 
 def test_a_later_stage_that_runs_is_left_to_end_when_an_earlier_gate_is_tightened():

@@ -14,6 +14,8 @@ def test_the_environment_is_read_and_foreign_variables_are_passed_over():
             "DISTILLCHAIN_TRAINER_IMAGE": "x:1",
             "DISTILLCHAIN_RESYNC_S": "",
             "DISTILLCHAIN_UPDATE_GOLDEN": "1",
+            "DISTILLCHAIN_OPERATOR_SERVICE_HOST": "10.96.0.7",
+            "DISTILLCHAIN_OPERATOR_PORT_8080_TCP": "tcp://10.96.0.7:8080",
             "PATH": "/bin",
         }
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from trainer.parts import an_order, run_here, save_bert, write_data
 
 

@@ -22,9 +22,9 @@ from distillchain_trainer.progress import Reporter
 from distillchain_trainer.run import run_stage
 from distillchain_trainer.signals import Signals
 
-GOOD = "good great fine lovely charming bright funny warm".split()
-BAD = "bad dull poor boring bleak cold weak tired".split()
-FILLERS = "the film a movie is was very quite story with and plot acting of , . it this".split()
+GOOD = ["good", "great", "fine", "lovely", "charming", "bright", "funny", "warm"]
+BAD = ["bad", "dull", "poor", "boring", "bleak", "cold", "weak", "tired"]
+FILLERS = ["the", "film", "a", "movie", "is", "was", "very", "quite", "story", "with", "and", "plot", "acting", "of", ",", ".", "it", "this"]
 LABELS = ["negative", "positive"]
 SMALL_BERT = {
     "hidden_size": 16,

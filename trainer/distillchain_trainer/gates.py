@@ -45,13 +45,14 @@ def check_teacher(
     predicted: Sequence[int],
     labels: Sequence[str],
     named: bool,
-    teacher_field: str,
+    remedy: str,
 ) -> None:
     """Holds a teacher's gate, and that it beats chance.
 
     Args:
         classes, predicted: on validation.
         named: its classes have names; else their order shows only here.
+        remedy: how such a teacher is made better.
     Raises: GateNotMet; LabelMismatch for unnamed classes in another order than the task's.
     """
     value = metrics[metric]
@@ -60,14 +61,14 @@ def check_teacher(
         _check_turned(uri, classes, predicted, labels)
     if gate is not None and value < gate.min_metric:
         raise GateNotMet(
-            f"teacher {uri}: {metric} {share(value, gate.min_metric)} is under {teacher_field}.gate.minMetric "
-            f"{share(gate.min_metric)}; fine-tune it ({teacher_field}.fineTune) or lower the gate"
+            f"teacher {uri}: {metric} {share(value, gate.min_metric)} is under spec.teacher.gate.minMetric "
+            f"{share(gate.min_metric)}; {remedy} or lower the gate"
         )
     if value <= needed:
         raise GateNotMet(
             f"teacher {uri}: {metric} {share(value)} on {len(classes)} validation rows is not above chance "
             f"({share(chance)} for the most frequent class, {share(needed)} with a margin for so few rows); "
-            f"fine-tune it on the task ({teacher_field}.fineTune) or use more validation rows"
+            f"{remedy} or use more validation rows"
         )
 
 

@@ -15,6 +15,7 @@ import transformers
 
 from distillchain_api.answer import Committed, ProgressPhase
 from distillchain_api.manifest import Manifest, Metrics, ModelFacts, RunFacts
+from distillchain_api.workorder import TeacherRef
 from distillchain_trainer import __version__, commit, gates
 from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed, forget
 from distillchain_trainer.data import Split, TaskData, read_task_data
@@ -123,10 +124,16 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
         predicted=on_validation.predicted.tolist(),
         labels=order.task.labels,
         named=loaded.order.named,
-        teacher_field="spec.teacher",
+        remedy=_remedy(order.teacher),
     )
     log.info("teacher measured", extra={"teacher": checkpoint.uri, **on_validation.metrics})
     return Teacher(loaded, checkpoint, facts)
+
+
+def _remedy(teacher: TeacherRef) -> str:
+    if teacher.digest is None:
+        return "fine-tune it (spec.teacher.fineTune)"
+    return f"train stage {teacher.name} better (more epochs, another learningRate, a smaller step down)"
 
 
 def _fetch_teacher(context: Context) -> Checkpoint:

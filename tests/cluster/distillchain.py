@@ -1,0 +1,90 @@
+"""distillchain on the lasting cluster of `cluster up`: CRD, rights, operator, and what examples/cluster needs in S3.
+
+Everything a platform team would do by hand, so that a person only types `kubectl apply`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
+from cluster.operator_process import (
+    CHECKOUT,
+    OPERATOR_ARGV,
+    OPERATOR_NAMESPACE,
+    SERVICE_ACCOUNT,
+    install_manifests,
+    operator_environment,
+)
+from cluster.processes import Processes
+from cluster.whole import WholeCluster
+
+OPERATOR = "distillchain-operator"
+MATERIAL = ("data", "models/bert-tiny")  # what examples/cluster/chain.yaml reads
+
+
+def operator_processes(cluster: WholeCluster) -> Processes:
+    """The operator's process record; it outlives this program."""
+    return Processes(cluster.directory / "operator", outlive_caller=True)
+
+
+def install_distillchain(cluster: WholeCluster, *, bucket: str) -> None:
+    """Installs CRD, RBAC and Secret, starts the operator, and brings models and data into the bucket; repeatable."""
+    control_plane = cluster.control_plane
+    install_manifests(control_plane)
+    _apply_secret(cluster)
+    processes = operator_processes(cluster)
+    if not processes.is_running(OPERATOR):
+        template = cluster.directory / "pod-template.yaml"
+        # Pods have no name servers here: the endpoint of the store comes with the template, not with the chain.
+        endpoint = {"AWS_ENDPOINT_URL_S3": cluster.s3.endpoint, "AWS_REGION": cluster.s3.environment()["AWS_REGION"]}
+        template.write_text(json.dumps(host_python_pod_template(environment=endpoint)))
+        environment = operator_environment(
+            control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT),
+            DISTILLCHAIN_TRAINER_IMAGE=HOST_PYTHON_IMAGE,
+            DISTILLCHAIN_POD_TEMPLATE=str(template),
+            DISTILLCHAIN_LOG_FORMAT="plain",
+        )
+        processes.start(OPERATOR, OPERATOR_ARGV, environment=environment)
+    _bring_material(cluster, bucket)
+
+
+def stop_operator(cluster: WholeCluster) -> None:
+    """Stops it, if it runs."""
+    operator_processes(cluster).stop_all()
+
+
+def _apply_secret(cluster: WholeCluster) -> None:
+    """For chains in the namespace `default`."""
+    cluster.control_plane.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s3-credentials", "namespace": "default"},
+            "stringData": {
+                "AWS_ACCESS_KEY_ID": cluster.s3.access_key,
+                "AWS_SECRET_ACCESS_KEY": cluster.s3.secret_key,
+            },
+        }
+    )
+
+
+def quickstart_material() -> Path:
+    """Models and data of the quick start, prepared once into the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillchain" / "quickstart"
+    prepare = CHECKOUT / "examples" / "quickstart" / "prepare.py"
+    subprocess.run([sys.executable, str(prepare), "--into", str(cache)], check=True, stdout=sys.stderr)
+    return cache
+
+
+def _bring_material(cluster: WholeCluster, bucket: str) -> None:
+    source = quickstart_material()
+    client = cluster.s3.client()
+    for name in MATERIAL:
+        for path in sorted((source / name).rglob("*")):
+            if path.is_file():
+                client.upload_file(str(path), bucket, f"quickstart/{path.relative_to(source).as_posix()}")
