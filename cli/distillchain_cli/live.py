@@ -54,11 +54,11 @@ def numbers(line: answer.Progress) -> str:
 
 
 def ending(entry: StageStatus, metric: str) -> str:
-    """How a stage ended, in one sentence."""
+    """How a stage ended; why it failed is said once, at the end of the run."""
     if entry.phase == "Committed":
         how = "found committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
         return f"{how}, {metric} {metric_of(entry.model, metric)}: {entry.checkpoint}"
-    return f"{entry.failure_class or entry.phase.lower()}: {entry.message}"
+    return f"failed: {entry.failure_class}" if entry.phase == "Failed" else "stopped"
 
 
 class PlainView:

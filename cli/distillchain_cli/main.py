@@ -42,9 +42,10 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def _be_verbose(value: bool) -> None:
+def _be_verbose(value: bool) -> bool:
     if value:
         log.setLevel(logging.DEBUG)
+    return value
 
 
 def _print_version(value: bool) -> None:
@@ -122,7 +123,7 @@ def run(
     storage: Storage = None,
     overrides: Overrides = None,
     output: OutputFormat = Output.TABLE,
-    verbose: Verbose = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Run a chain on this machine. Stages that are committed in the store are verified and used, not trained again.
 
@@ -136,14 +137,16 @@ def run(
     log.debug("logs of the trainers are in %s", folder)
     status = _run_on_this_machine(chain, folder, output)
     if status.phase == "Succeeded":
-        if not verbose:
+        _talk(f"succeeded: {status.result.checkpoint if status.result else status.message}")
+        if not _verbose:
             shutil.rmtree(folder)
         return
-    if status.phase == "Suspended":
-        _talk(f"stopped: {status.message}")
+    ended = next(entry for entry in status.stages if entry.phase in ("Failed", "Suspended"))
+    if ended.phase == "Suspended":
+        _talk(f"stopped: {ended.message}")
         _talk("to go on, run the same command again")
     else:
-        _talk(f"failed: {status.message}")
+        _talk(f"failed: {ended.message}")
     _talk(f"logs of the trainers: {folder}")
     raise typer.Exit(EXIT_FAILED)
 

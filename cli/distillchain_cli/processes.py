@@ -72,7 +72,6 @@ class Place:
     """Where the attempts of a run leave their logs and files in the making."""
 
     folder: Path
-    trainer: tuple[str, ...] = TRAINER
 
     def log(self, stage: str, attempt: int) -> Path:
         """What the trainer of an attempt says on stderr."""
@@ -110,7 +109,7 @@ def run_attempt(
     overdue = False
     with place.log(order.stage, attempt).open("wb") as log, progress.open("wb") as out, progress.open("rb") as lines:
         process = subprocess.Popen(
-            [*place.trainer, str(os.getpid())],
+            [*TRAINER, str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -103,7 +103,13 @@ class Cluster:
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
         """Suspends or resumes this very Job; one that is gone or another of its name is fine."""
-        body = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
+        await self._patch_job(namespace, name, {"metadata": {"uid": uid}, "spec": {"suspend": suspend}})
+
+    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
+        """Annotates this very Job; one that is gone or another of its name is fine."""
+        await self._patch_job(namespace, name, {"metadata": {"uid": uid, "annotations": annotations}})
+
+    async def _patch_job(self, namespace: str, name: str, body: dict[str, Any]) -> None:
         try:
             await self._request("PATCH", f"{_jobs(namespace)}/{name}", body=body, content_type=MERGE_PATCH)
         except ApiError as error:

@@ -19,9 +19,10 @@ from distillchain_api.faults import BadDocument
 from distillchain_api.status import ChainStatus
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.jobs import JobDefaults, build_probe_pod
+from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import Observed, is_controlled_by, observe
 from distillchain_operator.plan import Plan, build_plan
-from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, SetSuspend, reconcile, running_pod
+from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, NotePods, SetSuspend, reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
 from distillchain_operator.transitions import transitions
@@ -121,6 +122,10 @@ class Controller:
                     log.info(
                         "job suspended" if action.suspend else "job resumed",
                         extra={"chain": str(key), "job": action.name},
+                    )
+                case NotePods():
+                    await self._cluster.annotate_job(
+                        key.namespace, action.name, uid=action.uid, annotations={PODS_ANNOTATION: ",".join(action.pods)}
                     )
                 case _:
                     assert_never(action)

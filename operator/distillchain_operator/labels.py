@@ -7,6 +7,11 @@ STAGE_LABEL = "distillchain.io/stage"
 DIGEST_LABEL = "distillchain.io/digest"
 """The first DIGEST_LABEL_CHARS of the stage's digest: a label holds 63 characters, a digest has 64."""
 
+PODS_ANNOTATION = "distillchain.io/pods"
+"""Of a Job: the pods seen of it, by the first POD_UID_CHARS of their UIDs. An evicted pod is deleted, and the Job
+controller does not count it: without this note nobody could tell how many attempts there were."""
+
+POD_UID_CHARS = 8
 DIGEST_LABEL_CHARS = 32
 TRAINER_CONTAINER = "trainer"
 

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
-from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL, TRAINER_CONTAINER
+from distillchain_operator.labels import DIGEST_LABEL, POD_UID_CHARS, PODS_ANNOTATION, STAGE_LABEL, TRAINER_CONTAINER
 
 JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
@@ -63,6 +63,11 @@ class ObservedPod:
     end: TrainerEnd | None = None
 
     @property
+    def short_uid(self) -> str:
+        """As it is noted at its Job."""
+        return self.uid[:POD_UID_CHARS]
+
+    @property
     def is_over(self) -> bool:
         """No container of it runs any more."""
         return self.phase in ("Succeeded", "Failed")
@@ -79,6 +84,8 @@ class ObservedJob:
     """Shortened, as it stands in the label."""
     state: JobState
     deleting: bool = False
+    noted_pods: frozenset[str] = frozenset()
+    """Short UIDs of the pods that were seen of it, deleted ones included."""
     suspend_wanted: bool = False
     """`spec.suspend`, which the Job controller follows a moment later."""
     created_at: str = ""
@@ -151,6 +158,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
         deleting="deletionTimestamp" in metadata,
+        noted_pods=frozenset(filter(None, (metadata.get("annotations") or {}).get(PODS_ANNOTATION, "").split(","))),
         suspend_wanted=bool(spec.get("suspend")),
         created_at=metadata.get("creationTimestamp", ""),
         started_at=status.get("startTime", ""),

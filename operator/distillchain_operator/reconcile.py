@@ -50,7 +50,17 @@ class SetSuspend:
     suspend: bool
 
 
-Action = CreateJob | DeleteJob | SetSuspend
+@dataclass(frozen=True)
+class NotePods:
+    """Note at a Job which pods were seen of it."""
+
+    name: str
+    uid: str
+    pods: tuple[str, ...]
+    """Short UIDs, all of them."""
+
+
+Action = CreateJob | DeleteJob | SetSuspend | NotePods
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def reconcile(
     view = _View(plan, observed, previous, defaults, progress)
     outdated = _delete_outdated(view)
     entries: list[StageStatus] = []
-    actions: list[Action] = [*outdated, *_follow_suspend(view)]
+    actions: list[Action] = [*outdated, *_follow_suspend(view), *_note_pods(view)]
     waits_for = ""
     for stage in plan.stages:
         if waits_for:
@@ -135,6 +145,15 @@ def _follow_suspend(view: _View) -> list[SetSuspend]:
         and not job.deleting
         and job.suspend_wanted != suspend
     ]
+
+
+def _note_pods(view: _View) -> list[NotePods]:
+    noted = []
+    for job in view.observed.jobs:
+        seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job.name)}
+        if seen != job.noted_pods and not job.is_finished and not job.deleting:
+            noted.append(NotePods(job.name, job.uid, tuple(sorted(seen))))
+    return noted
 
 
 def _later_entry(view: _View, stage: PlannedStage, waits_for: str) -> StageStatus:
@@ -213,7 +232,8 @@ def _answer(view: _View, stage: PlannedStage, job: ObservedJob) -> Committed | N
 
 
 def _has_started(view: _View, job: ObservedJob) -> bool:
-    return any(pod.running or pod.phase == "Running" for pod in view.observed.pods_of(job.name))
+    """Also when its pod has succeeded and the Job controller has not looked yet: deleting it would lose the answer."""
+    return any(pod.running or pod.phase in ("Running", "Succeeded") for pod in view.observed.pods_of(job.name))
 
 
 def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
@@ -303,10 +323,11 @@ def _previous_entry(view: _View, stage: PlannedStage) -> StageStatus | None:
 
 
 def _attempt(view: _View, stage: PlannedStage, job: ObservedJob) -> int:
-    """Pods of the Job so far. Evicted pods are deleted, so those between two looks are not counted."""
+    """Pods of the Job so far, evicted and deleted ones included."""
     before = _previous_entry(view, stage)
     known = before.attempt if before and before.job == job.name and before.started_at == job.created_at else 0
-    return max(known, job.active + job.failed + job.succeeded, len(view.observed.pods_of(job.name)))
+    seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job.name)}
+    return max(known, job.active + job.failed + job.succeeded, len(seen))
 
 
 def _pending(stage: PlannedStage, message: str) -> StageStatus:

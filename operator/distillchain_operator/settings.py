@@ -20,7 +20,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "plain"]
 PREFIX = "DISTILLCHAIN_"
 # Variables of the trainer and the command line that may stand in one environment with the operator's.
-FOREIGN = ("WORK_ORDER", "ATTEMPT", "TERMINATION_PATH", "WORK_DIRECTORY", "UPDATE_GOLDEN")
+FOREIGN = ("WORK_ORDER", "ATTEMPT", "TERMINATION_PATH", "WORK_DIRECTORY", "UPDATE_GOLDEN", "SHARED")
 
 
 class BadSetting(ValueError):

@@ -58,6 +58,10 @@ class Remembering:
         self.chain["status"] = {key: value for key, value in status.items() if value is not None}
         self.statuses.append(status)
 
+    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
+        for job in self.jobs:
+            job["metadata"]["annotations"] = annotations
+
     async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
         self.events.append(event.reason)
 

@@ -254,6 +254,7 @@ def test_an_evicted_and_an_interrupted_pod_are_replaced_and_not_counted(relay: R
     relay.end(second, exit_code=75, reason="Error")
     third = relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S)
     assert third not in (first, second)
+    relay.kubectl("delete", "pod", first, second)  # as those of an eviction are
     relay.commit("mini")
     status = relay.wait_for_phase("Succeeded")
     assert status["stages"][0]["attempt"] == 3

@@ -23,9 +23,10 @@ from chain_builders import (
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus
 from distillchain_operator.jobs import JobDefaults
+from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import Observed, observe
 from distillchain_operator.plan import Plan, build_plan
-from distillchain_operator.reconcile import Action, CreateJob, Decision, DeleteJob, SetSuspend, reconcile
+from distillchain_operator.reconcile import Action, CreateJob, Decision, DeleteJob, NotePods, SetSuspend, reconcile
 from distillchain_operator.transitions import transitions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -38,6 +39,10 @@ def look(
     previous: ChainStatus | None = None,
     image: str | None = None,
 ) -> Decision:
+    """One look at Jobs whose pods were noted already; that noting has its own test."""
+    for job in jobs:
+        own = [p for p in pods if p["metadata"]["labels"]["batch.kubernetes.io/job-name"] == job["metadata"]["name"]]
+        job["metadata"].setdefault("annotations", {PODS_ANNOTATION: ",".join(p["metadata"]["uid"][:8] for p in own)})
     observed = observe(chain_uid=CHAIN_UID, jobs=jobs, pods=pods)
     return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, defaults=JobDefaults(image))
 
@@ -179,6 +184,13 @@ def test_a_job_whose_pod_has_not_started_gives_way_to_an_edit(phase: str, suspen
     assert created(look(new)) == ["mini"]
 
 
+def test_a_job_whose_pod_has_succeeded_is_not_replaced_before_the_job_controller_looked():
+    old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
+    job = a_job(old, "mini", active=1)
+    decision = look(new, job, pods=(a_pod(job, phase="Succeeded", exit_code=0),))
+    assert decision.actions == ()
+
+
 def test_suspend_reaches_a_later_stage_that_still_runs():
     loose = a_plan()
     tight = a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}, suspend=True)
@@ -246,6 +258,20 @@ def test_suspend_stops_the_running_job_and_resume_lets_it_go_on():
 
 def test_a_suspended_chain_starts_nothing():
     assert look(a_plan(suspend=True)).actions == ()
+
+
+def test_an_evicted_and_deleted_pod_still_counts_as_an_attempt():
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[a_pod(job, number=0)])
+    decision = reconcile(plan, observed, previous=ChainStatus(), now=NOON)
+    assert decision.actions == (NotePods(job["metadata"]["name"], job["metadata"]["uid"], ("pod-0",)),)
+
+    job["metadata"]["annotations"] = {PODS_ANNOTATION: "pod-0"}
+    observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[a_pod(job, number=1)])
+    decision = reconcile(plan, observed, previous=decision.status, now=NOON)
+    assert entry(decision, "mini").attempt == 2
+    assert decision.actions == (NotePods(job["metadata"]["name"], job["metadata"]["uid"], ("pod-0", "pod-1")),)
 
 
 def test_jobs_of_another_owner_are_not_ours():

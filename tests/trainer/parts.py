@@ -24,7 +24,26 @@ from distillchain_trainer.signals import Signals
 
 GOOD = ["good", "great", "fine", "lovely", "charming", "bright", "funny", "warm"]
 BAD = ["bad", "dull", "poor", "boring", "bleak", "cold", "weak", "tired"]
-FILLERS = ["the", "film", "a", "movie", "is", "was", "very", "quite", "story", "with", "and", "plot", "acting", "of", ",", ".", "it", "this"]
+FILLERS = [
+    "the",
+    "film",
+    "a",
+    "movie",
+    "is",
+    "was",
+    "very",
+    "quite",
+    "story",
+    "with",
+    "and",
+    "plot",
+    "acting",
+    "of",
+    ",",
+    ".",
+    "it",
+    "this",
+]
 LABELS = ["negative", "positive"]
 SMALL_BERT = {
     "hidden_size": 16,

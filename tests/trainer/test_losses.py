@@ -14,9 +14,9 @@ from scipy.special import log_softmax, softmax
 from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.losses import distillation_loss, soft_target_loss
 
-logits = st.lists(
-    st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5
-).map(lambda rows: torch.tensor(rows, dtype=torch.float32))
+logits = st.lists(st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5).map(
+    lambda rows: torch.tensor(rows, dtype=torch.float32)
+)
 temperatures = st.floats(0.5, 20)
 
 

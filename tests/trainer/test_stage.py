@@ -72,7 +72,8 @@ def test_a_stage_run_as_a_process_commits_and_says_so(root: Path):
     assert answer.checkpoint == f"file://{root}/store/stages/{order.digest}/attempts/{answer.attempt}"
     assert not list(root.glob("store/stages/*/resume/**/*")), "gone after the commit"
     assert not list((root / "work").iterdir()), "nothing is left behind"
-    predictions = [json.loads(line) for line in Path(answer.checkpoint[7:], "predictions-validation.jsonl").open()]
+    text = Path(answer.checkpoint[7:], "predictions-validation.jsonl").read_text()
+    predictions = [json.loads(line) for line in text.splitlines()]
     right = sum(line["label"] == line["predicted"] for line in predictions) / len(predictions)
     assert right == pytest.approx(manifest.student.metrics.validation["accuracy"])
 
@@ -98,7 +99,10 @@ def test_a_committed_stage_is_reused_in_seconds_and_without_torch(root: Path):
 def test_the_next_stage_is_taught_by_the_committed_one_and_shares_nothing_else(root: Path):
     student = {"model": f"file://{root}/encoder"}
     save_bert(root / "encoder", labels=None, seed=5)
-    stages = [{"name": "one", "student": student, "training": {"epochs": 6}}, {"name": "two", "student": student, "training": {"epochs": 1}}]
+    stages = [
+        {"name": "one", "student": student, "training": {"epochs": 6}},
+        {"name": "two", "student": student, "training": {"epochs": 1}},
+    ]
     run_here(an_order(root, stages=stages), root)
     shutil.rmtree(root / "teacher")
 
@@ -311,9 +315,7 @@ def test_of_two_trainers_one_commits_and_the_other_adopts(root: Path):
     order = an_order(root)
     (root / "work").mkdir()
 
-    answer = run_stage(
-        order, attempt="late", folder=root / "work", reporter=Rival(order, root), signals=Signals()
-    )
+    answer = run_stage(order, attempt="late", folder=root / "work", reporter=Rival(order, root), signals=Signals())
 
     assert answer.attempt == "rival"
     assert answer.reused

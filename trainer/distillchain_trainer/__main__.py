@@ -132,6 +132,18 @@ def _keep_libraries_in(folder: Path) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # More threads than the container's CPU limit spin while they wait for each other: measured 30 times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_share()))
+
+
+def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs this container may use: what the kernel lets it run on, and not more than its limit (cgroup v2)."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = limit_file.read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
 def _set_up_streams() -> TextIO:

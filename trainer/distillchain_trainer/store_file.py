@@ -127,7 +127,7 @@ class FileStore:
             where = f"{self.uri}/{key}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
                 raise StorageDenied(
                     f"{self._field}.uri: {where} is refused by the file system ({error.strerror}); "
                     "give the trainer's user the right to it, or name another folder"

@@ -61,7 +61,7 @@ class S3Store:
         self._field = field
         self._patience_s = patience_s
         try:
-            self._client: S3Client = boto3.client(
+            self._client: S3Client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=endpoint_url,
                 region_name=region,
@@ -181,7 +181,7 @@ class S3Store:
         """The request's answer, tried again while the store is away."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=8),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
             stop=tenacity.stop_after_delay(self._patience_s),
             reraise=True,
         )

@@ -1,0 +1,92 @@
+"""The command as a process, a chain file, and a stand-in for the trainer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chain_builders import a_document
+
+COMMAND = [sys.executable, "-W", "error", "-m", "distillchain_cli"]
+
+# For endings that the real trainer does not show on demand. Each attempt leaves a file `attempt-N`; `act` is the body.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+order = json.loads(os.environ["DISTILLCHAIN_WORK_ORDER"])
+here = pathlib.Path(__file__).parent
+attempt = len(list(here.glob("attempt-*"))) + 1
+(here / f"attempt-{{attempt}}").write_text(str(os.getpid()))
+
+def answer(outcome, **fields):
+    document = {{"outcome": outcome, "stage": order["stage"], "digest": order["digest"], **fields}}
+    pathlib.Path(os.environ["DISTILLCHAIN_TERMINATION_PATH"]).write_text(json.dumps(document))
+
+def commit():
+    measured = {{"metrics": {{"validation": {{"accuracy": 0.8, "macroF1": 0.8}}}}, "parameters": 10, "sizeBytes": 40}}
+    answer("Committed", attempt="a", checkpoint="file:///x", reused=False, pretrained=True, student=measured,
+           teacher=measured if "teacher" in order else None, elapsedS=1.0, examplesPerSecond=1.0)
+
+def progress(phase, step, of):
+    line = {{"kind": "progress", "stage": order["stage"], "phase": phase, "step": step, "of": of}}
+    print(json.dumps(line), flush=True)
+
+{act}
+"""
+
+
+def distillchain(
+    *arguments: str, cwd: Path, text: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        input=text,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """Ours without what would talk to someone else's store or cluster."""
+    foreign = ("AWS_", "DISTILLCHAIN_", "KUBE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+
+
+def write_chain(folder: Path, **parts: Any) -> Path:
+    """chain.yaml with a_document(**parts), whose store is a folder beside it."""
+    document = a_document(**{"storage": {"uri": "file://./store"}, **parts})
+    path = folder / "chain.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def install_stand_in(folder: Path, act: str) -> dict[str, str]:
+    """The environment in which `python -m distillchain_trainer` is the stand-in."""
+    package = folder / "stand-in" / "distillchain_trainer"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(STAND_IN.format(act=act))
+    return {"PYTHONPATH": str(package.parent)}
+
+
+def attempts_of(folder: Path) -> int:
+    """How often the stand-in was started."""
+    return len(list((folder / "stand-in").rglob("attempt-*")))
+
+
+def example_in_help(*command: str, cwd: Path) -> list[str]:
+    """The arguments of the example that `--help` ends with."""
+    text = distillchain(*command, "--help", cwd=cwd).stdout
+    found = re.search(r"Example: distillchain (.+)\s*\Z", text)
+    assert found, text
+    return found[1].split()

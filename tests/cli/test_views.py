@@ -1,0 +1,149 @@
+"""Tables and live views, over plain values."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from chain_builders import a_commit, a_plan
+from distillchain_api.answer import Progress as Line
+from distillchain_api.status import ChainStatus
+from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
+from distillchain_cli.live import BarsView, PlainView
+from distillchain_cli.run import build_status
+from distillchain_cli.table import results_table
+from distillchain_operator.plan import Plan
+from distillchain_operator.status import committed_entry
+
+
+def a_status(plan: Plan, committed: int = 2) -> ChainStatus:
+    """`committed` stages are; the second started from new weights and was found committed."""
+    entries = []
+    for index, stage in enumerate(plan.stages[:committed]):
+        commit = a_commit(stage, accuracy=0.88 - index / 20, parameters=(11_170_000, 242_700)[index], reused=index == 1)
+        entries.append(committed_entry(stage, commit.model_copy(update={"pretrained": index == 0}), attempt=1))
+    return build_status(plan, entries)
+
+
+def test_the_table_tells_what_each_step_cost_and_what_is_left():
+    plan = a_plan()
+
+    table = results_table(plan, a_status(plan))
+
+    assert table.splitlines() == [
+        "STAGE    PARAMETERS      SIZE  ACCURACY  TEST  RETAINED  SMALLER  EXAMPLES/S     TIME",
+        "teacher       22.7M   90.8 MB    0.9200     -    100.0%     1.0x           -        -",
+        "mini          11.2M   44.7 MB    0.8800     -     95.7%     2.0x           -  0:00:41",
+        "tiny *+      242.7K  970.8 kB    0.8300     -     90.2%    93.5x           -  0:00:41",
+        "",
+        "* started from new weights, not pretrained",
+        "+ found committed, not trained in this run",
+        "accuracy on validation and test; retained of the teacher's on validation; examples/s of the model alone",
+    ]
+
+
+def test_a_fine_tuned_root_teacher_has_one_row():
+    plan = a_plan(teacher={"model": "hf://org/teacher", "fineTune": {}}, stages=["mini"])
+
+    table = results_table(plan, a_status(plan))
+
+    assert [line.split()[0] for line in table.splitlines()[:3]] == ["STAGE", "teacher", "mini"]
+
+
+def test_the_table_fits_100_columns_with_the_longest_names():
+    plan = a_plan(stages=["a" * 32, "b" * 32])
+
+    lines = results_table(plan, a_status(plan)).splitlines()
+
+    assert max(map(len, lines[:4])) <= 100
+    assert "..." in lines[2]
+
+
+def test_a_stage_without_numbers_shows_a_dash():
+    plan = a_plan()
+
+    tiny = results_table(plan, a_status(plan, committed=1)).splitlines()[3]
+
+    assert tiny.split() == ["tiny", *["-"] * 8]
+
+
+def test_columns_give_way_from_the_widest_text():
+    text = format_columns([Column("A"), Column("N", right=True)], [["long words", "1"], ["b", ""]], width=10)
+
+    assert text.splitlines() == ["A        N", "long...  1", "b        -"]
+
+
+@pytest.mark.parametrize(
+    "shown, want",
+    [
+        (count(242_746), "242.7K"),
+        (count(999_960), "1.0M"),
+        (count(22_713_216), "22.7M"),
+        (count(340), "340"),
+        (count(None), "-"),
+        (size(970_800), "970.8 kB"),
+        (size(90_852_864), "90.9 MB"),
+        (size(12), "12 B"),
+        (duration(41.26), "0:00:41"),
+        (duration("3725.0"), "1:02:05"),
+        (duration(None), "-"),
+        (rate("812.3"), "812"),
+        (rate(4.25), "4.2"),
+        (rate(None), "-"),
+    ],
+)
+def test_numbers_are_short(shown: str, want: str):
+    assert shown == want
+
+
+def a_line(step: int, *, phase: str = "Train") -> Line:
+    return Line.model_validate(
+        {
+            "stage": "tiny",
+            "phase": phase,
+            "step": step,
+            "of": 600,
+            "loss": 0.4123,
+            "examplesPerSecond": 812.3,
+            "etaS": 41.2,
+        }
+    )
+
+
+def test_plain_lines_come_every_five_seconds_and_at_each_new_phase():
+    stream, now = io.StringIO(), [100.0]
+    view = PlainView(stream, metric="accuracy", clock=lambda: now[0])
+
+    for seconds, line in [(0, a_line(120)), (4, a_line(130)), (5, a_line(140)), (6, a_line(1, phase="Evaluate"))]:
+        now[0] = 100.0 + seconds
+        view.progress(line)
+
+    assert stream.getvalue().splitlines() == [
+        "stage tiny: train 120/600 loss 0.41 812 examples/s eta 0:00:41",
+        "stage tiny: train 140/600 loss 0.41 812 examples/s eta 0:00:41",
+        "stage tiny: evaluate 1/600 loss 0.41 812 examples/s eta 0:00:41",
+    ]
+
+
+def test_a_terminal_has_a_bar_for_every_stage():
+    plan = a_plan()
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    bars = Progress(
+        *(TextColumn(text) for text in ("{task.description}", "{task.fields[phase]}", "{task.fields[numbers]}")),
+        console=console,
+    )
+    view = BarsView(bars, [stage.name for stage in plan.stages], metric="accuracy")
+
+    view.started("mini")
+    view.ended(a_status(plan).stages[0])
+    view.started("tiny")
+    view.progress(a_line(120))
+
+    with console.capture() as captured:
+        console.print(bars.get_renderable())
+    mini, tiny = captured.get().splitlines()
+    assert mini.split() == ["mini", "committed", "accuracy", "0.8800"]
+    assert tiny.split() == ["tiny", "train", "120/600", "loss", "0.41", "812", "examples/s", "eta", "0:00:41"]

@@ -1,0 +1,89 @@
+"""Every ending has an answer: also crashes, full memory, and what a library throws."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distillchain_api.answer import Failed
+from distillchain_trainer.__main__ import cpu_share
+from distillchain_trainer.errors import translate_unforeseen
+from trainer.parts import an_order, answer_in, environment
+
+CRASH = """
+import sys
+from distillchain_trainer import __main__ as main, run
+def crash(*_, **__):
+    {statement}
+run.run_stage = crash
+sys.exit(main.main([]))
+"""
+
+
+@pytest.mark.parametrize(
+    "statement, code, want",
+    [
+        pytest.param(
+            "raise KeyError('surprise, top-secret-value')", 70, "KeyError: 'surprise, <AWS_SECRET_ACCESS_KEY>'", id="crash"
+        ),
+        pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower training.batchSize (and raise gradientAccumulation), or raise resources.limits", id="memory"),
+        pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk; give the pod more ephemeral storage, or free the volume", id="disk"),
+        pytest.param("print('not progress'); import os; os.system('echo nor this'); sys.exit(3)", 70, "SystemExit: 3", id="a library that exits"),
+    ],
+)  # fmt: skip
+def test_every_ending_has_an_answer(tmp_path: Path, statement: str, code: int, want: str):
+    """The crash is put in place of the stage: real parts do not crash on demand."""
+    order = an_order(tmp_path)
+    variables = environment(order, tmp_path, AWS_SECRET_ACCESS_KEY="top-secret-value")
+    (tmp_path / "termination").write_text("x" * 5000)
+
+    process = subprocess.run(
+        [sys.executable, "-c", CRASH.format(statement=statement)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert process.returncode == code, process.stderr
+    answer = answer_in(tmp_path)
+    assert isinstance(answer, Failed)
+    assert answer.message == want
+    assert answer.digest == order.digest
+    assert process.stdout == "", "stdout is for progress alone"
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_the_cause_of_a_cause_is_found():
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+        except OSError as error:
+            raise RuntimeError("could not save") from error
+    except RuntimeError as error:
+        found = translate_unforeseen(error)
+
+    assert found is not None
+    assert found.exit_code == 73
+    assert str(found).startswith("no space left on the disk at /tmp/x; ")
+
+
+@pytest.mark.parametrize(
+    "limit, want", [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("nonsense", None)]
+)
+def test_threads_follow_the_container_limit(tmp_path: Path, limit: str, want: int | None):
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+
+    assert cpu_share(tmp_path / "cpu.max") == (want or len(os.sched_getaffinity(0)))
+
+
+def test_the_version_is_said():
+    done = subprocess.run([sys.executable, "-m", "distillchain_trainer", "--version"], capture_output=True, text=True)
+
+    assert done.returncode == 0
+    assert done.stdout == "distillchain-trainer 0.1.0\n"

@@ -1,0 +1,241 @@
+"""Checkpoints as they really are: classes turned round, bf16, shards, other heads, hash embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
+
+from distillchain_api.chain import Architecture, Task
+from distillchain_trainer import bert_hash
+from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint
+from distillchain_trainer.data import Split, key_of
+from distillchain_trainer.encode import Encoder
+from distillchain_trainer.errors import LabelMismatch
+from distillchain_trainer.evaluate import measure
+from distillchain_trainer.labels import ClassOrder, match_classes
+from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher
+from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer
+
+
+def fetch(folder: Path) -> Checkpoint:
+    return fetch_checkpoint(
+        f"file://{folder}", field="spec.teacher.model", endpoint_url=None, region=None, folder=folder / "unused"
+    )
+
+
+@pytest.fixture
+def task(root: Path) -> Task:
+    return an_order(root).task
+
+
+def a_split(*texts: str) -> Split:
+    return Split("validation", [(text,) for text in texts], [0] * len(texts), [key_of((text,)) for text in texts])
+
+
+def answers(loaded: Loaded, task: Task) -> Any:
+    """Logits of some sentences in the order of the task."""
+    split = a_split("the film is good and lovely", "bad", "a dull boring story with weak acting")
+    encoded = Encoder(task.max_length).encode(split, loaded.tokenizer)
+    return measure(
+        loaded.model, split, encoded, columns=loaded.order.columns, precision="float32", on_batch=lambda *_: None
+    ).logits
+
+
+def turn_round(folder: Path) -> None:
+    """The same classifier with its classes in the other order."""
+    weights = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name].flip(0).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = read_json(folder / "config.json")
+    config["id2label"] = {"0": "positive", "1": "negative"}
+    config["label2id"] = {"positive": 0, "negative": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_teacher_whose_classes_are_turned_round_answers_in_the_order_of_the_task(root: Path, task: Task):
+    want = answers(load_teacher(fetch(root / "teacher"), task), task)
+    turn_round(root / "teacher")
+
+    turned = load_teacher(fetch(root / "teacher"), task)
+
+    assert turned.order.columns == (1, 0)
+    np.testing.assert_allclose(answers(turned, task), want, rtol=1e-6)
+
+
+def test_a_student_whose_classes_are_turned_round_is_put_in_order(root: Path, task: Task):
+    want = answers(load_student(fetch(root / "teacher"), task, tokenizer=None, seed=1), task)
+    turn_round(root / "teacher")
+
+    student = load_student(fetch(root / "teacher"), task, tokenizer=None, seed=1)
+
+    assert student.model.config.id2label == {0: "negative", 1: "positive"}
+    np.testing.assert_allclose(answers(student, task), want, rtol=1e-6)
+
+
+def test_a_chain_with_a_turned_teacher_teaches_the_right_classes(root: Path):
+    turn_round(root / "teacher")
+
+    answer = run_here(an_order(root, training={"epochs": 8}), root)
+
+    assert answer.teacher is not None
+    assert answer.teacher.metrics.validation["accuracy"] > 0.9
+    assert answer.student.metrics.validation["accuracy"] > 0.8
+
+
+def test_weights_in_bfloat16_become_float32(root: Path, task: Task):
+    weights = load_file(root / "teacher/model.safetensors")
+    halves = {name: weight.bfloat16() for name, weight in weights.items()}
+    save_file(halves, root / "teacher/model.safetensors", metadata={"format": "pt"})
+    config = read_json(root / "teacher/config.json") | {"dtype": "bfloat16"}
+    (root / "teacher/config.json").write_text(json.dumps(config))
+
+    for loaded in (
+        load_teacher(fetch(root / "teacher"), task),
+        load_student(fetch(root / "teacher"), task, tokenizer=None, seed=1),
+    ):
+        assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+
+
+def test_sharded_weights_are_one_model(root: Path, task: Task):
+    want = answers(load_teacher(fetch(root / "teacher"), task), task)
+    model = AutoModelForSequenceClassification.from_pretrained(root / "teacher")
+    (root / "teacher/model.safetensors").unlink()
+    model.save_pretrained(root / "teacher", max_shard_size="4KB")
+    assert len(list((root / "teacher").glob("*.safetensors"))) > 1
+
+    np.testing.assert_allclose(answers(load_teacher(fetch(root / "teacher"), task), task), want, rtol=1e-6)
+
+
+def test_a_masked_language_model_gets_a_new_head_and_pooler(root: Path, task: Task):
+    words = len(save_tokenizer(root / "mlm"))
+    source = BertForMaskedLM(BertConfig(vocab_size=words, **SMALL_BERT))
+    source.save_pretrained(root / "mlm")
+
+    student = load_student(fetch(root / "mlm"), task, tokenizer=None, seed=1)
+
+    got = student.model.bert.encoder.layer[0].output.dense.weight
+    torch.testing.assert_close(got, source.bert.encoder.layer[0].output.dense.weight)
+    assert student.model.classifier.out_features == 2
+    assert student.pretrained
+
+
+def test_new_weights_follow_the_seed(root: Path, task: Task):
+    save_bert(root / "encoder", labels=None)
+    heads = [
+        load_student(fetch(root / "encoder"), task, tokenizer=None, seed=seed).model.classifier.weight
+        for seed in (1, 1, 2)
+    ]
+
+    torch.testing.assert_close(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_the_default_bert_hash_is_femto(root: Path, task: Task):
+    architecture = Architecture(model_type="bert-hash", config={"vocab_size": 30522})
+
+    student = build_student(architecture, fetch(root / "teacher"), task, seed=1, field="spec.stages[0].student")
+
+    assert student.parameters == 242_662
+    assert not student.pretrained
+    assert student.model.bert.embeddings.word_embeddings.weight.shape == (30522, 5)
+
+
+def test_bert_hash_goes_round_through_the_auto_classes(tmp_path: Path):
+    bert_hash.register()
+    model = AutoModelForSequenceClassification.from_config(bert_hash.BertHashConfig(vocab_size=50, num_labels=3))
+    model.eval()
+    ids = torch.randint(1, 50, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    model.save_pretrained(tmp_path)
+
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    base, found = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+
+    torch.testing.assert_close(again(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
+    short = again(ids[1:, :4], attention_mask=mask[1:, :4]).logits
+    torch.testing.assert_close(again(ids, attention_mask=mask).logits[1:], short, msg="padding changes nothing")
+    assert type(base).__name__ == "BertHashModel"
+    assert not found["missing_keys"]
+
+
+def test_bert_hash_is_the_written_formula(tmp_path: Path):
+    embeddings = bert_hash.BertHashEmbeddings(bert_hash.BertHashConfig(vocab_size=20)).eval()
+    ids, kinds = torch.tensor([[4, 9, 2]]), torch.tensor([[0, 1, 1]])
+
+    words = embeddings.word_embeddings.weight[ids] @ embeddings.word_projection.weight.T
+    summed = words + embeddings.word_projection.bias + embeddings.position_embeddings.weight[:3]
+    summed = summed + embeddings.token_type_embeddings.weight[kinds]
+    want = torch.nn.functional.layer_norm(
+        summed, (50,), embeddings.LayerNorm.weight, embeddings.LayerNorm.bias, eps=1e-12
+    )
+
+    torch.testing.assert_close(embeddings(ids, kinds), want)
+
+
+@pytest.mark.shared
+@pytest.mark.models
+def test_the_pretrained_femto_loads_whole(shared: Path):
+    bert_hash.register()
+    folder = shared / "models/bert-hash-femto-imdb-mlm"
+
+    encoder, found = AutoModel.from_pretrained(folder, output_loading_info=True)
+    _, with_head = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 242_560
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    assert set(with_head["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+    assert not with_head["unexpected_keys"]
+
+
+@pytest.mark.shared
+@pytest.mark.models
+def test_real_checkpoints_with_unnamed_classes_teach_and_learn(shared: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, rows in (("train.tsv", 200), ("dev.tsv", 200)):
+        lines = (shared / "data/sst2-glue" / name).read_text().split("\n")[: rows + 1]
+        (data / name).write_text("\n".join(lines) + "\n")
+    models = f"file://{shared}/models"
+    order = an_order(
+        tmp_path,
+        teacher={"model": f"{models}/bert-tiny-splade-sst2-3ep", "gate": {"minMetric": 0.7}},
+        student={"model": f"{models}/bert-hash-femto-imdb-mlm"},
+        task={"maxLength": 64},
+        training={"epochs": 1, "learningRate": 0.0003},
+    )
+
+    answer = run_here(order, tmp_path)
+
+    assert answer.student.parameters == 242_662
+    assert answer.pretrained
+    assert answer.teacher is not None
+    assert answer.teacher.parameters == 4_386_178
+
+
+@pytest.mark.parametrize(
+    "names, want",
+    [
+        pytest.param(["negative", "positive"], ClassOrder((0, 1), named=True), id="as the task"),
+        pytest.param(["positive", "negative"], ClassOrder((1, 0), named=True), id="turned round"),
+        pytest.param(["POSITIVE", "NEGATIVE"], ClassOrder((1, 0), named=True), id="another case"),
+        pytest.param(["LABEL_0", "LABEL_1"], ClassOrder((0, 1), named=False), id="unnamed"),
+    ],
+)
+def test_classes_are_matched_by_name(names: list[str], want: ClassOrder):
+    assert match_classes(names, LABELS, who="teacher x") == want
+
+
+def test_names_that_differ_only_in_case_from_two_labels_match_none():
+    with pytest.raises(LabelMismatch):
+        match_classes(["A", "b"], ["a", "B", "c"], who="teacher x")
+    assert match_classes(["a", "A"], ["A", "a"], who="teacher x").columns == (1, 0)

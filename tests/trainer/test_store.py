@@ -1,0 +1,253 @@
+"""One store, two places: the same semantics in a folder and on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster.s3 import REGION, S3Server
+from distillchain_api.answer import Committed, Failed
+from distillchain_trainer.errors import DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_trainer.store import Store, fingerprint_of
+from distillchain_trainer.store_file import FileStore
+from distillchain_trainer.store_s3 import PART_BYTES, S3Store
+from trainer.parts import an_order, answer_in, start_process
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.cluster)])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "folder":
+        return FileStore(f"file://{tmp_path}/store")
+    server: S3Server = request.getfixturevalue("s3")
+    bucket: str = request.getfixturevalue("bucket")
+    _use_keys(monkeypatch, server)
+    return S3Store(f"{bucket}/some/prefix", endpoint_url=server.endpoint, region=REGION)
+
+
+def _use_keys(monkeypatch: pytest.MonkeyPatch, server: S3Server, **others: str) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, **others}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_what_is_written_is_read(store: Store, tmp_path: Path):
+    store.write("a/b.json", b"first")
+    store.write("a/b.json", b"second")
+
+    assert store.read("a/b.json") == b"second"
+    assert store.fingerprint("a/b.json").size_bytes == 6
+
+
+def test_a_file_of_several_parts_comes_back_the_same(store: Store, tmp_path: Path):
+    source = tmp_path / "weights"
+    source.write_bytes(os.urandom(PART_BYTES * 2 + 12345))
+
+    sent = store.upload("x/weights", source)
+    came = store.download("x/weights", tmp_path / "deep" / "copy")
+
+    assert sent == came == store.fingerprint("x/weights") == fingerprint_of(source)
+    assert (tmp_path / "deep" / "copy").read_bytes() == source.read_bytes()
+
+
+def test_an_empty_object_is_an_object(store: Store, tmp_path: Path):
+    store.write("empty", b"")
+
+    assert store.read("empty") == b""
+    assert store.download("empty", tmp_path / "copy").size_bytes == 0
+
+
+def test_what_is_not_there_is_missing(store: Store, tmp_path: Path):
+    for look in (store.read, store.fingerprint, lambda key: store.download(key, tmp_path / "copy")):
+        with pytest.raises(ObjectMissing, match=f"^{store.uri}/no/such: no such object$"):
+            look("no/such")
+    assert store.list_objects("no/") == []
+    store.delete(["no/such"])
+
+
+def test_only_the_first_create_wins(store: Store):
+    assert store.create("manifest.json", b"mine")
+    assert not store.create("manifest.json", b"theirs")
+    assert store.read("manifest.json") == b"mine"
+
+
+def test_of_many_creates_at_once_one_wins(store: Store):
+    start = threading.Barrier(8)
+    won: list[int] = []
+
+    def race(number: int) -> None:
+        start.wait()
+        if store.create("manifest.json", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(won) == 1
+    assert store.read("manifest.json") == str(won[0]).encode()
+
+
+def test_a_prefix_lists_its_own_objects_and_deletes_them(store: Store):
+    for key in ("a/1", "a/2/x", "ab/3"):
+        store.write(key, b"1234")
+
+    listed = [(item.key, item.size_bytes) for item in store.list_objects("a/")]
+    assert listed == [("a/1", 4), ("a/2/x", 4)]
+
+    store.delete([key for key, _ in listed])
+    assert [item.key for item in store.list_objects("")] == ["ab/3"]
+
+
+def test_a_folder_that_may_not_be_written_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "store").write_text("a file where the folder should be")
+    store = FileStore(f"file://{tmp_path}/store")
+
+    with pytest.raises(StorageDenied) as failure:
+        store.write("a", b"x")
+
+    assert str(failure.value).startswith(f"spec.storage.uri: file://{tmp_path}/store/a is refused by the file system (")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file size limit of this process stands in for the full disk: the kernel's answer has another number, so the
+    one of a full disk is put in its place."""
+    store = FileStore("file:///dev/full")
+    store._root = tmp_path
+    real_link = Path.hardlink_to
+
+    def full(self: Path, target: Path) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+        real_link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", full)
+
+    with pytest.raises(DiskFull, match="no space left on the disk; give the pod more ephemeral storage, or free"):
+        store.create("manifest.json", b"x")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    "keys, want",
+    [
+        pytest.param(
+            {"AWS_SECRET_ACCESS_KEY": "not-the-right-one"},
+            "spec.storage.secretRef: {endpoint} refused {uri} (SignatureDoesNotMatch: The request signature we calculated "
+            "does not match the signature you provided. Check your key and signing method.); correct the Secret's "
+            "credentials, or let them read and write there",
+            id="wrong secret",
+        ),
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": "nobody"},
+            "spec.storage.secretRef: {endpoint} refused {uri} (InvalidAccessKeyId: The access key ID you provided does "
+            "not exist in our records.); correct the Secret's credentials, or let them read and write there",
+            id="unknown key",
+        ),
+    ],
+)
+def test_wrong_credentials_are_refused_in_words(
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keys: dict[str, str], want: str
+):
+    _use_keys(monkeypatch, s3, **keys)
+    store = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION)
+    (tmp_path / "file").write_bytes(b"x")
+
+    requests = [
+        lambda: store.read("a"),
+        lambda: store.create("a", b"x"),
+        lambda: store.upload("a", tmp_path / "file"),
+        lambda: store.list_objects(""),
+    ]
+    for request in requests:
+        with pytest.raises(StorageDenied) as failure:
+            request()
+        assert str(failure.value) == want.format(endpoint=s3.endpoint, uri=bucket)
+
+
+@pytest.mark.cluster
+def test_a_missing_bucket_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    _use_keys(monkeypatch, s3)
+    store = S3Store("s3://no-such-bucket/x", endpoint_url=s3.endpoint, region=REGION)
+    want = f"spec.storage.uri: {s3.endpoint} has no bucket no-such-bucket; create it or correct the name"
+
+    for request in (store.read, store.list_objects, lambda key: store.download(key, tmp_path / "x")):
+        with pytest.raises(StorageDenied) as failure:
+            request("a")
+        assert str(failure.value) == want
+
+
+@pytest.mark.cluster
+def test_an_outage_is_waited_out_and_a_long_one_is_named(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    _use_keys(monkeypatch, s3)
+    S3Store(bucket, endpoint_url=s3.endpoint, region=REGION).write("a", b"kept")
+    s3.stop()
+    try:
+        short = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION, patience_s=1)
+        with pytest.raises(StorageUnavailable) as failure:
+            short.read("a")
+        assert str(failure.value) == (
+            f"spec.storage.endpointUrl: {s3.endpoint} did not answer (EndpointConnectionError), also after 1 s of "
+            "trying; check the address and the network"
+        )
+        back = threading.Timer(0.5, s3.start)
+        back.start()
+        assert S3Store(bucket, endpoint_url=s3.endpoint, region=REGION, patience_s=60).read("a") == b"kept"
+        back.join()
+    finally:
+        if not s3.is_running():
+            s3.start()
+
+
+@pytest.mark.cluster
+def test_no_credentials_at_all_are_said(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    with pytest.raises(StorageDenied) as failure:
+        S3Store(bucket, endpoint_url=s3.endpoint, region=REGION).read("a")
+
+    assert str(failure.value) == (
+        f"spec.storage.secretRef: no credentials for {bucket} (Unable to locate credentials); name a Secret with "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role"
+    )
+
+
+@pytest.mark.cluster
+def test_a_whole_stage_on_s3_and_a_damaged_object_is_named(root: Path, s3: S3Server, bucket: str):
+    client = s3.client()
+    for folder in ("data", "teacher"):
+        for path in (root / folder).iterdir():
+            client.upload_file(str(path), bucket[5:], f"in/{folder}/{path.name}")
+    order = an_order(
+        root,
+        storage={"uri": f"{bucket}/out", "endpointUrl": s3.endpoint},
+        dataset={"uri": f"{bucket}/in/data"},
+        teacher={"model": f"{bucket}/in/teacher"},
+    )
+    keys = {name: value for name, value in s3.environment().items() if name != "AWS_ENDPOINT_URL_S3"}
+
+    process = start_process(order, root, **keys)
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == 0, stderr
+    answer = answer_in(root)
+    assert isinstance(answer, Committed)
+    assert answer.checkpoint == f"{bucket}/out/stages/{order.digest}/attempts/{answer.attempt}"
+    weights = f"{answer.checkpoint}/model.safetensors"
+    client.put_object(Bucket=bucket[5:], Key=weights.removeprefix(f"{bucket}/"), Body=b"short")
+
+    process = start_process(order, root, **keys)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 66
+    failed = answer_in(root)
+    assert isinstance(failed, Failed)
+    assert failed.message.startswith(f"{weights} has 5 bytes, its manifest lists ")
+    assert not any(secret in failed.message + stderr for secret in (s3.secret_key,))
