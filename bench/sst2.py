@@ -76,11 +76,12 @@ def print_rows(manifests: list[Manifest]) -> None:
         dev, test = root.metrics.validation["accuracy"], root.metrics.test["accuracy"]
         print(f"| (root) | {root.parameters:,} | {dev:.2%} | {test:.2%} | - | - | - |")
     for manifest in manifests:
-        metrics, run = manifest.student.metrics, manifest.run
+        student, run = manifest.student, manifest.run
+        metrics = student.metrics
         test_text = f"{metrics.test['accuracy']:.2%}" if metrics.test else "-"
         print(
-            f"| {manifest.stage} | {manifest.student.parameters:,} | {metrics.validation['accuracy']:.2%} | {test_text} "
-            f"| {run.elapsed_s:.1f} | {run.model_s:.1f} | {run.examples_per_second:,.0f} |"
+            f"| {manifest.stage} | {student.parameters:,} | {metrics.validation['accuracy']:.2%} | {test_text} | "
+            f"{run.elapsed_s:.1f} | {run.model_s:.1f} | {run.examples_per_second:,.0f} |"
         )
 
 

@@ -183,7 +183,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     failed = next((entry for entry in stages if entry.phase == "Failed"), None)
     if failed is not None:
         reason = failed.failure_class or FailureClass.CRASHED
-        return _Facts("Failed", str(reason), f"{failed.name}: {failed.message or reason}")
+        return _Facts("Failed", str(reason), _of_stage(failed.name, failed.message or reason))
     current = next((entry for entry in stages if entry.phase != "Committed"), None)
     if current is None:
         return _Facts("Succeeded", "Succeeded", _success(plan, result))
@@ -196,6 +196,11 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     if busy:
         return _Facts("Running", "StageRunning", ": ".join(filter(None, (f"running {current.name}", current.message))))
     return _Facts("Pending", "Pending", ": ".join(filter(None, (current.name, current.message))))
+
+
+def _of_stage(name: str, sentence: str) -> str:
+    """The sentence with its stage in front, unless it names it itself."""
+    return sentence if sentence.startswith(f"stage {name}") else f"{name}: {sentence}"
 
 
 def _success(plan: Plan, result: ChainResult | None) -> str:

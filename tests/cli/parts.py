@@ -48,7 +48,7 @@ def distillchain(
         [*COMMAND, *arguments],
         cwd=cwd,
         input=text,
-        env=clean_environment() | environment,
+        env=clean_environment(cwd) | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -56,10 +56,12 @@ def distillchain(
     )
 
 
-def clean_environment() -> dict[str, str]:
-    """Ours without what would talk to someone else's store or cluster."""
+def clean_environment(scratch: Path) -> dict[str, str]:
+    """Ours without what would talk to someone else's store or cluster; logs and the like go to `scratch`."""
     foreign = ("AWS_", "DISTILLCHAIN_", "KUBE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
+        "TMPDIR": str(scratch)
+    }
 
 
 def write_chain(folder: Path, **parts: Any) -> Path:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from chain_builders import a_commit, a_document
-from cli.parts import distillchain, example_in_help
+from cli.parts import distillchain, example_in_help, write_chain
 from cluster.controlplane import ControlPlane
+from cluster.s3 import S3Server
 from cluster.waiting import wait_until
 from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
@@ -224,3 +225,18 @@ def test_a_server_that_is_away_is_told_at_once(scene: Scene):
     assert done.returncode == 1
     assert done.stderr.startswith("the API server https://127.0.0.1:1 cannot be reached: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_plan_reads_a_store_on_s3_with_the_credentials_of_the_environment(s3: S3Server, bucket: str, tmp_path: Path):
+    write_chain(tmp_path, storage={"uri": f"{bucket}/distill", "endpointUrl": s3.endpoint})
+
+    identity = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    known = distillchain("plan", "chain.yaml", cwd=tmp_path, **identity)
+    stranger = {**identity, "AWS_SECRET_ACCESS_KEY": "wrong"}
+    unknown = distillchain("plan", "chain.yaml", cwd=tmp_path, **stranger)
+
+    assert known.returncode == 0, known.stderr
+    assert known.stdout.count("not in the store") == 2
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.startswith("spec.storage")
+    assert unknown.stderr.count("\n") == 1

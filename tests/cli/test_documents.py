@@ -113,12 +113,14 @@ def test_the_last_set_wins(tmp_path: Path):
         ),
         pytest.param(
             "task.maxLength=8",
-            "--set task.maxLength=8: expected a path under spec, or metadata.name, such as spec.template.training.epochs=1",
+            "--set task.maxLength=8: "
+            "expected a path under spec, or metadata.name, such as spec.template.training.epochs=1",
             id="not under spec",
         ),
         pytest.param(
             "spec.stages[huge].gate=1",
-            '--set spec.stages[huge].gate=1: spec.stages: got "huge", expected a number from 0 to 1 or one of mini, tiny',
+            '--set spec.stages[huge].gate=1: spec.stages: got "huge", '
+            "expected a number from 0 to 1 or one of mini, tiny",
             id="no such stage",
         ),
         pytest.param(
@@ -138,7 +140,8 @@ def test_the_last_set_wins(tmp_path: Path):
         ),
         pytest.param(
             "spec.task.labels=[a, b",
-            "--set spec.task.labels=[a, b: the value is not YAML (expected ',' or ']', but got '<stream end>'); quote it",
+            "--set spec.task.labels=[a, b: the value is not YAML ("
+            "expected ',' or ']', but got '<stream end>'); quote it",
             id="broken YAML",
         ),
     ],

@@ -152,7 +152,7 @@ def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, "run", "chain.yaml"],
         cwd=folder,
-        env=clean_environment() | environment,
+        env=clean_environment(folder) | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -122,7 +122,7 @@ def test_after_ctrl_c_the_same_command_goes_on(ran: tuple[Path, subprocess.Compl
     process = subprocess.Popen(
         [*COMMAND, "run", "chain.yaml", *more],
         cwd=root,
-        env=clean_environment() | ONE_THREAD,
+        env=clean_environment(root) | ONE_THREAD,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,7 +1,5 @@
 """Checkpoints and models that are refused, each with the sentence a person needs, before anything is written."""
 
-# ruff: noqa: E501 - whole sentences
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """Data files as people have them: read right, or refused with file, line and column."""
 
-# ruff: noqa: E501 - one case a line reads better than one cut in four
-
 from __future__ import annotations
 
 import gzip

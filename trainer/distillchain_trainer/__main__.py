@@ -128,6 +128,9 @@ def _keep_libraries_in(folder: Path) -> None:
     if not os.access(home, os.W_OK):
         for name, place in caches.items():
             os.environ.setdefault(name, str(folder / place))
+    # Threads that spin at every barrier starve their own team when cores are shared or a container's CPU is limited:
+    # MiniLM's logits took 23 s instead of 5.5 s beside a second training on two cores (bench/LOG.md, 2026-11-25).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

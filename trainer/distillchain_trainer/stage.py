@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-transformers.utils.logging.disable_progress_bar()  # its load reports would be mistaken for faults as well:
-transformers.utils.logging.set_verbosity_error()  # what is new or missing in a checkpoint we say ourselves
+# Its load reports would be mistaken for faults: what is new or missing in a checkpoint we say ourselves.
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
+transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers has no types there
 
 
 @dataclass
