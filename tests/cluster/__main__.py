@@ -60,7 +60,7 @@ def up(gpus: Annotated[int, typer.Option(help="How many nvidia.com/gpu the node 
                 stop_operator(cluster)
                 cluster.stop()
                 raise
-            _say("is up, with S3, the CRD and the operator")
+            _say("is up")
         print(_exports(cluster))
         _say(f"next:\n{NEXT}")
 
