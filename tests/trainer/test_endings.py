@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from distillchain_api.answer import Failed
-from distillchain_trainer.__main__ import cpu_share
 from distillchain_trainer.errors import translate_unforeseen
+from distillchain_trainer.threads import cpu_share, idle_cpus
 from trainer.parts import an_order, answer_in, environment
 
 CRASH = """
@@ -80,6 +80,10 @@ def test_threads_follow_the_container_limit(tmp_path: Path, limit: str, want: in
     (tmp_path / "cpu.max").write_text(limit + "\n")
 
     assert cpu_share(tmp_path / "cpu.max") == (want or len(os.sched_getaffinity(0)))
+
+
+def test_idle_cpus_are_counted():
+    assert 0 <= idle_cpus(sample_s=0.05) <= (os.cpu_count() or 1) * 1.5
 
 
 def test_the_version_is_said():

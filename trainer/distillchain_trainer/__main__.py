@@ -25,7 +25,7 @@ from distillchain_api.workorder import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
-from distillchain_trainer import __version__
+from distillchain_trainer import __version__, threads
 from distillchain_trainer.errors import StopRequested, WorkOrderInvalid, translate_unforeseen
 from distillchain_trainer.progress import Reporter
 from distillchain_trainer.signals import Signals
@@ -128,25 +128,11 @@ def _keep_libraries_in(folder: Path) -> None:
     if not os.access(home, os.W_OK):
         for name, place in caches.items():
             os.environ.setdefault(name, str(folder / place))
-    # Threads that spin at every barrier starve their own team when cores are shared or a container's CPU is limited:
-    # MiniLM's logits took 23 s instead of 5.5 s beside a second training on two cores (bench/LOG.md, 2026-11-25).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # More threads than the container's CPU limit spin while they wait for each other: measured 30 times slower.
-    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_share()))
-
-
-def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs this container may use: what the kernel lets it run on, and not more than its limit (cgroup v2)."""
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = limit_file.read_text().split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+    threads.choose()
 
 
 def _set_up_streams() -> TextIO:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import transformers
 
 from distillchain_api.answer import Committed, ProgressPhase
-from distillchain_api.manifest import Manifest, Metrics, ModelFacts, RunFacts
+from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_api.workorder import TeacherRef
-from distillchain_trainer import __version__, commit, gates
+from distillchain_trainer import commit, describe, gates
 from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed, forget
 from distillchain_trainer.data import Split, TaskData, read_task_data
+from distillchain_trainer.describe import Tally
 from distillchain_trainer.encode import Encoder, best_device
 from distillchain_trainer.errors import CheckpointCorrupt, StopRequested
 from distillchain_trainer.evaluate import Measurement, measure, write_predictions
@@ -39,19 +37,6 @@ log = logging.getLogger(__name__)
 # Its load reports would be mistaken for faults: what is new or missing in a checkpoint we say ourselves.
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
 transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers has no types there
-
-
-@dataclass
-class Tally:
-    """Seconds in models, and how the training stands; earlier attempts' included."""
-
-    model_s: float = 0.0
-    elapsed_before_s: float = 0.0
-    train_s: float = 0.0
-    final_loss: float = 0.0
-    steps: int = 0
-    logits_reused: bool = False
-    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +80,19 @@ def train_stage(context: Context) -> Committed:
         kept=f"the trained student is kept under {states.uri}, and with another gate the chain applied again goes on "
         "from it without training",
     )
-    manifest = _commit(context, data, student, student_facts, teacher_facts, tally, attempt)
+    manifest = describe.build_manifest(
+        order,
+        data,
+        attempt=context.attempt,
+        pretrained=student.pretrained,
+        start=student.start,
+        student=student_facts,
+        teacher=teacher_facts,
+        tally=tally,
+        started_at=context.started_at,
+        elapsed_s=tally.elapsed_before_s + context.elapsed_s,
+    )
+    manifest = _commit(context, manifest, attempt)
     adopted = manifest.attempt != context.attempt
     if adopted:
         check_gate(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
@@ -114,7 +111,9 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
     loaded.model.to(best_device())
     context.reporter.report("FetchTeacher", 1, 1)
     measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher")
-    facts = _facts(loaded, checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes, measured)
+    facts = describe.facts_of(
+        loaded, checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes, measured
+    )
     on_validation = measured["validation"]
     gates.check_teacher(
         checkpoint.uri,
@@ -330,7 +329,7 @@ def _describe_student(
         write_predictions(attempt / f"predictions-{name}.jsonl", measurement, order.task.labels)
     weights = [path for path in attempt.iterdir() if path.name.endswith(".safetensors")]
     own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
-    facts = _facts(
+    facts = describe.facts_of(
         in_order,
         f"{context.store.uri}/{commit.attempt_prefix(order.digest, context.attempt)}",
         own.revision,
@@ -346,86 +345,13 @@ def _straight(labels: list[str]) -> ClassOrder:
     return ClassOrder(tuple(range(len(labels))), named=True)
 
 
-def _commit(
-    context: Context,
-    data: TaskData,
-    student: Loaded,
-    student_facts: ModelFacts,
-    teacher: ModelFacts | None,
-    tally: Tally,
-    attempt: Path,
-) -> Manifest:
-    order = context.order
+def _commit(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
+    """Uploads the attempt, then commits it. Returns: the manifest that holds, which may be another attempt's."""
     context.reporter.report("Upload", 0, 1)
-    files = commit.upload_attempt(context.store, order.digest, context.attempt, attempt)
-    trained = len(data.train) * order.training.epochs
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    manifest = Manifest(
-        digest=order.digest,
-        chain=order.chain,
-        stage=order.stage,
-        attempt=context.attempt,
-        checkpoint=student_facts.source,
-        files=files,
-        teacher=teacher,
-        student=student_facts,
-        pretrained=student.pretrained,
-        start=student.start,
-        data_revision=data.revision,
-        data={name: split.facts for name, split in data.splits.items()},
-        recipe={
-            "task": order.task.to_document(),
-            "student": order.student.to_document(),
-            "training": order.training.to_document(),
-            "distillation": order.distillation.to_document() if order.distillation else None,
-        },
-        run=RunFacts(
-            started_at=context.started_at,
-            elapsed_s=round(tally.elapsed_before_s + context.elapsed_s, 3),
-            model_s=round(tally.model_s, 3),
-            examples_per_second=round(trained / max(tally.train_s, 1e-9), 2),
-            steps=tally.steps,
-            final_loss=tally.final_loss,
-            logits_reused=tally.logits_reused,
-            resumed=tally.resumed,
-        ),
-        environment=_environment(),
-        committed_at=now,
-    )
-    winner = commit.commit(context.store, manifest)
+    files = commit.upload_attempt(context.store, context.order.digest, context.attempt, attempt)
+    winner = commit.commit(context.store, manifest.model_copy(update={"files": files}))
     context.reporter.report("Upload", 1, 1)
     return winner
-
-
-def _environment() -> dict[str, str]:
-    gpu = torch.cuda.is_available()
-    return {
-        "distillchain": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name(0) if gpu else f"cpu ({torch.get_num_threads()} threads)",
-    }
-
-
-def _facts(
-    loaded: Loaded,
-    source: str,
-    revision: str,
-    digest: str | None,
-    weight_bytes: int,
-    measured: dict[str, Measurement],
-) -> ModelFacts:
-    test = measured.get("test")
-    return ModelFacts(
-        source=source,
-        revision=revision,
-        digest=digest,
-        parameters=loaded.parameters,
-        size_bytes=weight_bytes,
-        metrics=Metrics(validation=measured["validation"].metrics, test=test.metrics if test else None),
-        examples_per_second=round(measured["validation"].examples_per_second, 2),
-    )
 
 
 def _measure(
