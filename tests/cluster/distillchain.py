@@ -41,7 +41,11 @@ def install_distillchain(cluster: WholeCluster, *, bucket: str) -> None:
     if not processes.is_running(OPERATOR):
         template = cluster.directory / "pod-template.yaml"
         # Pods have no name servers here: the endpoint of the store comes with the template, not with the chain.
-        endpoint = {"AWS_ENDPOINT_URL_S3": cluster.s3.endpoint, "AWS_REGION": cluster.s3.environment()["AWS_REGION"]}
+        endpoint = {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "AWS_ENDPOINT_URL_S3": cluster.s3.endpoint,
+            "AWS_REGION": cluster.s3.environment()["AWS_REGION"],
+        }
         template.write_text(json.dumps(host_python_pod_template(environment=endpoint)))
         environment = operator_environment(
             control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT),

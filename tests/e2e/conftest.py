@@ -130,7 +130,11 @@ def new_chain(whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucke
                     "secretRef": {"name": "s3-credentials"},
                 },
                 "teacher": relay.teacher,
-                "template": {"pod": host_python_pod_template(), "training": {"epochs": 1, "batchSize": 32}, **template},
+                "template": {
+                    "pod": host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE"}),
+                    "training": {"epochs": 1, "batchSize": 32},
+                    **template,
+                },
                 "stages": stages,
             },
         }
