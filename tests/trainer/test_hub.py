@@ -86,8 +86,8 @@ def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
     manifest = Manifest.parse(path.read_bytes())
     assert manifest.teacher is not None
     assert manifest.teacher.revision == hub.commit("models", "org/teacher")
-    assert manifest.data.revision == hub.commit("datasets", "org/reviews")
-    assert manifest.data.splits["train"].rows == 160
+    assert manifest.data_revision == hub.commit("datasets", "org/reviews")
+    assert manifest.data["train"].rows == 160
     assert manifest.teacher.metrics.validation["accuracy"] > 0.9, "its classes were matched by name"
     fetched = [line for line in hub.requests if line.startswith("GET") and "/org/teacher/resolve/" in line]
     assert not [line for line in fetched if "onnx" in line or ".bin" in line]
