@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
-    def log_message(self, format: str, *_: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Silent: tests look at `requests`."""
 
     def _answer(self) -> None:
@@ -153,7 +153,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.served.folder(kind, repo) / name
         if not path.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        headers = {"X-Repo-Commit": self.served.commit(kind, repo), "ETag": f'"{_sha1(path)}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": self.served.commit(kind, repo),
+            "ETag": f'"{_sha1(path)}"',
+            "Accept-Ranges": "bytes",
+        }
         content = path.read_bytes()
         if wanted := re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range") or ""):
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)

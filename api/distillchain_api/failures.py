@@ -62,7 +62,8 @@ FAILURES = (
         FailureClass.CHECKPOINT_CORRUPT,
         66,
         "A file of a committed checkpoint differs from the sha256 in its manifest.",
-        "Restore the named object from a backup, or delete that stage's manifest.json to train it again.",
+        "Restore the named object from a backup, or delete that stage's manifest.json; then try again: the stage "
+        "that made it is verified, or trained anew.",
     ),
     Failure(
         FailureClass.LABEL_MISMATCH,

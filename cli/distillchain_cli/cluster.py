@@ -155,7 +155,10 @@ def retry(cluster: Cluster, name: str, stage: str | None) -> str:
     chain = cluster.fetch_chain(name)
     entry = _failed_stage(name, status_of(chain), stage)
     if entry.job is None:
-        raise RunFailed(f"stage {entry.name} failed before it had a Job: {entry.message}; edit the chain instead")
+        raise RunFailed(
+            f"stage {entry.name} has no Job yet: {entry.message}; "
+            "correct what is refused, the operator asks again by itself"
+        )
     job = cluster.fetch_job(entry.job)
     if job is None:
         return f"Job {entry.job} of stage {entry.name} is gone already; the operator makes it anew"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DIGEST_CHARS = 12
 
-Action = Literal["reuse", "train", "fail"]
+Action = Literal["reuse", "train", "fail", "wait"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
     from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet
     from distillchain_trainer.run import check_gate
 
+    if before and before[-1].action in ("fail", "wait"):
+        return Outlook(stage, "wait", f"not reached: {before[-1].stage.name} would {before[-1].action}")
     try:
         manifest = read_manifest(store, stage.digest)
     except CheckpointCorrupt as error:
@@ -114,5 +116,8 @@ def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
 def summary(plan: Plan, outlook: list[Outlook]) -> str:
     """What would run, in one sentence."""
     train = [item.stage.name for item in outlook if item.action == "train"]
+    failed = next((item.stage.name for item in outlook if item.action == "fail"), None)
     what = f"would train {', '.join(train)}" if train else "would train nothing"
+    if failed:
+        what += f" and fail at {failed}"
     return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this plan changed nothing"

@@ -42,6 +42,11 @@ class ApiError(Exception):
         """The object itself is refused: invalid, forbidden by admission or quota; asking again changes nothing."""
         return self.status in (400, 403, 413, 422)
 
+    @property
+    def is_quota(self) -> bool:
+        """The namespace's quota is used up: what other work frees, this may have."""
+        return self.status == 403 and "exceeded quota" in self.message
+
 
 class Cluster:
     """One connection to the API server, used as `async with await Cluster.connect()`."""

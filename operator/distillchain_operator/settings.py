@@ -38,7 +38,7 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     """Namespaces whose chains are carried out, separated by commas; empty: all, which needs the ClusterRole."""
     resync_s: float = 300.0
-    """Seconds after which every chain is looked at again without news; also how soon a refused Job is retried."""
+    """Seconds after which every chain is looked at again without news."""
     progress_s: float = 15.0
     """Least seconds between two looks at a running pod's log."""
     liveness_port: int = 0

@@ -294,6 +294,76 @@ def test_a_suspended_chain_stops_its_pod_and_goes_on_when_resumed(relay: Relay):
     assert {"Suspended", "Resumed"} <= set(relay.events())
 
 
+def test_a_chain_suspended_before_its_pod_started_does_not_fail_for_that(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    first = relay.wait_for_pod("mini")
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"], suspend=True))
+    relay.wait_for_condition("Suspended")
+    assert relay.pods("mini") == []
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    assert relay.wait_for_pod("mini") != first
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+
+def test_a_quota_that_is_used_up_is_waited_for(relay: Relay):
+    relay.kubectl("create", "quota", "full", "--hard=pods=0")
+    relay.wait(
+        "the quota", lambda: "pods" in relay.cluster.get("quota", "full", "-n", relay.namespace)["status"]["used"]
+    )
+    relay.apply(a_document(stages=["mini"]))
+    status = relay.wait_for_phase("Pending")
+    assert "exceeded quota: full" in status["message"]
+    assert relay.jobs() == []
+    relay.kubectl("delete", "quota", "full")
+    relay.kubectl("label", "dchain", "relay", "look=again")  # rather than wait for half a minute
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+
+def test_retry_after_a_damaged_checkpoint_asks_the_stage_that_made_it_again(relay: Relay):
+    relay.apply(a_document())
+    relay.commit("mini")
+    sentence = "s3://models/distill/stages/x/attempts/a1/model.safetensors was altered"
+    answer = a_failure(relay.planned("tiny"), FailureClass.CHECKPOINT_CORRUPT, sentence)
+    relay.end(relay.wait_for_pod("tiny"), exit_code=66, message=answer.to_json(), reason="Error")
+    relay.wait_for_phase("Failed")
+    first = relay.jobs("mini")[0]["metadata"]["uid"]
+
+    _retry(relay)
+    relay.wait(
+        "another Job of mini", lambda: [job["metadata"]["uid"] for job in relay.jobs("mini")] not in ([], [first])
+    )
+    assert relay.jobs("tiny") == []
+    relay.commit("mini")
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+
+
+def _retry(relay: Relay) -> None:
+    argv = [sys.executable, "-m", "distillchain_cli", "retry", relay.name, "-n", relay.namespace]
+    done = subprocess.run(
+        [*argv, "--kubeconfig", str(relay.cluster.kubeconfig)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the operator makes it anew" in done.stdout
+
+
+def test_an_edit_of_the_first_stage_of_a_succeeded_chain_runs_all_of_it_again(relay: Relay):
+    relay.apply(a_document())
+    relay.commit("mini")
+    relay.commit("tiny")
+    before = relay.wait_for_phase("Succeeded")
+    edited = a_document()
+    edited["spec"]["stages"][0]["training"] = {"epochs": 7}
+    relay.apply(edited)
+    relay.commit("mini")
+    relay.commit("tiny")
+    after = relay.wait_for_phase("Succeeded")
+    made = [{entry["job"] for entry in status["stages"]} for status in (before, after)]
+    assert len(made[0] | made[1]) == 4
+
+
 def test_an_edit_of_the_second_stage_replaces_its_running_job_and_keeps_the_first(relay: Relay):
     relay.apply(a_document())
     relay.commit("mini")
