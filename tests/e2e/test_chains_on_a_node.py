@@ -63,6 +63,10 @@ class Chains:
                     return name
         return None
 
+    def suspend(self, name: str, wanted: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": wanted}})
+        self.kubectl("patch", "distillationchain", name, "-n", self.namespace, "--type=merge", "-p", patch)
+
     def manifest(self, chain: dict[str, Any], digest: str) -> Manifest:
         bucket, _, prefix = chain["spec"]["storage"]["uri"].removeprefix("s3://").partition("/")
         key = f"{prefix}/stages/{digest}/manifest.json"
@@ -114,19 +118,33 @@ def test_a_chain_runs_to_succeeded_and_another_reuses_its_stages(chains: Chains,
     assert chains.wait("first", "Succeeded").phase == "Succeeded"
     assert chains.job_names() == jobs
 
+    chains.kubectl("delete", "distillationchain", "first", "second", "-n", chains.namespace, "--wait")
+    chains.wait_until("the Jobs to go with their chains", lambda: not chains.job_names())
+    for stage in status.stages:
+        assert chains.manifest(first, stage.digest).checkpoint == stage.checkpoint, "checkpoints stay"
 
-def test_an_evicted_stage_goes_on_where_it_was(chains: Chains, relay: Relay, new_chain: NewChain):
-    stage = femto_stage(relay, training={"learningRate": 1e-3, "epochs": 20}, saveInterval="2s", retries=0)
-    chain = new_chain("evicted", [stage])
+
+def test_an_evicted_and_then_suspended_stage_goes_on_where_it_was(chains: Chains, relay: Relay, new_chain: NewChain):
+    stage = femto_stage(relay, training={"learningRate": 1e-3, "epochs": 30}, saveInterval="2s", retries=0)
+    chain = new_chain("stopped", [stage])
     chains.apply(chain)
-    pod = chains.wait_until("the trainer to train", lambda: chains.running_pod("femto"))
-    chains.cluster.node.evict(chains.namespace, pod)
+    first = chains.wait_until("the trainer to train", lambda: chains.running_pod("femto"))
+    chains.cluster.node.evict(chains.namespace, first)
+    second = chains.wait_until("another to train", lambda: _other(chains.running_pod("femto"), first))
+    chains.suspend("stopped", True)
+    assert chains.wait("stopped", "Suspended").stages[-1].phase == "Suspended"
+    assert chains.running_pod("femto") is None
+    chains.suspend("stopped", False)
 
-    status = chains.wait("evicted", "Succeeded")
+    status = chains.wait("stopped", "Succeeded")
     femto = status.stage_named("femto")
     assert femto is not None
-    assert femto.attempt == 2
+    assert femto.attempt == 3, second
     assert chains.manifest(chain, femto.digest).run.resumed
+
+
+def _other(pod: str | None, than: str) -> str | None:
+    return pod if pod != than else None
 
 
 def test_a_stage_out_of_memory_is_named_so(chains: Chains, relay: Relay, new_chain: NewChain):

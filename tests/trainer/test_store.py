@@ -171,6 +171,17 @@ def test_wrong_credentials_are_refused_in_words(
         assert str(failure.value) == want.format(endpoint=s3.endpoint, uri=bucket)
 
 
+@pytest.mark.parametrize("spec, environment", [("http://s3.storage:9000", ""), (None, "http://s3.storage:9000")])
+def test_an_endpoint_is_asked_by_path(monkeypatch: pytest.MonkeyPatch, spec: str | None, environment: str):
+    """Its DNS rarely knows a name for every bucket; `models.s3.storage` would not be found."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", environment)
+    store = S3Store("s3://models/distill", endpoint_url=spec, region=REGION)
+    url = store._client.generate_presigned_url("get_object", Params={"Bucket": "models", "Key": "a"})
+    assert url.startswith("http://s3.storage:9000/models/a?")
+
+
 @pytest.mark.cluster
 def test_a_missing_bucket_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     _use_keys(monkeypatch, s3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -37,6 +38,10 @@ REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "Ill
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
 TAKEN_CODES = {"PreconditionFailed", "412"}
+
+
+def _endpoint_of_environment() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 class S3Store:
@@ -75,7 +80,7 @@ class S3Store:
                     # Path style wherever an endpoint is named: its DNS rarely knows a name for every bucket.
                     s3={
                         "payload_signing_enabled": True,
-                        "addressing_style": "path" if endpoint_url else "auto",
+                        "addressing_style": "path" if endpoint_url or _endpoint_of_environment() else "auto",
                     },
                 ),
             )
