@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -40,10 +39,6 @@ BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyReque
 TAKEN_CODES = {"PreconditionFailed", "412"}
 
 
-def _endpoint_of_environment() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
 class S3Store:
     """Objects under s3://bucket/prefix; credentials come from the environment alone.
 
@@ -77,11 +72,7 @@ class S3Store:
                     retries={"mode": "standard", "total_max_attempts": 2},
                     request_checksum_calculation="when_required",  # the newer trailing CRCs are not known everywhere
                     response_checksum_validation="when_required",
-                    # Path style wherever an endpoint is named: its DNS rarely knows a name for every bucket.
-                    s3={
-                        "payload_signing_enabled": True,
-                        "addressing_style": "path" if endpoint_url or _endpoint_of_environment() else "auto",
-                    },
+                    s3={"payload_signing_enabled": True},
                 ),
             )
         except (aws.BotoCoreError, ValueError) as error:
