@@ -88,8 +88,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with $given.serviceAccountName }}{{ $spec = merge $spec (dict "serviceAccountName" .) }}{{ end }}
 {{- with $given.imagePullSecrets }}{{ $spec = merge $spec (dict "imagePullSecrets" .) }}{{ end }}
 {{- if .Values.openshift }}
-{{- $free := dict "runAsUser" nil "runAsGroup" nil "fsGroup" nil }}
-{{- $_ := set $spec "securityContext" (merge (deepCopy (default dict $spec.securityContext)) $free) }}
+{{- $context := deepCopy (default dict $spec.securityContext) }}
+{{- range list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- if not (hasKey $context .) }}{{ $_ := set $context . nil }}{{ end }}
+{{- end }}
+{{- $_ := set $spec "securityContext" $context }}
 {{- end }}
 {{- $env := list }}
 {{- with $given.storage.endpointUrl }}{{ $env = append $env (dict "name" "AWS_ENDPOINT_URL_S3" "value" .) }}{{ end }}
