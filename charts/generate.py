@@ -192,22 +192,24 @@ def build_config(helm: str) -> dict[Path, str]:
     return {
         CONFIG / "access.yaml": GENERATED + NAMESPACE + everywhere["access"],
         CONFIG / "deployment.yaml": GENERATED + everywhere["deployment"],
+        CONFIG / "metrics.yaml": GENERATED + everywhere["metrics"],
         CONFIG / "crd.yaml": GENERATED + "---\n" + CRD.read_text().removeprefix("---\n"),
         CONFIG / "kustomization.yaml": GENERATED
-        + KUSTOMIZATION.format(resources="crd.yaml, access.yaml, deployment.yaml"),
+        + KUSTOMIZATION.format(resources="crd.yaml, access.yaml, deployment.yaml, metrics.yaml"),
         CONFIG / "namespaced" / "access.yaml": GENERATED + here["access"],
         CONFIG / "namespaced" / "deployment.yaml": GENERATED + here["deployment"],
+        CONFIG / "namespaced" / "metrics.yaml": GENERATED + here["metrics"],
         CONFIG / "namespaced" / "kustomization.yaml": GENERATED
-        + KUSTOMIZATION.format(resources="access.yaml, deployment.yaml"),
+        + KUSTOMIZATION.format(resources="access.yaml, deployment.yaml, metrics.yaml"),
     }
 
 
 def render(helm: str, namespace: str, *more: str) -> dict[str, str]:
-    """`access` (service account and roles) and `deployment` (all else)."""
+    """`access` (service account and roles), `deployment` and `metrics` (its Service)."""
     argv = [helm, "template", "distillchain", str(CHART), "--namespace", namespace]
     values = ["--values", str(CHART / "ci" / "kustomize.yaml"), *more]
     done = subprocess.run([*argv, *values], check=True, capture_output=True, text=True)
-    parts = {"access": "", "deployment": ""}
+    parts = {"access": "", "deployment": "", "metrics": ""}
     for document in filter(str.strip, re.split(r"^---\n", done.stdout, flags=re.MULTILINE)):
         kind = yaml.safe_load(document)["kind"]
         lines = [
@@ -215,11 +217,7 @@ def render(helm: str, namespace: str, *more: str) -> dict[str, str]:
             for line in document.rstrip("\n").splitlines()
             if not re.match(r"# Source: | *helm\.sh/chart: | *app\.kubernetes\.io/managed-by: Helm", line)
         ]
-        room = (
-            "access"
-            if kind in ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
-            else "deployment"
-        )
+        room = {"Deployment": "deployment", "Service": "metrics"}.get(kind, "access")
         parts[room] += "---\n" + "\n".join(lines) + "\n"
     return parts
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 import kopf
 
-from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.cluster import COMPONENT, ApiError, Cluster
 from distillchain_operator.controller import ChainKey, Controller
 from distillchain_operator.handlers import build_kopf_settings, build_registry
 from distillchain_operator.logs import configure_logging
@@ -63,6 +63,8 @@ async def _run(settings: Settings) -> None:
                 settings=build_kopf_settings(),
                 memo=kopf.Memo(queue=queue),
                 standalone=True,
+                # kopf would ask for the user's name, which a numeric user may not have.
+                identity=COMPONENT,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
                 liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
