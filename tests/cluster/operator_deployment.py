@@ -16,6 +16,7 @@ from cluster.operator_process import OPERATOR_NAMESPACE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEPLOYMENT = "distillchain-operator"
+OPERATOR_PODS = ("-n", OPERATOR_NAMESPACE, "-l", f"app.kubernetes.io/name={DEPLOYMENT}")  # words for kubectl
 POD_TEMPLATE = "/etc/distillchain/pod-template.yaml"
 READY_TIMEOUT = "60s"  # measured 4
 
@@ -83,9 +84,8 @@ def is_available(control_plane: ControlPlane) -> bool:
 
 def describe_operator(control_plane: ControlPlane) -> str:
     """State of its pods and the end of their logs, for the message of a failed wait."""
-    where = ("-n", OPERATOR_NAMESPACE, "-l", f"app.kubernetes.io/name={DEPLOYMENT}")
     said = [
-        control_plane.kubectl("describe", "pods", *where, check=False).stdout,
-        control_plane.kubectl("logs", *where, "--tail=60", check=False).stdout,
+        control_plane.kubectl("describe", "pods", *OPERATOR_PODS, check=False).stdout,
+        control_plane.kubectl("logs", *OPERATOR_PODS, "--tail=60", check=False).stdout,
     ]
     return "\n".join(said)
