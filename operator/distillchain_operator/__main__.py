@@ -12,7 +12,6 @@ import logging
 import signal
 import sys
 from importlib.metadata import version
-from types import FrameType
 from typing import NoReturn
 
 import kopf
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def _end(*_: object) -> NoReturn:
     """Unwinds: an operator that still waits for the API server has nothing to finish."""
     raise SystemExit(0)
 
