@@ -55,6 +55,39 @@ class Image:
     id: str
 
 
+class Archive:
+    """What is in a saved image, read without running it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The image's `config`: User, Labels, Entrypoint, Env."""
+        with tarfile.open(self.path) as tar:
+            return dict(json.loads(_read(tar, self._manifest(tar)["Config"]))["config"])
+
+    @cached_property
+    def files(self) -> dict[str, int]:
+        """Path without leading slash -> size of all files and links in any layer; what a later one hides counts too."""
+        sizes: dict[str, int] = {}
+        with tarfile.open(self.path) as tar:
+            for layer in self._manifest(tar)["Layers"]:
+                with tarfile.open(fileobj=tar.extractfile(layer)) as inner:
+                    sizes |= {entry.name.removeprefix("./"): entry.size for entry in inner if not entry.isdir()}
+        return sizes
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Of all layers, uncompressed: what a node's disk holds."""
+        with tarfile.open(self.path) as tar:
+            return sum(tar.getmember(layer).size for layer in self._manifest(tar)["Layers"])
+
+    def _manifest(self, tar: tarfile.TarFile) -> dict[str, Any]:
+        (manifest,) = json.loads(_read(tar, "manifest.json"))
+        return dict(manifest)
+
+
 class Builder:
     """buildah with a store of its own.
 
@@ -90,16 +123,20 @@ class Builder:
             _say(f"{name} is built ({time.monotonic() - started:.0f} s)")
             return image
 
-    def save(self, image: Image, archive: Path) -> Path:
-        """`image` as an uncompressed archive in Docker's format, which containerd, syft and people can read."""
-        archive.unlink(missing_ok=True)
-        self._buildah("push", "--quiet", image.id, f"docker-archive:{archive}:{image.name}")
-        return archive
+    @contextmanager
+    def saved(self, image: Image) -> Iterator[Archive]:
+        """`image` in a file that is gone after the `with` block: Docker's format, which containerd and people read."""
+        with tempfile.TemporaryDirectory(dir=self._cache) as folder:
+            path = Path(folder) / "image.tar"
+            started = time.monotonic()
+            self._buildah("push", "--quiet", image.id, f"docker-archive:{path}:{image.name}")
+            _say(f"saved {image.name}, {path.stat().st_size / 1e6:.0f} MB, in {time.monotonic() - started:.0f} s")
+            yield Archive(path)
 
     def load(self, image: Image, node: Node) -> None:
         """Makes the image known to a node, under its name."""
-        with tempfile.TemporaryDirectory(dir=self._cache) as folder:
-            node.import_image(self.save(image, Path(folder) / "image.tar"))
+        with self.saved(image) as archive:
+            node.import_image(archive.path)
 
     def _ensure_base(self) -> str:
         recipe = hashlib.sha256(repr((SUITE, BASE_PACKAGES, BASE_CHAFF, BASE_PATH)).encode()).hexdigest()[:12]
@@ -144,39 +181,6 @@ class Builder:
         with (self._cache / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-
-class Archive:
-    """What is in a saved image, read without running it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The image's `config`: User, Labels, Entrypoint, Env."""
-        with tarfile.open(self.path) as tar:
-            return dict(json.loads(_read(tar, self._manifest(tar)["Config"]))["config"])
-
-    @cached_property
-    def files(self) -> dict[str, int]:
-        """Path without leading slash -> size of all files and links in any layer; what a later one hides counts too."""
-        sizes: dict[str, int] = {}
-        with tarfile.open(self.path) as tar:
-            for layer in self._manifest(tar)["Layers"]:
-                with tarfile.open(fileobj=tar.extractfile(layer)) as inner:
-                    sizes |= {entry.name.removeprefix("./"): entry.size for entry in inner if not entry.isdir()}
-        return sizes
-
-    @cached_property
-    def size_bytes(self) -> int:
-        """Of all layers, uncompressed: what a node's disk holds."""
-        with tarfile.open(self.path) as tar:
-            return sum(tar.getmember(layer).size for layer in self._manifest(tar)["Layers"])
-
-    def _manifest(self, tar: tarfile.TarFile) -> dict[str, Any]:
-        (manifest,) = json.loads(_read(tar, "manifest.json"))
-        return dict(manifest)
 
 
 def _read(tar: tarfile.TarFile, name: str) -> bytes:

@@ -57,8 +57,9 @@ def operator_image(builder: Builder) -> Image:
 
 
 @pytest.fixture(scope="session")
-def operator_archive(builder: Builder, operator_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return Archive(builder.save(operator_image, tmp_path_factory.mktemp("images") / "operator.tar"))
+def operator_archive(builder: Builder, operator_image: Image) -> Iterator[Archive]:
+    with builder.saved(operator_image) as archive:
+        yield archive
 
 
 @pytest.fixture(scope="session")
@@ -250,9 +251,12 @@ def trainer_image(builder: Builder) -> Image:
 
 
 @pytest.fixture(scope="session")
-def loaded_trainer_image(whole_cluster: WholeCluster, builder: Builder, trainer_image: Image) -> Image:
-    builder.load(trainer_image, whole_cluster.node)
-    return trainer_image
+def trainer_archive(whole_cluster: WholeCluster, builder: Builder, trainer_image: Image) -> Archive:
+    """What is in the image; the node knows it from here on, and the archive's 6 GB are gone again."""
+    with builder.saved(trainer_image) as archive:
+        assert archive.config, archive.files
+        whole_cluster.node.import_image(archive.path)
+    return archive
 
 
 @pytest.mark.images
@@ -260,20 +264,21 @@ def loaded_trainer_image(whole_cluster: WholeCluster, builder: Builder, trainer_
 def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
     whole_cluster: WholeCluster,
     operator_in_a_pod: None,
-    loaded_trainer_image: Image,
+    trainer_image: Image,
+    trainer_archive: Archive,
     pods: Pods,
     relay: Relay,
     new_chain: NewChain,
     version: str,
 ) -> None:
-    pods.control_plane.apply(a_pod("version", pods.namespace, loaded_trainer_image, "--version"))
+    pods.control_plane.apply(a_pod("version", pods.namespace, trainer_image, "--version"))
     assert pods.terminated("version", deadline_s=120)["exitCode"] == 0, pods.log("version")
     assert pods.log("version") == f"distillchain-trainer {version}\n"
 
     passive = [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}]
     pod = {"spec": {"containers": [{"name": "trainer", "env": passive}]}}
     stages = [tiny_stage(relay), femto_stage(relay)]
-    chain = new_chain("images", stages, image=loaded_trainer_image.name, pod=pod)
+    chain = new_chain("images", stages, image=trainer_image.name, pod=pod)
 
     status = run_to_success(whole_cluster, chain)
 
@@ -282,20 +287,14 @@ def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
     assert len(trainers) == len(status.stages)
     for trainer in trainers:
         assert [volume for volume in trainer["spec"]["volumes"] if "hostPath" in volume] == []
-        assert trainer["spec"]["containers"][0]["image"] == loaded_trainer_image.name
+        assert trainer["spec"]["containers"][0]["image"] == trainer_image.name
 
 
 @pytest.mark.images
 @pytest.mark.timeout(3600)
-def test_the_trainers_image_holds_neither_kopf_nor_kubernetes_nor_compiler_nor_cache(
-    builder: Builder, trainer_image: Image, tmp_path: Path
-) -> None:
-    archive = Archive(builder.save(trainer_image, tmp_path / "trainer.tar"))
-    try:
-        unwanted = (re.compile(r".*/site-packages/(kopf|kubernetes)/.*"), COMPILERS, CACHES, BUILD_TOOLS)
-        assert any(path.endswith("/site-packages/torch/__init__.py") for path in archive.files)
-        assert [path for path in archive.files if any(each.fullmatch(path) for each in unwanted)] == []
-        assert archive.config["User"] == "65532:65532"
-        assert archive.config["Entrypoint"] == ["python", "-m", "distillchain_trainer"]
-    finally:
-        archive.path.unlink()  # some 6 GB, and pytest keeps folders
+def test_the_trainers_image_holds_neither_kopf_nor_kubernetes_nor_compiler_nor_cache(trainer_archive: Archive) -> None:
+    unwanted = (re.compile(r".*/site-packages/(kopf|kubernetes)/.*"), COMPILERS, CACHES, BUILD_TOOLS)
+    assert any(path.endswith("/site-packages/torch/__init__.py") for path in trainer_archive.files)
+    assert [path for path in trainer_archive.files if any(each.fullmatch(path) for each in unwanted)] == []
+    assert trainer_archive.config["User"] == "65532:65532"
+    assert trainer_archive.config["Entrypoint"] == ["python", "-m", "distillchain_trainer"]
