@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 from importlib.metadata import version
+from typing import NoReturn
 
 import kopf
 
@@ -40,8 +42,15 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_BAD_SETTINGS
     configure_logging(settings)
+    # Process 1 of a container gets only the signals that it handles, and kopf sets its handlers when it starts.
+    signal.signal(signal.SIGTERM, _end)
     asyncio.run(_run(settings))
     return 0
+
+
+def _end(*_: object) -> NoReturn:
+    """Unwinds: an operator that still waits for the API server has nothing to finish."""
+    raise SystemExit(0)
 
 
 async def _run(settings: Settings) -> None:
