@@ -219,7 +219,7 @@ def _stages(scene: Scene, width: int, room: int) -> Table:
         table.add_row(f"... {first} more", "", "committed", "")
     metric = metric_name(scene.chain)
     for entry in entries[first:last]:
-        table.add_row(*_row(entry, metric, NARROW_BAR_WIDTH if width < NARROW else BAR_WIDTH, scene.now))
+        table.add_row(*_row(entry, metric, scene.now, narrow=width < NARROW))
     if last < len(entries):
         table.add_row(f"... {len(entries) - last} more", "", "pending", "")
     return table
@@ -234,22 +234,21 @@ def _window(count_: int, current: int, room: int) -> tuple[int, int]:
     return first, first + shown
 
 
-def _row(entry: StageStatus, metric: str, bar_width: int, now: datetime) -> tuple[RenderableType, ...]:
+def _row(entry: StageStatus, metric: str, now: datetime, *, narrow: bool) -> tuple[RenderableType, ...]:
     line = progress_of(entry) if entry.phase == "Running" else None
     committed = entry.phase == "Committed"
     done, of = (1, 1) if committed else (line.step, line.of) if line and line.of else (0, 1)
-    bar = ProgressBar(total=of, completed=done, width=bar_width)
+    bar = ProgressBar(total=of, completed=done, width=NARROW_BAR_WIDTH if narrow else BAR_WIDTH)
     style = {"Committed": "green", "Failed": "red", "Running": "cyan"}.get(entry.phase, "")
     phase = PHASES[line.phase] if line else "reused" if entry.reused else entry.phase.lower()
-    return Text(entry.name), bar, Text(phase, style=style), Text(_numbers(entry, line, metric, now))
+    return Text(entry.name), bar, Text(phase, style=style), Text(_numbers(entry, line, metric, now, narrow=narrow))
 
 
-def _numbers(entry: StageStatus, line: answer.Progress | None, metric: str, now: datetime) -> str:
+def _numbers(entry: StageStatus, line: answer.Progress | None, metric: str, now: datetime, *, narrow: bool) -> str:
     if entry.phase == "Committed" and entry.model:
+        size = count(entry.model.parameters) + ("" if narrow else " parameters")
         took = duration(entry.elapsed_seconds) if entry.elapsed_seconds else ""
-        return "  ".join(
-            filter(None, (f"{metric} {metric_of(entry.model, metric)}", f"{count(entry.model.parameters)} par.", took))
-        )
+        return "  ".join(filter(None, (f"{metric} {metric_of(entry.model, metric)}", size, took)))
     if entry.phase == "Failed":
         return str(entry.failure_class or "")
     if entry.phase != "Running":
