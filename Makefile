@@ -46,10 +46,12 @@ check: $(READY) ## Quick loop: format, lint, types, imports, generated files, un
 generated-is-current: $(READY)
 	@diff -u crds/distillchain.io_distillationchains.yaml <($(BIN)/python -m distillchain_api.crd) || { echo "crds/ is not current; run: make generate"; exit 1; }
 	@for page in resource failures; do diff -u docs/$$page.md <($(BIN)/python -m distillchain_api.reference $$page) || { echo "docs/$$page.md is not current; run: make generate"; exit 1; }; done
+	@diff -u docs/cli.md <($(BIN)/python -m distillchain_cli.reference) || { echo "docs/cli.md is not current; run: make generate"; exit 1; }
 
 generate: $(READY) ## Rewrite what is generated: CRD, reference pages, golden manifests
 	$(BIN)/python -m distillchain_api.crd > crds/distillchain.io_distillationchains.yaml
 	for page in resource failures; do $(BIN)/python -m distillchain_api.reference $$page > docs/$$page.md; done
+	$(BIN)/python -m distillchain_cli.reference > docs/cli.md
 	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py
 
 test: check ## All tests: real API server, real S3, and (as root) real containers

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillchain_cli.completion import complete_stage
-from distillchain_cli.errors import EXIT_FAILED, BadInput
+from distillchain_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, BadInput
 from distillchain_cli.options import (
     AllNamespaces,
     Context,
@@ -39,6 +41,15 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
     from distillchain_cli.cluster import Cluster
 
     return Cluster(kubeconfig=kubeconfig, context=context, namespace=namespace)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is how a person ends what goes on for hours: no word about it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @app.command("list", epilog="Example: distillchain list -A")
@@ -119,7 +130,8 @@ def _watch(cluster: Cluster, name: str, output: Output) -> None:
             return Documents(document)
         return Picture(Console()) if sys.stdout.isatty() else Lines(result)
 
-    verdict = watch_status(cluster, name, screen)
+    with interruptible():
+        verdict = watch_status(cluster, name, screen)
     for line in verdict.lines:
         talk(line)
     if not verdict.succeeded:
@@ -155,7 +167,8 @@ def logs(
     cluster = connect(kubeconfig, context, namespace)
     wanted = Wanted(stage=stage, tail=tail, previous=previous, raw=raw)
     read = follow_logs if follow else show_logs
-    read(cluster, name, wanted, Mouth(show=result, say=talk))
+    with interruptible():
+        read(cluster, name, wanted, Mouth(show=result, say=talk))
 
 
 @app.command(epilog="Example: distillchain events sst2-femto")

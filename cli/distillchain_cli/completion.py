@@ -31,7 +31,9 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="Shell that is to complete.")]) -> None:
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="|".join(Shell), help="Shell that is to complete.")],
+) -> None:
     """Print the completion script of a shell.
 
     It completes commands, options, and the names of chains and stages on the cluster.

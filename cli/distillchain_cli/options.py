@@ -42,7 +42,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Replace a field, such as spec.stages[tiny].training.epochs=1."),
 ]
 OutputFormat = Annotated[
-    Output, typer.Option("--output", "-o", help="How the result is printed; wide: more columns, nothing cut.")
+    Output,
+    typer.Option(
+        "--output", "-o", metavar="|".join(Output), help="How the result is printed; wide: more columns, nothing cut."
+    ),
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", callback=be_verbose, help="Say more; show the traceback of a failure.")

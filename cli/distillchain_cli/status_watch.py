@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from distillchain_api.answer import parse_progress
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_cli.chains import metric_name, seconds_since, status_of
 from distillchain_cli.cluster import Cluster
-from distillchain_cli.columns import age, count, duration, rate
+from distillchain_cli.columns import GAP, age, count, duration, rate
 from distillchain_cli.errors import CliError, Refused, RunFailed
 from distillchain_cli.events import Event, events_of, short_kind
 from distillchain_cli.live import INTERVAL_S, PHASES, ending, sentence
@@ -38,12 +38,14 @@ from distillchain_operator.status import metric_of
 
 TICK_S = 1.0
 LOSS_TAIL_LINES = 2000  # the trainer writes a line a second: the last half hour before we came
-BAR_WIDTH, NARROW_BAR_WIDTH = 30, 18
-NARROW = 100  # columns
+SHORTEST_BAR, LONGEST_BAR = 6, 30
+LONGEST_NAME = 24
+MORE_WIDTH = len("... 30 more")
+NARROW = 100  # columns; below, units that can be guessed are left out
 SPARK = "▁▂▃▄▅▆▇█"
 ASCII_SPARK = "_.-=+*#@"
 SPARK_WIDTH = 40
-MESSAGE_LINES = 3
+MESSAGE_LINES, FOOT_LINES = 3, 2
 
 
 @dataclass
@@ -196,33 +198,53 @@ def draw(scene: Scene, console: Console) -> RenderableType:
     width, height = console.size
     status = scene.status
     message = Text(status.message or "", overflow="ellipsis")
-    head = [Text(headline(scene.chain, status), style="bold")]
+    head = [Text(headline(scene.chain, status), style="bold", no_wrap=True, overflow="ellipsis")]
     head += message.wrap(console, width, overflow="fold")[:MESSAGE_LINES] if status.message else []
-    foot = [*_foot(scene, console)]
-    room = (
-        height - len(head) - sum(len(line.wrap(console, width)) for line in foot) - 3
-    )  # two blanks, the cursor's line
+    foot = [part for line in _foot(scene, console) for part in line.wrap(console, width)[:FOOT_LINES]]
+    room = height - len(head) - len(foot) - 3  # two blank lines and the cursor's
     return Group(*head, Text(""), _stages(scene, width, max(room, 3)), Text(""), *foot)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A stage in a line."""
+
+    name: str
+    phase: str
+    style: str
+    numbers: str
+    done: int
+    of: int
 
 
 def _stages(scene: Scene, width: int, room: int) -> Table:
     """A line a stage; where there is no room for all, those around the one that runs, and how many there are beside."""
-    entries = scene.status.stages
+    entries, metric = scene.status.stages, metric_name(scene.chain)
     current = next((i for i, entry in enumerate(entries) if entry.phase != "Committed"), len(entries))
     first, last = _window(len(entries), current, room)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
-    table.add_column(no_wrap=True)
+    rows = [_row(entry, metric, scene.now, narrow=width < NARROW) for entry in entries[first:last]]
+    name_width = min(
+        max(_widest(row.name for row in rows), MORE_WIDTH if len(rows) < len(entries) else 0), LONGEST_NAME
+    )
+    taken = name_width + _widest(row.phase for row in rows) + _widest(row.numbers for row in rows) + 3 * len(GAP)
+    bar_width = max(SHORTEST_BAR, min(LONGEST_BAR, width - taken))
+    table = Table.grid(padding=(0, len(GAP)))
+    table.add_column(no_wrap=True, overflow="ellipsis", width=name_width)
+    table.add_column(no_wrap=True, width=bar_width)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
     if first:
         table.add_row(f"... {first} more", "", "committed", "")
-    metric = metric_name(scene.chain)
-    for entry in entries[first:last]:
-        table.add_row(*_row(entry, metric, scene.now, narrow=width < NARROW))
+    for row in rows:
+        bar = ProgressBar(total=row.of, completed=row.done, width=bar_width)
+        table.add_row(Text(row.name), bar, Text(row.phase, style=row.style), Text(row.numbers))
     if last < len(entries):
         table.add_row(f"... {len(entries) - last} more", "", "pending", "")
     return table
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=0)
 
 
 def _window(count_: int, current: int, room: int) -> tuple[int, int]:
@@ -234,14 +256,17 @@ def _window(count_: int, current: int, room: int) -> tuple[int, int]:
     return first, first + shown
 
 
-def _row(entry: StageStatus, metric: str, now: datetime, *, narrow: bool) -> tuple[RenderableType, ...]:
+def _row(entry: StageStatus, metric: str, now: datetime, *, narrow: bool) -> _Row:
     line = progress_of(entry) if entry.phase == "Running" else None
-    committed = entry.phase == "Committed"
-    done, of = (1, 1) if committed else (line.step, line.of) if line and line.of else (0, 1)
-    bar = ProgressBar(total=of, completed=done, width=NARROW_BAR_WIDTH if narrow else BAR_WIDTH)
-    style = {"Committed": "green", "Failed": "red", "Running": "cyan"}.get(entry.phase, "")
-    phase = PHASES[line.phase] if line else "reused" if entry.reused else entry.phase.lower()
-    return Text(entry.name), bar, Text(phase, style=style), Text(_numbers(entry, line, metric, now, narrow=narrow))
+    done, of = (1, 1) if entry.phase == "Committed" else (line.step, line.of) if line and line.of else (0, 1)
+    return _Row(
+        name=entry.name,
+        phase=PHASES[line.phase] if line else "reused" if entry.reused else entry.phase.lower(),
+        style={"Committed": "green", "Failed": "red", "Running": "cyan"}.get(entry.phase, ""),
+        numbers=_numbers(entry, line, metric, now, narrow=narrow),
+        done=done,
+        of=of,
+    )
 
 
 def _numbers(entry: StageStatus, line: answer.Progress | None, metric: str, now: datetime, *, narrow: bool) -> str:
@@ -324,10 +349,10 @@ class Lines:
         self._say("chain", headline(scene.chain, status))
         for entry in status.stages:
             line = progress_of(entry) if entry.phase == "Running" else None
-            if line is None:
+            if line is None or entry.message:  # such as a crash that is tried again
                 self._say(entry.name, f"stage {entry.name}: {stage_sentence(entry, metric)}")
-            elif self._is_due(line):
-                self._say(entry.name, f"stage {entry.name}: {sentence(line)}")
+            if line is not None and self._is_due(line):
+                self._say(f"{entry.name} progress", f"stage {entry.name}: {sentence(line)}")
 
     def _is_due(self, line: answer.Progress) -> bool:
         key, now = (line.stage, line.phase), self._clock()

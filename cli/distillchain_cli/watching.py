@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
 from distillchain_cli.cluster import Cluster, Collection
 from distillchain_cli.errors import Expired, Refused, Unreachable
@@ -73,7 +73,7 @@ def _changed(objects: Objects, change: dict[str, Any]) -> Objects:
 
 def _reconnect(cluster: Cluster, collection: Collection) -> tuple[Objects, str]:
     retrying = Retrying(
-        wait=wait_exponential_jitter(initial=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S) + wait_random(0, FIRST_PAUSE_S),
         retry=retry_if_exception_type((Unreachable, Refused)),
         stop=_is_enough,
         reraise=True,
