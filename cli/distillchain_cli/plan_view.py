@@ -95,7 +95,7 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
     return Outlook(stage, "train", why)
 
 
-def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
+def plan_table(outlook: list[Outlook], *, width: int | None = WIDTH) -> str:
     """One line a stage."""
     columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "WOULD", "WHY")]
     rows = [
