@@ -15,6 +15,7 @@ from distillchain_api.workorder import WorkOrder
 from distillchain_trainer import commit, gates
 from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.progress import Reporter
+from distillchain_trainer.resume import clear_states
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.store import Store, open_store
 
@@ -68,6 +69,7 @@ def adopt(context: Context, manifest: Manifest) -> Committed:
     """The answer for a stage that is committed already: verified, and its gate held as it stands now."""
     commit.verify(context.store, manifest)
     check_gate(context.order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
+    clear_states(context.store, manifest.digest)  # the pod that committed may have died before it could
     log.info("stage found committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
     clear_scratch(context.folder)
     return answer_of(context.order, manifest, reused=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from distillchain_api.answer import Committed, ProgressPhase
+from distillchain_api.digests import sha256_of
 from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_api.workorder import TeacherRef
 from distillchain_trainer import commit, describe, gates
@@ -22,9 +23,9 @@ from distillchain_trainer.errors import CheckpointCorrupt, StopRequested
 from distillchain_trainer.evaluate import Measurement, measure, write_predictions
 from distillchain_trainer.labels import ClassOrder
 from distillchain_trainer.logits import logits_digest, teacher_logits
-from distillchain_trainer.loop import Batches, Standing, train
+from distillchain_trainer.loop import Batches, Standing, load_weights, save_weights, train
 from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, renew_head
-from distillchain_trainer.resume import ResumeIndex, ResumeStates
+from distillchain_trainer.resume import ResumeIndex, ResumeStates, clear_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,13 +61,14 @@ def train_stage(context: Context) -> Committed:
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
     encoder = Encoder(order.task.max_length)
     teacher = _prepare_teacher(context, data, encoder, tally)
-    states = ResumeStates(context.store, order.digest, context.attempt)
+    student, start_digest = _load_student(context, data, encoder, tally)
+    source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
+    states = ResumeStates(context.store, order.digest, context.attempt, source=source)
     found = states.load_newest(_fresh(context, "resume"))
-    student = _load_student(context, data, encoder, tally)
     if found:
         _take_over(tally, found[0])
     if found and found[0].finished:
-        _load_weights(student, found[1])
+        load_weights(student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
         _train(context, data, encoder, teacher, student, tally, states, found[1] if found else None)
@@ -96,7 +98,7 @@ def train_stage(context: Context) -> Committed:
     adopted = manifest.attempt != context.attempt
     if adopted:
         check_gate(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
-    states.clear()
+    clear_states(context.store, order.digest)
     return answer_of(order, manifest, reused=adopted)
 
 
@@ -159,7 +161,8 @@ def _fetch_teacher(context: Context) -> Checkpoint:
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
 
 
-def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tally) -> Loaded:
+def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tally) -> tuple[Loaded, str]:
+    """The student before its training, and a sha256 over the files it starts from."""
     order, storage = context.order, context.order.storage
     wish, field = order.student, f"{order.field}.student" if order.teacher else order.field
 
@@ -174,17 +177,17 @@ def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tal
         )
 
     tokenizer = fetch(wish.tokenizer, "tokenizer", tokenizer_only=True) if wish.tokenizer else None
+    checkpoint = fetch(wish.model, "student") if wish.model else None
     if wish.architecture is not None:
         assert tokenizer is not None
         student = build_student(wish.architecture, tokenizer, order.task, seed=order.training.seed, field=field)
     else:
-        assert wish.model is not None
-        checkpoint = fetch(wish.model, "student")
+        assert checkpoint is not None
         student = load_student(checkpoint, order.task, tokenizer=tokenizer, seed=order.training.seed)
     student.model.to(best_device())
     if not student.order.named:
         _prove_order(context, data, encoder, student, tally)
-    return student
+    return student, sha256_of([files.digest for files in (checkpoint, tokenizer) if files])
 
 
 def _prove_order(context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally) -> None:
@@ -254,7 +257,7 @@ def _train(
         )
         note(standing)
         final = _fresh(context, "final")
-        student.model.save_pretrained(final)
+        save_weights(student.model, final)
         states.save(final, _index(context, tally, standing))
     _stop_if_told(context, standing.step)
 
@@ -307,13 +310,6 @@ def _take_over(tally: Tally, index: ResumeIndex) -> None:
     tally.model_s += index.model_s
     tally.train_s, tally.steps, tally.final_loss = index.train_s, index.step, index.final_loss
     tally.logits_reused = index.logits_reused
-
-
-def _load_weights(student: Loaded, folder: Path) -> None:
-    import safetensors.torch
-
-    for path in folder.glob("*.safetensors"):
-        safetensors.torch.load_model(student.model, path, strict=False)
 
 
 def _describe_student(
