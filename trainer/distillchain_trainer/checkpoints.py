@@ -15,7 +15,7 @@ from typing import Any
 from distillchain_api.digests import sha256_of
 from distillchain_api.manifest import Manifest
 from distillchain_trainer import hub
-from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing
+from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing, reading
 from distillchain_trainer.store import Store, fingerprint_of, open_store, path_of_uri
 
 log = logging.getLogger(__name__)
@@ -60,13 +60,17 @@ def fetch_checkpoint(
         where, commit, names = hub.fetch_snapshot(uri, field=field)
     elif uri.startswith("file://"):
         where = path_of_uri(uri)
-        if not where.is_dir():
-            raise CheckpointInvalid(f"{field}: {uri} does not exist; expected a folder with config.json and weights")
-        names = [item.name for item in where.iterdir()]
+        with reading(f"{field}: {uri}", CheckpointInvalid):
+            if not where.is_dir():
+                raise CheckpointInvalid(
+                    f"{field}: {uri} does not exist; expected a folder with config.json and weights"
+                )
+            names = [item.name for item in where.iterdir()]
     else:
         where, names = folder, _fetch_prefix(uri, field, endpoint_url, region, folder)
     _check_files(uri, field, names, tokenizer_only=tokenizer_only)
-    checkpoint = _described(uri, field, where, commit)
+    with reading(f"{field}: {uri}", CheckpointInvalid):
+        checkpoint = _described(uri, field, where, commit)
     if not tokenizer_only:
         _check_config(checkpoint)
     return checkpoint

@@ -1,7 +1,7 @@
 """Resumable training state in the store: files first, a small index with their sha256 last, the newest two kept.
 
 What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
-train the same stage cannot mix theirs; and by what was trained on what, because a stage's digest holds URIs, not contents.
+train the same stage cannot mix theirs; and by what the student is trained from: a digest holds URIs, not contents.
 """
 
 from __future__ import annotations

@@ -76,8 +76,10 @@ def adopt(context: Context, manifest: Manifest) -> Committed:
 
 
 def check_gate(order: WorkOrder, student: ModelFacts, teacher: ModelFacts | None, *, kept: str) -> None:
-    """The stage's gate on its student. Raises: GateNotMet."""
+    """The gates on the root teacher and the stage's student, as they stand now. Raises: GateNotMet."""
     metric = order.task.metric
+    if order.teacher is not None and teacher is not None:
+        gates.check_teacher_gate(order.teacher, teacher.source, teacher.metrics.validation[metric], metric=metric)
     gates.check_student(
         order.stage,
         order.field,

@@ -13,7 +13,6 @@ import transformers
 from distillchain_api.answer import Committed, ProgressPhase
 from distillchain_api.digests import sha256_of
 from distillchain_api.manifest import Manifest, ModelFacts
-from distillchain_api.workorder import TeacherRef
 from distillchain_trainer import commit, describe, gates
 from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed, forget
 from distillchain_trainer.data import Split, TaskData, read_task_data
@@ -118,24 +117,17 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
     )
     on_validation = measured["validation"]
     gates.check_teacher(
+        order.teacher,
         checkpoint.uri,
         on_validation.metrics,
         metric=order.task.metric,
-        gate=order.teacher.gate,
         classes=data.validation.classes,
         predicted=on_validation.predicted.tolist(),
         labels=order.task.labels,
         named=loaded.order.named,
-        remedy=_remedy(order.teacher),
     )
     log.info("teacher measured", extra={"teacher": checkpoint.uri, **on_validation.metrics})
     return Teacher(loaded, checkpoint, facts)
-
-
-def _remedy(teacher: TeacherRef) -> str:
-    if teacher.digest is None:
-        return "fine-tune it (spec.teacher.fineTune)"
-    return f"train stage {teacher.name} better (more epochs, another learningRate, a smaller step down)"
 
 
 def _fetch_teacher(context: Context) -> Checkpoint:
@@ -191,18 +183,17 @@ def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tal
 
 
 def _prove_order(context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally) -> None:
-    """A head whose classes have no names is kept only if it beats chance in class order; else it starts new."""
-    order = context.order
-    measured = _measure_split(context, data.validation, encoder, student, tally, "FetchTeacher")
-    _, needed = gates.chance_to_beat(data.validation.classes, count=len(order.task.labels), metric=order.task.metric)
-    value = measured.metrics[order.task.metric]
-    if value > needed:
-        log.info("unnamed classes are taken in class order", extra={"student": student.start, "value": value})
+    """A head without class names is kept only if it beats chance in class order and fits no other better."""
+    order, classes = context.order, data.validation.classes
+    measured = _measure_split(context, data.validation, encoder, student, tally, "MeasureStudent")
+    predicted = measured.predicted.tolist()
+    _, needed = gates.chance_to_beat(classes, predicted, metric=order.task.metric)
+    accuracy = measured.metrics["accuracy"]
+    facts = {"student": student.start, "accuracy": accuracy}
+    if accuracy > needed and gates.best_order(classes, predicted, count=len(order.task.labels)) is None:
+        log.info("unnamed classes are taken in class order", extra=facts)
         return
-    log.warning(
-        "unnamed classes do not beat chance in class order; the student gets a new head",
-        extra={"student": student.start, order.task.metric: value},
-    )
+    log.warning("unnamed classes do not beat chance in class order; the student gets a new head", extra=facts)
     renew_head(student.model, seed=order.training.seed)
 
 

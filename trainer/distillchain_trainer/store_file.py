@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from distillchain_trainer.errors import DISK_REMEDY, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_trainer.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
 from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
 
 PART_MARK = ".part-"  # of files in the making, never listed
@@ -125,7 +125,7 @@ class FileStore:
             raise ObjectMissing(f"{self.uri}/{key}: no such object") from error
         except OSError as error:
             where = f"{self.uri}/{key}"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
                 raise StorageDenied(
