@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 WANTED = (".json", ".safetensors", ".txt", ".model")
+RESTORE = "restore it, or delete that stage's manifest.json, and try again (distillchain retry)"
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
@@ -88,10 +89,7 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
         try:
             came = store.download(f"{prefix}/{entry.path}", folder / entry.path)
         except ObjectMissing as error:
-            raise CheckpointCorrupt(
-                f"{manifest.checkpoint}/{entry.path} is missing; restore it, or delete that stage's manifest.json "
-                "to train it again"
-            ) from error
+            raise CheckpointCorrupt(f"{manifest.checkpoint}/{entry.path} is missing; {RESTORE}") from error
         if (came.size_bytes, came.sha256) != (entry.size_bytes, entry.sha256):
             raise corrupt(f"{manifest.checkpoint}/{entry.path}", came.size_bytes, entry.size_bytes)
     return _described(manifest.checkpoint, field, folder, None)
@@ -104,7 +102,7 @@ def corrupt(where: str, size_bytes: int, want_bytes: int) -> CheckpointCorrupt:
         if size_bytes != want_bytes
         else "was altered: its sha256 is not the one in its manifest"
     )
-    return CheckpointCorrupt(f"{where} {how}; restore it, or delete that stage's manifest.json to train it again")
+    return CheckpointCorrupt(f"{where} {how}; {RESTORE}")
 
 
 def _fetch_prefix(uri: str, field: str, endpoint_url: str | None, region: str | None, folder: Path) -> list[str]:

@@ -111,7 +111,7 @@ def _read_file(
                 hint = f"the folder holds {', '.join(there[:8])}" if there else "there is no such folder"
                 raise DataInvalid(f"{where}: {shown} does not exist; {hint}")
     else:
-        store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=FIELD)
+        store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
         path = folder / role / Path(name).name
         try:
             store.download(name, path)

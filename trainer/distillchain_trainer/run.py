@@ -13,7 +13,6 @@ from distillchain_api.answer import Committed, Measured
 from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer import commit, gates
-from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.progress import Reporter
 from distillchain_trainer.resume import clear_states
 from distillchain_trainer.signals import Signals
@@ -60,8 +59,7 @@ def run_stage(order: WorkOrder, *, attempt: str, folder: Path, reporter: Reporte
         return adopt(context, found)
     from distillchain_trainer.stage import train_stage  # torch and transformers take seconds to import
 
-    if signals.requested:
-        raise StopRequested
+    signals.raise_if_requested()
     return train_stage(context)
 
 

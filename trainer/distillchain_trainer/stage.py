@@ -18,8 +18,8 @@ from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch
 from distillchain_trainer.data import Split, TaskData, read_task_data
 from distillchain_trainer.describe import Tally
 from distillchain_trainer.encode import Encoder, best_device
-from distillchain_trainer.errors import CheckpointCorrupt, StopRequested
-from distillchain_trainer.evaluate import Measurement, measure, write_predictions
+from distillchain_trainer.errors import CheckpointCorrupt
+from distillchain_trainer.evaluate import Measurement, check_numbers, measure, write_predictions
 from distillchain_trainer.labels import ClassOrder
 from distillchain_trainer.logits import logits_digest, teacher_logits
 from distillchain_trainer.loop import Batches, Standing, load_weights, save_weights, train
@@ -65,7 +65,7 @@ def train_stage(context: Context) -> Committed:
     states = ResumeStates(context.store, order.digest, context.attempt, source=source)
     found = states.load_newest(_fresh(context, "resume"))
     if found:
-        _take_over(tally, found[0])
+        _take_over(context, tally, found[0])
     if found and found[0].finished:
         load_weights(student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
@@ -111,7 +111,7 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
     loaded = load_teacher(checkpoint, order.task)
     loaded.model.to(best_device())
     context.reporter.report("FetchTeacher", 1, 1)
-    measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher")
+    measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher", given=checkpoint)
     facts = describe.facts_of(
         loaded, checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes, measured
     )
@@ -147,7 +147,8 @@ def _fetch_teacher(context: Context) -> Checkpoint:
     if manifest is None:
         raise CheckpointCorrupt(
             f"{context.store.uri}/{commit.manifest_key(teacher.digest)} is missing: stage {teacher.name}, which "
-            "teaches this one, is not committed (any more); restore it, or delete that stage's Job to train it again"
+            "teaches this one, is not committed (any more): try again (distillchain retry), and stage "
+            f"{teacher.name} is made anew"
         )
     folder.mkdir()
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
@@ -178,14 +179,16 @@ def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tal
         student = load_student(checkpoint, order.task, tokenizer=tokenizer, seed=order.training.seed)
     student.model.to(best_device())
     if not student.order.named:
-        _prove_order(context, data, encoder, student, tally)
+        _prove_order(context, data, encoder, student, tally, checkpoint)
     return student, sha256_of([files.digest for files in (checkpoint, tokenizer) if files])
 
 
-def _prove_order(context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally) -> None:
+def _prove_order(
+    context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally, start: Checkpoint | None
+) -> None:
     """A head without class names is kept only if it beats chance in class order and fits no other better."""
     order, classes = context.order, data.validation.classes
-    measured = _measure_split(context, data.validation, encoder, student, tally, "MeasureStudent")
+    measured = _measure_split(context, data.validation, encoder, student, tally, "MeasureStudent", given=start)
     predicted = measured.predicted.tolist()
     _, needed = gates.chance_to_beat(classes, predicted, metric=order.task.metric)
     accuracy = measured.metrics["accuracy"]
@@ -231,6 +234,7 @@ def _train(
     def save(folder: Path, standing: Standing) -> None:
         note(standing)
         states.save(folder, _index(context, tally, standing))
+        context.signals.saved_step = standing.step
 
     with context.signals.deferred():
         standing = train(
@@ -250,7 +254,8 @@ def _train(
         final = _fresh(context, "final")
         save_weights(student.model, final)
         states.save(final, _index(context, tally, standing))
-    _stop_if_told(context, standing.step)
+        context.signals.saved_step = standing.step
+    context.signals.raise_if_requested()
 
 
 def _teach(
@@ -275,7 +280,8 @@ def _teach(
             stop=lambda: context.signals.requested,
             on_batch=_on_batch(context, "TeacherLogits"),
         )
-    _stop_if_told(context, 0)
+    check_numbers(answer.logits, data.train.name, given=teacher.checkpoint)
+    context.signals.raise_if_requested()
     tally.model_s += answer.elapsed_s
     tally.logits_reused = answer.reused
     loaded.model.to("cpu")  # frees the GPU for the student
@@ -295,7 +301,8 @@ def _index(context: Context, tally: Tally, standing: Standing) -> ResumeIndex:
     )
 
 
-def _take_over(tally: Tally, index: ResumeIndex) -> None:
+def _take_over(context: Context, tally: Tally, index: ResumeIndex) -> None:
+    context.signals.saved_step = index.step
     tally.resumed = True
     tally.elapsed_before_s = index.elapsed_s
     tally.model_s += index.model_s
@@ -342,15 +349,32 @@ def _commit(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
 
 
 def _measure(
-    context: Context, data: TaskData, encoder: Encoder, loaded: Loaded, tally: Tally, phase: ProgressPhase
+    context: Context,
+    data: TaskData,
+    encoder: Encoder,
+    loaded: Loaded,
+    tally: Tally,
+    phase: ProgressPhase,
+    *,
+    given: Checkpoint | None = None,
 ) -> dict[str, Measurement]:
     """A model on validation, and on test where there is one."""
     splits = {"validation": data.validation} | ({"test": data.test} if data.test else {})
-    return {name: _measure_split(context, split, encoder, loaded, tally, phase) for name, split in splits.items()}
+    return {
+        name: _measure_split(context, split, encoder, loaded, tally, phase, given=given)
+        for name, split in splits.items()
+    }
 
 
 def _measure_split(
-    context: Context, split: Split, encoder: Encoder, loaded: Loaded, tally: Tally, phase: ProgressPhase
+    context: Context,
+    split: Split,
+    encoder: Encoder,
+    loaded: Loaded,
+    tally: Tally,
+    phase: ProgressPhase,
+    *,
+    given: Checkpoint | None = None,
 ) -> Measurement:
     measured = measure(
         loaded.model,
@@ -359,6 +383,7 @@ def _measure_split(
         columns=loaded.order.columns,
         precision=context.order.training.precision,
         on_batch=_on_batch(context, phase),
+        given=given,
     )
     tally.model_s += measured.elapsed_s
     return measured
@@ -374,11 +399,6 @@ def _on_batch(context: Context, phase: ProgressPhase) -> Any:
         )
 
     return report
-
-
-def _stop_if_told(context: Context, step: int) -> None:
-    if context.signals.requested:
-        raise StopRequested(step)
 
 
 def _fresh(context: Context, name: str) -> Path:
