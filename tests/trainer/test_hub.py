@@ -123,7 +123,7 @@ def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
         pytest.param(
             {"dataset": {"uri": "hf://org/reviews", "config": "short", "label": "stars"}},
             "DataInvalid",
-            'hf://org/reviews, split train: there is no column "stars"; the columns are sentence, label',
+            'hf://org/reviews, split train: no column "stars"; expected one of label, sentence',
             id="no such column",
         ),
         pytest.param(
