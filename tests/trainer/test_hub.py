@@ -33,6 +33,9 @@ def _hub_files(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (teacher / "pytorch_model.bin").write_bytes(b"a pickle that nobody fetches")
     (teacher / "onnx").mkdir()
     (teacher / "onnx/model.safetensors").write_bytes(b"nor this")
+    pickled = files / "models/org/pickled"
+    shutil.copytree(teacher, pickled)
+    (pickled / "model.safetensors").unlink()
     reviews = files / "datasets/org/reviews"
     # The hub's classes are the other way round than the task's: numbers must become names before they are matched.
     features = datasets.Features(
@@ -101,6 +104,13 @@ def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
             "CheckpointInvalid",
             "spec.teacher.model: the hub has no hf://org/techer (or HF_TOKEN may not see it); correct the name",
             id="no such model",
+        ),
+        pytest.param(
+            {"teacher": {"model": "hf://org/pickled"}},
+            "CheckpointInvalid",
+            "spec.teacher.model: hf://org/pickled has only pickled weights (pytorch_model.bin), which can run code when "
+            "loaded; save it with save_pretrained(safe_serialization=True) or name a revision with safetensors",
+            id="safetensors in another folder only",
         ),
         pytest.param(
             {"teacher": {"model": "hf://org/teacher@v2"}},
