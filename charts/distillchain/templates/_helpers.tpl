@@ -123,9 +123,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{/* Metadata of a hook of `helm test`: (dict "root" $ "name" "..." "namespace" "..." "weight" 1). */}}
 {{- define "distillchain.testMetadata" -}}
-name: {{ include "distillchain.fullname" . }}-test
-namespace: {{ include "distillchain.testNamespace" . }}
+name: {{ .name }}
+namespace: {{ .namespace }}
 labels:
-  {{- include "distillchain.labels" . | replace "component: operator" "component: test" | nindent 2 }}
+  {{- include "distillchain.labels" .root | replace "component: operator" "component: test" | nindent 2 }}
+annotations:
+  helm.sh/hook: test
+  helm.sh/hook-weight: {{ .weight | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
