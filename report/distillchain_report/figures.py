@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from distillchain_report.model import ModelReport, Report, StageReport
 from distillchain_report.words import METRIC_NAMES, factor, percent, share
 
+NEAR_CHANCE = 0.15  # of the teacher's metric
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
@@ -77,10 +78,7 @@ def _draw_retention(figure: Figure, *, report: Report, students: list[ModelRepor
     axes = figure.subplots()
     axes.axhline(100, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     assert report.root is not None
-    if report.most_frequent and report.root.metric.value:
-        chance = 100 * report.most_frequent.value / report.root.metric.value
-        axes.axhline(chance, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        _say(axes, "always the most frequent class", (1, chance), (0, 4), color=MUTED, fontsize=8)
+    _draw_chance(axes, report, students)
     axes.plot([1.0], [100.0], "D", color=INK, markersize=7, zorder=3)
     _say(axes, "teacher", (1, 100), (0, 8), fontweight="bold")
     places = [(model.compression, 100 * model.retention.value) for model in students if model.retention]
@@ -100,16 +98,27 @@ def _draw_retention(figure: Figure, *, report: Report, students: list[ModelRepor
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=3))
-    axes.margins(y=0.14)
+    axes.margins(y=0.3 if len(students) > 4 else 0.14)
     axes.set_xlabel("times fewer parameters than the teacher (log scale)")
     axes.set_ylabel(f"{METRIC_NAMES[report.metric]} kept")
 
 
+def _draw_chance(axes: Axes, report: Report, students: list[ModelReport]) -> None:
+    """What knowing nothing keeps, where a student comes near it; elsewhere it would only press the rest together."""
+    if report.most_frequent is None or report.root is None:
+        return
+    chance = report.most_frequent.value / report.root.metric.value
+    ends = [model.retention.low or model.retention.value for model in students if model.retention]
+    if min(ends) < chance + NEAR_CHANCE:
+        axes.axhline(100 * chance, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        _say(axes, "always the most frequent class", (1, 100 * chance), (0, 4), color=MUTED, fontsize=8)
+
+
 def _name_points(axes: Axes, students: list[ModelReport], places: list[tuple[float, float]]) -> None:
-    """Names above and below in turns where there are many, so that neighbours do not write over each other."""
-    for index, (model, place) in enumerate(zip(students, places, strict=True)):
-        below = len(students) > 3 and index % 2 == 0
-        _say(axes, model.name, place, (7, -13 if below else 6))
+    """Names beside their points; slanted where there are many, so that neighbours do not write over each other."""
+    many = len(students) > 4
+    for model, place in zip(students, places, strict=True):
+        _say(axes, model.name, place, (3, 7) if many else (7, 6), rotation=40 if many else 0, rotation_mode="anchor")
 
 
 def _say(axes: Axes, text: str, place: tuple[float, float], points: tuple[float, float], **style: Any) -> None:
@@ -153,6 +162,8 @@ def _draw_history(figure: Figure, *, report: Report, stage: StageReport) -> None
     lower.set_xlabel("epoch", labelpad=1)
     lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=epochs > 1))
     lower.margins(y=0.25)
+    upper.set_ylim(bottom=0)
+    lower.set_ylim(top=min(lower.get_ylim()[1], 1.02))
     for axes in (upper, lower):
         axes.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
         axes.tick_params(labelsize=8)

@@ -49,7 +49,7 @@ def render_html(report: Report) -> str:
         each.__name__: each
         for each in (
             words.share, words.percent, words.share_range, words.percent_range, words.p_value, words.count, words.size,
-            words.factor, words.duration, words.hours, words.rate, words.short, recipe_words, text_words,
+            words.factor, words.duration, words.hours, words.rate, words.short, words.short_revisions, text_words,
         )
     }  # fmt: skip
     style = (resources.files("distillchain_report") / "templates" / "report.css").read_text(encoding="utf-8")
@@ -66,6 +66,8 @@ def render_html(report: Report) -> str:
         environments=environments(report),
         notes={stage.name: run_note(stage) for stage in report.stages},
         root_source=root_source(report),
+        common_recipe=", ".join(common_recipe(report)),
+        recipes={stage.name: own_recipe(report, stage) for stage in report.stages},
     )
 
 
@@ -102,19 +104,21 @@ def environments(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     for stage in report.stages:
         if stage.run:
             found.setdefault(tuple(sorted(stage.run.environment.items())), []).append(stage.name)
-    return [(", ".join(names), list(items)) for items, names in found.items()]
+    return [("All stages" if len(found) == 1 else ", ".join(names), list(items)) for items, names in found.items()]
 
 
 def root_source(report: Report) -> str | None:
     """Where the root teacher came from."""
     first = report.stages[0].run
-    return (first.teacher or first.start) if first else None
+    if first is None:
+        return None
+    return f"{first.teacher} ({first.teacher_revision})" if first.teacher else first.start
 
 
-def recipe_words(stage: StageReport) -> str:
-    """How a stage was trained, in a line."""
+def recipe_parts(stage: StageReport) -> list[str]:
+    """How a stage was trained, thing by thing; what has no effect is left out."""
     if stage.run is None:
-        return words.NOTHING
+        return []
     training = stage.run.recipe.get("training", {})
     distillation = stage.run.recipe.get("distillation", {})
     names = {
@@ -124,8 +128,19 @@ def recipe_words(stage: StageReport) -> str:
     }  # fmt: skip
     plain = {"gradientAccumulation": 1, "weightDecay": 0, "warmupRatio": 0, "precision": "float32"}
     parts = [f"{names[key]} {training[key]}" for key in names if key in training and training[key] != plain.get(key)]
-    softened = [f"temperature {distillation['temperature']}", f"alpha {distillation['alpha']}"] if distillation else []
-    return ", ".join([*parts, *softened])
+    return [*parts, *(f"{name} {distillation[name]}" for name in ("temperature", "alpha") if name in distillation)]
+
+
+def common_recipe(report: Report) -> list[str]:
+    """What every stage's recipe holds; nothing when there is only one."""
+    recipes = [recipe_parts(stage) for stage in report.stages if stage.run]
+    return [part for part in recipes[0] if all(part in other for other in recipes)] if len(recipes) > 1 else []
+
+
+def own_recipe(report: Report, stage: StageReport) -> str:
+    """What of a stage's recipe is not every stage's."""
+    common = common_recipe(report)
+    return ", ".join(part for part in recipe_parts(stage) if part not in common)
 
 
 def text_words(text: list[str] | None) -> str:
@@ -162,8 +177,9 @@ def render_markdown(report: Report) -> str:
         _table(
             ["stage", "digest", "taught by", "start", "weights", "recipe", "trained by", "committed"],
             [
-                [stage.name, words.short(stage.digest), stage.teacher_name, run.start, words.short(run.weights),
-                 recipe_words(stage), run.chain, run.committed_at]
+                [stage.name, words.short(stage.digest), stage.teacher_name if run.teacher else "the labels",
+                 words.short_revisions(run.start), words.short(run.weights), ", ".join(recipe_parts(stage)), run.chain,
+                 run.committed_at]
                 for stage in report.stages if (run := stage.run)
             ],
         ),

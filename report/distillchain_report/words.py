@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from distillchain_report.model import Estimate, Pairing, Report, StageReport
 
 NOTHING = "–"
@@ -97,6 +99,11 @@ def short(digest: str) -> str:
     return f"{kind}{colon}{digits[:12]}" if len(digits) > 12 and digits.isalnum() else digest
 
 
+def short_revisions(text: str) -> str:
+    """A text in which every long revision is cut to twelve digits."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text)
+
+
 def verdict(report: Report) -> str:
     """What came out, for someone who reads nothing else."""
     return " ".join(filter(None, (_ending(report), _result(report), _certainty(report))))
@@ -136,7 +143,8 @@ def _result(report: Report) -> str:
             f"{last.name} is fine-tuned: {metric} {share(student.metric.value)}{_within(share_range(student.metric))} "
             f"with {count(student.parameters)} parameters."
         )
-    verb = "keeps" if report.outcome == "Succeeded" else "so far keeps"
+    verb = "keeps" if student.retention.value < 1 else "reaches"
+    verb = verb if report.outcome == "Succeeded" else f"so far {verb}"
     return (
         f"{last.name} {verb} {percent(student.retention.value)}{_within(percent_range(student.retention))} of the "
         f"teacher’s {metric} ({share(student.metric.value)} of {share(root.metric.value)}) with "
