@@ -15,7 +15,6 @@ from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PRE
 from distillchain_report.load import Unreadable, WantedStage, walk_back
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render, render_html, render_markdown
-from distillchain_trainer.store_file import FileStore
 from report.stores import MARKUP, Relay, a_report, digest_of, report_of, rewrite_manifest, write_relay
 
 FAILED = WantedStage(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from distillchain_api.answer import Committed
+from distillchain_api.chain import parse_chain
 from distillchain_api.manifest import Manifest
 from distillchain_api.records import (
     EXAMPLES,
@@ -23,7 +24,7 @@ from distillchain_api.records import (
 from distillchain_api.workorder import KEEP_TEXTS_ENV, WorkOrder
 from distillchain_operator.plan import build_plan
 from distillchain_report.load import walk_back
-from distillchain_trainer.errors import StopRequested, WorkOrderInvalid
+from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
 from distillchain_trainer.history import History
 from distillchain_trainer.store_file import FileStore
 from trainer.parts import SMALL_BERT, a_chain_document, an_order, run_here, sentences
@@ -42,14 +43,14 @@ def history_of(answer: Committed) -> list[HistoryPoint]:
 
 def relay_orders(root: Path) -> list[WorkOrder]:
     """Of two stages; the last one is final."""
-    from distillchain_api.chain import parse_chain
 
     def student(width: int) -> dict[str, object]:
         architecture = {"modelType": "bert", "config": {**SMALL_BERT, "hidden_size": width}}
         return {"architecture": architecture, "tokenizer": f"file://{root}/teacher"}
 
-    stages = [{"name": "mini", "student": student(12)}, {"name": "tiny", "student": student(8)}]
-    return [stage.work_order for stage in build_plan(parse_chain(a_chain_document(root, stages=stages))).stages]
+    stages = [{"name": "mini", "student": student(16)}, {"name": "tiny", "student": student(8)}]
+    document = a_chain_document(root, stages=stages, training={"epochs": 4})
+    return [stage.work_order for stage in build_plan(parse_chain(document)).stages]
 
 
 def test_a_long_training_leaves_few_points_and_no_loss_is_lost_from_their_means():
@@ -101,8 +102,6 @@ def test_a_resumed_history_is_the_one_that_was_never_interrupted(root: Path, loo
 
 
 def test_a_student_measured_again_after_a_missed_gate_keeps_its_history(root: Path):
-    from distillchain_trainer.errors import GateNotMet
-
     with pytest.raises(GateNotMet):
         run_here(an_order(root, gate={"maxDrop": 0.0, "minMetric": 1.0}, training={"learningRate": 1e-6}), root)
 
