@@ -66,7 +66,7 @@ def factor(value: float | None) -> str:
     """`94x` with a multiplication sign."""
     if value is None:
         return NOTHING
-    return f"{value:.0f}×" if value >= 9.95 else f"{value:.1f}×"
+    return f"{value:,.0f}×" if value >= 9.95 else f"{value:.1f}×"
 
 
 def duration(seconds: float | None) -> str:
@@ -153,7 +153,7 @@ def _result(report: Report) -> str:
 
 
 def _smaller(compression: float) -> str:
-    return f"1/{compression:.0f}" if compression >= 9.95 else percent(1 / compression, 0)
+    return f"1/{compression:,.0f}" if compression >= 9.95 else percent(1 / compression, 0)
 
 
 def _within(text: str) -> str:

@@ -67,7 +67,8 @@ def write_relay(folder: Path, relay: Relay) -> FileStore:
     """The store of a relay below `folder`."""
     truth, answers = _answers(relay)
     names = ["teacher", *relay.names] if relay.fine_tuned else list(relay.names)
-    parameters = [int(ROOT_PARAMETERS / (1 if place == 0 else 4.2**place)) for place in range(len(answers))]
+    step = 4.2 if len(answers) <= 4 else 2.1
+    parameters = [int(ROOT_PARAMETERS / step**place) for place in range(len(answers))]
     models = [
         _facts(relay, truth, logits, count, None if place == 0 and not relay.fine_tuned else place)
         for place, (logits, count) in enumerate(zip(answers, parameters, strict=True))
