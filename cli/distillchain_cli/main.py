@@ -168,7 +168,9 @@ def report(
     target: Annotated[
         str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
     ],
-    output: Annotated[ReportFormat, typer.Option("--output", "-o", help="How it is written.")] = ReportFormat.HTML,
+    output: Annotated[
+        ReportFormat, typer.Option("--output", "-o", metavar="|".join(ReportFormat), help="How it is written.")
+    ] = ReportFormat.HTML,
     to: Annotated[str | None, typer.Option(metavar="FILE", help="Write it there; empty: to stdout.")] = None,
     storage: Storage = None,
     overrides: Overrides = None,
