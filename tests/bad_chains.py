@@ -110,6 +110,13 @@ BAD_CHAINS = (
         ("spec.stages[0].training.epochs", "integer"),
     ),
     BadChain(
+        "password in the endpoint",
+        lambda spec: spec["storage"].update(endpointUrl="http://user:secret@s3:9000"),
+        'spec.storage.endpointUrl: got "http://user:secret@s3:9000", expected http(s)://host[:port] without user or '
+        "password; credentials belong into secretRef",
+        ("spec.storage.endpointUrl",),
+    ),
+    BadChain(
         "unreadable duration",
         lambda spec: spec.update(template={"timeout": "6 hours"}),
         'spec.template.timeout: got "6 hours", expected a duration such as 6h, 1h30m or 90s; '

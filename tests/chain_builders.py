@@ -140,6 +140,15 @@ def a_pod(
             "name": f"{job['metadata']['name']}-p{number}",
             "uid": f"pod-{number}",
             "creationTimestamp": f"2026-01-01T12:00:{number:02d}Z",
+            "ownerReferences": [
+                {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "name": job["metadata"]["name"],
+                    "uid": job["metadata"]["uid"],
+                    "controller": True,
+                }
+            ],
             "labels": {
                 "batch.kubernetes.io/job-name": job["metadata"]["name"],
                 STAGE_LABEL: labels[STAGE_LABEL],

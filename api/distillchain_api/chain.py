@@ -137,16 +137,26 @@ class Storage(Document):
     endpoint_url: (
         Annotated[
             str,
-            Field(pattern=r"^https?://[^\s/]+(/\S*)?$", max_length=MAX_LABELS),
-            Expect("http(s)://host[:port]"),
+            Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=MAX_LABELS),
+            Expect("http(s)://host[:port] without user or password", "credentials belong into secretRef"),
         ]
         | None
     ) = None
-    """Endpoint of an S3-compatible store; empty for AWS."""
+    """Endpoint of an S3-compatible store; empty for AWS. Immutable."""
     region: Text | None = None
     """Region of the bucket; empty: what the environment says."""
     secret_ref: SecretRef | None = None
     """Credentials; empty: the pod's service account (IRSA, workload identity)."""
+
+    model_config = {
+        "json_schema_extra": _rules(
+            _cel(
+                "has(self.endpointUrl) == has(oldSelf.endpointUrl) && "
+                "(!has(self.endpointUrl) || self.endpointUrl == oldSelf.endpointUrl)",
+                "storage.endpointUrl is immutable: checkpoints do not move; create a new chain",
+            )
+        )
+    }
 
 
 class Gate(Document):

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from distillchain_api.base import Document
 from distillchain_api.workorder import Digest
 
-SplitMetrics = dict[str, float]
+METRICS = ("accuracy", "macroF1")
+
+
+def _both(metrics: dict[str, float]) -> dict[str, float]:
+    if missing := [name for name in METRICS if name not in metrics]:
+        raise ValueError(f"{missing[0]} is missing")
+    return metrics
+
+
+SplitMetrics = Annotated[dict[str, float], AfterValidator(_both)]
 """accuracy and macroF1, shares from 0 to 1."""
 
 

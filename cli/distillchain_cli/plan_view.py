@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillchain_api.chain import Student
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DIGEST_CHARS = 12
 
-Action = Literal["reuse", "train", "fail"]
+Action = Literal["reuse", "train", "fail", "wait"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ def fetch_outlook(plan: Plan) -> list[Outlook]:
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
         outlook: list[Outlook] = []
         for stage in plan.stages:
-            outlook.append(_outlook(store, stage, outlook))
+            found = _outlook(store, stage, outlook)
+            if outlook and outlook[-1].action in ("fail", "wait"):
+                why = f"not reached: {outlook[-1].stage.name} would {outlook[-1].action}"
+                found = replace(found, action="wait", why=why)
+            outlook.append(found)
     except TrainerError as error:
         raise RunFailed(str(error)) from error
     return outlook
@@ -93,7 +97,7 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
     return Outlook(stage, "train", why)
 
 
-def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
+def plan_table(outlook: list[Outlook], *, width: int | None = WIDTH) -> str:
     """One line a stage."""
     columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "WOULD", "WHY")]
     rows = [
@@ -114,5 +118,8 @@ def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
 def summary(plan: Plan, outlook: list[Outlook]) -> str:
     """What would run, in one sentence."""
     train = [item.stage.name for item in outlook if item.action == "train"]
+    failed = next((item.stage.name for item in outlook if item.action == "fail"), None)
     what = f"would train {', '.join(train)}" if train else "would train nothing"
+    if failed:
+        what += f" and fail at {failed}"
     return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this plan changed nothing"

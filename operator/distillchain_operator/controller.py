@@ -20,6 +20,7 @@ from distillchain_api.status import ChainStatus
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.jobs import JobDefaults, build_probe_pod
 from distillchain_operator.labels import PODS_ANNOTATION
+from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import Observed, is_controlled_by, observe
 from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, NotePods, SetSuspend, reconcile, running_pod
@@ -29,8 +30,10 @@ from distillchain_operator.transitions import transitions
 
 log = logging.getLogger(__name__)
 
+OWN_JOB_RETRY_S = 1.0  # it was not listed a moment ago
 NAME_TAKEN_RETRY_S = 5.0  # the garbage collector needs some seconds for the Jobs of a chain that was made anew
 REFUSED_RETRY_S = 30.0  # a quota may be free again, a policy corrected: nothing tells us
+AGAIN = f"tried again every {REFUSED_RETRY_S:.0f} s"
 
 
 class ChainKey(NamedTuple):
@@ -50,8 +53,16 @@ def _utc_now() -> datetime:
 class Controller:
     """Carries out chains, one look at a time."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._cluster = cluster
+        self._metrics = metrics or Metrics()
         self._settings = settings
         self._clock = clock
         self._progress_read_at: dict[ChainKey, float] = {}  # monotonic; only spares reads, decides nothing
@@ -61,6 +72,7 @@ class Controller:
         document = await self._cluster.get_chain(key.namespace, key.name)
         if document is None or "deletionTimestamp" in document["metadata"]:
             self._progress_read_at.pop(key, None)
+            self._metrics.forget(key)
             return None  # its Jobs go by ownerReference
         previous = parse_status(document, key)
         try:
@@ -70,6 +82,7 @@ class Controller:
             faults = [str(fault) for fault in error.faults]
             status = invalid_status(faults, generation=generation, previous=previous, now=self._clock())
             await self._write(document, key, previous, status)
+            self._metrics.looked(key, status)
             return None
         observed = await self._observe(plan, key)
         progress = await self._read_progress(plan, observed, key)
@@ -83,7 +96,9 @@ class Controller:
         )
         status, look_again_s = await self._act(plan, decision, key, previous)
         await self._write(document, key, previous, status)
-        if status.phase == "Running" and running_pod(plan, observed) is not None:
+        pod = running_pod(plan, observed)
+        self._metrics.looked(key, status, runs_since=pod.created_at if pod else None)
+        if status.phase == "Running" and pod is not None:
             return self._settings.progress_s
         return look_again_s
 
@@ -140,30 +155,40 @@ class Controller:
             await self._cluster.create_job(action.job, dry_run=True)
             await self._cluster.create_job(action.job)
         except ApiError as error:
+            if not error.status:
+                raise
             if error.status == 409:
-                return await self._name_taken(name, plan, key)
+                return await self._name_taken(name, plan, key, error)
             if error.is_namespace_terminating:
-                return {"phase": "Pending", "job": None, "message": "the namespace is being deleted"}, None
-            if error.is_refusal:
-                log.warning("job refused", extra={"chain": str(key), "stage": action.stage, "error": error.message})
-                refused = {
-                    "phase": "Failed",
-                    "job": None,
-                    "message": fit(error.message),
-                    "failure_class": FailureClass.POD_REJECTED,
-                }
-                return refused, REFUSED_RETRY_S
-            raise
+                return _waits("the namespace is being deleted"), None
+            if error.is_quota or not error.is_refusal:
+                log.warning("job not taken", extra={"chain": str(key), "stage": action.stage, "error": error.message})
+                return _waits(f"{error.message}; {AGAIN}"), REFUSED_RETRY_S
+            self._metrics.job_refused()
+            log.warning("job refused", extra={"chain": str(key), "stage": action.stage, "error": error.message})
+            refused = {
+                "phase": "Failed",
+                "job": None,
+                "message": fit(f"{error.message}; {AGAIN}"),
+                "failure_class": FailureClass.POD_REJECTED,
+            }
+            return refused, REFUSED_RETRY_S
+        self._metrics.job_created()
         log.info("job created", extra={"chain": str(key), "stage": action.stage, "job": name})
         return {}, None
 
-    async def _name_taken(self, name: str, plan: Plan, key: ChainKey) -> tuple[dict[str, Any], float | None]:
-        """A Job of this name is there: ours (an earlier look made it), or that of another owner."""
+    async def _name_taken(
+        self, name: str, plan: Plan, key: ChainKey, error: ApiError
+    ) -> tuple[dict[str, Any], float | None]:
+        """A Job of this name is there: ours (an earlier look made it), or that of another owner; or the API server
+        has another conflict, such as two writers of one quota."""
         job = await self._cluster.get_job(key.namespace, name)
-        if job is not None and is_controlled_by(job, plan.chain.metadata.uid):
-            return {}, 0.0  # look again: it was not there a moment ago
+        if job is None:
+            return _waits(f"{error.message}; tried again"), NAME_TAKEN_RETRY_S
+        if is_controlled_by(job, plan.chain.metadata.uid):
+            return {}, OWN_JOB_RETRY_S
         message = f"waiting for Job {name} to be gone: its owner is another, such as an earlier chain {key.name}"
-        return {"phase": "Pending", "job": None, "message": message}, NAME_TAKEN_RETRY_S
+        return _waits(message), NAME_TAKEN_RETRY_S
 
     async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         if new == old:
@@ -179,12 +204,18 @@ class Controller:
             if error.status == 404:
                 return  # deleted since it was read
             raise
+        self._metrics.changed(key, old, new)
         for event in transitions(old, new):
             log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
             try:
                 await self._cluster.create_event(document, event)
             except ApiError as error:  # an Event is told once or not at all; the status holds the truth
                 log.warning("event not told", extra={"chain": str(key), "error": error.message})
+
+
+def _waits(message: str) -> dict[str, Any]:
+    """How the entry of a stage whose Job could not be made yet differs from a started one."""
+    return {"phase": "Pending", "job": None, "message": fit(message)}
 
 
 def parse_status(document: dict[str, Any], key: ChainKey) -> ChainStatus:

@@ -23,6 +23,7 @@ from distillchain_operator.policy import POD_FAILURE_POLICY
 MAX_NAME_CHARS = 63  # of a Job's name, which becomes a label of its pods
 HASH_CHARS = 10  # 40 bits: among the few Jobs of one chain and stage a clash will not be seen
 STAGE_PART_CHARS = 24
+TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 TMP_VOLUME = "distillchain-tmp"
 USER_ID = 65532  # "nonroot" of distroless images; any other works too: the trainer writes only to /tmp
 GRACE_S = 120  # time to save the state of a large student to the store after SIGTERM
@@ -123,19 +124,20 @@ def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
 
 def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
     given = copy.deepcopy(stage.pod or dict(defaults.pod))
-    field = f"{stage.work_order.field}.pod" if stage.pod else "DISTILLCHAIN_POD_TEMPLATE"
+    field = stage.pod_field if stage.pod else "DISTILLCHAIN_POD_TEMPLATE"
     metadata, spec = _mapping(given, "metadata", field), _mapping(given, "spec", field)
     containers = [dict(container) for container in _named_list(spec, "containers", f"{field}.spec")]
     trainer = next((c for c in containers if c["name"] == TRAINER_CONTAINER), None)
     if trainer is None:
         trainer = {"name": TRAINER_CONTAINER}
         containers.insert(0, trainer)
-    mounts = _list(trainer, "volumeMounts", f"{field}.spec.containers[trainer]")
+    field_of_trainer = f"{field}.spec.containers[trainer]"
+    mounts = _list(trainer, "volumeMounts", field_of_trainer)
     volumes = _named_list(spec, "volumes", f"{field}.spec")
-    if not any(isinstance(mount, dict) and mount.get("mountPath", "").rstrip("/") == "/tmp" for mount in mounts):  # noqa: S108
-        mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": "/tmp"}]  # noqa: S108 (a volume of the pod's own)
+    if not any(isinstance(mount, dict) and str(mount.get("mountPath")).rstrip("/") == TMP for mount in mounts):
+        mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": TMP}]
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
-    _write_trainer(trainer, chain, stage, image=defaults.image, mounts=mounts)
+    _write_trainer(trainer, chain, stage, field=field_of_trainer, image=defaults.image, mounts=mounts)
     return {
         "metadata": {
             **{key: value for key, value in metadata.items() if key in ("annotations", "labels")},
@@ -161,15 +163,20 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
 
 
 def _write_trainer(
-    trainer: dict[str, Any], chain: DistillationChain, stage: PlannedStage, *, image: str | None, mounts: list[Any]
+    trainer: dict[str, Any],
+    chain: DistillationChain,
+    stage: PlannedStage,
+    *,
+    field: str,
+    image: str | None,
+    mounts: list[Any],
 ) -> None:
     """Writes ours into the container `trainer` of the user's template."""
-    field = f"{stage.work_order.field}.pod.spec.containers[trainer]"
     image = stage.image or trainer.get("image") or image
     if not image:
         raise BadPodTemplate(
-            f"{stage.work_order.field}.image: missing, and this operator has no default; "
-            "set spec.template.image, or DISTILLCHAIN_TRAINER_IMAGE of the operator"
+            f"spec.template.image: missing, and this operator has no default; set it (stage {stage.name} needs it), or "
+            "DISTILLCHAIN_TRAINER_IMAGE of the operator"
         )
     own_env = _trainer_env(chain, stage)
     ours = {entry["name"] for entry in own_env}
@@ -197,7 +204,7 @@ def _write_trainer(
 
 # A user ID without a line in /etc/passwd has no name and no home, and libraries ask for both.
 _HOME_ENV = (
-    {"name": "HOME", "value": "/tmp"},  # noqa: S108
+    {"name": "HOME", "value": TMP},
     {"name": "USER", "value": "trainer"},
 )
 

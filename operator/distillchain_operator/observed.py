@@ -49,6 +49,8 @@ class ObservedPod:
     job: str
     phase: str
     created_at: str
+    job_uid: str = ""
+    """Of the Job that made it; one of the same name may have come after."""
     deleting: bool = False
     disrupted: str = ""
     """Why it was evicted or preempted; empty: it was not."""
@@ -60,6 +62,11 @@ class ObservedPod:
     """The kubelet's reason and sentence for a pod it would not run or threw out, such as Evicted."""
     running: bool = False
     """The container `trainer` runs."""
+    others_running: tuple[str, ...] = ()
+    """The user's own containers that run."""
+    broken_container: str = ""
+    """A container of the user's that ended with an error."""
+    broken_how: str = ""
     end: TrainerEnd | None = None
 
     @property
@@ -117,9 +124,10 @@ class Observed:
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {job.name: job for job in self.jobs})
 
-    def pods_of(self, job: str) -> list[ObservedPod]:
-        """Pods of a Job, oldest first."""
-        return sorted((pod for pod in self.pods if pod.job == job), key=lambda pod: (pod.created_at, pod.name))
+    def pods_of(self, job: ObservedJob) -> list[ObservedPod]:
+        """Pods of this very Job, oldest first."""
+        own = (pod for pod in self.pods if pod.job_uid == job.uid)
+        return sorted(own, key=lambda pod: (pod.created_at, pod.name))
 
 
 def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> Observed:
@@ -183,10 +191,12 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
     containers = status.get("containerStatuses") or []
     trainer: dict[str, Any] = next((c for c in containers if c.get("name") == TRAINER_CONTAINER), {})
     # An init container of the user's may wait for an image or a Secret just as well.
-    everyone = [trainer, *containers, *(status.get("initContainerStatuses") or [])]
+    users = [c for c in containers if c is not trainer] + (status.get("initContainerStatuses") or [])
+    everyone = [trainer, *users]
     states = [container.get("state") or {} for container in everyone]
     waiting: dict[str, Any] = next((state["waiting"] for state in states if state.get("waiting")), {})
     state = trainer.get("state") or {}
+    broken = next((c for c in users if _exit_code(c)), None)
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     return ObservedPod(
         name=metadata["name"],
@@ -200,9 +210,26 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         waiting_message=waiting.get("message", ""),
         unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",
         rejected=": ".join(filter(None, (status.get("reason"), status.get("message")))),
-        running=bool(state.get("running")),
+        job_uid=next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner.get("controller")), ""),
+        running="running" in state,
+        others_running=tuple(c["name"] for c in users if "running" in (c.get("state") or {})),
+        broken_container=broken["name"] if broken else "",
+        broken_how=_how_it_ended(broken) if broken else "",
         end=_trainer_end(state.get("terminated")),
     )
+
+
+def _exit_code(container: dict[str, Any]) -> int:
+    terminated = (container.get("state") or {}).get("terminated") or {}
+    return int(terminated.get("exitCode", 0))
+
+
+def _how_it_ended(container: dict[str, Any]) -> str:
+    terminated = container["state"]["terminated"]
+    reason = terminated.get("reason", "")
+    named = f" ({reason})" if reason not in ("", "Error") else ""
+    words = terminated.get("message", "").strip()
+    return f"ended with exit code {_exit_code(container)}{named}" + (f": {words}" if words else "")
 
 
 def _trainer_end(terminated: dict[str, Any] | None) -> TrainerEnd | None:

@@ -35,6 +35,8 @@ class PlannedStage:
     image: str | None
     resources: dict[str, Any] = field(default_factory=dict)
     pod: dict[str, Any] = field(default_factory=dict)
+    pod_field: str = ""
+    """Where the spec states `pod`."""
     retries: int = 3
     timeout_s: int | None = None
 
@@ -124,12 +126,13 @@ def _distill(
 
 def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> PlannedStage:
     """The stage's own placement, else the template's; a stage's pod and resources replace the template's whole."""
-    image, resources, pod = template.image, template.resources, template.pod
+    image, resources, pod, pod_field = template.image, template.resources, template.pod, "spec.template.pod"
     retries, timeout = template.retries, template.timeout
     if stage is not None:
         image = stage.image or image
         resources = resources if stage.resources is None else stage.resources
-        pod = pod if stage.pod is None else stage.pod
+        if stage.pod is not None:
+            pod, pod_field = stage.pod, f"{order.field}.pod"
         retries = retries if stage.retries is None else stage.retries
         timeout = stage.timeout or timeout
     return PlannedStage(
@@ -139,6 +142,7 @@ def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> Pla
         image=image,
         resources=resources or {},
         pod=pod or {},
+        pod_field=pod_field,
         retries=retries,
         timeout_s=duration_seconds(timeout) if timeout else None,
     )

@@ -6,6 +6,7 @@ The table of design.md, section 4, as a podFailurePolicy and as sentences. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from distillchain_api.answer import Failed, fit
@@ -36,9 +37,18 @@ POD_FAILURE_POLICY: dict[str, Any] = {
 }
 
 STUCK_REASONS = frozenset(
-    {"CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"}
+    {
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",  # the kubelet says it and ImagePullBackOff by turns
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
 )
 """Waiting reasons of a container that pass only when somebody does something."""
+LONG = timedelta(minutes=2)  # for a pod to start in; an image of 6 GB may take longer, and is worth a look too
 
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
 """Of two classes with one exit code the first of the table: all that can be told without the trainer's own answer."""
@@ -52,8 +62,18 @@ class Diagnosis:
     message: str
 
 
-def diagnose(job: ObservedJob, pods: list[ObservedPod]) -> Diagnosis:
-    """Why a failed Job failed: the trainer's own sentence where there is one."""
+def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "") -> Diagnosis:
+    """Why a failed Job failed: the trainer's own sentence where there is one.
+
+    Args:
+        waited_for: what status last said of a Job whose trainer never told progress; the Job controller deletes the
+            pods of a Job whose time is up.
+    """
+    if job.reason == "DeadlineExceeded" and waited_for:
+        return Diagnosis(
+            FailureClass.DEADLINE_EXCEEDED,
+            fit(f"did not get to train within its timeout of {job.deadline_s} s; it was last seen so: {waited_for}"),
+        )
     if job.reason == "DeadlineExceeded":
         return Diagnosis(
             FailureClass.DEADLINE_EXCEEDED,
@@ -76,6 +96,9 @@ def _without_pods(job: ObservedJob) -> str:
 def diagnose_pod(pod: ObservedPod) -> Diagnosis:
     """Why a failed pod failed."""
     end = pod.end
+    if pod.broken_container and (end is None or end.exit_code == 0):
+        name, where = pod.broken_container, f"kubectl logs {pod.name} -c {pod.broken_container}"
+        return Diagnosis(FailureClass.CRASHED, fit(f"container {name} of pod {pod.name} {pod.broken_how}; see {where}"))
     if end is None:
         why = pod.rejected or pod.disrupted or "no reason given"
         return Diagnosis(FailureClass.POD_REJECTED, fit(f"pod {pod.name} was not run: {why}"))
@@ -104,7 +127,19 @@ def is_stuck(pod: ObservedPod) -> bool:
     return not pod.is_over and pod.waiting_reason in STUCK_REASONS
 
 
-def describe_waiting(pod: ObservedPod) -> str:
+def lasts_long(since: str, *, now: datetime) -> bool:
+    """Whether this moment, as Kubernetes writes it, is a while ago."""
+    return bool(since) and now - datetime.fromisoformat(since) > LONG
+
+
+def describe_left(pod: ObservedPod) -> str:
+    """What still runs in a pod whose trainer has ended; empty when nothing does."""
+    if pod.is_over or pod.end is None or not pod.others_running:
+        return ""
+    return f"its trainer has ended, container {', '.join(pod.others_running)} of pod {pod.name} still runs"
+
+
+def describe_waiting(pod: ObservedPod, *, now: datetime) -> str:
     """What an unfinished pod waits for, in one sentence; empty when it runs."""
     if pod.running:
         return ""
@@ -112,4 +147,8 @@ def describe_waiting(pod: ObservedPod) -> str:
         return fit(f"pod {pod.name} waits for a node: {pod.unschedulable}")
     if pod.waiting_reason in STUCK_REASONS:
         return fit(f"pod {pod.name} cannot start: {pod.waiting_reason}: {pod.waiting_message}".rstrip(": "))
+    if left := describe_left(pod):
+        return left
+    if lasts_long(pod.created_at, now=now):
+        return f"pod {pod.name} has not started yet; kubectl describe pod {pod.name} says why"
     return f"pod {pod.name} is starting"

@@ -11,14 +11,21 @@ from datetime import datetime
 from typing import Any
 
 from distillchain_api.answer import Committed, Progress, fit
-from distillchain_api.failures import FailureClass
+from distillchain_api.failures import EXIT_COMMITTED, FailureClass
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_operator.gates import surely_meets_gates
 from distillchain_operator.jobs import NO_DEFAULTS, BadPodTemplate, JobDefaults, build_job
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import JobState, Observed, ObservedJob, ObservedPod
 from distillchain_operator.plan import Plan, PlannedStage
-from distillchain_operator.policy import describe_waiting, diagnose, diagnose_pod, is_stuck
+from distillchain_operator.policy import (
+    describe_left,
+    describe_waiting,
+    diagnose,
+    diagnose_pod,
+    is_stuck,
+    lasts_long,
+)
 from distillchain_operator.status import build_chain_status, committed_entry, progress_status
 
 NOTE_BYTES = 512  # of an earlier attempt's failure while the next one runs
@@ -78,6 +85,7 @@ class _View:
     previous: ChainStatus
     defaults: JobDefaults
     progress: Progress | None
+    now: datetime
 
 
 def reconcile(
@@ -97,16 +105,16 @@ def reconcile(
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, when it was read.
     """
-    view = _View(plan, observed, previous, defaults, progress)
-    outdated = _delete_outdated(view)
+    view = _View(plan, observed, previous, defaults, progress, now)
     entries: list[StageStatus] = []
-    actions: list[Action] = [*outdated, *_follow_suspend(view), *_note_pods(view)]
+    actions: list[Action] = [*_delete_outdated(view), *_follow_suspend(view), *_note_pods(view)]
+    leaving = {action.name for action in actions if isinstance(action, DeleteJob)}
     waits_for = ""
     for stage in plan.stages:
         if waits_for:
             entries.append(_later_entry(view, stage, waits_for))
             continue
-        entry, made = _step(view, stage, outdated={action.name for action in outdated})
+        entry, made = _step(view, stage, leaving=leaving)
         entries.append(entry)
         actions.extend(made)
         if entry.phase != "Committed":
@@ -133,12 +141,18 @@ def _delete_outdated(view: _View) -> list[DeleteJob]:
     ]
 
 
-def _follow_suspend(view: _View) -> list[SetSuspend]:
-    """What the chain says of suspending goes for every unfinished Job that it still asks for."""
+def _follow_suspend(view: _View) -> list[SetSuspend | DeleteJob]:
+    """What the chain says of suspending goes for every unfinished Job that it still asks for.
+
+    A Job whose pod has not started goes away instead: the Job controller counts a pod that is stopped before it ran as
+    a crash, and with `retries: 0` a suspended chain would fail.
+    """
     wanted = {(stage.name, digest_label(stage.digest)) for stage in view.plan.stages}
     suspend = view.plan.chain.spec.suspend
     return [
         SetSuspend(job.name, job.uid, suspend)
+        if not suspend or _has_started(view, job)
+        else DeleteJob(job.name, job.uid, why="the chain was suspended before its pod started")
         for job in view.observed.jobs
         if (job.stage, job.digest) in wanted
         and not job.is_finished
@@ -150,21 +164,24 @@ def _follow_suspend(view: _View) -> list[SetSuspend]:
 def _note_pods(view: _View) -> list[NotePods]:
     noted = []
     for job in view.observed.jobs:
-        seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job.name)}
+        seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job)}
         if seen != job.noted_pods and not job.is_finished and not job.deleting:
             noted.append(NotePods(job.name, job.uid, tuple(sorted(seen))))
     return noted
 
 
 def _later_entry(view: _View, stage: PlannedStage, waits_for: str) -> StageStatus:
-    """A stage behind the current one: what was committed stays so, the rest waits."""
+    """A stage behind the current one: what was committed stays so, what runs is left to end, the rest waits."""
     before = _previous_entry(view, stage)
     if before is not None and before.phase == "Committed":
         return before
+    running = next((job for job in _jobs_of(view, stage) if not job.is_finished and not job.deleting), None)
+    if running is not None:  # an earlier gate was tightened while it ran
+        return _running(view, stage, running)
     return _pending(stage, f"waiting for {waits_for} to commit")
 
 
-def _step(view: _View, stage: PlannedStage, *, outdated: set[str]) -> tuple[StageStatus, list[Action]]:
+def _step(view: _View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageStatus, list[Action]]:
     """The entry of the first stage that is not known to be committed, or of one that is."""
     manifest: dict[str, Any] | None = None
     name = fault = ""
@@ -175,12 +192,19 @@ def _step(view: _View, stage: PlannedStage, *, outdated: set[str]) -> tuple[Stag
         fault = str(error)
 
     before = _previous_entry(view, stage)
-    if before is not None and before.phase == "Committed" and (before.job == name or surely_meets_gates(stage, before)):
+    damaged_at = _found_damaged_at(view, stage)
+    if (
+        before is not None
+        and before.phase == "Committed"
+        and not damaged_at
+        and (before.job == name or surely_meets_gates(stage, before))
+    ):
         return before, []
-    if committed := _committed_by_job(view, stage, wanted=name):
+    if committed := _committed_by_job(view, stage, wanted=name, after=damaged_at):
         return committed, []
 
-    running = next((job for job in _jobs_of(view, stage) if not job.is_finished and not job.deleting), None)
+    unfinished = [job for job in _jobs_of(view, stage) if not job.is_finished and not job.deleting]
+    running = next((job for job in unfinished if job.name not in leaving), None)
     if running is not None and (running.name == name or not name or _has_started(view, running)):
         return _running(view, stage, running), []
     if running is not None:
@@ -188,62 +212,95 @@ def _step(view: _View, stage: PlannedStage, *, outdated: set[str]) -> tuple[Stag
         # edit mends, and nothing but a start is lost.
         why = "the chain was edited before its pod started"
         return _pending(stage, f"replacing Job {running.name}"), [DeleteJob(running.name, running.uid, why=why)]
-    finished = view.observed.by_name.get(name)
-    if finished is not None and not finished.deleting:
+    finished = view.observed.by_name.get(name) or _failed_before(view, before)
+    if finished is not None and not finished.deleting and finished.name not in leaving:
+        if damaged_at and finished.created_at <= damaged_at:
+            why = "the next stage found its checkpoint damaged"
+            return _pending(stage, f"asking again: {why}"), [DeleteJob(finished.name, finished.uid, why=why)]
         return _finished_without_commit(view, stage, finished)
     if view.plan.chain.spec.suspend:
         return StageStatus(name=stage.name, phase="Suspended", digest=stage.digest, message="suspended"), []
     if manifest is None:
         return _failed(stage, FailureClass.POD_REJECTED, fault), []
-    if blocker := _blocker(view, outdated):
+    if blocker := _blocker(view, leaving):
         return _pending(stage, blocker), []
     entry = StageStatus(name=stage.name, phase="Running", digest=stage.digest, job=name, message="waiting for its pod")
     return entry, [CreateJob(stage.name, manifest)]
 
 
-def _committed_by_job(view: _View, stage: PlannedStage, *, wanted: str) -> StageStatus | None:
-    """The entry by the answer of a succeeded Job; of the wanted one first, of another only if its gates hold too."""
+def _found_damaged_at(view: _View, stage: PlannedStage) -> str:
+    """When the next stage failed because this one's checkpoint is damaged or gone, and is to be tried again: its Job
+    was deleted. Empty otherwise.
+
+    Then what status says of this stage is not believed: its trainer verifies the checkpoint, or makes it anew where a
+    person has deleted the manifest.
+    """
+    following = next((later for later in view.plan.stages if later.teacher_digest == stage.digest), None)
+    entry = _previous_entry(view, following) if following else None
+    if entry is None or entry.phase != "Failed" or entry.failure_class is not FailureClass.CHECKPOINT_CORRUPT:
+        return ""
+    job = view.observed.by_name.get(entry.job or "")
+    return (entry.finished_at or "") if job is None or job.deleting else ""
+
+
+def _failed_before(view: _View, before: StageStatus | None) -> ObservedJob | None:
+    """The failed Job of a stage that nobody edited since: an operator of another release, or with another default
+    image, would call the Job differently today, and that alone is no reason to try again."""
+    if before is None or before.phase != "Failed" or before.job is None:
+        return None
+    if view.previous.observed_generation != view.plan.chain.metadata.generation:
+        return None
+    job = view.observed.by_name.get(before.job)
+    return job if job is not None and job.state is JobState.FAILED else None
+
+
+def _committed_by_job(view: _View, stage: PlannedStage, *, wanted: str, after: str) -> StageStatus | None:
+    """The entry by the answer of a Job's trainer; of the wanted one first, of another only if its gates hold too.
+
+    Args:
+        after: a Job made at or before this moment does not count.
+    """
     jobs = sorted(_jobs_of(view, stage), key=lambda job: (job.name != wanted, job.created_at))
     for job in jobs:
-        answer = _answer(view, stage, job)
-        if answer is None:
+        answered = _answer(view, stage, job)
+        if answered is None or job.deleting or (after and job.created_at <= after):
             continue
+        answer, pod = answered
         entry = committed_entry(
             stage,
             answer,
             job=job.name,
             attempt=_attempt(view, stage, job),
             started_at=job.created_at or None,
-            finished_at=job.finished_at or None,
+            finished_at=(pod.end.finished_at if pod.end else "") or job.finished_at or None,
         )
         if job.name == wanted or surely_meets_gates(stage, entry):
             return entry
     return None
 
 
-def _answer(view: _View, stage: PlannedStage, job: ObservedJob) -> Committed | None:
-    if job.state is not JobState.SUCCEEDED:
-        return None
-    for pod in reversed(view.observed.pods_of(job.name)):
-        answer = pod.end.answer if pod.end and pod.phase == "Succeeded" else None
+def _answer(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[Committed, ObservedPod] | None:
+    """What a trainer of the Job said when it had committed, however its pod and the Job ended: a sidecar may fail, or
+    the time be up, a moment later."""
+    for pod in reversed(view.observed.pods_of(job)):
+        answer = pod.end.answer if pod.end and pod.end.exit_code == EXIT_COMMITTED else None
         if isinstance(answer, Committed) and answer.digest == stage.digest:
-            return answer
+            return answer, pod
     return None
 
 
 def _has_started(view: _View, job: ObservedJob) -> bool:
     """Also when its pod has succeeded and the Job controller has not looked yet: deleting it would lose the answer."""
-    return any(pod.running or pod.phase in ("Running", "Succeeded") for pod in view.observed.pods_of(job.name))
+    return any(pod.running or pod.phase in ("Running", "Succeeded") for pod in view.observed.pods_of(job))
 
 
 def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     suspend = view.plan.chain.spec.suspend
-    pods = view.observed.pods_of(job.name)
+    pods = view.observed.pods_of(job)
     attempt = _attempt(view, stage, job)
     pod = next((pod for pod in reversed(pods) if not pod.is_over), None)
-    before = _previous_entry(view, stage)
-    same = before is not None and before.job == job.name and before.started_at == job.created_at
-    progress = before.progress if before is not None and same else None
+    before = _entry_of(view, stage, job)
+    progress = before.progress if before else None
     if view.progress is not None and view.progress.stage == stage.name:
         progress = progress_status(view.progress)
     stuck = pod is not None and not pod.deleting and is_stuck(pod)
@@ -255,7 +312,7 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         attempt=attempt,
         started_at=job.created_at or None,
         progress=progress,
-        message=_suspended_message(pod) if suspend else _running_message(job, pods, pod, attempt=attempt),
+        message=_suspended_message(pod) if suspend else _running_message(view, job, pods, pod, attempt=attempt),
         failure_class=FailureClass.POD_REJECTED if stuck and not suspend else None,
     )
 
@@ -264,13 +321,16 @@ def _suspended_message(pod: ObservedPod | None) -> str:
     return "suspended; its state is saved" if pod is None else f"stopping: pod {pod.name} saves its state"
 
 
-def _running_message(job: ObservedJob, pods: list[ObservedPod], pod: ObservedPod | None, *, attempt: int) -> str | None:
+def _running_message(
+    view: _View, job: ObservedJob, pods: list[ObservedPod], pod: ObservedPod | None, *, attempt: int
+) -> str | None:
     notes = []
     if pod is None:
-        notes.append("waiting for its pod")
+        late = not pods and lasts_long(job.started_at, now=view.now)
+        notes.append("waiting for its pod" + (f"; kubectl describe job {job.name} says why" if late else ""))
     elif pod.deleting:
         notes.append(f"pod {pod.name} is stopping" + (f" ({pod.disrupted})" if pod.disrupted else ""))
-    elif waiting := describe_waiting(pod):
+    elif waiting := describe_waiting(pod, now=view.now):
         notes.append(waiting)
     counted = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and p.end.exit_code != 75]
     if job.failed and counted:
@@ -281,7 +341,7 @@ def _running_message(job: ObservedJob, pods: list[ObservedPod], pod: ObservedPod
 
 def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[StageStatus, list[Action]]:
     """The wanted Job is over and no answer of it says committed."""
-    pods = view.observed.pods_of(job.name)
+    pods = view.observed.pods_of(job)
     if job.state is JobState.SUCCEEDED:
         if not any(pod.phase == "Succeeded" for pod in pods):
             # Its metrics went with its pod. A trainer that finds its stage committed tells them again in seconds.
@@ -292,23 +352,25 @@ def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob)
             "is the image a distillchain trainer of this release?"
         )
         return _failed(stage, FailureClass.CRASHED, sentence, job=job, attempt=_attempt(view, stage, job)), []
-    before = _previous_entry(view, stage)
-    if not pods and before and before.phase == "Failed" and before.job == job.name:
+    before = _entry_of(view, stage, job)
+    if not pods and before and before.phase == "Failed":
         return before, []  # the pods are gone, what they said is known
-    diagnosis = diagnose(job, pods)
+    never_ran = before is not None and before.phase == "Running" and before.progress is None
+    diagnosis = diagnose(job, pods, waited_for=(before.message or "") if before and never_ran else "")
     attempt = _attempt(view, stage, job)
     return _failed(stage, diagnosis.failure_class, diagnosis.message, job=job, attempt=attempt), []
 
 
-def _blocker(view: _View, outdated: set[str]) -> str:
+def _blocker(view: _View, leaving: set[str]) -> str:
     """Why no Job may be made yet; empty when one may."""
     for job in view.observed.jobs:
-        if job.deleting or job.name in outdated:
+        if job.deleting or job.name in leaving:
             return f"waiting for the pods of Job {job.name} to be gone"
         if not job.is_finished:
-            return f"waiting for Job {job.name} of stage {job.stage} to end"
-    left = next((pod for pod in view.observed.pods if not pod.is_over), None)
-    return f"waiting for pod {left.name} to be gone" if left else ""
+            left = next(filter(None, (describe_left(pod) for pod in view.observed.pods_of(job))), "")
+            return f"waiting for Job {job.name} of stage {job.stage} to end" + (f": {left}" if left else "")
+    last_pod = next((pod for pod in view.observed.pods if not pod.is_over), None)
+    return f"waiting for pod {last_pod.name} to be gone" if last_pod else ""
 
 
 def _jobs_of(view: _View, stage: PlannedStage) -> list[ObservedJob]:
@@ -322,11 +384,17 @@ def _previous_entry(view: _View, stage: PlannedStage) -> StageStatus | None:
     return entry if entry and entry.digest == stage.digest else None
 
 
+def _entry_of(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
+    """What status says of this very Job; one of its name may have been there before."""
+    entry = _previous_entry(view, stage)
+    return entry if entry and entry.job == job.name and entry.started_at == job.created_at else None
+
+
 def _attempt(view: _View, stage: PlannedStage, job: ObservedJob) -> int:
     """Pods of the Job so far, evicted and deleted ones included."""
-    before = _previous_entry(view, stage)
-    known = before.attempt if before and before.job == job.name and before.started_at == job.created_at else 0
-    seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job.name)}
+    before = _entry_of(view, stage, job)
+    known = before.attempt if before else 0
+    seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job)}
     return max(known, job.active + job.failed + job.succeeded, len(seen))
 
 

@@ -184,7 +184,9 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     if failed is not None:
         reason = failed.failure_class or FailureClass.CRASHED
         return _Facts("Failed", str(reason), _of_stage(failed.name, failed.message or reason))
-    current = next((entry for entry in stages if entry.phase != "Committed"), None)
+    waiting = next((entry for entry in stages if entry.phase != "Committed"), None)
+    # A later stage runs before an earlier one when a gate was tightened meanwhile.
+    current = next((entry for entry in stages if entry.phase == "Running"), waiting)
     if current is None:
         return _Facts("Succeeded", "Succeeded", _success(plan, result))
     if plan.chain.spec.suspend:
@@ -192,10 +194,11 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
         return _Facts("Suspended", "Suspended", stopping)
     if _is_stuck(current):
         return _Facts("Running", str(current.failure_class), f"{current.name}: {current.message}")
-    busy = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
-    if busy:
+    if current.phase == "Running":
         return _Facts("Running", "StageRunning", ": ".join(filter(None, (f"running {current.name}", current.message))))
-    return _Facts("Pending", "Pending", ": ".join(filter(None, (current.name, current.message))))
+    begun = any(entry.phase == "Committed" for entry in stages)
+    sentence = ": ".join(filter(None, (current.name, current.message)))
+    return _Facts("Running" if begun else "Pending", "StagePending", sentence)
 
 
 def _of_stage(name: str, sentence: str) -> str:

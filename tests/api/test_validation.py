@@ -85,10 +85,12 @@ class TestOnTheApiServer:
         assert "training" not in stored["spec"]["stages"][0] or stored["spec"]["stages"][0]["training"] == {}
         assert parse_chain(stored).spec == parse_chain(GOOD).spec
 
-    def test_storage_cannot_move(self, crd: ControlPlane, namespace: str):
+    @pytest.mark.parametrize(
+        "field, value", [("uri", "s3://models/elsewhere"), ("endpointUrl", "http://another-store:9000")]
+    )
+    def test_storage_cannot_move(self, crd: ControlPlane, namespace: str, field: str, value: str):
         crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(GOOD))
         moved = copy.deepcopy(GOOD)
-        moved["spec"]["storage"]["uri"] = "s3://models/elsewhere"
+        moved["spec"]["storage"][field] = value
         done = crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(moved), check=False)
-        assert "spec.storage.uri" in done.stderr
-        assert "immutable" in done.stderr
+        assert f"storage.{field} is immutable" in done.stderr

@@ -89,14 +89,36 @@ async def test_an_unchanged_status_is_not_written_again():
 @pytest.mark.parametrize("status", [400, 403, 422])
 async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
     server = Remembering()
-    server.refusal = ApiError(status, 'pods "relay-mini-" is forbidden: exceeded quota: gpu')
+    server.refusal = ApiError(status, 'pods "relay-mini-" is forbidden: violates PodSecurity "restricted"')
     controller = a_controller(server)
     assert await controller.look(KEY) == 30.0
     await controller.look(KEY)
     assert server.jobs == []
     assert len(server.statuses) == 1
-    assert server.chain["status"]["message"] == 'mini: pods "relay-mini-" is forbidden: exceeded quota: gpu'
+    message = 'mini: pods "relay-mini-" is forbidden: violates PodSecurity "restricted"; tried again every 30 s'
+    assert server.chain["status"]["message"] == message
     assert server.events == ["StageFailed"]
+    server.refusal = None
+    await controller.look(KEY)
+    assert len(server.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    "status, sentence",
+    [
+        pytest.param(403, "exceeded quota: gpu, requested: 1, used: 8, limited: 8", id="a quota that is used up"),
+        pytest.param(500, "failed calling webhook: connection refused", id="a webhook that is down"),
+        pytest.param(409, "Operation cannot be fulfilled on resourcequotas", id="two writers of one quota"),
+    ],
+)
+async def test_what_may_pass_by_itself_is_waited_for_and_said(status: int, sentence: str):
+    server = Remembering()
+    server.refusal = ApiError(status, sentence)
+    controller = a_controller(server)
+    assert (await controller.look(KEY) or 0) > 0
+    assert server.chain["status"]["phase"] == "Pending"
+    assert server.chain["status"]["message"].startswith(f"mini: {sentence}; tried again")
+    assert server.events == []
     server.refusal = None
     await controller.look(KEY)
     assert len(server.jobs) == 1
@@ -104,7 +126,7 @@ async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
 
 async def test_an_api_server_that_is_away_changes_nothing_and_is_left_to_the_queue():
     server = Remembering()
-    server.refusal = ApiError(500, "etcdserver: leader changed")
+    server.refusal = ApiError(0, "cannot connect")
     with pytest.raises(ApiError):
         await a_controller(server).look(KEY)
     assert (server.jobs, server.statuses) == ([], [])

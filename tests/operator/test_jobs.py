@@ -12,6 +12,7 @@ import yaml
 
 from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
+from distillchain_api.chain import parse_chain
 from distillchain_api.workorder import WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.jobs import NO_DEFAULTS, BadPodTemplate, JobDefaults, build_job, build_probe_pod, job_name
 from distillchain_operator.plan import build_plan
@@ -188,16 +189,26 @@ def test_a_volume_of_the_users_at_tmp_takes_the_place_of_ours():
             id="an empty list is as good as nothing",
         ),
         pytest.param(
-            {"spec": [1]}, "spec.stages[0].pod.spec: expected a mapping, as in a PodTemplateSpec", id="spec is a list"
+            {"spec": [1]}, "spec.template.pod.spec: expected a mapping, as in a PodTemplateSpec", id="spec is a list"
         ),
         pytest.param(
             {"spec": {"containers": {"trainer": {}}}},
-            "spec.stages[0].pod.spec.containers: expected a list, as in a PodTemplateSpec",
+            "spec.template.pod.spec.containers: expected a list, as in a PodTemplateSpec",
             id="containers by name",
         ),
         pytest.param(
+            {"spec": {"containers": [{"name": "trainer", "volumeMounts": [{"mountPath": 5}]}]}},
+            None,
+            id="a mount the API server will refuse",
+        ),
+        pytest.param(
+            {"spec": {"containers": [{"name": "trainer", "env": 5}]}},
+            "spec.template.pod.spec.containers[trainer].env: expected a list, as in a PodTemplateSpec",
+            id="the trainer's environment is a number",
+        ),
+        pytest.param(
             {"spec": {"containers": [{"image": "x"}]}},
-            "spec.stages[0].pod.spec.containers[0]: expected a mapping with a name",
+            "spec.template.pod.spec.containers[0]: expected a mapping with a name",
             id="a container without a name",
         ),
     ],
@@ -209,6 +220,14 @@ def test_a_pod_template_that_is_none_is_refused_with_its_field(pod: dict[str, An
     with pytest.raises(BadPodTemplate) as refused:
         job_of(template={"image": IMAGE, "pod": pod})
     assert str(refused.value) == want
+
+
+def test_a_fault_in_a_stages_own_pod_template_names_that_stage():
+    document = a_document(template={"image": IMAGE, "pod": {"spec": {}}})
+    document["spec"]["stages"][0]["pod"] = {"spec": [1]}
+    plan = build_plan(parse_chain(document))
+    with pytest.raises(BadPodTemplate, match=r"^spec\.stages\[0\]\.pod\.spec: expected a mapping"):
+        build_job(plan.chain, plan.stages[0], defaults=NO_DEFAULTS)
 
 
 def test_the_operators_pod_template_serves_stages_that_state_none():

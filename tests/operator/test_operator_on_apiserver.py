@@ -11,15 +11,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from chain_builders import a_commit, a_document, a_failure
+from chart.helm import helm
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
+from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
@@ -39,11 +44,16 @@ class Operator:
     def __init__(self, kubeconfig: Path, log: Path) -> None:
         self.log = log
         self._kubeconfig = kubeconfig
+        (self.metrics_port,) = free_ports(1)
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         ours = {key: value for key, value in os.environ.items() if not key.startswith("DISTILLCHAIN_")}
-        settings = {"KUBECONFIG": str(self._kubeconfig), "DISTILLCHAIN_LOG_FORMAT": "plain"}
+        settings = {
+            "KUBECONFIG": str(self._kubeconfig),
+            "DISTILLCHAIN_LOG_FORMAT": "plain",
+            "DISTILLCHAIN_METRICS_PORT": str(self.metrics_port),
+        }
         with self.log.open("ab") as log:
             argv = [sys.executable, "-W", "error::RuntimeWarning", "-m", "distillchain_operator"]
             return subprocess.Popen(argv, env=ours | settings, stderr=log, stdout=log)
@@ -294,6 +304,76 @@ def test_a_suspended_chain_stops_its_pod_and_goes_on_when_resumed(relay: Relay):
     assert {"Suspended", "Resumed"} <= set(relay.events())
 
 
+def test_a_chain_suspended_before_its_pod_started_does_not_fail_for_that(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    first = relay.wait_for_pod("mini")
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"], suspend=True))
+    relay.wait_for_condition("Suspended")
+    assert relay.pods("mini") == []
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    assert relay.wait_for_pod("mini") != first
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+
+def test_a_quota_that_is_used_up_is_waited_for(relay: Relay):
+    relay.kubectl("create", "quota", "full", "--hard=pods=0")
+    relay.wait(
+        "the quota", lambda: "pods" in relay.cluster.get("quota", "full", "-n", relay.namespace)["status"]["used"]
+    )
+    relay.apply(a_document(stages=["mini"]))
+    status = relay.wait_for_phase("Pending")
+    assert "exceeded quota: full" in status["message"]
+    assert relay.jobs() == []
+    relay.kubectl("delete", "quota", "full")
+    relay.kubectl("label", "dchain", "relay", "look=again")  # rather than wait for half a minute
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+
+def test_retry_after_a_damaged_checkpoint_asks_the_stage_that_made_it_again(relay: Relay):
+    relay.apply(a_document())
+    relay.commit("mini")
+    sentence = "s3://models/distill/stages/x/attempts/a1/model.safetensors was altered"
+    answer = a_failure(relay.planned("tiny"), FailureClass.CHECKPOINT_CORRUPT, sentence)
+    relay.end(relay.wait_for_pod("tiny"), exit_code=66, message=answer.to_json(), reason="Error")
+    relay.wait_for_phase("Failed")
+    first = relay.jobs("mini")[0]["metadata"]["uid"]
+
+    _retry(relay)
+    relay.wait(
+        "another Job of mini", lambda: [job["metadata"]["uid"] for job in relay.jobs("mini")] not in ([], [first])
+    )
+    assert relay.jobs("tiny") == []
+    relay.commit("mini")
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+
+
+def _retry(relay: Relay) -> None:
+    argv = [sys.executable, "-m", "distillchain_cli", "retry", relay.name, "-n", relay.namespace]
+    done = subprocess.run(
+        [*argv, "--kubeconfig", str(relay.cluster.kubeconfig)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the operator makes it anew" in done.stdout
+
+
+def test_an_edit_of_the_first_stage_of_a_succeeded_chain_runs_all_of_it_again(relay: Relay):
+    relay.apply(a_document())
+    relay.commit("mini")
+    relay.commit("tiny")
+    before = relay.wait_for_phase("Succeeded")
+    edited = a_document()
+    edited["spec"]["stages"][0]["training"] = {"epochs": 7}
+    relay.apply(edited)
+    relay.commit("mini")
+    relay.commit("tiny")
+    after = relay.wait_for_phase("Succeeded")
+    made = [{entry["job"] for entry in status["stages"]} for status in (before, after)]
+    assert len(made[0] | made[1]) == 4
+
+
 def test_an_edit_of_the_second_stage_replaces_its_running_job_and_keeps_the_first(relay: Relay):
     relay.apply(a_document())
     relay.commit("mini")
@@ -506,3 +586,93 @@ def test_the_rights_are_no_wider_than_what_is_called(relay: Relay, control_plane
     assert not may("update", "distillationchains.distillchain.io")
     with pytest.raises(CommandFailed, match="forbidden"):
         control_plane.kubectl("get", "secrets", user, "-n", relay.namespace)
+
+
+def test_metrics_of_a_live_operator_follow_a_chain_from_pending_to_deleted(relay: Relay):
+    def scrape() -> dict[str, float]:
+        """The samples of this test's namespace and those without one."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{relay.operator.metrics_port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        return {
+            f"{sample.name}{''.join(f' {v}' for k, v in sorted(sample.labels.items()) if k != 'namespace')}": sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels.get("namespace", relay.namespace) == relay.namespace
+        }
+
+    def wait_for(series: str, value: float | None = None) -> None:
+        relay.wait(
+            f"{series} to be {value}", lambda: series in (now := scrape()) and (value is None or now[series] == value)
+        )
+
+    relay.apply(a_document(stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    wait_for("distillchain_stage_since_timestamp_seconds relay mini pending")
+    relay.run(pod)
+    wait_for("distillchain_stage_since_timestamp_seconds relay mini running")
+    assert scrape()["distillchain_chains Running"] == 1
+    relay.commit("mini")
+    wait_for("distillchain_chains Succeeded", 1)
+    seen = scrape()
+    assert seen["distillchain_stages_committed_total false"] == 1
+    assert seen["distillchain_jobs_total created"] >= 1
+    assert seen["distillchain_looks_total done"] >= 3
+    assert seen["distillchain_api_requests_total 201 POST"] >= 3  # probe, dry run, Job
+    assert seen["distillchain_last_resync_timestamp_seconds"] <= time.time()
+    assert "distillchain_stage_since_timestamp_seconds relay mini running" not in seen
+    relay.kubectl("delete", "dchain", "relay")
+    relay.wait("its series gone", lambda: not any(name.startswith("distillchain_chains ") for name in scrape()))
+
+
+def test_gitops_tools_see_no_drift_and_no_conflict_after_a_chain_has_run(relay: Relay):
+    document = a_document(stages=["mini"]) | {"metadata": {"name": "relay", "labels": {"team": "nlp"}}}
+    text = json.dumps(document)
+    relay.kubectl("apply", "--server-side", "--field-manager=argocd-controller", "-f", "-", input=text)
+    relay.run(relay.wait_for_pod("mini"))
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+    before = relay.chain()
+    diff = ["diff", "--server-side", "--field-manager=argocd-controller", "-f", "-"]
+    relay.kubectl(*diff, input=text)  # exit code 1 when there is one
+    changed = json.dumps(document | {"metadata": {"name": "relay", "labels": {"team": "other"}}})
+    assert relay.cluster.kubectl("-n", relay.namespace, *diff, input=changed, check=False).returncode == 1
+    relay.kubectl("diff", "-f", "-", input=text)  # as one sees it who applies without server-side
+
+    other = ["apply", "--server-side", "--field-manager=kustomize-controller", "-f", "-"]
+    relay.kubectl(*other, input=text)  # raises on a conflict
+    after = relay.chain()
+    assert (after["spec"], after["status"], after["metadata"]["generation"]) == (before["spec"], before["status"], 1)
+    assert after["metadata"].get("finalizers") is None
+    assert after["metadata"].get("annotations") is None
+    shown = relay.cluster.get("dchain", "relay", "-n", relay.namespace, "--show-managed-fields")
+    ours = [entry for entry in shown["metadata"]["managedFields"] if "f:status" in entry["fieldsV1"]]
+    assert [entry["subresource"] for entry in ours] == ["status"]
+    assert ours[0]["fieldsV1"].keys() == {"f:status"}
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_waiting_deployer_follows_a_chain_to_its_end_by_kstatus(relay: Relay, tmp_path: Path, ends_well: bool):
+    """Helm's watcher is kstatus, the library of Flux's `wait`."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: chains, version: 0.1.0}")
+    (tmp_path / "templates" / "relay.yaml").write_text(json.dumps(a_document(stages=["mini"])))
+
+    def deploy(verb: str, deadline_s: int) -> str:
+        waiting = ["--wait", f"--timeout={deadline_s}s", "--namespace", relay.namespace]
+        return helm(
+            verb, "chains", str(tmp_path), *waiting, kubeconfig=relay.cluster.kubeconfig, home=tmp_path / "helm"
+        )
+
+    with pytest.raises(CommandFailed, match="InProgress"):
+        deploy("install", 3)  # the stage waits for its pod
+    if ends_well:
+        relay.commit("mini")
+        relay.wait_for_phase("Succeeded")
+        deploy("upgrade", DEADLINE_S)
+    else:
+        answer = a_failure(relay.planned("mini"), FailureClass.GATE_NOT_MET, "accuracy 0.612 is too low")
+        relay.end(relay.wait_for_pod("mini"), exit_code=68, message=answer.to_json(), reason="Error")
+        relay.wait_for_phase("Failed")
+        with pytest.raises(CommandFailed, match="Failed"):
+            deploy("upgrade", DEADLINE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -102,9 +103,50 @@ def test_a_failed_job_is_named(reason: str, pods: list[dict[str, Any]], want_cla
 
 
 @pytest.mark.parametrize(
+    "trainer",
+    [pytest.param(None, id="before the trainer began"), pytest.param(0, id="after the trainer was done")],
+)
+def test_a_container_of_the_users_that_fails_is_named(trainer: int | None):
+    job = a_job(PLAN, "mini", condition="Failed", reason="BackoffLimitExceeded", failed=1)
+    pod = a_pod(job, phase="Failed", exit_code=trainer)
+    ended = {"exitCode": 3, "reason": "Error", "message": "no such bucket"}
+    pod["status"]["initContainerStatuses"] = [{"name": "fetch", "state": {"terminated": ended}}]
+    diagnosis = diagnose(parse_job(job), [parse_pod(pod)])
+    assert diagnosis.failure_class is FailureClass.CRASHED
+    name = pod["metadata"]["name"]
+    want = f"container fetch of pod {name} ended with exit code 3: no such bucket; see kubectl logs {name} -c fetch"
+    assert diagnosis.message == want
+
+
+def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
+    job = a_job(PLAN, "mini", condition="Failed", reason="DeadlineExceeded")
+    diagnosis = diagnose(parse_job(job), [], waited_for="pod p waits for a node: 0/1 nodes")
+    assert "did not get to train within its timeout" in diagnosis.message
+    assert diagnosis.message.endswith("pod p waits for a node: 0/1 nodes")
+
+
+@pytest.mark.parametrize(
     "status, want_words, want_stuck",
     [
         pytest.param({}, "is starting", False, id="fresh"),
+        pytest.param({"old": True}, "has not started yet; kubectl describe pod", False, id="for long"),
+        pytest.param(
+            {"containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "ErrImagePull"}}}]},
+            "cannot start: ErrImagePull",
+            True,
+            id="a wrong image, by turns",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"name": "trainer", "state": {"terminated": {"exitCode": 0}}},
+                    {"name": "shipper", "state": {"running": {}}},
+                ]
+            },
+            "its trainer has ended, container shipper of pod",
+            False,
+            id="a sidecar that goes on",
+        ),
         pytest.param(
             {
                 "conditions": [
@@ -142,7 +184,8 @@ def test_a_failed_job_is_named(reason: str, pods: list[dict[str, Any]], want_cla
 )
 def test_what_a_pod_waits_for_is_said(status: dict[str, Any], want_words: str, want_stuck: bool):
     pod = a_pod(a_job(PLAN, "mini"), phase="Pending")
+    now = datetime(2026, 1, 1, 12, 30 if status.pop("old", False) else 1, tzinfo=UTC)
     pod["status"] |= status
     seen = parse_pod(pod)
-    assert want_words in describe_waiting(seen)
+    assert want_words in describe_waiting(seen, now=now)
     assert is_stuck(seen) is want_stuck

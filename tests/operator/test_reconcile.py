@@ -207,6 +207,95 @@ def test_a_later_stage_that_runs_is_left_to_end_when_an_earlier_gate_is_tightene
     assert entry(decision, "mini").message.startswith("waiting for Job relay-tiny-")
 
 
+def test_a_suspended_job_whose_pod_has_not_started_goes_away():
+    """Kubernetes counts a pod that is stopped before it ran as a crash: with `retries: 0` the chain would fail."""
+    running, suspended = a_plan(), a_plan(suspend=True)
+    job = a_job(running, "mini", active=1)
+    decision = look(suspended, job, pods=(a_pod(job, phase="Pending"),))
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    assert decision.status.phase == "Suspended"
+    assert created(look(running, previous=decision.status)) == ["mini"]
+
+
+def test_a_later_stage_that_runs_while_an_earlier_gate_is_asked_again_is_shown_running():
+    loose, tight = a_plan(), a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
+    job = a_job(loose, "tiny", active=1)
+    decision = look(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
+    assert (entry(decision, "tiny").phase, entry(decision, "tiny").job) == ("Running", job["metadata"]["name"])
+    assert decision.status.phase == "Running"
+    assert decision.status.message.startswith("running tiny")
+
+
+def a_failed_stage(plan: Plan, stage: str, failure_class: FailureClass, **job: Any) -> Any:
+    planned = plan.stage(stage)
+    assert planned is not None
+    failed = a_job(plan, stage, condition="Failed", reason="PodFailurePolicy", failed=1, **job)
+    message = a_failure(planned, failure_class, "it failed").to_json()
+    return failed, a_pod(failed, phase="Failed", exit_code=66, message=message)
+
+
+def test_an_operator_with_another_default_image_does_not_try_a_failed_stage_again():
+    plan = a_plan(template={})
+    job, pod = a_failed_stage(plan, "mini", FailureClass.DATA_INVALID, image=IMAGE)
+    failed = look(plan, job, pods=(pod,), image=IMAGE).status
+    decision = look(plan, job, pods=(pod,), previous=failed, image="registry.example/newer:2")
+    assert decision.actions == ()
+    assert decision.status == failed
+
+    edited = a_plan(template={}, generation=2)
+    assert created(look(edited, job, pods=(pod,), previous=failed, image="registry.example/newer:2")) == ["mini"]
+
+
+def test_a_stage_whose_checkpoint_its_student_found_damaged_is_asked_again_when_that_is_retried():
+    plan = a_plan()
+    old_job, old_pod = a_committed_job(plan, "mini")
+    job, pod = a_failed_stage(plan, "tiny", FailureClass.CHECKPOINT_CORRUPT)
+    failed = look(plan, old_job, job, pods=(old_pod, pod), previous=committed_status(plan, "mini")).status
+    assert failed.phase == "Failed"
+
+    retried = look(plan, old_job, pods=(old_pod,), previous=failed)  # `distillchain retry` deleted the Job of tiny
+    assert [a.name for a in retried.actions if isinstance(a, DeleteJob)] == [old_job["metadata"]["name"]]
+    assert created(retried) == []
+
+    # Killed before the status was written, and the Job is not gone yet: nothing is believed, nothing is made twice.
+    old_job["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:05Z"
+    assert created(look(plan, old_job, pods=(old_pod,), previous=failed)) == []
+    assert entry(look(plan, old_job, pods=(old_pod,), previous=retried.status), "mini").phase == "Pending"
+
+    again = look(plan, previous=retried.status)
+    assert created(again) == ["mini"]
+    new_job, new_pod = a_committed_job(plan, "mini")
+    new_job["metadata"] |= {"uid": "another", "creationTimestamp": "2026-01-01T13:00:00Z"}
+    new_pod["metadata"]["ownerReferences"][0]["uid"] = "another"
+    for previous in (again.status, failed):  # also when no status was written in between
+        assert created(look(plan, new_job, pods=(new_pod,), previous=previous)) == ["tiny"]
+
+
+def test_a_commit_counts_however_its_pod_and_job_end():
+    plan = a_plan()
+    job = a_job(plan, "mini", condition="Failed", reason="DeadlineExceeded", failed=1)
+    pod = a_pod(job, phase="Failed", exit_code=0, message=a_commit(plan.stages[0]).to_json())
+    assert created(look(plan, job, pods=(pod,))) == ["tiny"]
+
+    job = a_job(plan, "mini", active=1)
+    pod = a_pod(job, exit_code=0, message=a_commit(plan.stages[0]).to_json())
+    pod["status"]["containerStatuses"].append({"name": "shipper", "state": {"running": {}}})
+    decision = look(plan, job, pods=(pod,))
+    assert entry(decision, "mini").phase == "Committed"
+    assert created(decision) == []
+    assert "container shipper of pod" in entry(decision, "tiny").message
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_are_not_its_own():
+    plan = a_plan()
+    old, pod = a_failed_stage(plan, "mini", FailureClass.DATA_INVALID)
+    new = a_job(plan, "mini", active=1)
+    new["metadata"] |= {"uid": "another", "annotations": {}, "creationTimestamp": "2026-01-01T13:00:00Z"}
+    decision = look(plan, new, pods=(pod,), previous=look(plan, old, pods=(pod,)).status)
+    assert decision.actions == ()
+    assert (entry(decision, "mini").phase, entry(decision, "mini").attempt) == ("Running", 1)
+
+
 def test_a_failed_job_fails_the_chain_with_the_trainers_sentence_and_its_deletion_is_the_retry():
     plan = a_plan()
     stage = plan.stages[0]
@@ -292,7 +381,7 @@ def test_an_answer_for_another_digest_commits_nothing():
 def test_a_chain_without_any_image_says_so():
     plan = a_plan(template={})
     decision = look(plan)
-    assert "spec.stages[0].image: missing" in entry(decision, "mini").message
+    assert "spec.template.image: missing" in entry(decision, "mini").message
     assert created(look(plan, image=IMAGE)) == ["mini"]
 
 
