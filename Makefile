@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 # Two cores are plenty for small models; more threads than cores are slower.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup quickstart check test e2e bench generate lock cluster-up cluster-down cluster-status clean
+.PHONY: help setup quickstart check docs test e2e bench generate lock cluster-up cluster-down cluster-status clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -34,13 +34,16 @@ quickstart: $(READY) ## Run a real chain on this machine: 22.7M -> 4.4M -> 0.24M
 	$(BIN)/python examples/quickstart/prepare.py --into $(QUICKSTART)
 	$(BIN)/distillchain run examples/quickstart/chain.yaml
 
-check: $(READY) ## Quick loop: format, lint, types, imports, generated files, unit tests
+check: $(READY) docs ## Quick loop: format, lint, types, imports, generated files, site, unit tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
 	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared"
+
+docs: $(READY) ## Build the site of docs/ into site/, without a warning
+	$(BIN)/zensical build --strict --clean
 
 .PHONY: generated-is-current
 generated-is-current: $(READY)
@@ -78,4 +81,4 @@ lock: $(READY) ## Choose versions anew within pyproject.toml's bounds
 	grep -A99 '^uv==' requirements/dev.txt | sed '2,$${/^[a-z]/,$$d}' > requirements/uv.txt
 
 clean: ## Remove what the checkout made (caches outside it stay)
-	rm -rf .venv $(QUICKSTART) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv site .cache $(QUICKSTART) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
