@@ -1,0 +1,99 @@
+"""Every block is run or excused, every link leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.blocks import REPOSITORY, anchors, blocks, blocks_of, links, pages
+from docs.catalogue import CANNOT, ELSEWHERE, EXTERNAL_LINKS, NOT_RUN_LANGUAGES, RUN, VALUES
+
+
+def test_every_command_is_run_or_excused_and_nothing_else_is():
+    found = {block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE}
+
+    assert found - RUN.keys() - CANNOT.keys() == set(), "run them in a Scene, or say in CANNOT why not"
+    assert (RUN.keys() | CANNOT.keys()) - found == set(), "no page has such a block any more"
+    assert RUN.keys() & CANNOT.keys() == set()
+
+
+def test_a_block_is_of_a_language_that_a_test_knows():
+    unknown = [str(block) for block in blocks() if block.language not in {"bash", "python", *NOT_RUN_LANGUAGES}]
+
+    assert unknown == []
+
+
+def test_no_two_blocks_are_called_the_same():
+    keys = [block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE]
+
+    assert sorted(keys) == sorted(set(keys))
+
+
+def test_what_is_run_elsewhere_is_named_there():
+    there = {page: test for page, test in ELSEWHERE.items() if (REPOSITORY / page).exists()}
+
+    assert [test for test in there.values() if not (REPOSITORY / test).exists()] == []
+
+
+def test_values_of_the_chart_are_named():
+    without_kind = {block.key for block in blocks("yaml") if not re.search(r"^kind:", block.text, re.MULTILINE)}
+
+    assert without_kind == VALUES
+
+
+def test_make_targets_of_the_pages_exist():
+    targets = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = {name for block in blocks("bash") for name in re.findall(r"^make ([a-z0-9-]+)", block.text, re.MULTILINE)}
+
+    assert named - targets == set()
+    assert named
+
+
+def test_json_is_json():
+    for block in blocks("json"):
+        json.loads(block.text)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_within_the_repository_lead_to_a_file_and_a_heading(page: str):
+    for target in links(page):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (REPOSITORY / page).parent / path if path else REPOSITORY / page
+        assert there.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(str(there.resolve().relative_to(REPOSITORY))), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != "README.md"])
+def test_a_page_of_the_site_links_to_nothing_outside_it(page: str):
+    for target in links(page):
+        if not target.startswith(("http://", "https://", "#")):
+            there = ((REPOSITORY / page).parent / target.partition("#")[0]).resolve()
+            assert there.is_relative_to(REPOSITORY / "docs"), f"{page}: {target} is not part of the site"
+
+
+def test_links_to_other_hosts_are_listed():
+    found = {target for page in pages() for target in links(page) if target.startswith(("http://", "https://"))}
+
+    assert found == EXTERNAL_LINKS
+
+
+def test_a_block_within_a_list_is_found_and_dedented():
+    text = "1. Do\n\n   ```bash\n   a \\\n     b\n   ```\n"
+
+    (block,) = blocks_of("page.md", text)
+
+    assert (block.language, block.line, block.text) == ("bash", 3, "a \\\n  b\n")
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (REPOSITORY / "mkdocs.yml").read_text()
+    missing = [page for page in pages() if page != "README.md" and page.removeprefix("docs/") not in navigation]
+
+    assert missing == []
+    assert Path(REPOSITORY / "docs" / "index.md").exists()
