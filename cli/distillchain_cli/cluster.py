@@ -1,87 +1,264 @@
-"""A chain on a cluster: its status, and another try for a stage that failed. By the user's own kubeconfig."""
+"""The rim to the API server: reads, watches, logs and the few writes of a person, by their own kubeconfig.
+
+Every answer is plain JSON data; every error is a RunFailed with the API server's own sentence.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
-from distillchain_api import GROUP, PLURAL, VERSION
-from distillchain_api.status import ChainStatus, StageStatus
-from distillchain_cli.columns import Column, count, duration, format_columns
-from distillchain_cli.errors import BadInput, RunFailed, require_extra
-from distillchain_operator.status import metric_of
+from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from distillchain_cli.errors import BadInput, Expired, NotThere, Refused, RunFailed, Silent, Unreachable, require_extra
+from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
 
 REQUEST_TIMEOUT_S = 15
+WATCH_S = 60  # the server ends each watch after this and the next goes on where it ended
+SILENCE_S = 75  # a connection that is silent for longer than a watch lasts is dead, though nobody said so
+LOG_SILENCE_S = 60  # a log may be silent for hours; it is asked again, so that a dead connection is noticed
+FIELD_MANAGER = "distillchain-cli"
+MERGE_PATCH = "application/merge-patch+json"
+TRANSIENT = (429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A list of the API server that can be watched."""
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 class Cluster:
-    """One connection to an API server, and the namespace that is looked at."""
+    """One connection to an API server, and the namespace that is looked at.
 
-    def __init__(self, *, kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
+    Args:
+        timeout_s: of each request but watches and logs.
+    Attributes:
+        namespace: given, else the context's.
+    """
+
+    def __init__(
+        self,
+        *,
+        kubeconfig: str | None,
+        context: str | None,
+        namespace: str | None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> None:
         require_extra("operator", "kubernetes", purpose="talking to a cluster")
         from kubernetes import client, config
 
         try:
             configuration = client.Configuration()
             config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
-            _, current = config.list_kube_config_contexts(config_file=kubeconfig)
+            contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
             if context:
-                contexts, _ = config.list_kube_config_contexts(config_file=kubeconfig)
                 current = next(entry for entry in contexts if entry["name"] == context)
         except (config.ConfigException, OSError) as error:
             raise BadInput(f"kubeconfig: {error}; set KUBECONFIG, --kubeconfig or --context") from error
         configuration.retries = 0  # a server that is away is said at once
         self.namespace: str = namespace or current["context"].get("namespace") or "default"
+        self._timeout_s = timeout_s
         self._api = client.ApiClient(configuration)
 
     def fetch_chain(self, name: str) -> dict[str, Any]:
-        """The chain as it is stored. Raises: RunFailed when there is none."""
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}"
-        chain = self._request("GET", path)
+        """The chain as it is stored. Raises: NotThere when there is none."""
+        chain = self._get(f"{_chains(self.namespace)}/{name}")
         if chain is None:
-            raise RunFailed(
+            raise NotThere(
                 f"there is no DistillationChain {name} in namespace {self.namespace}; see kubectl get {PLURAL} -A"
             )
         return chain
 
+    def list_chains(self, *, everywhere: bool = False, selector: str | None = None) -> list[dict[str, Any]]:
+        """The chains of the namespace, or of all, in order of namespace and name."""
+        query = {"labelSelector": selector} if selector else {}
+        items, _ = self.list(Collection(_chains(None if everywhere else self.namespace), query))
+        for item in items:  # a list leaves them out of its items
+            item |= {"apiVersion": API_VERSION, "kind": KIND}
+        return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    def the_chain(self, name: str) -> Collection:
+        """The one chain, for a watch."""
+        return Collection(_chains(self.namespace), {"fieldSelector": f"metadata.name={name}"})
+
+    def pods_of(self, chain: str) -> Collection:
+        """The pods that bear the chain's label."""
+        return Collection(f"/api/v1/namespaces/{self.namespace}/pods", {"labelSelector": f"{CHAIN_LABEL}={chain}"})
+
+    def events(self) -> Collection:
+        """All Events of the namespace: the API server cannot choose those of a chain, its Jobs and pods at once."""
+        return Collection(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")
+
+    def namespaces(self) -> list[str]:
+        """Names of all namespaces."""
+        items, _ = self.list(Collection("/api/v1/namespaces"))
+        return [item["metadata"]["name"] for item in items]
+
     def fetch_job(self, name: str) -> dict[str, Any] | None:
         """A Job as it is stored, or None."""
-        return self._request("GET", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}")
+        return self._get(f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}")
+
+    def fetch_pod(self, name: str) -> dict[str, Any] | None:
+        """A pod as it is stored, or None."""
+        return self._get(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
 
     def delete_job(self, name: str, *, uid: str) -> None:
         """Deletes this very Job and, in the background, its pods; one that is gone is fine."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        self._request("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
-
-    def _request(self, method: str, path: str, *, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """The answer; None for 404 of an object. Raises: RunFailed in the API server's own words."""
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
         try:
-            response = self._api.call_api(
-                path,
-                method,
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _request_timeout=REQUEST_TIMEOUT_S,
-            )
-            content = (response[0] if isinstance(response, tuple) else response).data
+            self._request("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
+        except NotThere:
+            return
+
+    def set_suspend(self, chain: dict[str, Any], suspend: bool) -> None:
+        """Writes spec.suspend of this very chain, and no other field.
+
+        Raises: Refused when it was deleted and made anew since it was read.
+        """
+        metadata = chain["metadata"]
+        self._request(
+            "PATCH",
+            f"{_chains(self.namespace)}/{metadata['name']}",
+            query={"fieldManager": FIELD_MANAGER},
+            body={"metadata": {"uid": metadata["uid"]}, "spec": {"suspend": suspend}},
+            content_type=MERGE_PATCH,
+        )
+
+    def list(self, collection: Collection) -> tuple[list[dict[str, Any]], str]:
+        """All objects, and the version from which a watch goes on."""
+        document = self._request("GET", collection.path, query=dict(collection.query))
+        return list(document.get("items") or []), str(document["metadata"]["resourceVersion"])
+
+    def watch(self, collection: Collection, version: str) -> Iterator[dict[str, Any]]:
+        """The changes after `version` as `{"type": ..., "object": ...}`, bookmarks included; ends after WATCH_S.
+
+        Raises: Expired when `version` is too old; Unreachable when the connection broke.
+        """
+        query = {
+            **collection.query,
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_S),
+        }
+        for line in self._stream(collection.path, query, silence_s=SILENCE_S):
+            change = _decoded(line)
+            if change.get("type") == "ERROR":
+                answer = change.get("object") or {}
+                if answer.get("code") == 410:
+                    raise Expired(str(answer.get("message")))
+                raise Unreachable(f"the API server ended the watch: {answer.get('message')}")
+            yield change
+
+    def log_lines(
+        self, pod: str, *, follow: bool = False, tail: int | None = None, since: str | None = None
+    ) -> Iterator[str]:
+        """Lines of the trainer's log, each behind its timestamp and a space.
+
+        Args:
+            follow: wait for more until the container ends.
+            tail: only the last so many.
+            since: only those of this second (RFC 3339) and later.
+        Raises: NotThere when the pod is gone; Unreachable when the connection broke, or was silent for LOG_SILENCE_S.
+        """
+        query = {"container": TRAINER_CONTAINER, "timestamps": "true", "follow": str(follow).lower()}
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        if since is not None:
+            query["sinceTime"] = since
+        yield from self._stream(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", query, silence_s=LOG_SILENCE_S)
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self._request("GET", path)
+        except NotThere:
+            return None
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """The answer. Raises: RunFailed in the API server's own words."""
+        with self._translated():
+            response = self._open(method, path, query or {}, body, content_type, timeout=self._timeout_s)
+            return _decoded(response.data)
+
+    def _stream(self, path: str, query: dict[str, str], *, silence_s: float) -> Iterator[str]:
+        """Lines as they come, until the server ends them."""
+        with self._translated():
+            response = self._open("GET", path, query, timeout=(self._timeout_s, silence_s))
+            try:
+                rest = b""
+                for chunk in response.stream(amt=None, decode_content=True):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line.decode(errors="replace")
+                if rest:
+                    yield rest.decode(errors="replace")
+            finally:
+                response.close()  # it was not read to its end: the connection cannot serve another request
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+        *,
+        timeout: float | tuple[float, float],
+    ) -> Any:
+        """The response, its body not yet read."""
+        response = self._api.call_api(
+            path,
+            method,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json, */*", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _request_timeout=timeout,
+        )
+        return response[0] if isinstance(response, tuple) else response
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors of the client as ours."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+        try:
+            yield
         except ApiException as error:
-            answer = _decoded(error.body)
-            if error.status == 404 and answer.get("reason") == "NotFound":
-                return None
-            hint = "; is the CRD applied?" if error.status == 404 else ""
-            raise RunFailed(f"the API server refused: {answer.get('message') or error.reason}{hint}") from error
+            raise _translate(error) from error
+        except ReadTimeoutError as error:
+            raise Silent(f"the API server {self._api.configuration.host} does not answer") from error
         except (HTTPError, OSError) as error:
             host = self._api.configuration.host
-            raise RunFailed(f"the API server {host} cannot be reached: {_short(error)}") from error
-        return _decoded(content)
+            raise Unreachable(f"the API server {host} cannot be reached: {_short(error)}") from error
+
+
+def _translate(error: Any) -> RunFailed:
+    """An answer other than success, in the API server's own words."""
+    answer = _decoded(error.body)
+    message = answer.get("message") or error.reason
+    if error.status == 404 and answer.get("reason") == "NotFound":
+        return NotThere(str(message))
+    if error.status == 410:
+        return Expired(str(message))
+    kind = Unreachable if error.status in TRANSIENT else Refused
+    hint = "; is the CRD applied?" if error.status == 404 else ""
+    return kind(f"the API server refused: {message}{hint}")
 
 
 def _decoded(content: bytes | str | None) -> dict[str, Any]:
@@ -93,100 +270,9 @@ def _decoded(content: bytes | str | None) -> dict[str, Any]:
 
 
 def _short(error: Exception) -> str:
+    """The system's own words at the end of a long chain of causes."""
     return str(getattr(error, "reason", error)).rpartition(": ")[2]
 
 
-def status_of(chain: dict[str, Any]) -> ChainStatus:
-    """What the operator has said of a chain. Raises: RunFailed when it is of another release."""
-    try:
-        return ChainStatus.model_validate_json(json.dumps(chain.get("status") or {}))
-    except ValidationError as error:
-        raise RunFailed("the status is of another release than this command; use -o json to see it") from error
-
-
-def status_text(chain: dict[str, Any], status: ChainStatus) -> str:
-    """A chain in short, and a line for each stage."""
-    metric = chain["spec"]["task"].get("metric", "accuracy")
-    metadata = chain["metadata"]
-    head = f"{metadata['namespace']}/{metadata['name']}: {status.phase}"
-    head += f", {status.stage} stages committed" if status.stage else ", the operator has not looked at it yet"
-    columns = [
-        Column("STAGE"),
-        Column("PHASE"),
-        Column("ATTEMPT", right=True),
-        Column("PARAMETERS", right=True),
-        Column(metric.upper(), right=True),
-        Column("TIME", right=True),
-        Column("MESSAGE"),
-    ]
-    lines = [head, status.message or ""]
-    if status.stages:
-        lines += ["", format_columns(columns, [_cells(entry, metric) for entry in status.stages])]
-    return "\n".join(line for index, line in enumerate(lines) if line or index != 1)
-
-
-def _cells(entry: StageStatus, metric: str) -> list[str]:
-    progress = entry.progress
-    doing = f"{progress.phase} {progress.step}/{progress.of}" if progress and entry.phase == "Running" else ""
-    return [
-        entry.name,
-        entry.phase,
-        str(entry.attempt or ""),
-        count(entry.model.parameters) if entry.model else "",
-        metric_of(entry.model, metric),
-        duration(entry.elapsed_seconds) if entry.elapsed_seconds else "",
-        " ".join(filter(None, (doing, entry.message))),
-    ]
-
-
-def behind(chain: dict[str, Any], status: ChainStatus) -> str:
-    """A warning when the operator has not seen the last edit; else empty."""
-    generation = chain["metadata"].get("generation", 0)
-    if status.observed_generation >= generation:
-        return ""
-    return f"generation {generation} is not looked at yet; this status is of generation {status.observed_generation}"
-
-
-def retry(cluster: Cluster, name: str, stage: str | None) -> str:
-    """Deletes the Job of the failed stage, so that the operator makes it anew.
-
-    Returns: what was done. Raises: RunFailed when there is nothing to retry; BadInput for a stage it does not have.
-    """
-    chain = cluster.fetch_chain(name)
-    entry = _failed_stage(name, status_of(chain), stage)
-    if entry.job is None:
-        raise RunFailed(
-            f"stage {entry.name} has no Job yet: {entry.message}; "
-            "correct what is refused, the operator asks again by itself"
-        )
-    job = cluster.fetch_job(entry.job)
-    if job is None:
-        return f"Job {entry.job} of stage {entry.name} is gone already; the operator makes it anew"
-    _check_job(job, chain, entry)
-    cluster.delete_job(entry.job, uid=job["metadata"]["uid"])
-    return f"deleted Job {entry.job} of stage {entry.name} ({entry.failure_class}); the operator makes it anew"
-
-
-def _failed_stage(chain: str, status: ChainStatus, wanted: str | None) -> StageStatus:
-    if wanted is None:
-        entry = next((entry for entry in status.stages if entry.phase == "Failed"), None)
-        if entry is None:
-            raise RunFailed(f"nothing to retry: {chain} is {status.phase} and none of its stages failed")
-        return entry
-    found = status.stage_named(wanted)
-    if found is None:
-        known = ", ".join(entry.name for entry in status.stages) or "no stage yet"
-        raise BadInput(f"--stage: got {wanted}, expected one of {known}")
-    if found.phase != "Failed":
-        raise RunFailed(f"nothing to retry: stage {wanted} of {chain} is {found.phase}, not Failed")
-    return found
-
-
-def _check_job(job: dict[str, Any], chain: dict[str, Any], entry: StageStatus) -> None:
-    """It is the chain's own and it is over: status may be a moment behind."""
-    owners = job["metadata"].get("ownerReferences") or []
-    if not any(owner.get("uid") == chain["metadata"]["uid"] for owner in owners):
-        raise RunFailed(f"Job {entry.job} is not one of this chain; it is left alone")
-    conditions = (job.get("status") or {}).get("conditions") or []
-    if not any(c["type"] in ("Failed", "Complete") and c["status"] == "True" for c in conditions):
-        raise RunFailed(f"nothing to retry: Job {entry.job} of stage {entry.name} has not ended")
+def _chains(namespace: str | None) -> str:
+    return f"/apis/{GROUP}/{VERSION}" + (f"/namespaces/{namespace}" if namespace else "") + f"/{PLURAL}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,17 +23,31 @@ class Column:
     right: bool = False
 
 
-def format_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int = WIDTH) -> str:
-    """Lines of at most `width` characters; the widest left-aligned column gives way, with `...` for what is cut."""
+def format_columns(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None = WIDTH, wrap_last: bool = False
+) -> str:
+    """Lines of at most `width` characters (None: as long as it takes); the widest left-aligned column gives way, with
+    `...` for what is cut.
+
+    Args:
+        wrap_last: nothing is cut of the last column: it goes on in lines below.
+    """
     cells = [[column.title for column in columns], *[[cell or NOTHING for cell in row] for row in rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     texts = [index for index, column in enumerate(columns) if not column.right]
-    while sum(widths) + len(GAP) * (len(widths) - 1) > width:
+    while width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
         widest = max(texts, key=lambda index: widths[index])
         if widths[widest] <= len("..."):
             break
         widths[widest] -= 1
+    if wrap_last:
+        cells = [line for row in cells for line in _wrapped(row, widths[-1])]
     return "\n".join(_line(columns, row, widths) for row in cells)
+
+
+def _wrapped(row: Sequence[str], width: int) -> list[list[str]]:
+    first, *more = textwrap.wrap(row[-1], width, break_on_hyphens=False) or [NOTHING]
+    return [[*row[:-1], first], *[[*[""] * (len(row) - 1), line] for line in more]]
 
 
 def _line(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) -> str:
@@ -77,3 +92,13 @@ def rate(text: str | float | None) -> str:
         return NOTHING
     value = float(text)
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def age(seconds: float | None) -> str:
+    """`41s`, `12m`, `5h`, `3d`: how long ago, in the largest unit of which there are two, as kubectl does."""
+    if seconds is None:
+        return NOTHING
+    for unit, size_s in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size_s:
+            return f"{int(seconds // size_s)}{unit}"
+    return f"{int(seconds)}s"

@@ -53,6 +53,12 @@ def numbers(line: answer.Progress) -> str:
     return " ".join(filter(None, parts))
 
 
+def sentence(line: answer.Progress) -> str:
+    """`train 120/600 loss 0.41 812 examples/s eta 0:00:41`."""
+    of = f" {line.step}/{line.of}" if line.of else ""
+    return f"{PHASES[line.phase]}{of} {numbers(line)}".rstrip()
+
+
 def ending(entry: StageStatus, metric: str) -> str:
     """How a stage ended; why it failed is said once, at the end of the run."""
     if entry.phase == "Committed":
@@ -87,8 +93,7 @@ class PlainView:
         if self._shown == (line.stage, line.phase) and now - self._shown_at < self._interval_s:
             return
         self._shown, self._shown_at = (line.stage, line.phase), now
-        of = f" {line.step}/{line.of}" if line.of else ""
-        self.note(f"stage {line.stage}: {PHASES[line.phase]}{of} {numbers(line)}".rstrip())
+        self.note(f"stage {line.stage}: {sentence(line)}")
 
     def ended(self, entry: StageStatus) -> None:
         """See View."""

@@ -1,4 +1,4 @@
-"""`distillchain`: validate, plan and run a chain on this machine; status and retry of one on a cluster.
+"""`distillchain`: validate, plan and run a chain on this machine; cluster_commands brings those on a cluster.
 
 Results go to stdout, talk to stderr. Exit codes: 0 succeeded, 1 failed, 2 bad input.
 """
@@ -6,22 +6,28 @@ Results go to stdout, talk to stderr. Exit codes: 0 succeeded, 1 failed, 2 bad i
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import shutil
 import sys
 import tempfile
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+import typer.core
+from typer.completion import completion_init  # type: ignore[attr-defined]  # see completion.py
 
 from distillchain_api.chain import DistillationChain
 from distillchain_api.faults import BadDocument
 from distillchain_api.status import ChainStatus
+from distillchain_cli import cluster_commands
+from distillchain_cli.columns import WIDTH
+from distillchain_cli.completion import completion
 from distillchain_cli.documents import STDIN, read_chain
 from distillchain_cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SUCCEEDED, BadInput, CliError, require_extra
+from distillchain_cli.options import File, Output, OutputFormat, Overrides, Storage, Verbose
+from distillchain_cli.printing import document_text, is_document, result, see, talk
+from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program
 from distillchain_operator.plan import Plan, build_plan
 
 log = logging.getLogger("distillchain_cli")
@@ -35,43 +41,10 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-def _be_verbose(value: bool) -> bool:
-    if value:
-        log.setLevel(logging.DEBUG)
-    return value
-
-
 def _print_version(value: bool) -> None:
     if value:
-        _result(f"distillchain {importlib.metadata.version('distillchain')}")
+        result(f"distillchain {importlib.metadata.version('distillchain')}")
         raise typer.Exit
-
-
-File = Annotated[str, typer.Argument(metavar="FILE", help="A DistillationChain in YAML, or - for stdin.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a DistillationChain on the cluster.")]
-Storage = Annotated[
-    str | None, typer.Option(metavar="URI", help="Store to use instead of spec.storage: s3:// or file://.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Replace a field, such as spec.stages[tiny].training.epochs=1."),
-]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How the result is printed.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_be_verbose, help="Say more; show the traceback of a failure.")
-]
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Namespace; empty: the one of the kubeconfig's context.")
-]
-Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; empty: the current one.")]
-Kubeconfig = Annotated[str | None, typer.Option(metavar="FILE", help="Empty: $KUBECONFIG, else ~/.kube/config.")]
 
 
 @app.callback()
@@ -93,7 +66,7 @@ def validate(file: File, storage: Storage = None, overrides: Overrides = None, _
     planned = build_plan(chain)
     relay = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.stages)])
     source = "stdin" if file == STDIN else file
-    _result(f"{source}: valid: DistillationChain {chain.name}, {relay}; nothing was changed")
+    result(f"{source}: valid: DistillationChain {chain.name}, {relay}; nothing was changed")
 
 
 @app.command(epilog="Example: distillchain plan chain.yaml -o json")
@@ -109,12 +82,16 @@ def plan(
 
     planned = build_plan(read_chain(file, overrides=overrides or (), storage=storage))
     outlook = fetch_outlook(planned)
-    if output is Output.JSON:
+    if is_document(output):
         stages = [item.to_document() for item in outlook]
-        _result(_pretty({"chain": planned.chain.name, "storage": planned.chain.spec.storage.uri, "stages": stages}))
+        result(
+            document_text(
+                {"chain": planned.chain.name, "storage": planned.chain.spec.storage.uri, "stages": stages}, output
+            )
+        )
     else:
-        _result(plan_table(outlook))
-    _talk(summary(planned, outlook))
+        result(plan_table(outlook, width=None if output is Output.WIDE else WIDTH))
+    talk(summary(planned, outlook))
 
 
 @app.command(epilog="Example: distillchain run chain.yaml --storage file://./store")
@@ -137,17 +114,19 @@ def run(
     log.debug("logs of the trainers are in %s", folder)
     status = _run_on_this_machine(chain, folder, output)
     if status.phase == "Succeeded":
-        _talk(f"succeeded: {status.result.checkpoint if status.result else status.message}")
+        talk(f"succeeded: {status.result.checkpoint if status.result else status.message}")
         if not _verbose:
             shutil.rmtree(folder)
         return
     ended = next(entry for entry in status.stages if entry.phase in ("Failed", "Suspended"))
     if ended.phase == "Suspended":
-        _talk(f"stopped: {ended.message}")
-        _talk("to go on, run the same command again")
+        talk(f"stopped: {ended.message}")
+        talk("to go on, run the same command again")
     else:
-        _talk(f"failed: {ended.message}")
-    _talk(f"logs of the trainers: {folder}")
+        talk(f"failed: {ended.message}")
+        if ended.failure_class:
+            talk(see(ended.failure_class))
+    talk(f"logs of the trainers: {folder}")
     raise typer.Exit(EXIT_FAILED)
 
 
@@ -160,77 +139,44 @@ def _run_on_this_machine(chain: DistillationChain, folder: Path, output: Output)
     planned: Plan = build_plan(chain)
     with open_view(sys.stderr, [stage.name for stage in planned.stages], metric=chain.spec.task.metric) as view:
         status = run_chain(planned, Place(folder), view=view)
-    _result(_pretty(status.to_document()) if output is Output.JSON else results_table(planned, status))
+    if is_document(output):
+        result(document_text(status.to_document(), output))
+    else:
+        result(results_table(planned, status, width=None if output is Output.WIDE else WIDTH))
     return status
 
 
-@app.command(epilog="Example: distillchain status sst2-femto -o json")
-def status(
-    name: Name,
-    namespace: Namespace = None,
-    output: OutputFormat = Output.TABLE,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    _verbose: Verbose = False,
-) -> None:
-    """Show how a chain on the cluster stands."""
-    from distillchain_cli.cluster import Cluster, behind, status_of, status_text
-
-    chain = Cluster(kubeconfig=kubeconfig, context=context, namespace=namespace).fetch_chain(name)
-    if output is Output.JSON:
-        _result(_pretty(chain.get("status") or {}))
-        return
-    found = status_of(chain)
-    _result(status_text(chain, found))
-    if warning := behind(chain, found):
-        _talk(warning)
+app.add_typer(cluster_commands.app)
+app.command(epilog="Example: distillchain completion bash")(completion)
 
 
-@app.command(epilog="Example: distillchain retry sst2-femto --stage tiny")
-def retry(
-    name: Name,
-    namespace: Namespace = None,
-    stage: Annotated[str | None, typer.Option(help="Stage to try again; empty: the one that failed.")] = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    _verbose: Verbose = False,
-) -> None:
-    """Try the failed stage of a chain on the cluster again: its Job is deleted, and the operator makes it anew."""
-    from distillchain_cli.cluster import Cluster
-    from distillchain_cli.cluster import retry as retry_stage
-
-    cluster = Cluster(kubeconfig=kubeconfig, context=context, namespace=namespace)
-    _result(retry_stage(cluster, name, stage))
-
-
-def _result(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
-
-
-def _talk(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _pretty(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False)
+def build_command() -> typer.core.TyperGroup:
+    """The command with its texts for the name under which it was started."""
+    completion_init()
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    if program() != PROGRAM:
+        for part in (command, *command.commands.values()):
+            part.epilog = (part.epilog or "").replace(f"Example: {PROGRAM} ", f"Example: {program()} ")
+    return command
 
 
 def main() -> int:
     """The entry point: runs a command. Returns: the exit code, unless typer ends the process itself."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     try:
-        app()
+        build_command()(prog_name=program(), complete_var=COMPLETE_VARIABLE)
     except BadDocument as error:
         for fault in error.faults:
-            _talk(f"{error.source}: {fault}")
+            talk(f"{error.source}: {fault}")
         log.debug("cause", exc_info=error)
         return EXIT_BAD_INPUT
     except CliError as error:
-        _talk(str(error))
+        talk(str(error))
         log.debug("cause", exc_info=error)
         return error.exit_code
     except Exception as error:
-        _talk(f"distillchain broke: {type(error).__name__}: {error}; run it again with -v, and report it")
+        talk(f"{program()} broke: {type(error).__name__}: {error}; run it again with -v, and report it")
         log.debug("cause", exc_info=error)
         return EXIT_FAILED
     return EXIT_SUCCEEDED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillchain_api.chain import Student
@@ -64,7 +64,11 @@ def fetch_outlook(plan: Plan) -> list[Outlook]:
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
         outlook: list[Outlook] = []
         for stage in plan.stages:
-            outlook.append(_outlook(store, stage, outlook))
+            found = _outlook(store, stage, outlook)
+            if outlook and outlook[-1].action in ("fail", "wait"):
+                why = f"not reached: {outlook[-1].stage.name} would {outlook[-1].action}"
+                found = replace(found, action="wait", why=why)
+            outlook.append(found)
     except TrainerError as error:
         raise RunFailed(str(error)) from error
     return outlook
@@ -75,8 +79,6 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
     from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet
     from distillchain_trainer.run import check_gate
 
-    if before and before[-1].action in ("fail", "wait"):
-        return Outlook(stage, "wait", f"not reached: {before[-1].stage.name} would {before[-1].action}")
     try:
         manifest = read_manifest(store, stage.digest)
     except CheckpointCorrupt as error:
@@ -95,7 +97,7 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
     return Outlook(stage, "train", why)
 
 
-def plan_table(outlook: list[Outlook], *, width: int = WIDTH) -> str:
+def plan_table(outlook: list[Outlook], *, width: int | None = WIDTH) -> str:
     """One line a stage."""
     columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "WOULD", "WHY")]
     rows = [

@@ -21,7 +21,7 @@ class _Row:
     elapsed_seconds: str | None = None
 
 
-def results_table(plan: Plan, status: ChainStatus, *, width: int = WIDTH) -> str:
+def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH) -> str:
     """Root teacher first, then the students from large to small; notes below explain marks and units."""
     metric = plan.chain.spec.task.metric
     root = root_teacher(plan, status.stages)

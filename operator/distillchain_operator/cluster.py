@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -51,17 +52,22 @@ class ApiError(Exception):
 class Cluster:
     """One connection to the API server, used as `async with await Cluster.connect()`."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, *, answered: Callable[[str, int], None]) -> None:
         self._api = api
+        self._answered = answered
 
     @classmethod
-    async def connect(cls) -> Self:
-        """By $KUBECONFIG, else as the pod's service account, else by ~/.kube/config."""
+    async def connect(cls, *, answered: Callable[[str, int], None] = lambda *_: None) -> Self:
+        """By $KUBECONFIG, else as the pod's service account, else by ~/.kube/config.
+
+        Args:
+            answered: is told method and HTTP code of every request; code 0: there was no answer.
+        """
         if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config()
         else:
             await config.load_kube_config()
-        return cls(client.ApiClient())
+        return cls(client.ApiClient(), answered=answered)
 
     async def __aenter__(self) -> Self:
         return self
@@ -212,9 +218,12 @@ class Cluster:
                 _preload_content=False,
                 _request_timeout=REQUEST_TIMEOUT_S,
             )
-            return response.status, (await response.read()).decode(errors="replace")
+            text = (await response.read()).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._answered(method, 0)
             raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
+        self._answered(method, response.status)
+        return response.status, text
 
 
 def _chains(namespace: str | None) -> str:

@@ -20,6 +20,7 @@ from distillchain_api.status import ChainStatus
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.jobs import JobDefaults, build_probe_pod
 from distillchain_operator.labels import PODS_ANNOTATION
+from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import Observed, is_controlled_by, observe
 from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, NotePods, SetSuspend, reconcile, running_pod
@@ -52,8 +53,16 @@ def _utc_now() -> datetime:
 class Controller:
     """Carries out chains, one look at a time."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._cluster = cluster
+        self._metrics = metrics or Metrics()
         self._settings = settings
         self._clock = clock
         self._progress_read_at: dict[ChainKey, float] = {}  # monotonic; only spares reads, decides nothing
@@ -63,6 +72,7 @@ class Controller:
         document = await self._cluster.get_chain(key.namespace, key.name)
         if document is None or "deletionTimestamp" in document["metadata"]:
             self._progress_read_at.pop(key, None)
+            self._metrics.forget(key)
             return None  # its Jobs go by ownerReference
         previous = parse_status(document, key)
         try:
@@ -72,6 +82,7 @@ class Controller:
             faults = [str(fault) for fault in error.faults]
             status = invalid_status(faults, generation=generation, previous=previous, now=self._clock())
             await self._write(document, key, previous, status)
+            self._metrics.looked(key, status)
             return None
         observed = await self._observe(plan, key)
         progress = await self._read_progress(plan, observed, key)
@@ -85,7 +96,9 @@ class Controller:
         )
         status, look_again_s = await self._act(plan, decision, key, previous)
         await self._write(document, key, previous, status)
-        if status.phase == "Running" and running_pod(plan, observed) is not None:
+        pod = running_pod(plan, observed)
+        self._metrics.looked(key, status, runs_since=pod.created_at if pod else None)
+        if status.phase == "Running" and pod is not None:
             return self._settings.progress_s
         return look_again_s
 
@@ -151,6 +164,7 @@ class Controller:
             if error.is_quota or not error.is_refusal:
                 log.warning("job not taken", extra={"chain": str(key), "stage": action.stage, "error": error.message})
                 return _waits(f"{error.message}; {AGAIN}"), REFUSED_RETRY_S
+            self._metrics.job_refused()
             log.warning("job refused", extra={"chain": str(key), "stage": action.stage, "error": error.message})
             refused = {
                 "phase": "Failed",
@@ -159,6 +173,7 @@ class Controller:
                 "failure_class": FailureClass.POD_REJECTED,
             }
             return refused, REFUSED_RETRY_S
+        self._metrics.job_created()
         log.info("job created", extra={"chain": str(key), "stage": action.stage, "job": name})
         return {}, None
 
@@ -189,6 +204,7 @@ class Controller:
             if error.status == 404:
                 return  # deleted since it was read
             raise
+        self._metrics.changed(key, old, new)
         for event in transitions(old, new):
             log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
             try:

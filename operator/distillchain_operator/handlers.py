@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -44,7 +45,10 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     """The same credentials as the client's: $KUBECONFIG, else the service account, else ~/.kube/config."""
 
     if not os.environ.get("KUBECONFIG") and (info := kopf.login_with_service_account(**kwargs)):
-        return info
+        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        # kopf names kubernetes.default.svc, which needs a DNS; the address is in every pod, and the client uses it.
+        address = f"[{host}]" if host and ":" in host else host
+        return dataclasses.replace(info, server=f"https://{address}:{port}") if host else info
     return kopf.login_with_kubeconfig(**kwargs)
 
 

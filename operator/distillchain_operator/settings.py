@@ -43,6 +43,8 @@ class Settings:
     """Least seconds between two looks at a running pod's log."""
     liveness_port: int = 0
     """Port of GET /healthz; 0: none."""
+    metrics_port: int = 0
+    """Port of GET /metrics for Prometheus; 0: none."""
     log_level: LogLevel = "info"
     """debug, info, warning or error."""
     log_format: LogFormat = "json"
@@ -60,8 +62,8 @@ class Settings:
         for name, text in sorted(environment.items()):
             if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in FOREIGN:
                 continue
-            if name not in known and _SERVICE_LINK.search(name):
-                continue
+            if _SERVICE_LINK.search(name) and (name not in known or "://" in text):
+                continue  # a Service called distillchain-metrics makes a DISTILLCHAIN_METRICS_PORT of its own
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
@@ -118,6 +120,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "resync_s": _seconds,
     "progress_s": _seconds,
     "liveness_port": _port,
+    "metrics_port": _port,
     "log_level": _log_level,
     "log_format": _log_format,
 }

@@ -4,111 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
 
-from chain_builders import a_commit, a_document
+from chain_builders import a_document
 from cli.parts import distillchain, example_in_help, write_chain
-from cluster.controlplane import ControlPlane
+from cli.scene import DEADLINE_S, NAME, Scene
 from cluster.s3 import S3Server
 from cluster.waiting import wait_until
-from distillchain_api.chain import DistillationChain, parse_chain
-from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus, StageStatus
-from distillchain_cli.run import build_status
-from distillchain_operator.plan import build_plan
-from distillchain_operator.status import committed_entry
+from distillchain_api.status import ChainStatus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
-
-DEADLINE_S = 30
-NAME = "sst2-femto"
-MOMENT = "2026-01-01T12:00:00Z"
-
-
-class Scene:
-    """A chain in a namespace: mini committed, tiny failed (or still running)."""
-
-    def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path, repository: Path) -> None:
-        self.cluster, self.namespace, self.folder = control_plane, namespace, folder
-        control_plane.kubectl("apply", "-f", str(repository / "crds"))
-        wait_until("the CRD", self._has_crd, deadline_s=DEADLINE_S)
-        control_plane.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(a_document(NAME)))
-        self.chain: DistillationChain = parse_chain(control_plane.get("dchain", NAME, "-n", namespace))
-        self.job = self._make_job()
-
-    def _has_crd(self) -> bool:
-        return self.cluster.kubectl("get", "dchain", "-A", check=False).returncode == 0
-
-    def _make_job(self) -> str:
-        """The Job of tiny, suspended: no pods, only the Job counts here."""
-        chain = self.cluster.get("dchain", NAME, "-n", self.namespace)
-        owner = {"apiVersion": chain["apiVersion"], "kind": chain["kind"], "name": NAME, "controller": True}
-        pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "x"}]}
-        job = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {
-                "name": f"{NAME}-tiny-0123456789",
-                "namespace": self.namespace,
-                "ownerReferences": [{**owner, "uid": chain["metadata"]["uid"]}],
-            },
-            "spec": {"suspend": True, "template": {"spec": pod}},
-        }
-        self.cluster.apply(job)
-        return f"{NAME}-tiny-0123456789"
-
-    def fail_job(self) -> None:
-        conditions = [
-            {"type": kind, "status": "True", "reason": "PodFailurePolicy", "lastTransitionTime": MOMENT}
-            for kind in ("FailureTarget", "Failed")
-        ]
-        self._patch("job", self.job, {"startTime": MOMENT, "conditions": conditions})
-
-    def write_status(self, *, tiny: str) -> ChainStatus:
-        plan = build_plan(self.chain)
-        mini = committed_entry(plan.stages[0], a_commit(plan.stages[0]), job="gone", attempt=1)
-        entry = StageStatus.model_validate(
-            {
-                "name": "tiny",
-                "phase": tiny,
-                "digest": plan.stages[1].digest,
-                "job": self.job,
-                "attempt": 1,
-                "message": "labels differ" if tiny == "Failed" else None,
-                "failure_class": FailureClass.LABEL_MISMATCH if tiny == "Failed" else None,
-            }
-        )
-        status = build_status(plan, [mini, entry])
-        self._patch("dchain", NAME, status.to_document())
-        return status
-
-    def _patch(self, kind: str, name: str, status: dict[str, Any]) -> None:
-        patch = json.dumps({"status": status})
-        self.cluster.kubectl(
-            "-n", self.namespace, "patch", kind, name, "--subresource=status", "--type=merge", "-p", patch
-        )
-
-    def distillchain(self, *arguments: str) -> Any:
-        """As a person whose context is of this namespace."""
-        document = json.loads(json.dumps(self._kubeconfig()))
-        document["contexts"][0]["context"]["namespace"] = self.namespace
-        path = self.folder / "kubeconfig"
-        path.write_text(json.dumps(document))
-        return distillchain(*arguments, cwd=self.folder, KUBECONFIG=str(path))
-
-    def _kubeconfig(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(Path(self.cluster.kubeconfig).read_text())
-        return content
-
-    def has_job(self) -> bool:
-        return self.cluster.kubectl("-n", self.namespace, "get", "job", self.job, check=False).returncode == 0
-
-
-@pytest.fixture
-def scene(control_plane: ControlPlane, namespace: str, tmp_path: Path, repository: Path) -> Scene:
-    return Scene(control_plane, namespace, tmp_path, repository)
 
 
 def test_status_shows_every_stage(scene: Scene):
@@ -116,7 +23,7 @@ def test_status_shows_every_stage(scene: Scene):
 
     done = scene.distillchain("status", NAME)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "see docs/troubleshooting.md#labelmismatch\n")
     assert done.stdout.splitlines() == [
         f"{scene.namespace}/{NAME}: Failed, 1/2 stages committed",
         "tiny: labels differ",
@@ -203,7 +110,107 @@ def test_another_namespace_and_context_can_be_named(scene: Scene):
     assert scene.distillchain("status", NAME, "--context", "nowhere").returncode == 2
 
 
-@pytest.mark.parametrize("command", ["status", "retry"])
+def test_status_in_yaml_and_wide_shows_more(scene: Scene):
+    want = scene.write_status(tiny="Failed")
+
+    as_yaml = scene.distillchain("status", NAME, "-o", "yaml")
+    wide = scene.distillchain("status", NAME, "-o", "wide").stdout.splitlines()
+
+    assert yaml.safe_load(as_yaml.stdout) == want.to_document()
+    assert want.stages[0].checkpoint is not None
+    assert wide[3].split()[-5:] == ["EXAMPLES/S", "DIGEST", "JOB", "CHECKPOINT", "MESSAGE"]
+    assert want.stages[0].checkpoint in wide[4]
+    assert scene.job in wide[5]
+
+
+def test_chains_are_listed_in_a_namespace_and_in_all(scene: Scene):
+    scene.write_status(tiny="Running")
+    elsewhere = f"{scene.namespace}-2"
+    scene.cluster.kubectl("create", "namespace", elsewhere)
+    scene.cluster.kubectl("-n", elsewhere, "apply", "-f", "-", input=json.dumps(a_document("other")))
+    scene.cluster.kubectl("-n", elsewhere, "label", "dchain", "other", "team=nlp")
+
+    here = scene.distillchain("list")
+    everywhere = scene.distillchain("list", "-A", "-l", "team=nlp", "-o", "json")
+    both = scene.distillchain("list", "-A").stdout.splitlines()
+    none = scene.distillchain("list", "-l", "team=none")
+
+    title, line = here.stdout.splitlines()
+    assert title.split() == ["NAME", "PHASE", "STAGE", "METRIC", "AGE", "MESSAGE"]
+    assert line.split()[:4] == [NAME, "Running", "1/2", "0.8500"]
+    assert line.endswith("running tiny")
+    (item,) = json.loads(everywhere.stdout)["items"]
+    assert (item["kind"], item["metadata"]["name"]) == ("DistillationChain", "other")
+    assert both[0].split()[0] == "NAMESPACE"
+    assert {NAME, "other"} <= {row.split()[1] for row in both}
+    assert max(map(len, both)) <= 100
+    assert (none.stdout, none.stderr) == ("", f"there are no chains in namespace {scene.namespace} with team=none\n")
+
+
+def test_all_namespaces_and_one_cannot_both_be_meant(scene: Scene):
+    done = scene.distillchain("list", "-A", "-n", "default")
+
+    assert done.returncode == 2
+    assert done.stderr == "--namespace: got default beside --all-namespaces; leave one of them out\n"
+
+
+def test_events_are_those_of_the_chain_its_jobs_and_pods_in_order(scene: Scene):
+    scene.write_status(tiny="Failed")
+    gone = f"{NAME}-mini-aaaaaaaaaa-x7k2p"  # of a Job that is no longer there
+    scene.tell("StageFailed", "stage tiny: LabelMismatch: labels differ", second=9, type="Warning")
+    scene.tell("StageStarted", f"stage mini: Job {NAME}-mini-aaaaaaaaaa", second=2)
+    scene.tell("Evicted", "The node was low on resource: memory", kind="Pod", name=gone, second=5, type="Warning")
+    scene.tell("SuccessfulCreate", "Created pod", kind="Job", name="another-mini-aaaaaaaaaa", second=6)
+    scene.tell("Scheduled", "of another chain", kind="Pod", name=f"{NAME}-two-mini-aaaaaaaaaa-x7k2p", second=6)
+    scene.cluster.kubectl("-n", scene.namespace, "delete", "events", "--field-selector", "reason=Suspended")
+
+    done = scene.distillchain("events", NAME)
+    as_json = scene.distillchain("events", NAME, "-o", "json")
+
+    assert done.returncode == 0, done.stderr
+    assert [["", *line.split()[1:]] for line in done.stdout.splitlines()] == [
+        ["", "SEEN", "TYPE", "REASON", "STAGE", "KIND", "MESSAGE"],
+        ["", "Normal", "StageStarted", "mini", "chain", "stage", "mini:", "Job", f"{NAME}-mini-aaaaaaaaaa"],
+        ["", "Warning", "Evicted", "mini", "pod", *["The", "node", "was", "low", "on", "resource:", "memory"]],
+        ["", "Warning", "StageFailed", "tiny", "chain", *["stage", "tiny:", "LabelMismatch:", "labels", "differ"]],
+    ]
+    assert done.stderr == "see docs/troubleshooting.md#labelmismatch\n"
+    assert [item["reason"] for item in json.loads(as_json.stdout)["items"]] == [
+        "StageStarted",
+        "Evicted",
+        "StageFailed",
+    ]
+
+
+def test_suspend_and_resume_write_one_field_and_own_no_other(scene: Scene):
+    suspended = scene.distillchain("suspend", NAME)
+    again = scene.distillchain("suspend", NAME)
+    chain = scene.cluster.get("dchain", NAME, "-n", scene.namespace, "--show-managed-fields")
+    resumed = scene.distillchain("resume", NAME)
+
+    assert suspended.stdout.startswith(f"suspended {NAME}: its running stage saves its state and stops")
+    assert again.stdout == f"{NAME} is suspended already; nothing was changed\n"
+    assert chain["spec"]["suspend"] is True
+    assert chain["metadata"]["generation"] == 2
+    (ours,) = [f for f in chain["metadata"]["managedFields"] if f["manager"] == "distillchain-cli"]
+    assert ours["fieldsV1"] == {"f:spec": {"f:suspend": {}}}
+    assert resumed.stdout.startswith(f"resumed {NAME}: it goes on from its saved state")
+    assert scene.cluster.get("dchain", NAME, "-n", scene.namespace)["spec"]["suspend"] is False
+
+
+def test_a_person_who_may_not_is_told_by_the_api_server(scene: Scene):
+    reader = scene.reader_kubeconfig()
+
+    read = distillchain("status", NAME, cwd=scene.folder, KUBECONFIG=str(reader))
+    write = distillchain("suspend", NAME, cwd=scene.folder, KUBECONFIG=str(reader))
+
+    assert read.returncode == 0, read.stderr
+    assert write.returncode == 1
+    assert write.stderr.startswith("the API server refused: ")
+    assert "cannot patch resource" in write.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "status", "events", "retry", "suspend", "resume"])
 def test_the_example_of_each_help_works(scene: Scene, command: str):
     scene.write_status(tiny="Failed")
     scene.fail_job()

@@ -98,7 +98,7 @@ def test_a_plan_tells_what_is_committed_and_what_an_edit_would_train(
     assert actions() == ["reuse", "reuse"]
     assert actions("--set", "spec.stages[small].training.epochs=9") == ["reuse", "train"]
     assert actions("--set", "spec.teacher.fineTune.epochs=9") == ["train", "train"]
-    assert actions("--set", "spec.teacher.gate={minMetric: 1.0}") == ["fail", "reuse"]
+    assert actions("--set", "spec.teacher.gate={minMetric: 1.0}") == ["fail", "wait"]
 
 
 def test_a_gate_that_is_not_met_ends_with_1_and_the_trainers_sentence(

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.build import ensure_binaries
-from cluster.distillchain import OPERATOR, install_distillchain, operator_processes, stop_operator
+from cluster.distillchain import OPERATOR, install_distillchain, operator_is_running, operator_processes, stop_operator
 from cluster.errors import ClusterError
+from cluster.operator_process import OPERATOR_NAMESPACE
 from cluster.processes import Processes
 from cluster.whole import WholeCluster
 
@@ -55,11 +56,12 @@ def up(gpus: Annotated[int, typer.Option(help="How many nvidia.com/gpu the node 
                 stop_operator(cluster)
                 cluster.start()
                 cluster.s3.ensure_bucket(BUCKET)
-                install_distillchain(cluster, bucket=BUCKET)
+                how = install_distillchain(cluster, bucket=BUCKET)
             except BaseException:
                 stop_operator(cluster)
                 cluster.stop()
                 raise
+            _say(f"the operator {how}")
             _say("is up")
         print(_exports(cluster))
         _say(f"next:\n{NEXT}")
@@ -86,7 +88,7 @@ def status(output: Annotated[Output, typer.Option("-o", help="Format of the answ
         _say("is not there; `python -m cluster up` starts one")
         raise typer.Exit(NOT_RUNNING)
     cluster = _open(gpus=0)
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "part": name,
             "running": processes.is_running(name),
@@ -96,6 +98,9 @@ def status(output: Annotated[Output, typer.Option("-o", help="Format of the answ
         for processes in _processes(cluster)
         for name in processes.names()
     ]
+    if OPERATOR not in operator_processes(cluster).names():
+        log = f"kubectl logs -n {OPERATOR_NAMESPACE} deployment/{OPERATOR}"
+        rows.append({"part": OPERATOR, "running": operator_is_running(cluster), "pid": None, "log": log})
     if output is Output.json:
         print(
             json.dumps({"running": _is_running(cluster), "environment": _environment(cluster), "parts": rows}, indent=2)
@@ -111,7 +116,7 @@ def _open(gpus: int) -> WholeCluster:
 
 
 def _is_running(cluster: WholeCluster) -> bool:
-    return cluster.is_running() and operator_processes(cluster).is_running(OPERATOR)
+    return cluster.is_running() and operator_is_running(cluster)
 
 
 def _directory() -> Path:
@@ -139,7 +144,7 @@ def _print_table(rows: list[dict[str, object]]) -> None:
     for column in ("part", "running", "pid", "log"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(str(row["part"]), "yes" if row["running"] else "no", str(row["pid"]), str(row["log"]))
+        table.add_row(str(row["part"]), "yes" if row["running"] else "no", str(row["pid"] or "-"), str(row["log"]))
     Console(stderr=True).print(table)  # stdout is for the shell
 
 

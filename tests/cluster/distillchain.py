@@ -10,8 +10,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from cluster.build_images import Builder
+from cluster.errors import PrerequisiteMissing
 from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
+from cluster.operator_deployment import install_operator, is_available
 from cluster.operator_process import (
     CHECKOUT,
     OPERATOR_ARGV,
@@ -28,38 +32,61 @@ MATERIAL = ("data", "models/bert-tiny")  # what examples/cluster/chain.yaml read
 
 
 def operator_processes(cluster: WholeCluster) -> Processes:
-    """The operator's process record; it outlives this program."""
+    """The operator's process record, where it runs as a process; it outlives this program."""
     return Processes(cluster.directory / "operator", outlive_caller=True)
 
 
-def install_distillchain(cluster: WholeCluster, *, bucket: str) -> None:
-    """Installs CRD, RBAC and Secret, starts the operator, and brings models and data into the bucket; repeatable."""
+def install_distillchain(cluster: WholeCluster, *, bucket: str) -> str:
+    """Installs CRD, RBAC and Secret, starts the operator, and brings models and data into the bucket; repeatable.
+
+    Returns: how the operator runs: in a pod of the image that is built from this checkout, or, on a machine that
+        cannot build images, as a process of this checkout beside the cluster; the sentence says why.
+    Raises: ClusterError, also when the build itself fails.
+    """
     control_plane = cluster.control_plane
     install_manifests(control_plane)
     _apply_secret(cluster)
-    processes = operator_processes(cluster)
-    if not processes.is_running(OPERATOR):
-        template = cluster.directory / "pod-template.yaml"
-        # Pods have no name servers here: the endpoint of the store comes with the template, not with the chain.
-        endpoint = {
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "AWS_ENDPOINT_URL_S3": cluster.s3.endpoint,
-            "AWS_REGION": cluster.s3.environment()["AWS_REGION"],
-        }
-        template.write_text(json.dumps(host_python_pod_template(environment=endpoint)))
-        environment = operator_environment(
-            control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT),
-            DISTILLCHAIN_TRAINER_IMAGE=HOST_PYTHON_IMAGE,
-            DISTILLCHAIN_POD_TEMPLATE=str(template),
-            DISTILLCHAIN_LOG_FORMAT="plain",
-        )
-        processes.start(OPERATOR, OPERATOR_ARGV, environment=environment)
+    # Pods have no name servers here: the endpoint of the store comes with the template, not with the chain.
+    endpoint = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "AWS_ENDPOINT_URL_S3": cluster.s3.endpoint,
+        "AWS_REGION": cluster.s3.environment()["AWS_REGION"],
+    }
+    template = host_python_pod_template(environment=endpoint)
+    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_LOG_FORMAT": "plain"}
+    try:
+        builder = Builder()
+    except PrerequisiteMissing as missing:
+        _start_operator_process(cluster, settings, template)
+        how = f"runs as a process beside the cluster, for its image cannot be built here: {missing}"
+    else:
+        image = builder.build("operator")
+        builder.load(image, cluster.node)
+        install_operator(control_plane, image, settings=settings, pod_template=template)
+        how = f"runs in the namespace {OPERATOR_NAMESPACE} from the image {image.name}, built from this checkout"
     _bring_material(cluster, bucket)
+    return how
+
+
+def operator_is_running(cluster: WholeCluster) -> bool:
+    """As a process or in a pod."""
+    return operator_processes(cluster).is_running(OPERATOR) or is_available(cluster.control_plane)
 
 
 def stop_operator(cluster: WholeCluster) -> None:
-    """Stops it, if it runs."""
+    """Ends its process, if there is one; a pod ends with the node."""
     operator_processes(cluster).stop_all()
+
+
+def _start_operator_process(cluster: WholeCluster, settings: dict[str, str], template: dict[str, Any]) -> None:
+    processes = operator_processes(cluster)
+    if processes.is_running(OPERATOR):
+        return
+    file = cluster.directory / "pod-template.yaml"
+    file.write_text(json.dumps(template))
+    kubeconfig = cluster.control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
+    environment = operator_environment(kubeconfig, **settings, DISTILLCHAIN_POD_TEMPLATE=str(file))
+    processes.start(OPERATOR, OPERATOR_ARGV, environment=environment)
 
 
 def _apply_secret(cluster: WholeCluster) -> None:

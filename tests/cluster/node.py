@@ -127,12 +127,12 @@ class Node:
             name: the reference that pods use; without it the archive must carry a full one (ours, and Docker's, do).
         """
         named = [] if name is None else ["--index-name", name]
-        self.ctr("images", "import", *named, str(archive))
+        self.ctr("images", "import", *named, str(archive), timeout_s=1800)  # 6 GB with CUDA, on a busy machine
 
-    def ctr(self, *args: str) -> str:
+    def ctr(self, *args: str, timeout_s: float = 300) -> str:
         """containerd's own client, for what Kubernetes does not show; its standard output."""
         argv = [str(self._tools.ctr), "--address", str(self.slot.containerd_socket), "--namespace", "k8s.io", *args]
-        done = subprocess.run(argv, text=True, capture_output=True, check=False, timeout=300)
+        done = subprocess.run(argv, text=True, capture_output=True, check=False, timeout=timeout_s)
         if done.returncode != 0:
             raise CommandFailed(argv, done.returncode, f"{done.stderr}\n{self.processes.log_tail('containerd')}")
         return done.stdout

@@ -1,4 +1,4 @@
-"""What a node needs of its machine beyond Python: root, and some packages of Debian."""
+"""What a node, and the building of images, need of their machine beyond Python: root, and some packages of Debian."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import PrerequisiteMissing
 
 PACKAGES = ("containerd", "runc", "containernetworking-plugins", "busybox-static", "iproute2", "nftables", "util-linux")
+IMAGE_PACKAGES = ("buildah", "debootstrap", "debian-archive-keyring")
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's; that of the project's own releases
 
 
@@ -39,7 +41,7 @@ def ensure_tools() -> Tools:
             "or use a control plane without a node"
         )
     if _missing() and shutil.which("apt-get"):
-        _install()
+        _install(PACKAGES)
     if missing := _missing():
         raise PrerequisiteMissing(
             f"missing on this machine: {', '.join(missing)}; on Debian `apt-get install {' '.join(PACKAGES)}` brings "
@@ -49,6 +51,36 @@ def ensure_tools() -> Tools:
         "cni": _cni_folder()
     }
     return Tools(**{name: path for name, path in paths.items() if path is not None})
+
+
+@dataclass(frozen=True)
+class ImageTools:
+    """What builds an image without a registry to pull a base from."""
+
+    buildah: Path
+    debootstrap: Path
+
+
+def ensure_image_tools() -> ImageTools:
+    """buildah and debootstrap; on Debian as root they are installed when they are missing.
+
+    Raises: PrerequisiteMissing.
+    """
+    if os.geteuid() != 0:
+        raise PrerequisiteMissing("debootstrap makes a root file system, and this user may not; run it as root")
+
+    def missing() -> list[str]:
+        return [name for name in ("buildah", "debootstrap") if _find(name) is None]
+
+    if missing() and shutil.which("apt-get"):
+        _install(IMAGE_PACKAGES)
+    buildah, debootstrap = _find("buildah"), _find("debootstrap")
+    if buildah is None or debootstrap is None:
+        raise PrerequisiteMissing(
+            f"missing on this machine: {', '.join(missing())}; on Debian `apt-get install {' '.join(IMAGE_PACKAGES)}` "
+            "brings them, elsewhere the packages of these names"
+        )
+    return ImageTools(buildah, debootstrap)
 
 
 def _missing() -> list[str]:
@@ -61,10 +93,10 @@ def _missing() -> list[str]:
     return missing
 
 
-def _install() -> None:
-    print(f"cluster: installing {' '.join(PACKAGES)}", file=sys.stderr, flush=True)
+def _install(packages: Sequence[str]) -> None:
+    print(f"cluster: installing {' '.join(packages)}", file=sys.stderr, flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *PACKAGES]):
+    for words in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *packages]):
         done = subprocess.run(["apt-get", *words], env=quiet, text=True, capture_output=True, check=False)
         if done.returncode != 0 and words[0] == "install":  # an update that half fails may still be enough
             raise PrerequisiteMissing(f"`apt-get {' '.join(words)}` failed: {done.stderr.strip()}")

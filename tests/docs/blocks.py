@@ -39,8 +39,12 @@ class Block:
 
 
 def pages() -> list[str]:
-    """README.md and every page of the site."""
-    return ["README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md"))]
+    """README.md, every page of the site, and what docs/chart.md takes in."""
+    return [
+        "README.md",
+        "charts/distillchain/README.md",
+        *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md")),
+    ]
 
 
 def blocks(*languages: str, page: str | None = None) -> list[Block]:

@@ -41,18 +41,13 @@ RUN: dict[tuple[str, str], Scene] = {
     ("docs/install.md", "import sys"): Scene.S3,
     ("docs/first-chain.md", 'eval "$(PYTHONPATH=tests .venv/bin/python -m cluster up)"'): Scene.NODE,
     ("docs/first-chain.md", "kubectl apply -f examples/cluster/chain.yaml"): Scene.NODE,
-    ("docs/first-chain.md", ".venv/bin/distillchain validate examples/cluster/chain.yaml"): Scene.NODE,
-    ("docs/first-chain.md", ".venv/bin/distillchain status example"): Scene.NODE,
-    (
-        "docs/first-chain.md",
-        "kubectl wait --for=condition=Succeeded --timeout=15m distillationchain/example",
-    ): Scene.NODE,
+    ("docs/first-chain.md", "distillchain validate examples/cluster/chain.yaml"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl distillchain status example --watch"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl distillchain logs example --tail 3"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl describe distillationchain example"): Scene.NODE,
     ("docs/first-chain.md", "kubectl delete distillationchain example"): Scene.NODE,
-    ("docs/operations.md", "kubectl get distillationchains --all-namespaces"): Scene.CHAIN,
-    (
-        "docs/operations.md",
-        """kubectl patch distillationchain sst2-femto --type merge -p '{"spec": {"suspend": true}}'""",
-    ): Scene.CHAIN,
+    ("docs/operations.md", "distillchain list --all-namespaces"): Scene.CHAIN,
+    ("docs/operations.md", "distillchain suspend sst2-femto"): Scene.CHAIN,
     ("docs/operations.md", "distillchain retry sst2-femto"): Scene.CHAIN,
     (
         "docs/operations.md",
@@ -76,6 +71,10 @@ CANNOT: dict[tuple[str, str], str] = {
     ("docs/first-chain.md", "make cluster-down"): "`python -m cluster down` is what it runs, at the end of Scene.NODE",
     ("docs/development.md", "make help"): "`make check` runs this test; all targets are looked up in the Makefile",
     (
+        "docs/release.md",
+        "make release REGISTRY=registry.example.com/team SOURCE=https://git.example.com/team/distillchain",
+    ): "needs a registry",
+    (
         "docs/install.md",
         "helm test distillchain --namespace distillchain-system --logs",
     ): "needs the release on a node: tests/chart/test_release_on_a_node.py",
@@ -85,12 +84,12 @@ CANNOT: dict[tuple[str, str], str] = {
     ): "needs an EKS cluster; the service account that it makes is tried as YAML",
 }
 
-ELSEWHERE: dict[str, str] = {
-    "docs/troubleshooting.md": "tests/cli/test_troubleshooting.py",
-    "docs/cli.md": "tests/cli/test_help.py",
-    "docs/release.md": "tests/test_release.py",
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "charts/distillchain/README.md": ("tests/chart/test_release_on_a_node.py", '"test", RELEASE'),
+    "docs/cli.md": ("tests/cli/test_cluster_commands.py", "example_in_help"),
+    "docs/troubleshooting.md": ("tests/cli/test_troubleshooting.py", "test_every_command_of_the_page_runs"),
 }
-"""Pages whose blocks another test runs; a page that is not there yet is no mistake."""
+"""Pages whose blocks another test runs: the test, and words of it by which it does."""
 
 VALUES: set[tuple[str, str]] = {("docs/install.md", "chains:")}
 """YAML blocks that are values of the chart."""

@@ -37,7 +37,6 @@ CHART = REPOSITORY / "charts" / "distillchain"
 NAME = "sst2-femto"
 ROWS = 1500  # of the quick start's 9,372: some 40 s for all three models
 on_one_worker = pytest.mark.xdist_group("docs")
-needs_chart = pytest.mark.skipif(not CHART.exists(), reason="the chart is not part of this checkout yet")
 
 
 def of(scene: Scene, page: str | None = None) -> list[Any]:
@@ -211,7 +210,6 @@ def empty_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 
 @pytest.mark.cluster
-@needs_chart
 @on_one_worker
 def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Path) -> None:
     checkout = a_checkout(tmp_path / "checkout")
@@ -259,7 +257,6 @@ def test_a_manifest_is_accepted_by_the_api_server(block: Block, control_plane: C
             parse_chain(document)
 
 
-@needs_chart
 @pytest.mark.cluster
 @pytest.mark.parametrize("block", [pytest.param(b, id=str(b)) for b in blocks("yaml") if b.key in VALUES])
 def test_values_fit_the_chart(block: Block, tmp_path: Path) -> None:

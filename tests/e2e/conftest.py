@@ -55,17 +55,18 @@ def _sst2(s3: S3Server, folder: Path) -> Relay:
         dataset=_dataset("s3://material/sst2", validation="dev.tsv"),
         teacher={"model": "s3://material/minilm", "gate": {"minMetric": 0.88}},
         tiny="s3://material/tiny",
-        least_accuracy={"tiny": 0.76, "femto": 0.5},
+        least_accuracy={"tiny": 0.76, "femto": 0.66},  # seen: 0.814 to 0.815, 0.720 to 0.721
     )
 
 
 def _quickstart(s3: S3Server) -> Relay:
+    """BERT-tiny is its own teacher: it is only pretrained, and fine-tuning the MiniLM would take minutes a chain."""
     cache = quickstart_material()
-    for name, key in (("data", "data"), ("models/minilm-l6", "minilm"), ("models/bert-tiny", "tiny")):
+    for name, key in (("data", "data"), ("models/bert-tiny", "tiny")):
         _upload(s3, cache / name, key)
     return Relay(
         dataset=_dataset("s3://material/data", validation="validation.tsv"),
-        teacher={"model": "s3://material/minilm", "fineTune": {"epochs": 1}},
+        teacher={"model": "s3://material/tiny", "fineTune": {"epochs": 2, "learningRate": 3e-4}},
         tiny="s3://material/tiny",
         least_accuracy={"teacher": 0.7, "tiny": 0.6, "femto": 0.45},
     )
@@ -148,4 +149,4 @@ def tiny_stage(relay: Relay, **more: Any) -> dict[str, Any]:
 
 def femto_stage(relay: Relay, **more: Any) -> dict[str, Any]:
     start = {"architecture": {"modelType": "bert-hash"}, "tokenizer": relay.tiny}
-    return {"name": "femto", "student": start, "training": {"learningRate": 1e-3}, **more}
+    return {"name": "femto", "student": start, "training": {"learningRate": 1e-3, "epochs": 12}, **more}

@@ -11,15 +11,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from chain_builders import a_commit, a_document, a_failure
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
+from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
@@ -39,11 +43,16 @@ class Operator:
     def __init__(self, kubeconfig: Path, log: Path) -> None:
         self.log = log
         self._kubeconfig = kubeconfig
+        (self.metrics_port,) = free_ports(1)
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         ours = {key: value for key, value in os.environ.items() if not key.startswith("DISTILLCHAIN_")}
-        settings = {"KUBECONFIG": str(self._kubeconfig), "DISTILLCHAIN_LOG_FORMAT": "plain"}
+        settings = {
+            "KUBECONFIG": str(self._kubeconfig),
+            "DISTILLCHAIN_LOG_FORMAT": "plain",
+            "DISTILLCHAIN_METRICS_PORT": str(self.metrics_port),
+        }
         with self.log.open("ab") as log:
             argv = [sys.executable, "-W", "error::RuntimeWarning", "-m", "distillchain_operator"]
             return subprocess.Popen(argv, env=ours | settings, stderr=log, stdout=log)
@@ -576,3 +585,39 @@ def test_the_rights_are_no_wider_than_what_is_called(relay: Relay, control_plane
     assert not may("update", "distillationchains.distillchain.io")
     with pytest.raises(CommandFailed, match="forbidden"):
         control_plane.kubectl("get", "secrets", user, "-n", relay.namespace)
+
+
+def test_metrics_of_a_live_operator_follow_a_chain_from_pending_to_deleted(relay: Relay):
+    def scrape() -> dict[str, float]:
+        """The samples of this test's namespace and those without one."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{relay.operator.metrics_port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        return {
+            f"{sample.name}{''.join(f' {v}' for k, v in sorted(sample.labels.items()) if k != 'namespace')}": sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels.get("namespace", relay.namespace) == relay.namespace
+        }
+
+    def wait_for(series: str, value: float | None = None) -> None:
+        relay.wait(
+            f"{series} to be {value}", lambda: series in (now := scrape()) and (value is None or now[series] == value)
+        )
+
+    relay.apply(a_document(stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    wait_for("distillchain_stage_since_timestamp_seconds relay mini pending")
+    relay.run(pod)
+    wait_for("distillchain_stage_since_timestamp_seconds relay mini running")
+    assert scrape()["distillchain_chains Running"] == 1
+    relay.commit("mini")
+    wait_for("distillchain_chains Succeeded", 1)
+    seen = scrape()
+    assert seen["distillchain_stages_committed_total false"] == 1
+    assert seen["distillchain_jobs_total created"] >= 1
+    assert seen["distillchain_looks_total done"] >= 3
+    assert seen["distillchain_api_requests_total 201 POST"] >= 3  # probe, dry run, Job
+    assert seen["distillchain_last_resync_timestamp_seconds"] <= time.time()
+    assert "distillchain_stage_since_timestamp_seconds relay mini running" not in seen
+    relay.kubectl("delete", "dchain", "relay")
+    relay.wait("its series gone", lambda: not any(name.startswith("distillchain_chains ") for name in scrape()))

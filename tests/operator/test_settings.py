@@ -32,3 +32,8 @@ def test_all_bad_settings_are_told_together():
         "DISTILLCHAIN_NAMESPACE: unknown setting; did you mean DISTILLCHAIN_NAMESPACES?",
         "DISTILLCHAIN_RESYNC_S: got '-1', expected a number of seconds above 0",
     ]
+
+
+def test_what_kubernetes_makes_of_a_service_called_distillchain_metrics_is_no_setting():
+    assert Settings.from_environment({"DISTILLCHAIN_METRICS_PORT": "tcp://10.96.0.7:9090"}).metrics_port == 0
+    assert Settings.from_environment({"DISTILLCHAIN_METRICS_PORT": "9090"}).metrics_port == 9090

@@ -1,0 +1,131 @@
+{{- define "distillchain.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "distillchain.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "distillchain.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "distillchain.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "distillchain.operator" -}}
+{{ include "distillchain.fullname" . }}-operator
+{{- end }}
+
+{{- define "distillchain.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "distillchain.operator" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name: missing, and serviceAccount.create is false; name one that exists" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "distillchain.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "distillchain.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "distillchain.labels" -}}
+{{ include "distillchain.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* An image of (dict "image" .Values.image "root" $). */}}
+{{- define "distillchain.image" -}}
+{{- $name := .image.repository }}
+{{- if .image.registry }}{{ $name = printf "%s/%s" .image.registry .image.repository }}{{ end }}
+{{- if .image.digest -}}
+{{ $name }}@{{ .image.digest }}
+{{- else -}}
+{{ $name }}:{{ default .root.Chart.AppVersion .image.tag }}
+{{- end }}
+{{- end }}
+
+{{- define "distillchain.trainerImage" -}}
+{{- if .Values.chains.image.repository }}{{ include "distillchain.image" (dict "image" .Values.chains.image "root" .) }}{{ end }}
+{{- end }}
+
+{{- define "distillchain.podSecurityContext" -}}
+{{- $context := deepCopy .Values.podSecurityContext }}
+{{- if .Values.openshift }}{{ $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}{{ end }}
+{{- toYaml $context }}
+{{- end }}
+
+{{/* All that the operator calls, nothing more. */}}
+{{- define "distillchain.rules" -}}
+- {apiGroups: [distillchain.io], resources: [distillationchains], verbs: [get, list, watch]}
+- {apiGroups: [distillchain.io], resources: [distillationchains/status], verbs: [patch]}
+# A Job names its chain as owner and blocks its deletion until the Job is gone; where the admission plugin
+# OwnerReferencesPermissionEnforcement is on, that needs this right.
+- {apiGroups: [distillchain.io], resources: [distillationchains/finalizers], verbs: [update]}
+- {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create, patch, delete]}
+# `create` is for server-side dry runs alone: the Job controller makes the pods.
+- {apiGroups: [""], resources: [pods], verbs: [list, watch, create]}
+- {apiGroups: [""], resources: [pods/log], verbs: [get]}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
+{{- end }}
+
+{{/* Whether the operator works for its own namespace only. */}}
+{{- define "distillchain.watchesItself" -}}
+{{- if and (eq (len .Values.watchNamespaces) 1) (eq (first .Values.watchNamespaces) .Release.Namespace) }}true{{ end }}
+{{- end }}
+
+{{/* The PodTemplateSpec of stages that state none, or nothing. */}}
+{{- define "distillchain.podTemplate" -}}
+{{- $given := .Values.chains }}
+{{- $template := deepCopy $given.podTemplate }}
+{{- $spec := deepCopy (default dict $template.spec) }}
+{{- with $given.serviceAccountName }}{{ $spec = merge $spec (dict "serviceAccountName" .) }}{{ end }}
+{{- with $given.imagePullSecrets }}{{ $spec = merge $spec (dict "imagePullSecrets" .) }}{{ end }}
+{{- if .Values.openshift }}
+{{- $context := deepCopy (default dict $spec.securityContext) }}
+{{- range list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- if not (hasKey $context .) }}{{ $_ := set $context . nil }}{{ end }}
+{{- end }}
+{{- $_ := set $spec "securityContext" $context }}
+{{- end }}
+{{- $env := list }}
+{{- with $given.storage.endpointUrl }}{{ $env = append $env (dict "name" "AWS_ENDPOINT_URL_S3" "value" .) }}{{ end }}
+{{- with $given.storage.region }}{{ $env = append $env (dict "name" "AWS_REGION" "value" .) }}{{ end }}
+{{- if $env }}
+{{- $trainer := dict "name" "trainer" }}
+{{- $others := list }}
+{{- range default list $spec.containers }}
+{{- if eq .name "trainer" }}{{ $trainer = deepCopy . }}{{ else }}{{ $others = append $others . }}{{ end }}
+{{- end }}
+{{- $stated := list }}
+{{- range default list $trainer.env }}{{ $stated = append $stated .name }}{{ end }}
+{{- $all := default list $trainer.env }}
+{{- range $env }}{{ if not (has .name $stated) }}{{ $all = append $all . }}{{ end }}{{ end }}
+{{- $_ := set $trainer "env" $all }}
+{{- $_ := set $spec "containers" (prepend $others $trainer) }}
+{{- end }}
+{{- if $spec }}{{ $_ := set $template "spec" $spec }}{{ end }}
+{{- if $template }}{{ toYaml $template }}{{ end }}
+{{- end }}
+
+{{/* Where the chain of `helm test` is made: the operator must watch there. */}}
+{{- define "distillchain.testNamespace" -}}
+{{- if and .Values.watchNamespaces (not (has .Release.Namespace .Values.watchNamespaces)) }}
+{{- first .Values.watchNamespaces }}
+{{- else }}
+{{- .Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{- define "distillchain.testMetadata" -}}
+name: {{ include "distillchain.fullname" . }}-test
+namespace: {{ include "distillchain.testNamespace" . }}
+labels:
+  {{- include "distillchain.labels" . | replace "component: operator" "component: test" | nindent 2 }}
+{{- end }}

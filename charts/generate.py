@@ -1,0 +1,236 @@
+"""What is generated around the chart: its README and CRD template from values.yaml and crds/, config/ from the chart.
+
+`python charts/generate.py` rewrites README and CRD, `--check` compares instead. `--config` does config/, which needs
+helm: $HELM, or the one that the tests' cluster brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CHART = CHECKOUT / "charts" / "distillchain"
+CRD = CHECKOUT / "crds" / "distillchain.io_distillationchains.yaml"
+CONFIG = CHECKOUT / "config"
+GENERATED = "# Generated from charts/distillchain by `make generate`; edit that.\n"
+OWN_NAMESPACE = "distillchain-system"
+ANY_NAMESPACE = "namespace-of-kubectl-apply"  # in config/namespaced, cut out again
+
+NAMESPACE = f"""---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {OWN_NAMESPACE}
+  labels: {{pod-security.kubernetes.io/enforce: restricted}}
+"""
+KUSTOMIZATION = """apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [{resources}]
+"""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One documented value of the chart."""
+
+    path: str
+    default: Any
+    text: str
+    section: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare, change nothing; 1 when something is not current")
+    parser.add_argument("--config", action="store_true", help="config/ instead of README and CRD template")
+    asked = parser.parse_args()
+    files = (
+        build_config(find_helm())
+        if asked.config
+        else {CHART / "README.md": build_readme(), CHART / "templates" / "crd.yaml": build_crd()}
+    )
+    return check(files) if asked.check else write(files)
+
+
+def write(files: dict[Path, str]) -> int:
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return 0
+
+
+def check(files: dict[Path, str]) -> int:
+    """1, and the differences, when a file is not as it would be generated."""
+    stale = 0
+    for path, want in files.items():
+        got = path.read_text() if path.exists() else ""
+        if got != want:
+            shown = path.relative_to(CHECKOUT)
+            sys.stdout.writelines(
+                difflib.unified_diff(got.splitlines(True), want.splitlines(True), str(shown), "generated")
+            )
+            print(f"{shown} is not current; run: make generate")
+            stale = 1
+    return stale
+
+
+def build_crd() -> str:
+    """The CRD as a template: installed and kept as the values say."""
+    text = CRD.read_text().removeprefix("---\n")
+    if "{{" in text:
+        raise SystemExit(f"{CRD}: holds '{{{{', which a template would expand; escape it in charts/generate.py")
+    labels = '  labels:\n    {{- include "distillchain.labels" . | nindent 4 }}\n'
+    keep = "  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"
+    head, metadata, rest = text.partition("metadata:\n")
+    if not metadata or "annotations:" in rest.split("spec:\n")[0] or "labels:" in rest.split("spec:\n")[0]:
+        raise SystemExit(f"{CRD}: expected metadata without labels and annotations")
+    return "{{- if .Values.crds.install }}\n" + head + metadata + labels + keep + rest.rstrip("\n") + "\n{{- end }}\n"
+
+
+def build_readme() -> str:
+    """The chart's README: how to install, and every value."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    parts = [
+        "<!-- Generated from values.yaml by `make generate`; edit that. -->",
+        f"# {chart['name']}",
+        chart["description"],
+        "```bash\n"
+        f"helm install distillchain charts/distillchain --namespace {OWN_NAMESPACE} --create-namespace --wait\n"
+        f"helm test distillchain --namespace {OWN_NAMESPACE} --logs\n"
+        "```",
+        f"Kubernetes {chart['kubeVersion'].removeprefix('>=').removesuffix('-0')} or newer. The operator runs as one "
+        "replica with the strategy Recreate: while it is away running stages go on, and it takes up what it missed. "
+        "`helm upgrade` and `helm rollback` therefore disturb no chain, the CRD is upgraded with the release, and "
+        "`helm uninstall` leaves CRD and chains (`crds.keep`); without `crds.keep` it deletes them, the checkpoints in "
+        "the store never.",
+        "`helm test` makes a chain of one stage: an init container of its pod writes sentences and fine-tunes a tiny "
+        "teacher on them, the trainer distils it into a smaller student, the operator says `Succeeded`. With "
+        "`test.storage.uri` on S3 it proves store and credentials too.",
+    ]
+    section = ""
+    for value in read_values():
+        if value.section != section:
+            section = value.section
+            parts.append(f"## {section}")
+            parts.append("| Value | Default | What it is |\n|---|---|---|")
+        parts[-1] += f"\n| `{value.path}` | `{_shown(value.default)}` | {value.text} |"
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(default: Any) -> str:
+    return (
+        yaml.safe_dump(default, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("\n...\n").strip()
+    )
+
+
+def read_values() -> list[Value]:
+    """Every documented value, in order. Exits when one has no comment."""
+    values = list(_documented((CHART / "values.yaml").read_text()))
+    told = {value.path for value in values}
+    untold = list(_leaves(yaml.safe_load((CHART / "values.yaml").read_text()), told))
+    if untold:
+        raise SystemExit(f"values.yaml: no comment `# -- ...` above {', '.join(untold)}")
+    return values
+
+
+def _documented(text: str) -> Iterator[Value]:
+    """Keys with a comment `# -- ...` above them; keys lie two spaces deeper than their parent."""
+    whole = yaml.safe_load(text)
+    parents: list[str] = []
+    comment = section = ""
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("# @section -- "):
+            section = stripped.removeprefix("# @section -- ")
+        elif stripped.startswith("# -- "):
+            comment = stripped.removeprefix("# -- ")
+        elif stripped.startswith("#") and comment:
+            comment += " " + stripped.removeprefix("#").strip()
+        elif found := re.match(r"( *)([A-Za-z]\w*):", line):
+            parents[len(found[1]) // 2 :] = [found[2]]
+            if comment:
+                yield Value(".".join(parents), _at(whole, parents), comment, section)
+            comment = ""
+
+
+def _at(values: Any, path: list[str]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _leaves(values: dict[str, Any], told: set[str], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if path in told:
+            continue
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, told, f"{path}.")
+        else:
+            yield path
+
+
+def build_config(helm: str) -> dict[Path, str]:
+    """config/: what `helm template` makes of ci/kustomize.yaml, less what is Helm's own."""
+    everywhere = render(helm, OWN_NAMESPACE)
+    only_here = f"watchNamespaces={{{ANY_NAMESPACE}}},rbac.aggregateToDefaultRoles=false"
+    here = render(helm, ANY_NAMESPACE, "--set", only_here)
+    here = {
+        name: re.sub(rf"^ *namespace: {ANY_NAMESPACE}\n", "", text, flags=re.MULTILINE) for name, text in here.items()
+    }
+    return {
+        CONFIG / "access.yaml": GENERATED + NAMESPACE + everywhere["access"],
+        CONFIG / "deployment.yaml": GENERATED + everywhere["deployment"],
+        CONFIG / "metrics.yaml": GENERATED + everywhere["metrics"],
+        CONFIG / "crd.yaml": GENERATED + "---\n" + CRD.read_text().removeprefix("---\n"),
+        CONFIG / "kustomization.yaml": GENERATED
+        + KUSTOMIZATION.format(resources="crd.yaml, access.yaml, deployment.yaml, metrics.yaml"),
+        CONFIG / "namespaced" / "access.yaml": GENERATED + here["access"],
+        CONFIG / "namespaced" / "deployment.yaml": GENERATED + here["deployment"],
+        CONFIG / "namespaced" / "metrics.yaml": GENERATED + here["metrics"],
+        CONFIG / "namespaced" / "kustomization.yaml": GENERATED
+        + KUSTOMIZATION.format(resources="access.yaml, deployment.yaml, metrics.yaml"),
+    }
+
+
+def render(helm: str, namespace: str, *more: str) -> dict[str, str]:
+    """`access` (service account and roles), `deployment` and `metrics` (its Service)."""
+    argv = [helm, "template", "distillchain", str(CHART), "--namespace", namespace]
+    values = ["--values", str(CHART / "ci" / "kustomize.yaml"), *more]
+    done = subprocess.run([*argv, *values], check=True, capture_output=True, text=True)
+    parts = {"access": "", "deployment": "", "metrics": ""}
+    for document in filter(str.strip, re.split(r"^---\n", done.stdout, flags=re.MULTILINE)):
+        kind = yaml.safe_load(document)["kind"]
+        lines = [
+            line
+            for line in document.rstrip("\n").splitlines()
+            if not re.match(r"# Source: | *helm\.sh/chart: | *app\.kubernetes\.io/managed-by: Helm", line)
+        ]
+        room = {"Deployment": "deployment", "Service": "metrics"}.get(kind, "access")
+        parts[room] += "---\n" + "\n".join(lines) + "\n"
+    return parts
+
+
+def find_helm() -> str:
+    """$HELM, else the tests' own."""
+    if os.environ.get("HELM"):
+        return os.environ["HELM"]
+    sys.path.insert(0, str(CHECKOUT / "tests"))
+    from cluster.build import ensure_binaries
+
+    return str(ensure_binaries() / "helm")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What Kubernetes told about a chain, its Jobs and their pods, in order: Events as frozen values, and their table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from distillchain_api import KIND
+from distillchain_api.failures import FailureClass
+from distillchain_cli.chains import seconds_since, stage_names, status_of
+from distillchain_cli.columns import WIDTH, Column, age, format_columns
+from distillchain_operator.jobs import job_name
+
+STAGE_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+)[: ](?: ?(?P<failure_class>\w+):)?")
+"""How the operator words its notes about a stage (transitions.py)."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One Event, or several of the same kind that Kubernetes counts as one."""
+
+    first_at: str
+    last_at: str
+    type: str
+    reason: str
+    kind: str
+    name: str
+    uid: str
+    note: str
+    stage: str = ""
+    count: int = 1
+    source: str = ""
+    document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """As the API server told it."""
+
+    @property
+    def failure_class(self) -> FailureClass | None:
+        """Of the failure it tells of, if it tells of one."""
+        found = STAGE_NOTE.match(self.note) if self.reason == "StageFailed" else None
+        name = found["failure_class"] if found else None
+        return FailureClass(name) if name in set(FailureClass) else None
+
+
+def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> list[Event]:
+    """Those of the chain, its Jobs and their pods, the oldest first.
+
+    Jobs and pods are known by their names, not their UIDs: an evicted pod and an edited stage's Job are gone, and what
+    was said of them is what one looks for.
+    """
+    metadata = chain["metadata"]
+    names = {*stage_names(chain), *(entry.name for entry in status_of(chain).stages)}
+    patterns = {
+        name: re.compile(re.escape(job_name(metadata["name"], name, "")) + r"[0-9a-f]{10}(-[a-z0-9]+)?")
+        for name in names
+    }
+    events = []
+    for event in map(parse_event, documents):
+        if event.kind == KIND and event.uid == metadata["uid"]:
+            found = STAGE_NOTE.match(event.note)
+            events.append(replace(event, stage=found["stage"] if found else ""))
+        elif event.kind in ("Job", "Pod"):
+            stage = next((name for name, pattern in patterns.items() if pattern.fullmatch(event.name)), None)
+            if stage is not None:
+                events.append(replace(event, stage=stage))
+    born_at = _moment(metadata["creationTimestamp"])  # a chain of the same name may have lived before
+    return sorted(
+        (event for event in events if _moment(event.last_at) >= born_at),
+        key=lambda event: (_moment(event.last_at), _moment(event.first_at)),
+    )
+
+
+def parse_event(document: dict[str, Any]) -> Event:
+    """An Event of events.k8s.io out of the API server's JSON; the older kind's fields stand in it as `deprecated`."""
+    metadata, regarding, series = document["metadata"], document.get("regarding") or {}, document.get("series") or {}
+    first_at = document.get("eventTime") or document.get("deprecatedFirstTimestamp") or metadata["creationTimestamp"]
+    return Event(
+        first_at=first_at,
+        last_at=series.get("lastObservedTime") or document.get("deprecatedLastTimestamp") or first_at,
+        type=document.get("type", ""),
+        reason=document.get("reason", ""),
+        kind=regarding.get("kind", ""),
+        name=regarding.get("name", ""),
+        uid=regarding.get("uid", ""),
+        note=" ".join(document.get("note", "").split()),
+        count=series.get("count") or document.get("deprecatedCount") or 1,
+        source=document.get("reportingController") or (document.get("deprecatedSource") or {}).get("component", ""),
+        document=document,
+    )
+
+
+def events_table(events: Sequence[Event], *, now: datetime, wide: bool = False) -> str:
+    """One line an Event, its note going on below where it is long; `wide`: one line whatever its length."""
+    columns = [Column("LAST SEEN", right=True), Column("TYPE"), Column("REASON"), Column("STAGE"), Column("KIND")]
+    if wide:
+        columns += [Column("NAME"), Column("FIRST SEEN", right=True), Column("COUNT", right=True), Column("SOURCE")]
+    rows = []
+    for event in events:
+        row = [age(seconds_since(event.last_at, now)), event.type, event.reason, event.stage, short_kind(event.kind)]
+        if wide:
+            row += [event.name, age(seconds_since(event.first_at, now)), str(event.count), event.source]
+        rows.append([*row, event.note])
+    return format_columns([*columns, Column("MESSAGE")], rows, width=None if wide else WIDTH, wrap_last=not wide)
+
+
+def short_kind(kind: str) -> str:
+    """`chain`, `job`, `pod`."""
+    return "chain" if kind == KIND else kind.lower()
+
+
+def _moment(timestamp: str) -> datetime:
+    return datetime.fromisoformat(timestamp)

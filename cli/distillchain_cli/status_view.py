@@ -1,0 +1,105 @@
+"""How chains stand, as tables: all of them in a line each, or one with a line for each stage. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_cli.chains import condition, full_name, metric_name, seconds_since, status_of
+from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
+from distillchain_operator.status import metric_of
+
+DIGEST_CHARS = 12
+
+
+def list_table(chains: Sequence[dict[str, Any]], *, now: datetime, everywhere: bool, wide: bool = False) -> str:
+    """One line a chain; `everywhere`: with its namespace."""
+    columns = [
+        Column("NAME"),
+        Column("PHASE"),
+        Column("STAGE"),
+        Column("METRIC", right=True),
+        Column("AGE", right=True),
+    ]
+    columns = [Column("NAMESPACE"), *columns] if everywhere else columns
+    more = [Column("PARAMETERS", right=True), Column("RETAINED", right=True), Column("CHECKPOINT")] if wide else []
+    rows = []
+    for chain in chains:
+        status, metadata = status_of(chain), chain["metadata"]
+        result = status.result
+        since = age(seconds_since(metadata["creationTimestamp"], now))
+        row = [metadata["name"], status.phase, status.stage, status.metric or "", since]
+        row = [metadata["namespace"], *row] if everywhere else row
+        if wide:
+            row += [count(result.parameters), result.retention, result.checkpoint] if result else [""] * 3
+        rows.append([*row, " ".join((status.message or "").split())])
+    return format_columns([*columns, *more, Column("MESSAGE")], rows, width=None if wide else WIDTH)
+
+
+def status_text(chain: dict[str, Any], status: ChainStatus, *, wide: bool = False) -> str:
+    """A chain in short, and a line for each stage."""
+    lines = [headline(chain, status), status.message or ""]
+    if status.stages:
+        lines += ["", _stages_table(status.stages, metric_name(chain), wide=wide)]
+    return "\n".join(line for index, line in enumerate(lines) if line or index != 1)
+
+
+def headline(chain: dict[str, Any], status: ChainStatus) -> str:
+    """`ml/sst2-femto: Running, 1/3 stages committed`."""
+    looked_at = f"{status.stage} stages committed" if status.stage else "the operator has not looked at it yet"
+    return f"{full_name(chain)}: {status.phase}, {looked_at}"
+
+
+def failure_of(status: ChainStatus) -> FailureClass | None:
+    """Why a person is needed, if one is."""
+    if condition(status, "Stalled") is None:
+        return None
+    return next((entry.failure_class for entry in status.stages if entry.failure_class), None)
+
+
+def _stages_table(stages: Sequence[StageStatus], metric: str, *, wide: bool) -> str:
+    columns = [
+        Column("STAGE"),
+        Column("PHASE"),
+        Column("ATTEMPT", right=True),
+        Column("PARAMETERS", right=True),
+        Column(metric.upper(), right=True),
+        Column("TIME", right=True),
+    ]
+    if wide:
+        columns += [
+            Column("TEST", right=True),
+            Column("SIZE", right=True),
+            Column("EXAMPLES/S", right=True),
+            Column("DIGEST"),
+            Column("JOB"),
+            Column("CHECKPOINT"),
+        ]
+    rows = [_cells(entry, metric, wide=wide) for entry in stages]
+    return format_columns([*columns, Column("MESSAGE")], rows, width=None if wide else WIDTH)
+
+
+def _cells(entry: StageStatus, metric: str, *, wide: bool) -> list[str]:
+    progress, model = entry.progress, entry.model
+    doing = f"{progress.phase} {progress.step}/{progress.of}" if progress and entry.phase == "Running" else ""
+    cells = [
+        entry.name,
+        entry.phase,
+        str(entry.attempt or ""),
+        count(model.parameters) if model else "",
+        metric_of(model, metric),
+        duration(entry.elapsed_seconds) if entry.elapsed_seconds else "",
+    ]
+    if wide:
+        cells += [
+            metric_of(model, metric, split="test"),
+            size(model.size_bytes) if model else "",
+            rate(entry.examples_per_second),
+            entry.digest[:DIGEST_CHARS],
+            entry.job or "",
+            entry.checkpoint or "",
+        ]
+    return [*cells, " ".join(filter(None, (doing, entry.message)))]

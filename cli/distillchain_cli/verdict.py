@@ -1,0 +1,49 @@
+"""Whether a chain has come to an end, and how: what `status -w` exits by and `logs -f` stops at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distillchain_api.status import ChainStatus
+from distillchain_cli.chains import behind, condition, status_of
+from distillchain_cli.cluster import Cluster
+from distillchain_cli.printing import see
+from distillchain_cli.status_view import failure_of
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a chain ended, in lines for a person."""
+
+    succeeded: bool
+    lines: tuple[str, ...]
+
+
+def verdict_of(status: ChainStatus) -> Verdict | None:
+    """The end that a status tells; None while the chain goes on, or waits suspended."""
+    if status.phase == "Succeeded":
+        where = status.result.checkpoint if status.result else status.message
+        return Verdict(True, (f"succeeded: {where}",))
+    stalled = condition(status, "Stalled")
+    if stalled is None:
+        return None
+    word = "failed" if status.phase == "Failed" else "stalled"
+    failure_class = failure_of(status)
+    return Verdict(
+        False, (f"{word}: {status.message or stalled.message}", *([see(failure_class)] if failure_class else []))
+    )
+
+
+def fetch_verdict(cluster: Cluster, chain: dict[str, Any]) -> Verdict | None:
+    """As `verdict_of`, but none while the operator has yet to look at an edit or at a retry."""
+    status = status_of(chain)
+    verdict = None if behind(chain, status) else verdict_of(status)
+    if verdict is None or verdict.succeeded:
+        return verdict
+    failed = next((entry for entry in status.stages if entry.phase == "Failed" and entry.job), None)
+    if failed is not None and failed.job is not None:
+        job = cluster.fetch_job(failed.job)
+        if job is None or "deletionTimestamp" in job["metadata"]:  # `retry` took it: the operator makes it anew
+            return None
+    return verdict

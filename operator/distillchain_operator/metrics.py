@@ -1,0 +1,255 @@
+"""What Prometheus is told of the operator: one registry of its own, filled by a few calls from the others.
+
+Labels are bounded: namespaces, phases, failure classes, HTTP codes; a chain is named only while its stage waits, runs
+or is stuck, and at most NAMED_CHAINS of them are, the oldest first. Decides nothing, and nothing decides by it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter as Tally
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import ChainPhase, ChainStatus, StageStatus
+from distillchain_operator.cluster import ApiError
+
+if TYPE_CHECKING:
+    from distillchain_operator.controller import ChainKey  # which tells us
+
+NAMED_CHAINS = 500  # series of one metric; a chain of its own is told by `kubectl get` as well
+# A look is some five calls of the API server: 20 ms each when all is well, 30 s (the client's limit) when it is not.
+LOOK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+StageState = Literal["pending", "running"]
+Outcome = Literal["done", "conflict", "error"]
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A chain as it was last looked at."""
+
+    status: ChainStatus
+    stage: str = ""
+    state: StageState = "pending"
+    since: float = 0.0
+
+
+class Metrics:
+    """All metrics of one operator.
+
+    Attributes:
+        registry: what GET /metrics shows.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._clock = clock
+        self._seen: dict[ChainKey, _Seen] = {}
+        self._looks = Counter(
+            "distillchain_looks", "Looks at a chain, by how they ended.", ["outcome"], registry=registry
+        )
+        self._duration = Histogram(
+            "distillchain_look_duration_seconds",
+            "Duration of a look at a chain.",
+            buckets=LOOK_SECONDS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge("distillchain_queue_depth", "Chains that wait to be looked at.", registry=registry)
+        self.queue_failing = Gauge(
+            "distillchain_queue_failing", "Chains whose last look failed and is tried again.", registry=registry
+        )
+        self._requests = Counter(
+            "distillchain_api_requests",
+            "Requests to the Kubernetes API server by HTTP code; 0: it could not be reached.",
+            ["method", "code"],
+            registry=registry,
+        )
+        self._jobs = Counter(
+            "distillchain_jobs", "Jobs that were created, or refused by the API server.", ["outcome"], registry=registry
+        )
+        self._committed = Counter(
+            "distillchain_stages_committed",
+            "Stages that were committed; reused: found in the store, not trained.",
+            ["namespace", "reused"],
+            registry=registry,
+        )
+        self._failed = Counter(
+            "distillchain_stages_failed",
+            "Stages that failed, by failure class.",
+            ["namespace", "failure_class"],
+            registry=registry,
+        )
+        self._replaced = Counter(
+            "distillchain_stage_pods_replaced",
+            "Pods of stages that a further pod took over from: evictions, interruptions and crashes.",
+            ["namespace"],
+            registry=registry,
+        )
+        self._resynced = Gauge(
+            "distillchain_last_resync_timestamp_seconds",
+            "When all chains were last listed whole; at first when the operator started.",
+            registry=registry,
+        )
+        self._resynced.set(clock())
+        for outcome in get_args(Outcome):
+            self._looks.labels(outcome)
+        for outcome in ("created", "refused"):
+            self._jobs.labels(outcome)
+        build = Gauge(
+            "distillchain_build_info", "Always 1; its labels say what runs.", ["version", "python"], registry=registry
+        )
+        build.labels(version("distillchain"), platform.python_version()).set(1)
+        registry.register(_OfChains(self._seen))
+        ProcessCollector(registry=registry)
+
+    def timed(self, look: Callable[[Key], Awaitable[float | None]]) -> Callable[[Key], Awaitable[float | None]]:
+        """`look`, counted and measured."""
+
+        async def measured(key: Key) -> float | None:
+            started = time.monotonic()
+            outcome: Outcome = "error"
+            try:
+                due_s = await look(key)
+                outcome = "done"
+            except ApiError as error:
+                outcome = "conflict" if error.status == 409 else "error"  # another writer came first: looked at again
+                raise
+            else:
+                return due_s
+            finally:
+                self._looks.labels(outcome).inc()
+                self._duration.observe(time.monotonic() - started)
+
+        return measured
+
+    def answered(self, method: str, code: int) -> None:
+        """The API server answered a request; code 0: it did not."""
+        self._requests.labels(method, str(code)).inc()
+
+    def job_created(self) -> None:
+        """A Job was made."""
+        self._jobs.labels("created").inc()
+
+    def job_refused(self) -> None:
+        """The API server would not have a Job."""
+        self._jobs.labels("refused").inc()
+
+    def looked(self, key: ChainKey, status: ChainStatus, *, runs_since: str | None = None) -> None:
+        """A chain stands so.
+
+        Args:
+            runs_since: when the pod that runs its trainer was made; None: none runs.
+        """
+        current = next((entry for entry in status.stages if entry.phase != "Committed"), None)
+        if current is None or status.phase not in ("Pending", "Running"):
+            self._seen[key] = _Seen(status)
+            return
+        state: StageState = "running" if runs_since else "pending"
+        since = _seconds(runs_since) if runs_since else self._pending_since(key, current)
+        self._seen[key] = _Seen(status, current.name, state, since)
+
+    def _pending_since(self, key: ChainKey, current: StageStatus) -> float:
+        before = self._seen.get(key)
+        if before is None and current.started_at:
+            return _seconds(current.started_at)  # another life of the operator made the Job
+        if before is not None and (before.stage, before.state) == (current.name, "pending"):
+            return before.since
+        return self._clock()
+
+    def forget(self, key: ChainKey) -> None:
+        """A chain is gone."""
+        self._seen.pop(key, None)
+
+    def resynced(self, keys: Iterable[ChainKey]) -> None:
+        """All chains were listed, and these are all."""
+        for gone in self._seen.keys() - set(keys):
+            self.forget(gone)
+        self._resynced.set(self._clock())
+
+    def changed(self, key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
+        """The status of a chain was written."""
+        for entry in new.stages:
+            before = old.stage_named(entry.name)
+            same = before is not None and (before.digest, before.job) == (entry.digest, entry.job)
+            if before is not None and same and entry.attempt > max(before.attempt, 1):
+                self._replaced.labels(key.namespace).inc(entry.attempt - max(before.attempt, 1))
+            was_committed = before is not None and before.digest == entry.digest and before.phase == "Committed"
+            if entry.phase == "Committed" and not was_committed:
+                self._committed.labels(key.namespace, str(bool(entry.reused)).lower()).inc()
+            if entry.phase == "Failed" and not (before is not None and same and before.phase == "Failed"):
+                self._failed.labels(key.namespace, str(entry.failure_class or FailureClass.CRASHED)).inc()
+
+
+class _OfChains(Collector):
+    """Metrics that are read off the chains as they were last looked at: a deleted chain leaves nothing behind."""
+
+    def __init__(self, seen: dict[ChainKey, _Seen]) -> None:
+        self._seen = seen
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Every scrape anew."""
+        phases = Tally((key.namespace, seen.status.phase) for key, seen in self._seen.items())
+        chains = GaugeMetricFamily("distillchain_chains", "Chains by phase.", labels=["namespace", "phase"])
+        for namespace in sorted({key.namespace for key in self._seen}):
+            for phase in get_args(ChainPhase):
+                chains.add_metric([namespace, phase], phases[namespace, phase])
+        yield chains
+        since = GaugeMetricFamily(
+            "distillchain_stage_since_timestamp_seconds",
+            "Since when the present stage of an unfinished chain has been pending or running.",
+            labels=["namespace", "chain", "stage", "state"],
+        )
+        waiting = sorted(
+            ((seen.since, key, seen) for key, seen in self._seen.items() if seen.stage), key=lambda row: row[:2]
+        )
+        for moment, key, seen in waiting[:NAMED_CHAINS]:
+            since.add_metric([*key, seen.stage, seen.state], moment)
+        yield since
+        stalled = GaugeMetricFamily(
+            "distillchain_chain_stalled",
+            "1 for a chain that a person must act on, with the reason of its condition Stalled.",
+            labels=["namespace", "chain", "reason"],
+        )
+        stuck = sorted((key, reason) for key, seen in self._seen.items() if (reason := _stalled_reason(seen.status)))
+        for key, reason in stuck[:NAMED_CHAINS]:
+            stalled.add_metric([*key, reason], 1)
+        yield stalled
+
+
+def _stalled_reason(status: ChainStatus) -> str:
+    return next((c.reason for c in status.conditions if c.type == "Stalled" and c.status == "True"), "")
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+@asynccontextmanager
+async def serve(metrics: Metrics, port: int) -> AsyncIterator[None]:
+    """GET /metrics on all addresses while the block runs; port 0: nothing is served."""
+    if not port:
+        yield
+        return
+    application = web.Application()
+    application.router.add_get("/metrics", make_aiohttp_handler(metrics.registry))
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, port=port).start()
+        yield
+    finally:
+        await runner.cleanup()

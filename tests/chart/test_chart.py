@@ -1,0 +1,187 @@
+"""What the chart renders: golden manifests of the value sets people use, and what its schema refuses.
+
+Needs no cluster; marked `cluster` because helm comes with the cluster's binaries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.helm import CHART, CHECKOUT, VALUES, documents, helm, named, render, values_of
+from cluster.errors import CommandFailed
+from distillchain_api.chain import parse_chain
+from distillchain_operator.jobs import JobDefaults, build_job
+from distillchain_operator.metrics import Metrics
+from distillchain_operator.plan import build_plan
+from distillchain_operator.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+GOLDEN = CHECKOUT / "tests" / "golden"
+FREE_FORM = {  # maps of Kubernetes or of the user, whose keys are not ours to know
+    *("global", "commonLabels", "podSecurityContext", "securityContext", "nodeSelector", "podAnnotations", "podLabels"),
+    *("deploymentAnnotations", "serviceAccount.annotations", "metrics.service.annotations", "metrics.dashboard.labels"),
+    *("metrics.dashboard.annotations", "metrics.serviceMonitor.labels", "metrics.podMonitor.labels"),
+    *("metrics.prometheusRule.labels", "metrics.prometheusRule.alertLabels", "chains.podTemplate.spec"),
+    *("resources.requests", "resources.limits", "test.resources.requests", "test.resources.limits"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_rendered_chart_is_the_golden_one(name: str):
+    rendered = render(*values_of(name))
+    path = GOLDEN / f"chart-{name}.yaml"
+    if os.environ.get("DISTILLCHAIN_UPDATE_GOLDEN") == "1":
+        path.write_text(rendered)
+    assert path.read_text() == rendered, "reviewed the change? rewrite with DISTILLCHAIN_UPDATE_GOLDEN=1"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_helm_finds_nothing_to_lint(name: str):
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), *values_of(name))
+
+
+def test_what_is_generated_of_the_chart_is_current():
+    for arguments in (["--check"], ["--check", "--config"]):
+        argv = [sys.executable, str(CHECKOUT / "charts" / "generate.py"), *arguments]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting, want",
+    [
+        ("crd.install=true", "'crd'"),
+        ("crds.instal=true", "'instal'"),
+        ("watchNamespace={ml}", "'watchNamespace'"),
+        ("image.tags=1", "'tags'"),
+        ("chains.podTemplate.specs.x=1", "'specs'"),
+        ("metrics.serviceMonitor.enable=true", "'enable'"),
+        ("resources.limit.memory=1Gi", "'limit'"),
+        ("replicas=2", "'replicas'"),
+        ("operator.logLevel=loud", "/operator/logLevel"),
+        ("image.digest=latest", "/image/digest"),
+        ("test.storage.uri=models/distill", "/test/storage/uri"),
+        ("metrics.port=80", "/metrics/port"),
+    ],
+)
+def test_the_schema_refuses_what_is_misspelt_and_names_it(setting: str, want: str):
+    with pytest.raises(CommandFailed) as refused:
+        render("--set", setting)
+    assert want in refused.value.said
+
+
+@pytest.mark.parametrize(
+    "settings, want",
+    [
+        (["serviceAccount.create=false"], "serviceAccount.name: missing, and serviceAccount.create is false"),
+        (["metrics.enabled=false", "metrics.podMonitor.enabled=true"], "metrics.enabled: got false, and a monitor"),
+        (["chains.image.repository="], "helm test needs the trainer image; set chains.image.repository"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_with_the_remedy(settings: list[str], want: str):
+    with pytest.raises(CommandFailed) as refused:
+        render(*[argument for setting in settings for argument in ("--set", setting)])
+    assert want in refused.value.said
+
+
+def test_schema_and_values_have_the_same_keys_and_no_map_is_open_by_mistake():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def differences(schema: dict[str, Any], values: Any, path: str = "") -> Iterator[str]:
+        where = path.removesuffix(".")
+        if where in FREE_FORM or schema.get("type") != "object":
+            return
+        if schema.get("additionalProperties") is not False:
+            yield f"{where}: open"
+            return
+        known = set(schema["properties"]) - ({"global"} if not path else set())
+        yield from (f"{path}{key}: not in the schema" for key in sorted(set(values) - known))
+        if values and not where.endswith(("resources", "Probe")):  # Kubernetes' own; the defaults state some of them
+            yield from (f"{path}{key}: not in values.yaml" for key in sorted(known - set(values)))
+        for key in set(values) & known:
+            yield from differences(schema["properties"][key], values[key], f"{path}{key}.")
+
+    assert list(differences(schema, values)) == []
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_operator_knows_every_setting_it_is_given(name: str):
+    container = named(documents(render(*values_of(name))), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    given = {entry["name"]: str(entry.get("value", "ml")) for entry in container["env"]}
+    given.pop("DISTILLCHAIN_POD_TEMPLATE", None)  # a file of the pod
+    settings = Settings.from_environment(given)  # raises on an unknown one
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (settings.liveness_port, settings.metrics_port) == (ports["health"], ports["metrics"])
+
+
+def test_an_operator_for_one_namespace_has_no_right_outside_it():
+    objects = documents(render(*values_of("namespaced")))
+    assert not [item for item in objects if item["kind"].startswith("ClusterRole")]
+    roles = [
+        item["metadata"]["namespace"]
+        for item in objects
+        if item["kind"] == "Role" and "test" not in item["metadata"]["name"]
+    ]
+    assert roles == ["ml", "nlp"]
+    assert named(objects, "DistillationChain")["metadata"]["namespace"] == "ml"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_chain_of_helm_test_is_one_that_the_operator_can_carry_out(name: str):
+    objects = documents(render(*values_of(name)))
+    chain = parse_chain(named(objects, "DistillationChain"))
+    plan = build_plan(chain)
+    assert len(plan.stages) == 1
+    job = build_job(chain, plan.stages[0], defaults=JobDefaults("registry.example/trainer:1"))
+    pod = job["spec"]["template"]["spec"]
+    (prepare,) = pod["initContainers"]
+    trainer = next(container for container in pod["containers"] if container["name"] == "trainer")
+    mounted = {mount["mountPath"] for mount in trainer["volumeMounts"]}
+    assert mounted <= {mount["mountPath"] for mount in prepare["volumeMounts"]}
+    assert "nvidia.com/gpu" not in trainer["resources"].get("limits", {})
+
+
+def test_openshift_chooses_the_user_of_every_pod():
+    objects = documents(render(*values_of("openshift")))
+    security = named(objects, "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    template = yaml.safe_load(named(objects, "ConfigMap", "-operator")["data"]["pod-template.yaml"])
+    chain = parse_chain(named(objects, "DistillationChain"))
+    defaults = JobDefaults("registry.example/trainer:1", template)
+    for pod_of in (chain, parse_chain(without_pod(named(objects, "DistillationChain")))):
+        job = build_job(pod_of, build_plan(pod_of).stages[0], defaults=defaults)
+        context = job["spec"]["template"]["spec"]["securityContext"]
+        assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {None}
+        assert context["runAsNonRoot"] is True
+
+
+def without_pod(chain: dict[str, Any]) -> dict[str, Any]:
+    del chain["spec"]["template"]["pod"]
+    return chain
+
+
+def test_alerts_and_dashboard_ask_only_for_metrics_that_the_operator_has():
+    objects = documents(render(*values_of("everything")))
+    rules = [rule for group in named(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+    panels = json.loads(named(objects, "ConfigMap", "-dashboard")["data"]["distillchain.json"])["panels"]
+    asked = [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+    known = {
+        f"{family.name}{suffix}"
+        for family in Metrics().registry.collect()
+        for suffix in suffixes.get(family.type, [""])
+    }
+    names = {name for expression in asked for name in re.findall(r"distillchain_\w+", expression)}
+    assert names
+    assert names <= known

@@ -1,0 +1,200 @@
+"""The rendered chart before a real API server: every object accepted, Pod Security kept, config/ the same by kustomize."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.helm import CHECKOUT, NAMESPACE, VALUES, documents, helm, named, render, values_of
+from cluster.controlplane import ControlPlane
+from cluster.errors import CommandFailed
+from cluster.operator_process import install_manifests
+from distillchain_api.chain import parse_chain
+from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
+from distillchain_operator.plan import build_plan
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart")]  # one control plane for all of them
+
+
+def monitoring_kind(kind: str) -> dict[str, Any]:
+    """A stand-in for Prometheus operator's CRD, which we have no copy of: it knows the kind and takes any spec."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    names = {"kind": kind, "plural": f"{kind.lower()}s", "singular": kind.lower()}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names['plural']}.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """One of our own, for the CRD goes and comes: with our CRD, those of the Prometheus operator, and the namespaces
+    that the value sets name."""
+    with ControlPlane(tmp_path_factory.mktemp("chart")) as running:
+        install_manifests(running)
+        running.apply(*map(monitoring_kind, ("ServiceMonitor", "PodMonitor", "PrometheusRule")))
+        running.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        for namespace in ("ml", "nlp"):
+            running.kubectl("create", "namespace", namespace)
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: ControlPlane) -> str:
+    name = f"chart-{uuid.uuid4().hex[:6]}"
+    cluster.create_namespace(name)
+    return name
+
+
+def dry_run(cluster: ControlPlane, *objects: dict[str, Any], verb: str = "apply") -> str:
+    document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+    return cluster.kubectl(verb, "--dry-run=server", "-f", "-", input=json.dumps(document)).stdout
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_api_server_accepts_every_object(name: str, cluster: ControlPlane):
+    objects = documents(render(*values_of(name)))
+    others = [item for item in objects if item["kind"] != "Pod"]  # its service account is not there in a dry run
+    said = dry_run(cluster, *others)
+    assert said.count("(server dry run)") == len(others)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_pod_of_the_chart_is_admitted_by_pod_security_restricted(
+    name: str, cluster: ControlPlane, namespace: str
+):
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    objects = documents(render(*values_of(name)))
+    template = named(objects, "Deployment")["spec"]["template"]
+    chain = parse_chain(named(objects, "DistillationChain"))
+    job = build_job(chain, build_plan(chain).stages[0], defaults=JobDefaults("registry.example/trainer:1"))
+    operator = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**template["metadata"], "name": "operator"},
+        "spec": template["spec"],
+    }
+    pods = [operator, named(objects, "Pod"), build_probe_pod(job)]
+    for pod in pods:
+        pod["metadata"] = {**pod["metadata"], "namespace": namespace}
+        pod["spec"].pop("serviceAccountName", None)
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))  # raises when it is refused
+
+    pods[0]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(CommandFailed, match="violates PodSecurity"):
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pods[0]))
+
+
+def test_kustomize_applies_what_the_chart_renders(cluster: ControlPlane):
+    built = documents(cluster.kubectl("kustomize", str(CHECKOUT / "config")).stdout)
+    rendered = documents(render("--values", str(CHECKOUT / "charts" / "distillchain" / "ci" / "kustomize.yaml")))
+
+    def bare(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """By kind and name, less Helm's own labels."""
+        for item in objects:
+            for label in ("helm.sh/chart", "app.kubernetes.io/managed-by"):
+                item["metadata"].get("labels", {}).pop(label, None)
+        return {(item["kind"], item["metadata"]["name"]): item for item in objects}
+
+    ours = bare(built)
+    crd = ours.pop(("CustomResourceDefinition", "distillationchains.distillchain.io"))
+    assert crd == yaml.safe_load((CHECKOUT / "crds" / "distillchain.io_distillationchains.yaml").read_text())
+    assert ours.pop(("Namespace", NAMESPACE))
+    assert ours == bare(rendered)
+    said = cluster.kubectl("apply", "--dry-run=server", "-k", str(CHECKOUT / "config")).stdout
+    assert said.count("(server dry run)") == len(built)
+
+
+def test_the_namespaced_kustomization_works_in_any_namespace(cluster: ControlPlane, namespace: str):
+    cluster.kubectl("apply", "-n", namespace, "-k", str(CHECKOUT / "config" / "namespaced"))
+    mine = cluster.kubeconfig_for(namespace, "distillchain-operator")
+    may = ["auth", "can-i", "create", "jobs", f"--kubeconfig={mine}"]
+    assert cluster.kubectl(*may, "-n", namespace).stdout.strip() == "yes"
+    assert cluster.kubectl(*may, "-n", "ml", check=False).stdout.strip() == "no"
+
+
+def test_aggregated_roles_let_editors_write_chains_and_viewers_read_them(cluster: ControlPlane, namespace: str):
+    for role in ("edit", "view"):
+        cluster.kubectl("create", "serviceaccount", role, "-n", namespace)
+        cluster.kubectl(
+            "create",
+            "rolebinding",
+            role,
+            f"--clusterrole={role}",
+            f"--serviceaccount={namespace}:{role}",
+            "-n",
+            namespace,
+        )
+
+    def may(role: str, verb: str) -> str:
+        user = f"--as=system:serviceaccount:{namespace}:{role}"
+        asked = ["auth", "can-i", verb, "distillationchains.distillchain.io", "-n", namespace, user]
+        return cluster.kubectl(*asked, check=False).stdout.strip()
+
+    assert [may("edit", "create"), may("edit", "get"), may("view", "get"), may("view", "create")] == [
+        "yes",
+        "yes",
+        "yes",
+        "no",
+    ]
+
+
+def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and_chains_stay(
+    cluster: ControlPlane, namespace: str, tmp_path: Path
+):
+    """Without a node: what Helm itself does. test_release_on_a_node.py does it under a running stage."""
+
+    def run(*args: str) -> str:
+        return helm(*args, "--namespace", namespace, kubeconfig=cluster.kubeconfig, home=tmp_path)
+
+    chart = str(CHECKOUT / "charts" / "distillchain")
+    names = ["--set", "fullnameOverride=other"]  # cluster-wide objects of the other tests keep theirs
+    cluster.kubectl("delete", "crd", "distillationchains.distillchain.io")
+    said = run("install", "mine", chart, *names)
+    assert f"helm test mine -n {namespace} --logs" in said
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/distillationchains.distillchain.io")
+    chain = without_hook(named(documents(render()), "DistillationChain"), namespace)
+    cluster.apply(chain)
+    uid = cluster.get("dchain", "distillchain-test", "-n", namespace)["metadata"]["uid"]
+
+    run(
+        "upgrade", "mine", chart, *names, "--set", "operator.logLevel=debug", "--set", "chains.storage.region=eu-west-1"
+    )
+    assert log_level(cluster, namespace) == "debug"
+    assert cluster.get("configmap", "other-operator", "-n", namespace)["data"]
+    run("rollback", "mine", "1")
+    assert log_level(cluster, namespace) == "info"
+    run("uninstall", "mine")
+
+    assert cluster.get("dchain", "distillchain-test", "-n", namespace)["metadata"]["uid"] == uid
+    kinds = "deploy,svc,cm,sa,role,rolebinding,secret,netpol,clusterrole,clusterrolebinding"
+    left = cluster.get(kinds, "-n", namespace, "-l", "app.kubernetes.io/instance=mine")["items"]
+    assert left == []
+    assert cluster.get("secrets", "-n", namespace, "-l", "owner=helm")["items"] == []
+
+    run("install", "mine", chart, *names, "--set", "crds.keep=false")  # adopts the CRD that it kept
+    run("uninstall", "mine")
+    cluster.kubectl("wait", "--for=delete", "--timeout=60s", "crd/distillationchains.distillchain.io")
+
+
+def without_hook(chain: dict[str, Any], namespace: str) -> dict[str, Any]:
+    chain["metadata"] = {"name": chain["metadata"]["name"], "namespace": namespace}
+    return chain
+
+
+def log_level(cluster: ControlPlane, namespace: str) -> str:
+    container = cluster.get("deploy", "other-operator", "-n", namespace)["spec"]["template"]["spec"]["containers"][0]
+    return next(entry["value"] for entry in container["env"] if entry["name"] == "DISTILLCHAIN_LOG_LEVEL")

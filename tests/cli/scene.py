@@ -1,0 +1,187 @@
+"""A chain on a real API server as the command line finds it; the tests write its status, as the operator would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from chain_builders import a_commit, a_document
+from cli.parts import COMMAND, clean_environment, distillchain
+from cluster.controlplane import ControlPlane
+from cluster.waiting import wait_until
+from distillchain_api.chain import DistillationChain, parse_chain
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import ChainStatus, StageProgress, StageStatus
+from distillchain_cli.run import build_status
+from distillchain_operator.plan import build_plan
+from distillchain_operator.status import committed_entry, status_patch
+
+DEADLINE_S = 30
+NAME = "sst2-femto"
+MOMENT = "2026-01-01T12:00:00Z"
+
+
+class Running:
+    """A command that goes on; killed when the `with` block ends."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], kubeconfig: Path) -> None:
+        self._out, self._err = folder / "running.out", folder / "running.err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [*COMMAND, *arguments],
+                cwd=folder,
+                env=clean_environment(folder) | {"KUBECONFIG": str(kubeconfig)},
+                stdout=out,
+                stderr=err,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    def wait_for(self, words: str) -> None:
+        """Until stdout or stderr hold the words."""
+        wait_until(words, lambda: words in self.stdout + self.stderr, deadline_s=DEADLINE_S, dump=self.dump)
+
+    def end(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self.process.wait(DEADLINE_S)
+
+    def dump(self) -> str:
+        return f"--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+
+class Scene:
+    """A chain in a namespace: mini committed, tiny failed (or still running)."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path, repository: Path) -> None:
+        self.cluster, self.namespace, self.folder = control_plane, namespace, folder
+        control_plane.kubectl("apply", "-f", str(repository / "crds"))
+        wait_until("the CRD", self._has_crd, deadline_s=DEADLINE_S)
+        control_plane.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(a_document(NAME)))
+        self.chain: DistillationChain = parse_chain(control_plane.get("dchain", NAME, "-n", namespace))
+        self.job = self._make_job()
+
+    def _has_crd(self) -> bool:
+        return self.cluster.kubectl("get", "dchain", "-A", check=False).returncode == 0
+
+    def _make_job(self) -> str:
+        """The Job of tiny, suspended: no pods, only the Job counts here."""
+        chain = self.cluster.get("dchain", NAME, "-n", self.namespace)
+        owner = {"apiVersion": chain["apiVersion"], "kind": chain["kind"], "name": NAME, "controller": True}
+        pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "x"}]}
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {
+                "name": f"{NAME}-tiny-0123456789",
+                "namespace": self.namespace,
+                "ownerReferences": [{**owner, "uid": chain["metadata"]["uid"]}],
+            },
+            "spec": {"suspend": True, "template": {"spec": pod}},
+        }
+        self.cluster.apply(job)
+        return f"{NAME}-tiny-0123456789"
+
+    def fail_job(self) -> None:
+        conditions = [
+            {"type": kind, "status": "True", "reason": "PodFailurePolicy", "lastTransitionTime": MOMENT}
+            for kind in ("FailureTarget", "Failed")
+        ]
+        self._patch("job", self.job, {"startTime": MOMENT, "conditions": conditions})
+
+    def write_status(self, *, tiny: str, step: int | None = None) -> ChainStatus:
+        """mini is committed; tiny is as it is told, at a step of its training."""
+        plan = build_plan(self.chain)
+        mini = committed_entry(plan.stages[0], a_commit(plan.stages[0]), job="gone", attempt=1)
+        entry = StageStatus.model_validate(
+            {
+                "name": "tiny",
+                "phase": tiny,
+                "digest": plan.stages[1].digest,
+                "job": self.job,
+                "attempt": 1,
+                "message": "labels differ" if tiny == "Failed" else None,
+                "failure_class": FailureClass.LABEL_MISMATCH if tiny == "Failed" else None,
+            }
+        )
+        if step is not None:
+            progress = StageProgress(phase="Train", step=step, of=600, loss="0.4123", examples_per_second="812.3")
+            entry = entry.model_copy(update={"progress": progress})
+        if tiny == "Committed":
+            entry = committed_entry(plan.stages[1], a_commit(plan.stages[1], accuracy=0.81), job=self.job, attempt=1)
+        status = build_status(plan, [mini, entry])
+        self._patch("dchain", NAME, status_patch(status))
+        return status
+
+    def tell(
+        self, reason: str, note: str, *, kind: str = "DistillationChain", name: str = NAME, second: int = 0, **more: Any
+    ) -> None:
+        """An Event, `second` seconds from now."""
+        uid = self.cluster.get("dchain", NAME, "-n", self.namespace)["metadata"]["uid"]
+        moment = (datetime.now(UTC) + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "told-", "namespace": self.namespace},
+            "eventTime": moment,
+            "reportingController": "distillchain.io/operator",
+            "reportingInstance": "test",
+            "action": "Reconcile",
+            "reason": reason,
+            "note": note,
+            "type": "Normal",
+            "regarding": {"kind": kind, "name": name, "namespace": self.namespace, "uid": uid},
+            **more,
+        }
+        self.cluster.kubectl("create", "-f", "-", input=json.dumps(event))
+
+    def _patch(self, kind: str, name: str, status: dict[str, Any]) -> None:
+        patch = json.dumps({"status": status})
+        self.cluster.kubectl(
+            "-n", self.namespace, "patch", kind, name, "--subresource=status", "--type=merge", "-p", patch
+        )
+
+    def distillchain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """As a person whose context is of this namespace."""
+        return distillchain(*arguments, cwd=self.folder, KUBECONFIG=str(self.kubeconfig()))
+
+    def kubeconfig(self) -> Path:
+        """Of a context of this namespace."""
+        document = json.loads(self.cluster.kubeconfig.read_text())
+        document["contexts"][0]["context"]["namespace"] = self.namespace
+        path = self.folder / "kubeconfig"
+        path.write_text(json.dumps(document))
+        return path
+
+    def reader_kubeconfig(self) -> Path:
+        """Of a service account that may read chains and Jobs, and nothing else."""
+        of = ("-n", self.namespace)
+        self.cluster.kubectl(*of, "create", "serviceaccount", "reader")
+        rules = ("--verb=get,list,watch", "--resource=distillationchains.distillchain.io,jobs.batch")
+        self.cluster.kubectl(*of, "create", "role", "reader", *rules)
+        self.cluster.kubectl(
+            *of, "create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={self.namespace}:reader"
+        )
+        return self.cluster.kubeconfig_for(self.namespace, "reader")
+
+    def start(self, *arguments: str, kubeconfig: Path | None = None) -> Running:
+        """The command, not waited for."""
+        return Running(self.folder, arguments, kubeconfig or self.kubeconfig())
+
+    def has_job(self) -> bool:
+        return self.cluster.kubectl("-n", self.namespace, "get", "job", self.job, check=False).returncode == 0

@@ -1,0 +1,70 @@
+"""docs/troubleshooting.md and the failure classes are equal, and its commands are ones that exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cli.parts import COMMAND, clean_environment
+from cli.scene import Scene
+from distillchain_api.failures import TROUBLESHOOTING, FailureClass, troubleshooting
+
+SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PARTS = ("**What it means.**", "**See more.**", "**What to do.**")
+
+
+@pytest.fixture(scope="module")
+def page(repository: Path) -> str:
+    return (repository / TROUBLESHOOTING).read_text()
+
+
+def test_every_class_has_its_section_and_no_section_is_of_another(page: str):
+    assert [name for name, _ in SECTION.findall(page)] == [str(name) for name in FailureClass]
+
+
+def test_every_section_says_what_how_to_see_more_and_what_to_do(page: str):
+    for name, text in SECTION.findall(page):
+        assert [text.count(part) for part in PARTS] == [1, 1, 1], name
+        assert BLOCK.search(text), f"{name} has no command"
+
+
+def test_links_lead_to_headings(page: str):
+    anchors = {name.lower() for name, _ in SECTION.findall(page)}  # as GitHub and MkDocs make them
+
+    assert {troubleshooting(name).partition("#")[2] for name in FailureClass} == anchors
+    assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= anchors
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("cli")
+def test_every_command_of_the_page_runs(page: str, scene: Scene):
+    scene.write_status(tiny="Failed")
+    scene.fail_job()
+    commands = {line.partition(" #")[0].strip() for block in BLOCK.findall(page) for line in block.splitlines()}
+    search = os.pathsep.join([str(scene.cluster.binaries), os.environ["PATH"]])
+    variables = clean_environment(scene.folder) | {"KUBECONFIG": str(scene.kubeconfig()), "PATH": search}
+    failed = {}
+    # What changes the chain comes last. `-w` would wait for an operator, which is not here.
+    for command in sorted(commands, key=lambda line: ("retry" in line, line)):
+        line = command.replace("distillchain ", f"{shlex.join(COMMAND)} ").removesuffix(" -w")
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=scene.folder, env=variables, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            failed[command] = done.stderr
+
+    # Without a node no pod has a log, without an S3 server no store can be read, and nobody made the Secret.
+    assert {command: words for command, words in failed.items() if not _is_of_the_scene(words)} == {}
+    assert len(commands) > 12
+
+
+def _is_of_the_scene(words: str) -> bool:
+    return any(
+        part in words for part in ("has no log", "has no earlier pod", "spec.storage", 's3-credentials" not found')
+    )

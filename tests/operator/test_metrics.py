@@ -1,0 +1,155 @@
+"""What Prometheus reads: from the pure object, and over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chain_builders import a_commit, a_plan
+from cluster.ports import free_ports
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import ChainStatus, Condition, StageStatus
+from distillchain_operator.cluster import ApiError
+from distillchain_operator.controller import ChainKey
+from distillchain_operator.metrics import NAMED_CHAINS, Metrics, serve
+from distillchain_operator.status import committed_entry
+
+RELAY, OTHER = ChainKey("ml", "relay"), ChainKey("nlp", "other")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
+    """Label values in order -> value, of one metric."""
+    found = [sample for family in metrics.registry.collect() for sample in family.samples]
+    return {tuple(sample.labels.values()): sample.value for sample in found if sample.name == name}
+
+
+def a_status(chain_phase: Any = "Running", *, stalled: str = "", **entry: Any) -> ChainStatus:
+    stage = StageStatus(**{"name": "mini", "phase": "Running", "digest": "d", "job": "relay-mini-1", **entry})
+    reason = Condition(
+        type="Stalled",
+        status="True" if stalled else "False",
+        reason=stalled or "StageRunning",
+        observed_generation=1,
+        last_transition_time="2026-01-01T12:00:00Z",
+    )
+    return ChainStatus(phase=chain_phase, stages=[stage], conditions=[reason])
+
+
+def test_chains_are_counted_by_phase_and_a_deleted_one_disappears():
+    metrics = Metrics()
+    metrics.looked(RELAY, a_status("Running"))
+    metrics.looked(OTHER, a_status("Failed", phase="Failed"))
+    chains = samples(metrics, "distillchain_chains")
+    assert {labels: value for labels, value in chains.items() if value} == {("ml", "Running"): 1, ("nlp", "Failed"): 1}
+    assert chains["ml", "Failed"] == 0  # an alert needs a zero to come from
+    metrics.forget(RELAY)
+    assert {namespace for namespace, _ in samples(metrics, "distillchain_chains")} == {"nlp"}
+
+
+def test_a_resync_forgets_the_chains_whose_end_nobody_told_and_notes_its_time():
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    metrics.looked(RELAY, a_status())
+    metrics.looked(OTHER, a_status())
+    clock.now = 1300
+    metrics.resynced([OTHER])
+    assert {labels[1] for labels in samples(metrics, "distillchain_stage_since_timestamp_seconds")} == {"other"}
+    assert samples(metrics, "distillchain_last_resync_timestamp_seconds") == {(): 1300}
+
+
+def test_a_stage_is_pending_since_its_first_look_and_running_since_its_pod_was_made():
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+
+    def since() -> dict[tuple[str, ...], float]:
+        return samples(metrics, "distillchain_stage_since_timestamp_seconds")
+
+    metrics.looked(RELAY, a_status())
+    clock.now = 1060
+    metrics.looked(RELAY, a_status())
+    assert since() == {("ml", "relay", "mini", "pending"): 1000}
+    metrics.looked(RELAY, a_status(), runs_since="1970-01-01T00:17:00Z")
+    assert since() == {("ml", "relay", "mini", "running"): 1020}
+    metrics.looked(RELAY, a_status())  # evicted
+    assert since() == {("ml", "relay", "mini", "pending"): 1060}
+    metrics.looked(RELAY, a_status("Suspended", phase="Suspended"))
+    assert since() == {}
+
+
+def test_another_life_of_the_operator_knows_since_when_a_job_waits():
+    metrics = Metrics()
+    metrics.looked(RELAY, a_status(started_at="1970-01-01T00:10:00Z"))
+    assert samples(metrics, "distillchain_stage_since_timestamp_seconds") == {("ml", "relay", "mini", "pending"): 600}
+
+
+def test_no_more_chains_than_a_bound_are_named_and_the_oldest_are():
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    for number in range(NAMED_CHAINS + 3):
+        clock.now += 1
+        metrics.looked(ChainKey("ml", f"chain-{number}"), a_status(stalled="PodRejected"))
+    named = samples(metrics, "distillchain_stage_since_timestamp_seconds")
+    assert len(named) == NAMED_CHAINS
+    assert ("ml", "chain-0", "mini", "pending") in named
+    assert ("ml", f"chain-{NAMED_CHAINS}", "mini", "pending") not in named
+    assert len(samples(metrics, "distillchain_chain_stalled")) == NAMED_CHAINS
+
+
+def test_a_stalled_chain_is_named_with_its_reason():
+    metrics = Metrics()
+    metrics.looked(RELAY, a_status("Failed", stalled="GateNotMet", phase="Failed"))
+    metrics.looked(OTHER, a_status())
+    assert samples(metrics, "distillchain_chain_stalled") == {("ml", "relay", "GateNotMet"): 1}
+
+
+def test_commits_failures_and_replaced_pods_are_counted_once():
+    metrics, plan = Metrics(), a_plan(stages=["mini"])
+    entry = committed_entry(plan.stages[0], a_commit(plan.stages[0], reused=True), job="relay-mini-1")
+    committed = ChainStatus(phase="Succeeded", stages=[entry])
+    failed = a_status("Failed", phase="Failed", failure_class=FailureClass.OUT_OF_MEMORY, attempt=4)
+    metrics.changed(RELAY, a_status(attempt=1), a_status(attempt=3))
+    metrics.changed(RELAY, a_status(attempt=3), failed)
+    metrics.changed(RELAY, failed, failed)
+    metrics.changed(RELAY, failed, committed)
+    metrics.changed(RELAY, committed, committed)
+    assert samples(metrics, "distillchain_stages_committed_total") == {("ml", "true"): 1}
+    assert samples(metrics, "distillchain_stages_failed_total") == {("ml", "OutOfMemory"): 1}
+    assert samples(metrics, "distillchain_stage_pods_replaced_total") == {("ml",): 3}
+
+
+async def test_looks_are_counted_by_how_they_ended():
+    metrics = Metrics()
+    ends: list[Exception | None] = [None, ApiError(409, "conflict"), ApiError(500, "down"), ValueError("ours")]
+
+    async def look(key: ChainKey) -> float | None:
+        if end := ends.pop(0):
+            raise end
+        return 7.0
+
+    measured = metrics.timed(look)
+    assert await measured(RELAY) == 7.0
+    for _ in range(3):
+        with pytest.raises((ApiError, ValueError)):
+            await measured(RELAY)
+    assert samples(metrics, "distillchain_looks_total") == {("done",): 1, ("conflict",): 1, ("error",): 2}
+    assert samples(metrics, "distillchain_look_duration_seconds_count") == {(): 4}
+
+
+async def test_they_are_served_at_metrics_and_nowhere_else():
+    metrics, (port,) = Metrics(), free_ports(1)
+    metrics.answered("GET", 200)
+    async with serve(metrics, port), aiohttp.ClientSession() as client:
+        async with client.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.status == 200
+            assert 'distillchain_api_requests_total{code="200",method="GET"} 1.0' in await answer.text()
+        async with client.get(f"http://127.0.0.1:{port}/") as answer:
+            assert answer.status == 404
