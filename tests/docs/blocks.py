@@ -21,11 +21,13 @@ class Block:
 
     Attributes:
         page: path within the repository.
+        indent: spaces before the fence.
         language: what stands behind the fence.
     """
 
     page: str
     line: int
+    indent: int
     language: str
     text: str
 
@@ -56,7 +58,13 @@ def blocks(*languages: str, page: str | None = None) -> list[Block]:
 def blocks_of(page: str, text: str) -> list[Block]:
     """The blocks of one page's text."""
     return [
-        Block(page, text.count("\n", 0, match.start()) + 1, match["language"], textwrap.dedent(match["text"]))
+        Block(
+            page=page,
+            line=text.count("\n", 0, match.start()) + 1,
+            indent=len(match["indent"]),
+            language=match["language"],
+            text=textwrap.dedent(match["text"]),
+        )
         for match in _FENCE.finditer(text)
     ]
 

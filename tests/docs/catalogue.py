@@ -22,20 +22,14 @@ class Scene(StrEnum):
 RUN: dict[tuple[str, str], Scene] = {
     ("README.md", "kubectl apply -f chain.yaml"): Scene.CHAIN,
     ("docs/quickstart.md", ".venv/bin/distillchain validate examples/quickstart/chain.yaml"): Scene.CHECKOUT,
-    (
-        "docs/quickstart.md",
-        ".venv/bin/distillchain plan examples/quickstart/chain.yaml --set 'spec.stages[femto].training.epochs=4'",
-    ): Scene.CHECKOUT,
+    ("docs/quickstart.md", ".venv/bin/distillchain plan examples/quickstart/chain.yaml \\"): Scene.CHECKOUT,
     ("docs/quickstart.md", ".venv/bin/distillchain run examples/quickstart/chain.yaml"): Scene.QUICKSTART,
     ("docs/quickstart.md", "import json"): Scene.QUICKSTART,
     (
         "docs/choosing-students.md",
-        "distillchain plan examples/sst2/chain.yaml --storage file://./store --set spec.template.distillation.alpha=0",
+        "distillchain plan examples/sst2/chain.yaml --storage file://./store \\",
     ): Scene.CHECKOUT,
-    (
-        "docs/install.md",
-        r"helm install distillchain charts/distillchain --namespace distillchain-system --create-namespace \ "[:-1],
-    ): Scene.INSTALL,
+    ("docs/install.md", "helm install distillchain charts/distillchain \\"): Scene.INSTALL,
     ("docs/install.md", "kubectl apply --server-side -k config/"): Scene.INSTALL,
     ("docs/install.md", "kubectl apply --server-side -f crds/"): Scene.INSTALL,
     ("docs/install.md", "import sys"): Scene.S3,
@@ -49,10 +43,7 @@ RUN: dict[tuple[str, str], Scene] = {
     ("docs/operations.md", "distillchain list --all-namespaces"): Scene.CHAIN,
     ("docs/operations.md", "distillchain suspend sst2-femto"): Scene.CHAIN,
     ("docs/operations.md", "distillchain retry sst2-femto"): Scene.CHAIN,
-    (
-        "docs/operations.md",
-        "helm upgrade distillchain charts/distillchain --namespace distillchain-system --reuse-values",
-    ): Scene.INSTALL,
+    ("docs/operations.md", "helm upgrade distillchain charts/distillchain \\"): Scene.INSTALL,
     ("docs/operations.md", "helm uninstall distillchain --namespace distillchain-system"): Scene.INSTALL,
     ("docs/operations.md", "kubectl delete crd distillationchains.distillchain.io"): Scene.INSTALL,
     ("docs/operations.md", "import json"): Scene.S3,
@@ -80,7 +71,7 @@ CANNOT: dict[tuple[str, str], str] = {
     ): "needs the release on a node: tests/chart/test_release_on_a_node.py",
     (
         "docs/install.md",
-        r"eksctl create iamserviceaccount --cluster my-cluster --namespace team-a --name trainer \ "[:-1],
+        "eksctl create iamserviceaccount --cluster my-cluster --namespace team-a --name trainer \\",
     ): "needs an EKS cluster; the service account that it makes is tried as YAML",
 }
 

@@ -28,6 +28,10 @@ def test_a_block_is_of_a_language_that_a_test_knows():
     assert unknown == []
 
 
+def test_a_block_within_a_list_is_indented_by_fours_as_python_markdown_wants_it():
+    assert [str(block) for block in blocks() if block.indent % 4] == []
+
+
 def test_no_two_blocks_are_called_the_same():
     keys = [block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE]
 
@@ -92,11 +96,11 @@ def test_links_to_other_hosts_are_listed():
 
 
 def test_a_block_within_a_list_is_found_and_dedented():
-    text = "1. Do\n\n   ```bash\n   a \\\n     b\n   ```\n"
+    text = "1. Do\n\n    ```bash\n    a \\\n      b\n    ```\n"
 
     (block,) = blocks_of("page.md", text)
 
-    assert (block.language, block.line, block.text) == ("bash", 3, "a \\\n  b\n")
+    assert (block.language, block.line, block.indent, block.text) == ("bash", 3, 4, "a \\\n  b\n")
 
 
 def test_every_page_is_in_the_navigation():
