@@ -71,7 +71,7 @@ CANNOT: dict[tuple[str, str], str] = {
     ): "needs the release on a node: tests/chart/test_release_on_a_node.py",
     (
         "docs/install.md",
-        "eksctl create iamserviceaccount --cluster my-cluster --namespace team-a --name trainer \\",
+        "eksctl create iamserviceaccount --cluster my-cluster \\",
     ): "needs an EKS cluster; the service account that it makes is tried as YAML",
 }
 

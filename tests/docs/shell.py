@@ -27,8 +27,7 @@ def a_checkout(folder: Path, *, copied: Sequence[str] = ()) -> Path:
     for name in copied:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((REPOSITORY / name).read_bytes())
-    (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     return folder
 
 
