@@ -62,6 +62,7 @@ docs: $(READY) ## Build the site of docs/ into site/, without a warning
 generated-is-current: $(READY)
 	@diff -u crds/distillchain.io_distillationchains.yaml <($(BIN)/python -m distillchain_api.crd) || { echo "crds/ is not current; run: make generate"; exit 1; }
 	@$(BIN)/python charts/generate.py --check
+	@diff -u docs/metrics.md <($(BIN)/python -m distillchain_operator.metrics_page) || { echo "docs/metrics.md is not current; run: make generate"; exit 1; }
 	@for page in resource failures; do diff -u docs/$$page.md <($(BIN)/python -m distillchain_api.reference $$page) || { echo "docs/$$page.md is not current; run: make generate"; exit 1; }; done
 	@diff -u docs/cli.md <($(BIN)/python -m distillchain_cli.reference) || { echo "docs/cli.md is not current; run: make generate"; exit 1; }
 
@@ -69,6 +70,7 @@ generate: $(READY) ## Rewrite what is generated: CRD, reference pages, chart's p
 	$(BIN)/python -m distillchain_api.crd > crds/distillchain.io_distillationchains.yaml
 	for page in resource failures; do $(BIN)/python -m distillchain_api.reference $$page > docs/$$page.md; done
 	$(BIN)/python -m distillchain_cli.reference > docs/cli.md
+	$(BIN)/python -m distillchain_operator.metrics_page > docs/metrics.md
 	$(BIN)/python charts/generate.py
 	$(BIN)/python charts/generate.py --config
 	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py tests/chart/test_chart.py

@@ -116,7 +116,8 @@ def build_readme() -> str:
         "the store never.",
         "`helm test` makes a chain of one stage: an init container of its pod writes sentences and fine-tunes a tiny "
         "teacher on them, the trainer distils it into a smaller student, the operator says `Succeeded`. With "
-        "`test.storage.uri` on S3 it proves store and credentials too.",
+        "`test.storage.uri` on S3 it proves store and credentials too. What failed stays to be read: the chain and the "
+        "pod that follows it, until the next `helm test`; `helm uninstall` leaves those two then.",
     ]
     section = ""
     for value in read_values():

@@ -91,7 +91,9 @@ def fit(message: str, limit_bytes: int = MESSAGE_BYTES) -> str:
     return message[:kept] + "..."
 
 
-ProgressPhase = Literal["FetchTeacher", "MeasureTeacher", "TeacherLogits", "Train", "Evaluate", "Upload"]
+ProgressPhase = Literal[
+    "FetchTeacher", "MeasureTeacher", "MeasureStudent", "TeacherLogits", "Train", "Evaluate", "Upload"
+]
 
 
 class Progress(Document):

@@ -27,6 +27,9 @@ NAME_RULE = {
     "rule": "self.metadata.name.size() <= 63",
     "message": "metadata.name: expected 63 characters at most",
 }
+# kstatus takes a resource that has no status for a finished one: Flux and `helm --wait` would look once, in the moment
+# before the operator does, and call a new chain ready. No generation is -1.
+UNSEEN_STATUS = {"observedGeneration": -1}
 
 _KEPT = (
     "description",
@@ -91,7 +94,7 @@ def _root_schema() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural_schema(ChainSpec),
-            "status": structural_schema(ChainStatus, with_defaults=False),
+            "status": structural_schema(ChainStatus, with_defaults=False) | {"default": UNSEEN_STATUS},
         },
     }
 

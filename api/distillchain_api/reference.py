@@ -91,7 +91,8 @@ def render_failures() -> str:
             "",
             failure.what_happened,
             "",
-            f"**What to do:** {failure.what_to_do}",
+            f"**What to do:** {failure.what_to_do} "
+            f"[How, with commands](troubleshooting.md#{failure.failure_class.lower()}).",
         ]
     return "\n".join(lines) + "\n"
 

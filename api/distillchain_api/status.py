@@ -110,7 +110,8 @@ class ChainResult(Document):
 class ChainStatus(Document):
     """What is known of a chain."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Annotated[int, Field(ge=-1)] = 0
+    """Generation of the spec this status is of; -1: none yet."""
     phase: ChainPhase = "Pending"
     stage: str = ""
     """Committed stages of all, such as 1/3."""

@@ -56,7 +56,9 @@ def complete_stage(context: typer.Context, incomplete: str) -> list[str]:
     def stages() -> Iterable[str]:
         from distillchain_cli.chains import stage_names
 
-        return stage_names(_cluster(context).fetch_chain(context.params["name"]))
+        # An option without its value ends the parser before it hands out arguments.
+        name = context.params.get("name") or context.args[0]
+        return stage_names(_cluster(context).fetch_chain(name))
 
     return _offer(incomplete, stages)
 

@@ -20,6 +20,7 @@ INTERVAL_S = 5.0
 PHASES: dict[ProgressPhase, str] = {
     "FetchTeacher": "fetch teacher",
     "MeasureTeacher": "measure teacher",
+    "MeasureStudent": "measure student",
     "TeacherLogits": "teacher logits",
     "Train": "train",
     "Evaluate": "evaluate",

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,14 +97,12 @@ def follow_logs(cluster: Cluster, name: str, wanted: Wanted, mouth: Mouth) -> No
             shown.add(pod.uid)
             _show(cluster, pod, wanted, mouth, follow=True, tail=wanted.tail if pod.uid in at_start else None)
             continue
-        ending = _ending(cluster, chain, wanted)
-        if ending is not None:
-            # The two watches do not wait for each other: a pod may have run that this one has not told of yet.
-            if not _next(cluster.list(cluster.pods_of(name))[0], chain, wanted, shown):
+        with suppress(Unreachable):  # the watches say so, and go on once it answers
+            if ending := _ending(cluster, chain, wanted, shown):
                 for line in ending:
                     mouth.say(line)
                 return
-        elif (message := status_of(chain).message or "waiting for the operator") != said:
+        if (message := status_of(chain).message or "waiting for the operator") != said:
             mouth.say(message)
             said = message
         watched.wait(TICK_S)
@@ -118,12 +117,16 @@ def _next(
     return next((pod for pod in _pods(documents, chain, wanted) if pod.has_log and pod.uid not in shown), None)
 
 
-def _ending(cluster: Cluster, chain: dict[str, Any], wanted: Wanted) -> tuple[str, ...] | None:
+def _ending(cluster: Cluster, chain: dict[str, Any], wanted: Wanted, shown: set[str]) -> tuple[str, ...]:
+    """How the chain, or the wanted stage, has ended, in lines; none while there may be more to show."""
     verdict = fetch_verdict(cluster, chain)
-    if verdict is not None:
-        return verdict.lines
     entry = status_of(chain).stage_named(wanted.stage) if wanted.stage else None
-    return (f"stage {entry.name} is committed: {entry.checkpoint}",) if entry and entry.phase == "Committed" else None
+    if verdict is None and (entry is None or entry.phase != "Committed"):
+        return ()
+    # The two watches do not wait for each other: a pod may have run that this one has not told of yet.
+    if _next(cluster.list(cluster.pods_of(chain["metadata"]["name"]))[0], chain, wanted, shown):
+        return ()
+    return verdict.lines if verdict else (f"stage {wanted.stage} is committed",)
 
 
 def _pods(documents: Sequence[dict[str, Any]], chain: dict[str, Any], wanted: Wanted) -> list[TrainerPod]:

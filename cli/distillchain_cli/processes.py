@@ -27,6 +27,7 @@ from distillchain_api.workorder import (
 POLL_S = 0.1
 TRAINER = (sys.executable, "-m", "distillchain_cli.child")
 KILLED_AT_PRESS = 3
+GRACE_S = 120.0  # from SIGTERM to SIGKILL when the time is up, as a Job's pods have
 
 
 class StopSignals:
@@ -94,7 +95,7 @@ def run_attempt(
     reach it as well. Progress goes through a file and not a pipe: a trainer that outlives us can still write and save.
 
     Args:
-        deadline_at: time.monotonic() when it is stopped; None: never.
+        deadline_at: time.monotonic() when it is stopped, and GRACE_S later killed; None: never.
     """
     termination, progress = place.folder / f"{order.stage}-{attempt}.answer", place.folder / f"{order.stage}.progress"
     work = place.folder / "work"
@@ -124,6 +125,8 @@ def run_attempt(
                 if deadline_at is not None and time.monotonic() > deadline_at and not overdue:
                     overdue = True
                     process.terminate()
+                if deadline_at is not None and time.monotonic() > deadline_at + GRACE_S:
+                    process.kill()
                 _wait(process)
             _report(lines.readlines(), on_progress)
         finally:

@@ -18,7 +18,7 @@ from distillchain_cli.processes import End, Place, StopSignals, run_attempt
 from distillchain_operator.plan import Plan, PlannedStage
 from distillchain_operator.status import build_chain_status, committed_entry, timestamp
 
-BACKOFF_S = 1.0  # before the second attempt; doubles up to MAX_BACKOFF_S
+BACKOFF_S = 1.0  # after an interruption, and after the first crash; then it doubles up to MAX_BACKOFF_S
 MAX_BACKOFF_S = 10.0
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
 """Of two classes with one exit code the first of the table, as in the operator's policy."""
@@ -112,6 +112,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             return _stopped(stage, attempt, started, _saved(end))
         if end.exit_code == EXIT_INTERRUPTED:
             run.view.note(f"stage {stage.name}: interrupted from outside; it goes on from its saved state")
+            _pause(run.stops, run.backoff_s)
             continue
         crashes += 1
         failure_class, sentence = diagnose(end)

@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_cli.chains import metric_name, seconds_since, status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.columns import GAP, age, count, duration, rate
-from distillchain_cli.errors import CliError, Refused, RunFailed
+from distillchain_cli.errors import CliError, Refused, RunFailed, Unreachable
 from distillchain_cli.events import Event, events_of, short_kind
 from distillchain_cli.live import INTERVAL_S, PHASES, ending, sentence
 from distillchain_cli.logs import parse_trainer_pod
@@ -97,20 +98,23 @@ def watch_status(
     watched = _watch(cluster, name)
     losses = Losses()
     asked: set[str] = set()
+    events: list[Event] = []
     with open_screen() as screen:
         while True:
+            news = watched.wait(TICK_S)
             if not watched["chain"]:
                 raise RunFailed(f"DistillationChain {name} was deleted")
             chain = watched["chain"][0]
-            scene = _scene(chain, watched, losses, now())
+            if news and "events" in watched:
+                events = events_of(chain, watched["events"])
+            scene = _scene(chain, events, losses, now(), lost=watched.lost)
             if (stage := _training(scene.status)) and stage.job and stage.job not in asked:
                 asked.add(stage.job)
                 threading.Thread(target=_read_losses, args=(cluster, name, stage.name, losses), daemon=True).start()
             screen.show(scene)
-            verdict = None if watched.lost else fetch_verdict(cluster, chain)
-            if verdict is not None:
-                return verdict
-            watched.wait(TICK_S)
+            with suppress(Unreachable):  # the watches say so, and go on once it answers
+                if (verdict := fetch_verdict(cluster, chain)) is not None:
+                    return verdict
 
 
 def _watch(cluster: Cluster, name: str) -> Watched:
@@ -121,9 +125,8 @@ def _watch(cluster: Cluster, name: str) -> Watched:
         return Watched(cluster, {"chain": chain})
 
 
-def _scene(chain: dict[str, Any], watched: Watched, losses: Losses, now: datetime) -> Scene:
+def _scene(chain: dict[str, Any], events: Sequence[Event], losses: Losses, now: datetime, *, lost: str) -> Scene:
     status = status_of(chain)
-    events = events_of(chain, watched["events"]) if "events" in watched else []
     training = _training(status)
     if training and (line := progress_of(training)):
         losses.add(line)
@@ -133,7 +136,7 @@ def _scene(chain: dict[str, Any], watched: Watched, losses: Losses, now: datetim
         now=now,
         event=events[-1] if events else None,
         losses=losses.of(training.name) if training else (),
-        lost=watched.lost,
+        lost=lost,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from distillchain_api.status import ChainStatus
 from distillchain_cli.chains import behind, condition, status_of
 from distillchain_cli.cluster import Cluster
+from distillchain_cli.errors import Refused
 from distillchain_cli.printing import see
 from distillchain_cli.status_view import failure_of
 
@@ -36,14 +37,20 @@ def verdict_of(status: ChainStatus) -> Verdict | None:
 
 
 def fetch_verdict(cluster: Cluster, chain: dict[str, Any]) -> Verdict | None:
-    """As `verdict_of`, but none while the operator has yet to look at an edit or at a retry."""
+    """As `verdict_of`, but none while the operator has yet to look at an edit or at a retry.
+
+    Raises: Unreachable when that cannot be told now.
+    """
     status = status_of(chain)
     verdict = None if behind(chain, status) else verdict_of(status)
     if verdict is None or verdict.succeeded:
         return verdict
     failed = next((entry for entry in status.stages if entry.phase == "Failed" and entry.job), None)
-    if failed is not None and failed.job is not None:
+    if failed is None or failed.job is None:
+        return verdict
+    try:
         job = cluster.fetch_job(failed.job)
-        if job is None or "deletionTimestamp" in job["metadata"]:  # `retry` took it: the operator makes it anew
-            return None
-    return verdict
+    except Refused:  # who may read chains need not be allowed to read Jobs
+        return verdict
+    # Taken by `retry`: the operator is about to make it anew.
+    return None if job is None or "deletionTimestamp" in job["metadata"] else verdict

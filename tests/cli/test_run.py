@@ -121,16 +121,20 @@ def test_a_failure_ends_with_1_and_the_trainers_sentence(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_interruption_from_elsewhere_does_not_count_against_the_retries(tmp_path: Path):
-    write_chain(tmp_path, stages=["mini"], template={"retries": 0})
-    stand_in = install_stand_in(
-        tmp_path, "if attempt < 3:\n    answer('Interrupted', step=1, message='m')\n    sys.exit(75)\ncommit()"
-    )
+def test_an_interruption_from_elsewhere_is_paused_for_and_does_not_count_against_the_retries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = build_plan(read_chain(str(write_chain(tmp_path, stages=["mini"], template={"retries": 0}))))
+    act = "if attempt < 3:\n    answer('Interrupted', step=1, message='m')\n    sys.exit(75)\ncommit()"
+    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
+    pauses: list[float] = []
+    monkeypatch.setattr("distillchain_cli.run._pause", lambda _stops, seconds: pauses.append(seconds))
 
-    done = distillchain("run", "chain.yaml", cwd=tmp_path, **stand_in)
+    status = run_chain(plan, Place(tmp_path), view=PlainView(io.StringIO(), metric="accuracy"))
 
-    assert done.returncode == 0, done.stderr
+    assert status.phase == "Succeeded"
     assert attempts_of(tmp_path) == 3
+    assert pauses == [1.0, 1.0]
 
 
 def test_a_stage_that_outlives_its_timeout_fails_with_its_state_saved(tmp_path: Path):
@@ -145,6 +149,19 @@ def test_a_stage_that_outlives_its_timeout_fails_with_its_state_saved(tmp_path: 
     (mini,) = status_in(done.stdout).stages
     assert mini.failure_class == "DeadlineExceeded"
     assert mini.message == ("ran longer than its timeout of 1 s; raise timeout: training goes on from the saved state")
+
+
+def test_a_trainer_that_does_not_end_in_its_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("distillchain_cli.processes.GRACE_S", 0.5)
+    plan = build_plan(read_chain(str(write_chain(tmp_path, stages=["mini"], template={"timeout": "1s"}))))
+    act = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
+    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
+
+    status = run_chain(plan, Place(tmp_path), view=PlainView(io.StringIO(), metric="accuracy"))
+
+    assert status.stages[0].failure_class == "DeadlineExceeded"
+    (pid,) = (int(path.read_text()) for path in (tmp_path / "stand-in").rglob("attempt-1"))
+    assert not is_running(pid)
 
 
 def start(folder: Path, **environment: str) -> subprocess.Popen[str]:

@@ -212,9 +212,10 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in get_args(Target):
+    chosen = [target for target in get_args(Target) if sys.argv[1:] == [target]]
+    if not chosen:
         sys.exit(f"usage: python -m cluster.build_images {'|'.join(get_args(Target))}")
     try:
-        print(Builder().build(sys.argv[1]).name)
+        print(Builder().build(chosen[0]).name)
     except ClusterError as error:
         sys.exit(f"images: {error}")

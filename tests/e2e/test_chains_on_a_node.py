@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.scene import Running
+from cluster.cut import CuttableRelay
 from cluster.operator_process import OperatorProcess
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
@@ -72,6 +76,14 @@ class Chains:
         key = f"{prefix}/stages/{digest}/manifest.json"
         return Manifest.parse(self.cluster.s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
 
+    def follow(self, folder: Path, *arguments: str, through: CuttableRelay | None = None) -> Running:
+        """`distillchain` as a person of this namespace."""
+        folder.mkdir(exist_ok=True)
+        admin, own = self.cluster.control_plane.kubeconfig, folder / "kubeconfig"
+        if through is not None:
+            return Running(folder, arguments, through.write_kubeconfig(admin, own, namespace=self.namespace))
+        return Running(folder, (*arguments, "-n", self.namespace), admin)
+
     def dump(self) -> str:
         listing = self.kubectl("get", "distillationchains,jobs,pods,events", "-n", self.namespace, check=False).stdout
         logs = self.kubectl(
@@ -124,27 +136,57 @@ def test_a_chain_runs_to_succeeded_and_another_reuses_its_stages(chains: Chains,
         assert chains.manifest(first, stage.digest).checkpoint == stage.checkpoint, "checkpoints stay"
 
 
-def test_an_evicted_and_then_suspended_stage_goes_on_where_it_was(chains: Chains, relay: Relay, new_chain: NewChain):
+def test_an_evicted_and_then_suspended_stage_goes_on_where_it_was_and_so_do_its_logs(
+    chains: Chains, relay: Relay, new_chain: NewChain, tmp_path: Path
+):
     stage = femto_stage(relay, training={"learningRate": 1e-3, "epochs": 30}, saveInterval="2s", retries=0)
     chain = new_chain("stopped", [stage])
     chains.apply(chain)
-    first = chains.wait_until("the trainer to train", lambda: chains.running_pod("femto"))
-    chains.cluster.node.evict(chains.namespace, first)
-    second = chains.wait_until("another to train", lambda: _other(chains.running_pod("femto"), first))
-    chains.suspend("stopped", True)
-    assert chains.wait("stopped", "Suspended").stages[-1].phase == "Suspended"
-    assert chains.running_pod("femto") is None
-    chains.suspend("stopped", False)
+    with chains.follow(tmp_path, "logs", "stopped", "-f") as logs:
+        first = chains.wait_until("the trainer to train", lambda: chains.running_pod("femto"))
+        logs.wait_for("[femto] train ")
+        chains.cluster.node.evict(chains.namespace, first)
+        chains.wait_until("another to train", lambda: chains.running_pod("femto") not in (None, first))
+        chains.suspend("stopped", True)
+        assert chains.wait("stopped", "Suspended").stages[-1].phase == "Suspended"
+        assert chains.running_pod("femto") is None
+        chains.suspend("stopped", False)
 
-    status = chains.wait("stopped", "Succeeded")
+        status = chains.wait("stopped", "Succeeded")
+        assert logs.end() == 0, logs.dump()
+    pods = re.findall(r"^stage femto: pod (\S+)$", logs.stderr, re.MULTILINE)
+    assert pods[0] == first
+    assert len(pods) == 3, logs.stderr
+    assert logs.stderr.endswith(f"succeeded: {status.stages[-1].checkpoint}\n")
     femto = status.stage_named("femto")
     assert femto is not None
-    assert femto.attempt == 3, second
+    assert femto.attempt == 3
     assert chains.manifest(chain, femto.digest).run.resumed
 
 
-def _other(pod: str | None, than: str) -> str | None:
-    return pod if pod != than else None
+def test_logs_go_from_stage_to_stage_and_lose_no_line_to_a_cut_connection(
+    chains: Chains, relay: Relay, new_chain: NewChain, tmp_path: Path
+):
+    stages = [tiny_stage(relay), femto_stage(relay, training={"learningRate": 1e-3, "epochs": 4})]
+    with CuttableRelay(chains.cluster.control_plane.url) as network:
+        chains.apply(new_chain("talking", stages))
+        with chains.follow(tmp_path, "logs", "talking", "-f", "--raw", through=network) as logs:
+            for stage in ("tiny", "femto"):
+                words = f'"stage":"{stage}","phase":"Train"'
+                chains.wait_until(words, lambda words=words: words in logs.stdout)
+                network.cut()
+            chains.wait("talking", "Succeeded")
+            assert logs.end() == 0, logs.dump()
+
+    pods = re.findall(r"^stage \w+: pod (\S+)$", logs.stderr, re.MULTILINE)
+    assert len(pods) == len(chains.job_names())
+    assert logs.stdout == "".join(chains.kubectl("logs", pod, "-n", chains.namespace).stdout for pod in pods)
+    assert "reconnecting: " in logs.stderr
+
+    with chains.follow(tmp_path, "logs", "talking", "--stage", "femto", "--tail", "1") as last:
+        assert last.end() == 0, last.dump()
+    assert last.stdout.startswith("[femto] ")
+    assert last.stdout.count("\n") == 1
 
 
 def test_a_stage_out_of_memory_is_named_so(chains: Chains, relay: Relay, new_chain: NewChain):

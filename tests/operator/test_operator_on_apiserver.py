@@ -21,6 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from chain_builders import a_commit, a_document, a_failure
+from chart.helm import helm
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
 from cluster.ports import free_ports
@@ -621,3 +622,57 @@ def test_metrics_of_a_live_operator_follow_a_chain_from_pending_to_deleted(relay
     assert "distillchain_stage_since_timestamp_seconds relay mini running" not in seen
     relay.kubectl("delete", "dchain", "relay")
     relay.wait("its series gone", lambda: not any(name.startswith("distillchain_chains ") for name in scrape()))
+
+
+def test_gitops_tools_see_no_drift_and_no_conflict_after_a_chain_has_run(relay: Relay):
+    document = a_document(stages=["mini"]) | {"metadata": {"name": "relay", "labels": {"team": "nlp"}}}
+    text = json.dumps(document)
+    relay.kubectl("apply", "--server-side", "--field-manager=argocd-controller", "-f", "-", input=text)
+    relay.run(relay.wait_for_pod("mini"))
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+    before = relay.chain()
+    diff = ["diff", "--server-side", "--field-manager=argocd-controller", "-f", "-"]
+    relay.kubectl(*diff, input=text)  # exit code 1 when there is one
+    changed = json.dumps(document | {"metadata": {"name": "relay", "labels": {"team": "other"}}})
+    assert relay.cluster.kubectl("-n", relay.namespace, *diff, input=changed, check=False).returncode == 1
+    relay.kubectl("diff", "-f", "-", input=text)  # as one sees it who applies without server-side
+
+    other = ["apply", "--server-side", "--field-manager=kustomize-controller", "-f", "-"]
+    relay.kubectl(*other, input=text)  # raises on a conflict
+    after = relay.chain()
+    assert (after["spec"], after["status"], after["metadata"]["generation"]) == (before["spec"], before["status"], 1)
+    assert after["metadata"].get("finalizers") is None
+    assert after["metadata"].get("annotations") is None
+    shown = relay.cluster.get("dchain", "relay", "-n", relay.namespace, "--show-managed-fields")
+    ours = [entry for entry in shown["metadata"]["managedFields"] if "f:status" in entry["fieldsV1"]]
+    assert [entry["subresource"] for entry in ours] == ["status"]
+    assert ours[0]["fieldsV1"].keys() == {"f:status"}
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_waiting_deployer_follows_a_chain_to_its_end_by_kstatus(relay: Relay, tmp_path: Path, ends_well: bool):
+    """Helm's watcher is kstatus, the library of Flux's `wait`."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: chains, version: 0.1.0}")
+    (tmp_path / "templates" / "relay.yaml").write_text(json.dumps(a_document(stages=["mini"])))
+
+    def deploy(verb: str, deadline_s: int) -> str:
+        waiting = ["--wait", f"--timeout={deadline_s}s", "--namespace", relay.namespace]
+        return helm(
+            verb, "chains", str(tmp_path), *waiting, kubeconfig=relay.cluster.kubeconfig, home=tmp_path / "helm"
+        )
+
+    with pytest.raises(CommandFailed, match="InProgress"):
+        deploy("install", 3)  # the stage waits for its pod
+    if ends_well:
+        relay.commit("mini")
+        relay.wait_for_phase("Succeeded")
+        deploy("upgrade", DEADLINE_S)
+    else:
+        answer = a_failure(relay.planned("mini"), FailureClass.GATE_NOT_MET, "accuracy 0.612 is too low")
+        relay.end(relay.wait_for_pod("mini"), exit_code=68, message=answer.to_json(), reason="Error")
+        relay.wait_for_phase("Failed")
+        with pytest.raises(CommandFailed, match="Failed"):
+            deploy("upgrade", DEADLINE_S)

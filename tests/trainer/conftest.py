@@ -13,6 +13,13 @@ import torch
 from trainer.parts import an_order, run_here, save_bert, write_data
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who asks for the taught teacher trains: the mark `models` keeps it out of the quick loop."""
+    for item in items:
+        if "taught" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.models)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Two tests at once on two cores: with more threads each waits for the other."""

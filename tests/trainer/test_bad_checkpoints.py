@@ -52,6 +52,18 @@ def _more_words(folder: Path) -> None:
     save_tokenizer(folder, more_words=9)
 
 
+def _not_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][:] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _unreadable(folder: Path) -> None:
+    """A folder in its place stands in for a file of another user: root may read everything."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+
+
 def _nothing(folder: Path) -> None:
     shutil.rmtree(folder)
 
@@ -77,6 +89,8 @@ BAD_TEACHERS = [
     pytest.param(_half, CheckpointInvalid, "spec.teacher.model: the weights of {t} cannot be loaded: Error while deserializing header: incomplete metadata, file not fully covered; copy the checkpoint again, and see that config.json and weights belong together", id="weights cut short"),
     pytest.param(_without_a_layer, CheckpointInvalid, "spec.teacher.model: {t} lacks weights of its own architecture (bert.encoder.layer.0.output.dense.weight); copy the checkpoint again", id="a tensor missing"),
     pytest.param(_more_words, CheckpointInvalid, "spec.teacher.model: the tokenizer has 47 words, the model {t} has embeddings for 38; use the tokenizer it was trained with", id="another tokenizer"),
+    pytest.param(_not_numbers, CheckpointInvalid, "spec.teacher.model: {t}: its outputs on validation are not numbers (NaN or infinite); copy it again, or use precision float32", id="NaN"),
+    pytest.param(_unreadable, CheckpointInvalid, "spec.teacher.model: {t} cannot be read (Is a directory); name a place that the trainer's user may read", id="a file that may not be read"),
     pytest.param(_headless, CheckpointInvalid, "spec.teacher.model: {t} has no classifier head (BertModel in config.json); fine-tune it on the task first (spec.teacher.fineTune)", id="only pretrained"),
     pytest.param(_three, LabelMismatch, "teacher {t}: its head has 3 classes (bad, so-so, good), spec.task.labels has 2 (negative, positive); use a checkpoint of this task, or one without a classifier head", id="another number of classes"),
     pytest.param(_edit_config(id2label={"0": "bad", "1": "good"}), LabelMismatch, "teacher {t}: its classes are bad, good, spec.task.labels are negative, positive; name the labels as the checkpoint's id2label does, or use a checkpoint of this task", id="other class names"),
@@ -99,6 +113,23 @@ def test_a_bad_teacher_is_refused(root: Path, spoil: Callable[[Path], None], kin
 
     assert str(error) == want.format(t=f"file://{root}/teacher")
     assert type(error) is kind
+
+
+@pytest.mark.parametrize(
+    "spoil, want",
+    [
+        pytest.param(_pickled, "spec.stages[0].student.model: {s} has only pickled weights (pytorch_model.bin), which can run code when loaded; save it with save_pretrained(safe_serialization=True) or name a revision with safetensors", id="pickled weights"),
+        pytest.param(_edit_config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), "spec.stages[0].student.model: {s} wants to run code of its own (auto_map in config.json), which is never done; use an architecture of transformers or bert_hash", id="remote code"),
+        pytest.param(_drop("tokenizer.json"), "spec.stages[0].student.model: {s} has no tokenizer; put the tokenizer.json (or vocab.txt) it was trained with beside it", id="no tokenizer"),
+    ],
+)  # fmt: skip
+def test_a_bad_start_of_a_student_is_refused(root: Path, spoil: Callable[[Path], None], want: str):
+    spoil(save_bert(root / "start"))
+
+    error = _refusal(an_order(root, student={"model": f"file://{root}/start"}), root)
+
+    assert isinstance(error, CheckpointInvalid)
+    assert str(error) == want.format(s=f"file://{root}/start")
 
 
 @pytest.mark.parametrize(

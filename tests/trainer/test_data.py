@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas
 import polars
 import pyarrow
@@ -14,8 +15,9 @@ import pyarrow.parquet
 import pytest
 
 from distillchain_api.chain import Task
-from distillchain_trainer.data import Split, read_task_data
+from distillchain_trainer.data import Split, hub_rows, read_task_data
 from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.tables import read_rows
 
 LABELS = ["negative", "positive"]
 
@@ -53,6 +55,7 @@ GOOD_FILES = [
     pytest.param("a.tsv", b"sentence\tlabel\nNA\t0\nnull\t1\n", ["NA", "null"], id="tsv: texts that pandas would take for nothing"),
     pytest.param("a.csv", b'sentence,label\n"bad, really",0\n"good ""film""",1\n', ["bad, really", 'good "film"'], id="csv: RFC 4180"),
     pytest.param("a.csv", b'\xef\xbb\xbfsentence,label\r\n"two\r\nlines",0\r\ngood,1\r\n\r\n', ["two\r\nlines", "good"], id="csv: line break within, BOM, CRLF, blank end"),
+    pytest.param("a.csv", b'sentence,label\r\n"a\rb",0\r\ngood,1\r\n\r\n', ["a\rb", "good"], id="csv: bare CR within, blank end"),
     pytest.param("a.csv.gz", gzip.compress(b"sentence,label\nbad,0\ngood,1\n"), ["bad", "good"], id="csv.gz"),
     pytest.param("a.tsv.gz", gzip.compress(b"sentence\tlabel\nbad\t0\ngood\t1\n"), ["bad", "good"], id="tsv.gz"),
     pytest.param("a.jsonl", b'{"sentence": "bad\\n\\"x\\"", "label": 0}\n{"label": "positive", "sentence": "good"}\n', ['bad\n"x"', "good"], id="jsonl: names and numbers by turns"),
@@ -158,7 +161,9 @@ BAD_FILES = [
     pytest.param("a.csv", b'sentence,label\ngood,1\n"bad film,0\nfine,1\n', "{f}:3: unexpected end of data; a cell with a quotation mark, comma or line break stands in quotation marks, and marks within it are doubled (\"\")", id="csv: a mark never closed"),
     pytest.param("a.csv", b'sentence,label\n"bad" film,0\n', "{f}:2: ',' expected after '\"'; a cell with a quotation mark, comma or line break stands in quotation marks, and marks within it are doubled (\"\")", id="csv: text after a mark"),
     pytest.param("a.csv", b"sentence,label\nbad, really,0\n", "{f}:2: 3 cells, the header has 2; a cell with a comma stands in quotation marks: correct the line", id="csv: bare comma"),
-    pytest.param("a.csv", b"sentence,label\nbad,0\n\ngood,1\n", "{f}:3: 0 cells, the header has 2; a cell with a comma stands in quotation marks: correct the line", id="csv: blank line between"),
+    pytest.param("a.csv", b"sentence,label\nbad,0\n\ngood,1\n", "{f}:3: the line is blank, and rows follow; remove it", id="csv: blank line between"),
+    pytest.param("a.csv", b'sentence,label\n"a\rb\rc",0\ngood,1\n\nfine,1\n', "{f}:6: the line is blank, and rows follow; remove it", id="csv: blank line after bare CRs within a cell"),
+    pytest.param("a.jsonl", b'{"sentence": "fine", "label": 1}\n{"sentence": "cut \\ud83d", "label": 0}\n', '{f}:2, column "sentence": character 5 is \\ud83d, half of a surrogate pair; correct the text, or what cut it', id="jsonl: half an emoji"),
     pytest.param("a.csv.gz", gzip.compress(b"sentence,label\nbad,0\n" * 99)[:-12], "{f}: the file is cut short; copy it again", id="gz cut short"),
     pytest.param("a.csv.gz", b"sentence,label\nbad,0\n", "{f}: not a whole gzip file (Not a gzipped file (b'se')); copy it again, or drop .gz", id="not gz at all"),
     pytest.param("a.jsonl", b'{"sentence": "bad", "label": 0}\n{"sentence": "good"}\n', '{f}:2: no column "label"; expected one of sentence', id="jsonl: key missing"),
@@ -201,12 +206,96 @@ def test_null_in_parquet_is_named_by_row(tmp_path: Path):
 
 
 def test_a_class_missing_in_validation_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    (tmp_path / "train.tsv").write_bytes(HEAD + b"bad\t0\ngood\t1\n")
-    (tmp_path / "dev.tsv").write_bytes(HEAD + b"good\t1\n")
+    (tmp_path / "train.tsv").write_bytes(HEAD + b"bad\t0\nso-so\t1\ngood\t2\n")
+    (tmp_path / "dev.tsv").write_bytes(HEAD + b"good\t2\nbad\t0\n")
 
-    read(tmp_path, "train.tsv", validation="dev.tsv")
+    read(tmp_path, "train.tsv", validation="dev.tsv", labels=["negative", "neutral", "positive"])
 
     assert "a class has no rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "rows, want",
+    [
+        pytest.param(b"", "{f} has no rows; expected at least one", id="no rows"),
+        pytest.param(
+            b"good\t1\nfine\t1\n",
+            'every row of {f} is of class "positive", so no model can be told from chance; add rows of the other classes',
+            id="a single class",
+        ),
+    ],
+)
+def test_validation_that_can_tell_nothing_is_refused(tmp_path: Path, rows: bytes, want: str):
+    (tmp_path / "train.tsv").write_bytes(HEAD + b"bad\t0\ngood\t1\n")
+    (tmp_path / "dev.tsv").write_bytes(HEAD + rows)
+
+    with pytest.raises(DataInvalid) as failure:
+        read(tmp_path, "train.tsv", validation="dev.tsv")
+
+    want = want.format(f=f"file://{tmp_path}/dev.tsv")
+    assert str(failure.value) == f"spec.task.dataset.splits.validation: {want}"
+
+
+@pytest.mark.parametrize("offset", [20, 2000])
+def test_parquet_damaged_in_its_pages_is_refused(tmp_path: Path, offset: int):
+    sentences = [f"some text {row}" for row in range(5000)]
+    pandas.DataFrame({"sentence": sentences, "label": [row % 2 for row in range(5000)]}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[offset : offset + 16] = b"\xff" * 16
+    (tmp_path / "a.parquet").write_bytes(content)
+
+    with pytest.raises(
+        DataInvalid, match=rf"^file://{tmp_path}/a\.parquet: not a whole parquet file \(.*; copy it again$"
+    ):
+        read(tmp_path, "a.parquet")
+
+
+def test_what_the_file_system_does_not_give_is_said(tmp_path: Path):
+    """A folder where the file was expected stands in for a file of another user: root may read everything."""
+    (tmp_path / "a.csv").mkdir()
+
+    with pytest.raises(DataInvalid) as failure:
+        read_rows(tmp_path / "a.csv", ["sentence"], name="s3://b/a.csv")
+
+    want = "s3://b/a.csv cannot be read (Is a directory); name a place that the trainer's user may read"
+    assert str(failure.value) == want
+
+
+def a_table(names: list[str] | None, numbers: list[int]) -> Any:
+    label = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": label})
+    return datasets.Dataset.from_dict({"sentence": ["x"] * len(numbers), "label": numbers}, features=features)
+
+
+@pytest.mark.parametrize(
+    "names, want",
+    [
+        pytest.param(["positive", "negative"], ["positive", "negative"], id="names in another order"),
+        pytest.param(["NEGATIVE", "POSITIVE"], ["NEGATIVE", "POSITIVE"], id="another case"),
+        pytest.param(["0", "1"], [0, 1], id="names that only count are none"),
+        pytest.param(None, [0, 1], id="plain numbers"),
+    ],
+)
+def test_class_numbers_of_the_hub_are_read_by_their_names(tmp_path: Path, names: list[str] | None, want: list[object]):
+    task = a_task(tmp_path, "train")
+
+    rows = hub_rows(a_table(names, [0, 1]), task, "hf://x, split train")
+
+    assert [row.cells[-1] for row in rows] == want
+
+
+def test_other_class_names_of_the_hub_are_refused(tmp_path: Path):
+    task = a_task(tmp_path, "train", labels=["positive", "negative"])
+
+    with pytest.raises(DataInvalid) as failure:
+        list(hub_rows(a_table(["neg", "pos"], [0, 1]), task, "hf://imdb, split train"))
+
+    assert str(failure.value) == (
+        "hf://imdb, split train: its classes are neg, pos, spec.task.labels are positive, negative; "
+        "name the labels as the data set does, in any order"
+    )
 
 
 def test_nothing_of_json_is_lost_on_the_way(tmp_path: Path):

@@ -10,19 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.answer import Failed
+from distillchain_api.answer import Failed, Interrupted
 from distillchain_trainer.errors import translate_unforeseen
 from distillchain_trainer.threads import cpu_share, idle_cpus
 from trainer.parts import an_order, answer_in, environment
 
 CRASH = """
-import sys
-from distillchain_trainer import __main__ as main, run
+import os, signal, sys, time
+from distillchain_trainer.signals import Signals
+signals = Signals()
+signals.install()
+{early}
+from distillchain_trainer import errors, process, run
 def crash(*_, **__):
     {statement}
 run.run_stage = crash
-sys.exit(main.main([]))
+sys.exit(process.main([], signals))
 """
+
+
+def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.CompletedProcess[str]:
+    """The crash is put in place of the stage: real parts do not crash on demand."""
+    return subprocess.run(
+        [sys.executable, "-c", CRASH.format(statement=statement, early=early)],
+        env=environment(an_order(folder), folder, AWS_SECRET_ACCESS_KEY="top-secret-value"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,32 +46,46 @@ sys.exit(main.main([]))
         pytest.param(
             "raise KeyError('surprise, top-secret-value')", 70, "KeyError: 'surprise, <AWS_SECRET_ACCESS_KEY>'", id="crash"
         ),
+        pytest.param("raise errors.StorageDenied('refused top-secret-value')", 69, "refused <AWS_SECRET_ACCESS_KEY>", id="a secret in a sentence"),
         pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower training.batchSize (and raise gradientAccumulation), or raise resources.limits", id="memory"),
         pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk; give the pod more ephemeral storage, or free the volume", id="disk"),
         pytest.param("print('not progress'); import os; os.system('echo nor this'); sys.exit(3)", 70, "SystemExit: 3", id="a library that exits"),
     ],
 )  # fmt: skip
 def test_every_ending_has_an_answer(tmp_path: Path, statement: str, code: int, want: str):
-    """The crash is put in place of the stage: real parts do not crash on demand."""
-    order = an_order(tmp_path)
-    variables = environment(order, tmp_path, AWS_SECRET_ACCESS_KEY="top-secret-value")
     (tmp_path / "termination").write_text("x" * 5000)
 
-    process = subprocess.run(
-        [sys.executable, "-c", CRASH.format(statement=statement)],
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    process = crash(tmp_path, statement)
 
     assert process.returncode == code, process.stderr
     answer = answer_in(tmp_path)
     assert isinstance(answer, Failed)
     assert answer.message == want
-    assert answer.digest == order.digest
+    assert answer.digest == an_order(tmp_path).digest
+    assert "top-secret-value" not in process.stderr
     assert process.stdout == "", "stdout is for progress alone"
     assert list((tmp_path / "work").iterdir()) == []
+
+
+SIGTERM = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
+
+
+@pytest.mark.parametrize(
+    "early, statement, step, where",
+    [
+        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(3)", 0, "this attempt had not come to train", id="while it is imported"),
+        pytest.param("", SIGTERM, 0, "this attempt had not come to train", id="before training"),
+        pytest.param("", f"signals.saved_step = 40; {SIGTERM}", 40, "its state at step 40 is saved", id="after a state was saved"),
+    ],
+)  # fmt: skip
+def test_sigterm_at_any_moment_ends_with_75(tmp_path: Path, early: str, statement: str, step: int, where: str):
+    process = crash(tmp_path, statement, early=early)
+
+    assert process.returncode == 75, process.stderr
+    answer = answer_in(tmp_path)
+    assert isinstance(answer, Interrupted)
+    assert answer.step == step
+    assert answer.message == f"stopped from outside; {where}, the next one goes on from what is saved"
 
 
 def test_the_cause_of_a_cause_is_found():

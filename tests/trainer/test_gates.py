@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from typing import Any
 
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
-from distillchain_api.chain import Gate
-from distillchain_trainer.errors import GateNotMet
-from distillchain_trainer.gates import chance_to_beat, check_student, share
+from distillchain_api.chain import Gate, Metric
+from distillchain_api.workorder import TeacherRef
+from distillchain_trainer.errors import GateNotMet, LabelMismatch, TrainerError
+from distillchain_trainer.gates import chance_to_beat, check_student, check_teacher, share
 
 
 @pytest.mark.parametrize(
@@ -27,17 +31,90 @@ def test_a_share_never_reads_as_the_gate_it_misses(value: float, beside: float |
 
 
 def test_chance_of_two_equal_classes():
-    reached, needed = chance_to_beat([0, 1] * 50, count=2, metric="accuracy")
+    reached, needed = chance_to_beat([0, 1] * 50, [0, 1] * 50, metric="accuracy")
 
     assert reached == 0.5
     assert needed == pytest.approx(0.5 + 1.645 * 0.05)
 
 
-def test_chance_of_macro_f1_is_that_of_the_most_frequent_class():
-    # Always "0" of 80 and 20: precision 0.8, recall 1, F1 0.8889; the other class 0; the mean 0.4444.
-    reached, _ = chance_to_beat([0] * 80 + [1] * 20, count=2, metric="macroF1")
+def test_chance_of_macro_f1_is_the_agreement_of_the_same_predictions_in_any_order():
+    # 10 of 100 rows are "1", and it is said 20 times: 0.9 * 0.8 + 0.1 * 0.2 = 0.74.
+    reached, _ = chance_to_beat([0] * 90 + [1] * 10, [0] * 80 + [1] * 20, metric="macroF1")
 
-    assert reached == pytest.approx(0.4444, abs=1e-4)
+    assert reached == pytest.approx(0.74)
+
+
+ROOT = TeacherRef(name="teacher", model="file:///t")
+DICE = random.Random(0)
+BALANCED = [row % 2 for row in range(872)]
+RARE = [int(row % 20 == 0) for row in range(1000)]
+FOUR = [row % 4 for row in range(1000)]
+
+
+def mostly(classes: list[int], share: float) -> list[int]:
+    """Right for about this share of rows, else one class further."""
+    count = max(classes) + 1
+    return [true if DICE.random() < share else (true + 1) % count for true in classes]
+
+
+@pytest.mark.parametrize(
+    "classes, predicted, metric, named, want",
+    [
+        pytest.param(BALANCED, DICE.choices([0, 1], k=872), "macroF1", True, GateNotMet, id="guesses"),
+        pytest.param(BALANCED, DICE.choices([0, 1], k=872), "accuracy", True, GateNotMet, id="guesses, by accuracy"),
+        pytest.param(BALANCED, mostly(BALANCED, 0.4), "macroF1", True, GateNotMet, id="turned round"),
+        pytest.param(BALANCED, mostly(BALANCED, 0.4), "macroF1", False, LabelMismatch, id="turned round, unnamed"),
+        pytest.param(BALANCED, mostly(BALANCED, 0.6), "macroF1", False, None, id="weak, unnamed"),
+        pytest.param(RARE, [0] * 1000, "macroF1", True, GateNotMet, id="never says the rare class"),
+        pytest.param(RARE, [int(row % 10 == 0) for row in range(1000)], "macroF1", True, None, id="finds the rare class"),
+        pytest.param(FOUR, [[0, 1, 3, 2][true] for true in mostly(FOUR, 0.9)], "accuracy", False, LabelMismatch, id="two of four swapped"),
+        pytest.param(FOUR, mostly(FOUR, 0.5), "accuracy", False, None, id="half right, the others one class further"),
+        pytest.param([0] * 19 + [1], [0] * 19 + [1], "accuracy", True, None, id="all right on few skewed rows"),
+        pytest.param([0] * 19 + [1], [0] * 20, "accuracy", True, GateNotMet, id="one class on few skewed rows"),
+        pytest.param([0, 0, 1], [0, 0, 1], "macroF1", True, None, id="all right on three rows"),
+    ],
+)  # fmt: skip
+def test_a_teacher_must_beat_chance_in_its_order(
+    classes: list[int], predicted: list[int], metric: Metric, named: bool, want: type[TrainerError] | None
+):
+    metrics = {
+        "accuracy": float(accuracy_score(classes, predicted)),
+        "macroF1": float(f1_score(classes, predicted, average="macro", zero_division=0.0)),
+    }
+    labels = [f"class-{index}" for index in range(max(classes) + 1)]
+
+    with pytest.raises(want) if want else contextlib.nullcontext():
+        check_teacher(
+            ROOT,
+            "file:///t",
+            metrics,
+            metric=metric,
+            classes=classes,
+            predicted=predicted,
+            labels=labels,
+            named=named,
+        )
+
+
+def test_swapped_classes_are_named_in_their_probable_order():
+    predicted = [[0, 1, 3, 2][true] for true in FOUR]
+
+    with pytest.raises(LabelMismatch) as failure:
+        check_teacher(
+            ROOT,
+            "file:///t",
+            {"accuracy": 0.5, "macroF1": 0.5},
+            metric="accuracy",
+            classes=FOUR,
+            predicted=predicted,
+            labels=["a", "b", "c", "d"],
+            named=False,
+        )
+
+    assert str(failure.value) == (
+        "teacher file:///t: accuracy 0.50 with LABEL_0.. taken as a, b, c, d, but 1.00 as a, b, d, c: its classes are "
+        "probably in that order; write their names into id2label of its config.json"
+    )
 
 
 @pytest.mark.parametrize(

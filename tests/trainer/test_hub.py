@@ -33,6 +33,9 @@ def _hub_files(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (teacher / "pytorch_model.bin").write_bytes(b"a pickle that nobody fetches")
     (teacher / "onnx").mkdir()
     (teacher / "onnx/model.safetensors").write_bytes(b"nor this")
+    pickled = files / "models/org/pickled"
+    shutil.copytree(teacher, pickled)
+    (pickled / "model.safetensors").unlink()
     reviews = files / "datasets/org/reviews"
     # The hub's classes are the other way round than the task's: numbers must become names before they are matched.
     features = datasets.Features(
@@ -103,6 +106,13 @@ def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
             id="no such model",
         ),
         pytest.param(
+            {"teacher": {"model": "hf://org/pickled"}},
+            "CheckpointInvalid",
+            "spec.teacher.model: hf://org/pickled has only pickled weights (pytorch_model.bin), which can run code when "
+            "loaded; save it with save_pretrained(safe_serialization=True) or name a revision with safetensors",
+            id="safetensors in another folder only",
+        ),
+        pytest.param(
             {"teacher": {"model": "hf://org/teacher@v2"}},
             "CheckpointInvalid",
             "spec.teacher.model: the hub has no revision of that name for hf://org/teacher@v2; correct it",
@@ -123,7 +133,7 @@ def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
         pytest.param(
             {"dataset": {"uri": "hf://org/reviews", "config": "short", "label": "stars"}},
             "DataInvalid",
-            'hf://org/reviews, split train: there is no column "stars"; the columns are sentence, label',
+            'hf://org/reviews, split train: no column "stars"; expected one of label, sentence',
             id="no such column",
         ),
         pytest.param(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cluster.s3 import REGION, S3Server
 from distillchain_api.answer import Committed, Failed
@@ -101,6 +103,65 @@ def test_a_prefix_lists_its_own_objects_and_deletes_them(store: Store):
 
     store.delete([key for key, _ in listed])
     assert [item.key for item in store.list_objects("")] == ["ab/3"]
+
+
+def test_a_copy_that_differs_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A copy of other bytes stands in for a disk that altered them."""
+    (tmp_path / "weights").write_bytes(b"whole")
+    monkeypatch.setattr("shutil.copyfile", lambda _source, target: target.write_bytes(b"wholf"))
+
+    with pytest.raises(StorageUnavailable, match=r"/store/a/weights differs from what was written; look at the disk$"):
+        FileStore(f"file://{tmp_path}/store").upload("a/weights", tmp_path / "weights")
+
+    assert not list((tmp_path / "store").rglob("weights*"))
+
+
+def test_a_file_is_on_the_disk_with_its_folders_before_it_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "weights").write_bytes(b"whole")
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "os.fsync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    )
+    store = FileStore(f"file://{tmp_path}/store")
+
+    store.upload("a/b/weights", tmp_path / "weights")
+    uploaded = list(synced)
+    store.create("a/manifest.json", b"{}")
+
+    assert uploaded[0].startswith(f"{tmp_path}/store/a/b/weights.part-")
+    assert uploaded[1:] == [f"{tmp_path}/store/a/b", f"{tmp_path}/store/a", f"{tmp_path}/store"]
+    assert synced[-2:] == [f"{tmp_path}/store/a", f"{tmp_path}/store"]
+
+
+@pytest.mark.parametrize(
+    "code, want",
+    [
+        pytest.param("NoSuchBucket", "spec.teacher.model: http://s3.test has no bucket models; create it or correct the name", id="bucket"),
+        pytest.param("InvalidAccessKeyId", "spec.storage.secretRef: http://s3.test refused s3://models/x (InvalidAccessKeyId: words); correct the Secret's credentials, or let them read and write there", id="credentials"),
+        pytest.param("PermanentRedirect", "spec.storage.region: bucket models is in another region (PermanentRedirect: words); name it", id="region"),
+        pytest.param("SlowDown", "spec.storage.endpointUrl: http://s3.test could not do it (SlowDown: words), also after 30 s of trying; look at the store", id="busy"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_sent_to_the_field_that_can_mend_it(code: str, want: str):
+    store = S3Store("s3://models/x", endpoint_url="http://s3.test", region=REGION, field="spec.teacher.model")
+    answer: Any = {"Error": {"Code": code, "Message": "words"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+
+    assert str(store._of_answer("k", ClientError(answer, "GetObject"))) == want
+
+
+@pytest.mark.cluster
+def test_a_disk_that_is_full_while_fetching_is_named(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    _use_keys(monkeypatch, s3)
+    store = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION)
+    store.write("a", b"x" * 100_000)
+
+    with pytest.raises(DiskFull) as failure:
+        store.download("a", Path("/dev/full"))
+
+    want = f"no space left on the disk for {bucket}/a; give the pod more ephemeral storage, or free the volume"
+    assert str(failure.value) == want
 
 
 def test_a_folder_that_may_not_be_written_is_refused_by_name(tmp_path: Path):

@@ -15,13 +15,14 @@ from typing import Any
 from distillchain_api.digests import sha256_of
 from distillchain_api.manifest import Manifest
 from distillchain_trainer import hub
-from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing
+from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing, reading
 from distillchain_trainer.store import Store, fingerprint_of, open_store, path_of_uri
 
 log = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 WANTED = (".json", ".safetensors", ".txt", ".model")
+RESTORE = "restore it, or delete that stage's manifest.json, and try again (distillchain retry)"
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
@@ -60,13 +61,17 @@ def fetch_checkpoint(
         where, commit, names = hub.fetch_snapshot(uri, field=field)
     elif uri.startswith("file://"):
         where = path_of_uri(uri)
-        if not where.is_dir():
-            raise CheckpointInvalid(f"{field}: {uri} does not exist; expected a folder with config.json and weights")
-        names = [item.name for item in where.iterdir()]
+        with reading(f"{field}: {uri}", CheckpointInvalid):
+            if not where.is_dir():
+                raise CheckpointInvalid(
+                    f"{field}: {uri} does not exist; expected a folder with config.json and weights"
+                )
+            names = [item.name for item in where.iterdir()]
     else:
         where, names = folder, _fetch_prefix(uri, field, endpoint_url, region, folder)
     _check_files(uri, field, names, tokenizer_only=tokenizer_only)
-    checkpoint = _described(uri, field, where, commit)
+    with reading(f"{field}: {uri}", CheckpointInvalid):
+        checkpoint = _described(uri, field, where, commit)
     if not tokenizer_only:
         _check_config(checkpoint)
     return checkpoint
@@ -84,10 +89,7 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
         try:
             came = store.download(f"{prefix}/{entry.path}", folder / entry.path)
         except ObjectMissing as error:
-            raise CheckpointCorrupt(
-                f"{manifest.checkpoint}/{entry.path} is missing; restore it, or delete that stage's manifest.json "
-                "to train it again"
-            ) from error
+            raise CheckpointCorrupt(f"{manifest.checkpoint}/{entry.path} is missing; {RESTORE}") from error
         if (came.size_bytes, came.sha256) != (entry.size_bytes, entry.sha256):
             raise corrupt(f"{manifest.checkpoint}/{entry.path}", came.size_bytes, entry.size_bytes)
     return _described(manifest.checkpoint, field, folder, None)
@@ -100,7 +102,7 @@ def corrupt(where: str, size_bytes: int, want_bytes: int) -> CheckpointCorrupt:
         if size_bytes != want_bytes
         else "was altered: its sha256 is not the one in its manifest"
     )
-    return CheckpointCorrupt(f"{where} {how}; restore it, or delete that stage's manifest.json to train it again")
+    return CheckpointCorrupt(f"{where} {how}; {RESTORE}")
 
 
 def _fetch_prefix(uri: str, field: str, endpoint_url: str | None, region: str | None, folder: Path) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import FileEntry, Manifest
-from distillchain_trainer.checkpoints import corrupt
-from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_trainer.checkpoints import RESTORE, corrupt
+from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing, TrainerError
 from distillchain_trainer.store import Store, StoredObject
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def manifest_key(digest: str) -> str:
 
 
 def read_manifest(store: Store, digest: str) -> Manifest | None:
-    """The commit of a stage, None when it is not committed.
+    """The commit of a stage with its checkpoint where it lies now, None when it is not committed.
 
     Raises: CheckpointCorrupt when it cannot be read or is another stage's.
     """
@@ -37,11 +38,12 @@ def read_manifest(store: Store, digest: str) -> Manifest | None:
     except (BadDocument, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
         raise CheckpointCorrupt(
-            f"{where} cannot be read ({why}); restore it, or delete it to train that stage again"
+            f"{where} cannot be read ({why}); restore it, or delete it, and try again (distillchain retry)"
         ) from error
     if manifest.digest != digest:
         raise CheckpointCorrupt(f"{where} is the manifest of stage {manifest.digest[:12]}; restore the right one")
-    return manifest
+    # A store may have been copied, moved or mounted elsewhere since.
+    return manifest.model_copy(update={"checkpoint": f"{store.uri}/{attempt_prefix(digest, manifest.attempt)}"})
 
 
 def verify(store: Store, manifest: Manifest) -> None:
@@ -53,30 +55,32 @@ def verify(store: Store, manifest: Manifest) -> None:
 def _verify_file(store: Store, manifest: Manifest, entry: FileEntry) -> None:
     where = f"{manifest.checkpoint}/{entry.path}"
     try:
-        found = store.fingerprint(f"{_prefix(manifest)}/{entry.path}")
+        found = store.fingerprint(f"{attempt_prefix(manifest.digest, manifest.attempt)}/{entry.path}")
     except ObjectMissing as error:
-        raise CheckpointCorrupt(
-            f"{where} is missing; restore it, or delete that stage's manifest.json to train it again"
-        ) from error
+        raise CheckpointCorrupt(f"{where} is missing; {RESTORE}") from error
     if (found.size_bytes, found.sha256) != (entry.size_bytes, entry.sha256):
         raise corrupt(where, found.size_bytes, entry.size_bytes)
 
 
-def _prefix(manifest: Manifest) -> str:
-    """The checkpoint's key within this store, also when the store was reached by another name."""
-    return attempt_prefix(manifest.digest, manifest.attempt)
-
-
 def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> list[FileEntry]:
-    """Stores all files of `folder` as an attempt; it is not committed yet."""
+    """Stores all files of `folder` as an attempt; it is not committed yet. When that fails, none of them stays."""
     prefix = attempt_prefix(digest, attempt)
     entries = []
-    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
-        name = path.relative_to(folder).as_posix()
-        stored = store.upload(f"{prefix}/{name}", path)
-        entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
-    _check_arrived(store, prefix, entries)
+    try:
+        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+            name = path.relative_to(folder).as_posix()
+            stored = store.upload(f"{prefix}/{name}", path)
+            entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
+        _check_arrived(store, prefix, entries)
+    except BaseException:
+        with contextlib.suppress(TrainerError):  # what went wrong first is what a person must know
+            _delete_attempt(store, prefix)
+        raise
     return entries
+
+
+def _delete_attempt(store: Store, prefix: str) -> None:
+    store.delete([item.key for item in store.list_objects(prefix + "/")])
 
 
 def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
@@ -111,6 +115,5 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
         "another attempt was first; its commit is adopted",
         extra={"digest": winner.digest, "attempt": winner.attempt, "own_attempt": manifest.attempt},
     )
-    mine = store.list_objects(attempt_prefix(manifest.digest, manifest.attempt) + "/")
-    store.delete([item.key for item in mine])
+    _delete_attempt(store, attempt_prefix(manifest.digest, manifest.attempt))
     return winner

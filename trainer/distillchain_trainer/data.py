@@ -14,7 +14,7 @@ from distillchain_api.chain import Dataset, Task
 from distillchain_api.faults import got
 from distillchain_api.manifest import SplitFacts
 from distillchain_trainer import hub
-from distillchain_trainer.errors import DataInvalid, ObjectMissing
+from distillchain_trainer.errors import DataInvalid, ObjectMissing, reading
 from distillchain_trainer.labels import LabelReader, UnknownLabel, find_name
 from distillchain_trainer.store import open_store, path_of_uri
 from distillchain_trainer.tables import Row, read_rows
@@ -71,7 +71,7 @@ def key_of(texts: Sequence[str]) -> bytes:
     """sha256 of a row's texts; lengths are part of it, so ("ab", "c") is not ("a", "bc")."""
     digest = hashlib.sha256()
     for text in texts:
-        encoded = text.encode("utf-8", errors="surrogatepass")
+        encoded = text.encode()
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     return digest.digest()
 
@@ -105,12 +105,13 @@ def _read_file(
     columns = [*dataset.text, dataset.label]
     if dataset.uri.startswith("file://"):
         path = path_of_uri(dataset.uri) / name
-        if not path.is_file():
-            there = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
-            hint = f"the folder holds {', '.join(there[:8])}" if there else "there is no such folder"
-            raise DataInvalid(f"{where}: {shown} does not exist; {hint}")
+        with reading(f"{where}: {shown}", DataInvalid):
+            if not path.is_file():
+                there = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+                hint = f"the folder holds {', '.join(there[:8])}" if there else "there is no such folder"
+                raise DataInvalid(f"{where}: {shown} does not exist; {hint}")
     else:
-        store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=FIELD)
+        store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
         path = folder / role / Path(name).name
         try:
             store.download(name, path)
@@ -125,19 +126,27 @@ def _read_hub(task: Task, names: dict[str, str], folder: Path) -> tuple[dict[str
     splits = {}
     for role, table in tables.items():
         shown = f"{dataset.uri}, split {names[role]}"
-        rows = _hub_rows(table, task, shown)
+        rows = hub_rows(table, task, shown)
         splits[role] = _split(task, role, rows)
     return splits, revision
 
 
-def _hub_rows(table: Any, task: Task, shown: str) -> Iterator[Row]:
-    """Rows of a `datasets.Dataset`; ClassLabel numbers become their names when the task knows all of them."""
+def hub_rows(table: Any, task: Task, shown: str) -> Iterator[Row]:
+    """Rows of a `datasets.Dataset`; ClassLabel numbers become their names, unless those only count the classes.
+
+    Raises: DataInvalid for a name that is not one of the task's.
+    """
     from distillchain_trainer.tables import _pick  # the same words for a missing column
 
     columns = [*task.dataset.text, task.dataset.label]
     _pick(table.column_names, columns, shown)
     names = list(getattr(table.features[task.dataset.label], "names", None) or [])
-    by_name = bool(names) and all(find_name(name, task.labels) is not None for name in names)
+    by_name = names != [str(number) for number in range(len(names))]
+    if by_name and any(find_name(name, task.labels) is None for name in names):
+        raise DataInvalid(
+            f"{shown}: its classes are {', '.join(names)}, spec.task.labels are {', '.join(task.labels)}; "
+            "name the labels as the data set does, in any order"
+        )
     arrays = [table[column][:] for column in columns]
     for number, cells in enumerate(zip(*arrays, strict=True), start=1):
         label = cells[-1]
@@ -166,6 +175,13 @@ def _check_text(text: object, place: str) -> None:
         raise DataInvalid(f"{place}: the cell is empty; fill it or remove the row")
     if not isinstance(text, str):
         raise DataInvalid(f"{place}: {got(text)}, expected text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # "\ud83d" alone in JSON: an emoji that was cut in two
+        raise DataInvalid(
+            f"{place}: character {error.start + 1} is {ascii(text[error.start])[1:-1]}, half of a surrogate pair; "
+            "correct the text, or what cut it"
+        ) from error
 
 
 def _class_of(reader: LabelReader, row: Row, column: str) -> int:
@@ -185,6 +201,11 @@ def _check_split(task: Task, split: Split) -> None:
     if not len(split):
         raise DataInvalid(f"{where}: {task.dataset.uri}/{name} has no rows; expected at least one")
     present = set(split.classes)
+    if len(present) == 1 and split.name == "validation":
+        raise DataInvalid(
+            f"{where}: every row of {task.dataset.uri}/{name} is of class {json.dumps(task.labels[present.pop()])}, "
+            "so no model can be told from chance; add rows of the other classes"
+        )
     absent = [label for index, label in enumerate(task.labels) if index not in present]
     if absent and split.name == "train":
         raise DataInvalid(

@@ -18,6 +18,7 @@ StopRequested (BaseException) 75: no library's `except Exception` may swallow it
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from typing import ClassVar
@@ -117,12 +118,32 @@ class StopRequested(BaseException):
 DISK_REMEDY = "give the pod more ephemeral storage, or free the volume"
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def reading(what: str, invalid: type[TrainerError]) -> Iterator[None]:
+    """Within, the file system refusing to read `what` is the fault of who named it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        why = error.strerror or first_line(error)
+        raise invalid(f"{what} cannot be read ({why}); name a place that the trainer's user may read") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Of what a library says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def translate_unforeseen(error: BaseException) -> TrainerError | None:
     """What an exception of a library means, when it is a full disk or full memory anywhere in its causes."""
     for cause in _causes(error):
         if isinstance(cause, TrainerError):
             return cause
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in FULL:
             where = f" at {cause.filename}" if cause.filename else ""
             return DiskFull(f"no space left on the disk{where}; {DISK_REMEDY}")
         text = str(cause)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from distillchain_api.chain import Precision
 from distillchain_api.manifest import SplitMetrics
+from distillchain_trainer.checkpoints import Checkpoint
 from distillchain_trainer.data import Split
 from distillchain_trainer.encode import Encoded, forward
-from distillchain_trainer.errors import TrainingDiverged
+from distillchain_trainer.errors import CheckpointInvalid, TrainingDiverged
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def measure(
     columns: Sequence[int],
     precision: Precision,
     on_batch: Callable[[int, int], None],
+    given: Checkpoint | None = None,
 ) -> Measurement:
     """The model's answers to a split. `columns` puts its classes in the order of the task.
 
-    Raises: TrainingDiverged when a logit is no number.
+    Raises: see check_numbers.
     """
     logits = np.zeros((len(split), len(columns)), dtype=np.float32)
     elapsed_s, done = 0.0, 0
@@ -68,12 +70,20 @@ def measure(
         elapsed_s += answer.elapsed_s
         done += len(answer.rows)
         on_batch(done, len(split))
-    if not np.isfinite(logits).all():
-        raise TrainingDiverged(
-            f"the model's outputs on {split.name} are not numbers (NaN or infinite); "
-            "lower training.learningRate, add warmupRatio, or use precision float32"
-        )
+    check_numbers(logits, split.name, given=given)
     return Measurement(logits, np.asarray(split.classes, dtype=np.int64), elapsed_s)
+
+
+def check_numbers(logits: NDArray[np.float32], split: str, *, given: Checkpoint | None) -> None:
+    """Raises, when a logit is none: CheckpointInvalid for a checkpoint as it was given, else TrainingDiverged."""
+    if np.isfinite(logits).all():
+        return
+    what = f"outputs on {split} are not numbers (NaN or infinite)"
+    if given is not None:
+        raise CheckpointInvalid(f"{given.field}: {given.uri}: its {what}; copy it again, or use precision float32")
+    raise TrainingDiverged(
+        f"the student's {what}; lower training.learningRate, add warmupRatio, or use precision float32"
+    )
 
 
 def write_predictions(path: Path, measured: Measurement, labels: Sequence[str]) -> None:

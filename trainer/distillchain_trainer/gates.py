@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 
-from distillchain_api.chain import Gate, Metric, TeacherGate
+from distillchain_api.chain import Gate, Metric
 from distillchain_api.manifest import SplitMetrics
+from distillchain_api.workorder import TeacherRef
 from distillchain_trainer.errors import GateNotMet, LabelMismatch
 
 Z_95 = 1.645  # one-sided 95 % of a normal distribution
@@ -26,76 +28,100 @@ def share(value: float, beside: float | None = None) -> str:
     return text
 
 
-def chance_to_beat(classes: Sequence[int], *, count: int, metric: Metric) -> tuple[float, float]:
-    """What always saying the most frequent class reaches, and that plus a binomial margin (one-sided 95 %)."""
-    rows = len(classes)
-    majority = max(list(classes).count(index) for index in set(classes)) / rows
-    margin = Z_95 * math.sqrt(majority * (1 - majority) / rows)
-    reached = majority if metric == "accuracy" else 2 * majority / (1 + majority) / count
-    return reached, reached + margin
+def chance_to_beat(classes: Sequence[int], predicted: Sequence[int], *, metric: Metric) -> tuple[float, float]:
+    """The accuracy that chance alone would reach, and that plus a binomial margin (one-sided 95 %), below 1.
+
+    Also where the metric is macroF1: guesses reach a macro F1 of 0.5, which always saying one class does not, so
+    neither says anything of the other. But who must find a rare class may be right less often than who never says it:
+    there chance is what the same predictions reach in any other order (as in Cohen's kappa).
+    """
+    rows, truth = len(classes), Counter(classes)
+    if metric == "accuracy":
+        chance = max(truth.values()) / rows
+    else:
+        chance = sum(truth[index] * count for index, count in Counter(predicted).items()) / rows**2
+    margin = Z_95 * math.sqrt(chance * (1 - chance) / rows)
+    return chance, min(chance + margin, 1 - 0.5 / rows)  # of few rows, only all must do
+
+
+def best_order(classes: Sequence[int], predicted: Sequence[int], *, count: int) -> tuple[int, ...] | None:
+    """How the predicted classes lie to the true ones, where another order than the given is surely better.
+
+    Returns: for each class the one that is predicted for it; None: as they are, or too many classes to try.
+    """
+    if count > MAX_TURNED_CLASSES:
+        return None
+    pairs, rows = Counter(zip(classes, predicted, strict=True)), len(classes)
+
+    def hits(order: Sequence[int]) -> int:
+        return sum(pairs[index, order[index]] for index in range(count))
+
+    best = max(itertools.permutations(range(count)), key=hits)
+    chance, needed = chance_to_beat(classes, predicted, metric="accuracy")
+    return best if hits(best) > needed * rows and hits(best) - hits(range(count)) > (needed - chance) * rows else None
+
+
+def remedy(teacher: TeacherRef) -> str:
+    """How a teacher is made better."""
+    if teacher.digest is None:
+        return "fine-tune it (spec.teacher.fineTune)"
+    return f"train stage {teacher.name} better (more epochs, another learningRate, a smaller step down)"
+
+
+def check_teacher_gate(teacher: TeacherRef, uri: str, value: float, *, metric: Metric) -> None:
+    """Raises: GateNotMet."""
+    if teacher.gate is not None and value < teacher.gate.min_metric:
+        raise GateNotMet(
+            f"teacher {uri}: {metric} {share(value, teacher.gate.min_metric)} is under spec.teacher.gate.minMetric "
+            f"{share(teacher.gate.min_metric)}; {remedy(teacher)} or lower the gate"
+        )
 
 
 def check_teacher(
+    teacher: TeacherRef,
     uri: str,
     metrics: SplitMetrics,
     *,
     metric: Metric,
-    gate: TeacherGate | None,
     classes: Sequence[int],
     predicted: Sequence[int],
     labels: Sequence[str],
     named: bool,
-    remedy: str,
 ) -> None:
     """Holds a teacher's gate, and that it beats chance.
 
     Args:
         classes, predicted: on validation.
         named: its classes have names; else their order shows only here.
-        remedy: how such a teacher is made better.
     Raises: GateNotMet; LabelMismatch for unnamed classes in another order than the task's.
     """
-    value = metrics[metric]
-    chance, needed = chance_to_beat(classes, count=len(labels), metric=metric)
-    if value <= needed and not named:
+    if not named:
         _check_turned(uri, classes, predicted, labels)
-    if gate is not None and value < gate.min_metric:
+    check_teacher_gate(teacher, uri, metrics[metric], metric=metric)
+    chance, needed = chance_to_beat(classes, predicted, metric=metric)
+    accuracy = metrics["accuracy"]
+    if accuracy <= needed:
+        of = "for the most frequent class" if metric == "accuracy" else "for its predictions in any other order"
         raise GateNotMet(
-            f"teacher {uri}: {metric} {share(value, gate.min_metric)} is under spec.teacher.gate.minMetric "
-            f"{share(gate.min_metric)}; {remedy} or lower the gate"
-        )
-    if value <= needed:
-        raise GateNotMet(
-            f"teacher {uri}: {metric} {share(value)} on {len(classes)} validation rows is not above chance "
-            f"({share(chance)} for the most frequent class, {share(needed)} with a margin for so few rows); "
-            f"{remedy} or use more validation rows"
+            f"teacher {uri}: accuracy {share(accuracy, needed)} on {len(classes)} validation rows is not above chance "
+            f"({share(chance)} {of}, {share(needed)} with a margin for so few rows); "
+            f"{remedy(teacher)} or use more validation rows"
         )
 
 
 def _check_turned(uri: str, classes: Sequence[int], predicted: Sequence[int], labels: Sequence[str]) -> None:
-    """Unnamed classes that would beat chance in another order are probably turned round."""
-    if len(labels) > MAX_TURNED_CLASSES:
+    """Unnamed classes that fit better in another order probably stand in it."""
+    best = best_order(classes, predicted, count=len(labels))
+    if best is None:
         return
-    rows = len(classes)
-    counts = {
-        (a, b): sum(1 for pair in zip(classes, predicted, strict=True) if pair == (a, b))
-        for a in range(len(labels))
-        for b in range(len(labels))
-    }
-    best = max(
-        itertools.permutations(range(len(labels))),
-        key=lambda order: sum(counts[index, order[index]] for index in range(len(labels))),
+    pairs, rows = list(zip(classes, predicted, strict=True)), len(classes)
+    now, turned = (sum(guess == order[truth] for truth, guess in pairs) for order in (range(len(labels)), best))
+    names = ", ".join(labels[best.index(column)] for column in range(len(labels)))
+    raise LabelMismatch(
+        f"teacher {uri}: accuracy {share(now / rows)} with LABEL_0.. taken as {', '.join(labels)}, but "
+        f"{share(turned / rows)} as {names}: its classes are probably in that order; "
+        "write their names into id2label of its config.json"
     )
-    hits = sum(counts[index, best[index]] for index in range(len(labels)))
-    now = sum(counts[index, index] for index in range(len(labels)))
-    _, needed = chance_to_beat(classes, count=len(labels), metric="accuracy")
-    if hits / rows > needed:
-        order = ", ".join(labels[best.index(column)] for column in range(len(labels)))
-        raise LabelMismatch(
-            f"teacher {uri}: accuracy {share(now / rows)} with LABEL_0.. taken as {', '.join(labels)}, but "
-            f"{share(hits / rows)} as {order}: its classes are probably in that order; "
-            "write their names into id2label of its config.json"
-        )
 
 
 def check_student(

@@ -22,7 +22,7 @@ def split_name(uri: str) -> tuple[str, str | None]:
 
 
 def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
-    """A checkpoint's folder, its commit, and the names of all files of the repository.
+    """A checkpoint's folder, its commit, and the names of all files in the repository's top folder.
 
     Raises: CheckpointInvalid, StorageDenied, StorageUnavailable.
     """
@@ -31,15 +31,11 @@ def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
     name, revision = split_name(uri)
     with _errors(uri, field, CheckpointInvalid):
         info = huggingface_hub.HfApi().model_info(name, revision=revision)
-        files = [item.rfilename for item in info.siblings or []]
         # Only the top folder: onnx/, openvino/ and the like hold other forms of the same weights.
-        wanted = [file for file in files if "/" not in file and Path(file).match("*.*") and _is_wanted(file)]
+        files = [item.rfilename for item in info.siblings or [] if "/" not in item.rfilename]
+        wanted = [file for file in files if any(Path(file).match(pattern) for pattern in WANTED)]
         folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted or WANTED)
     return Path(folder), str(info.sha), files
-
-
-def _is_wanted(file: str) -> bool:
-    return any(Path(file).match(pattern) for pattern in WANTED)
 
 
 def fetch_dataset(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,7 +30,7 @@ from distillchain_trainer.losses import distillation_loss
 log = logging.getLogger(__name__)
 
 DIVERGED_REMEDY = "lower training.learningRate, add warmupRatio, or use precision float32"
-PICKLED_ARGUMENTS = "training_args.bin"  # the Trainer leaves it; nobody reads it
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,15 @@ class _StudentTrainer(Trainer):
         )
         self.step_loss = 0.0
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Not the Trainer's own: it saves under the names of the checkpoint that the model came from (gamma and beta of
+        older BERTs), and passes over them in silence when it resumes. transformers 5.24."""
+        save_weights(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """See _save."""
+        load_weights(model or self.model, Path(resume_from_checkpoint))
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002 - the Trainer's signature
         return self.sampler
 
@@ -203,7 +213,6 @@ class _Watch(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         began = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / PICKLED_ARGUMENTS).unlink(missing_ok=True)
         self._save(folder, self.standing(state))
         self._saved = time.monotonic()
         self._saving_s += self._saved - began
@@ -262,6 +271,17 @@ def train(
     if standing.step < standing.of:
         raise StopRequested(standing.step)
     return standing
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Weights alone, for `load_weights`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_model(model, str(folder / WEIGHTS))
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Takes over all weights. Raises: RuntimeError when one is missing or left over."""
+    safetensors.torch.load_model(model, folder / WEIGHTS)
 
 
 def _arguments(training: Training, folder: Path) -> TrainingArguments:

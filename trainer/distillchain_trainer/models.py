@@ -20,7 +20,7 @@ from distillchain_api.chain import Architecture, Task
 from distillchain_api.faults import nearest
 from distillchain_trainer import bert_hash
 from distillchain_trainer.checkpoints import Checkpoint
-from distillchain_trainer.errors import CheckpointInvalid, TrainerError
+from distillchain_trainer.errors import CheckpointInvalid, TrainerError, first_line
 from distillchain_trainer.labels import ClassOrder, match_classes
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def build_student(architecture: Architecture, tokenizer: Checkpoint, task: Task,
         model = _new_classifier(_task_config(config, task))
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise CheckpointInvalid(
-            f"{field}.architecture: {architecture.model_type} with this config cannot be built: {_first_line(error)}"
+            f"{field}.architecture: {architecture.model_type} with this config cannot be built: {first_line(error)}"
         ) from error
     order = ClassOrder(tuple(range(len(task.labels))), named=True)
     return Loaded(model, loaded_tokenizer, order, f"architecture:{architecture.model_type}", pretrained=False)
@@ -143,7 +143,7 @@ def load_tokenizer(checkpoint: Checkpoint, config: Any | None, task: Task) -> An
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # whatever is wrong in those files
         raise _unless_full(error) or CheckpointInvalid(
-            f"{checkpoint.field}: the tokenizer of {checkpoint.uri} cannot be loaded: {_first_line(error)}"
+            f"{checkpoint.field}: the tokenizer of {checkpoint.uri} cannot be loaded: {first_line(error)}"
         ) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -188,7 +188,7 @@ def _load_config(checkpoint: Checkpoint) -> Any:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # whatever is wrong in that file
         raise _unless_full(error) or CheckpointInvalid(
-            f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {_first_line(error)}"
+            f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {first_line(error)}"
         ) from error
 
 
@@ -213,7 +213,7 @@ def _load_whole(auto: Any, checkpoint: Checkpoint, config: Any, *, may_miss: tup
         )
     except Exception as error:  # safetensors, shape and architecture errors alike
         raise _unless_full(error) or CheckpointInvalid(
-            f"{checkpoint.field}: the weights of {checkpoint.uri} cannot be loaded: {_first_line(error)}; "
+            f"{checkpoint.field}: the weights of {checkpoint.uri} cannot be loaded: {first_line(error)}; "
             "copy the checkpoint again, and see that config.json and weights belong together"
         ) from error
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(may_miss))
@@ -289,10 +289,6 @@ def _config_fields(config_class: Any) -> set[str]:
 
 def _start(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.uri} ({checkpoint.revision})"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _last_line(error: BaseException) -> str:

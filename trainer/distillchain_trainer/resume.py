@@ -1,7 +1,7 @@
 """Resumable training state in the store: files first, a small index with their sha256 last, the newest two kept.
 
 What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
-train the same stage cannot mix theirs.
+train the same stage cannot mix theirs; and by what the student is trained from: a digest holds URIs, not contents.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 2
 INDEX = "index.json"
+SOURCE_CHARS = 16
 
 
 class ResumeIndex(Document):
@@ -45,17 +46,22 @@ class ResumeIndex(Document):
 
 
 class ResumeStates:
-    """The states of one stage."""
+    """The states of one stage.
 
-    def __init__(self, store: Store, digest: str, attempt: str) -> None:
+    Args:
+        source: sha256 over training rows, teacher and start of the student; states of other ones are never found.
+    """
+
+    def __init__(self, store: Store, digest: str, attempt: str, *, source: str) -> None:
         self._store = store
-        self._prefix = f"stages/{digest}/resume/"
+        self._stage = resume_prefix(digest)
+        self._prefix = f"{self._stage}{source[:SOURCE_CHARS]}-"
         self._attempt = attempt
 
     @property
     def uri(self) -> str:
         """Where they are."""
-        return f"{self._store.uri}/{self._prefix.rstrip('/')}"
+        return f"{self._store.uri}/{self._stage.rstrip('/')}"
 
     def save(self, folder: Path, index: ResumeIndex) -> None:
         """Stores all files of `folder` as the state at `index.step`, then lets older ones go."""
@@ -79,11 +85,13 @@ class ResumeStates:
                 where = f"{self._store.uri}/{state}"
                 log.info("state found", extra={"step": index.step, "of": index.of, "state": where})
                 return index, place
+        if self._store.list_objects(self._stage):
+            log.warning(
+                "no saved state can be used: none is whole, or data, teacher or student have changed since; "
+                "training starts anew",
+                extra={"states": self.uri},
+            )
         return None
-
-    def clear(self) -> None:
-        """Deletes all states; for after the commit."""
-        self._store.delete([item.key for item in self._store.list_objects(self._prefix)])
 
     def _states(self) -> list[str]:
         """Prefixes of the states that have an index, the oldest step first."""
@@ -111,6 +119,16 @@ class ResumeStates:
                 if _state_of(item.key) not in kept and _state_of(item.key) < kept[0]
             ]
             self._store.delete(older)
+
+
+def resume_prefix(digest: str) -> str:
+    """Where the states of a stage are."""
+    return f"stages/{digest}/resume/"
+
+
+def clear_states(store: Store, digest: str) -> None:
+    """Deletes all states of a stage; for after the commit."""
+    store.delete([item.key for item in store.list_objects(resume_prefix(digest))])
 
 
 def _state_of(key: str) -> str:

@@ -13,8 +13,8 @@ from distillchain_api.answer import Committed, Measured
 from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer import commit, gates
-from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.progress import Reporter
+from distillchain_trainer.resume import clear_states
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.store import Store, open_store
 
@@ -59,8 +59,7 @@ def run_stage(order: WorkOrder, *, attempt: str, folder: Path, reporter: Reporte
         return adopt(context, found)
     from distillchain_trainer.stage import train_stage  # torch and transformers take seconds to import
 
-    if signals.requested:
-        raise StopRequested
+    signals.raise_if_requested()
     return train_stage(context)
 
 
@@ -68,14 +67,17 @@ def adopt(context: Context, manifest: Manifest) -> Committed:
     """The answer for a stage that is committed already: verified, and its gate held as it stands now."""
     commit.verify(context.store, manifest)
     check_gate(context.order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
+    clear_states(context.store, manifest.digest)  # the pod that committed may have died before it could
     log.info("stage found committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
     clear_scratch(context.folder)
     return answer_of(context.order, manifest, reused=True)
 
 
 def check_gate(order: WorkOrder, student: ModelFacts, teacher: ModelFacts | None, *, kept: str) -> None:
-    """The stage's gate on its student. Raises: GateNotMet."""
+    """The gates on the root teacher and the stage's student, as they stand now. Raises: GateNotMet."""
     metric = order.task.metric
+    if order.teacher is not None and teacher is not None:
+        gates.check_teacher_gate(order.teacher, teacher.source, teacher.metrics.validation[metric], metric=metric)
     gates.check_student(
         order.stage,
         order.field,

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from distillchain_api.answer import Committed, ProgressPhase
+from distillchain_api.digests import sha256_of
 from distillchain_api.manifest import Manifest, ModelFacts
-from distillchain_api.workorder import TeacherRef
 from distillchain_trainer import commit, describe, gates
 from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed, forget
 from distillchain_trainer.data import Split, TaskData, read_task_data
 from distillchain_trainer.describe import Tally
 from distillchain_trainer.encode import Encoder, best_device
-from distillchain_trainer.errors import CheckpointCorrupt, StopRequested
-from distillchain_trainer.evaluate import Measurement, measure, write_predictions
+from distillchain_trainer.errors import CheckpointCorrupt
+from distillchain_trainer.evaluate import Measurement, check_numbers, measure, write_predictions
 from distillchain_trainer.labels import ClassOrder
 from distillchain_trainer.logits import logits_digest, teacher_logits
-from distillchain_trainer.loop import Batches, Standing, train
+from distillchain_trainer.loop import Batches, Standing, load_weights, save_weights, train
 from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, renew_head
-from distillchain_trainer.resume import ResumeIndex, ResumeStates
+from distillchain_trainer.resume import ResumeIndex, ResumeStates, clear_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,13 +60,14 @@ def train_stage(context: Context) -> Committed:
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
     encoder = Encoder(order.task.max_length)
     teacher = _prepare_teacher(context, data, encoder, tally)
-    states = ResumeStates(context.store, order.digest, context.attempt)
+    student, start_digest = _load_student(context, data, encoder, tally)
+    source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
+    states = ResumeStates(context.store, order.digest, context.attempt, source=source)
     found = states.load_newest(_fresh(context, "resume"))
-    student = _load_student(context, data, encoder, tally)
     if found:
-        _take_over(tally, found[0])
+        _take_over(context, tally, found[0])
     if found and found[0].finished:
-        _load_weights(student, found[1])
+        load_weights(student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
         _train(context, data, encoder, teacher, student, tally, states, found[1] if found else None)
@@ -96,7 +97,7 @@ def train_stage(context: Context) -> Committed:
     adopted = manifest.attempt != context.attempt
     if adopted:
         check_gate(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
-    states.clear()
+    clear_states(context.store, order.digest)
     return answer_of(order, manifest, reused=adopted)
 
 
@@ -110,30 +111,23 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
     loaded = load_teacher(checkpoint, order.task)
     loaded.model.to(best_device())
     context.reporter.report("FetchTeacher", 1, 1)
-    measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher")
+    measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher", given=checkpoint)
     facts = describe.facts_of(
         loaded, checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes, measured
     )
     on_validation = measured["validation"]
     gates.check_teacher(
+        order.teacher,
         checkpoint.uri,
         on_validation.metrics,
         metric=order.task.metric,
-        gate=order.teacher.gate,
         classes=data.validation.classes,
         predicted=on_validation.predicted.tolist(),
         labels=order.task.labels,
         named=loaded.order.named,
-        remedy=_remedy(order.teacher),
     )
     log.info("teacher measured", extra={"teacher": checkpoint.uri, **on_validation.metrics})
     return Teacher(loaded, checkpoint, facts)
-
-
-def _remedy(teacher: TeacherRef) -> str:
-    if teacher.digest is None:
-        return "fine-tune it (spec.teacher.fineTune)"
-    return f"train stage {teacher.name} better (more epochs, another learningRate, a smaller step down)"
 
 
 def _fetch_teacher(context: Context) -> Checkpoint:
@@ -153,13 +147,15 @@ def _fetch_teacher(context: Context) -> Checkpoint:
     if manifest is None:
         raise CheckpointCorrupt(
             f"{context.store.uri}/{commit.manifest_key(teacher.digest)} is missing: stage {teacher.name}, which "
-            "teaches this one, is not committed (any more); restore it, or delete that stage's Job to train it again"
+            "teaches this one, is not committed (any more): try again (distillchain retry), and stage "
+            f"{teacher.name} is made anew"
         )
     folder.mkdir()
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
 
 
-def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tally) -> Loaded:
+def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tally) -> tuple[Loaded, str]:
+    """The student before its training, and a sha256 over the files it starts from."""
     order, storage = context.order, context.order.storage
     wish, field = order.student, f"{order.field}.student" if order.teacher else order.field
 
@@ -174,32 +170,33 @@ def _load_student(context: Context, data: TaskData, encoder: Encoder, tally: Tal
         )
 
     tokenizer = fetch(wish.tokenizer, "tokenizer", tokenizer_only=True) if wish.tokenizer else None
+    checkpoint = fetch(wish.model, "student") if wish.model else None
     if wish.architecture is not None:
         assert tokenizer is not None
         student = build_student(wish.architecture, tokenizer, order.task, seed=order.training.seed, field=field)
     else:
-        assert wish.model is not None
-        checkpoint = fetch(wish.model, "student")
+        assert checkpoint is not None
         student = load_student(checkpoint, order.task, tokenizer=tokenizer, seed=order.training.seed)
     student.model.to(best_device())
     if not student.order.named:
-        _prove_order(context, data, encoder, student, tally)
-    return student
+        _prove_order(context, data, encoder, student, tally, checkpoint)
+    return student, sha256_of([files.digest for files in (checkpoint, tokenizer) if files])
 
 
-def _prove_order(context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally) -> None:
-    """A head whose classes have no names is kept only if it beats chance in class order; else it starts new."""
-    order = context.order
-    measured = _measure_split(context, data.validation, encoder, student, tally, "FetchTeacher")
-    _, needed = gates.chance_to_beat(data.validation.classes, count=len(order.task.labels), metric=order.task.metric)
-    value = measured.metrics[order.task.metric]
-    if value > needed:
-        log.info("unnamed classes are taken in class order", extra={"student": student.start, "value": value})
+def _prove_order(
+    context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally, start: Checkpoint | None
+) -> None:
+    """A head without class names is kept only if it beats chance in class order and fits no other better."""
+    order, classes = context.order, data.validation.classes
+    measured = _measure_split(context, data.validation, encoder, student, tally, "MeasureStudent", given=start)
+    predicted = measured.predicted.tolist()
+    _, needed = gates.chance_to_beat(classes, predicted, metric=order.task.metric)
+    accuracy = measured.metrics["accuracy"]
+    facts = {"student": student.start, "accuracy": accuracy}
+    if accuracy > needed and gates.best_order(classes, predicted, count=len(order.task.labels)) is None:
+        log.info("unnamed classes are taken in class order", extra=facts)
         return
-    log.warning(
-        "unnamed classes do not beat chance in class order; the student gets a new head",
-        extra={"student": student.start, order.task.metric: value},
-    )
+    log.warning("unnamed classes do not beat chance in class order; the student gets a new head", extra=facts)
     renew_head(student.model, seed=order.training.seed)
 
 
@@ -237,6 +234,7 @@ def _train(
     def save(folder: Path, standing: Standing) -> None:
         note(standing)
         states.save(folder, _index(context, tally, standing))
+        context.signals.saved_step = standing.step
 
     with context.signals.deferred():
         standing = train(
@@ -254,9 +252,10 @@ def _train(
         )
         note(standing)
         final = _fresh(context, "final")
-        student.model.save_pretrained(final)
+        save_weights(student.model, final)
         states.save(final, _index(context, tally, standing))
-    _stop_if_told(context, standing.step)
+        context.signals.saved_step = standing.step
+    context.signals.raise_if_requested()
 
 
 def _teach(
@@ -281,7 +280,8 @@ def _teach(
             stop=lambda: context.signals.requested,
             on_batch=_on_batch(context, "TeacherLogits"),
         )
-    _stop_if_told(context, 0)
+    check_numbers(answer.logits, data.train.name, given=teacher.checkpoint)
+    context.signals.raise_if_requested()
     tally.model_s += answer.elapsed_s
     tally.logits_reused = answer.reused
     loaded.model.to("cpu")  # frees the GPU for the student
@@ -301,19 +301,13 @@ def _index(context: Context, tally: Tally, standing: Standing) -> ResumeIndex:
     )
 
 
-def _take_over(tally: Tally, index: ResumeIndex) -> None:
+def _take_over(context: Context, tally: Tally, index: ResumeIndex) -> None:
+    context.signals.saved_step = index.step
     tally.resumed = True
     tally.elapsed_before_s = index.elapsed_s
     tally.model_s += index.model_s
     tally.train_s, tally.steps, tally.final_loss = index.train_s, index.step, index.final_loss
     tally.logits_reused = index.logits_reused
-
-
-def _load_weights(student: Loaded, folder: Path) -> None:
-    import safetensors.torch
-
-    for path in folder.glob("*.safetensors"):
-        safetensors.torch.load_model(student.model, path, strict=False)
 
 
 def _describe_student(
@@ -355,15 +349,32 @@ def _commit(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
 
 
 def _measure(
-    context: Context, data: TaskData, encoder: Encoder, loaded: Loaded, tally: Tally, phase: ProgressPhase
+    context: Context,
+    data: TaskData,
+    encoder: Encoder,
+    loaded: Loaded,
+    tally: Tally,
+    phase: ProgressPhase,
+    *,
+    given: Checkpoint | None = None,
 ) -> dict[str, Measurement]:
     """A model on validation, and on test where there is one."""
     splits = {"validation": data.validation} | ({"test": data.test} if data.test else {})
-    return {name: _measure_split(context, split, encoder, loaded, tally, phase) for name, split in splits.items()}
+    return {
+        name: _measure_split(context, split, encoder, loaded, tally, phase, given=given)
+        for name, split in splits.items()
+    }
 
 
 def _measure_split(
-    context: Context, split: Split, encoder: Encoder, loaded: Loaded, tally: Tally, phase: ProgressPhase
+    context: Context,
+    split: Split,
+    encoder: Encoder,
+    loaded: Loaded,
+    tally: Tally,
+    phase: ProgressPhase,
+    *,
+    given: Checkpoint | None = None,
 ) -> Measurement:
     measured = measure(
         loaded.model,
@@ -372,6 +383,7 @@ def _measure_split(
         columns=loaded.order.columns,
         precision=context.order.training.precision,
         on_batch=_on_batch(context, phase),
+        given=given,
     )
     tally.model_s += measured.elapsed_s
     return measured
@@ -387,11 +399,6 @@ def _on_batch(context: Context, phase: ProgressPhase) -> Any:
         )
 
     return report
-
-
-def _stop_if_told(context: Context, step: int) -> None:
-    if context.signals.requested:
-        raise StopRequested(step)
 
 
 def _fresh(context: Context, name: str) -> Path:

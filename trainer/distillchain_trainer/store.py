@@ -63,8 +63,8 @@ class Store(Protocol):
         """Deletes; one that is not there is fine."""
 
 
-def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field: str = "spec.storage") -> Store:
-    """The store at an s3:// or file:// URI; messages send a person to `field`."""
+def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field: str = "spec.storage.uri") -> Store:
+    """The store at an s3:// or file:// URI, which a person named in `field`."""
     if uri.startswith("s3://"):
         from distillchain_trainer.store_s3 import S3Store  # boto3 takes half a second to import
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from distillchain_trainer.errors import DISK_REMEDY, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_trainer.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
 from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
 
 PART_MARK = ".part-"  # of files in the making, never listed
@@ -19,7 +19,7 @@ PART_MARK = ".part-"  # of files in the making, never listed
 class FileStore:
     """Objects are files below `uri`; they appear by rename, and `create` by link, which only one writer gets."""
 
-    def __init__(self, uri: str, *, field: str = "spec.storage") -> None:
+    def __init__(self, uri: str, *, field: str = "spec.storage.uri") -> None:
         self.uri = uri
         self._root = path_of_uri(uri)
         self._field = field
@@ -34,6 +34,7 @@ class FileStore:
         with self._errors(key), self._part(key) as part:
             _write_through(part, content)
             part.replace(self._path(key))
+            self._settle(key)
 
     def create(self, key: str, content: bytes) -> bool:
         """See Store."""
@@ -47,16 +48,25 @@ class FileStore:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                     raise
-                return _create_without_links(path, content)
+                created = _create_without_links(path, content)
+                self._settle(key)
+                return created
+            self._settle(key)
         return True
 
     def upload(self, key: str, path: Path) -> Fingerprint:
         """See Store."""
         with self._errors(key), self._part(key) as part:
+            sent = fingerprint_of(path)
             shutil.copyfile(path, part)
-            stored = fingerprint_of(part)
+            if fingerprint_of(part) != sent:
+                raise StorageUnavailable(
+                    f"{self._field}: {self.uri}/{key} differs from what was written; look at the disk"
+                )
+            _sync(part)
             part.replace(self._path(key))
-        return stored
+            self._settle(key)
+        return sent
 
     def download(self, key: str, path: Path) -> Fingerprint:
         """See Store."""
@@ -100,6 +110,14 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self._root / key
 
+    def _settle(self, key: str) -> None:
+        """A file's name is on the disk when its folders are: a manifest must not outlive what it lists."""
+        for folder in self._path(key).parents:
+            with contextlib.suppress(FileNotFoundError):  # another pod's `delete` took it away
+                _sync(folder)
+            if folder == self._root:
+                break
+
     @contextlib.contextmanager
     def _part(self, key: str) -> Iterator[Path]:
         path = self._path(key)
@@ -125,14 +143,25 @@ class FileStore:
             raise ObjectMissing(f"{self.uri}/{key}: no such object") from error
         except OSError as error:
             where = f"{self.uri}/{key}"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
                 raise StorageDenied(
-                    f"{self._field}.uri: {where} is refused by the file system ({error.strerror}); "
+                    f"{self._field}: {where} is refused by the file system ({error.strerror}); "
                     "give the trainer's user the right to it, or name another folder"
                 ) from error
-            raise StorageUnavailable(f"{self._field}.uri: {where}: {error.strerror}") from error
+            raise StorageUnavailable(f"{self._field}: {where}: {error.strerror}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems do not know it for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _write_through(path: Path, content: bytes) -> None:

@@ -14,7 +14,15 @@ from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from distillchain_trainer.errors import ObjectMissing, StorageDenied, StorageUnavailable, TrainerError
+from distillchain_trainer.errors import (
+    DISK_REMEDY,
+    FULL,
+    DiskFull,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+    TrainerError,
+)
 from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ class S3Store:
         *,
         endpoint_url: str | None = None,
         region: str | None = None,
-        field: str = "spec.storage",
+        field: str = "spec.storage.uri",
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.uri = uri
@@ -76,7 +84,7 @@ class S3Store:
                 ),
             )
         except (aws.BotoCoreError, ValueError) as error:
-            raise StorageDenied(f"{field}: {error}; correct it or the environment's AWS configuration") from error
+            raise StorageDenied(f"spec.storage: {error}; correct it or the environment's AWS configuration") from error
         self._endpoint = self._client.meta.endpoint_url
 
     def read(self, key: str) -> bytes:
@@ -196,15 +204,17 @@ class S3Store:
             raise self._of_answer(key, error) from error
         except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError) as error:
             raise StorageDenied(
-                f"{self._field}.secretRef: no credentials for {self.uri} ({error}); name a Secret with "
+                f"spec.storage.secretRef: no credentials for {self.uri} ({error}); name a Secret with "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role"
             ) from error
         except (aws.BotoCoreError, RetriesExceededError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise DiskFull(f"no space left on the disk for {self.uri}/{key}; {DISK_REMEDY}") from error
             if isinstance(error, OSError) and error.filename is not None:  # of the local file, not of the connection
                 raise
             reason = type(error).__name__
             raise StorageUnavailable(
-                f"{self._field}.endpointUrl: {self._endpoint} did not answer ({reason}), also after "
+                f"spec.storage.endpointUrl: {self._endpoint} did not answer ({reason}), also after "
                 f"{self._patience_s:.0f} s of trying; check the address and the network"
             ) from error
 
@@ -216,22 +226,22 @@ class S3Store:
         said = f"{code}: {words}" if words else code
         if code == "NoSuchBucket":
             return StorageDenied(
-                f"{self._field}.uri: {self._endpoint} has no bucket {self._bucket}; create it or correct the name"
+                f"{self._field}: {self._endpoint} has no bucket {self._bucket}; create it or correct the name"
             )
         if code in MISSING_CODES:
             return ObjectMissing(f"{self.uri}/{key}: no such object")
         if code in REGION_CODES:
-            return StorageDenied(f"{self._field}.region: bucket {self._bucket} is in another region ({said}); name it")
+            return StorageDenied(f"spec.storage.region: bucket {self._bucket} is in another region ({said}); name it")
         if code in BUSY_CODES or status >= 500:
             if code == "NotImplemented":
-                return StorageDenied(f"{self._field}: {self._endpoint} lacks what a commit needs ({said}); use another")
+                return StorageDenied(f"spec.storage: {self._endpoint} lacks what a commit needs ({said}); use another")
             return StorageUnavailable(
-                f"{self._field}.endpointUrl: {self._endpoint} could not do it ({said}), also after "
+                f"spec.storage.endpointUrl: {self._endpoint} could not do it ({said}), also after "
                 f"{self._patience_s:.0f} s of trying; look at the store"
             )
         if code in CREDENTIAL_CODES or status in (401, 403):
             return StorageDenied(
-                f"{self._field}.secretRef: {self._endpoint} refused {self.uri} ({said}); correct the Secret's "
+                f"spec.storage.secretRef: {self._endpoint} refused {self.uri} ({said}); correct the Secret's "
                 "credentials, or let them read and write there"
             )
-        return StorageUnavailable(f"{self._field}: {self._endpoint} answered {said} to {self.uri}/{key}")
+        return StorageUnavailable(f"spec.storage: {self._endpoint} answered {said} to {self.uri}/{key}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distillchain_api.faults import nearest
-from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.errors import DataInvalid, first_line, reading
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_CELL_CHARS = 1 << 27  # csv's own limit of 131,072 refuses long documents
@@ -42,7 +42,9 @@ def read_rows(path: Path, columns: Sequence[str], *, name: str) -> Iterator[Row]
         raise DataInvalid(f"{name}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet")
     if kind == ".parquet":
         return _read_parquet(path, columns, name)
-    text = _decode(_unzip(path.read_bytes(), name) if plain != name else path.read_bytes(), name)
+    with reading(name, DataInvalid):
+        content = path.read_bytes()
+    text = _decode(_unzip(content, name) if plain != name else content, name)
     if not text.strip():
         raise DataInvalid(f"{name}: the file is empty; expected rows with {_quoted(columns)}")
     reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[kind]
@@ -96,6 +98,7 @@ def _read_csv(text: str, columns: Sequence[str], name: str) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     picked: list[int] = []
     header: list[str] = []
+    blank = 0  # line of the last row without cells: fine at the end, nowhere else
     while True:
         line = reader.line_num + 1
         try:
@@ -110,21 +113,17 @@ def _read_csv(text: str, columns: Sequence[str], name: str) -> Iterator[Row]:
         if not header:
             header, picked = cells, _pick(cells, columns, f"{name}:1")
             continue
-        if not cells and not text[_offset(text, line) :].strip():
-            return  # blank lines at the end
+        if blank:
+            raise DataInvalid(f"{name}:{blank}: the line is blank, and rows follow; remove it")
+        if not cells:
+            blank = line
+            continue
         if len(cells) != len(header):
             raise DataInvalid(
                 f"{name}:{line}: {_count(cells, 'cell')}, the header has {len(header)}; "
                 "a cell with a comma stands in quotation marks: correct the line"
             )
         yield Row(tuple(cells[i] for i in picked), f"{name}:{line}")
-
-
-def _offset(text: str, line: int) -> int:
-    position = 0
-    for _ in range(line - 1):
-        position = text.index("\n", position) + 1
-    return position
 
 
 def _read_jsonl(text: str, columns: Sequence[str], name: str) -> Iterator[Row]:
@@ -153,6 +152,8 @@ def _read_parquet(path: Path, columns: Sequence[str], name: str) -> Iterator[Row
     import pyarrow
     import pyarrow.parquet
 
+    with reading(name, DataInvalid), path.open("rb"):
+        pass  # what fails from here on is the content
     try:
         file = pyarrow.parquet.ParquetFile(path)
         names = list(file.schema_arrow.names)
@@ -163,8 +164,8 @@ def _read_parquet(path: Path, columns: Sequence[str], name: str) -> Iterator[Row
             for cells in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                 row += 1
                 yield Row(cells, f"{name}, row {row}")
-    except pyarrow.ArrowException as error:
-        raise DataInvalid(f"{name}: not a whole parquet file ({_first_line(error)}); copy it again") from error
+    except (pyarrow.ArrowException, OSError) as error:  # OSError without a number: damaged pages
+        raise DataInvalid(f"{name}: not a whole parquet file ({first_line(error)}); copy it again") from error
 
 
 def _pick(header: Sequence[str], columns: Sequence[str], place: str) -> list[int]:
@@ -182,10 +183,6 @@ def _hint(column: str, header: Sequence[str]) -> str:
     if len(header) == 1 and any(mark in header[0] for mark in "\t;,|"):
         return f"the only column is {header[0]!r}: name the file .csv or .tsv by what parts its cells (comma or tab)"
     return nearest(column, [str(name) for name in header])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _quoted(columns: Sequence[str]) -> str:

@@ -123,9 +123,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{/* Metadata of an object of `helm test`: (dict "root" $ "name" "..." "namespace" "..."), of a hook with "weight". Hooks
+share one name: `helm test --logs` asks for a pod of every hook's name. */}}
 {{- define "distillchain.testMetadata" -}}
-name: {{ include "distillchain.fullname" . }}-test
-namespace: {{ include "distillchain.testNamespace" . }}
+name: {{ .name }}
+namespace: {{ .namespace }}
 labels:
-  {{- include "distillchain.labels" . | replace "component: operator" "component: test" | nindent 2 }}
+  {{- include "distillchain.labels" .root | replace "component: operator" "component: test" | nindent 2 }}
+{{- with .weight }}
+annotations:
+  helm.sh/hook: test
+  helm.sh/hook-weight: {{ . | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
 {{- end }}
