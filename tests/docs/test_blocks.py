@@ -21,7 +21,6 @@ from cluster.build import ensure_binaries
 from cluster.controlplane import ControlPlane
 from cluster.distillchain import quickstart_material
 from cluster.s3 import S3Server
-from cluster.waiting import wait_until
 from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import StageStatus
@@ -169,11 +168,7 @@ def chain(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Chain:
 
 def _install_crd(control_plane: ControlPlane) -> None:
     control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "crds"))
-
-    def is_served() -> bool:  # not `kubectl wait`: it ends with an error while the CRD has no condition at all
-        return control_plane.kubectl("get", "distillationchains", "-A", check=False).returncode == 0
-
-    wait_until("chains to be served", is_served, deadline_s=60)
+    control_plane.wait_until_served("distillationchains")
 
 
 def _kubeconfig(control_plane: ControlPlane, namespace: str, folder: Path) -> Path:
