@@ -90,6 +90,7 @@ def _some_quickstart_data(folder: Path) -> None:
 @on_one_worker
 def test_on_a_store(block: Block, s3: S3Server, chain: Chain, tmp_path: Path) -> None:
     s3.ensure_bucket("models")
+    chain.write_status(failed=True)
     for digest in ("a" * 64, chain.digest):
         s3.client().put_object(Bucket="models", Key=f"distill/stages/{digest}/manifest.json", Body=b"{}")
 
@@ -161,9 +162,7 @@ def chain(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Chain:
         tmp_path, control_plane.binaries, KUBECONFIG=str(_kubeconfig(control_plane, namespace, tmp_path))
     )
     digest = build_plan(parse_chain(document)).stages[0].digest
-    found = Chain(control_plane, namespace, tmp_path, variables, digest)
-    found.write_status(failed=True)
-    return found
+    return Chain(control_plane, namespace, tmp_path, variables, digest)
 
 
 def _install_crd(control_plane: ControlPlane) -> None:
@@ -183,10 +182,11 @@ def _kubeconfig(control_plane: ControlPlane, namespace: str, folder: Path) -> Pa
 @pytest.mark.parametrize("block", of(Scene.CHAIN))
 @on_one_worker
 def test_with_a_chain(block: Block, chain: Chain) -> None:
-    succeeds = "condition=Succeeded" in block.text
     later = threading.Timer(2, lambda: chain.write_status(failed=False))
-    if succeeds:
+    if "condition=Succeeded" in block.text:
         later.start()
+    else:
+        chain.write_status(failed=True)
 
     done = run_block(block, chain.folder, variables=chain.variables)
 
