@@ -25,7 +25,7 @@ SOURCE ?= https://github.com/example/distillchain
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 image_name = $(REGISTRY)/distillchain-$(1):$(VERSION)
 
-.PHONY: help setup quickstart check test e2e e2e-images bench generate lock images image-operator image-trainer push sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
+.PHONY: help setup quickstart check docs test e2e e2e-images bench generate lock images image-operator image-trainer push sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
   cluster-up cluster-down cluster-status clean
 
 help: ## Show this list
@@ -47,13 +47,16 @@ quickstart: $(READY) ## Run a real chain on this machine: 22.7M -> 4.4M -> 0.24M
 	$(BIN)/python examples/quickstart/prepare.py --into $(QUICKSTART)
 	$(BIN)/distillchain run examples/quickstart/chain.yaml
 
-check: $(READY) ## Quick loop: format, lint, types, imports, generated files, unit tests
+check: $(READY) docs ## Quick loop: format, lint, types, imports, generated files, site, unit tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
 	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared and not images and not browser"
+
+docs: $(READY) ## Build the site of docs/ into site/, without a warning
+	$(BIN)/zensical build --strict --clean
 
 .PHONY: generated-is-current
 generated-is-current: $(READY)
@@ -155,4 +158,4 @@ lock: $(READY) ## Choose versions anew within pyproject.toml's bounds
 	grep -A99 '^uv==' requirements/dev.txt | sed '2,$${/^[a-z]/,$$d}' > requirements/uv.txt
 
 clean: ## Remove what the checkout made (caches outside it stay)
-	rm -rf .venv .syft dist $(QUICKSTART) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .syft dist site .cache $(QUICKSTART) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -144,7 +144,7 @@ def test_dependents_of_a_fresh_kind_are_collected_at_once_after_a_restart_of_the
     control_plane: ControlPlane, namespace: str
 ) -> None:
     control_plane.apply(WIDGETS)
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/widgets.tests.distillchain.io")
+    control_plane.wait_until_served("widgets")
     control_plane.restart_controllers()
     widget = {"apiVersion": "tests.distillchain.io/v1", "kind": "Widget"}
     control_plane.apply(widget | {"metadata": {"name": "owner", "namespace": namespace}})

@@ -62,9 +62,7 @@ def test_a_learning_rate_may_be_written_without_a_point():
 @pytest.fixture(scope="module")
 def crd(control_plane: ControlPlane) -> ControlPlane:
     control_plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(build_crd()))
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", "--timeout=30s", f"crd/{build_crd()['metadata']['name']}"
-    )
+    control_plane.wait_until_served("distillationchains")
     return control_plane
 
 

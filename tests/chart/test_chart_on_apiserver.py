@@ -46,7 +46,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("chart")) as running:
         install_manifests(running)
         running.apply(*map(monitoring_kind, ("ServiceMonitor", "PodMonitor", "PrometheusRule")))
-        running.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        for kind in ("servicemonitors", "podmonitors", "prometheusrules"):
+            running.wait_until_served(kind)
         for namespace in ("ml", "nlp"):
             running.kubectl("create", "namespace", namespace)
         yield running
@@ -165,7 +166,7 @@ def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and
     cluster.kubectl("delete", "crd", "distillationchains.distillchain.io")
     said = run("install", "mine", chart, *names)
     assert f"helm test mine -n {namespace} --logs" in said
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/distillationchains.distillchain.io")
+    cluster.wait_until_served("distillationchains")
     chain = without_hook(named(documents(render()), "DistillationChain"), namespace)
     cluster.apply(chain)
     uid = cluster.get("dchain", "distillchain-test", "-n", namespace)["metadata"]["uid"]

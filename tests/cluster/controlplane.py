@@ -125,6 +125,18 @@ class ControlPlane:
         document = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
         self.kubectl("apply", "-f", "-", input=json.dumps(document))
 
+    def wait_until_served(self, resource: str) -> None:
+        """Until a kind that was just applied is answered for.
+
+        Not by `kubectl wait --for=condition=Established`: that ends with an error while a CRD has no condition at all.
+        """
+        wait_until(
+            f"{resource} to be served",
+            lambda: self.kubectl("get", resource, "--all-namespaces", check=False).returncode == 0,
+            deadline_s=START_DEADLINE_S,
+            dump=lambda: self.kubectl("get", "crds", "-o", "yaml", check=False).stdout,
+        )
+
     def create_namespace(self, name: str) -> None:
         """Ready for pods: with its `default` service account, without which they are refused."""
         self.kubectl("create", "namespace", name)

@@ -20,9 +20,7 @@ SERVICE_ACCOUNT = "distillchain-operator"
 def install_manifests(control_plane: ControlPlane) -> None:
     """CRD and the operator's namespace, ServiceAccount and RBAC, as a person applies them; not its Deployment."""
     control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", "--timeout=60s", "crd/distillationchains.distillchain.io"
-    )
+    control_plane.wait_until_served("distillationchains")
     control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "config" / "access.yaml"))
     control_plane.restart_controllers()  # the garbage collector learns of the new kind at once
 

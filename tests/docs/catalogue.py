@@ -1,0 +1,106 @@
+"""Where each block of the documentation is run, or why it cannot be run here. A block in no table fails the tests.
+
+A block is named by its page and its first line.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Scene(StrEnum):
+    """What a block needs around it."""
+
+    CHECKOUT = "a checkout with its virtual environment"
+    QUICKSTART = "the quick start's models, and some of its data"
+    CHAIN = "an API server with a chain sst2-femto, whose stages nobody trains"
+    INSTALL = "an API server on which nothing is installed"
+    S3 = "an S3 server with a bucket models"
+    NODE = "the cluster of `make cluster-up`, with a node; the blocks of the page in order"
+
+
+RUN: dict[tuple[str, str], Scene] = {
+    ("README.md", "kubectl apply -f chain.yaml"): Scene.CHAIN,
+    ("docs/quickstart.md", ".venv/bin/distillchain validate examples/quickstart/chain.yaml"): Scene.CHECKOUT,
+    ("docs/quickstart.md", ".venv/bin/distillchain plan examples/quickstart/chain.yaml \\"): Scene.CHECKOUT,
+    ("docs/quickstart.md", ".venv/bin/distillchain run examples/quickstart/chain.yaml"): Scene.QUICKSTART,
+    ("docs/quickstart.md", "import json"): Scene.QUICKSTART,
+    (
+        "docs/choosing-students.md",
+        "distillchain plan examples/sst2/chain.yaml --storage file://./store \\",
+    ): Scene.CHECKOUT,
+    ("docs/install.md", "helm install distillchain charts/distillchain \\"): Scene.INSTALL,
+    ("docs/install.md", "kubectl apply --server-side -k config/"): Scene.INSTALL,
+    ("docs/install.md", "kubectl apply --server-side -f crds/"): Scene.INSTALL,
+    ("docs/install.md", "import sys"): Scene.S3,
+    ("docs/first-chain.md", 'eval "$(PYTHONPATH=tests .venv/bin/python -m cluster up)"'): Scene.NODE,
+    ("docs/first-chain.md", "kubectl apply -f examples/cluster/chain.yaml"): Scene.NODE,
+    ("docs/first-chain.md", "distillchain validate examples/cluster/chain.yaml"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl distillchain status example --watch"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl distillchain logs example --tail 3"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl describe distillationchain example"): Scene.NODE,
+    ("docs/first-chain.md", "kubectl delete distillationchain example"): Scene.NODE,
+    ("docs/operations.md", "distillchain list --all-namespaces"): Scene.CHAIN,
+    ("docs/operations.md", "distillchain suspend sst2-femto"): Scene.CHAIN,
+    ("docs/operations.md", "distillchain retry sst2-femto"): Scene.CHAIN,
+    ("docs/operations.md", "helm upgrade distillchain charts/distillchain \\"): Scene.INSTALL,
+    ("docs/operations.md", "helm uninstall distillchain --namespace distillchain-system"): Scene.INSTALL,
+    ("docs/operations.md", "kubectl delete crd distillationchains.distillchain.io"): Scene.INSTALL,
+    ("docs/operations.md", "import json"): Scene.S3,
+}
+
+CANNOT: dict[tuple[str, str], str] = {
+    ("README.md", "make quickstart"): "makes the environment the tests run in, and trains for five minutes; "
+    "its run is tested on some of the data (Scene.QUICKSTART)",
+    ("README.md", "make test"): "is what runs this test",
+    (
+        "README.md",
+        "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (root); prints what to type next",
+    ): "`python -m cluster up` of docs/first-chain.md is what it runs",
+    ("docs/quickstart.md", "make quickstart"): "as in README.md",
+    ("docs/first-chain.md", "make cluster-up"): "`python -m cluster up` of the same page is what it runs",
+    ("docs/first-chain.md", "make cluster-down"): "`python -m cluster down` is what it runs, at the end of Scene.NODE",
+    ("docs/development.md", "make help"): "`make check` runs this test; all targets are looked up in the Makefile",
+    (
+        "docs/release.md",
+        "make release REGISTRY=registry.example.com/team SOURCE=https://git.example.com/team/distillchain",
+    ): "needs a registry",
+    (
+        "docs/install.md",
+        "helm test distillchain --namespace distillchain-system --logs",
+    ): "needs the release on a node: tests/chart/test_release_on_a_node.py",
+    (
+        "docs/install.md",
+        "eksctl create iamserviceaccount --cluster my-cluster \\",
+    ): "needs an EKS cluster; the service account that it makes is tried as YAML",
+}
+
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "charts/distillchain/README.md": ("tests/chart/test_release_on_a_node.py", '"test", RELEASE'),
+    "docs/cli.md": ("tests/cli/test_cluster_commands.py", "example_in_help"),
+    "docs/troubleshooting.md": ("tests/cli/test_troubleshooting.py", "test_every_command_of_the_page_runs"),
+}
+"""Pages whose blocks another test runs: the test, and words of it by which it does."""
+
+VALUES: set[tuple[str, str]] = {("docs/install.md", "chains:")}
+"""YAML blocks that are values of the chart."""
+
+NOT_RUN_LANGUAGES = {
+    "json": "is parsed",
+    "mermaid": "is a picture",
+    "text": "is no command",
+    "yaml": "is given to the API server or the chart",
+}
+
+EXTERNAL_LINKS = {
+    "https://arxiv.org/abs/1503.02531",
+    "https://arxiv.org/abs/1902.03393",
+    "https://arxiv.org/abs/1908.08962",
+    "https://arxiv.org/abs/1910.01348",
+    "https://arxiv.org/abs/2009.08825",
+    "https://arxiv.org/abs/2106.05237",
+    "https://arxiv.org/abs/2106.05945",
+    "https://arxiv.org/abs/2311.07052",
+    "https://dev.to/neuml/progressive-distillation-341i",
+}
+"""Links that nobody can follow from the tests: whoever adds one has looked at it."""

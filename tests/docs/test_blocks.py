@@ -1,0 +1,298 @@
+"""The commands, programs and manifests of the documentation, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chain_builders import a_commit, a_document
+from cluster.build import ensure_binaries
+from cluster.controlplane import ControlPlane
+from cluster.distillchain import quickstart_material
+from cluster.s3 import S3Server
+from distillchain_api.chain import parse_chain
+from distillchain_api.failures import FailureClass
+from distillchain_api.status import StageStatus
+from distillchain_cli.run import build_status
+from distillchain_operator.plan import build_plan
+from distillchain_operator.status import committed_entry
+from docs.blocks import REPOSITORY, Block, blocks
+from docs.catalogue import RUN, VALUES, Scene
+from docs.shell import a_checkout, environment, run_block
+
+CHART = REPOSITORY / "charts" / "distillchain"
+NAME = "sst2-femto"
+EVERY = 8  # of the quick start's 9,372 rows: some 40 s for all three models on idle cores
+on_one_worker = pytest.mark.xdist_group("docs")
+
+
+def of(scene: Scene, page: str | None = None) -> list[Any]:
+    found = [block for block in blocks("bash", "python", page=page) if RUN.get(block.key) is scene]
+    return [pytest.param(block, id=f"{block}") for block in found]
+
+
+# A checkout.
+
+
+@pytest.mark.parametrize("block", of(Scene.CHECKOUT))
+def test_in_a_checkout(block: Block, tmp_path: Path) -> None:
+    done = run_block(block, a_checkout(tmp_path / "checkout"), variables=environment(tmp_path))
+
+    assert "valid" in done.stdout or "femto" in done.stdout
+
+
+@pytest.mark.models
+def test_the_quick_start_on_some_of_its_data(tmp_path: Path) -> None:
+    """All that is changed: fewer rows, and no gate, for so few rows reach none."""
+    chain = "examples/quickstart/chain.yaml"
+    checkout = a_checkout(tmp_path / "checkout", copied=[chain])
+    ungated, gates = re.subn(r"^ +gate: .*\n", "", (checkout / chain).read_text(), flags=re.MULTILINE)
+    assert gates == 2
+    (checkout / chain).write_text(ungated)
+    _some_quickstart_data(checkout / ".quickstart")
+
+    said = [
+        run_block(
+            block.values[0], checkout, variables=environment(tmp_path, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
+        )
+        for block in of(Scene.QUICKSTART)
+    ]
+
+    assert "femto" in said[0].stdout
+    assert re.search(r"'label': '(negative|positive)'", said[1].stdout)
+
+
+def _some_quickstart_data(folder: Path) -> None:
+    whole = quickstart_material()
+    (folder / "data").mkdir(parents=True)
+    (folder / "models").symlink_to(whole / "models")
+    for path in (whole / "data").glob("*.tsv"):
+        header, *rows = path.read_text().splitlines(keepends=True)
+        (folder / "data" / path.name).write_text("".join([header, *rows[::EVERY]]))  # they are in order of class
+
+
+# A store.
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("block", of(Scene.S3))
+@on_one_worker
+def test_on_a_store(block: Block, s3: S3Server, chain: Chain, tmp_path: Path) -> None:
+    s3.ensure_bucket("models")
+    chain.write_status(failed=True)
+    for digest in ("a" * 64, chain.digest):
+        s3.client().put_object(Bucket="models", Key=f"distill/stages/{digest}/manifest.json", Body=b"{}")
+
+    done = run_block(block, tmp_path, variables=chain.variables | s3.environment())
+
+    want = {
+        "docs/install.md": "the store is fit: it refused to overwrite",
+        "docs/operations.md": f"s3://models/distill/stages/{'a' * 64}/",
+    }
+    assert done.stdout.strip() == want[block.page]
+
+
+# An API server.
+
+
+@dataclass
+class Chain:
+    """The chain sst2-femto in a namespace of its own, which is that of the kubeconfig's context."""
+
+    cluster: ControlPlane
+    namespace: str
+    folder: Path
+    variables: dict[str, str]
+    digest: str
+
+    def write_status(self, *, failed: bool) -> None:
+        """As the operator would; without a node nobody trains."""
+        chain = parse_chain(self.cluster.get("distillationchain", NAME, "-n", self.namespace))
+        plan = build_plan(chain)
+        entries = [committed_entry(stage, a_commit(stage), job="gone", attempt=1) for stage in plan.stages]
+        if failed:
+            fault = {"message": "labels differ", "failure_class": FailureClass.LABEL_MISMATCH, "job": self._make_job()}
+            last = {"name": plan.stages[-1].name, "digest": plan.stages[-1].digest, "phase": "Failed", "attempt": 1}
+            entries[-1] = StageStatus.model_validate(last | fault)
+        patch = json.dumps({"status": build_status(plan, entries).to_document()})
+        self.cluster.kubectl(
+            *("-n", self.namespace, "patch", "distillationchain", NAME, "--subresource=status", "--type=merge"),
+            *("-p", patch),
+        )
+
+    def _make_job(self) -> str:
+        chain = self.cluster.get("distillationchain", NAME, "-n", self.namespace)
+        owner = {key: chain[key] for key in ("apiVersion", "kind")} | {"name": NAME, "controller": True}
+        pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "x"}]}
+        job = f"{NAME}-last-0123456789"
+        metadata = {"name": job, "namespace": self.namespace}
+        metadata |= {"ownerReferences": [owner | {"uid": chain["metadata"]["uid"]}]}
+        spec = {"suspend": True, "template": {"spec": pod}}
+        self.cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
+        moment = "2026-01-01T12:00:00Z"
+        over = [
+            {"type": kind, "status": "True", "reason": "PodFailurePolicy", "lastTransitionTime": moment}
+            for kind in ("FailureTarget", "Failed")
+        ]
+        patch = json.dumps({"status": {"startTime": moment, "conditions": over}})
+        self.cluster.kubectl(
+            "-n", self.namespace, "patch", "job", job, "--subresource=status", "--type=merge", "-p", patch
+        )
+        return job
+
+
+@pytest.fixture
+def chain(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Chain:
+    _install_crd(control_plane)
+    document = a_document(NAME)
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(document))
+    control_plane.kubectl("-n", namespace, "apply", "-f", str(tmp_path / "chain.yaml"))
+    variables = environment(
+        tmp_path, control_plane.binaries, KUBECONFIG=str(_kubeconfig(control_plane, namespace, tmp_path))
+    )
+    digest = build_plan(parse_chain(document)).stages[0].digest
+    return Chain(control_plane, namespace, tmp_path, variables, digest)
+
+
+def _install_crd(control_plane: ControlPlane) -> None:
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "crds"))
+    control_plane.wait_until_served("distillationchains")
+
+
+def _kubeconfig(control_plane: ControlPlane, namespace: str, folder: Path) -> Path:
+    document = json.loads(control_plane.kubeconfig.read_text())
+    document["contexts"][0]["context"]["namespace"] = namespace
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("block", of(Scene.CHAIN))
+@on_one_worker
+def test_with_a_chain(block: Block, chain: Chain) -> None:
+    later = threading.Timer(2, lambda: chain.write_status(failed=False))
+    if "condition=Succeeded" in block.text:
+        later.start()
+    else:
+        chain.write_status(failed=True)
+
+    done = run_block(block, chain.folder, variables=chain.variables)
+
+    later.cancel()
+    assert NAME in done.stdout
+    if "status.phase" in block.text:
+        assert f"{NAME}: tiny: labels differ" in done.stdout
+    if "retry" in block.text:
+        assert chain.cluster.get("jobs", "-n", chain.namespace)["items"] == []
+
+
+@pytest.fixture(scope="module")
+def empty_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Another one than the session's: these blocks install and remove for the whole cluster."""
+    with ControlPlane(tmp_path_factory.mktemp("empty")) as running:
+        yield running
+
+
+@pytest.mark.cluster
+@on_one_worker
+def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Path) -> None:
+    checkout = a_checkout(tmp_path / "checkout")
+    (checkout / "chain.yaml").write_text(yaml.safe_dump(a_document(NAME)))
+    keys = {"AWS_ACCESS_KEY_ID": "only-for-tests", "AWS_SECRET_ACCESS_KEY": "only-for-tests"}
+    variables = environment(tmp_path, ensure_binaries(), KUBECONFIG=str(empty_cluster.kubeconfig), **keys)
+    by_helm, rest = [], []
+    for block in (parameter.values[0] for parameter in of(Scene.INSTALL)):
+        (by_helm if block.text.startswith("helm") else rest).append(block)
+
+    said = {block.text.split()[1]: run_block(block, checkout, variables=variables).stdout for block in by_helm}
+    left = empty_cluster.kubectl("get", "crd", "distillationchains.distillchain.io", check=False).returncode
+    empty_cluster.kubectl("delete", "namespace", "distillchain-system")  # as after another day; kustomize makes it anew
+    for block in rest:
+        empty_cluster.kubectl("delete", "crd", "distillationchains.distillchain.io", "--ignore-not-found")
+        if "delete crd" in block.text:
+            _install_crd(empty_cluster)
+        run_block(block, checkout, variables=variables)
+
+    assert list(said) == ["install", "upgrade", "uninstall"]
+    assert "distillchain" in said["install"]
+    assert f"{NAME} created" in said["install"]
+    assert left == 0, "the CRD stays after uninstall"
+    assert empty_cluster.get("roles", "-n", "team-a")["items"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("block", [pytest.param(b, id=str(b)) for b in blocks("yaml") if b.key not in VALUES])
+@on_one_worker
+def test_a_manifest_is_accepted_by_the_api_server(block: Block, control_plane: ControlPlane) -> None:
+    _install_crd(control_plane)
+    if control_plane.kubectl("get", "namespace", "team-a", check=False).returncode:
+        control_plane.create_namespace("team-a")
+
+    control_plane.kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--validate=strict",
+        "-f",
+        "-",
+        input=block.text,
+    )
+
+    for document in yaml.safe_load_all(block.text):
+        if document["kind"] == "DistillationChain":
+            parse_chain(document)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("block", [pytest.param(b, id=str(b)) for b in blocks("yaml") if b.key in VALUES])
+def test_values_fit_the_chart(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(block.text)
+
+    rendered = subprocess.run(
+        [str(ensure_binaries() / "helm"), "template", str(CHART), "--values", str(tmp_path / "values.yaml")],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert rendered.returncode == 0, rendered.stderr
+    for value in re.findall(r"(?:serviceAccountName|region|endpointUrl|gke-accelerator): \"?([\w./:-]+)", block.text):
+        assert value in rendered.stdout, f"{value} of {block} has no effect"
+
+
+# The whole node.
+
+
+@pytest.mark.node
+@pytest.mark.timeout(1200)
+def test_the_first_chain_from_up_to_down(tmp_path: Path) -> None:
+    checkout = a_checkout(tmp_path / "checkout")
+    variables = environment(tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
+    first, *following = [parameter.values[0] for parameter in of(Scene.NODE, "docs/first-chain.md")]
+    said = []
+
+    try:
+        # `eval` hides that `up` failed; the same again sets the environment of each following shell.
+        run_block(first, checkout, variables=variables, after='echo "$KUBECONFIG"')
+        for block in following:
+            said.append(run_block(block, checkout, variables=variables, before=first.text).stdout)
+    finally:
+        down = [sys.executable, "-m", "cluster", "down"]
+        subprocess.run(down, cwd=checkout, env=variables | {"PYTHONPATH": "tests"}, check=True)
+
+    assert any('"checkpoint":"s3://models/distill/' in text for text in said)
+    assert said[-1].rstrip().endswith("condition met")

@@ -1,0 +1,111 @@
+"""Every block is run or excused, every link leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from distillchain_operator.settings import Settings
+from docs.blocks import REPOSITORY, anchors, blocks, blocks_of, links, pages
+from docs.catalogue import CANNOT, ELSEWHERE, EXTERNAL_LINKS, NOT_RUN_LANGUAGES, RUN, VALUES
+
+
+def test_every_command_is_run_or_excused_and_nothing_else_is():
+    found = {block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE}
+
+    assert found - RUN.keys() - CANNOT.keys() == set(), "run them in a Scene, or say in CANNOT why not"
+    assert (RUN.keys() | CANNOT.keys()) - found == set(), "no page has such a block any more"
+    assert RUN.keys() & CANNOT.keys() == set()
+
+
+def test_a_block_is_of_a_language_that_a_test_knows():
+    unknown = [str(block) for block in blocks() if block.language not in {"bash", "python", *NOT_RUN_LANGUAGES}]
+
+    assert unknown == []
+
+
+def test_a_block_within_a_list_is_indented_by_fours_as_python_markdown_wants_it():
+    assert [str(block) for block in blocks() if block.indent % 4] == []
+
+
+def test_no_two_blocks_are_called_the_same():
+    keys = [block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE]
+
+    assert sorted(keys) == sorted(set(keys))
+
+
+def test_what_is_run_elsewhere_is_named_there():
+    assert [test for test, words in ELSEWHERE.values() if words not in (REPOSITORY / test).read_text()] == []
+    assert set(ELSEWHERE) <= set(pages())
+
+
+def test_values_of_the_chart_are_named():
+    without_kind = {block.key for block in blocks("yaml") if not re.search(r"^kind:", block.text, re.MULTILINE)}
+
+    assert without_kind == VALUES
+
+
+def test_make_targets_of_the_pages_exist():
+    targets = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = {name for block in blocks("bash") for name in re.findall(r"^make ([a-z0-9-]+)", block.text, re.MULTILINE)}
+
+    assert named - targets == set()
+    assert named
+
+
+def test_every_setting_of_the_operator_is_in_the_table_of_the_install_page():
+    page = (REPOSITORY / "docs" / "install.md").read_text()
+    rows = re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)
+
+    assert rows == ["DISTILLCHAIN_"] + [setting.name.upper() for setting in fields(Settings)]
+
+
+def test_json_is_json():
+    for block in blocks("json"):
+        json.loads(block.text)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_within_the_repository_lead_to_a_file_and_a_heading(page: str):
+    for target in links(page):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (REPOSITORY / page).parent / path if path else REPOSITORY / page
+        assert there.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(str(there.resolve().relative_to(REPOSITORY))), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.startswith("docs/")])
+def test_a_page_of_the_site_links_to_nothing_outside_it(page: str):
+    for target in links(page):
+        if not target.startswith(("http://", "https://", "#")):
+            there = ((REPOSITORY / page).parent / target.partition("#")[0]).resolve()
+            assert there.is_relative_to(REPOSITORY / "docs"), f"{page}: {target} is not part of the site"
+
+
+def test_links_to_other_hosts_are_listed():
+    found = {target for page in pages() for target in links(page) if target.startswith(("http://", "https://"))}
+
+    assert found == EXTERNAL_LINKS
+
+
+def test_a_block_within_a_list_is_found_and_dedented():
+    text = "1. Do\n\n    ```bash\n    a \\\n      b\n    ```\n"
+
+    (block,) = blocks_of("page.md", text)
+
+    assert (block.language, block.line, block.indent, block.text) == ("bash", 3, 4, "a \\\n  b\n")
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (REPOSITORY / "mkdocs.yml").read_text()
+    missing = [page for page in pages() if page.startswith("docs/") and page.removeprefix("docs/") not in navigation]
+
+    assert missing == []
+    assert Path(REPOSITORY / "docs" / "index.md").exists()

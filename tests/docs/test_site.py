@@ -1,0 +1,106 @@
+"""The site as `make docs` builds it: no warning, nothing of another host, search and both colour schemes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from docs.blocks import REPOSITORY, pages
+
+SOURCES = ("docs", "bench", "charts", "CHANGELOG.md", "mkdocs.yml")
+
+
+class _Loaded(HTMLParser):
+    """What a browser fetches by itself when it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "object"):
+            self.urls += [given.get("src") or given.get("data") or ""]
+        if tag == "link" and given.get("rel") != "canonical":
+            self.urls += [given.get("href") or ""]
+
+
+def a_copy(folder: Path) -> Path:
+    for name in SOURCES:
+        source = REPOSITORY / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / name)
+    return folder
+
+
+def build(folder: Path) -> subprocess.CompletedProcess[str]:
+    zensical = str(Path(sys.executable).parent / "zensical")
+    return subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = a_copy(tmp_path_factory.mktemp("site"))
+    built = build(folder)
+    assert built.returncode == 0, built.stderr
+    return folder / "site"
+
+
+def test_every_page_is_built(site: Path):
+    missing = []
+    for page in (name for name in pages() if name.startswith("docs/")):
+        name = page.removeprefix("docs/").removesuffix(".md")
+        folder = name.removesuffix("README").removesuffix("index").rstrip("/")
+        if not (site / folder / "index.html").exists():
+            missing.append(page)
+
+    assert missing == []
+
+
+def test_a_page_loads_nothing_of_another_host(site: Path):
+    foreign = {}
+    for page in site.rglob("*.html"):
+        reader = _Loaded()
+        reader.feed(page.read_text())
+        foreign[str(page.relative_to(site))] = [url for url in reader.urls if re.match(r"(https?:)?//", url)]
+    styles = [text for sheet in site.rglob("*.css") for text in re.findall(r"url\(([^)]+)\)", sheet.read_text())]
+
+    assert {name: urls for name, urls in foreign.items() if urls} == {}
+    assert [url for url in styles if re.match(r"['\"]?(https?:)?//", url)] == []
+    assert len(foreign) > 15
+
+
+def test_there_is_no_script_for_mermaid_to_fetch(site: Path):
+    assert [page for page in site.rglob("*.html") if 'class="mermaid"' in page.read_text()] == []
+
+
+def test_pages_of_other_folders_are_taken_in(site: Path):
+    assert "Log of measurements" in (site / "measurements" / "index.html").read_text()
+    assert "watchNamespaces" in (site / "chart" / "index.html").read_text()
+    assert "Unreleased" in (site / "changelog" / "index.html").read_text()
+
+
+def test_search_knows_a_word_of_the_operations_page(site: Path):
+    assert "kstatus" in (site / "search.json").read_text()
+
+
+def test_light_and_dark_can_be_chosen(site: Path):
+    schemes = re.findall(r'data-md-color-scheme="(\w+)"', (site / "index.html").read_text())
+
+    assert {"default", "slate"} <= set(schemes)
+
+
+def test_a_broken_link_or_anchor_fails_the_build(tmp_path: Path):
+    folder = a_copy(tmp_path)
+    (folder / "docs" / "index.md").write_text("[a](gone.md)\n[b](limits.md#gone)\n")
+
+    built = build(folder)
+
+    assert built.returncode != 0
+    assert "2 issues found" in built.stderr
