@@ -13,6 +13,10 @@ import yaml
 
 from chain_builders import a_document
 
+REST_IS_REAL = (
+    "import pkgutil\n__path__ = pkgutil.extend_path(__path__, __name__)\n"  # the command reads the store with it
+)
+
 COMMAND = [sys.executable, "-W", "error", "-m", "distillchain_cli"]
 
 # For endings that the real trainer does not show on demand. Each attempt leaves a file `attempt-N`; `act` is the body.
@@ -76,7 +80,7 @@ def install_stand_in(folder: Path, act: str) -> dict[str, str]:
     """The environment in which `python -m distillchain_trainer` is the stand-in."""
     package = folder / "stand-in" / "distillchain_trainer"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    (package / "__init__.py").write_text(REST_IS_REAL)
     (package / "__main__.py").write_text(STAND_IN.format(act=act))
     return {"PYTHONPATH": str(package.parent)}
 
