@@ -17,6 +17,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY operator operator
 COPY trainer trainer
+COPY report report
 COPY cli cli
 RUN python3 -m venv --without-pip /opt/distillchain \
     && /tools/bin/uv build --quiet --wheel --no-build-isolation --python /tools/bin/python --out-dir /wheel . \

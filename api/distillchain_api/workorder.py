@@ -19,6 +19,8 @@ TERMINATION_PATH_ENV = "DISTILLCHAIN_TERMINATION_PATH"
 """Environment variable with the file of the termination message; /dev/termination-log when it is not set."""
 WORK_DIRECTORY_ENV = "DISTILLCHAIN_WORK_DIRECTORY"
 """Environment variable with the folder for files in the making; a temporary one when it is not set."""
+KEEP_TEXTS_ENV = "DISTILLCHAIN_KEEP_TEXTS"
+"""Environment variable; `0`: no text of validation rows is copied into store and report. Empty or `1`: a few."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expect("64 hexadecimal digits")]
 
@@ -70,6 +72,8 @@ class WorkOrder(Document):
     """None exactly when `teacher` is."""
     gate: Gate = Gate()
     save_interval_s: Annotated[int, Field(ge=1)] = 600
+    final: bool = False
+    """The chain's last stage: its trainer writes the chain's report. Decides no result, so it is in no digest."""
 
     @model_validator(mode="after")
     def _teacher_and_distillation(self) -> Self:

@@ -66,7 +66,8 @@ def build_plan(chain: DistillationChain) -> Plan:
         stages.append(_fine_tune(chain))
     for index, stage in enumerate(chain.spec.stages):
         before = stages[-1] if stages else None
-        stages.append(_distill(chain, stage, field_path=f"spec.stages[{index}]", before=before))
+        final = index == len(chain.spec.stages) - 1
+        stages.append(_distill(chain, stage, field_path=f"spec.stages[{index}]", before=before, final=final))
     return Plan(chain=chain, stages=tuple(stages))
 
 
@@ -88,7 +89,9 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
     return _placed(order, template, stage=None)
 
 
-def _distill(chain: DistillationChain, stage: Stage, *, field_path: str, before: PlannedStage | None) -> PlannedStage:
+def _distill(
+    chain: DistillationChain, stage: Stage, *, field_path: str, before: PlannedStage | None, final: bool
+) -> PlannedStage:
     spec, template = chain.spec, chain.spec.template
     training = merge(template.training, stage.training)
     distillation = merge(template.distillation, stage.distillation)
@@ -116,6 +119,7 @@ def _distill(chain: DistillationChain, stage: Stage, *, field_path: str, before:
         distillation=distillation,
         gate=stage.gate,
         save_interval_s=duration_seconds(stage.save_interval or template.save_interval),
+        final=final,
     )
     return _placed(order, template, stage=stage)
 

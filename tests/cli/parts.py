@@ -76,7 +76,8 @@ def install_stand_in(folder: Path, act: str) -> dict[str, str]:
     """The environment in which `python -m distillchain_trainer` is the stand-in."""
     package = folder / "stand-in" / "distillchain_trainer"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    # What the command itself reads of the trainer (its store) stays the real one.
+    (package / "__init__.py").write_text("import pkgutil\n\n__path__ = pkgutil.extend_path(__path__, __name__)\n")
     (package / "__main__.py").write_text(STAND_IN.format(act=act))
     return {"PYTHONPATH": str(package.parent)}
 

@@ -69,6 +69,9 @@ def test_a_run_ends_with_its_table(ran: tuple[Path, subprocess.CompletedProcess[
     assert f"{made['small'].student.metrics.validation['accuracy']:.4f}" in lines[2]
     assert lines[2].startswith("small *")
     assert f"succeeded: {made['small'].checkpoint}\n" in done.stderr
+    place = root / "store" / "stages" / made["small"].digest / "report.html"
+    assert f"report: file://{place}\n" in done.stderr
+    assert "Training of small" in place.read_text()
     assert "stage small: train " in done.stderr
 
 

@@ -23,8 +23,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_length_grouped_indices as _grouped
 
 from distillchain_api.chain import Distillation, Training
+from distillchain_api.manifest import SplitMetrics
 from distillchain_trainer.encode import Encoded
 from distillchain_trainer.errors import StopRequested, TrainingDiverged
+from distillchain_trainer.history import History
 from distillchain_trainer.losses import distillation_loss
 
 log = logging.getLogger(__name__)
@@ -178,15 +180,18 @@ class _Watch(TrainerCallback):
         stop: Callable[[], bool],
         on_step: Callable[[Standing], None],
         save: Callable[[Path, Standing], None],
+        history: History,
+        validate: Callable[[], SplitMetrics],
     ) -> None:
         self.trainer: _StudentTrainer | None = None
         self._batch, self._rows = batch, rows
         self._before_s, self._save_interval_s = before_s, save_interval_s
         self._stop, self._on_step, self._save = stop, on_step, save
+        self._history, self._validate = history, validate
         self._recent: list[float] = []
         self.loss = 0.0
         self._first_step = 0
-        self._saving_s = 0.0
+        self._away_s = 0.0  # saving and measuring: not training
         self._started = self._saved = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -197,10 +202,16 @@ class _Watch(TrainerCallback):
         assert self.trainer is not None
         steps_an_epoch = max(1, state.max_steps // args.num_train_epochs)
         self.trainer.sampler.epoch = int(state.global_step // steps_an_epoch)
+        if state.global_step and state.global_step % steps_an_epoch == 0:  # also where a resumed training goes on
+            began = time.monotonic()
+            self._history.measured(state.global_step, float(self.trainer.sampler.epoch), self._validate())
+            self._away_s += time.monotonic() - began
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:  # noqa: ARG002
         assert self.trainer is not None
         self._recent = [*self._recent[-49:], self.trainer.step_loss]
+        rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else None
+        self._history.trained(state.global_step, state.max_steps, float(state.epoch), self.trainer.step_loss, rate)
         self.trainer.step_loss = 0.0
         self.loss = sum(self._recent) / len(self._recent)
         self._on_step(self.standing(state))
@@ -215,11 +226,11 @@ class _Watch(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self._save(folder, self.standing(state))
         self._saved = time.monotonic()
-        self._saving_s += self._saved - began
+        self._away_s += self._saved - began
 
     def standing(self, state: Any) -> Standing:
         """Where training stands after this step."""
-        here_s = time.monotonic() - self._started - self._saving_s
+        here_s = time.monotonic() - self._started - self._away_s
         steps = state.global_step - self._first_step
         return Standing(
             step=state.global_step,
@@ -245,10 +256,13 @@ def train(
     stop: Callable[[], bool],
     on_step: Callable[[Standing], None],
     save: Callable[[Path, Standing], None],
+    history: History,
+    validate: Callable[[], SplitMetrics],
 ) -> Standing:
     """Trains `model` in place to the end.
 
     Args:
+        history: gets the losses, and what `validate` says at the end of each epoch but the last, which is evaluated.
         before_s: seconds of training that earlier attempts have done.
         resume_from: folder of a saved state.
         save: stores the state in a folder; called every `save_interval_s` and when stopped.
@@ -263,6 +277,8 @@ def train(
         stop=stop,
         on_step=on_step,
         save=save,
+        history=history,
+        validate=validate,
     )
     trainer = _StudentTrainer(model, _arguments(training, folder), watch, rows, distillation)
     watch.trainer = trainer

@@ -20,6 +20,7 @@ from distillchain_api.failures import EXIT_COMMITTED, EXIT_INTERRUPTED, FailureC
 from distillchain_api.faults import BadDocument
 from distillchain_api.workorder import (
     ATTEMPT_ENV,
+    KEEP_TEXTS_ENV,
     TERMINATION_PATH_ENV,
     WORK_DIRECTORY_ENV,
     WORK_ORDER_ENV,
@@ -41,6 +42,7 @@ Runs one stage of a DistillationChain. It is configured by environment variables
   {ATTEMPT_ENV}           a name unique to this pod; empty: made up
   {TERMINATION_PATH_ENV}  file of the termination message; empty: {DEFAULT_TERMINATION_PATH}
   {WORK_DIRECTORY_ENV}    folder for files in the making; empty: a temporary one
+  {KEEP_TEXTS_ENV}        0: copy no validation text into store and report; empty: the few that the report shows
 
 Example: {WORK_ORDER_ENV}="$(cat order.json)" python -m distillchain_trainer
 """

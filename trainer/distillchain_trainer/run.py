@@ -14,6 +14,7 @@ from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer import commit, gates
 from distillchain_trainer.progress import Reporter
+from distillchain_trainer.report import ensure_report
 from distillchain_trainer.resume import clear_states
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.store import Store, open_store
@@ -55,11 +56,17 @@ def run_stage(order: WorkOrder, *, attempt: str, folder: Path, reporter: Reporte
     store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
     context = Context(order, store, attempt, folder, reporter, signals)
     found = commit.read_manifest(store, order.digest)
-    if found is not None:
-        return adopt(context, found)
+    answer = adopt(context, found) if found is not None else _train(context)
+    if order.final:
+        with signals.deferred():  # what is committed is not called interrupted for its report's sake
+            ensure_report(store, order)
+    return answer
+
+
+def _train(context: Context) -> Committed:
     from distillchain_trainer.stage import train_stage  # torch and transformers take seconds to import
 
-    signals.raise_if_requested()
+    context.signals.raise_if_requested()
     return train_stage(context)
 
 

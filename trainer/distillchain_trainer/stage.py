@@ -12,14 +12,16 @@ import transformers
 
 from distillchain_api.answer import Committed, ProgressPhase
 from distillchain_api.digests import sha256_of
-from distillchain_api.manifest import Manifest, ModelFacts
+from distillchain_api.manifest import Manifest, ModelFacts, SplitMetrics
 from distillchain_trainer import commit, describe, gates
 from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed, forget
+from distillchain_trainer.comparison import keeps_texts, write_comparison
 from distillchain_trainer.data import Split, TaskData, read_task_data
 from distillchain_trainer.describe import Tally
 from distillchain_trainer.encode import Encoder, best_device
 from distillchain_trainer.errors import CheckpointCorrupt
 from distillchain_trainer.evaluate import Measurement, check_numbers, measure, write_predictions
+from distillchain_trainer.history import History
 from distillchain_trainer.labels import ClassOrder
 from distillchain_trainer.logits import logits_digest, teacher_logits
 from distillchain_trainer.loop import Batches, Standing, load_weights, save_weights, train
@@ -46,6 +48,7 @@ class Teacher:
     loaded: Loaded
     checkpoint: Checkpoint
     facts: ModelFacts
+    on_validation: Measurement
 
 
 def train_stage(context: Context) -> Committed:
@@ -53,6 +56,7 @@ def train_stage(context: Context) -> Committed:
     from distillchain_trainer.run import answer_of, check_gate
 
     order, tally = context.order, Tally()
+    keeps_texts()  # a misspelt wish is said before training, not after
     storage = order.storage
     data = read_task_data(
         order.task, endpoint_url=storage.endpoint_url, region=storage.region, folder=_fresh(context, "data")
@@ -64,15 +68,16 @@ def train_stage(context: Context) -> Committed:
     source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
     states = ResumeStates(context.store, order.digest, context.attempt, source=source)
     found = states.load_newest(_fresh(context, "resume"))
+    history = History.read(found[1] if found else None)
     if found:
         _take_over(context, tally, found[0])
     if found and found[0].finished:
         load_weights(student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
-        _train(context, data, encoder, teacher, student, tally, states, found[1] if found else None)
+        _train(context, data, encoder, teacher, student, tally, states, history, found[1] if found else None)
     attempt = _fresh(context, "attempt")
-    student_facts = _describe_student(context, data, encoder, student, tally, attempt)
+    student_facts = _describe_student(context, data, encoder, teacher, student, tally, history, attempt)
     teacher_facts = teacher.facts if teacher else None
     check_gate(
         order,
@@ -127,7 +132,7 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
         named=loaded.order.named,
     )
     log.info("teacher measured", extra={"teacher": checkpoint.uri, **on_validation.metrics})
-    return Teacher(loaded, checkpoint, facts)
+    return Teacher(loaded, checkpoint, facts, on_validation)
 
 
 def _fetch_teacher(context: Context) -> Checkpoint:
@@ -208,6 +213,7 @@ def _train(
     student: Loaded,
     tally: Tally,
     states: ResumeStates,
+    history: History,
     resume_from: Path | None,
 ) -> None:
     """Trains the student in place; saves its state on the way, when stopped, and at the end (the weights alone)."""
@@ -231,8 +237,13 @@ def _train(
             eta_s=standing.eta_s,
         )
 
+    def validate() -> SplitMetrics:
+        in_order = _in_order(order.task.labels, student)
+        return _measure_split(context, data.validation, encoder, in_order, tally, "Evaluate").metrics
+
     def save(folder: Path, standing: Standing) -> None:
         note(standing)
+        history.write(folder)
         states.save(folder, _index(context, tally, standing))
         context.signals.saved_step = standing.step
 
@@ -249,12 +260,12 @@ def _train(
             stop=lambda: context.signals.requested,
             on_step=on_step,
             save=save,
+            history=history,
+            validate=validate,
         )
-        note(standing)
         final = _fresh(context, "final")
         save_weights(student.model, final)
-        states.save(final, _index(context, tally, standing))
-        context.signals.saved_step = standing.step
+        save(final, standing)
     context.signals.raise_if_requested()
 
 
@@ -311,16 +322,27 @@ def _take_over(context: Context, tally: Tally, index: ResumeIndex) -> None:
 
 
 def _describe_student(
-    context: Context, data: TaskData, encoder: Encoder, student: Loaded, tally: Tally, attempt: Path
+    context: Context,
+    data: TaskData,
+    encoder: Encoder,
+    teacher: Teacher | None,
+    student: Loaded,
+    tally: Tally,
+    history: History,
+    attempt: Path,
 ) -> ModelFacts:
-    """Measures the student and puts its checkpoint with predictions into the folder `attempt`."""
+    """Measures the student and puts its checkpoint, and what tells how it came to be, into the folder `attempt`."""
     order = context.order
-    in_order = Loaded(student.model, student.tokenizer, _straight(order.task.labels), student.start, student.pretrained)
+    in_order = _in_order(order.task.labels, student)
     measured = _measure(context, data, encoder, in_order, tally, "Evaluate")
     student.model.save_pretrained(attempt)
     student.tokenizer.save_pretrained(attempt)
     for name, measurement in measured.items():
         write_predictions(attempt / f"predictions-{name}.jsonl", measurement, order.task.labels)
+    history.measured(tally.steps, float(order.training.epochs), measured["validation"].metrics)
+    history.write(attempt)
+    if teacher:
+        write_comparison(attempt, order, context.store, data.validation, measured["validation"], teacher.on_validation)
     weights = [path for path in attempt.iterdir() if path.name.endswith(".safetensors")]
     own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
     facts = describe.facts_of(
@@ -335,8 +357,10 @@ def _describe_student(
     return facts
 
 
-def _straight(labels: list[str]) -> ClassOrder:
-    return ClassOrder(tuple(range(len(labels))), named=True)
+def _in_order(labels: list[str], student: Loaded) -> Loaded:
+    """A student whose head is in the order of the task."""
+    straight = ClassOrder(tuple(range(len(labels))), named=True)
+    return Loaded(student.model, student.tokenizer, straight, student.start, student.pretrained)
 
 
 def _commit(context: Context, manifest: Manifest, attempt: Path) -> Manifest:

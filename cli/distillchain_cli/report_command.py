@@ -1,0 +1,145 @@
+"""`distillchain report`: a chain's report from what is in its store. Changes nothing there.
+
+What is a file is a chain file, whose store alone tells how it went; anything else is the name of a chain on the
+cluster, whose spec names the store and whose status tells why a stage failed. S3 credentials are the user's own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillchain_api.chain import DistillationChain, Storage, parse_chain
+from distillchain_api.records import REPORT_FILE
+from distillchain_api.status import ChainStatus
+from distillchain_cli.documents import STDIN, read_chain
+from distillchain_cli.errors import BadInput, RunFailed, require_extra
+from distillchain_operator.plan import Plan, build_plan
+from distillchain_operator.status import timestamp
+
+if TYPE_CHECKING:
+    from distillchain_report.load import WantedStage
+    from distillchain_trainer.store import Store
+
+FetchChain = Callable[[str], dict[str, Any]]
+"""Gives the chain of a name as the cluster holds it."""
+
+
+class ReportFormat(StrEnum):
+    """How a report is written."""
+
+    HTML = "html"
+    MARKDOWN = "md"
+    JSON = "json"
+
+
+def report_text(
+    target: str, form: ReportFormat, *, storage: str | None, overrides: Sequence[str], fetch_chain: FetchChain
+) -> str:
+    """The report on a chain file or on a chain of the cluster.
+
+    Raises: BadDocument, BadInput, RunFailed, MissingExtra.
+    """
+    require_extra("report", "matplotlib", purpose="the report")
+    require_extra("report", "scipy", purpose="the report")
+    if target == STDIN or Path(target).is_file():
+        chain, status = read_chain(target, overrides=overrides, storage=storage), ChainStatus()
+    else:
+        chain, status = _chain_on_cluster(target, storage=storage, overrides=overrides, fetch_chain=fetch_chain)
+    plan = build_plan(chain)
+    return _render(plan, _wanted(plan, status), form)
+
+
+def write_report(text: str, path: str) -> None:
+    """Writes a report to a file. Raises: BadInput."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--to: {path} cannot be written ({error.strerror}); name another file") from error
+
+
+def stored_report(plan: Plan) -> str | None:
+    """Where the report is that the trainer of the last stage has written; None: it is not there."""
+    from distillchain_trainer.errors import TrainerError
+
+    key = f"stages/{plan.stages[-1].digest}/{REPORT_FILE}"
+    try:
+        store = _open_store(plan.chain.spec.storage)
+        return f"{store.uri}/{key}" if any(item.key == key for item in store.list_objects(key)) else None
+    except TrainerError:
+        return None  # it has just committed there; its report is not worth an error
+
+
+def _chain_on_cluster(
+    name: str, *, storage: str | None, overrides: Sequence[str], fetch_chain: FetchChain
+) -> tuple[DistillationChain, ChainStatus]:
+    from distillchain_cli.chains import status_of
+
+    if "/" in name or name.endswith((".yaml", ".yml", ".json")):
+        raise BadInput(f"{name}: there is no such file; expected a chain file, or the name of a chain on the cluster")
+    if overrides:
+        raise BadInput("--set: expected with a chain file only; a chain on the cluster is reported as it is there")
+    document = fetch_chain(name)
+    chain = parse_chain(document, source=name)
+    if storage is not None:
+        spec = chain.spec.model_copy(update={"storage": Storage.parse({"uri": storage}, source="--storage")})
+        chain = chain.model_copy(update={"spec": spec})
+    return chain, status_of(document)
+
+
+def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:
+    """The plan's stages, with what the status says of these very digests."""
+    from distillchain_report.load import WantedStage
+
+    found = []
+    for stage in plan.stages:
+        entry = status.stage_named(stage.name)
+        if entry is None or entry.digest != stage.digest:
+            found.append(WantedStage(stage.name, stage.digest))
+            continue
+        found.append(
+            WantedStage(
+                stage.name,
+                stage.digest,
+                phase=entry.phase,
+                message=entry.message,
+                failure_class=entry.failure_class,
+                reused=entry.reused,
+            )
+        )
+    return found
+
+
+def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
+    from distillchain_report.build import build_report
+    from distillchain_report.load import load_stages
+    from distillchain_report.render import Format, render
+    from distillchain_trainer.errors import TrainerError
+
+    chain = plan.chain
+    try:
+        store = _open_store(chain.spec.storage)
+        stages = load_stages(store, wanted)
+    except TrainerError as error:
+        raise RunFailed(str(error)) from error
+    report = build_report(
+        f"{chain.metadata.namespace}/{chain.name}",
+        stages,
+        storage=store.uri,
+        generated_at=timestamp(datetime.now(UTC)),
+        version=importlib.metadata.version("distillchain"),
+        metric=chain.spec.task.metric,
+    )
+    return render(report, Format(form.value))
+
+
+def _open_store(storage: Storage) -> Store:
+    if storage.uri.startswith("s3://"):
+        require_extra("trainer", "boto3", purpose=f"reading {storage.uri}")
+    from distillchain_trainer.store import open_store
+
+    return open_store(storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)

@@ -1,0 +1,242 @@
+"""Stores with chains of any length and ending, written through the contract's own types: what a trainer would leave,
+without the hours. Real ones are reported on in tests/trainer and tests/cli."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillchain_api.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
+from distillchain_api.records import (
+    EXAMPLES_FILE,
+    HISTORY_FILE,
+    PREDICTIONS_FILE,
+    TEACHER_PREDICTIONS_FILE,
+    Example,
+    HistoryPoint,
+    Prediction,
+)
+from distillchain_report.build import build_report
+from distillchain_report.load import WantedStage, load_stages
+from distillchain_report.model import Report
+from distillchain_report.statistics import macro_f1
+from distillchain_trainer.store_file import FileStore
+
+MOMENT = "2026-01-01T12:00:00Z"
+ROOT_PARAMETERS = 335_000_000
+MARKUP = "<script>alert('x')</script><img src=http://x.example/y.png onerror=alert(1)>\"'&amp;|`*"
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A chain to write.
+
+    Attributes:
+        accuracies: of the root teacher, then of each committed student.
+        waiting: names of stages that are not committed.
+        files: which of the newer files stages have.
+    """
+
+    names: Sequence[str] = ("mini", "tiny", "femto")
+    accuracies: Sequence[float] = (0.93, 0.92, 0.89, 0.83)
+    labels: Sequence[str] = ("negative", "positive")
+    waiting: Sequence[WantedStage] = ()
+    chain: str = "ml/sst2-femto"
+    metric: str = "accuracy"
+    rows: int = 872
+    epochs: int = 4
+    device: str = "NVIDIA A10"
+    text: str = "a film of quiet, unhurried charm that still earns its tears"
+    files: Sequence[str] = (HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, EXAMPLES_FILE)
+    fine_tuned: bool = False
+    """The root teacher is stage zero."""
+
+
+def digest_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def write_relay(folder: Path, relay: Relay) -> FileStore:
+    """The store of a relay below `folder`."""
+    truth, answers = _answers(relay)
+    names = ["teacher", *relay.names] if relay.fine_tuned else list(relay.names)
+    step = 4.2 if len(answers) <= 4 else 2.1
+    parameters = [int(ROOT_PARAMETERS / step**place) for place in range(len(answers))]
+    models = [
+        _facts(relay, truth, logits, count, None if place == 0 and not relay.fine_tuned else place)
+        for place, (logits, count) in enumerate(zip(answers, parameters, strict=True))
+    ]
+    first = 0 if relay.fine_tuned else 1
+    for place in range(first, len(answers)):
+        name = names[place - first]
+        teacher = place - 1 if place else None
+        student = models[place].model_copy(update={"digest": digest_of(name)})
+        before = None
+        if teacher is not None:
+            taught_by = digest_of(names[teacher - first]) if teacher >= first else None
+            before = models[teacher].model_copy(update={"digest": taught_by})
+        contents = _files(relay, truth, answers[place], None if teacher is None else answers[teacher])
+        _commit(folder, relay, name, student, before, contents, place)
+    return FileStore(f"file://{folder}")
+
+
+def wanted_of(relay: Relay) -> list[WantedStage]:
+    committed = ["teacher", *relay.names] if relay.fine_tuned else list(relay.names)
+    return [*[WantedStage(name, digest_of(name)) for name in committed], *relay.waiting]
+
+
+def report_of(folder: Path, relay: Relay, **more: Any) -> Report:
+    """The report on a relay that was written to `folder`."""
+    store = FileStore(f"file://{folder}")
+    arguments = {"storage": store.uri, "generated_at": MOMENT, "version": "0.1.0", **more}
+    return build_report(relay.chain, load_stages(store, wanted_of(relay)), **arguments)
+
+
+def a_report(folder: Path, **parts: Any) -> Report:
+    relay = replace(Relay(), **parts)
+    write_relay(folder, relay)
+    return report_of(folder, relay)
+
+
+def _answers(relay: Relay) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]]:
+    """True classes, and each model's logits [rows, classes]; the harder a row, the more models miss it."""
+    dice = np.random.default_rng(7)
+    classes = len(relay.labels)
+    truth = dice.integers(0, classes, relay.rows)
+    truth[:classes] = np.arange(classes)
+    hardness = dice.random(relay.rows)
+    found = []
+    for accuracy in relay.accuracies:
+        score = hardness + dice.normal(0, 0.05, relay.rows)
+        wrong = np.argsort(-score)[: round((1 - accuracy) * relay.rows)]
+        guess = truth.copy()
+        guess[wrong] = (truth[wrong] + dice.integers(1, classes, len(wrong))) % classes
+        logits = dice.normal(0, 0.3, (relay.rows, classes))
+        logits[np.arange(relay.rows), guess] = 1.2 + 2.5 * dice.random(relay.rows)
+        found.append(logits.round(6).astype(np.float32))
+    return truth, found
+
+
+def _facts(
+    relay: Relay, truth: NDArray[np.int64], logits: NDArray[np.float32], parameters: int, place: int | None
+) -> ModelFacts:
+    guess = logits.argmax(-1)
+    metrics = {"accuracy": float((guess == truth).mean()), "macroF1": macro_f1(truth, guess)}
+    return ModelFacts(
+        source="hf://org/teacher" if place is None else f"s3://models/relay/{place}",
+        revision="sha256:" + digest_of(f"weights {place}"),
+        parameters=parameters,
+        size_bytes=4 * parameters,
+        metrics=Metrics(validation=metrics, test=metrics),
+        examples_per_second=1e11 / parameters,
+    )
+
+
+def _files(
+    relay: Relay, truth: NDArray[np.int64], student: NDArray[np.float32], teacher: NDArray[np.float32] | None
+) -> dict[str, str]:
+    def predictions(logits: NDArray[np.float32]) -> str:
+        rows = zip(truth, logits.argmax(-1), logits, strict=True)
+        return _lines(
+            Prediction(
+                row=row, label=relay.labels[label], predicted=relay.labels[guess], logits=[float(x) for x in values]
+            )
+            for row, (label, guess, values) in enumerate(rows)
+        )
+
+    contents = {HISTORY_FILE: _lines(_history(relay, truth, student)), PREDICTIONS_FILE: predictions(student)}
+    if teacher is not None:
+        contents[TEACHER_PREDICTIONS_FILE] = predictions(teacher)
+        contents[EXAMPLES_FILE] = _lines(Example(row=row, text=[relay.text]) for row in range(relay.rows))
+    return {name: content for name, content in contents.items() if name in relay.files}
+
+
+def _history(relay: Relay, truth: NDArray[np.int64], student: NDArray[np.float32]) -> list[HistoryPoint]:
+    final = float((student.argmax(-1) == truth).mean())
+    dice = np.random.default_rng(3)
+    points = []
+    for step in range(1, 101):
+        loss = 0.1 + 0.6 * float(np.exp(-step / 25)) + 0.03 * float(dice.random())
+        points.append(HistoryPoint(step=step, epoch=relay.epochs * step / 100, loss=loss, learning_rate=1e-4))
+    for epoch in range(1, relay.epochs + 1):
+        value = final - 0.08 * (relay.epochs - epoch) / relay.epochs
+        metrics = {"accuracy": value, "macroF1": value}
+        points.append(HistoryPoint(step=25 * epoch, epoch=float(epoch), validation=metrics))
+    return points
+
+
+def _lines(documents: Any) -> str:
+    return "".join(document.to_json() + "\n" for document in documents)
+
+
+def _commit(
+    folder: Path,
+    relay: Relay,
+    name: str,
+    student: ModelFacts,
+    teacher: ModelFacts | None,
+    contents: dict[str, str],
+    place: int,
+) -> None:
+    digest = digest_of(name)
+    attempt = folder / "stages" / digest / "attempts" / "a1"
+    attempt.mkdir(parents=True)
+    entries = []
+    for path, content in contents.items():
+        (attempt / path).write_text(content, encoding="utf-8")
+        raw = content.encode()
+        entries.append(FileEntry(path=path, size_bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest()))
+    training = {"epochs": relay.epochs, "batchSize": 32, "learningRate": 1e-4, "scheduler": "linear", "seed": 42}
+    recipe: dict[str, Any] = {
+        "task": {
+            "type": "TextClassification",
+            "dataset": {"uri": "s3://data/sst2"},
+            "labels": list(relay.labels),
+            "metric": relay.metric,
+        },
+        "training": training,
+    }
+    if teacher is not None:
+        recipe["distillation"] = {"temperature": 1.0, "alpha": 1.0}
+    split = SplitFacts(rows=relay.rows, sha256=digest_of("rows"))
+    manifest = Manifest(
+        digest=digest,
+        chain=relay.chain,
+        stage=name,
+        attempt="a1",
+        checkpoint=f"s3://models/relay/stages/{digest}/attempts/a1",
+        files=entries,
+        teacher=teacher,
+        student=student,
+        pretrained=place % 3 != 0,
+        start=f"hf://google/bert_uncased_L-{12 - place} ({digest_of('start')})",
+        data_revision="sha256:" + digest_of("data"),
+        data={"train": split.model_copy(update={"rows": 67349}), "validation": split, "test": split},
+        recipe=recipe,
+        run=RunFacts(
+            started_at=MOMENT,
+            elapsed_s=4200.0 / (place + 1),
+            model_s=3900.0 / (place + 1),
+            examples_per_second=400.0 * (place + 1),
+            steps=8420,
+            final_loss=0.11,
+            logits_reused=place == 2,
+            resumed=place == 1,
+        ),
+        environment={"distillchain": "0.1.0", "python": "3.12.1", "torch": "2.9.0", "device": relay.device},
+        committed_at=MOMENT,
+    )
+    (attempt.parents[1] / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
+def rewrite_manifest(folder: Path, name: str, **parts: Any) -> None:
+    """Replaces fields of a manifest, as another trainer would have written them."""
+    path = folder / "stages" / digest_of(name) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))

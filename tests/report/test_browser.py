@@ -1,0 +1,211 @@
+"""The page as a person meets it: in a real browser, light and dark, narrow, on paper, by keyboard and by ear."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+from pypdf import PdfReader
+
+from cluster.waiting import wait_until
+from distillchain_api.failures import FailureClass
+from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE
+from distillchain_report.load import WantedStage
+from distillchain_report.render import render_html
+from report.browser import running_browser
+from report.stores import MARKUP, a_report, digest_of
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+FAILED = WantedStage(
+    "femto",
+    digest_of("femto"),
+    phase="Failed",
+    message="student femto: accuracy 0.6123 is under spec.stages[2].gate.minMetric 0.79; train longer or lower the gate",
+    failure_class=FailureClass.GATE_NOT_MET,
+)
+RUNNING = WantedStage("femto", digest_of("femto"), phase="Running", message="Train 300/900")
+TEN = {
+    "names": [f"student-{number}" for number in range(1, 11)],
+    "accuracies": [0.93, 0.93, 0.92, 0.92, 0.91, 0.9, 0.9, 0.88, 0.86, 0.83, 0.79],
+}
+LONG = (
+    "it is a truth universally acknowledged that a film in possession of a good fortune must be in want of a plot, " * 4
+)
+CASES: dict[str, dict[str, Any]] = {
+    "three stages": {},
+    "one stage": {"names": ["femto"], "accuracies": [0.93, 0.88]},
+    "ten stages": TEN,
+    "ten stages, long texts, eight classes": {
+        **TEN, "text": LONG, "labels": [f"a longer class name {number}" for number in range(8)], "metric": "macroF1",
+    },
+    "fine-tuned teacher": {"fine_tuned": True},
+    "failed": {"names": ["mini", "tiny"], "accuracies": [0.93, 0.92, 0.89], "waiting": [FAILED]},
+    "half done": {"names": ["mini"], "accuracies": [0.93, 0.92], "waiting": [RUNNING, WantedStage("nano", "f" * 64)]},
+    "nothing committed": {"names": [], "accuracies": [0.93], "waiting": [FAILED]},
+    "names with markup": {
+        "labels": [MARKUP, f"{MARKUP} too"], "chain": MARKUP, "text": MARKUP, "device": MARKUP,
+        "names": ["m" * 32, "tiny"], "accuracies": [0.93, 0.9, 0.8],
+    },
+    "many classes": {"labels": [f"class {number}" for number in range(150)]},
+    "of an older release": {"files": [PREDICTIONS_FILE]},
+    "no predictions": {"files": [HISTORY_FILE]},
+}  # fmt: skip
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a case; each is made once."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    def page_of(case: str) -> Path:
+        path = folder / f"{list(CASES).index(case)}.html"
+        if not path.exists():
+            path.write_text(render_html(a_report(path.with_suffix(""), **CASES[case])), encoding="utf-8")
+        return path
+
+    return page_of
+
+
+@pytest.fixture
+def open_page(browser: Browser, pages: Callable[[str], Path]) -> Iterator[Open]:
+    """Opens a case's file; at the end of the test nothing was fetched, said on the console or run."""
+    contexts, noise = [], []
+
+    def open_case(case: str, *, dark: bool = False, width: int = 1200) -> Page:
+        context = browser.new_context(
+            color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, offline=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        address = pages(case).as_uri()
+        page.on("console", lambda message: noise.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: noise.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: noise.append(f"dialog: {dialog.message}"))
+        page.on(
+            "request", lambda request: noise.append(request.url) if request.url not in (address, "data:,") else None
+        )
+        page.goto(address)
+        return page
+
+    yield open_case
+    for context in contexts:
+        context.close()
+    assert noise == []
+
+
+@pytest.mark.parametrize("dark", [pytest.param(False, id="light"), pytest.param(True, id="dark")])
+@pytest.mark.parametrize("case", CASES)
+def test_no_accessibility_rule_is_broken(open_page: Open, case: str, dark: bool):
+    page = open_page(case, dark=dark)
+
+    found = Axe().run(page)
+
+    assert found.violations_count == 0, found.generate_report()
+    assert len(found.response["passes"]) > 20, "axe has looked"
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+@pytest.mark.parametrize("case", CASES)
+def test_only_tables_scroll_sideways(open_page: Open, case: str, width: int):
+    page = open_page(case, width=width)
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+@pytest.mark.parametrize("case", CASES)
+def test_it_prints_on_two_pages(open_page: Open, case: str, paper: str):
+    page = open_page(case, dark=True)
+
+    printed = PdfReader(io.BytesIO(page.pdf(format=paper)))
+
+    assert len(printed.pages) <= 2
+
+
+def test_the_printed_words_are_words(open_page: Open):
+    printed = PdfReader(io.BytesIO(open_page("three stages").pdf(format="A4")))
+
+    text = " ".join(" ".join(page.extract_text().split()) for page in printed.pages)
+    text = unicodedata.normalize("NFKC", text)  # ligatures
+
+    for words in (
+        "femto keeps 89.3 %",
+        "times fewer parameters than the teacher",
+        "Where teacher and femto differ most",
+    ):
+        assert words in text
+
+
+def test_figures_follow_the_page_from_light_to_dark(open_page: Open):
+    def colours(page: Page) -> set[str]:
+        found: list[str] = page.evaluate(
+            "[...document.querySelectorAll('svg text')].map(word => getComputedStyle(word).fill)"
+        )
+        return set(found)
+
+    light, dark = colours(open_page("three stages")), colours(open_page("three stages", dark=True))
+
+    assert light == {"rgb(28, 33, 40)", "rgb(89, 99, 110)"}
+    assert dark == {"rgb(232, 235, 239)", "rgb(163, 173, 184)"}
+
+
+def test_a_screen_reader_is_told_what_every_figure_shows(open_page: Open):
+    page = open_page("three stages")
+
+    figures = page.get_by_role("img")
+
+    assert figures.count() == page.locator("svg").count() == 4
+    assert page.get_by_role("img", name="Share of the teacher’s accuracy kept, against compression").count() == 1
+    assert page.get_by_role("img", name="Training of femto").count() == 1
+    description = page.locator("#retention-description").text_content()
+    assert description is not None
+    assert "femto: 89.3 % at 74× fewer parameters" in description
+
+
+def test_the_page_is_walked_by_keyboard(open_page: Open):
+    page = open_page("three stages", width=390)
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the verdict"
+    assert page.locator(".skip").bounding_box()["x"] >= 0, "it shows when it has the focus"  # type: ignore[index]  # it is on the page
+    regions = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        regions.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+    assert regions == ["Confusion matrix", "Step by step", "Rows that differ most", "Time", "Lineage"]
+    page.get_by_role("region", name="Lineage").focus()
+    page.keyboard.press("ArrowRight")
+    wait_until("the table to scroll", lambda: page.evaluate("document.activeElement.scrollLeft") > 0, deadline_s=10)
+
+
+def test_headings_go_down_one_level_at_a_time(open_page: Open):
+    page = open_page("failed")
+
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(heading => Number(heading.tagName[1]))")
+
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_markup_in_names_is_shown_as_it_was_written(open_page: Open):
+    page = open_page("names with markup")
+
+    assert page.get_by_text(MARKUP, exact=True).count() >= 2
+    assert page.locator("img, script").count() == 0

@@ -1,0 +1,45 @@
+"""The chain's report in the store, beside the manifest of its last stage. It is a service: it never fails a stage."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+
+from distillchain_api.records import REPORT_FILE
+from distillchain_api.workorder import WorkOrder
+from distillchain_trainer import __version__
+from distillchain_trainer.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def report_key(digest: str) -> str:
+    """Where the report of a chain is, by the digest of its last stage."""
+    return f"stages/{digest}/{REPORT_FILE}"
+
+
+def ensure_report(store: Store, order: WorkOrder) -> None:
+    """Writes the report of a chain whose last stage is committed, unless it is there; a fault is only logged."""
+    key, started = report_key(order.digest), time.monotonic()
+    try:
+        if any(item.key == key for item in store.list_objects(key)):
+            return
+        store.write(key, _build(store, order).encode())
+    except Exception:  # whatever it is: the student is committed, and `distillchain report` can be run again
+        log.warning("the chain's report could not be written; see `distillchain report`", exc_info=True)
+        return
+    log.info(
+        "report written", extra={"report": f"{store.uri}/{key}", "elapsed_s": round(time.monotonic() - started, 2)}
+    )
+
+
+def _build(store: Store, order: WorkOrder) -> str:
+    from distillchain_report.build import build_report  # matplotlib takes a second to import
+    from distillchain_report.load import load_stages, walk_back, wanted_of
+    from distillchain_report.render import render_html
+
+    stages = load_stages(store, wanted_of(walk_back(store, order.digest)))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    report = build_report(order.chain, stages, storage=store.uri, generated_at=now, version=__version__)
+    return render_html(report)
