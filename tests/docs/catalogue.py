@@ -21,9 +21,17 @@ class Scene(StrEnum):
 
 RUN: dict[tuple[str, str], Scene] = {
     ("README.md", "kubectl apply -f chain.yaml"): Scene.CHAIN,
+    (
+        "README.md",
+        "distillchain report chain.yaml --to report.html    # or a chain's name on the cluster; -o md, -o json",
+    ): Scene.QUICKSTART,
     ("docs/quickstart.md", ".venv/bin/distillchain validate examples/quickstart/chain.yaml"): Scene.CHECKOUT,
     ("docs/quickstart.md", ".venv/bin/distillchain plan examples/quickstart/chain.yaml \\"): Scene.CHECKOUT,
     ("docs/quickstart.md", ".venv/bin/distillchain run examples/quickstart/chain.yaml"): Scene.QUICKSTART,
+    (
+        "docs/quickstart.md",
+        ".venv/bin/distillchain report examples/quickstart/chain.yaml --to report.html",
+    ): Scene.QUICKSTART,
     ("docs/quickstart.md", "import json"): Scene.QUICKSTART,
     (
         "docs/choosing-students.md",
@@ -78,6 +86,7 @@ CANNOT: dict[tuple[str, str], str] = {
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "charts/distillchain/README.md": ("tests/chart/test_release_on_a_node.py", '"test", RELEASE'),
     "docs/cli.md": ("tests/cli/test_cluster_commands.py", "example_in_help"),
+    "docs/report.md": ("tests/cli/test_report.py", 'example_in_help("report"'),
     "docs/troubleshooting.md": ("tests/cli/test_troubleshooting.py", "test_every_command_of_the_page_runs"),
 }
 """Pages whose blocks another test runs: the test, and words of it by which it does."""
