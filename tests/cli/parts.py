@@ -78,7 +78,8 @@ def install_stand_in(folder: Path, act: str) -> dict[str, str]:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(STAND_IN.format(act=act))
-    return {"PYTHONPATH": str(package.parent)}
+    before = os.environ.get("PYTHONPATH", "")  # a checkout other than the installed one is found by it
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(package.parent), before)))}
 
 
 def attempts_of(folder: Path) -> int:
