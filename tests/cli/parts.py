@@ -79,7 +79,8 @@ def install_stand_in(folder: Path, act: str) -> dict[str, str]:
     # What the command itself reads of the trainer (its store) stays the real one.
     (package / "__init__.py").write_text("import pkgutil\n\n__path__ = pkgutil.extend_path(__path__, __name__)\n")
     (package / "__main__.py").write_text(STAND_IN.format(act=act))
-    return {"PYTHONPATH": str(package.parent)}
+    before = os.environ.get("PYTHONPATH", "")  # a checkout other than the installed one is found by it
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(package.parent), before)))}
 
 
 def attempts_of(folder: Path) -> int:
