@@ -15,12 +15,13 @@ from typing import Any
 from cluster.build_images import Builder
 from cluster.errors import PrerequisiteMissing
 from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
-from cluster.operator_deployment import install_operator, is_available
+from cluster.operator_deployment import Release
 from cluster.operator_process import (
     CHECKOUT,
     OPERATOR_ARGV,
     OPERATOR_NAMESPACE,
     SERVICE_ACCOUNT,
+    create_operator_namespace,
     install_manifests,
     operator_environment,
 )
@@ -44,7 +45,6 @@ def install_distillchain(cluster: WholeCluster, *, bucket: str) -> str:
     Raises: ClusterError, also when the build itself fails.
     """
     control_plane = cluster.control_plane
-    install_manifests(control_plane)
     _apply_secret(cluster)
     # Pods have no name servers here: the endpoint of the store comes with the template, not with the chain.
     endpoint = {
@@ -53,24 +53,32 @@ def install_distillchain(cluster: WholeCluster, *, bucket: str) -> str:
         "AWS_REGION": cluster.s3.environment()["AWS_REGION"],
     }
     template = host_python_pod_template(environment=endpoint)
-    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_LOG_FORMAT": "plain"}
     try:
         builder = Builder()
     except PrerequisiteMissing as missing:
-        _start_operator_process(cluster, settings, template)
+        install_manifests(control_plane)
+        _start_operator_process(cluster, template)
         how = f"runs as a process beside the cluster, for its image cannot be built here: {missing}"
     else:
         image = builder.build("operator")
         builder.load(image, cluster.node)
-        install_operator(control_plane, image, settings=settings, pod_template=template)
-        how = f"runs in the namespace {OPERATOR_NAMESPACE} from the image {image.name}, built from this checkout"
+        create_operator_namespace(control_plane)
+        values = {"operator": {"logFormat": "plain"}, "chains": {"podTemplate": template}}
+        release_of(cluster).install(image, trainer_image=HOST_PYTHON_IMAGE, values=values)
+        control_plane.restart_controllers()  # the garbage collector learns of the new kind at once
+        how = f"runs in the namespace {OPERATOR_NAMESPACE}, installed by Helm from the image {image.name} of this checkout"
     _bring_material(cluster, bucket)
     return how
 
 
 def operator_is_running(cluster: WholeCluster) -> bool:
     """As a process or in a pod."""
-    return operator_processes(cluster).is_running(OPERATOR) or is_available(cluster.control_plane)
+    return operator_processes(cluster).is_running(OPERATOR) or release_of(cluster).is_available()
+
+
+def release_of(cluster: WholeCluster) -> Release:
+    """The operator's release, where it runs in a pod."""
+    return Release(cluster.control_plane, "distillchain")
 
 
 def stop_operator(cluster: WholeCluster) -> None:
@@ -78,14 +86,19 @@ def stop_operator(cluster: WholeCluster) -> None:
     operator_processes(cluster).stop_all()
 
 
-def _start_operator_process(cluster: WholeCluster, settings: dict[str, str], template: dict[str, Any]) -> None:
+def _start_operator_process(cluster: WholeCluster, template: dict[str, Any]) -> None:
     processes = operator_processes(cluster)
     if processes.is_running(OPERATOR):
         return
     file = cluster.directory / "pod-template.yaml"
     file.write_text(json.dumps(template))
     kubeconfig = cluster.control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
-    environment = operator_environment(kubeconfig, **settings, DISTILLCHAIN_POD_TEMPLATE=str(file))
+    environment = operator_environment(
+        kubeconfig,
+        DISTILLCHAIN_TRAINER_IMAGE=HOST_PYTHON_IMAGE,
+        DISTILLCHAIN_LOG_FORMAT="plain",
+        DISTILLCHAIN_POD_TEMPLATE=str(file),
+    )
     processes.start(OPERATOR, OPERATOR_ARGV, environment=environment)
 
 

@@ -1,91 +1,89 @@
-"""Our operator in a pod of a cluster of the tests, from the image that a release brings: as a platform team runs it."""
+"""Our operator in a pod of a cluster of the tests, by Helm and from the image that a release brings: as a platform team
+runs it."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from chart.helm import CHART, helm
 from cluster.build_images import Image
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed, DidNotHappen
 from cluster.operator_process import OPERATOR_NAMESPACE
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-DEPLOYMENT = "distillchain-operator"
-OPERATOR_PODS = ("-n", OPERATOR_NAMESPACE, "-l", f"app.kubernetes.io/name={DEPLOYMENT}")  # words for kubectl
-POD_TEMPLATE = "/etc/distillchain/pod-template.yaml"
-READY_TIMEOUT = "60s"  # measured 4
+READY_TIMEOUT = "90s"  # measured 4
 
 
-def install_operator(
-    control_plane: ControlPlane,
-    image: Image,
-    *,
-    settings: Mapping[str, str],
-    pod_template: Mapping[str, Any] | None = None,
-) -> None:
-    """config/deployment.yaml with this image; returns when its pod runs. The manifests of access are there already.
+@dataclass(frozen=True)
+class Release:
+    """One release of the chart in the operator's namespace, whether it is installed or not."""
 
-    Args:
-        settings: DISTILLCHAIN_* variables beside those of the manifest, or in their place.
-        pod_template: for stages that state no pod of their own; comes as a ConfigMap.
-    Raises: DidNotHappen with the pod's state and log.
-    """
-    deployment = yaml.safe_load((CHECKOUT / "config" / "deployment.yaml").read_text())
-    spec = deployment["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
-    container["image"] = image.name
-    settings = dict(settings)
-    if pod_template is not None:
-        settings["DISTILLCHAIN_POD_TEMPLATE"] = POD_TEMPLATE
-        folder, _, file = POD_TEMPLATE.rpartition("/")
-        container["volumeMounts"].append({"name": "pod-template", "mountPath": folder, "readOnly": True})
-        spec["volumes"].append({"name": "pod-template", "configMap": {"name": DEPLOYMENT}})
-        control_plane.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": DEPLOYMENT, "namespace": OPERATOR_NAMESPACE},
-                "data": {file: json.dumps(pod_template)},
-            }
+    control_plane: ControlPlane
+    name: str
+
+    @property
+    def deployment(self) -> str:
+        """Name of the operator's Deployment, as the chart makes it."""
+        full = self.name if "distillchain" in self.name else f"{self.name}-distillchain"
+        return f"{full}-operator"
+
+    @property
+    def pods(self) -> tuple[str, ...]:
+        """Words for kubectl that select the operator's pods."""
+        labels = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=operator"
+        return "-n", OPERATOR_NAMESPACE, "-l", labels
+
+    def install(self, image: Image, *, trainer_image: str, values: Mapping[str, Any]) -> None:
+        """Installs or upgrades it; returns when the operator's pod is ready.
+
+        Args:
+            values: of the chart, beside the two images.
+        Raises: DidNotHappen with the pod's state and log.
+        """
+        chains = {**values.get("chains", {}), "image": _image_values(trainer_image)}
+        probes = {"startupProbe": {"periodSeconds": 1}, "readinessProbe": {"periodSeconds": 1}}
+        document = {**probes, **values, "image": _image_values(image.name), "chains": chains}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "values.json"
+            file.write_text(json.dumps(document))
+            try:
+                self._helm("upgrade", "--install", self.name, str(CHART), "--values", str(file), "--wait")
+            except CommandFailed as failure:
+                raise DidNotHappen(f"{failure}\n{self.describe()}") from failure
+
+    def uninstall(self) -> None:
+        """Takes it away and waits until its pod is gone; the CRD and all chains stay."""
+        self._helm("uninstall", self.name, "--ignore-not-found", "--wait")
+
+    def is_available(self) -> bool:
+        """Whether its pod runs."""
+        got = self.control_plane.kubectl(
+            *("get", "deployment", self.deployment, "-n", OPERATOR_NAMESPACE),
+            *("-o", "jsonpath={.status.availableReplicas}"),
+            check=False,
         )
-    kept = [entry for entry in container["env"] if entry["name"] not in settings]
-    container["env"] = kept + [{"name": name, "value": value} for name, value in settings.items()]
-    control_plane.apply(deployment)
-    rollout = ("rollout", "status", f"deployment/{DEPLOYMENT}", "-n", OPERATOR_NAMESPACE)
-    try:
-        control_plane.kubectl(*rollout, f"--timeout={READY_TIMEOUT}")
-    except CommandFailed as failure:
-        raise DidNotHappen(f"waited {READY_TIMEOUT} for the operator's pod\n{describe_operator(control_plane)}") from (
-            failure
-        )
+        return got.returncode == 0 and got.stdout.strip() == "1"
+
+    def describe(self) -> str:
+        """State of its pods and the end of their logs, for the message of a failed wait."""
+        said = [
+            self.control_plane.kubectl("describe", "pods", *self.pods, check=False).stdout,
+            self.control_plane.kubectl("logs", *self.pods, "--tail=60", check=False).stdout,
+        ]
+        return "\n".join(said)
+
+    def _helm(self, *args: str) -> None:
+        where = ("--namespace", OPERATOR_NAMESPACE, "--timeout", READY_TIMEOUT)
+        with tempfile.TemporaryDirectory() as home:
+            helm(*args, *where, kubeconfig=self.control_plane.kubeconfig, home=Path(home))
 
 
-def remove_operator(control_plane: ControlPlane) -> None:
-    """Deletes the Deployment and waits until its pod is gone."""
-    control_plane.kubectl(
-        *("delete", "deployment", DEPLOYMENT, "-n", OPERATOR_NAMESPACE, "--ignore-not-found"), "--cascade=foreground"
-    )
-
-
-def is_available(control_plane: ControlPlane) -> bool:
-    """Whether the Deployment is there and its pod runs."""
-    got = control_plane.kubectl(
-        *("get", "deployment", DEPLOYMENT, "-n", OPERATOR_NAMESPACE),
-        *("-o", "jsonpath={.status.availableReplicas}"),
-        check=False,
-    )
-    return got.returncode == 0 and got.stdout.strip() == "1"
-
-
-def describe_operator(control_plane: ControlPlane) -> str:
-    """State of its pods and the end of their logs, for the message of a failed wait."""
-    said = [
-        control_plane.kubectl("describe", "pods", *OPERATOR_PODS, check=False).stdout,
-        control_plane.kubectl("logs", *OPERATOR_PODS, "--tail=60", check=False).stdout,
-    ]
-    return "\n".join(said)
+def _image_values(name: str) -> dict[str, str]:
+    registry, _, rest = name.partition("/")
+    repository, _, tag = rest.rpartition(":")
+    return {"registry": registry, "repository": repository, "tag": tag}

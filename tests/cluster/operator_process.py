@@ -17,6 +17,14 @@ OPERATOR_NAMESPACE = "distillchain-system"
 SERVICE_ACCOUNT = "distillchain-operator"
 
 
+def create_operator_namespace(control_plane: ControlPlane) -> None:
+    """The operator's namespace, under the strictest Pod Security; repeatable."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    control_plane.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE, "labels": labels}}
+    )
+
+
 def install_manifests(control_plane: ControlPlane) -> None:
     """CRD and the operator's namespace, ServiceAccount and RBAC, as a person applies them; not its Deployment."""
     control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.build_images import Archive, Builder, Image
 from cluster.images import HOST_PYTHON_IMAGE
-from cluster.operator_deployment import OPERATOR_PODS, describe_operator, install_operator, remove_operator
+from cluster.operator_deployment import Release
 from cluster.operator_process import OPERATOR_NAMESPACE, OperatorProcess
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
@@ -71,13 +71,14 @@ def loaded_operator_image(whole_cluster: WholeCluster, operator_image: Image, op
 @pytest.fixture
 def operator_in_a_pod(
     whole_cluster: WholeCluster, operator: OperatorProcess, loaded_operator_image: Image
-) -> Iterator[None]:
-    """The operator from its image, in the place of the process that other tests use."""
+) -> Iterator[Release]:
+    """The operator from its image, installed by Helm, in the place of the process that other tests use."""
     operator.kill()
-    settings = {"DISTILLCHAIN_TRAINER_IMAGE": HOST_PYTHON_IMAGE, "DISTILLCHAIN_PROGRESS_S": "2"}
-    install_operator(whole_cluster.control_plane, loaded_operator_image, settings=settings)
-    yield
-    remove_operator(whole_cluster.control_plane)
+    release = Release(whole_cluster.control_plane, "images")
+    values = {"operator": {"progressSeconds": 2}, "crds": {"install": False}}  # the CRD is there already
+    release.install(loaded_operator_image, trainer_image=HOST_PYTHON_IMAGE, values=values)
+    yield release
+    release.uninstall()
     operator.start()
 
 
@@ -208,25 +209,25 @@ def test_an_operator_without_rights_still_ends_at_sigterm(pods: Pods, loaded_ope
 @pytest.mark.node
 @pytest.mark.timeout(600)
 def test_the_operator_from_its_image_carries_out_a_chain_and_ends_at_sigterm(
-    whole_cluster: WholeCluster, operator_in_a_pod: None, relay: Relay, new_chain: NewChain
+    whole_cluster: WholeCluster, operator_in_a_pod: Release, relay: Relay, new_chain: NewChain
 ) -> None:
     chain = new_chain("imaged", [femto_stage(relay)])
     fine_tune = {key: value for key, value in relay.teacher.items() if key == "fineTune"}
     chain["spec"]["teacher"] = {"model": relay.tiny, **fine_tune}  # small: what is tried here is the operator
 
-    status = run_to_success(whole_cluster, chain)
+    status = run_to_success(operator_in_a_pod, chain)
 
     assert [stage.phase for stage in status.stages] == ["Committed"] * len(status.stages)
     operators = Pods(whole_cluster, OPERATOR_NAMESPACE)
-    (pod,) = whole_cluster.control_plane.get("pods", *OPERATOR_PODS)["items"]
+    (pod,) = whole_cluster.control_plane.get("pods", *operator_in_a_pod.pods)["items"]
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
     end, after_s = operators.delete_and_watch(pod["metadata"]["name"])
     assert end["exitCode"] == 0
     assert after_s < END_DEADLINE_S
 
 
-def run_to_success(cluster: WholeCluster, chain: dict[str, Any]) -> ChainStatus:
-    control_plane, namespace = cluster.control_plane, chain["metadata"]["namespace"]
+def run_to_success(release: Release, chain: dict[str, Any]) -> ChainStatus:
+    control_plane, namespace = release.control_plane, chain["metadata"]["namespace"]
     name = f"distillationchain/{chain['metadata']['name']}"
     control_plane.apply(chain)
 
@@ -238,7 +239,7 @@ def run_to_success(cluster: WholeCluster, chain: dict[str, Any]) -> ChainStatus:
         seen = control_plane.kubectl("get", f"{name},jobs,pods,events", "-n", namespace, check=False).stdout
         words = ("-n", namespace, "-l", "distillchain.io/chain", "--tail=30", "--prefix")
         logs = control_plane.kubectl("logs", *words, check=False).stdout
-        return f"{seen}\n{logs}\n--- operator\n{describe_operator(control_plane)}"
+        return f"{seen}\n{logs}\n--- operator\n{release.describe()}"
 
     status = wait_until(f"{name} to end", ended, deadline_s=CHAIN_DEADLINE_S, dump=dump)
     assert status.phase == "Succeeded", dump()
@@ -264,7 +265,7 @@ def trainer_archive(whole_cluster: WholeCluster, builder: Builder, trainer_image
 @pytest.mark.timeout(3600)  # the first build brings CUDA
 def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
     whole_cluster: WholeCluster,
-    operator_in_a_pod: None,
+    operator_in_a_pod: Release,
     trainer_image: Image,
     trainer_archive: Archive,
     pods: Pods,
@@ -281,7 +282,7 @@ def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
     stages = [tiny_stage(relay), femto_stage(relay)]
     chain = new_chain("images", stages, image=trainer_image.name, pod=pod)
 
-    status = run_to_success(whole_cluster, chain)
+    status = run_to_success(operator_in_a_pod, chain)
 
     assert [stage.phase for stage in status.stages] == ["Committed"] * len(status.stages)
     trainers = pods.control_plane.get("pods", "-n", pods.namespace, "-l", "distillchain.io/chain=images")["items"]
