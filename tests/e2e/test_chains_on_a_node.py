@@ -72,9 +72,12 @@ class Chains:
         self.kubectl("patch", "distillationchain", name, "-n", self.namespace, "--type=merge", "-p", patch)
 
     def manifest(self, chain: dict[str, Any], digest: str) -> Manifest:
+        return Manifest.parse(self.stored(chain, digest, "manifest.json"))
+
+    def stored(self, chain: dict[str, Any], digest: str, name: str) -> bytes:
         bucket, _, prefix = chain["spec"]["storage"]["uri"].removeprefix("s3://").partition("/")
-        key = f"{prefix}/stages/{digest}/manifest.json"
-        return Manifest.parse(self.cluster.s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
+        key = f"{prefix}/stages/{digest}/{name}"
+        return self.cluster.s3.client().get_object(Bucket=bucket, Key=key)["Body"].read()
 
     def follow(self, folder: Path, *arguments: str, through: CuttableRelay | None = None) -> Running:
         """`distillchain` as a person of this namespace."""
@@ -113,6 +116,7 @@ def test_a_chain_runs_to_succeeded_and_another_reuses_its_stages(chains: Chains,
     assert femto.pretrained is False
     assert status.result is not None
     assert status.result.parameters == 242_662
+    assert b"femto" in chains.stored(first, femto.digest, "report.html")
     for before, after in itertools.pairwise(status.stages):
         assert before.finished_at is not None
         assert after.started_at is not None
