@@ -16,6 +16,7 @@ FROM build AS app
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY operator operator
+COPY report report
 COPY trainer trainer
 COPY report report
 COPY cli cli

@@ -20,25 +20,14 @@ from typer.completion import completion_init  # type: ignore[attr-defined]  # se
 from distillchain_api.chain import DistillationChain
 from distillchain_api.faults import BadDocument
 from distillchain_api.status import ChainStatus
-from distillchain_cli import cluster_commands
+from distillchain_cli import cluster_commands, report_command
 from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
 from distillchain_cli.documents import STDIN, read_chain
 from distillchain_cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SUCCEEDED, BadInput, CliError, require_extra
-from distillchain_cli.options import (
-    Context,
-    File,
-    Kubeconfig,
-    Namespace,
-    Output,
-    OutputFormat,
-    Overrides,
-    Storage,
-    Verbose,
-)
+from distillchain_cli.options import File, Output, OutputFormat, Overrides, Storage, Verbose
 from distillchain_cli.printing import document_text, is_document, result, see, talk
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program
-from distillchain_cli.report_command import ReportFormat, report_text, stored_report, write_report
 from distillchain_operator.plan import Plan, build_plan
 
 log = logging.getLogger("distillchain_cli")
@@ -126,7 +115,7 @@ def run(
     status = _run_on_this_machine(chain, folder, output)
     if status.phase == "Succeeded":
         talk(f"succeeded: {status.result.checkpoint if status.result else status.message}")
-        if place := stored_report(build_plan(chain)):
+        if place := report_command.stored_report(build_plan(chain)):
             talk(f"report: {place}")
         if not _verbose:
             shutil.rmtree(folder)
@@ -160,43 +149,8 @@ def _run_on_this_machine(chain: DistillationChain, folder: Path, output: Output)
 
 
 app.add_typer(cluster_commands.app)
+app.add_typer(report_command.app)
 app.command(epilog="Example: distillchain completion bash")(completion)
-
-
-@app.command(epilog="Example: distillchain report chain.yaml --to report.html")
-def report(
-    target: Annotated[
-        str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
-    ],
-    output: Annotated[
-        ReportFormat, typer.Option("--output", "-o", metavar="|".join(ReportFormat), help="How it is written.")
-    ] = ReportFormat.HTML,
-    to: Annotated[str | None, typer.Option(metavar="FILE", help="Write it there; empty: to stdout.")] = None,
-    storage: Storage = None,
-    overrides: Overrides = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    _verbose: Verbose = False,
-) -> None:
-    """Write the report on a chain, finished or not, from what is in its store. Changes nothing there.
-
-    S3 credentials come from the environment, as AWS's own tools take them.
-    """
-    from distillchain_cli.cluster import Cluster
-
-    text = report_text(
-        target,
-        output,
-        storage=storage,
-        overrides=overrides or (),
-        fetch_chain=lambda name: Cluster(kubeconfig=kubeconfig, context=context, namespace=namespace).fetch_chain(name),
-    )
-    if to is None:
-        result(text.rstrip("\n"))
-        return
-    write_report(text, to)
-    talk(f"report: {to}")
 
 
 def build_command() -> typer.core.TyperGroup:

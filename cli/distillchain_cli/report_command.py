@@ -11,19 +11,27 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from distillchain_api.chain import DistillationChain, Storage, parse_chain
 from distillchain_api.records import REPORT_FILE
 from distillchain_api.status import ChainStatus
+from distillchain_cli.cluster_commands import connect
 from distillchain_cli.documents import STDIN, read_chain
 from distillchain_cli.errors import BadInput, RunFailed, require_extra
+from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Verbose
+from distillchain_cli.options import Storage as StorageOption
+from distillchain_cli.printing import result, talk
 from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.status import timestamp
 
 if TYPE_CHECKING:
     from distillchain_report.load import WantedStage
     from distillchain_trainer.store import Store
+
+app = typer.Typer()
 
 FetchChain = Callable[[str], dict[str, Any]]
 """Gives the chain of a name as the cluster holds it."""
@@ -35,6 +43,40 @@ class ReportFormat(StrEnum):
     HTML = "html"
     MARKDOWN = "md"
     JSON = "json"
+
+
+@app.command(epilog="Example: distillchain report chain.yaml --to report.html")
+def report(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
+    ],
+    output: Annotated[
+        ReportFormat, typer.Option("--output", "-o", metavar="|".join(ReportFormat), help="How it is written.")
+    ] = ReportFormat.HTML,
+    to: Annotated[str | None, typer.Option(metavar="FILE", help="Write it there; empty: to stdout.")] = None,
+    storage: StorageOption = None,
+    overrides: Overrides = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    _verbose: Verbose = False,
+) -> None:
+    """Write the report on a chain, finished or not, from what is in its store. Changes nothing there.
+
+    S3 credentials come from the environment, as AWS's own tools take them.
+    """
+    text = report_text(
+        target,
+        output,
+        storage=storage,
+        overrides=overrides or (),
+        fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+    )
+    if to is None:
+        result(text.rstrip("\n"))
+        return
+    write_report(text, to)
+    talk(f"report: {to}")
 
 
 def report_text(

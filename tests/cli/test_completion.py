@@ -54,7 +54,7 @@ def in_bash(words: str, folder: Path, kubeconfig: Path) -> list[str]:
 
 
 def test_commands_and_formats_are_completed_without_a_cluster(tmp_path: Path):
-    assert in_bash("distillchain re", tmp_path, tmp_path / "none") == ["report", "retry", "resume"]
+    assert in_bash("distillchain re", tmp_path, tmp_path / "none") == ["retry", "resume", "report"]
     assert in_bash("distillchain status x -o ''", tmp_path, tmp_path / "none") == ["table", "wide", "json", "yaml"]
 
 

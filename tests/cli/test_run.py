@@ -275,6 +275,7 @@ def plant_manifest(folder: Path, content: str) -> Path:
     return path
 
 
+@pytest.mark.models
 def test_a_fatal_failure_of_the_real_trainer_is_told_in_its_own_sentence(tmp_path: Path):
     write_chain(tmp_path)
     path = plant_manifest(tmp_path, "{}")
@@ -315,7 +316,7 @@ def test_a_plan_tells_what_a_run_would_fail_of(tmp_path: Path):
     assert mini["why"].startswith(f"file://{path} cannot be read")
 
 
-@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("command", ["plan", pytest.param("run", marks=pytest.mark.models)])
 def test_a_store_that_refuses_is_told_in_a_sentence(tmp_path: Path, command: str):
     write_chain(tmp_path)
     (tmp_path / "store").write_text("a file, not a folder")

@@ -135,7 +135,7 @@ def host_python_pod_template(
             raise ClusterError(f"{folder} is closed to the pod's user, mounted or not; `chmod o+rx {folder}` opens it")
     variables = {
         "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/bin:/bin",
-        "PYTHONPATH": ":".join(str(CHECKOUT / room) for room in ("api", "trainer")),
+        "PYTHONPATH": ":".join(str(CHECKOUT / room) for room in ("api", "report", "trainer")),
         **(environment or {}),
     }
     volumes = [

@@ -254,7 +254,8 @@ def trainer_image(builder: Builder) -> Image:
 def trainer_archive(whole_cluster: WholeCluster, builder: Builder, trainer_image: Image) -> Archive:
     """What is in the image; the node knows it from here on, and the archive's 6 GB are gone again."""
     with builder.saved(trainer_image) as archive:
-        assert archive.config, archive.files
+        assert archive.config  # read now, and kept
+        assert archive.files
         whole_cluster.node.import_image(archive.path)
     return archive
 

@@ -557,7 +557,7 @@ def test_the_namespaced_role_is_enough_for_its_namespace(
 ):
     operator.kill()
     try:
-        control_plane.kubectl("apply", "-n", namespace, "-f", str(repository / "config" / "namespaced"))
+        control_plane.kubectl("apply", "-n", namespace, "-k", str(repository / "config" / "namespaced"))
         kubeconfig = control_plane.kubeconfig_for(namespace, "distillchain-operator")
         own = NamespacedOperator(kubeconfig, tmp_path / "operator.log", namespace=namespace)
         try:

@@ -40,6 +40,7 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
     )
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     "statement, code, want",
     [
@@ -70,6 +71,7 @@ def test_every_ending_has_an_answer(tmp_path: Path, statement: str, code: int, w
 SIGTERM = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     "early, statement, step, where",
     [
@@ -115,6 +117,7 @@ def test_idle_cpus_are_counted():
     assert 0 <= idle_cpus(sample_s=0.05) <= (os.cpu_count() or 1) * 1.5
 
 
+@pytest.mark.models
 def test_the_version_is_said():
     done = subprocess.run([sys.executable, "-m", "distillchain_trainer", "--version"], capture_output=True, text=True)
 

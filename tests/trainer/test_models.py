@@ -20,8 +20,12 @@ from distillchain_trainer.encode import Encoder
 from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.evaluate import measure
 from distillchain_trainer.labels import ClassOrder, match_classes
+from distillchain_trainer.logits import teacher_logits
 from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher
-from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer
+from distillchain_trainer.store_file import FileStore
+from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer, sentences
+
+pytestmark = pytest.mark.models
 
 
 def fetch(folder: Path) -> Checkpoint:
@@ -181,8 +185,45 @@ def test_bert_hash_is_the_written_formula(tmp_path: Path):
     torch.testing.assert_close(embeddings(ids, kinds), want)
 
 
+def test_every_row_gets_its_own_logits_also_where_texts_repeat(root: Path, task: Task, tmp_path: Path):
+    """More rows than one batch, of many lengths; they are computed in order of length and equal texts once."""
+    texts = [text for text, _ in sentences(100, 4)]
+    split = a_split(*texts, *reversed(texts[:30]))
+    loaded = load_teacher(fetch(root / "teacher"), task)
+    encoder = Encoder(task.max_length)
+    one_by_one = [
+        measure(
+            loaded.model,
+            a_split(text),
+            Encoder(task.max_length).encode(a_split(text), loaded.tokenizer),
+            columns=(0, 1),
+            precision="float32",
+            on_batch=lambda *_: None,
+        ).logits[0]
+        for (text,) in split.texts
+    ]
+    (tmp_path / "parts").mkdir()
+    computed: list[int] = []
+
+    answer = teacher_logits(
+        FileStore(f"file://{tmp_path}/logits"),
+        "0" * 64,
+        loaded.model,
+        split,
+        encoder.encode(split, loaded.tokenizer),
+        classes=2,
+        precision="float32",
+        folder=tmp_path / "parts",
+        save_interval_s=0.0,
+        stop=lambda: False,
+        on_batch=lambda done, _: computed.append(done),
+    )
+
+    np.testing.assert_allclose(answer.logits, one_by_one, rtol=1e-4, atol=1e-5)
+    assert computed[-1] == len(set(texts))
+
+
 @pytest.mark.shared
-@pytest.mark.models
 def test_the_pretrained_femto_loads_whole(shared: Path):
     bert_hash.register()
     folder = shared / "models/bert-hash-femto-imdb-mlm"
@@ -198,7 +239,6 @@ def test_the_pretrained_femto_loads_whole(shared: Path):
 
 
 @pytest.mark.shared
-@pytest.mark.models
 def test_real_checkpoints_with_unnamed_classes_teach_and_learn(shared: Path, tmp_path: Path):
     data = tmp_path / "data"
     data.mkdir()

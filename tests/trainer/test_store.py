@@ -11,12 +11,16 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cluster.s3 import REGION, S3Server
-from distillchain_api.answer import Committed, Failed
+from distillchain_api.answer import Committed, Failed, ProgressPhase
+from distillchain_api.workorder import WorkOrder
 from distillchain_trainer.errors import DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_trainer.progress import Reporter
+from distillchain_trainer.run import run_stage
+from distillchain_trainer.signals import Signals
 from distillchain_trainer.store import Store, fingerprint_of
 from distillchain_trainer.store_file import FileStore
 from distillchain_trainer.store_s3 import PART_BYTES, S3Store
-from trainer.parts import an_order, answer_in, start_process
+from trainer.parts import an_order, answer_in, run_here, start_process
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.cluster)])
@@ -290,6 +294,35 @@ def test_no_credentials_at_all_are_said(s3: S3Server, bucket: str, monkeypatch: 
         f"spec.storage.secretRef: no credentials for {bucket} (Unable to locate credentials); name a Secret with "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role"
     )
+
+
+class Rival(Reporter):
+    """At the last moment before this trainer uploads, another one commits the same stage."""
+
+    def __init__(self, order: WorkOrder, root: Path) -> None:
+        super().__init__(order.stage, None)
+        self._order, self._root = order, root
+
+    def report(self, phase: ProgressPhase, step: int, *_: Any, **__: Any) -> None:
+        if (phase, step) == ("Upload", 0):
+            run_here(self._order, self._root, attempt="rival")
+
+
+@pytest.mark.cluster
+def test_of_two_trainers_on_s3_one_commits_and_the_other_adopts(
+    root: Path, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    _use_keys(monkeypatch, s3)
+    order = an_order(root, storage={"uri": f"{bucket}/race", "endpointUrl": s3.endpoint})
+    (root / "work").mkdir()
+
+    answer = run_stage(order, attempt="late", folder=root / "work", reporter=Rival(order, root), signals=Signals())
+
+    assert (answer.attempt, answer.reused) == ("rival", True)
+    store = S3Store(f"{bucket}/race", endpoint_url=s3.endpoint, region=REGION)
+    keys = [item.key.removeprefix(f"stages/{order.digest}/") for item in store.list_objects("stages/")]
+    assert {key.split("/")[1] for key in keys if key.startswith("attempts/")} == {"rival"}
+    assert not [key for key in keys if key.startswith("resume/")]
 
 
 @pytest.mark.cluster
