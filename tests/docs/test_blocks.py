@@ -63,7 +63,7 @@ def test_the_quick_start_on_some_of_its_data(tmp_path: Path) -> None:
     _some_quickstart_data(checkout / ".quickstart")
 
     (checkout / "chain.yaml").write_text(
-        ungated.replace("file://../../", "file://")
+        ungated.replace("file://../../", "file://./")
     )  # README's, of a person's own folder
     variables = environment(tmp_path, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
 
