@@ -110,5 +110,5 @@ def test_kubectl_runs_and_completes_it_as_a_plugin(scene: Scene):
     assert usage.startswith("Usage: kubectl distillchain status")
     assert usage.rstrip().endswith("Example: kubectl distillchain status sst2-femto -o json")
     assert names == [NAME, ":4"]
-    assert [line.split("\t")[0] for line in commands] == ["retry", "resume", ":4"]
+    assert [line.split("\t")[0] for line in commands] == ["retry", "resume", "report", ":4"]
     assert files == [":0"]  # the shell offers files
