@@ -51,7 +51,7 @@ check: $(READY) docs ## Quick loop: format, lint, types, imports, generated file
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/lint-imports pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
 	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared and not images and not browser"
 
