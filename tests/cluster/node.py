@@ -104,8 +104,10 @@ class Node:
         self.processes.stop("kubelet", grace_s=2)
         self.processes.stop("kube-scheduler", grace_s=0.5)
         if self._slot is not None and self.control_plane.is_running():
-            # Nobody is left to confirm an orderly end; the processes themselves end below.
-            self.control_plane.kubectl("delete", "pods", "--all", "-A", "--force", "--grace-period=0", check=False)
+            # Nobody is left to confirm an orderly end, and a pod whose Job has not counted it yet waits for that: so do not
+            # wait here; the processes themselves end below.
+            now = ("--force", "--grace-period=0", "--wait=false")
+            self.control_plane.kubectl("delete", "pods", "--all", "-A", *now, check=False)
             self.control_plane.kubectl("delete", "node", self.name, "--ignore-not-found", check=False)
         self.processes.stop("containerd", grace_s=2)
         if self._slot is not None:
