@@ -47,6 +47,8 @@ def behind(chain: dict[str, Any], status: ChainStatus) -> str:
     generation = chain["metadata"].get("generation", 0)
     if status.observed_generation >= generation:
         return ""
+    if status.observed_generation < 1:
+        return "the operator has not looked at it yet; does it run, and does it watch this namespace?"
     return f"generation {generation} is not looked at yet; this status is of generation {status.observed_generation}"
 
 

@@ -46,7 +46,7 @@ def test_a_chain_nobody_looked_at_has_a_status_too(scene: Scene):
     done = scene.distillchain("status", NAME)
 
     assert done.stdout == f"{scene.namespace}/{NAME}: Pending, the operator has not looked at it yet\n"
-    assert done.stderr == "generation 1 is not looked at yet; this status is of generation 0\n"
+    assert done.stderr == "the operator has not looked at it yet; does it run, and does it watch this namespace?\n"
 
 
 def test_retry_deletes_the_job_of_the_failed_stage(scene: Scene):
