@@ -36,9 +36,11 @@ COPY --from=app /opt/distillchain /opt/distillchain
 ENV PATH=/opt/distillchain/bin:$PATH HOME=/tmp USER=distillchain \
     PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 WORKDIR /
+ARG BASE VERSION=unknown REVISION=unknown SOURCE=unknown LICENSES=Apache-2.0
+# Does nothing, but ends the cache where the labels begin: buildah takes a cached LABEL whatever its arguments are now.
+RUN : "${BASE} ${VERSION} ${REVISION} ${SOURCE} ${LICENSES}"
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "distillchain_operator"]
-ARG BASE VERSION=unknown REVISION=unknown SOURCE=unknown LICENSES=Apache-2.0
 LABEL org.opencontainers.image.title="distillchain-operator" \
       org.opencontainers.image.description="Carries out the DistillationChains of a Kubernetes cluster" \
       org.opencontainers.image.version="${VERSION}" \
@@ -58,9 +60,10 @@ COPY --from=app /opt/distillchain /opt/distillchain
 ENV PATH=/opt/distillchain/bin:$PATH HOME=/tmp USER=distillchain \
     PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 WORKDIR /
+ARG BASE VERSION=unknown REVISION=unknown SOURCE=unknown LICENSES=Apache-2.0
+RUN : "${BASE} ${VERSION} ${REVISION} ${SOURCE} ${LICENSES}"
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "distillchain_trainer"]
-ARG BASE VERSION=unknown REVISION=unknown SOURCE=unknown LICENSES=Apache-2.0
 LABEL org.opencontainers.image.title="distillchain-trainer" \
       org.opencontainers.image.description="Distils one stage of a DistillationChain and commits it to the store" \
       org.opencontainers.image.version="${VERSION}" \
