@@ -100,7 +100,7 @@ def release(whole_cluster: WholeCluster, tmp_path: Path) -> Iterator[Release]:
 
 @pytest.fixture
 def chain(release: Release, cluster_bucket: str, tmp_path: Path) -> dict[str, Any]:
-    """Two stages on the sentences and teacher of `helm test`, in S3; the first trains for some 20 s."""
+    """Two stages on the sentences and teacher of `helm test`, in S3; the first trains for some 45 s."""
     subprocess.run([sys.executable, str(CHART / "files" / "prepare.py"), str(tmp_path / "material")], check=True)
     s3, bucket = release.cluster.s3, cluster_bucket.removeprefix("s3://")
     for path in sorted((tmp_path / "material").rglob("*.*")):
@@ -123,7 +123,7 @@ def chain(release: Release, cluster_bucket: str, tmp_path: Path) -> dict[str, An
     spec["teacher"]["model"] = f"{cluster_bucket}/teacher"
     (stage,) = spec["stages"]
     stage["student"]["tokenizer"] = f"{cluster_bucket}/teacher"
-    long = stage | {"name": "long", "training": {"epochs": 80, "learningRate": 1e-3}, "gate": {}}
+    long = stage | {"name": "long", "training": {"epochs": 240, "learningRate": 1e-3}, "gate": {}}
     spec["stages"] = [long, stage]
     return made
 
@@ -163,7 +163,7 @@ def test_a_stage_lives_through_upgrade_and_rollback_and_chains_through_uninstall
         assert status.get("phase") != "Failed", status["message"]
         return status if status.get("phase") == "Succeeded" else None
 
-    status = release.wait("the chain to succeed", succeeded)
+    status = release.wait("the chain to succeed", succeeded, deadline_s=300)
     assert [(stage["name"], stage["attempt"], stage["reused"]) for stage in status["stages"]] == [
         ("long", 1, False),
         ("tiny", 1, False),
