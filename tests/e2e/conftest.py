@@ -40,13 +40,12 @@ def relay(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory)
     s3.ensure_bucket("material")
     if SHARED.is_dir():
         return _sst2(s3, tmp_path_factory.mktemp("sst2"))
-    return _quickstart(s3)
+    return _quickstart(s3, tmp_path_factory.mktemp("quickstart"))
 
 
 def _sst2(s3: S3Server, folder: Path) -> Relay:
     source = SHARED / "data" / "sst2-glue"
-    with (source / "train.tsv").open(newline="") as rows, (folder / "train.tsv").open("w", newline="") as copy:
-        copy.writelines(itertools.islice(rows, TRAIN_ROWS + 1))
+    _copy_rows(source / "train.tsv", folder / "train.tsv")
     (folder / "dev.tsv").write_bytes((source / "dev.tsv").read_bytes())
     _upload(s3, folder, "sst2")
     _upload(s3, SHARED / "models" / "minilm-l6-sst2-lr1e-4-2ep", "minilm")
@@ -59,14 +58,21 @@ def _sst2(s3: S3Server, folder: Path) -> Relay:
     )
 
 
-def _quickstart(s3: S3Server) -> Relay:
+def _copy_rows(source: Path, target: Path) -> None:
+    with source.open(newline="") as rows, target.open("w", newline="") as copy:
+        copy.writelines(itertools.islice(rows, TRAIN_ROWS + 1))
+
+
+def _quickstart(s3: S3Server, folder: Path) -> Relay:
     """BERT-tiny is its own teacher: it is only pretrained, and fine-tuning the MiniLM would take minutes a chain."""
     cache = quickstart_material()
-    for name, key in (("data", "data"), ("models/bert-tiny", "tiny")):
-        _upload(s3, cache / name, key)
+    _copy_rows(cache / "data" / "train.tsv", folder / "train.tsv")
+    (folder / "validation.tsv").write_bytes((cache / "data" / "validation.tsv").read_bytes())
+    _upload(s3, folder, "data")
+    _upload(s3, cache / "models" / "bert-tiny", "tiny")
     return Relay(
         dataset=_dataset("s3://material/data", validation="validation.tsv"),
-        teacher={"model": "s3://material/tiny", "fineTune": {"epochs": 2, "learningRate": 3e-4}},
+        teacher={"model": "s3://material/tiny", "fineTune": {"epochs": 5, "learningRate": 3e-4}},
         tiny="s3://material/tiny",
         least_accuracy={"teacher": 0.7, "tiny": 0.6, "femto": 0.45},
     )
