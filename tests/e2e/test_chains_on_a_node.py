@@ -44,6 +44,7 @@ class Chains:
 
         def reached() -> ChainStatus | None:
             status = self.status(name)
+            assert status.phase != "Failed" or condition != "Succeeded", f"{status.message}\n{self.dump()}"
             return status if any(c.type == condition and c.status == "True" for c in status.conditions) else None
 
         seen: ChainStatus = self.wait_until(f"{name} to be {condition}", reached, deadline_s=deadline_s)
