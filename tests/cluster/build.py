@@ -157,3 +157,17 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(f"cluster: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Brings all binaries; to be run before tests, whose time limits are for tests."""
+    try:
+        ensure_binaries()
+    except (PrerequisiteMissing, CommandFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
