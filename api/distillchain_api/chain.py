@@ -271,7 +271,7 @@ class Template(Document):
     resources: AnyMap | None = None
     """Resources of the container `trainer`, as in a Pod."""
     pod: AnyMap | None = None
-    """A PodTemplateSpec of yours; the container `trainer` is written into it."""
+    """A PodTemplateSpec of yours, laid over the operator's; the container `trainer` is written into it."""
     training: Training = Training()
     distillation: Distillation = Distillation()
     retries: Retries = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
@@ -14,7 +14,13 @@ StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
 ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended"]
 
 
-class Condition(Document):
+class Told(Document):
+    """Part of a status. Fields that a later release added are passed over: they are its own to keep."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(Told):
     """A condition of the Kubernetes API conventions; kstatus, `kubectl wait`, Argo CD and Flux read it."""
 
     type: ConditionType
@@ -25,21 +31,21 @@ class Condition(Document):
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
-class SplitMetricStrings(Document):
+class SplitMetricStrings(Told):
     """Shares from 0 to 1 with four decimals."""
 
     accuracy: str
     macro_f1: Annotated[str, Field(alias="macroF1")]
 
 
-class MetricStrings(Document):
+class MetricStrings(Told):
     """What was measured, split by split."""
 
     validation: SplitMetricStrings
     test: SplitMetricStrings | None = None
 
 
-class StageProgress(Document):
+class StageProgress(Told):
     """The last progress line of the running pod."""
 
     phase: str
@@ -50,7 +56,7 @@ class StageProgress(Document):
     eta_seconds: int | None = None
 
 
-class MeasuredStatus(Document):
+class MeasuredStatus(Told):
     """A model in short."""
 
     metrics: MetricStrings
@@ -59,7 +65,7 @@ class MeasuredStatus(Document):
     examples_per_second: str | None = None
 
 
-class StageStatus(Document):
+class StageStatus(Told):
     """One stage."""
 
     name: str
@@ -93,7 +99,7 @@ class StageStatus(Document):
     """Row of docs/failures.md."""
 
 
-class ChainResult(Document):
+class ChainResult(Told):
     """What the chain was for."""
 
     checkpoint: str
@@ -107,7 +113,7 @@ class ChainResult(Document):
     """Parameters of the root teacher over those of the last student."""
 
 
-class ChainStatus(Document):
+class ChainStatus(Told):
     """What is known of a chain."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = 0

@@ -78,13 +78,11 @@ class Controller:
         try:
             plan = build_plan(parse_chain(document))
         except BadDocument as error:
-            generation = document["metadata"]["generation"]
-            faults = [str(fault) for fault in error.faults]
-            status = invalid_status(faults, generation=generation, previous=previous, now=self._clock())
+            status = await self._say_invalid(document, key, previous, [str(fault) for fault in error.faults])
             await self._write(document, key, previous, status)
             self._metrics.looked(key, status)
             return None
-        observed = await self._observe(plan, key)
+        observed = await self._observe(plan.chain.metadata.uid, key)
         progress = await self._read_progress(plan, observed, key)
         decision = reconcile(
             plan,
@@ -102,11 +100,26 @@ class Controller:
             return self._settings.progress_s
         return look_again_s
 
-    async def _observe(self, plan: Plan, key: ChainKey) -> Observed:
+    async def _say_invalid(
+        self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, faults: list[str]
+    ) -> ChainStatus:
+        """The status of a chain whose spec cannot be read. What runs goes on, unless the spec says to suspend."""
+        observed = await self._observe(document["metadata"]["uid"], key)
+        running = [job for job in observed.jobs if not job.is_finished and not job.deleting]
+        if document["spec"].get("suspend") is True:
+            for job in running:
+                if not job.suspend_wanted:
+                    await self._cluster.set_suspend(key.namespace, job.name, uid=job.uid, suspend=True)
+        else:
+            faults += [f"Job {job.name} goes on; spec.suspend: true stops it" for job in running]
+        generation = document["metadata"]["generation"]
+        return invalid_status(faults, generation=generation, previous=previous, now=self._clock())
+
+    async def _observe(self, uid: str, key: ChainKey) -> Observed:
         # Jobs before pods: a pod that a Job counts as ended is then seen in its end.
         jobs = await self._cluster.list_jobs(key.namespace, key.name)
         pods = await self._cluster.list_pods(key.namespace, key.name)
-        return observe(chain_uid=plan.chain.metadata.uid, jobs=jobs, pods=pods)
+        return observe(chain_uid=uid, jobs=jobs, pods=pods)
 
     async def _read_progress(self, plan: Plan, observed: Observed, key: ChainKey) -> Progress | None:
         pod = running_pod(plan, observed)

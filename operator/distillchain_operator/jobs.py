@@ -1,8 +1,8 @@
 """The one Job of one stage. Same arguments, same bytes: no clock, no lookup.
 
-The user's PodTemplateSpec stays theirs; the container `trainer` is written into it. Whatever they state about command,
-image, security and volumes wins over our defaults; labels, work order, credentials, restart policy and the missing
-service account token are ours.
+The user's PodTemplateSpec, laid over the operator's, stays theirs; the container `trainer` is written into it. Whatever
+they state about command, image, security and volumes wins over our defaults; labels, work order, credentials, restart
+policy and the missing service account token are ours.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from distillchain_api.digests import sha256_of
 from distillchain_api.workorder import ATTEMPT_ENV, WORK_ORDER_ENV
 from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL, TRAINER_CONTAINER, digest_label
 from distillchain_operator.plan import PlannedStage
+from distillchain_operator.podtemplate import BadPodTemplate, check_pod_template, overlay
 from distillchain_operator.policy import POD_FAILURE_POLICY
 
 MAX_NAME_CHARS = 63  # of a Job's name, which becomes a label of its pods
@@ -41,16 +42,12 @@ class JobDefaults:
 NO_DEFAULTS = JobDefaults()
 
 
-class BadPodTemplate(ValueError):
-    """A pod template that is no PodTemplateSpec, in a sentence with the field."""
-
-
 def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
     """The Job of a stage.
 
     Args:
-        defaults: the image is used when neither stage nor template nor the pod template names one, the pod when the
-            stage has none.
+        defaults: the image is used when neither stage nor template nor the pod template names one; what the stage's pod
+            says is laid over the pod.
     Raises: BadPodTemplate when the template cannot be written into.
     """
     spec = _job_spec(chain, stage, defaults=defaults)
@@ -123,25 +120,25 @@ def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
 
 
 def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
-    given = copy.deepcopy(stage.pod or dict(defaults.pod))
-    field = stage.pod_field if stage.pod else "DISTILLCHAIN_POD_TEMPLATE"
-    metadata, spec = _mapping(given, "metadata", field), _mapping(given, "spec", field)
-    containers = [dict(container) for container in _named_list(spec, "containers", f"{field}.spec")]
+    given = stage.pod or {}
+    check_pod_template(defaults.pod, "DISTILLCHAIN_POD_TEMPLATE")
+    check_pod_template(given, stage.pod_field)
+    template = overlay(defaults.pod, given)
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    containers: list[dict[str, Any]] = spec.get("containers") or []
     trainer = next((c for c in containers if c["name"] == TRAINER_CONTAINER), None)
     if trainer is None:
         trainer = {"name": TRAINER_CONTAINER}
         containers.insert(0, trainer)
-    field_of_trainer = f"{field}.spec.containers[trainer]"
-    mounts = _list(trainer, "volumeMounts", field_of_trainer)
-    volumes = _named_list(spec, "volumes", f"{field}.spec")
+    mounts, volumes = trainer.get("volumeMounts") or [], spec.get("volumes") or []
     if not any(isinstance(mount, dict) and str(mount.get("mountPath")).rstrip("/") == TMP for mount in mounts):
         mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": TMP}]
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
-    _write_trainer(trainer, chain, stage, field=field_of_trainer, image=defaults.image, mounts=mounts)
+    _write_trainer(trainer, chain, stage, image=defaults.image, mounts=mounts)
     return {
         "metadata": {
             **{key: value for key, value in metadata.items() if key in ("annotations", "labels")},
-            "labels": {**_mapping(metadata, "labels", f"{field}.metadata"), **_labels(chain, stage)},
+            "labels": {**(metadata.get("labels") or {}), **_labels(chain, stage)},
         },
         "spec": {
             "terminationGracePeriodSeconds": GRACE_S,
@@ -152,7 +149,7 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
                 "runAsGroup": USER_ID,
                 "fsGroup": USER_ID,
                 "seccompProfile": {"type": "RuntimeDefault"},
-                **_mapping(spec, "securityContext", f"{field}.spec"),
+                **(spec.get("securityContext") or {}),
             },
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
@@ -163,13 +160,7 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
 
 
 def _write_trainer(
-    trainer: dict[str, Any],
-    chain: DistillationChain,
-    stage: PlannedStage,
-    *,
-    field: str,
-    image: str | None,
-    mounts: list[Any],
+    trainer: dict[str, Any], chain: DistillationChain, stage: PlannedStage, *, image: str | None, mounts: list[Any]
 ) -> None:
     """Writes ours into the container `trainer` of the user's template."""
     image = stage.image or trainer.get("image") or image
@@ -180,7 +171,7 @@ def _write_trainer(
         )
     own_env = _trainer_env(chain, stage)
     ours = {entry["name"] for entry in own_env}
-    given_env = [entry for entry in _named_list(trainer, "env", field) if entry["name"] not in ours]
+    given_env = [entry for entry in trainer.get("env") or [] if entry["name"] not in ours]
     stated = {entry["name"] for entry in given_env}
     homes = [entry for entry in _HOME_ENV if entry["name"] not in stated]
     trainer.update(
@@ -193,7 +184,7 @@ def _write_trainer(
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
-            **_mapping(trainer, "securityContext", field),
+            **(trainer.get("securityContext") or {}),
         },
     )
     if not trainer.get("command") and not trainer.get("args"):
@@ -235,25 +226,3 @@ def _escaped(text: str) -> str:
 def _from_secret(name: str, secret: str, *, optional: bool = False) -> dict[str, Any]:
     reference: dict[str, Any] = {"name": secret, "key": name}
     return {"name": name, "valueFrom": {"secretKeyRef": {**reference, "optional": True} if optional else reference}}
-
-
-def _mapping(parent: dict[str, Any], key: str, field: str) -> dict[str, Any]:
-    value = parent.get(key) or {}
-    if not isinstance(value, dict):
-        raise BadPodTemplate(f"{field}.{key}: expected a mapping, as in a PodTemplateSpec")
-    return value
-
-
-def _list(parent: dict[str, Any], key: str, field: str) -> list[Any]:
-    value = parent.get(key) or []
-    if not isinstance(value, list):
-        raise BadPodTemplate(f"{field}.{key}: expected a list, as in a PodTemplateSpec")
-    return value
-
-
-def _named_list(parent: dict[str, Any], key: str, field: str) -> list[dict[str, Any]]:
-    value = _list(parent, key, field)
-    for index, item in enumerate(value):
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-            raise BadPodTemplate(f"{field}.{key}[{index}]: expected a mapping with a name")
-    return value

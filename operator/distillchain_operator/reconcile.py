@@ -14,10 +14,11 @@ from distillchain_api.answer import Committed, Progress, fit
 from distillchain_api.failures import EXIT_COMMITTED, FailureClass
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_operator.gates import surely_meets_gates
-from distillchain_operator.jobs import NO_DEFAULTS, BadPodTemplate, JobDefaults, build_job
+from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, build_job
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import JobState, Observed, ObservedJob, ObservedPod
 from distillchain_operator.plan import Plan, PlannedStage
+from distillchain_operator.podtemplate import BadPodTemplate
 from distillchain_operator.policy import (
     describe_left,
     describe_waiting,
@@ -358,7 +359,9 @@ def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob)
     never_ran = before is not None and before.phase == "Running" and before.progress is None
     diagnosis = diagnose(job, pods, waited_for=(before.message or "") if before and never_ran else "")
     attempt = _attempt(view, stage, job)
-    return _failed(stage, diagnosis.failure_class, diagnosis.message, job=job, attempt=attempt), []
+    failed = _failed(stage, diagnosis.failure_class, diagnosis.message, job=job, attempt=attempt)
+    # How far it came: the pods of a Job whose time was up are deleted, and their logs with them.
+    return failed.model_copy(update={"progress": before.progress if before else None}), []
 
 
 def _blocker(view: _View, leaving: set[str]) -> str:

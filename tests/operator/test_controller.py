@@ -58,6 +58,10 @@ class Remembering:
         self.chain["status"] = {key: value for key, value in status.items() if value is not None}
         self.statuses.append(status)
 
+    async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
+        for job in self.jobs:
+            job["spec"]["suspend"] = suspend
+
     async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
         for job in self.jobs:
             job["metadata"]["annotations"] = annotations
@@ -161,6 +165,33 @@ async def test_a_spec_that_only_the_types_refuse_is_said_in_stalled_with_all_fau
     assert (stalled["status"], stalled["reason"]) == ("True", "InvalidSpec")
     assert "spec.task.labels: got" in stalled["message"]
     assert "spec.stages[0].studnet: unknown field; did you mean student?" in stalled["message"]
+
+
+@pytest.mark.parametrize("suspend", [False, True])
+async def test_what_runs_under_a_spec_that_became_invalid_goes_on_and_is_named_unless_it_is_suspended(suspend: bool):
+    server = Remembering()
+    controller = a_controller(server)
+    await controller.look(KEY)
+    (job,) = server.jobs
+    server.chain["spec"]["task"]["labels"] = ["one"]
+    server.chain["spec"]["suspend"] = suspend
+    await controller.look(KEY)
+    name = job["metadata"]["name"]
+    assert job["spec"]["suspend"] is suspend
+    assert (f"Job {name} goes on; spec.suspend: true stops it" in server.chain["status"]["message"]) is not suspend
+
+
+async def test_a_status_with_a_field_of_a_later_release_is_neither_written_again_nor_told_again():
+    server = Remembering()
+    controller = a_controller(server)
+    for _ in range(2):  # created, then seen
+        await controller.look(KEY)
+    server.chain["status"]["budget"] = {"left": 1}
+    server.chain["status"]["stages"][0]["cost"] = 3
+    written, told = len(server.statuses), len(server.events)
+    for _ in range(3):
+        await controller.look(KEY)
+    assert (len(server.statuses), len(server.events)) == (written, told)
 
 
 async def test_a_status_of_another_release_is_built_anew():

@@ -14,8 +14,9 @@ from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
 from distillchain_api.chain import parse_chain
 from distillchain_api.workorder import WORK_ORDER_ENV, WorkOrder
-from distillchain_operator.jobs import NO_DEFAULTS, BadPodTemplate, JobDefaults, build_job, build_probe_pod, job_name
+from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, build_job, build_probe_pod, job_name
 from distillchain_operator.plan import build_plan
+from distillchain_operator.podtemplate import BadPodTemplate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 USERS_POD: dict[str, Any] = {
@@ -230,14 +231,74 @@ def test_a_fault_in_a_stages_own_pod_template_names_that_stage():
         build_job(plan.chain, plan.stages[0], defaults=NO_DEFAULTS)
 
 
+OPERATORS_POD: dict[str, Any] = {
+    "metadata": {"labels": {"queue": "gpu", "team": "platform"}},
+    "spec": {
+        "serviceAccountName": "trainer",
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "imagePullSecrets": [{"name": "registry"}],
+        "securityContext": {"runAsUser": None},
+        "volumes": [{"name": "ca", "configMap": {"name": "ca"}}, {"name": "scratch", "hostPath": {"path": "/scratch"}}],
+        "containers": [
+            {
+                "name": "trainer",
+                "env": [
+                    {"name": "AWS_ENDPOINT_URL_S3", "value": "https://s3.example"},
+                    {"name": "AWS_REGION", "value": "eu-west-1"},
+                ],
+                "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"}},
+                "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca"}],
+            },
+            {"name": "proxy", "image": "registry.example/proxy:1"},
+        ],
+    },
+}
+
+
+def pod_over_the_operators(pod: dict[str, Any] | None) -> dict[str, Any]:
+    plan = build_plan(a_chain(template={"pod": pod} if pod else {}))
+    template: dict[str, Any] = build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, OPERATORS_POD))["spec"]
+    return template["template"]
+
+
 def test_the_operators_pod_template_serves_stages_that_state_none():
-    ours = {"spec": {"nodeSelector": {"pool": "gpu"}}}
-    theirs = {"spec": {"nodeSelector": {"pool": "mine"}}}
+    made = pod_over_the_operators(None)["spec"]
+    assert made["serviceAccountName"] == "trainer"
+    assert [container["name"] for container in made["containers"]] == ["trainer", "proxy"]
 
-    def selector_of(template: dict[str, Any]) -> dict[str, str]:
-        plan = build_plan(a_chain(template=template))
-        job = build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, ours))
-        return job["spec"]["template"]["spec"]["nodeSelector"]
 
-    assert selector_of({}) == {"pool": "gpu"}
-    assert selector_of({"pod": theirs}) == {"pool": "mine"}
+def test_what_a_chains_pod_does_not_say_comes_from_the_operators():
+    """A chain that only asks for other nodes must not lose credentials, store and pull secrets of the platform."""
+    env = [{"name": "AWS_REGION", "value": "us-east-1"}, {"name": "MORE", "value": "1"}]
+    trainer = {"name": "trainer", "env": env, "resources": {"limits": {"nvidia.com/gpu": 2}}}
+    mine = {"nodeSelector": {"pool": "mine"}, "tolerations": [{"key": "spot"}], "containers": [trainer]}
+    volumes = [{"name": "scratch", "emptyDir": {}}]
+    pod = {"metadata": {"labels": {"team": "nlp"}}, "spec": {**mine, "volumes": volumes}}
+    made = pod_over_the_operators(pod)
+    labels, spec = made["metadata"]["labels"], made["spec"]
+    assert (labels["queue"], labels["team"]) == ("gpu", "nlp")
+    assert spec["serviceAccountName"] == "trainer"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["securityContext"]["runAsUser"] is None
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "mine"}, [{"key": "spot"}])
+    sources = [(volume["name"], sorted(set(volume) - {"name"})) for volume in spec["volumes"]]
+    assert sources == [("ca", ["configMap"]), ("scratch", ["emptyDir"]), ("distillchain-tmp", ["emptyDir"])]
+    containers = {container["name"]: container for container in spec["containers"]}
+    assert set(containers) == {"trainer", "proxy"}
+    values = {entry["name"]: entry.get("value") for entry in containers["trainer"]["env"]}
+    assert values["AWS_ENDPOINT_URL_S3"] == "https://s3.example"
+    assert (values["AWS_REGION"], values["MORE"]) == ("us-east-1", "1")
+    assert containers["trainer"]["resources"]["limits"] == {"nvidia.com/gpu": 2, "memory": "8Gi"}
+    assert [mount["mountPath"] for mount in containers["trainer"]["volumeMounts"]] == ["/etc/ca", "/tmp"]
+
+
+def test_null_in_a_chains_pod_takes_away_what_the_operators_says():
+    spec = pod_over_the_operators({"spec": {"serviceAccountName": None, "tolerations": None}})["spec"]
+    assert (spec["serviceAccountName"], spec["tolerations"]) == (None, None)
+
+
+def test_a_fault_in_the_operators_pod_template_names_it():
+    plan = build_plan(a_chain(template={"pod": {"spec": {}}}))
+    with pytest.raises(BadPodTemplate, match=r"^DISTILLCHAIN_POD_TEMPLATE\.spec: expected a mapping"):
+        build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, {"spec": [1]}))

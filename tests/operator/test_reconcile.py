@@ -20,6 +20,7 @@ from chain_builders import (
     a_plan,
     a_pod,
 )
+from distillchain_api.answer import Progress
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus
 from distillchain_operator.jobs import JobDefaults
@@ -38,13 +39,15 @@ def look(
     pods: tuple[dict[str, Any], ...] = (),
     previous: ChainStatus | None = None,
     image: str | None = None,
+    progress: Progress | None = None,
 ) -> Decision:
     """One look at Jobs whose pods were noted already; that noting has its own test."""
     for job in jobs:
         own = [p for p in pods if p["metadata"]["labels"]["batch.kubernetes.io/job-name"] == job["metadata"]["name"]]
         job["metadata"].setdefault("annotations", {PODS_ANNOTATION: ",".join(p["metadata"]["uid"][:8] for p in own)})
     observed = observe(chain_uid=CHAIN_UID, jobs=jobs, pods=pods)
-    return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, defaults=JobDefaults(image))
+    defaults = JobDefaults(image)
+    return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, defaults=defaults, progress=progress)
 
 
 def created(decision: Decision) -> list[str]:
@@ -284,6 +287,19 @@ def test_a_commit_counts_however_its_pod_and_job_end():
     assert entry(decision, "mini").phase == "Committed"
     assert created(decision) == []
     assert "container shipper of pod" in entry(decision, "tiny").message
+
+
+def test_a_stage_whose_time_is_up_still_says_how_far_it_came():
+    """The Job controller has deleted its pods, and their logs with them."""
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    line = Progress(stage="mini", phase="Train", step=90, of=100)
+    running = look(plan, job, pods=(a_pod(job),), progress=line).status
+    over = a_job(plan, "mini", condition="Failed", reason="DeadlineExceeded", failed=1)
+    failed = entry(look(plan, over, previous=running), "mini")
+    assert failed.failure_class is FailureClass.DEADLINE_EXCEEDED
+    assert failed.progress is not None
+    assert (failed.progress.step, failed.progress.of) == (90, 100)
 
 
 def test_pods_of_an_earlier_job_of_the_same_name_are_not_its_own():
