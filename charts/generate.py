@@ -109,11 +109,11 @@ def build_readme() -> str:
         f"helm install distillchain charts/distillchain --namespace {OWN_NAMESPACE} --create-namespace --wait\n"
         f"helm test distillchain --namespace {OWN_NAMESPACE} --logs\n"
         "```",
-        f"Kubernetes {chart['kubeVersion'].removeprefix('>=').removesuffix('-0')} or newer. The operator runs as one "
-        "replica with the strategy Recreate: while it is away running stages go on, and it takes up what it missed. "
-        "`helm upgrade` and `helm rollback` therefore disturb no chain, the CRD is upgraded with the release, and "
-        "`helm uninstall` leaves CRD and chains (`crds.keep`); without `crds.keep` it deletes them, the checkpoints in "
-        "the store never.",
+        f"Kubernetes {chart['kubeVersion'].removeprefix('>=').removesuffix('-0')} or newer. One operator works, the "
+        "holder of a Lease; with `replicas: 2` another stands by. While none works running stages go on, and what was "
+        "missed is taken up. `helm upgrade` and `helm rollback` therefore disturb no chain, the CRD is upgraded with "
+        "the release, and `helm uninstall` leaves CRD and chains (`crds.keep`); without `crds.keep` it deletes them, "
+        "the checkpoints in the store never.",
         "`helm test` makes a chain of one stage: an init container of its pod writes sentences and fine-tunes a tiny "
         "teacher on them, the trainer distils it into a smaller student, the operator says `Succeeded`. With "
         "`test.storage.uri` on S3 it proves store and credentials too. What failed stays to be read: the chain and the "

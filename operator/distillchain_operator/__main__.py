@@ -18,21 +18,24 @@ import kopf
 
 from distillchain_operator.cluster import COMPONENT, ApiError, Cluster
 from distillchain_operator.controller import ChainKey, Controller
+from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.handlers import build_kopf_settings, build_registry
+from distillchain_operator.lease import Election, LeadershipLost, new_identity
 from distillchain_operator.logs import configure_logging
-from distillchain_operator.metrics import Metrics, serve
+from distillchain_operator.metrics import Metrics
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import BadSetting, Settings
 
 WORKERS = 8  # chains looked at at once; a look is some live reads
 CONNECT_RETRY_S = 2.0
 EXIT_BAD_SETTINGS = 2
+EXIT_LEADERSHIP_LOST = 3
 
 log = logging.getLogger("distillchain_operator")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs until SIGTERM or SIGINT; 2 for settings that cannot be used."""
+    """Runs until SIGTERM or SIGINT; 2 for settings that cannot be used, 3 when another operator took over."""
     parser = argparse.ArgumentParser(prog="python -m distillchain_operator", description=__doc__)
     parser.add_argument("--version", action="version", version=f"distillchain {version('distillchain')}")
     parser.parse_args(argv)
@@ -44,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging(settings)
     # Process 1 of a container gets only the signals that it handles, and kopf sets its handlers when it starts.
     signal.signal(signal.SIGTERM, _end)
-    asyncio.run(_run(settings))
-    return 0
+    return asyncio.run(_run(settings))
 
 
 def _end(*_: object) -> NoReturn:
@@ -53,36 +55,61 @@ def _end(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings) -> int:
     metrics = Metrics()
-    async with await Cluster.connect(answered=metrics.answered) as cluster, serve(metrics, settings.metrics_port):
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(await Cluster.connect(answered=metrics.answered))
+        election = None
+        if settings.lease:
+            election = Election(cluster, *settings.lease.split("/"), identity=new_identity())
+        lists_chains = asyncio.Event()
+
+        def is_ready() -> bool:
+            return lists_chains.is_set() and (election is None or election.stands)
+
+        await stack.enter_async_context(serve(settings.metrics_port, metrics_page(metrics)))
+        await stack.enter_async_context(serve(settings.health_port, probes(is_ready)))
         await _wait_for_chains(cluster, settings)
-        queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(Controller(cluster, settings, metrics=metrics).look))
-        metrics.queue_depth.set_function(lambda: queue.depth)
-        metrics.queue_failing.set_function(lambda: queue.failing)
-        work = [
-            asyncio.create_task(queue.run(workers=WORKERS)),
-            asyncio.create_task(_resync(cluster, queue, settings, metrics)),
-        ]
-        port = settings.liveness_port
-        log.info("operator started", extra={"namespaces": ",".join(settings.namespaces) or "all"})
+        lists_chains.set()
+        if election is not None:
+            await election.acquire()
+            stack.push_async_callback(election.release)
+        metrics.leads()
+        exit_code = 0
         try:
-            await kopf.operator(
-                registry=build_registry(),
-                settings=build_kopf_settings(),
-                memo=kopf.Memo(queue=queue),
-                standalone=True,
-                # kopf would ask for the user's name, which a numeric user may not have.
-                identity=COMPONENT,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
-                clusterwide=not settings.namespaces,
-                namespaces=settings.namespaces,
-                liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
-            )
-        finally:
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
-            log.info("operator stopped")
+            await _work(cluster, settings, metrics, election)
+        except* LeadershipLost as lost:
+            # Nothing that is known here may be true any more; the kubelet starts a process that knows nothing.
+            log.critical("leadership lost", extra={"error": str(lost.exceptions[0])})
+            exit_code = EXIT_LEADERSHIP_LOST
+        log.info("operator stopped")
+        return exit_code
+
+
+async def _work(cluster: Cluster, settings: Settings, metrics: Metrics, election: Election | None) -> None:
+    """Carries out chains until SIGTERM or SIGINT, which kopf hears; an error of any part ends all of them."""
+    queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(Controller(cluster, settings, metrics=metrics).look))
+    metrics.queue_depth.set_function(lambda: queue.depth)
+    metrics.queue_failing.set_function(lambda: queue.failing)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(queue.run(workers=WORKERS)),
+            group.create_task(_resync(cluster, queue, settings, metrics)),
+            *([group.create_task(election.keep())] if election is not None else []),
+        ]
+        log.info("operator started", extra={"namespaces": ",".join(settings.namespaces) or "all"})
+        await kopf.operator(
+            registry=build_registry(),
+            settings=build_kopf_settings(),
+            memo=kopf.Memo(queue=queue),
+            standalone=True,
+            # kopf would ask for the user's name, which a numeric user may not have.
+            identity=COMPONENT,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+        )
+        for task in tasks:
+            task.cancel()
 
 
 async def _wait_for_chains(cluster: Cluster, settings: Settings) -> None:

@@ -66,7 +66,7 @@ class Cluster:
         if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config()
         else:
-            await config.load_kube_config()
+            await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
         return cls(client.ApiClient(), answered=answered)
 
     async def __aenter__(self) -> Self:
@@ -160,6 +160,27 @@ class Cluster:
         }
         await self._request("POST", f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events", body=body)
 
+    async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A Lease as it is stored now, or None."""
+        return await self._get(f"{_leases(namespace)}/{name}")
+
+    async def create_lease(self, namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """Makes a Lease.
+
+        Raises: ApiError 409 when there is one.
+        """
+        metadata = {"name": name, "namespace": namespace}
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        return await self._request("POST", _leases(namespace), body=body)
+
+    async def replace_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
+        """Writes a Lease if it is still the one that was read.
+
+        Raises: ApiError 409 when it is not.
+        """
+        metadata = lease["metadata"]
+        return await self._request("PUT", f"{_leases(metadata['namespace'])}/{metadata['name']}", body=lease)
+
     async def log_tail(self, namespace: str, pod: str) -> list[str]:
         """The last lines of the container `trainer`; none while they cannot be read."""
         query = {"container": TRAINER_CONTAINER, "tailLines": str(LOG_TAIL_LINES)}
@@ -236,6 +257,10 @@ def _jobs(namespace: str) -> str:
 
 def _pods(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def _leases(namespace: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -95,13 +92,16 @@ class Metrics:
         )
         self._replaced = Counter(
             "distillchain_stage_pods_replaced",
-            "Pods of stages that a further pod took over from: evictions, interruptions and crashes.",
+            "Pods of stages that a further pod took over from: evictions, interruptions, crashes and suspensions.",
             ["namespace"],
             registry=registry,
         )
+        self._leader = Gauge(
+            "distillchain_leader", "1 while this operator leads, 0 while it stands by.", registry=registry
+        )
         self._resynced = Gauge(
             "distillchain_last_resync_timestamp_seconds",
-            "When all chains were last listed whole; at first when the operator started.",
+            "When all chains were last listed whole; at first when the operator began to lead.",
             registry=registry,
         )
         self._resynced.set(clock())
@@ -154,6 +154,9 @@ class Metrics:
         Args:
             runs_since: when the pod that runs its trainer was made; None: none runs.
         """
+        self._replaced.labels(key.namespace)  # from 0 on: `increase` does not see a counter's first value
+        for reused in ("true", "false"):
+            self._committed.labels(key.namespace, reused)
         current = next((entry for entry in status.stages if entry.phase != "Committed"), None)
         if current is None or status.phase not in ("Pending", "Running"):
             self._seen[key] = _Seen(status)
@@ -169,6 +172,11 @@ class Metrics:
         if before is not None and (before.stage, before.state) == (current.name, "pending"):
             return before.since
         return self._clock()
+
+    def leads(self) -> None:
+        """This operator begins to work."""
+        self._leader.set(1)
+        self._resynced.set(self._clock())
 
     def forget(self, key: ChainKey) -> None:
         """A chain is gone."""
@@ -236,20 +244,3 @@ def _stalled_reason(status: ChainStatus) -> str:
 
 def _seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
-
-
-@asynccontextmanager
-async def serve(metrics: Metrics, port: int) -> AsyncIterator[None]:
-    """GET /metrics on all addresses while the block runs; port 0: nothing is served."""
-    if not port:
-        yield
-        return
-    application = web.Application()
-    application.router.add_get("/metrics", make_aiohttp_handler(metrics.registry))
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, port=port).start()
-        yield
-    finally:
-        await runner.cleanup()

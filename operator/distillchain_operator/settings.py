@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from distillchain_api.faults import BadDocument
+from distillchain_api.workorder import (
+    ATTEMPT_ENV,
+    KEEP_TEXTS_ENV,
+    TERMINATION_PATH_ENV,
+    WORK_DIRECTORY_ENV,
+    WORK_ORDER_ENV,
+)
 from distillchain_api.yaml_text import load_yaml
 
 # What Kubernetes puts into pods for a Service, should one be called distillchain-...
@@ -20,7 +27,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "plain"]
 PREFIX = "DISTILLCHAIN_"
 # Variables of the trainer and the command line that may stand in one environment with the operator's.
-FOREIGN = ("WORK_ORDER", "ATTEMPT", "TERMINATION_PATH", "WORK_DIRECTORY", "UPDATE_GOLDEN", "SHARED")
+OF_TRAINERS = (WORK_ORDER_ENV, ATTEMPT_ENV, TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, KEEP_TEXTS_ENV)
+OF_TESTS = ("DISTILLCHAIN_UPDATE_GOLDEN", "DISTILLCHAIN_SHARED")
+FOREIGN = frozenset((*OF_TRAINERS, *OF_TESTS))
 
 
 class BadSetting(ValueError):
@@ -34,15 +43,17 @@ class Settings:
     trainer_image: str = ""
     """Image of stages that name none; empty: every chain must name one."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
-    """Path of a YAML file with a PodTemplateSpec for stages that state no `pod`; empty: none."""
+    """Path of a YAML file with a PodTemplateSpec over which a stage's `pod` is laid; empty: none."""
     namespaces: tuple[str, ...] = ()
     """Namespaces whose chains are carried out, separated by commas; empty: all, which needs the ClusterRole."""
     resync_s: float = 300.0
     """Seconds after which every chain is looked at again without news."""
     progress_s: float = 15.0
     """Least seconds between two looks at a running pod's log."""
-    liveness_port: int = 0
-    """Port of GET /healthz; 0: none."""
+    lease: str = ""
+    """NAMESPACE/NAME of the Lease whose holder, of several operators, works; empty: none, this one works at once."""
+    health_port: int = 0
+    """Port of GET /healthz and /readyz; 0: none."""
     metrics_port: int = 0
     """Port of GET /metrics for Prometheus; 0: none."""
     log_level: LogLevel = "info"
@@ -60,7 +71,7 @@ class Settings:
         values: dict[str, object] = {}
         faults = []
         for name, text in sorted(environment.items()):
-            if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in FOREIGN:
+            if not name.startswith(PREFIX) or name in FOREIGN:
                 continue
             if _SERVICE_LINK.search(name) and (name not in known or "://" in text):
                 continue  # a Service called distillchain-metrics makes a DISTILLCHAIN_METRICS_PORT of its own
@@ -94,6 +105,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _lease(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", text):
+        raise ValueError("NAMESPACE/NAME of a Lease")
+    return text
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in get_args(LogLevel):
         raise ValueError(f"one of {', '.join(get_args(LogLevel))}")
@@ -119,7 +136,8 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "namespaces": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "resync_s": _seconds,
     "progress_s": _seconds,
-    "liveness_port": _port,
+    "lease": _lease,
+    "health_port": _port,
     "metrics_port": _port,
     "log_level": _log_level,
     "log_format": _log_format,

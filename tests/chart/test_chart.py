@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart.helm import CHART, CHECKOUT, VALUES, documents, helm, named, render, values_of
+from chart.helm import CHART, CHECKOUT, NAMESPACE, VALUES, documents, helm, named, render, values_of
 from cluster.errors import CommandFailed
 from distillchain_api.chain import parse_chain
 from distillchain_operator.jobs import JobDefaults, build_job
@@ -67,11 +67,14 @@ def test_what_is_generated_of_the_chart_is_current():
         ("chains.podTemplate.specs.x=1", "'specs'"),
         ("metrics.serviceMonitor.enable=true", "'enable'"),
         ("resources.limit.memory=1Gi", "'limit'"),
-        ("replicas=2", "'replicas'"),
+        ("replicaCount=2", "'replicaCount'"),
+        ("podDisruptionBudget.maxUnavailable=0", "/podDisruptionBudget/maxUnavailable"),
         ("operator.logLevel=loud", "/operator/logLevel"),
         ("image.digest=latest", "/image/digest"),
         ("test.storage.uri=models/distill", "/test/storage/uri"),
         ("metrics.port=80", "/metrics/port"),
+        ("chains.storage.endpointUrl=https://bob:secret@s3.example", "/chains/storage/endpointUrl"),
+        ("test.storage.endpointUrl=https://bob:secret@s3.example", "/test/storage/endpointUrl"),
     ],
 )
 def test_the_schema_refuses_what_is_misspelt_and_names_it(setting: str, want: str):
@@ -120,9 +123,11 @@ def test_the_operator_knows_every_setting_it_is_given(name: str):
     container = named(documents(render(*values_of(name))), "Deployment")["spec"]["template"]["spec"]["containers"][0]
     given = {entry["name"]: str(entry.get("value", "ml")) for entry in container["env"]}
     given.pop("DISTILLCHAIN_POD_TEMPLATE", None)  # a file of the pod
+    assert given["DISTILLCHAIN_LEASE"].startswith("$(OPERATOR_NAMESPACE)/")  # which the kubelet replaces
+    given["DISTILLCHAIN_LEASE"] = given["DISTILLCHAIN_LEASE"].replace("$(OPERATOR_NAMESPACE)", NAMESPACE)
     settings = Settings.from_environment(given)  # raises on an unknown one
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert (settings.liveness_port, settings.metrics_port) == (ports["health"], ports["metrics"])
+    assert (settings.health_port, settings.metrics_port) == (ports["health"], ports["metrics"])
 
 
 def test_an_operator_for_one_namespace_has_no_right_outside_it():
@@ -133,7 +138,9 @@ def test_an_operator_for_one_namespace_has_no_right_outside_it():
         for item in objects
         if item["kind"] == "Role" and "test" not in item["metadata"]["name"]
     ]
-    assert roles == ["ml", "nlp"]
+    assert roles == ["ml", "nlp", NAMESPACE]
+    (leader,) = [item for item in objects if item["kind"] == "Role" and item["metadata"]["namespace"] == NAMESPACE]
+    assert {resource for rule in leader["rules"] for resource in rule["resources"]} == {"leases"}
     assert named(objects, "DistillationChain")["metadata"]["namespace"] == "ml"
 
 

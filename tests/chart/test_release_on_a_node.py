@@ -65,8 +65,13 @@ class Release:
         )
 
     def operator_pod(self) -> str:
-        (pod,) = self.get("pods", "-l", "app.kubernetes.io/component=operator")["items"]
-        return str(pod["metadata"]["uid"])
+        """Its uid; after an upgrade the pod before ends while the new one is ready."""
+
+        def only_one() -> str | None:
+            pods = self.get("pods", "-l", "app.kubernetes.io/component=operator")["items"]
+            return str(pods[0]["metadata"]["uid"]) if len(pods) == 1 else None
+
+        return str(self.wait("one operator", only_one))
 
 
 def host_python_values() -> dict[str, Any]:

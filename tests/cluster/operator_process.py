@@ -15,6 +15,7 @@ from cluster.controlplane import ControlPlane
 CHECKOUT = Path(__file__).resolve().parents[2]
 OPERATOR_NAMESPACE = "distillchain-system"
 SERVICE_ACCOUNT = "distillchain-operator"
+STOP_DEADLINE_S = 30
 
 
 def create_operator_namespace(control_plane: ControlPlane) -> None:
@@ -70,6 +71,16 @@ class OperatorProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout=STOP_DEADLINE_S)
+
+    def has_ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def tail(self, lines: int = 60) -> str:
         """The end of its log, for the message of a failed wait."""

@@ -13,7 +13,8 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus, Condition, StageStatus
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.controller import ChainKey
-from distillchain_operator.metrics import NAMED_CHAINS, Metrics, serve
+from distillchain_operator.endpoints import metrics_page, probes, serve
+from distillchain_operator.metrics import NAMED_CHAINS, Metrics
 from distillchain_operator.status import committed_entry
 
 RELAY, OTHER = ChainKey("ml", "relay"), ChainKey("nlp", "other")
@@ -147,9 +148,40 @@ async def test_looks_are_counted_by_how_they_ended():
 async def test_they_are_served_at_metrics_and_nowhere_else():
     metrics, (port,) = Metrics(), free_ports(1)
     metrics.answered("GET", 200)
-    async with serve(metrics, port), aiohttp.ClientSession() as client:
+    async with serve(port, metrics_page(metrics)), aiohttp.ClientSession() as client:
         async with client.get(f"http://127.0.0.1:{port}/metrics") as answer:
             assert answer.status == 200
             assert 'distillchain_api_requests_total{code="200",method="GET"} 1.0' in await answer.text()
         async with client.get(f"http://127.0.0.1:{port}/") as answer:
             assert answer.status == 404
+
+
+async def test_probes_say_alive_at_once_and_ready_when_it_is():
+    ready, (port,) = [False], free_ports(1)
+    async with serve(port, probes(lambda: ready[0])), aiohttp.ClientSession() as client:
+
+        async def status_of(path: str) -> int:
+            async with client.get(f"http://127.0.0.1:{port}{path}") as answer:
+                return answer.status
+
+        assert (await status_of("/healthz"), await status_of("/readyz")) == (200, 503)
+        ready[0] = True
+        assert await status_of("/readyz") == 200
+
+
+def test_counters_of_a_namespace_begin_at_zero():
+    """`increase` in Prometheus takes a counter's first value for where it began."""
+    metrics = Metrics()
+    metrics.looked(RELAY, a_status())
+    assert samples(metrics, "distillchain_stage_pods_replaced_total") == {("ml",): 0}
+    assert samples(metrics, "distillchain_stages_committed_total") == {("ml", "true"): 0, ("ml", "false"): 0}
+
+
+def test_it_leads_when_it_is_told_and_its_last_resync_is_counted_from_there():
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    assert samples(metrics, "distillchain_leader") == {(): 0}
+    clock.now = 5000
+    metrics.leads()
+    assert samples(metrics, "distillchain_leader") == {(): 1}
+    assert samples(metrics, "distillchain_last_resync_timestamp_seconds") == {(): 5000}

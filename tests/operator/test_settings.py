@@ -14,6 +14,7 @@ def test_the_environment_is_read_and_foreign_variables_are_passed_over():
             "DISTILLCHAIN_TRAINER_IMAGE": "x:1",
             "DISTILLCHAIN_RESYNC_S": "",
             "DISTILLCHAIN_UPDATE_GOLDEN": "1",
+            "DISTILLCHAIN_KEEP_TEXTS": "0",
             "DISTILLCHAIN_OPERATOR_SERVICE_HOST": "10.96.0.7",
             "DISTILLCHAIN_OPERATOR_PORT_8080_TCP": "tcp://10.96.0.7:8080",
             "PATH": "/bin",
@@ -25,9 +26,15 @@ def test_the_environment_is_read_and_foreign_variables_are_passed_over():
 def test_all_bad_settings_are_told_together():
     with pytest.raises(BadSetting) as refused:
         Settings.from_environment(
-            {"DISTILLCHAIN_RESYNC_S": "-1", "DISTILLCHAIN_LOG_LEVEL": "loud", "DISTILLCHAIN_NAMESPACE": "ml"}
+            {
+                "DISTILLCHAIN_RESYNC_S": "-1",
+                "DISTILLCHAIN_LOG_LEVEL": "loud",
+                "DISTILLCHAIN_NAMESPACE": "ml",
+                "DISTILLCHAIN_LEASE": "operator",
+            }
         )
     assert str(refused.value).splitlines() == [
+        "DISTILLCHAIN_LEASE: got 'operator', expected NAMESPACE/NAME of a Lease",
         "DISTILLCHAIN_LOG_LEVEL: got 'loud', expected one of debug, info, warning, error",
         "DISTILLCHAIN_NAMESPACE: unknown setting; did you mean DISTILLCHAIN_NAMESPACES?",
         "DISTILLCHAIN_RESYNC_S: got '-1', expected a number of seconds above 0",

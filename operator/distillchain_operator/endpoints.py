@@ -1,0 +1,47 @@
+"""What the operator answers over HTTP: the kubelet's probes and Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from distillchain_operator.metrics import Metrics
+
+
+@asynccontextmanager
+async def serve(port: int, routes: dict[str, Handler]) -> AsyncIterator[None]:
+    """GET on the paths of `routes`, on all addresses while the block runs; port 0: nothing is served."""
+    if not port:
+        yield
+        return
+    application = web.Application()
+    for path, handler in routes.items():
+        application.router.add_get(path, handler)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, port=port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def probes(is_ready: Callable[[], bool]) -> dict[str, Handler]:
+    """`/healthz`: the event loop turns. `/readyz`: it can read what it needs, and leads or stands by; else 503."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if is_ready() else web.Response(text="not ready\n", status=503)
+
+    return {"/healthz": healthz, "/readyz": readyz}
+
+
+def metrics_page(metrics: Metrics) -> dict[str, Handler]:
+    """`/metrics`."""
+    return {"/metrics": make_aiohttp_handler(metrics.registry)}

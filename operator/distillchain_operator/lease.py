@@ -1,0 +1,175 @@
+"""Leader election: of several operators the holder of one Lease works, the others stand by.
+
+The rules are those of client-go's tools/leaderelection. Two clocks are never compared: a lease is over when its reader
+has not seen it change for its duration, by the reader's own clock; and its holder gives up some seconds before that.
+
+A process that was frozen can wake and act for a moment beside its successor, as with any lease. Nothing rests on that
+it does not: a Job's name follows from chain and digest, and a status is written over the one that was read alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from distillchain_operator.cluster import COMPONENT, ApiError, Cluster
+
+log = logging.getLogger(__name__)
+
+
+class LeadershipLost(Exception):
+    """Another operator holds the lease, or it could not be renewed in time: this one must stop at once."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds; client-go's defaults. The holder gives up `duration_s - deadline_s` before others may take over."""
+
+    duration_s: int = 15
+    deadline_s: float = 10.0
+    retry_s: float = 2.0
+
+
+def new_identity() -> str:
+    """Of this process, and of no other that ever was: the pod's name and some random characters."""
+    return f"{os.environ.get('HOSTNAME', COMPONENT)}_{uuid.uuid4().hex[:8]}"
+
+
+class Election:
+    """One candidate for one Lease: `acquire`, then `keep` until the end, then `release`.
+
+    Attributes:
+        stands: the lease was read, so that this candidate leads or will when its turn comes.
+        leads: it is held.
+    """
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, name: str, *, identity: str, timing: Timing | None = None
+    ) -> None:
+        self._cluster, self._namespace, self._name = cluster, namespace, name
+        self._identity = identity
+        self._timing = timing or Timing()
+        self._lease: dict[str, Any] = {}  # as last read or written
+        self._changed_at = self._renewed_at = 0.0  # by the event loop's clock
+        self.stands = self.leads = False
+
+    async def acquire(self) -> None:
+        """Returns when this candidate leads."""
+        said = ""
+        while not self.leads:
+            news = await self._try_to_acquire()
+            if news and news != said:
+                said = news
+                log.info("standing by", extra={"lease": f"{self._namespace}/{self._name}", "why": news})
+            if not self.leads:
+                await asyncio.sleep(self._timing.retry_s)
+        log.info("leading", extra={"lease": f"{self._namespace}/{self._name}", "identity": self._identity})
+
+    async def _try_to_acquire(self) -> str:
+        """Why this candidate does not lead, or nothing when it does."""
+        try:
+            async with asyncio.timeout(self._timing.deadline_s):  # what was asked long ago is no answer any more
+                return await self._look_and_take()
+        except TimeoutError:
+            return "the API server does not answer"
+        except ApiError as error:
+            return "another candidate was first" if error.status == 409 else error.message
+
+    async def _look_and_take(self) -> str:
+        asked_at = self._now()
+        found = await self._cluster.get_lease(self._namespace, self._name)
+        if found is None:
+            self._lease = await self._cluster.create_lease(self._namespace, self._name, self._spec({}))
+        else:
+            self.stands = True
+            if _record(found) != _record(self._lease):
+                self._changed_at = self._now()
+            self._lease = found
+            holder = found["spec"].get("holderIdentity")
+            duration_s = found["spec"].get("leaseDurationSeconds") or self._timing.duration_s
+            if holder and self._now() - self._changed_at <= duration_s:
+                return f"{holder} leads"
+            self._lease = await self._cluster.replace_lease(found | {"spec": self._spec(found["spec"])})
+        self.stands = self.leads = True
+        self._renewed_at = asked_at
+        return ""
+
+    async def keep(self) -> None:
+        """Renews the lease until it is cancelled.
+
+        Raises: LeadershipLost.
+        """
+        try:
+            while True:
+                await asyncio.sleep(self._timing.retry_s)
+                await self._renew()
+        except LeadershipLost:
+            self.leads = False
+            raise
+
+    async def _renew(self) -> None:
+        deadline, refused = self._renewed_at + self._timing.deadline_s, "the API server does not answer"
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    asked_at = self._now()
+                    spec = self._lease["spec"] | {"renewTime": _micro_time()}
+                    self._lease = await self._cluster.replace_lease(self._lease | {"spec": spec})
+                    self._renewed_at = asked_at
+                    return
+            except TimeoutError:
+                raise LeadershipLost(f"not renewed for {self._timing.deadline_s:.0f} s: {refused}") from None
+            except ApiError as error:
+                refused = error.message
+                if error.status in (404, 409):
+                    await self._read_again()
+            await asyncio.sleep(self._timing.retry_s)
+
+    async def _read_again(self) -> None:
+        """After somebody else wrote: goes on if the lease is still ours, as after an answer that was lost."""
+        try:
+            found = await self._cluster.get_lease(self._namespace, self._name)
+        except ApiError:
+            return  # the deadline ends this
+        holder = found["spec"].get("holderIdentity") if found else None
+        if found is None or holder != self._identity:
+            raise LeadershipLost(f"{holder} leads" if holder else "the lease was deleted or given up by another")
+        self._lease = found
+
+    async def release(self) -> None:
+        """Gives the lease up, so that nobody waits for its end; without one, or when that fails, nothing happens."""
+        if not self.leads:
+            return
+        self.leads = False
+        spec = self._lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time()}
+        try:
+            async with asyncio.timeout(self._timing.retry_s):
+                await self._cluster.replace_lease(self._lease | {"spec": spec})
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease not given up, it ends by itself", extra={"error": str(error) or "no answer"})
+
+    def _spec(self, before: dict[str, Any]) -> dict[str, Any]:
+        now = _micro_time()
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": self._timing.duration_s,
+            "acquireTime": now,
+            "renewTime": now,
+            "leaseTransitions": before.get("leaseTransitions", -1) + 1,
+        }
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _record(lease: dict[str, Any]) -> dict[str, Any]:
+    return dict(lease.get("spec") or {})
+
+
+def _micro_time() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
