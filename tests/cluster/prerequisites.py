@@ -1,4 +1,4 @@
-"""What a node, and the building of images, need of their machine beyond Python: root, and some packages of Debian."""
+"""What tests need of their machine beyond Python: root for a node and for images, and some packages of Debian."""
 
 from __future__ import annotations
 
@@ -81,6 +81,22 @@ def ensure_image_tools() -> ImageTools:
             "brings them, elsewhere the packages of these names"
         )
     return ImageTools(buildah, debootstrap)
+
+
+def ensure_program(*names: str, packages: Sequence[str]) -> Path:
+    """The first of `names` that is there; on Debian as root it is installed when none is.
+
+    Raises: PrerequisiteMissing.
+    """
+
+    def found() -> Path | None:
+        return next(filter(None, map(_find, names)), None)
+
+    if found() is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        _install(packages)
+    if program := found():
+        return program
+    raise PrerequisiteMissing(f"{names[0]} is not on this machine; on Debian as root: apt-get install {packages[0]}")
 
 
 def _missing() -> list[str]:
