@@ -25,7 +25,7 @@ SOURCE ?= https://github.com/example/distillchain
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 image_name = $(REGISTRY)/distillchain-$(1):$(VERSION)
 
-.PHONY: help setup quickstart check docs test e2e e2e-images bench generate lock images image-operator image-trainer push sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
+.PHONY: help setup quickstart check docs test e2e e2e-images bench generate lock images image-operator image-trainer push push-operator push-trainer sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
   cluster-up cluster-down cluster-status clean
 
 help: ## Show this list
@@ -110,9 +110,10 @@ image-operator image-trainer: image-%:
 
 images: image-operator image-trainer ## Build both images
 
-push: ## Push both images to REGISTRY
-	$(BUILDER) push $(PUSH_FLAGS) $(call image_name,operator)
-	$(BUILDER) push $(PUSH_FLAGS) $(call image_name,trainer)
+push: push-operator push-trainer ## Push both images to REGISTRY
+
+push-operator push-trainer: push-%:
+	$(BUILDER) push $(PUSH_FLAGS) $(call image_name,$*)
 
 sbom: sbom-operator sbom-trainer ## Write what is in each image to dist/*.cdx.json (CycloneDX)
 

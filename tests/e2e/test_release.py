@@ -1,0 +1,132 @@
+"""docs/release.md against a registry of Debian's, with the operator's image: the trainer's 6 GB go the same way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chart.helm import helm
+from cluster.build import ensure_binaries
+from cluster.build_images import CHECKOUT, Builder, Image
+from cluster.ports import free_ports
+from cluster.prerequisites import ensure_program
+from cluster.waiting import wait_until
+
+pytestmark = pytest.mark.node  # root, as for all images here
+
+VERSION = yaml.safe_load((CHECKOUT / "charts" / "distillchain" / "Chart.yaml").read_text())["version"]
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """Address and prefix of an empty registry."""
+    program = ensure_program("docker-registry", packages=("docker-registry",))
+    (port,) = free_ports(1)
+    config = tmp_path / "registry.yaml"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
+    config.write_text(yaml.safe_dump({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    log = tmp_path / "registry.log"
+    with log.open("wb") as out, subprocess.Popen([program, "serve", config], stdout=out, stderr=out) as process:
+        try:
+            wait_until("the registry", lambda: answers(port), deadline_s=30, dump=log.read_text)
+            yield f"localhost:{port}/team"
+        finally:
+            process.terminate()
+
+
+def answers(port: int) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"http://localhost:{port}/v2/", timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What a maintainer has: a clean clone of this commit, with what is not committed yet."""
+    folder = tmp_path / "checkout"
+    for name in git(CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+        if name and (CHECKOUT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, folder / name)
+    git(folder, "init", "--quiet")
+    commit(folder)
+    return folder
+
+
+def git(folder: Path, *args: str) -> str:
+    return subprocess.run(["git", *args], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "--all")
+    git(
+        folder, "-c", "user.name=maintainer", "-c", "user.email=m@example.com", "commit", "--quiet", "--message=release"
+    )
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    who = {"GIT_COMMITTER_NAME": "maintainer", "GIT_COMMITTER_EMAIL": "m@example.com"}
+    argv = ["make", "--no-print-directory", f"HELM={ensure_binaries() / 'helm'}", *words]
+    return subprocess.run(argv, cwd=folder, env=os.environ | who, capture_output=True, text=True, check=False)
+
+
+def test_a_tag_is_refused_until_the_commit_is_fit_for_it(checkout: Path):
+    refused = make(checkout, "release-tag")
+    assert refused.returncode != 0
+    assert f"CHANGELOG.md has no heading '## {VERSION} (date)'" in refused.stdout
+    name_the_version(checkout)
+    refused = make(checkout, "release-tag")
+    assert "there are changes that are not committed" in refused.stdout
+    commit(checkout)
+    made = make(checkout, "release-tag")
+    assert made.returncode == 0, made.stderr
+    assert git(checkout, "tag", "--points-at", "HEAD").split() == [f"v{VERSION}"]
+
+
+def name_the_version(checkout: Path) -> None:
+    changelog = checkout / "CHANGELOG.md"
+    changelog.write_text(
+        changelog.read_text().replace("## Unreleased", f"## {VERSION} ({time.strftime('%Y-%m-%d')})", 1)
+    )
+
+
+def test_image_and_chart_of_a_release_are_pulled_from_the_registry_they_were_pushed_to(
+    checkout: Path, registry: str, tmp_path: Path
+):
+    image = Builder().build("operator", registry=registry)
+    builder = f"BUILDER={shlex.join(Builder().argv)}"
+    flags = ["PUSH_FLAGS=--tls-verify=false", "HELM_FLAGS=--plain-http"]
+    done = make(checkout, "push-operator", "chart-package", "chart-push", f"REGISTRY={registry}", builder, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    assert image.name == f"{registry}/distillchain-operator:{VERSION}"
+    assert config_of(registry, image)["User"] == "65532:65532"
+    shown = yaml.safe_load(
+        helm("show", "chart", f"oci://{registry}/charts/distillchain", "--plain-http", home=tmp_path)
+    )
+    assert (shown["version"], shown["appVersion"]) == (VERSION, VERSION)
+
+
+def config_of(registry: str, image: Image) -> dict[str, str]:
+    """The image's `config`, as the registry gives it."""
+    host, path = image.name.removesuffix(f":{VERSION}").split("/", 1)
+
+    def get(what: str) -> dict[str, dict[str, str]]:
+        request = urllib.request.Request(f"http://{host}/v2/{path}/{what}", headers={"Accept": MANIFEST})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            document: dict[str, dict[str, str]] = json.loads(answer.read())
+            return document
+
+    return get(f"blobs/{get(f'manifests/{VERSION}')['config']['digest']}")["config"]
