@@ -17,6 +17,7 @@ from cluster.errors import CommandFailed, DidNotHappen
 from cluster.operator_process import OPERATOR_NAMESPACE
 
 READY_TIMEOUT = "90s"  # measured 4
+TEST_TIMEOUT = "280s"  # of helm.DEADLINE_S; the chart's own is 240
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Release:
             except CommandFailed as failure:
                 raise DidNotHappen(f"{failure}\n{self.describe()}") from failure
 
+    def test(self) -> str:
+        """`helm test`; what it prints. Raises: DidNotHappen."""
+        try:
+            return self._helm("test", self.name, "--logs", timeout=TEST_TIMEOUT)
+        except CommandFailed as failure:
+            raise DidNotHappen(f"{failure}\n{self.describe()}") from failure
+
     def uninstall(self) -> None:
         """Takes it away and waits until its pod is gone; the CRD and all chains stay."""
         self._helm("uninstall", self.name, "--ignore-not-found", "--wait")
@@ -77,10 +85,10 @@ class Release:
         ]
         return "\n".join(said)
 
-    def _helm(self, *args: str) -> None:
-        where = ("--namespace", OPERATOR_NAMESPACE, "--timeout", READY_TIMEOUT)
+    def _helm(self, *args: str, timeout: str = READY_TIMEOUT) -> str:
+        where = ("--namespace", OPERATOR_NAMESPACE, "--timeout", timeout)
         with tempfile.TemporaryDirectory() as home:
-            helm(*args, *where, kubeconfig=self.control_plane.kubeconfig, home=Path(home))
+            return helm(*args, *where, kubeconfig=self.control_plane.kubeconfig, home=Path(home))
 
 
 def _image_values(name: str) -> dict[str, str]:

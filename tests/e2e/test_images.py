@@ -277,6 +277,8 @@ def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
     assert pods.terminated("version", deadline_s=120)["exitCode"] == 0, pods.log("version")
     assert pods.log("version") == f"distillchain-trainer {version}\n"
 
+    restricted = "pod-security.kubernetes.io/enforce=restricted"
+    pods.control_plane.kubectl("label", "namespace", pods.namespace, restricted)
     passive = [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}]
     pod = {"spec": {"containers": [{"name": "trainer", "env": passive}]}}
     stages = [tiny_stage(relay), femto_stage(relay)]
@@ -290,6 +292,18 @@ def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
     for trainer in trainers:
         assert [volume for volume in trainer["spec"]["volumes"] if "hostPath" in volume] == []
         assert trainer["spec"]["containers"][0]["image"] == trainer_image.name
+
+
+@pytest.mark.images
+@pytest.mark.timeout(3600)
+def test_helm_test_passes_with_both_images(
+    operator_in_a_pod: Release, loaded_operator_image: Image, trainer_image: Image, trainer_archive: Archive
+) -> None:
+    """In the operator's namespace, which is `restricted`."""
+    cpu = {"resources": {"requests": {"cpu": "100m"}}}
+    values = {"crds": {"install": False}, "test": cpu}
+    operator_in_a_pod.install(loaded_operator_image, trainer_image=trainer_image.name, values=values)
+    assert "Succeeded" in operator_in_a_pod.test()
 
 
 @pytest.mark.images
