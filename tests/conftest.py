@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["cluster.fixtures"]
+pytest_plugins = ["cluster.fixtures", "browser"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

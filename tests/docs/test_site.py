@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from docs.blocks import REPOSITORY, pages
-
-SOURCES = ("docs", "bench", "charts", "CHANGELOG.md", "mkdocs.yml")
+from docs.blocks import pages
+from docs.site import a_copy, build, built_site
 
 
 class _Loaded(HTMLParser):
@@ -31,25 +27,9 @@ class _Loaded(HTMLParser):
             self.urls += [given.get("href") or ""]
 
 
-def a_copy(folder: Path) -> Path:
-    for name in SOURCES:
-        source = REPOSITORY / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / name)
-    return folder
-
-
-def build(folder: Path) -> subprocess.CompletedProcess[str]:
-    zensical = str(Path(sys.executable).parent / "zensical")
-    return subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = a_copy(tmp_path_factory.mktemp("site"))
-    built = build(folder)
-    assert built.returncode == 0, built.stderr
-    return folder / "site"
+    return built_site(tmp_path_factory.mktemp("site"))
 
 
 def test_every_page_is_built(site: Path):

@@ -19,7 +19,6 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE
 from distillchain_report.load import WantedStage
 from distillchain_report.render import render_html
-from report.browser import running_browser
 from report.stores import MARKUP, a_report, digest_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -60,12 +59,6 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with running_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

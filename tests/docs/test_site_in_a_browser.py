@@ -1,0 +1,64 @@
+"""The site as a reader meets it: every page opens without a word on the console, and search finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from docs.site import built_site
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address and folder of the built site, served on this machine alone."""
+    folder = built_site(tmp_path_factory.mktemp("site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", folder
+        server.shutdown()
+
+
+@pytest.fixture
+def page(browser: Browser, site: tuple[str, Path]) -> Iterator[Page]:
+    """At the end of the test nothing was fetched from elsewhere, missing or said on the console."""
+    address, _ = site
+    noise: list[str] = []
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.on("console", lambda message: noise.append(message.text) if message.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: noise.append(str(error)))
+    opened.on("request", lambda asked: None if asked.url.startswith(address) else noise.append(asked.url))
+    opened.on("response", lambda got: noise.append(f"{got.status} {got.url}") if got.status >= 400 else None)
+    yield opened
+    context.close()
+    assert noise == []
+
+
+def test_every_page_opens(site: tuple[str, Path], page: Page):
+    address, folder = site
+    pages = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("index.html"))
+    assert len(pages) > 20
+    for name in pages:
+        page.goto(f"{address}/{name}/" if name != "." else f"{address}/")
+        assert page.locator("h1").count() == 1, name
+
+
+def test_search_finds_a_page(site: tuple[str, Path], page: Page):
+    address, _ = site
+    page.goto(address)
+    page.keyboard.press("/")
+    page.keyboard.type("CheckpointCorrupt")
+    page.locator("a:visible", has_text="Troubleshooting").first.wait_for()
