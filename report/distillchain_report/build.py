@@ -9,7 +9,7 @@ import numpy as np
 from distillchain_api.chain import TEACHER_STAGE, Metric
 from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_report import statistics
-from distillchain_report.load import LoadedStage, Predictions
+from distillchain_report.load import LoadedStage, Predictions, manifests_digest
 from distillchain_report.model import (
     ClassReport,
     Difference,
@@ -64,6 +64,7 @@ def build_report(
         generated_at=generated_at,
         distillchain=version,
         storage=storage,
+        manifests=manifests_digest([stage.manifest for stage in stages if stage.manifest]),
         outcome=_outcome(parts),
         verdict="",
         metric=metric,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.base import Document
+from distillchain_api.digests import sha256_of
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import Manifest
@@ -148,6 +149,11 @@ def walk_back(store: ReadableStore, digest: str) -> list[Manifest]:
 def wanted_of(manifests: Sequence[Manifest]) -> list[WantedStage]:
     """The stages of a chain of which nothing but the store is known."""
     return [WantedStage(manifest.stage, manifest.digest) for manifest in manifests]
+
+
+def manifests_digest(manifests: Sequence[Manifest]) -> str:
+    """Names the commits that a report was made of: sha256 over their manifests."""
+    return sha256_of([manifest.to_document() for manifest in manifests])
 
 
 def load_stages(store: ReadableStore, wanted: Sequence[WantedStage]) -> list[LoadedStage]:

@@ -150,6 +150,8 @@ class Report(Document):
     distillchain: str
     """Version that made this report."""
     storage: str
+    manifests: str
+    """sha256 over the manifests it was made of."""
     outcome: Outcome
     verdict: str
     metric: Metric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ pytestmark = pytest.mark.models
 
 def attempt_of(answer: Committed) -> Path:
     return Path(answer.checkpoint.removeprefix("file://"))
+
+
+def manifests_of(page: str) -> str:
+    """What a report says it was made of."""
+    found = re.search(r'<meta name="manifests" content="([0-9a-f]{64})">', page)
+    assert found
+    return found[1]
 
 
 def history_of(answer: Committed) -> list[HistoryPoint]:
@@ -160,7 +168,7 @@ def test_the_last_stage_alone_writes_the_report_and_it_shows_the_whole_chain(roo
     assert sum(f"<div>{text}</div>" in page for text in texts) == EXAMPLES, "rows where the root teacher differs"
 
 
-def test_a_committed_last_stage_without_a_report_gets_one_and_an_old_one_stays(root: Path):
+def test_a_committed_last_stage_without_a_report_gets_one_and_one_of_the_same_manifests_stays(root: Path):
     order = an_order(root)
     run_here(order, root)
     report = root / "store" / "stages" / order.digest / "report.html"
@@ -169,9 +177,37 @@ def test_a_committed_last_stage_without_a_report_gets_one_and_an_old_one_stays(r
     run_here(order, root, attempt="second")
 
     assert "<title>default/small: distillation report</title>" in report.read_text()
-    report.write_text("a person's own")
+    report.write_text(report.read_text() + "<!-- a person's note -->")
     run_here(order, root, attempt="third")
-    assert report.read_text() == "a person's own"
+    assert report.read_text().endswith("<!-- a person's note -->")
+
+
+def test_a_last_stage_that_is_trained_anew_gets_a_new_report(root: Path):
+    order = an_order(root)
+    run_here(order, root)
+    stage = root / "store" / "stages" / order.digest
+    (stage / "report.html").write_text("of the first training")
+    (stage / "manifest.json").unlink()
+
+    answer = run_here(order, root, attempt="second")
+
+    assert not answer.reused
+    assert "<title>default/small: distillation report</title>" in (stage / "report.html").read_text()
+
+
+def test_a_stage_before_that_is_trained_anew_changes_the_report_when_the_last_one_is_verified(root: Path):
+    mini, tiny = relay_orders(root)
+    run_here(mini, root, attempt="m")
+    run_here(tiny, root, attempt="t")
+    report = root / "store" / "stages" / tiny.digest / "report.html"
+    before = report.read_text()
+    (root / "store" / "stages" / mini.digest / "manifest.json").unlink()
+    run_here(mini, root, attempt="anew")
+
+    answer = run_here(tiny, root, attempt="again")
+
+    assert answer.reused
+    assert manifests_of(report.read_text()) != manifests_of(before)
 
 
 def test_a_report_that_cannot_be_made_fails_no_stage(root: Path, caplog: pytest.LogCaptureFixture):
