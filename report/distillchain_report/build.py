@@ -136,10 +136,10 @@ def _stage(
 
 
 def _standing(stage: LoadedStage) -> tuple[StandingOf, str | None]:
-    """The store decides what is committed; the status, where there is one, tells of the rest."""
+    """The store decides what is committed; of the rest, and of a commit that may not be used, others have told."""
     wanted = stage.wanted
     if stage.manifest is not None:
-        return "Committed", None
+        return ("Failed", wanted.message) if wanted.phase == "Failed" else ("Committed", None)
     if wanted.phase == "Committed":
         return "Failed", "its commit is not in the store any more"
     message = wanted.message

@@ -58,7 +58,8 @@ class WantedStage:
     """A stage of the chain as its plan and, where there is one, its status on the cluster know it.
 
     Attributes:
-        phase: None: there is no status; the store alone tells.
+        phase: None: there is no status; the store alone tells. Failed, of a committed stage too: its commit is damaged,
+            or misses its gate as it stands now.
         reused: found committed when the chain ran; None: not known.
     """
 

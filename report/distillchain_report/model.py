@@ -93,7 +93,7 @@ class StageReport(Document):
     message: str | None = None
     failure_class: FailureClass | None = None
     model: ModelReport | None = None
-    """The committed student."""
+    """The committed student; of a failed stage too, where its commit is there."""
     run: Run | None = None
     against_teacher: Pairing | None = None
     """Against the stage's own teacher."""

@@ -69,6 +69,23 @@ def test_an_edited_chain_is_half_done(chain_file: Path):
     assert [stage["standing"] for stage in report["stages"]] == ["Committed", "Pending"]
 
 
+def test_a_committed_stage_is_held_to_the_gate_of_the_chain_file(chain_file: Path):
+    edit = ("--set", "spec.stages[tiny].gate={minMetric: 0.99}")
+
+    done = distillchain("report", "chain.yaml", "-o", "json", *edit, cwd=chain_file.parent)
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["outcome"] == "Failed"
+    assert [stage.get("failureClass") for stage in report["stages"]] == [None, "GateNotMet"]
+    want = (
+        "Failed at tiny (GateNotMet) with 2 of 2 stages committed: stage tiny: accuracy 0.8498 is under "
+        "spec.stages[1].gate.minMetric 0.99; train it better or lower the gate: its checkpoint is "
+        f"file://{chain_file.parent}/store/stages/{report['stages'][1]['digest']}/attempts/a1. tiny keeps 91.4 %"
+    )
+    assert report["verdict"].startswith(want)
+
+
 def test_an_empty_store_makes_a_report_too(tmp_path: Path):
     write_chain(tmp_path)
 

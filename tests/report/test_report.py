@@ -12,10 +12,22 @@ import pytest
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE
-from distillchain_report.load import Unreadable, WantedStage, walk_back
+from distillchain_report.build import build_report
+from distillchain_report.load import Unreadable, WantedStage, load_stages, walk_back
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render, render_html, render_markdown
-from report.stores import MARKUP, Relay, a_report, digest_of, report_of, rewrite_manifest, write_relay
+from distillchain_trainer.store_file import FileStore
+from report.stores import (
+    MARKUP,
+    MOMENT,
+    Relay,
+    a_report,
+    digest_of,
+    report_of,
+    rewrite_manifest,
+    wanted_of,
+    write_relay,
+)
 
 FAILED = WantedStage(
     "femto",
@@ -222,6 +234,41 @@ def test_a_commit_that_the_status_knows_and_the_store_lacks_is_a_failure(tmp_pat
 
     assert report.outcome == "Failed"
     assert report.stages[1].message == "its commit is not in the store any more"
+
+
+def test_a_committed_stage_that_failed_is_told_with_its_numbers(tmp_path: Path):
+    """Its gate was tightened, or its commit is damaged."""
+    write_relay(tmp_path, Relay())
+    relay = Relay(names=["mini", "tiny"], waiting=[FAILED])
+
+    report = report_of(tmp_path, relay)
+
+    assert report.outcome == "Failed"
+    assert report.verdict.startswith(
+        "Failed at femto (GateNotMet) with 3 of 3 stages committed: student femto: accuracy 0.61 is under "
+        "spec.stages[2].gate.minMetric 0.79. femto keeps 89.3 % (95 % interval"
+    )
+    assert "Failed: GateNotMet" in Page(render_html(report)).words
+    assert "| femto | new weights; Failed: GateNotMet | 4.5 M |" in render_markdown(report)
+
+
+def test_a_failed_fine_tuning_that_is_committed_is_told_at_the_teacher(tmp_path: Path):
+    write_relay(tmp_path, Relay(fine_tuned=True))
+    corrupt = WantedStage(
+        "teacher",
+        digest_of("teacher"),
+        phase="Failed",
+        message="its weights were altered",
+        failure_class=FailureClass.CHECKPOINT_CORRUPT,
+    )
+    store = FileStore(f"file://{tmp_path}")
+    stages = load_stages(store, [corrupt, *wanted_of(Relay())])
+
+    report = build_report("ml/x", stages, storage=store.uri, generated_at=MOMENT, version="0.1.0")
+
+    assert report.verdict.startswith("Failed at teacher (CheckpointCorrupt) with 4 of 4 stages committed: its weights")
+    assert "Failed: CheckpointCorrupt" in Page(render_html(report)).words
+    assert "| teacher | Failed: CheckpointCorrupt | 335 M |" in render_markdown(report)
 
 
 def test_walking_back_finds_the_chain_from_the_digest_of_its_last_stage(tmp_path: Path):
