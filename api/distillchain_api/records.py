@@ -28,6 +28,11 @@ EXAMPLES = 20
 EXAMPLE_CHARS = 500  # of each text; what is longer is cut
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of such a file. Not splitlines(), which also breaks at U+2028, U+2029 and U+0085 within texts."""
+    return [line for line in text.split("\n") if line]
+
+
 class HistoryPoint(Document):
     """Where training stood: a mean loss, or a measurement at the end of an epoch."""
 

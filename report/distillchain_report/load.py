@@ -25,6 +25,7 @@ from distillchain_api.records import (
     Example,
     HistoryPoint,
     Prediction,
+    lines_of,
 )
 from distillchain_api.status import StagePhase
 
@@ -212,7 +213,7 @@ class _Files:
         """The lines of a file, or None: then `missing` says what a report lacks `without` it (empty: nothing)."""
         try:
             content = self._read(name)
-            return [kind.parse(line) for line in content.decode().splitlines()]
+            return [kind.parse(line) for line in lines_of(content.decode())]
         except (Unreadable, BadDocument, UnicodeDecodeError) as error:
             why = str(error).splitlines()[0]
             if without:

@@ -159,6 +159,17 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, damage: object, wa
     assert report.stages[2].history
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_ends_with_the_line_feed_alone(tmp_path: Path, mark: str):
+    text = f"a film{mark}of quiet charm"
+
+    report = a_report(tmp_path, text=text, labels=[f"negative{mark}", "positive"])
+
+    assert report.missing == []
+    assert {found.text and found.text[0] for found in report.differences} == {text}
+    assert report.confusion is not None
+
+
 def test_a_damaged_manifest_is_named_and_the_rest_reported(tmp_path: Path):
     relay = Relay()
     write_relay(tmp_path, relay)
