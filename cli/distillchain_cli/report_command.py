@@ -94,6 +94,8 @@ def report_text(
         chain, status = read_chain(target, overrides=overrides, storage=storage), ChainStatus()
     else:
         chain, status = _chain_on_cluster(target, storage=storage, overrides=overrides, fetch_chain=fetch_chain)
+    if status.stages or storage is not None:
+        _check_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
     return _render(plan, _wanted(plan, status), form)
 
@@ -167,10 +169,9 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
     chain = plan.chain
     try:
         store = _open_store(chain.spec.storage)
-        stages = [
-            _held_to_gate(store.uri, planned, stage)
-            for planned, stage in zip(plan.stages, load_stages(store, wanted), strict=True)
-        ]
+        loaded = load_stages(store, wanted)
+        _check_store(store.uri, loaded)
+        stages = [_held_to_gate(store.uri, planned, stage) for planned, stage in zip(plan.stages, loaded, strict=True)]
     except TrainerError as error:
         raise RunFailed(str(error)) from error
     report = build_report(
@@ -182,6 +183,24 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
         metric=chain.spec.task.metric,
     )
     return render(report, Format(form.value))
+
+
+def _check_folder(uri: str) -> None:
+    """Of a chain that has run, or that a person has named. Raises: RunFailed when this machine does not have it."""
+    if uri.startswith("file://") and not Path(uri.removeprefix("file://")).is_dir():
+        raise RunFailed(
+            f"{uri} is not on this machine; mount that volume here, or name where its files are with --storage"
+        )
+
+
+def _check_store(uri: str, stages: list[LoadedStage]) -> None:
+    """Raises: RunFailed when nothing is there of a chain whose status knows commits."""
+    known = [stage for stage in stages if stage.wanted.phase == "Committed"]
+    if known and not any(stage.manifest or stage.missing for stage in stages):
+        raise RunFailed(
+            f"{uri} holds none of the {len(known)} stages that the chain's status calls committed: it is another "
+            "store, or was emptied; name the right one with --storage"
+        )
 
 
 def _held_to_gate(storage: str, planned: PlannedStage, stage: LoadedStage) -> LoadedStage:
