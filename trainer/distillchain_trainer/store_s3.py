@@ -23,6 +23,7 @@ from distillchain_trainer.errors import (
     StorageUnavailable,
     TrainerError,
 )
+from distillchain_trainer.redaction import without_userinfo
 from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ class S3Store:
                 ),
             )
         except (aws.BotoCoreError, ValueError) as error:
-            raise StorageDenied(f"spec.storage: {error}; correct it or the environment's AWS configuration") from error
-        self._endpoint = self._client.meta.endpoint_url
+            said = without_userinfo(str(error))
+            raise StorageDenied(f"spec.storage: {said}; correct it or the environment's AWS configuration") from error
+        self._endpoint = without_userinfo(self._client.meta.endpoint_url)
 
     def read(self, key: str) -> bytes:
         """See Store."""
