@@ -22,7 +22,14 @@ from distillchain_api.manifest import Manifest
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer.checkpoints import RESTORE
 from distillchain_trainer.data import key_of
-from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet, StopRequested
+from distillchain_trainer.errors import (
+    CheckpointCorrupt,
+    GateNotMet,
+    StopRequested,
+    StorageDenied,
+    StorageUnavailable,
+    TrainerError,
+)
 from distillchain_trainer.progress import Reporter
 from distillchain_trainer.run import run_stage
 from distillchain_trainer.signals import Signals
@@ -599,6 +606,28 @@ def test_of_two_trainers_one_commits_and_the_other_adopts(root: Path):
     assert manifest_of(root, order.digest).attempt == "rival"
     attempts = [path.name for path in root.glob(f"store/stages/{order.digest}/attempts/*")]
     assert attempts == ["rival"], "the loser's objects are gone"
+
+
+@pytest.mark.parametrize("fault", [StorageUnavailable("away"), StorageDenied("no right to delete")])
+def test_a_store_that_does_not_delete_fails_no_stage(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: TrainerError
+):
+    """`delete` stands in for a store that is away just then, or gives no right to delete: root may always."""
+
+    def refuse(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(FileStore, "delete", refuse)
+    order = an_order(root)
+    (root / "work").mkdir()
+
+    first = run_stage(order, attempt="late", folder=root / "work", reporter=Rival(order, root), signals=Signals())
+    again = run_here(order, root, attempt="again")
+
+    assert [(answer.attempt, answer.reused) for answer in (first, again)] == [("rival", True), ("rival", True)]
+    told = {vars(record)["objects"] for record in caplog.records if record.message.startswith("the store does not")}
+    stage = f"file://{root}/store/stages/{order.digest}"
+    assert told == {f"{stage}/resume/", f"{stage}/attempts/late/"}
 
 
 def test_a_work_order_that_cannot_be_read_ends_with_64(root: Path):

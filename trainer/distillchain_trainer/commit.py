@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import FileEntry, Manifest
 from distillchain_trainer.checkpoints import RESTORE, corrupt
-from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing, TrainerError
-from distillchain_trainer.store import Store, StoredObject
+from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_trainer.store import Store, StoredObject, discard
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +72,9 @@ def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> lis
             entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
         _check_arrived(store, prefix, entries)
     except BaseException:
-        with contextlib.suppress(TrainerError):  # what went wrong first is what a person must know
-            _delete_attempt(store, prefix)
+        discard(store, prefix + "/")
         raise
     return entries
-
-
-def _delete_attempt(store: Store, prefix: str) -> None:
-    store.delete([item.key for item in store.list_objects(prefix + "/")])
 
 
 def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
@@ -115,5 +109,5 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
         "another attempt was first; its commit is adopted",
         extra={"digest": winner.digest, "attempt": winner.attempt, "own_attempt": manifest.attempt},
     )
-    _delete_attempt(store, attempt_prefix(manifest.digest, manifest.attempt))
+    discard(store, attempt_prefix(manifest.digest, manifest.attempt) + "/")
     return winner

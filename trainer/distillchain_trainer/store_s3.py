@@ -175,7 +175,11 @@ class S3Store:
 
             def remove(some: list[dict[str, str]] = some) -> None:
                 # The stubs want their own TypedDict for {"Key": ...}.
-                self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})  # type: ignore[typeddict-item]
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})  # type: ignore[typeddict-item]
+                for error in answer.get("Errors", []):  # one refused key is no error of the whole request
+                    if error.get("Code") not in MISSING_CODES:
+                        code, words = error.get("Code", ""), error.get("Message", "")
+                        raise aws.ClientError({"Error": {"Code": code, "Message": words}}, "DeleteObjects")
 
             self._call(keys[start], remove)
 
