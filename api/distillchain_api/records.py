@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distillchain_api.base import Document
+from distillchain_api.base import Record
 from distillchain_api.manifest import SplitMetrics
 
 HISTORY_FILE = "history.jsonl"
@@ -33,7 +33,7 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
-class HistoryPoint(Document):
+class HistoryPoint(Record):
     """Where training stood: a mean loss, or a measurement at the end of an epoch."""
 
     step: Annotated[int, Field(ge=0)]
@@ -45,7 +45,7 @@ class HistoryPoint(Document):
     validation: SplitMetrics | None = None
 
 
-class Prediction(Document):
+class Prediction(Record):
     """One row as a model answered it."""
 
     row: Annotated[int, Field(ge=0)]
@@ -56,7 +56,7 @@ class Prediction(Document):
     """In the order of the task's labels."""
 
 
-class Example(Document):
+class Example(Record):
     """The text of one validation row."""
 
     row: Annotated[int, Field(ge=0)]

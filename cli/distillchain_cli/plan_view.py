@@ -76,12 +76,12 @@ def fetch_outlook(plan: Plan) -> list[Outlook]:
 
 def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outlook:
     from distillchain_trainer.commit import read_manifest
-    from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet
+    from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, GateNotMet
     from distillchain_trainer.run import check_gate
 
     try:
         manifest = read_manifest(store, stage.digest)
-    except CheckpointCorrupt as error:
+    except (CheckpointCorrupt, CheckpointInvalid) as error:
         return Outlook(stage, "fail", str(error))
     if manifest is not None:
         try:

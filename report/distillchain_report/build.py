@@ -140,11 +140,12 @@ def _standing(stage: LoadedStage) -> tuple[StandingOf, str | None]:
     wanted = stage.wanted
     if stage.manifest is not None:
         return ("Failed", wanted.message) if wanted.phase == "Failed" else ("Committed", None)
+    unreadable = stage.missing[0].removeprefix(f"{wanted.name}: ") if stage.missing else None
     if wanted.phase == "Committed":
-        return "Failed", "its commit is not in the store any more"
+        return "Failed", unreadable or "its commit is not in the store any more"
     message = wanted.message
     if message is None:
-        message = "not begun, or nothing saved yet"
+        message = unreadable or "not begun, or nothing saved yet"
         if stage.saved:
             message = f"its state at step {stage.saved[0]} of {stage.saved[1]} is saved; it goes on from there"
     return wanted.phase or "Pending", message

@@ -16,7 +16,7 @@ from distillchain_api.base import Document
 from distillchain_api.digests import sha256_of
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.manifest import Manifest
+from distillchain_api.manifest import Manifest, OtherContract, parse_manifest
 from distillchain_api.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
@@ -122,7 +122,11 @@ def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:
     if key not in _keys(store, key):
         return None
     try:
-        manifest = Manifest.parse(store.read(key))
+        manifest = parse_manifest(store.read(key))
+    except OtherContract as error:
+        raise Unreadable(
+            f"{store.uri}/{key} was made by another release ({error}); make the report with that release"
+        ) from error
     except (BadDocument, UnicodeDecodeError) as error:
         raise Unreadable(f"{store.uri}/{key} cannot be read ({str(error).splitlines()[0]})") from error
     if manifest.digest != digest:

@@ -161,6 +161,17 @@ def test_a_store_that_has_nothing_of_a_chain_that_succeeded_is_another_one(tmp_p
     )
 
 
+def test_plan_would_fail_at_a_manifest_of_another_release(chain_file: Path):
+    for path in chain_file.parent.glob("store/stages/*/manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"contract": 2}))
+
+    done = distillchain("plan", "chain.yaml", "-o", "json", cwd=chain_file.parent)
+
+    first = json.loads(done.stdout)["stages"][0]
+    assert first["action"] == "fail"
+    assert "was made by another release (its contract is 2, this release reads 1)" in first["why"]
+
+
 @pytest.mark.cluster
 @pytest.mark.xdist_group("cli")
 def test_a_failed_chain_of_the_cluster_is_reported_from_its_bucket(

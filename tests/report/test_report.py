@@ -7,13 +7,14 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE
+from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, HistoryPoint
 from distillchain_report.build import build_report
-from distillchain_report.load import Unreadable, WantedStage, load_stages, walk_back
+from distillchain_report.load import Unreadable, WantedStage, load_stages, read_manifest, walk_back
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render, render_html, render_markdown
 from distillchain_trainer.store_file import FileStore
@@ -182,6 +183,43 @@ def test_a_damaged_manifest_is_named_and_the_rest_reported(tmp_path: Path):
     assert report.last.name == "tiny"
     assert "femto" in report.missing[0]
     assert "manifest.json cannot be read" in report.missing[0]
+
+
+def test_what_a_newer_release_has_added_is_passed_over(tmp_path: Path):
+    relay = Relay()
+    store = write_relay(tmp_path, relay)
+    before = report_of(tmp_path, relay)
+    manifest = json.loads((tmp_path / "stages" / digest_of("femto") / "manifest.json").read_text())
+    run, student = manifest["run"] | {"newFact": 1}, manifest["student"] | {"newFact": {"a": [1]}}
+
+    rewrite_manifest(tmp_path, "femto", run=run, student=student, newFact="x")
+
+    assert report_of(tmp_path, relay) == before
+    assert HistoryPoint.parse('{"step":1,"epoch":0.5,"newFact":1}') == HistoryPoint(step=1, epoch=0.5)
+    assert read_manifest(store, digest_of("femto")) is not None
+
+
+@pytest.mark.parametrize(
+    "phase, want",
+    [(None, "Not finished: 2 of 3 stages committed; femto: "), ("Committed", "Failed at femto (no class) with 2 of 3")],
+)
+def test_a_manifest_of_another_contract_is_told_to_be_of_another_release(
+    tmp_path: Path, phase: Literal["Committed"] | None, want: str
+):
+    write_relay(tmp_path, Relay())
+    rewrite_manifest(tmp_path, "femto", contract=2, student="in another form")
+    relay = Relay(names=["mini", "tiny"], waiting=[WantedStage("femto", digest_of("femto"), phase=phase)])
+
+    report = report_of(tmp_path, relay)
+
+    place = f"file://{tmp_path}/stages/{digest_of('femto')}/manifest.json"
+    told = (
+        f"{place} was made by another release (its contract is 2, this release reads 1); make the report with that "
+        "release"
+    )
+    assert report.missing == [f"femto: {told}"]
+    assert report.verdict.startswith(want)
+    assert told in report.verdict
 
 
 def test_other_validation_rows_are_never_compared(tmp_path: Path):

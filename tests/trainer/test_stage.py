@@ -24,6 +24,7 @@ from distillchain_trainer.checkpoints import RESTORE
 from distillchain_trainer.data import key_of
 from distillchain_trainer.errors import (
     CheckpointCorrupt,
+    CheckpointInvalid,
     GateNotMet,
     StopRequested,
     StorageDenied,
@@ -230,6 +231,32 @@ def test_a_store_that_was_moved_is_as_good(root: Path):
     assert found.checkpoint.startswith(f"file://{root}/moved/stages/")
     assert Path(found.checkpoint[7:], "config.json").is_file()
     assert taught.teacher is not None
+
+
+def test_a_manifest_of_a_newer_release_is_adopted(root: Path):
+    order = an_order(root)
+    run_here(order, root)
+    path = root / f"store/stages/{order.digest}/manifest.json"
+    manifest = read_json(path)
+    manifest["run"]["newFact"] = 1
+    path.write_text(json.dumps({**manifest, "newFact": "x"}))
+
+    assert run_here(order, root, attempt="again").reused
+
+
+def test_a_manifest_of_another_contract_is_never_called_corrupt(root: Path):
+    order = an_order(root)
+    path = root / f"store/stages/{order.digest}/manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"contract": 2, "digest": order.digest, "student": "in another form"}))
+
+    with pytest.raises(CheckpointInvalid) as failure:
+        run_here(order, root)
+
+    assert str(failure.value) == (
+        f"file://{path} was made by another release (its contract is 2, this release reads 1); its checkpoint is good: "
+        "use an image of that release"
+    )
 
 
 def test_a_cut_manifest_is_named(root: Path):

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.manifest import FileEntry, Manifest
+from distillchain_api.manifest import FileEntry, Manifest, OtherContract, parse_manifest
 from distillchain_trainer.checkpoints import RESTORE, corrupt
-from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing
 from distillchain_trainer.store import Store, StoredObject, discard
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def manifest_key(digest: str) -> str:
 def read_manifest(store: Store, digest: str) -> Manifest | None:
     """The commit of a stage with its checkpoint where it lies now, None when it is not committed.
 
-    Raises: CheckpointCorrupt when it cannot be read or is another stage's.
+    Raises: CheckpointCorrupt when it cannot be read or is another stage's, CheckpointInvalid when it is of a release
+        with another contract.
     """
     try:
         content = store.read(manifest_key(digest))
@@ -33,7 +34,11 @@ def read_manifest(store: Store, digest: str) -> Manifest | None:
         return None
     where = f"{store.uri}/{manifest_key(digest)}"
     try:
-        manifest = Manifest.parse(content)
+        manifest = parse_manifest(content)
+    except OtherContract as error:
+        raise CheckpointInvalid(
+            f"{where} was made by another release ({error}); its checkpoint is good: use an image of that release"
+        ) from error
     except (BadDocument, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
         raise CheckpointCorrupt(
