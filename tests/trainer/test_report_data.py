@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,9 @@ from distillchain_api.records import (
 from distillchain_api.workorder import KEEP_TEXTS_ENV, WorkOrder
 from distillchain_operator.plan import build_plan
 from distillchain_report.load import walk_back
+from distillchain_trainer import stage
 from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
+from distillchain_trainer.evaluate import Measurement
 from distillchain_trainer.history import History
 from distillchain_trainer.store_file import FileStore
 from trainer.parts import SMALL_BERT, a_chain_document, an_order, run_here, sentences
@@ -94,6 +98,22 @@ def test_a_stage_keeps_its_losses_and_what_every_epoch_reached(root: Path):
     rates = [point.learning_rate or 0.0 for point in losses]
     assert rates == sorted(rates, reverse=True)
     assert 0 <= rates[-1] < rates[0] < 0.01
+
+
+def test_the_seconds_in_models_hold_every_measurement(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """A measurement is told to have taken 1000 s, against which all else is nothing."""
+    real = stage.measure
+
+    def slow(*arguments: Any, **more: Any) -> Measurement:
+        return replace(real(*arguments, **more), elapsed_s=1000.0)
+
+    monkeypatch.setattr(stage, "measure", slow)
+    order = an_order(root, training={"epochs": 3})
+
+    run_here(order, root)
+
+    (manifest,) = walk_back(FileStore(f"file://{root}/store"), order.digest)
+    assert manifest.run.model_s // 1000 == 1 + 3, "the teacher, and the student after each epoch"
 
 
 @pytest.mark.parametrize("looks", [pytest.param(15, id="within an epoch"), pytest.param(10, id="at its end")])
