@@ -147,7 +147,7 @@ def _standing(stage: LoadedStage) -> tuple[StandingOf, str | None]:
     if message is None:
         message = unreadable or "not begun, or nothing saved yet"
         if stage.saved:
-            message = f"its state at step {stage.saved[0]} of {stage.saved[1]} is saved; it goes on from there"
+            message = f"a state at step {stage.saved[0]} of {stage.saved[1]} is saved"
     return wanted.phase or "Pending", message
 
 

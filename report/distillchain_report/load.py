@@ -3,6 +3,7 @@ guessed, and the rest is still read."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ class LoadedStage:
 
     Attributes:
         manifest: None: not committed.
-        saved: step and last step of the newest resumable state, of a stage that is not committed.
+        saved: the latest step of which a state is saved, and the last step of all; of a stage that is not committed.
         texts: of a few validation rows, by row.
         missing: a sentence for each thing that a report would have shown.
     """
@@ -262,15 +263,14 @@ def _predictions(files: _Files, name: str, without: str = "") -> Predictions | N
 
 
 def _saved(store: ReadableStore, digest: str) -> tuple[int, int] | None:
-    """Where the newest resumable state stands; it is only told, so one that cannot be read is passed over."""
-    indices = sorted(key for key in _keys(store, f"stages/{digest}/resume/") if key.endswith("/index.json"))
-    if not indices:
-        return None
-    try:
-        index = json.loads(store.read(indices[-1]))
-        return int(index["step"]), int(index["of"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    """Where the resumable state of the latest step stands; one that cannot be read is passed over."""
+    found = []
+    for key in _keys(store, f"stages/{digest}/resume/"):
+        if key.endswith("/index.json"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                index = json.loads(store.read(key))
+                found.append((int(index["step"]), int(index["of"])))
+    return max(found, default=None)
 
 
 def _keys(store: ReadableStore, prefix: str) -> set[str]:

@@ -266,13 +266,16 @@ def test_a_stage_on_a_cpu_takes_no_gpu_hours(tmp_path: Path):
 def test_the_saved_state_of_a_running_stage_is_told(tmp_path: Path):
     relay = Relay(names=["mini"], accuracies=[0.93, 0.9], waiting=[PENDING])
     write_relay(tmp_path, relay)
-    state = tmp_path / "stages" / PENDING.digest / "resume" / "000000300-a1-abc"
-    state.mkdir(parents=True)
-    (state / "index.json").write_text(json.dumps({"step": 300, "of": 900, "elapsedS": 1}))
+    for source, step in (("0a", 300), ("0b", 800), ("f0", 100)):
+        state = tmp_path / "stages" / PENDING.digest / "resume" / f"{source}-{step:09d}-a1-abc"
+        state.mkdir(parents=True)
+        (state / "index.json").write_text(json.dumps({"step": step, "of": 900, "elapsedS": 1}))
+    (state / "index.json").with_name("broken").mkdir()
+    (state / "broken" / "index.json").write_text("{")
 
     report = report_of(tmp_path, relay)
 
-    assert report.stages[1].message == "its state at step 300 of 900 is saved; it goes on from there"
+    assert report.stages[1].message == "a state at step 800 of 900 is saved"
 
 
 def test_a_commit_that_the_status_knows_and_the_store_lacks_is_a_failure(tmp_path: Path):

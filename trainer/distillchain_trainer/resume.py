@@ -1,7 +1,8 @@
-"""Resumable training state in the store: files first, a small index with their sha256 last, the newest two kept.
+"""Resumable training state in the store: files first, a small index with their sha256 last.
 
 What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
-train the same stage cannot mix theirs; and by what the student is trained from: a digest holds URIs, not contents.
+train the same stage cannot mix theirs; and by what the student is trained from (a digest holds URIs, not contents), of
+each of which the newest two are kept.
 """
 
 from __future__ import annotations
