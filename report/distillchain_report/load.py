@@ -80,11 +80,13 @@ class Predictions:
     Attributes:
         truth, predicted: class indices [rows].
         logits: [rows, classes], in the order of the task.
+        rows_sha256: of the rows, texts and labels; predictions are compared on the same rows alone.
     """
 
     truth: NDArray[np.int64]
     predicted: NDArray[np.int64]
     logits: NDArray[np.float32]
+    rows_sha256: str
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ def _predictions(files: _Files, name: str, without: str = "") -> Predictions | N
         truth=np.array([index[line.label] for line in lines], dtype=np.int64),
         predicted=np.array([index[line.predicted] for line in lines], dtype=np.int64),
         logits=np.array([line.logits for line in lines], dtype=np.float32),
+        rows_sha256=files.manifest.data["validation"].sha256,
     )
 
 

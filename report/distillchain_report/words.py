@@ -139,8 +139,9 @@ def _result(report: Report) -> str:
             f"always answering the most frequent class ({share(report.most_frequent.value)})."
         )
     if student.retention is None:
+        what = "is fine-tuned" if student is root else "cannot be held against the teacher"
         return (
-            f"{last.name} is fine-tuned: {metric} {share(student.metric.value)}{_within(share_range(student.metric))} "
+            f"{last.name} {what}: {metric} {share(student.metric.value)}{_within(share_range(student.metric))} "
             f"with {count(student.parameters)} parameters."
         )
     verb = "keeps" if student.retention.value < 1 else "reaches"

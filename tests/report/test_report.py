@@ -238,6 +238,42 @@ def test_other_validation_rows_are_never_compared(tmp_path: Path):
     assert report.stages[1].against_teacher is not None
 
 
+def test_texts_that_were_replaced_in_place_are_never_compared(tmp_path: Path):
+    """The labels are the same, and so is their number."""
+    relay = Relay()
+    write_relay(tmp_path, relay)
+    manifest = json.loads((tmp_path / "stages" / digest_of("femto") / "manifest.json").read_text())
+    replaced = manifest["data"]["validation"] | {"sha256": digest_of("other rows")}
+    rewrite_manifest(tmp_path, "femto", data=manifest["data"] | {"validation": replaced})
+
+    report = report_of(tmp_path, relay)
+
+    assert report.missing == ["femto: it was measured on other validation rows than the root teacher; not compared"]
+    assert (report.against_root, report.differences) == (None, [])
+    assert report.verdict == (
+        "femto cannot be held against the teacher: accuracy 0.830 (95 % interval 0.804–0.854) with 4.5 M parameters."
+    )
+    kept = [stage.model.retention for stage in report.stages if stage.model]
+    assert [each is None for each in kept] == [False, False, True]
+    assert report.stages[2].against_teacher is not None, "with its own teacher, measured beside it"
+    assert report.missing[0] in Page(render_html(report)).words
+
+
+def test_a_teacher_that_was_trained_anew_is_not_the_one_that_taught(tmp_path: Path):
+    relay = Relay(files=[HISTORY_FILE, PREDICTIONS_FILE])
+    write_relay(tmp_path, relay)
+    manifest = json.loads((tmp_path / "stages" / digest_of("mini") / "manifest.json").read_text())
+    rewrite_manifest(tmp_path, "mini", student=manifest["student"] | {"revision": "sha256:" + "a" * 64})
+
+    report = report_of(tmp_path, relay)
+
+    taught_by = digest_of("weights 1")[:12]
+    want = f"tiny: other weights of mini have taught it (sha256:{taught_by}) than are committed now (sha256:{'a' * 12})"
+    assert want in report.missing
+    assert report.stages[1].against_teacher is None
+    assert report.stages[2].against_teacher is not None
+
+
 def test_without_its_own_copy_a_stage_is_compared_with_the_stage_before(tmp_path: Path):
     whole = a_report(tmp_path / "whole")
     older = a_report(tmp_path / "older", files=[HISTORY_FILE, PREDICTIONS_FILE])

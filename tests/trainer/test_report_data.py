@@ -184,6 +184,7 @@ def test_the_last_stage_alone_writes_the_report_and_it_shows_the_whole_chain(roo
     assert "Training of mini" in page
     assert "Training of tiny" in page
     assert "Where teacher and tiny differ most" in page
+    assert "What this report lacks" not in page
     texts = [text for text, _ in sentences(60, 2)]
     assert sum(f"<div>{text}</div>" in page for text in texts) == EXAMPLES, "rows where the root teacher differs"
 
