@@ -1,4 +1,4 @@
-"""The base of every document: frozen, camelCase outside, snake_case inside, unknown fields refused."""
+"""The bases of every document: frozen, camelCase outside, snake_case inside; unknown fields are refused or ignored."""
 
 from __future__ import annotations
 
@@ -46,3 +46,9 @@ class Document(BaseModel):
     def to_json(self) -> str:
         """One line of compact JSON."""
         return json.dumps(self.to_document(), separators=(",", ":"), ensure_ascii=False)
+
+
+class Record(Document):
+    """What is kept in the store and may be of another release: fields that this one does not know are ignored."""
+
+    model_config = ConfigDict(extra="ignore")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from distillchain_api.base import Document
+from distillchain_api import CONTRACT_VERSION
+from distillchain_api.base import Record
+from distillchain_api.faults import BadDocument, Fault
 from distillchain_api.workorder import Digest
 
 METRICS = ("accuracy", "macroF1")
@@ -22,14 +25,14 @@ SplitMetrics = Annotated[dict[str, float], AfterValidator(_both)]
 """accuracy and macroF1, shares from 0 to 1."""
 
 
-class Metrics(Document):
+class Metrics(Record):
     """What was measured, split by split."""
 
     validation: SplitMetrics
     test: SplitMetrics | None = None
 
 
-class FileEntry(Document):
+class FileEntry(Record):
     """One file of the checkpoint, relative to the attempt's folder."""
 
     path: str
@@ -37,7 +40,7 @@ class FileEntry(Document):
     sha256: Digest
 
 
-class ModelFacts(Document):
+class ModelFacts(Record):
     """A model as it was measured in this stage."""
 
     source: str
@@ -55,7 +58,7 @@ class ModelFacts(Document):
     """Forward passes of whole texts, measured on validation."""
 
 
-class SplitFacts(Document):
+class SplitFacts(Record):
     """The rows of one split as they were read."""
 
     rows: int
@@ -63,7 +66,7 @@ class SplitFacts(Document):
     """Over the texts and labels in order."""
 
 
-class RunFacts(Document):
+class RunFacts(Record):
     """How the training went."""
 
     started_at: str
@@ -82,7 +85,7 @@ class RunFacts(Document):
     """Went on from an earlier attempt's state."""
 
 
-class Manifest(Document):
+class Manifest(Record):
     """A committed stage."""
 
     contract: Literal[1] = 1
@@ -108,3 +111,28 @@ class Manifest(Document):
     """Versions and device."""
     committed_at: str
     """RFC 3339, UTC."""
+
+
+class OtherContract(BadDocument):
+    """A manifest of a release with another contract: good, but not for this one to read."""
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """A manifest from the store. Raises: OtherContract; BadDocument when it is none."""
+    try:
+        return Manifest.parse(content)
+    except BadDocument as error:
+        contract = _contract_of(content)
+        if contract in (None, CONTRACT_VERSION):
+            raise
+        fault = Fault("", f"its contract is {contract}, this release reads {CONTRACT_VERSION}")
+        raise OtherContract(error.source, [fault]) from error
+
+
+def _contract_of(content: bytes) -> int | None:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    contract = document.get("contract") if isinstance(document, dict) else None
+    return contract if isinstance(contract, int) else None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distillchain_api.base import Document
+from distillchain_api.base import Record
 from distillchain_api.manifest import SplitMetrics
 
 HISTORY_FILE = "history.jsonl"
@@ -28,7 +28,12 @@ EXAMPLES = 20
 EXAMPLE_CHARS = 500  # of each text; what is longer is cut
 
 
-class HistoryPoint(Document):
+def lines_of(text: str) -> list[str]:
+    """The lines of such a file. Not splitlines(), which also breaks at U+2028, U+2029 and U+0085 within texts."""
+    return [line for line in text.split("\n") if line]
+
+
+class HistoryPoint(Record):
     """Where training stood: a mean loss, or a measurement at the end of an epoch."""
 
     step: Annotated[int, Field(ge=0)]
@@ -40,7 +45,7 @@ class HistoryPoint(Document):
     validation: SplitMetrics | None = None
 
 
-class Prediction(Document):
+class Prediction(Record):
     """One row as a model answered it."""
 
     row: Annotated[int, Field(ge=0)]
@@ -51,7 +56,7 @@ class Prediction(Document):
     """In the order of the task's labels."""
 
 
-class Example(Document):
+class Example(Record):
     """The text of one validation row."""
 
     row: Annotated[int, Field(ge=0)]

@@ -76,12 +76,12 @@ def fetch_outlook(plan: Plan) -> list[Outlook]:
 
 def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outlook:
     from distillchain_trainer.commit import read_manifest
-    from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet
+    from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, GateNotMet
     from distillchain_trainer.run import check_gate
 
     try:
         manifest = read_manifest(store, stage.digest)
-    except CheckpointCorrupt as error:
+    except (CheckpointCorrupt, CheckpointInvalid) as error:
         return Outlook(stage, "fail", str(error))
     if manifest is not None:
         try:
@@ -91,7 +91,7 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
         return Outlook(stage, "reuse", "committed in the store", manifest.checkpoint)
     why = "not in the store"
     if store.list_objects(f"stages/{stage.digest}/resume/"):
-        why += "; goes on from its saved state"
+        why += "; goes on from its saved state, if rows, teacher and start are as they were"
     elif before and before[-1].action == "train":
         why += f"; after {before[-1].stage.name}"
     return Outlook(stage, "train", why)

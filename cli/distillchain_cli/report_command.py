@@ -1,13 +1,14 @@
 """`distillchain report`: a chain's report from what is in its store. Changes nothing there.
 
-What is a file is a chain file, whose store alone tells how it went; anything else is the name of a chain on the
-cluster, whose spec names the store and whose status tells why a stage failed. S3 credentials are the user's own.
+What is a file is a chain file, whose store and gates alone tell how it went; anything else is the name of a chain on
+the cluster, whose spec names the store and whose status tells why a stage failed. S3 credentials are the user's own.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillchain_api.chain import DistillationChain, Storage, parse_chain
+from distillchain_api.failures import FailureClass
 from distillchain_api.records import REPORT_FILE
 from distillchain_api.status import ChainStatus
 from distillchain_cli.cluster_commands import connect
@@ -24,11 +26,11 @@ from distillchain_cli.errors import BadInput, RunFailed, require_extra
 from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Verbose
 from distillchain_cli.options import Storage as StorageOption
 from distillchain_cli.printing import result, talk
-from distillchain_operator.plan import Plan, build_plan
+from distillchain_operator.plan import Plan, PlannedStage, build_plan
 from distillchain_operator.status import timestamp
 
 if TYPE_CHECKING:
-    from distillchain_report.load import WantedStage
+    from distillchain_report.load import LoadedStage, WantedStage
     from distillchain_trainer.store import Store
 
 app = typer.Typer()
@@ -92,6 +94,8 @@ def report_text(
         chain, status = read_chain(target, overrides=overrides, storage=storage), ChainStatus()
     else:
         chain, status = _chain_on_cluster(target, storage=storage, overrides=overrides, fetch_chain=fetch_chain)
+    if status.stages or storage is not None:
+        _check_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
     return _render(plan, _wanted(plan, status), form)
 
@@ -165,7 +169,9 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
     chain = plan.chain
     try:
         store = _open_store(chain.spec.storage)
-        stages = load_stages(store, wanted)
+        loaded = load_stages(store, wanted)
+        _check_store(store.uri, loaded)
+        stages = [_held_to_gate(store.uri, planned, stage) for planned, stage in zip(plan.stages, loaded, strict=True)]
     except TrainerError as error:
         raise RunFailed(str(error)) from error
     report = build_report(
@@ -177,6 +183,42 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
         metric=chain.spec.task.metric,
     )
     return render(report, Format(form.value))
+
+
+def _check_folder(uri: str) -> None:
+    """Of a chain that has run, or that a person has named. Raises: RunFailed when this machine does not have it."""
+    if uri.startswith("file://") and not Path(uri.removeprefix("file://")).is_dir():
+        raise RunFailed(
+            f"{uri} is not on this machine; mount that volume here, or name where its files are with --storage"
+        )
+
+
+def _check_store(uri: str, stages: list[LoadedStage]) -> None:
+    """Raises: RunFailed when nothing is there of a chain whose status knows commits."""
+    known = [stage for stage in stages if stage.wanted.phase == "Committed"]
+    if known and not any(stage.manifest or stage.missing for stage in stages):
+        raise RunFailed(
+            f"{uri} holds none of the {len(known)} stages that the chain's status calls committed: it is another "
+            "store, or was emptied; name the right one with --storage"
+        )
+
+
+def _held_to_gate(storage: str, planned: PlannedStage, stage: LoadedStage) -> LoadedStage:
+    """A committed stage of which no status tells, as its trainer would judge it: by its gate as it stands now."""
+    from distillchain_trainer.commit import attempt_prefix
+    from distillchain_trainer.errors import GateNotMet
+    from distillchain_trainer.run import check_gate
+
+    manifest = stage.manifest
+    if manifest is None or stage.wanted.phase is not None:
+        return stage
+    kept = f"its checkpoint is {storage}/{attempt_prefix(manifest.digest, manifest.attempt)}"
+    try:
+        check_gate(planned.work_order, manifest.student, manifest.teacher, kept=kept)
+    except GateNotMet as error:
+        wanted = replace(stage.wanted, phase="Failed", message=str(error), failure_class=FailureClass.GATE_NOT_MET)
+        return replace(stage, wanted=wanted)
+    return stage
 
 
 def _open_store(storage: Storage) -> Store:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from distillchain_api.chain import TEACHER_STAGE, Metric
 from distillchain_api.manifest import Manifest, ModelFacts
 from distillchain_report import statistics
-from distillchain_report.load import LoadedStage, Predictions
+from distillchain_report.load import LoadedStage, Predictions, manifests_digest
 from distillchain_report.model import (
     ClassReport,
     Difference,
@@ -23,7 +24,7 @@ from distillchain_report.model import (
     StandingOf,
     Totals,
 )
-from distillchain_report.words import verdict
+from distillchain_report.words import short, verdict
 
 METRICS: tuple[Metric, ...] = ("accuracy", "macroF1")
 SPLITS = ("train", "validation", "test")
@@ -47,12 +48,10 @@ def build_report(
     committed = [stage for stage in stages if stage.manifest]
     task = committed[-1].manifest.recipe.get("task") if committed and committed[-1].manifest else None
     metric = task.get("metric", metric) if task else metric
-    root, root_predictions = _root(stages, metric)
+    root = _root(stages, metric)
     teachers = [None, *stages[:-1]]
-    parts = [
-        _stage(stage, before, root, root_predictions, metric, chain)
-        for stage, before in zip(stages, teachers, strict=True)
-    ]
+    parts = [_stage(stage, before, root, metric, chain) for stage, before in zip(stages, teachers, strict=True)]
+    root_predictions = root.predictions if root else None
     last = committed[-1] if committed else None
     compared = last.student if last and _is_student(last) else None
     if not _same_rows(compared, root_predictions):
@@ -64,13 +63,14 @@ def build_report(
         generated_at=generated_at,
         distillchain=version,
         storage=storage,
+        manifests=manifests_digest([stage.manifest for stage in stages if stage.manifest]),
         outcome=_outcome(parts),
         verdict="",
         metric=metric,
         task=task,
         rows=_rows(last.manifest) if last and last.manifest else {},
         most_frequent=_most_frequent(metric, student) if student else None,
-        root=root,
+        root=root.model if root else None,
         stages=parts,
         against_root=_pairing(root_predictions, compared),
         labels=labels,
@@ -78,7 +78,11 @@ def build_report(
         classes=_classes(student, labels) if student else [],
         differences=_differences(root_predictions, compared, labels, last.texts) if last else [],
         totals=_totals(parts),
-        missing=[sentence for stage in stages for sentence in stage.missing],
+        missing=[
+            sentence
+            for stage, before in zip(stages, teachers, strict=True)
+            for sentence in [*stage.missing, *_breaks(stage, before, root)]
+        ],
     )
     return report.model_copy(update={"verdict": verdict(report)})
 
@@ -87,22 +91,56 @@ def _is_student(stage: LoadedStage) -> bool:
     return stage.manifest is not None and stage.manifest.teacher is not None
 
 
-def _root(stages: Sequence[LoadedStage], metric: Metric) -> tuple[ModelReport | None, Predictions | None]:
+@dataclass(frozen=True)
+class _Root:
+    """The root teacher, and the sha256 of the validation rows that it was measured on."""
+
+    model: ModelReport
+    predictions: Predictions | None
+    rows_sha256: str
+
+
+def _root(stages: Sequence[LoadedStage], metric: Metric) -> _Root | None:
     """The teacher that stands at the top, as the first stage measured it; or stage zero's result."""
     first = stages[0]
     if first.manifest is None:
-        return None, None
+        return None
     facts, predictions = first.manifest.teacher, first.teacher
     if facts is None:
         facts, predictions = first.manifest.student, first.student
-    return _model(TEACHER_STAGE, facts, predictions, first.manifest, metric, pretrained=None), predictions
+    model = _model(TEACHER_STAGE, facts, predictions, first.manifest, metric, pretrained=None)
+    return _Root(model, predictions, first.manifest.data["validation"].sha256)
+
+
+def _has_taught(before: LoadedStage, manifest: Manifest) -> bool:
+    """The stage before, as it is committed now, is the one that taught this stage."""
+    taught_by = manifest.teacher
+    return (
+        before.manifest is not None and taught_by is not None and before.manifest.student.revision == taught_by.revision
+    )
+
+
+def _breaks(stage: LoadedStage, before: LoadedStage | None, root: _Root | None) -> list[str]:
+    """Where a stage does not follow from what is committed before it: that was trained anew, or data was replaced."""
+    manifest, found = stage.manifest, []
+    if manifest is None:
+        return []
+    if before and before.manifest and manifest.teacher and not _has_taught(before, manifest):
+        found.append(
+            f"{stage.wanted.name}: other weights of {before.wanted.name} have taught it "
+            f"({short(manifest.teacher.revision)}) than are committed now ({short(before.manifest.student.revision)})"
+        )
+    if root and manifest.data["validation"].sha256 != root.rows_sha256:
+        found.append(
+            f"{stage.wanted.name}: it was measured on other validation rows than the root teacher; not compared"
+        )
+    return found
 
 
 def _stage(
     stage: LoadedStage,
     before: LoadedStage | None,
-    root: ModelReport | None,
-    root_predictions: Predictions | None,
+    root: _Root | None,
     metric: Metric,
     chain: str,
 ) -> StageReport:
@@ -118,11 +156,13 @@ def _stage(
     )
     if manifest is None:
         return report
-    teacher = stage.teacher if stage.teacher or not before else before.student
-    model = root if manifest.teacher is None else None
+    teacher = stage.teacher
+    if teacher is None and before and _has_taught(before, manifest):
+        teacher = before.student
+    model = root.model if root and manifest.teacher is None else None
     if model is None:
         model = _model(wanted.name, manifest.student, stage.student, manifest, metric, pretrained=manifest.pretrained)
-        model = model.model_copy(update=_against_root(model, stage.student, root, root_predictions, metric))
+        model = model.model_copy(update=_against_root(model, stage.student, manifest, root, metric))
     return report.model_copy(
         update={
             "model": model,
@@ -135,17 +175,18 @@ def _stage(
 
 
 def _standing(stage: LoadedStage) -> tuple[StandingOf, str | None]:
-    """The store decides what is committed; the status, where there is one, tells of the rest."""
+    """The store decides what is committed; of the rest, and of a commit that may not be used, others have told."""
     wanted = stage.wanted
     if stage.manifest is not None:
-        return "Committed", None
+        return ("Failed", wanted.message) if wanted.phase == "Failed" else ("Committed", None)
+    unreadable = stage.missing[0].removeprefix(f"{wanted.name}: ") if stage.missing else None
     if wanted.phase == "Committed":
-        return "Failed", "its commit is not in the store any more"
+        return "Failed", unreadable or "its commit is not in the store any more"
     message = wanted.message
     if message is None:
-        message = "not begun, or nothing saved yet"
+        message = unreadable or "not begun, or nothing saved yet"
         if stage.saved:
-            message = f"its state at step {stage.saved[0]} of {stage.saved[1]} is saved; it goes on from there"
+            message = f"a state at step {stage.saved[0]} of {stage.saved[1]} is saved"
     return wanted.phase or "Pending", message
 
 
@@ -203,25 +244,30 @@ def _test(metric: Metric, value: float, manifest: Manifest) -> Estimate:
 def _against_root(
     model: ModelReport,
     predictions: Predictions | None,
-    root: ModelReport | None,
-    root_predictions: Predictions | None,
+    manifest: Manifest,
+    root: _Root | None,
     metric: Metric,
 ) -> dict[str, object]:
-    """What a student is beside the root teacher."""
-    if root is None or not root.metric.value:
+    """What a student is beside the root teacher; what it keeps only where both were measured on the same rows."""
+    if root is None:
         return {}
-    value = model.metric.value / root.metric.value
+    compression = root.model.parameters / model.parameters
+    if manifest.data["validation"].sha256 != root.rows_sha256 or not root.model.metric.value:
+        return {"compression": compression}
+    value = model.metric.value / root.model.metric.value
     retention = Estimate(value=value)
-    if predictions and root_predictions and _same_rows(predictions, root_predictions):
+    if predictions and root.predictions and _same_rows(predictions, root.predictions):
         low, high = statistics.retention_interval(
-            metric, predictions.truth, root_predictions.predicted, predictions.predicted
+            metric, predictions.truth, root.predictions.predicted, predictions.predicted
         )
         retention = Estimate(value=value, low=low, high=high)
-    return {"retention": retention, "compression": root.parameters / model.parameters}
+    return {"retention": retention, "compression": compression}
 
 
 def _same_rows(one: Predictions | None, other: Predictions | None) -> bool:
-    return one is not None and other is not None and np.array_equal(one.truth, other.truth)
+    if one is None or other is None:
+        return False
+    return one.rows_sha256 == other.rows_sha256 and np.array_equal(one.truth, other.truth)
 
 
 def _pairing(teacher: Predictions | None, student: Predictions | None) -> Pairing | None:

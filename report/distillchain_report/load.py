@@ -3,6 +3,7 @@ guessed, and the rest is still read."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.base import Document
+from distillchain_api.digests import sha256_of
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.manifest import Manifest
+from distillchain_api.manifest import Manifest, OtherContract, parse_manifest
 from distillchain_api.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
@@ -24,6 +26,7 @@ from distillchain_api.records import (
     Example,
     HistoryPoint,
     Prediction,
+    lines_of,
 )
 from distillchain_api.status import StagePhase
 
@@ -57,7 +60,8 @@ class WantedStage:
     """A stage of the chain as its plan and, where there is one, its status on the cluster know it.
 
     Attributes:
-        phase: None: there is no status; the store alone tells.
+        phase: None: there is no status; the store alone tells. Failed, of a committed stage too: its commit is damaged,
+            or misses its gate as it stands now.
         reused: found committed when the chain ran; None: not known.
     """
 
@@ -76,11 +80,13 @@ class Predictions:
     Attributes:
         truth, predicted: class indices [rows].
         logits: [rows, classes], in the order of the task.
+        rows_sha256: of the rows, texts and labels; predictions are compared on the same rows alone.
     """
 
     truth: NDArray[np.int64]
     predicted: NDArray[np.int64]
     logits: NDArray[np.float32]
+    rows_sha256: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class LoadedStage:
 
     Attributes:
         manifest: None: not committed.
-        saved: step and last step of the newest resumable state, of a stage that is not committed.
+        saved: the latest step of which a state is saved, and the last step of all; of a stage that is not committed.
         texts: of a few validation rows, by row.
         missing: a sentence for each thing that a report would have shown.
     """
@@ -119,7 +125,11 @@ def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:
     if key not in _keys(store, key):
         return None
     try:
-        manifest = Manifest.parse(store.read(key))
+        manifest = parse_manifest(store.read(key))
+    except OtherContract as error:
+        raise Unreadable(
+            f"{store.uri}/{key} was made by another release ({error}); make the report with that release"
+        ) from error
     except (BadDocument, UnicodeDecodeError) as error:
         raise Unreadable(f"{store.uri}/{key} cannot be read ({str(error).splitlines()[0]})") from error
     if manifest.digest != digest:
@@ -148,6 +158,11 @@ def walk_back(store: ReadableStore, digest: str) -> list[Manifest]:
 def wanted_of(manifests: Sequence[Manifest]) -> list[WantedStage]:
     """The stages of a chain of which nothing but the store is known."""
     return [WantedStage(manifest.stage, manifest.digest) for manifest in manifests]
+
+
+def manifests_digest(manifests: Sequence[Manifest]) -> str:
+    """Names the commits that a report was made of: sha256 over their manifests."""
+    return sha256_of([manifest.to_document() for manifest in manifests])
 
 
 def load_stages(store: ReadableStore, wanted: Sequence[WantedStage]) -> list[LoadedStage]:
@@ -205,7 +220,7 @@ class _Files:
         """The lines of a file, or None: then `missing` says what a report lacks `without` it (empty: nothing)."""
         try:
             content = self._read(name)
-            return [kind.parse(line) for line in content.decode().splitlines()]
+            return [kind.parse(line) for line in lines_of(content.decode())]
         except (Unreadable, BadDocument, UnicodeDecodeError) as error:
             why = str(error).splitlines()[0]
             if without:
@@ -246,19 +261,19 @@ def _predictions(files: _Files, name: str, without: str = "") -> Predictions | N
         truth=np.array([index[line.label] for line in lines], dtype=np.int64),
         predicted=np.array([index[line.predicted] for line in lines], dtype=np.int64),
         logits=np.array([line.logits for line in lines], dtype=np.float32),
+        rows_sha256=files.manifest.data["validation"].sha256,
     )
 
 
 def _saved(store: ReadableStore, digest: str) -> tuple[int, int] | None:
-    """Where the newest resumable state stands; it is only told, so one that cannot be read is passed over."""
-    indices = sorted(key for key in _keys(store, f"stages/{digest}/resume/") if key.endswith("/index.json"))
-    if not indices:
-        return None
-    try:
-        index = json.loads(store.read(indices[-1]))
-        return int(index["step"]), int(index["of"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    """Where the resumable state of the latest step stands; one that cannot be read is passed over."""
+    found = []
+    for key in _keys(store, f"stages/{digest}/resume/"):
+        if key.endswith("/index.json"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                index = json.loads(store.read(key))
+                found.append((int(index["step"]), int(index["of"])))
+    return max(found, default=None)
 
 
 def _keys(store: ReadableStore, prefix: str) -> set[str]:

@@ -93,7 +93,7 @@ class StageReport(Document):
     message: str | None = None
     failure_class: FailureClass | None = None
     model: ModelReport | None = None
-    """The committed student."""
+    """The committed student; of a failed stage too, where its commit is there."""
     run: Run | None = None
     against_teacher: Pairing | None = None
     """Against the stage's own teacher."""
@@ -150,6 +150,8 @@ class Report(Document):
     distillchain: str
     """Version that made this report."""
     storage: str
+    manifests: str
+    """sha256 over the manifests it was made of."""
     outcome: Outcome
     verdict: str
     metric: Metric

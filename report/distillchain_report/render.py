@@ -50,6 +50,7 @@ def render_html(report: Report) -> str:
         for each in (
             words.share, words.percent, words.share_range, words.percent_range, words.p_value, words.count, words.size,
             words.factor, words.duration, words.hours, words.rate, words.short, words.short_revisions, text_words,
+            failure_words,
         )
     }  # fmt: skip
     style = (resources.files("distillchain_report") / "templates" / "report.css").read_text(encoding="utf-8")
@@ -207,6 +208,11 @@ def run_note(stage: StageReport) -> str:
     return "; ".join(note for note, holds in notes.items() if holds)
 
 
+def failure_words(stage: StageReport | None) -> str:
+    """`Failed: GateNotMet`, or nothing."""
+    return ": ".join(filter(None, ("Failed", stage.failure_class))) if stage and stage.standing == "Failed" else ""
+
+
 def totals_words(report: Report) -> str:
     """Time of the chain and what of it was re-used."""
     totals = report.totals
@@ -219,16 +225,17 @@ def totals_words(report: Report) -> str:
 
 def _model_rows(report: Report) -> list[list[str]]:
     rows = []
-    standing = {stage.name: stage for stage in report.stages}
+    failed = {id(stage.model): stage for stage in report.stages if stage.model and stage.standing == "Failed"}
     for model in report.models:
         kept = model.retention
+        notes = ["new weights" if model.pretrained is False else "", failure_words(failed.get(id(model)))]
         rows.append([
-            model.name, "new weights" if model.pretrained is False else "", words.count(model.parameters),
+            model.name, "; ".join(filter(None, notes)), words.count(model.parameters),
             words.size(model.size_bytes), words.share(model.metric.value), words.share_range(model.metric),
             words.share(model.test.value if model.test else None), words.percent(kept.value if kept else None),
             words.percent_range(kept), words.factor(model.compression), words.rate(model.examples_per_second),
         ])  # fmt: skip
-    waiting = [stage for stage in standing.values() if stage.model is None]
+    waiting = [stage for stage in report.stages if stage.model is None]
     return rows + [[stage.name, stage.standing, *[""] * 9] for stage in waiting]
 
 

@@ -114,7 +114,7 @@ def _ending(report: Report) -> str:
     if report.outcome == "Succeeded":
         return ""
     done = f"{report.totals.committed} of {report.totals.stages} stages committed"
-    stopped = next(stage for stage in report.stages if stage.model is None)
+    stopped = next(stage for stage in report.stages if stage.standing != "Committed")
     if report.outcome == "Failed":
         stopped = next((stage for stage in report.stages if stage.standing == "Failed"), stopped)
         return f"Failed at {stopped.name} ({stopped.failure_class or 'no class'}) with {done}: {_sentence(stopped)}"
@@ -139,12 +139,13 @@ def _result(report: Report) -> str:
             f"always answering the most frequent class ({share(report.most_frequent.value)})."
         )
     if student.retention is None:
+        what = "is fine-tuned" if student is root else "cannot be held against the teacher"
         return (
-            f"{last.name} is fine-tuned: {metric} {share(student.metric.value)}{_within(share_range(student.metric))} "
+            f"{last.name} {what}: {metric} {share(student.metric.value)}{_within(share_range(student.metric))} "
             f"with {count(student.parameters)} parameters."
         )
     verb = "keeps" if student.retention.value < 1 else "reaches"
-    verb = verb if report.outcome == "Succeeded" else f"so far {verb}"
+    verb = verb if last is report.stages[-1] else f"so far {verb}"
     return (
         f"{last.name} {verb} {percent(student.retention.value)}{_within(percent_range(student.retention))} of the "
         f"teacher’s {metric} ({share(student.metric.value)} of {share(root.metric.value)}) with "

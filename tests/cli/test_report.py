@@ -17,6 +17,8 @@ from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_cli.documents import read_chain
+from distillchain_cli.errors import RunFailed
+from distillchain_cli.report_command import FetchChain, ReportFormat, report_text
 from distillchain_operator.plan import Plan, build_plan
 from report import stores
 from report.stores import Relay, write_relay
@@ -69,6 +71,23 @@ def test_an_edited_chain_is_half_done(chain_file: Path):
     assert [stage["standing"] for stage in report["stages"]] == ["Committed", "Pending"]
 
 
+def test_a_committed_stage_is_held_to_the_gate_of_the_chain_file(chain_file: Path):
+    edit = ("--set", "spec.stages[tiny].gate={minMetric: 0.99}")
+
+    done = distillchain("report", "chain.yaml", "-o", "json", *edit, cwd=chain_file.parent)
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["outcome"] == "Failed"
+    assert [stage.get("failureClass") for stage in report["stages"]] == [None, "GateNotMet"]
+    want = (
+        "Failed at tiny (GateNotMet) with 2 of 2 stages committed: stage tiny: accuracy 0.8498 is under "
+        "spec.stages[1].gate.minMetric 0.99; train it better or lower the gate: its checkpoint is "
+        f"file://{chain_file.parent}/store/stages/{report['stages'][1]['digest']}/attempts/a1. tiny keeps 91.4 %"
+    )
+    assert report["verdict"].startswith(want)
+
+
 def test_an_empty_store_makes_a_report_too(tmp_path: Path):
     write_chain(tmp_path)
 
@@ -103,6 +122,54 @@ def test_what_cannot_be_used_is_said(chain_file: Path, arguments: list[str], wan
     done = distillchain("report", *arguments, cwd=chain_file.parent)
 
     assert (done.returncode, done.stderr) == (2, want + "\n")
+
+
+def fetched(storage: str) -> FetchChain:
+    """A chain of the cluster that has succeeded."""
+    document = a_document("relay", storage={"uri": storage})
+    stages = build_plan(parse_chain(document)).stages
+    entries = [StageStatus(name=stage.name, digest=stage.digest, phase="Committed") for stage in stages]
+    status = ChainStatus(phase="Succeeded", stages=entries).to_document()
+    return lambda _name: {**document, "status": status}
+
+
+def test_a_volume_that_is_not_mounted_here_is_no_failed_chain(tmp_path: Path):
+    with pytest.raises(RunFailed) as failure:
+        report_text("relay", ReportFormat.JSON, storage=None, overrides=(), fetch_chain=fetched("file:///volume/a"))
+
+    want = "file:///volume/a is not on this machine; mount that volume here, or name where its files are with --storage"
+    assert str(failure.value) == want
+
+
+def test_a_mistyped_storage_is_no_chain_that_has_not_begun(chain_file: Path):
+    done = distillchain("report", "chain.yaml", "--storage", "file://./stroe", cwd=chain_file.parent)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"file://{chain_file.parent}/stroe is not on this machine; ")
+
+
+def test_a_store_that_has_nothing_of_a_chain_that_succeeded_is_another_one(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    storage = f"file://{tmp_path}/other"
+
+    with pytest.raises(RunFailed) as failure:
+        report_text("relay", ReportFormat.JSON, storage=storage, overrides=(), fetch_chain=fetched("s3://models/a"))
+
+    assert str(failure.value) == (
+        f"{storage} holds none of the 2 stages that the chain's status calls committed: it is another store, or was "
+        "emptied; name the right one with --storage"
+    )
+
+
+def test_plan_would_fail_at_a_manifest_of_another_release(chain_file: Path):
+    for path in chain_file.parent.glob("store/stages/*/manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"contract": 2}))
+
+    done = distillchain("plan", "chain.yaml", "-o", "json", cwd=chain_file.parent)
+
+    first = json.loads(done.stdout)["stages"][0]
+    assert first["action"] == "fail"
+    assert "was made by another release (its contract is 2, this release reads 1)" in first["why"]
 
 
 @pytest.mark.cluster

@@ -7,15 +7,28 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE
-from distillchain_report.load import Unreadable, WantedStage, walk_back
+from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, HistoryPoint
+from distillchain_report.build import build_report
+from distillchain_report.load import Unreadable, WantedStage, load_stages, read_manifest, walk_back
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render, render_html, render_markdown
-from report.stores import MARKUP, Relay, a_report, digest_of, report_of, rewrite_manifest, write_relay
+from distillchain_trainer.store_file import FileStore
+from report.stores import (
+    MARKUP,
+    MOMENT,
+    Relay,
+    a_report,
+    digest_of,
+    report_of,
+    rewrite_manifest,
+    wanted_of,
+    write_relay,
+)
 
 FAILED = WantedStage(
     "femto",
@@ -147,6 +160,17 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, damage: object, wa
     assert report.stages[2].history
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_ends_with_the_line_feed_alone(tmp_path: Path, mark: str):
+    text = f"a film{mark}of quiet charm"
+
+    report = a_report(tmp_path, text=text, labels=[f"negative{mark}", "positive"])
+
+    assert report.missing == []
+    assert {found.text and found.text[0] for found in report.differences} == {text}
+    assert report.confusion is not None
+
+
 def test_a_damaged_manifest_is_named_and_the_rest_reported(tmp_path: Path):
     relay = Relay()
     write_relay(tmp_path, relay)
@@ -159,6 +183,43 @@ def test_a_damaged_manifest_is_named_and_the_rest_reported(tmp_path: Path):
     assert report.last.name == "tiny"
     assert "femto" in report.missing[0]
     assert "manifest.json cannot be read" in report.missing[0]
+
+
+def test_what_a_newer_release_has_added_is_passed_over(tmp_path: Path):
+    relay = Relay()
+    store = write_relay(tmp_path, relay)
+    before = report_of(tmp_path, relay)
+    manifest = json.loads((tmp_path / "stages" / digest_of("femto") / "manifest.json").read_text())
+    run, student = manifest["run"] | {"newFact": 1}, manifest["student"] | {"newFact": {"a": [1]}}
+
+    rewrite_manifest(tmp_path, "femto", run=run, student=student, newFact="x")
+
+    assert report_of(tmp_path, relay) == before
+    assert HistoryPoint.parse('{"step":1,"epoch":0.5,"newFact":1}') == HistoryPoint(step=1, epoch=0.5)
+    assert read_manifest(store, digest_of("femto")) is not None
+
+
+@pytest.mark.parametrize(
+    "phase, want",
+    [(None, "Not finished: 2 of 3 stages committed; femto: "), ("Committed", "Failed at femto (no class) with 2 of 3")],
+)
+def test_a_manifest_of_another_contract_is_told_to_be_of_another_release(
+    tmp_path: Path, phase: Literal["Committed"] | None, want: str
+):
+    write_relay(tmp_path, Relay())
+    rewrite_manifest(tmp_path, "femto", contract=2, student="in another form")
+    relay = Relay(names=["mini", "tiny"], waiting=[WantedStage("femto", digest_of("femto"), phase=phase)])
+
+    report = report_of(tmp_path, relay)
+
+    place = f"file://{tmp_path}/stages/{digest_of('femto')}/manifest.json"
+    told = (
+        f"{place} was made by another release (its contract is 2, this release reads 1); make the report with that "
+        "release"
+    )
+    assert report.missing == [f"femto: {told}"]
+    assert report.verdict.startswith(want)
+    assert told in report.verdict
 
 
 def test_other_validation_rows_are_never_compared(tmp_path: Path):
@@ -175,6 +236,42 @@ def test_other_validation_rows_are_never_compared(tmp_path: Path):
     assert report.against_root is None
     assert report.differences == []
     assert report.stages[1].against_teacher is not None
+
+
+def test_texts_that_were_replaced_in_place_are_never_compared(tmp_path: Path):
+    """The labels are the same, and so is their number."""
+    relay = Relay()
+    write_relay(tmp_path, relay)
+    manifest = json.loads((tmp_path / "stages" / digest_of("femto") / "manifest.json").read_text())
+    replaced = manifest["data"]["validation"] | {"sha256": digest_of("other rows")}
+    rewrite_manifest(tmp_path, "femto", data=manifest["data"] | {"validation": replaced})
+
+    report = report_of(tmp_path, relay)
+
+    assert report.missing == ["femto: it was measured on other validation rows than the root teacher; not compared"]
+    assert (report.against_root, report.differences) == (None, [])
+    assert report.verdict == (
+        "femto cannot be held against the teacher: accuracy 0.830 (95 % interval 0.804–0.854) with 4.5 M parameters."
+    )
+    kept = [stage.model.retention for stage in report.stages if stage.model]
+    assert [each is None for each in kept] == [False, False, True]
+    assert report.stages[2].against_teacher is not None, "with its own teacher, measured beside it"
+    assert report.missing[0] in Page(render_html(report)).words
+
+
+def test_a_teacher_that_was_trained_anew_is_not_the_one_that_taught(tmp_path: Path):
+    relay = Relay(files=[HISTORY_FILE, PREDICTIONS_FILE])
+    write_relay(tmp_path, relay)
+    manifest = json.loads((tmp_path / "stages" / digest_of("mini") / "manifest.json").read_text())
+    rewrite_manifest(tmp_path, "mini", student=manifest["student"] | {"revision": "sha256:" + "a" * 64})
+
+    report = report_of(tmp_path, relay)
+
+    taught_by = digest_of("weights 1")[:12]
+    want = f"tiny: other weights of mini have taught it (sha256:{taught_by}) than are committed now (sha256:{'a' * 12})"
+    assert want in report.missing
+    assert report.stages[1].against_teacher is None
+    assert report.stages[2].against_teacher is not None
 
 
 def test_without_its_own_copy_a_stage_is_compared_with_the_stage_before(tmp_path: Path):
@@ -205,13 +302,16 @@ def test_a_stage_on_a_cpu_takes_no_gpu_hours(tmp_path: Path):
 def test_the_saved_state_of_a_running_stage_is_told(tmp_path: Path):
     relay = Relay(names=["mini"], accuracies=[0.93, 0.9], waiting=[PENDING])
     write_relay(tmp_path, relay)
-    state = tmp_path / "stages" / PENDING.digest / "resume" / "000000300-a1-abc"
-    state.mkdir(parents=True)
-    (state / "index.json").write_text(json.dumps({"step": 300, "of": 900, "elapsedS": 1}))
+    for source, step in (("0a", 300), ("0b", 800), ("f0", 100)):
+        state = tmp_path / "stages" / PENDING.digest / "resume" / f"{source}-{step:09d}-a1-abc"
+        state.mkdir(parents=True)
+        (state / "index.json").write_text(json.dumps({"step": step, "of": 900, "elapsedS": 1}))
+    (state / "index.json").with_name("broken").mkdir()
+    (state / "broken" / "index.json").write_text("{")
 
     report = report_of(tmp_path, relay)
 
-    assert report.stages[1].message == "its state at step 300 of 900 is saved; it goes on from there"
+    assert report.stages[1].message == "a state at step 800 of 900 is saved"
 
 
 def test_a_commit_that_the_status_knows_and_the_store_lacks_is_a_failure(tmp_path: Path):
@@ -222,6 +322,41 @@ def test_a_commit_that_the_status_knows_and_the_store_lacks_is_a_failure(tmp_pat
 
     assert report.outcome == "Failed"
     assert report.stages[1].message == "its commit is not in the store any more"
+
+
+def test_a_committed_stage_that_failed_is_told_with_its_numbers(tmp_path: Path):
+    """Its gate was tightened, or its commit is damaged."""
+    write_relay(tmp_path, Relay())
+    relay = Relay(names=["mini", "tiny"], waiting=[FAILED])
+
+    report = report_of(tmp_path, relay)
+
+    assert report.outcome == "Failed"
+    assert report.verdict.startswith(
+        "Failed at femto (GateNotMet) with 3 of 3 stages committed: student femto: accuracy 0.61 is under "
+        "spec.stages[2].gate.minMetric 0.79. femto keeps 89.3 % (95 % interval"
+    )
+    assert "Failed: GateNotMet" in Page(render_html(report)).words
+    assert "| femto | new weights; Failed: GateNotMet | 4.5 M |" in render_markdown(report)
+
+
+def test_a_failed_fine_tuning_that_is_committed_is_told_at_the_teacher(tmp_path: Path):
+    write_relay(tmp_path, Relay(fine_tuned=True))
+    corrupt = WantedStage(
+        "teacher",
+        digest_of("teacher"),
+        phase="Failed",
+        message="its weights were altered",
+        failure_class=FailureClass.CHECKPOINT_CORRUPT,
+    )
+    store = FileStore(f"file://{tmp_path}")
+    stages = load_stages(store, [corrupt, *wanted_of(Relay())])
+
+    report = build_report("ml/x", stages, storage=store.uri, generated_at=MOMENT, version="0.1.0")
+
+    assert report.verdict.startswith("Failed at teacher (CheckpointCorrupt) with 4 of 4 stages committed: its weights")
+    assert "Failed: CheckpointCorrupt" in Page(render_html(report)).words
+    assert "| teacher | Failed: CheckpointCorrupt | 335 M |" in render_markdown(report)
 
 
 def test_walking_back_finds_the_chain_from_the_digest_of_its_last_stage(tmp_path: Path):

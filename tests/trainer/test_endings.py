@@ -33,7 +33,12 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
     """The crash is put in place of the stage: real parts do not crash on demand."""
     return subprocess.run(
         [sys.executable, "-c", CRASH.format(statement=statement, early=early)],
-        env=environment(an_order(folder), folder, AWS_SECRET_ACCESS_KEY="top-secret-value"),
+        env=environment(
+            an_order(folder),
+            folder,
+            AWS_SECRET_ACCESS_KEY="top-secret-value",
+            HUGGING_FACE_HUB_TOKEN="hub-token-value",
+        ),
         capture_output=True,
         text=True,
         timeout=60,
@@ -48,6 +53,7 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
             "raise KeyError('surprise, top-secret-value')", 70, "KeyError: 'surprise, <AWS_SECRET_ACCESS_KEY>'", id="crash"
         ),
         pytest.param("raise errors.StorageDenied('refused top-secret-value')", 69, "refused <AWS_SECRET_ACCESS_KEY>", id="a secret in a sentence"),
+        pytest.param("raise errors.StorageDenied('http://bob:top@s3.test refused hub-token-value')", 69, "http://s3.test refused <HUGGING_FACE_HUB_TOKEN>", id="a password in an address"),
         pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower training.batchSize (and raise gradientAccumulation), or raise resources.limits", id="memory"),
         pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk; give the pod more ephemeral storage, or free the volume", id="disk"),
         pytest.param("print('not progress'); import os; os.system('echo nor this'); sys.exit(3)", 70, "SystemExit: 3", id="a library that exits"),
@@ -63,7 +69,8 @@ def test_every_ending_has_an_answer(tmp_path: Path, statement: str, code: int, w
     assert isinstance(answer, Failed)
     assert answer.message == want
     assert answer.digest == an_order(tmp_path).digest
-    assert "top-secret-value" not in process.stderr
+    for secret in ("top-secret-value", "bob:top", "hub-token-value"):
+        assert secret not in process.stderr
     assert process.stdout == "", "stdout is for progress alone"
     assert list((tmp_path / "work").iterdir()) == []
 

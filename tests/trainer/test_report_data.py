@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +27,9 @@ from distillchain_api.records import (
 from distillchain_api.workorder import KEEP_TEXTS_ENV, WorkOrder
 from distillchain_operator.plan import build_plan
 from distillchain_report.load import walk_back
+from distillchain_trainer import stage
 from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
+from distillchain_trainer.evaluate import Measurement
 from distillchain_trainer.history import History
 from distillchain_trainer.store_file import FileStore
 from trainer.parts import SMALL_BERT, a_chain_document, an_order, run_here, sentences
@@ -35,6 +40,13 @@ pytestmark = pytest.mark.models
 
 def attempt_of(answer: Committed) -> Path:
     return Path(answer.checkpoint.removeprefix("file://"))
+
+
+def manifests_of(page: str) -> str:
+    """What a report says it was made of."""
+    found = re.search(r'<meta name="manifests" content="([0-9a-f]{64})">', page)
+    assert found
+    return found[1]
 
 
 def history_of(answer: Committed) -> list[HistoryPoint]:
@@ -86,6 +98,22 @@ def test_a_stage_keeps_its_losses_and_what_every_epoch_reached(root: Path):
     rates = [point.learning_rate or 0.0 for point in losses]
     assert rates == sorted(rates, reverse=True)
     assert 0 <= rates[-1] < rates[0] < 0.01
+
+
+def test_the_seconds_in_models_hold_every_measurement(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """A measurement is told to have taken 1000 s, against which all else is nothing."""
+    real = stage.measure
+
+    def slow(*arguments: Any, **more: Any) -> Measurement:
+        return replace(real(*arguments, **more), elapsed_s=1000.0)
+
+    monkeypatch.setattr(stage, "measure", slow)
+    order = an_order(root, training={"epochs": 3})
+
+    run_here(order, root)
+
+    (manifest,) = walk_back(FileStore(f"file://{root}/store"), order.digest)
+    assert manifest.run.model_s // 1000 == 1 + 3, "the teacher, and the student after each epoch"
 
 
 @pytest.mark.parametrize("looks", [pytest.param(15, id="within an epoch"), pytest.param(10, id="at its end")])
@@ -156,11 +184,12 @@ def test_the_last_stage_alone_writes_the_report_and_it_shows_the_whole_chain(roo
     assert "Training of mini" in page
     assert "Training of tiny" in page
     assert "Where teacher and tiny differ most" in page
+    assert "What this report lacks" not in page
     texts = [text for text, _ in sentences(60, 2)]
     assert sum(f"<div>{text}</div>" in page for text in texts) == EXAMPLES, "rows where the root teacher differs"
 
 
-def test_a_committed_last_stage_without_a_report_gets_one_and_an_old_one_stays(root: Path):
+def test_a_committed_last_stage_without_a_report_gets_one_and_one_of_the_same_manifests_stays(root: Path):
     order = an_order(root)
     run_here(order, root)
     report = root / "store" / "stages" / order.digest / "report.html"
@@ -169,9 +198,37 @@ def test_a_committed_last_stage_without_a_report_gets_one_and_an_old_one_stays(r
     run_here(order, root, attempt="second")
 
     assert "<title>default/small: distillation report</title>" in report.read_text()
-    report.write_text("a person's own")
+    report.write_text(report.read_text() + "<!-- a person's note -->")
     run_here(order, root, attempt="third")
-    assert report.read_text() == "a person's own"
+    assert report.read_text().endswith("<!-- a person's note -->")
+
+
+def test_a_last_stage_that_is_trained_anew_gets_a_new_report(root: Path):
+    order = an_order(root)
+    run_here(order, root)
+    stage = root / "store" / "stages" / order.digest
+    (stage / "report.html").write_text("of the first training")
+    (stage / "manifest.json").unlink()
+
+    answer = run_here(order, root, attempt="second")
+
+    assert not answer.reused
+    assert "<title>default/small: distillation report</title>" in (stage / "report.html").read_text()
+
+
+def test_a_stage_before_that_is_trained_anew_changes_the_report_when_the_last_one_is_verified(root: Path):
+    mini, tiny = relay_orders(root)
+    run_here(mini, root, attempt="m")
+    run_here(tiny, root, attempt="t")
+    report = root / "store" / "stages" / tiny.digest / "report.html"
+    before = report.read_text()
+    (root / "store" / "stages" / mini.digest / "manifest.json").unlink()
+    run_here(mini, root, attempt="anew")
+
+    answer = run_here(tiny, root, attempt="again")
+
+    assert answer.reused
+    assert manifests_of(report.read_text()) != manifests_of(before)
 
 
 def test_a_report_that_cannot_be_made_fails_no_stage(root: Path, caplog: pytest.LogCaptureFixture):

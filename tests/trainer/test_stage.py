@@ -22,7 +22,15 @@ from distillchain_api.manifest import Manifest
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer.checkpoints import RESTORE
 from distillchain_trainer.data import key_of
-from distillchain_trainer.errors import CheckpointCorrupt, GateNotMet, StopRequested
+from distillchain_trainer.errors import (
+    CheckpointCorrupt,
+    CheckpointInvalid,
+    GateNotMet,
+    StopRequested,
+    StorageDenied,
+    StorageUnavailable,
+    TrainerError,
+)
 from distillchain_trainer.progress import Reporter
 from distillchain_trainer.run import run_stage
 from distillchain_trainer.signals import Signals
@@ -223,6 +231,32 @@ def test_a_store_that_was_moved_is_as_good(root: Path):
     assert found.checkpoint.startswith(f"file://{root}/moved/stages/")
     assert Path(found.checkpoint[7:], "config.json").is_file()
     assert taught.teacher is not None
+
+
+def test_a_manifest_of_a_newer_release_is_adopted(root: Path):
+    order = an_order(root)
+    run_here(order, root)
+    path = root / f"store/stages/{order.digest}/manifest.json"
+    manifest = read_json(path)
+    manifest["run"]["newFact"] = 1
+    path.write_text(json.dumps({**manifest, "newFact": "x"}))
+
+    assert run_here(order, root, attempt="again").reused
+
+
+def test_a_manifest_of_another_contract_is_never_called_corrupt(root: Path):
+    order = an_order(root)
+    path = root / f"store/stages/{order.digest}/manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"contract": 2, "digest": order.digest, "student": "in another form"}))
+
+    with pytest.raises(CheckpointInvalid) as failure:
+        run_here(order, root)
+
+    assert str(failure.value) == (
+        f"file://{path} was made by another release (its contract is 2, this release reads 1); its checkpoint is good: "
+        "use an image of that release"
+    )
 
 
 def test_a_cut_manifest_is_named(root: Path):
@@ -599,6 +633,28 @@ def test_of_two_trainers_one_commits_and_the_other_adopts(root: Path):
     assert manifest_of(root, order.digest).attempt == "rival"
     attempts = [path.name for path in root.glob(f"store/stages/{order.digest}/attempts/*")]
     assert attempts == ["rival"], "the loser's objects are gone"
+
+
+@pytest.mark.parametrize("fault", [StorageUnavailable("away"), StorageDenied("no right to delete")])
+def test_a_store_that_does_not_delete_fails_no_stage(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: TrainerError
+):
+    """`delete` stands in for a store that is away just then, or gives no right to delete: root may always."""
+
+    def refuse(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(FileStore, "delete", refuse)
+    order = an_order(root)
+    (root / "work").mkdir()
+
+    first = run_stage(order, attempt="late", folder=root / "work", reporter=Rival(order, root), signals=Signals())
+    again = run_here(order, root, attempt="again")
+
+    assert [(answer.attempt, answer.reused) for answer in (first, again)] == [("rival", True), ("rival", True)]
+    told = {vars(record)["objects"] for record in caplog.records if record.message.startswith("the store does not")}
+    stage = f"file://{root}/store/stages/{order.digest}"
+    assert told == {f"{stage}/resume/", f"{stage}/attempts/late/"}
 
 
 def test_a_work_order_that_cannot_be_read_ends_with_64(root: Path):

@@ -155,6 +155,48 @@ def test_a_fault_is_sent_to_the_field_that_can_mend_it(code: str, want: str):
     assert str(store._of_answer("k", ClientError(answer, "GetObject"))) == want
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["http://bob:top-secret@s3.test", "http://bob:top-secret@ s3.test", "bob:top-secret@s3.test"]
+)
+def test_a_password_in_the_endpoint_is_not_shown(endpoint: str):
+    """All but the first are refused by botocore, which quotes them."""
+    answer: Any = {"Error": {"Code": "SlowDown", "Message": "words"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
+
+    try:
+        store = S3Store("s3://models/x", endpoint_url=endpoint, region=REGION)
+        said = str(store._of_answer("k", ClientError(answer, "GetObject")))
+    except StorageDenied as error:
+        said = str(error)
+
+    assert "s3.test" in said
+    assert "bob" not in said
+    assert "top-secret" not in said
+
+
+@pytest.mark.cluster
+def test_a_refused_key_among_those_to_delete_is_told(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    """AWS answers the whole request with 200 and names the key in its body: put there, for this server refuses all."""
+    _use_keys(monkeypatch, s3)
+    store = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION)
+    store.write("a", b"x")
+    gone = b"<Error><Key>b</Key><Code>NoSuchKey</Code><Message>gone</Message></Error>"
+    refused = b"<Error><Key>a</Key><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+    said = [gone, gone + refused]
+
+    def answer(response_dict: dict[str, Any], **_: Any) -> None:
+        response_dict["body"] = b"<DeleteResult>" + said.pop(0) + b"</DeleteResult>"
+
+    store._client.meta.events.register("before-parse.s3.DeleteObjects", answer)
+
+    store.delete(["a", "b"])
+    with pytest.raises(StorageDenied) as failure:
+        store.delete(["a", "b"])
+
+    assert str(failure.value).startswith(
+        f"spec.storage.secretRef: {s3.endpoint} refused {bucket} (AccessDenied: Access Denied); correct the Secret's"
+    )
+
+
 @pytest.mark.cluster
 def test_a_disk_that_is_full_while_fetching_is_named(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
     _use_keys(monkeypatch, s3)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.manifest import FileEntry, Manifest
+from distillchain_api.manifest import FileEntry, Manifest, OtherContract, parse_manifest
 from distillchain_trainer.checkpoints import RESTORE, corrupt
-from distillchain_trainer.errors import CheckpointCorrupt, ObjectMissing, TrainerError
-from distillchain_trainer.store import Store, StoredObject
+from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing
+from distillchain_trainer.store import Store, StoredObject, discard
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,8 @@ def manifest_key(digest: str) -> str:
 def read_manifest(store: Store, digest: str) -> Manifest | None:
     """The commit of a stage with its checkpoint where it lies now, None when it is not committed.
 
-    Raises: CheckpointCorrupt when it cannot be read or is another stage's.
+    Raises: CheckpointCorrupt when it cannot be read or is another stage's, CheckpointInvalid when it is of a release
+        with another contract.
     """
     try:
         content = store.read(manifest_key(digest))
@@ -34,7 +34,11 @@ def read_manifest(store: Store, digest: str) -> Manifest | None:
         return None
     where = f"{store.uri}/{manifest_key(digest)}"
     try:
-        manifest = Manifest.parse(content)
+        manifest = parse_manifest(content)
+    except OtherContract as error:
+        raise CheckpointInvalid(
+            f"{where} was made by another release ({error}); its checkpoint is good: use an image of that release"
+        ) from error
     except (BadDocument, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
         raise CheckpointCorrupt(
@@ -73,14 +77,9 @@ def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> lis
             entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
         _check_arrived(store, prefix, entries)
     except BaseException:
-        with contextlib.suppress(TrainerError):  # what went wrong first is what a person must know
-            _delete_attempt(store, prefix)
+        discard(store, prefix + "/")
         raise
     return entries
-
-
-def _delete_attempt(store: Store, prefix: str) -> None:
-    store.delete([item.key for item in store.list_objects(prefix + "/")])
 
 
 def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
@@ -115,5 +114,5 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
         "another attempt was first; its commit is adopted",
         extra={"digest": winner.digest, "attempt": winner.attempt, "own_attempt": manifest.attempt},
     )
-    _delete_attempt(store, attempt_prefix(manifest.digest, manifest.attempt))
+    discard(store, attempt_prefix(manifest.digest, manifest.attempt) + "/")
     return winner

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from distillchain_api.manifest import SplitMetrics
-from distillchain_api.records import HISTORY_FILE, HISTORY_POINTS, HistoryPoint
+from distillchain_api.records import HISTORY_FILE, HISTORY_POINTS, HistoryPoint, lines_of
 
 
 class History:
@@ -22,7 +22,7 @@ class History:
         path = state / HISTORY_FILE if state else None
         if path is None or not path.exists():
             return cls([])
-        return cls([HistoryPoint.parse(line) for line in path.read_text(encoding="utf-8").splitlines()])
+        return cls([HistoryPoint.parse(line) for line in lines_of(path.read_text(encoding="utf-8"))])
 
     @property
     def points(self) -> list[HistoryPoint]:

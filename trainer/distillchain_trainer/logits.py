@@ -25,7 +25,7 @@ from distillchain_api.digests import sha256_of
 from distillchain_trainer.data import Split
 from distillchain_trainer.encode import Encoded, forward
 from distillchain_trainer.errors import ObjectMissing, StopRequested
-from distillchain_trainer.store import Store
+from distillchain_trainer.store import Store, discard
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _read_parts(store: Store, prefix: str, classes: int, folder: Path) -> dict[b
             log.warning(
                 "teacher logits were altered; they are computed again", extra={"object": f"{store.uri}/{item.key}"}
             )
-            store.delete([item.key])
+            discard(store, item.key)
             continue
         part = safetensors.numpy.load_file(path)
         path.unlink()

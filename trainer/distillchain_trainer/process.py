@@ -29,6 +29,7 @@ from distillchain_api.workorder import (
 from distillchain_trainer import __version__, threads
 from distillchain_trainer.errors import StopRequested, WorkOrderInvalid, translate_unforeseen
 from distillchain_trainer.progress import Reporter
+from distillchain_trainer.redaction import without_secrets
 from distillchain_trainer.signals import Signals
 
 log = logging.getLogger("distillchain_trainer")
@@ -46,8 +47,6 @@ Runs one stage of a DistillationChain. It is configured by environment variables
 
 Example: {WORK_ORDER_ENV}="$(cat order.json)" python -m distillchain_trainer
 """
-SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
-SECRET_CHARS = 8  # what is shorter is a word of the sentence, not a secret
 
 
 def main(arguments: list[str], signals: Signals) -> int:
@@ -160,7 +159,7 @@ class _Fields(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = [f"{name}={value}" for name, value in vars(record).items() if name not in self._usual]
-        return _without_secrets(" ".join([super().format(record), *fields]))
+        return without_secrets(" ".join([super().format(record), *fields]))
 
 
 def _interrupted(order: WorkOrder | None, step: int) -> Interrupted:
@@ -187,16 +186,9 @@ def _failed(order: WorkOrder | None, error: BaseException) -> tuple[Failed, int]
         stage=order.stage if order else "",
         digest=order.digest if order else "",
         failure_class=known.failure_class if known else FailureClass.CRASHED,
-        message=fit(_without_secrets(message)),
+        message=fit(without_secrets(message)),
     )
     return failed, known.exit_code if known is not None else CRASH_EXIT_CODE
-
-
-def _without_secrets(message: str) -> str:
-    for name in SECRET_VARIABLES:
-        if len(secret := os.environ.get(name, "")) >= SECRET_CHARS:
-            message = message.replace(secret, f"<{name}>")
-    return message
 
 
 def _write_answer(answer: Committed | Failed | Interrupted) -> None:

@@ -9,6 +9,7 @@ import time
 from distillchain_api.records import REPORT_FILE
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer import __version__
+from distillchain_trainer.errors import ObjectMissing
 from distillchain_trainer.store import Store
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,15 @@ def report_key(digest: str) -> str:
     return f"stages/{digest}/{REPORT_FILE}"
 
 
-def ensure_report(store: Store, order: WorkOrder) -> None:
-    """Writes the report of a chain whose last stage is committed, unless it is there; a fault is only logged."""
+def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
+    """Writes the report of a chain whose last stage is committed; a fault is only logged.
+
+    Args:
+        adopted: the stage was found committed; then a report that was made of the same manifests stays as it is.
+    """
     key, started = report_key(order.digest), time.monotonic()
     try:
-        if any(item.key == key for item in store.list_objects(key)):
+        if adopted and _is_current(store, order.digest):
             return
         store.write(key, _build(store, order).encode())
     except Exception:  # whatever it is: the student is committed, and `distillchain report` can be run again
@@ -32,6 +37,17 @@ def ensure_report(store: Store, order: WorkOrder) -> None:
     log.info(
         "report written", extra={"report": f"{store.uri}/{key}", "elapsed_s": round(time.monotonic() - started, 2)}
     )
+
+
+def _is_current(store: Store, digest: str) -> bool:
+    """The report is there, and names the manifests that are there now."""
+    from distillchain_report.load import manifests_digest, walk_back
+
+    try:
+        page = store.read(report_key(digest))
+    except ObjectMissing:
+        return False
+    return manifests_digest(walk_back(store, digest)).encode() in page
 
 
 def _build(store: Store, order: WorkOrder) -> str:

@@ -1,7 +1,8 @@
-"""Resumable training state in the store: files first, a small index with their sha256 last, the newest two kept.
+"""Resumable training state in the store: files first, a small index with their sha256 last.
 
 What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
-train the same stage cannot mix theirs; and by what the student is trained from: a digest holds URIs, not contents.
+train the same stage cannot mix theirs; and by what the student is trained from (a digest holds URIs, not contents), of
+each of which the newest two are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from distillchain_api.base import Document
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import FileEntry
 from distillchain_trainer.errors import ObjectMissing
-from distillchain_trainer.store import Store
+from distillchain_trainer.store import Store, discard
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class ResumeStates:
                 for item in self._store.list_objects(self._prefix)
                 if _state_of(item.key) not in kept and _state_of(item.key) < kept[0]
             ]
-            self._store.delete(older)
+            discard(self._store, self._stage, older)
 
 
 def resume_prefix(digest: str) -> str:
@@ -128,7 +129,7 @@ def resume_prefix(digest: str) -> str:
 
 def clear_states(store: Store, digest: str) -> None:
     """Deletes all states of a stage; for after the commit."""
-    store.delete([item.key for item in store.list_objects(resume_prefix(digest))])
+    discard(store, resume_prefix(digest))
 
 
 def _state_of(key: str) -> str:

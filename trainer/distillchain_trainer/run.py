@@ -59,7 +59,7 @@ def run_stage(order: WorkOrder, *, attempt: str, folder: Path, reporter: Reporte
     answer = adopt(context, found) if found is not None else _train(context)
     if order.final:
         with signals.deferred():  # what is committed is not called interrupted for its report's sake
-            ensure_report(store, order)
+            ensure_report(store, order, adopted=answer.reused)
     return answer
 
 

@@ -220,11 +220,10 @@ def _train(
     order, training = context.order, context.order.training
     soft = _teach(context, data, encoder, teacher, tally) if teacher else None
     encoded = encoder.encode(data.train, student.tokenizer)
-    before_s, model_before_s = tally.train_s, tally.model_s
 
     def note(standing: Standing) -> None:
+        tally.model_s += standing.train_s - tally.train_s  # `validate` has added its own meanwhile
         tally.train_s, tally.steps, tally.final_loss = standing.train_s, standing.step, standing.loss
-        tally.model_s = model_before_s + standing.train_s - before_s
 
     def on_step(standing: Standing) -> None:
         context.reporter.report(
@@ -255,7 +254,7 @@ def _train(
             distillation=order.distillation,
             folder=_fresh(context, "training"),
             resume_from=resume_from,
-            before_s=before_s,
+            before_s=tally.train_s,
             save_interval_s=order.save_interval_s,
             stop=lambda: context.signals.requested,
             on_step=on_step,

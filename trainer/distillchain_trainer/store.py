@@ -6,10 +6,16 @@ Whole objects appear at once or not at all; `create` lets exactly one writer win
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from distillchain_trainer.errors import TrainerError
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 
@@ -72,6 +78,17 @@ def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field:
     from distillchain_trainer.store_file import FileStore
 
     return FileStore(uri, field=field)
+
+
+def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> None:
+    """Deletes what nobody reads any more: `keys`, or all below `prefix`. That the store keeps it is only logged."""
+    try:
+        store.delete([item.key for item in store.list_objects(prefix)] if keys is None else list(keys))
+    except TrainerError as error:
+        log.warning(
+            "the store does not delete what nobody reads any more",
+            extra={"objects": f"{store.uri}/{prefix}", "why": str(error)},
+        )
 
 
 def fingerprint_of(path: Path) -> Fingerprint:

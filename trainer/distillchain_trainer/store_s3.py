@@ -23,6 +23,7 @@ from distillchain_trainer.errors import (
     StorageUnavailable,
     TrainerError,
 )
+from distillchain_trainer.redaction import without_userinfo
 from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ class S3Store:
                 ),
             )
         except (aws.BotoCoreError, ValueError) as error:
-            raise StorageDenied(f"spec.storage: {error}; correct it or the environment's AWS configuration") from error
-        self._endpoint = self._client.meta.endpoint_url
+            said = without_userinfo(str(error))
+            raise StorageDenied(f"spec.storage: {said}; correct it or the environment's AWS configuration") from error
+        self._endpoint = without_userinfo(self._client.meta.endpoint_url)
 
     def read(self, key: str) -> bytes:
         """See Store."""
@@ -173,7 +175,11 @@ class S3Store:
 
             def remove(some: list[dict[str, str]] = some) -> None:
                 # The stubs want their own TypedDict for {"Key": ...}.
-                self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})  # type: ignore[typeddict-item]
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})  # type: ignore[typeddict-item]
+                for error in answer.get("Errors", []):  # one refused key is no error of the whole request
+                    if error.get("Code") not in MISSING_CODES:
+                        code, words = error.get("Code", ""), error.get("Message", "")
+                        raise aws.ClientError({"Error": {"Code": code, "Message": words}}, "DeleteObjects")
 
             self._call(keys[start], remove)
 
