@@ -53,7 +53,7 @@ check: $(READY) docs ## Quick loop: format, lint, types, imports, generated file
 	$(BIN)/mypy
 	$(BIN)/lint-imports pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
-	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared and not images and not browser"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser"
 
 docs: $(READY) ## Build the site of docs/ into site/, without a warning
 	$(BIN)/zensical build --strict --clean
