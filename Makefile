@@ -10,6 +10,8 @@ READY := .venv/.ready
 QUICKSTART := .quickstart
 ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node')
 export PYTHONUNBUFFERED := 1
+# Where it is set, each start of the command and each worker of the tests compiles everything anew: it doubles their time.
+unexport PYTHONDONTWRITEBYTECODE
 # Two cores are plenty for small models; more threads than cores are slower.
 export TOKENIZERS_PARALLELISM := false
 
