@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-
 from cluster.errors import ClusterError, PrerequisiteMissing
 from cluster.lifetime import sigterm_unwinds
 from cluster.ports import free_ports

@@ -55,7 +55,9 @@ def test_it_is_the_formula_of_the_paper(student: torch.Tensor, teacher: torch.Te
 @given(student=logits, temperature=temperatures, shift=st.floats(-5, 5))
 @settings(deadline=None)
 def test_it_is_zero_for_equal_logits_also_when_shifted(student: torch.Tensor, temperature: float, shift: float):
-    assert losses.soft_target_loss(student, student + shift, temperature=temperature).item() == pytest.approx(0, abs=1e-3)
+    assert losses.soft_target_loss(student, student + shift, temperature=temperature).item() == pytest.approx(
+        0, abs=1e-3
+    )
 
 
 @given(student=logits, teacher=logits)
