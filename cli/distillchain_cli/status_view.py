@@ -93,8 +93,9 @@ def _stages_table(stages: Sequence[StageStatus], metric: str, *, wide: bool) -> 
 
 
 def _cells(entry: StageStatus, metric: str, *, wide: bool) -> list[str]:
-    progress, model = entry.progress, entry.model
-    doing = f"{progress.phase} {progress.step}/{progress.of}" if progress and entry.phase == "Running" else ""
+    model = entry.model
+    seen = entry.progress if entry.phase in ("Running", "Failed") else None
+    doing = f"{seen.phase} {seen.step}/{seen.of}" if seen else ""
     cells = [
         entry.name,
         entry.phase,

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document
+from distillchain_api.status import ChainStatus
 from distillchain_cli.events import events_of
 from distillchain_cli.retry import retry
-from distillchain_cli.status_view import list_table
+from distillchain_cli.status_view import list_table, status_text
 from distillchain_cli.suspend import set_suspend
 from distillchain_operator.jobs import job_name
 
@@ -56,6 +57,25 @@ def test_a_chain_of_another_release_does_not_hide_the_others():
         assert first.split()[:3] == ["ml", "later", "Failed"]
         assert "the status is of another release than this command" in first
         assert second.split()[:3] == ["ml", "relay", "Pending"]
+
+
+def test_a_failed_stage_shows_how_far_it_came():
+    status = ChainStatus.parse(
+        {
+            "phase": "Failed",
+            "stages": [
+                {
+                    "name": "mini",
+                    "phase": "Failed",
+                    "digest": "d",
+                    "message": "ran longer than its timeout",
+                    "progress": {"phase": "Train", "step": 4200, "of": 21040},
+                }
+            ],
+        }
+    )
+
+    assert status_text(a_chain(), status).splitlines()[-1].endswith("  Train 4200/21040 ran longer than its timeout")
 
 
 class Recorder:
