@@ -18,7 +18,6 @@ COPY api api
 COPY operator operator
 COPY report report
 COPY trainer trainer
-COPY report report
 COPY cli cli
 RUN python3 -m venv --without-pip /opt/distillchain \
     && /tools/bin/uv build --quiet --wheel --no-build-isolation --python /tools/bin/python --out-dir /wheel . \
