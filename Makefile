@@ -10,6 +10,8 @@ READY := .venv/.ready
 QUICKSTART := .quickstart
 ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node')
 export PYTHONUNBUFFERED := 1
+# Where it is set, each start of the command and each worker of the tests compiles everything anew: it doubles their time.
+unexport PYTHONDONTWRITEBYTECODE
 # Two cores are plenty for small models; more threads than cores are slower.
 export TOKENIZERS_PARALLELISM := false
 
@@ -53,7 +55,7 @@ check: $(READY) docs ## Quick loop: format, lint, types, imports, generated file
 	$(BIN)/mypy
 	$(BIN)/lint-imports pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
-	$(BIN)/pytest -q -n 2 -m "not cluster and not node and not models and not shared and not images and not browser"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser"
 
 docs: $(READY) ## Build the site of docs/ into site/, without a warning
 	$(BIN)/zensical build --strict --clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,15 @@ import pytest
 pytest_plugins = ["cluster.fixtures", "browser"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MARK_OF_THE_FILE = re.compile(r"^pytestmark = \[?pytest\.mark\.(\w+)", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m "not models"` a file of models alone is not even imported: torch and transformers take seconds to load."""
+    if collection_path.suffix != ".py" or not config.option.markexpr:
+        return None
+    mark = MARK_OF_THE_FILE.search(collection_path.read_text())
+    return bool(mark and re.search(rf"\bnot {mark[1]}\b", config.option.markexpr)) or None
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,12 @@ from distillchain_api import KIND
 from distillchain_api.failures import FailureClass
 from distillchain_cli.chains import seconds_since, stage_names, status_of
 from distillchain_cli.columns import WIDTH, Column, age, format_columns
-from distillchain_operator.jobs import job_name
+from distillchain_operator.jobs import HASH_CHARS, job_name
 
 STAGE_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+)[: ](?: ?(?P<failure_class>\w+):)?")
 """How the operator words its notes about a stage (transitions.py)."""
+POD_BASE_CHARS = 58
+"""What the API server keeps of a pod's generateName (`<job>-`), before the five characters that it makes up."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,7 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     """
     metadata = chain["metadata"]
     names = {*stage_names(chain), *(entry.name for entry in status_of(chain).stages)}
-    patterns = {
-        name: re.compile(re.escape(job_name(metadata["name"], name, "")) + r"[0-9a-f]{10}(-[a-z0-9]+)?")
-        for name in names
-    }
+    patterns = {name: _jobs_and_pods(job_name(metadata["name"], name, "")) for name in names}
     events = []
     for event in map(parse_event, documents):
         if event.kind == KIND and event.uid == metadata["uid"]:
@@ -70,6 +69,13 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
         (event for event in events if _moment(event.last_at) >= born_at),
         key=lambda event: (_moment(event.last_at), _moment(event.first_at)),
     )
+
+
+def _jobs_and_pods(prefix: str) -> re.Pattern[str]:
+    """Names of a stage's Jobs, and of their pods: after a long Job name the pod's lacks the end of the hash."""
+    kept = POD_BASE_CHARS - len(prefix)
+    pod = f"[0-9a-f]{{{HASH_CHARS}}}-" if kept > HASH_CHARS else f"[0-9a-f]{{{kept}}}"
+    return re.compile(rf"{re.escape(prefix)}([0-9a-f]{{{HASH_CHARS}}}|{pod}[a-z0-9]{{5}})")
 
 
 def parse_event(document: dict[str, Any]) -> Event:

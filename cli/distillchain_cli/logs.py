@@ -22,6 +22,7 @@ from distillchain_operator.observed import parse_pod
 
 TICK_S = 5.0
 FRACTION = re.compile(r"\.\d+")  # of a second, in a timestamp
+SHORT_PATIENCE_S = 10  # for a log as it is now: a person waits for it
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 
 
@@ -69,15 +70,22 @@ class Mouth:
 
 
 def show_logs(cluster: Cluster, name: str, wanted: Wanted, mouth: Mouth) -> None:
-    """The logs as they are now. Raises: RunFailed when there are none."""
+    """The logs as they are now. Raises: RunFailed when there are none, or not all could be read."""
     chain = cluster.fetch_chain(name)
     pods = _pods(cluster.list(cluster.pods_of(name))[0], chain, wanted)
     chosen = _previous(pods, name, wanted) if wanted.previous else [pod for pod in pods if pod.has_log]
     if not chosen:
         of = f"stage {wanted.stage} of {name}" if wanted.stage else name
         raise RunFailed(f"{of} has no log: no pod of it has started, or its pods are gone; see kubectl get pods")
+    unread = []
     for pod in chosen:
-        _show(cluster, pod, wanted, mouth, follow=False, tail=wanted.tail)
+        try:
+            _show(cluster, pod, wanted, mouth, follow=False, tail=wanted.tail)
+        except Unreachable as error:  # its node may be away, and the others not
+            mouth.say(f"the log of pod {pod.name} cannot be read: {error}")
+            unread.append(pod.name)
+    if unread:
+        raise RunFailed(f"{len(unread)} of {len(chosen)} logs could not be read: {', '.join(unread)}")
 
 
 def follow_logs(cluster: Cluster, name: str, wanted: Wanted, mouth: Mouth) -> None:
@@ -182,8 +190,9 @@ def read_log(
 ) -> Iterator[str]:
     """The lines of a trainer's log, each once, over lost connections; `follow`: until the trainer has ended.
 
-    After a loss the log is read again from the second of the newest line.
+    After a loss the log is read again from the second of the newest line. Raises: Unreachable when it stays away.
     """
+    patience_s = PATIENCE_S if follow else SHORT_PATIENCE_S
     place = _Place()
     failed_at: float | None = None
     pause_s = FIRST_PAUSE_S
@@ -211,7 +220,7 @@ def read_log(
             if failed_at is None:
                 say(f"reconnecting: {error}")
             failed_at = failed_at or now
-            if now - failed_at > PATIENCE_S:
+            if now - failed_at > patience_s:
                 raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

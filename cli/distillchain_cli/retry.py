@@ -8,6 +8,7 @@ from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_cli.chains import status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed
+from distillchain_cli.program import program
 
 
 def retry(cluster: Cluster, name: str, stage: str | None) -> str:
@@ -22,12 +23,15 @@ def retry(cluster: Cluster, name: str, stage: str | None) -> str:
             f"stage {entry.name} has no Job yet: {entry.message}; "
             "correct what is refused, the operator asks again by itself"
         )
+    then = "the operator makes it anew"
+    if chain["spec"].get("suspend"):
+        then += f" once the chain is resumed: {program()} resume {name}"
     job = cluster.fetch_job(entry.job)
     if job is None:
-        return f"Job {entry.job} of stage {entry.name} is gone already; the operator makes it anew"
+        return f"Job {entry.job} of stage {entry.name} is gone already; {then}"
     _check_job(job, chain, entry)
     cluster.delete_job(entry.job, uid=job["metadata"]["uid"])
-    return f"deleted Job {entry.job} of stage {entry.name} ({entry.failure_class}); the operator makes it anew"
+    return f"deleted Job {entry.job} of stage {entry.name} ({entry.failure_class}); {then}"
 
 
 def _failed_stage(chain: str, status: ChainStatus, wanted: str | None) -> StageStatus:

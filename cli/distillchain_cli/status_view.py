@@ -10,6 +10,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_cli.chains import condition, full_name, metric_name, seconds_since, status_of
 from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
+from distillchain_cli.errors import RunFailed
 from distillchain_operator.status import metric_of
 
 DIGEST_CHARS = 12
@@ -28,15 +29,24 @@ def list_table(chains: Sequence[dict[str, Any]], *, now: datetime, everywhere: b
     more = [Column("PARAMETERS", right=True), Column("RETAINED", right=True), Column("CHECKPOINT")] if wide else []
     rows = []
     for chain in chains:
-        status, metadata = status_of(chain), chain["metadata"]
-        result = status.result
-        since = age(seconds_since(metadata["creationTimestamp"], now))
-        row = [metadata["name"], status.phase, status.stage, status.metric or "", since]
-        row = [metadata["namespace"], *row] if everywhere else row
-        if wide:
-            row += [count(result.parameters), result.retention, result.checkpoint] if result else [""] * 3
-        rows.append([*row, " ".join((status.message or "").split())])
+        namespace = [chain["metadata"]["namespace"]] if everywhere else []
+        rows.append([*namespace, *_list_cells(chain, now=now, wide=wide)])
     return format_columns([*columns, *more, Column("MESSAGE")], rows, width=None if wide else WIDTH)
+
+
+def _list_cells(chain: dict[str, Any], *, now: datetime, wide: bool) -> list[str]:
+    metadata = chain["metadata"]
+    since = age(seconds_since(metadata["creationTimestamp"], now))
+    try:
+        status = status_of(chain)
+    except RunFailed as error:  # of another release: the chains beside it are listed all the same
+        phase = str(chain["status"].get("phase") or "")
+        return [metadata["name"], phase, "", "", since, *([""] * 3 if wide else []), str(error)]
+    row = [metadata["name"], status.phase, status.stage, status.metric or "", since]
+    if wide:
+        result = status.result
+        row += [count(result.parameters), result.retention, result.checkpoint] if result else [""] * 3
+    return [*row, " ".join((status.message or "").split())]
 
 
 def status_text(chain: dict[str, Any], status: ChainStatus, *, wide: bool = False) -> str:
@@ -83,8 +93,9 @@ def _stages_table(stages: Sequence[StageStatus], metric: str, *, wide: bool) -> 
 
 
 def _cells(entry: StageStatus, metric: str, *, wide: bool) -> list[str]:
-    progress, model = entry.progress, entry.model
-    doing = f"{progress.phase} {progress.step}/{progress.of}" if progress and entry.phase == "Running" else ""
+    model = entry.model
+    seen = entry.progress if entry.phase in ("Running", "Failed") else None
+    doing = f"{seen.phase} {seen.step}/{seen.of}" if seen else ""
     cells = [
         entry.name,
         entry.phase,

@@ -54,12 +54,27 @@ class Losses:
     """Losses of training, stage by stage and step by step: from the log where it can be read, else as status tells."""
 
     by_stage: dict[str, dict[int, float]] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
+    """The step at which status told last of each stage."""
 
     def add(self, line: answer.Progress) -> None:
-        """Takes the loss of a line of training; one of an earlier step than the last begins anew (another attempt)."""
+        """Takes the loss of a line of training."""
         if line.phase != "Train" or line.loss is None:
             return
         self.by_stage.setdefault(line.stage, {})[line.step] = line.loss
+
+    def add_told(self, line: answer.Progress) -> None:
+        """The same of status, which tells steps in order: an earlier one than before is another attempt's.
+
+        What the attempt before it did from there on is lost, and forgotten.
+        """
+        if line.phase != "Train":
+            return
+        if line.step < self.told.get(line.stage, 0):
+            kept = self.by_stage.get(line.stage, {})
+            self.by_stage[line.stage] = {step: loss for step, loss in kept.items() if step < line.step}
+        self.told[line.stage] = line.step
+        self.add(line)
 
     def of(self, stage: str) -> list[float]:
         """In order of steps."""
@@ -129,7 +144,7 @@ def _scene(chain: dict[str, Any], events: Sequence[Event], losses: Losses, now: 
     status = status_of(chain)
     training = _training(status)
     if training and (line := progress_of(training)):
-        losses.add(line)
+        losses.add_told(line)
     return Scene(
         chain=chain,
         status=status,

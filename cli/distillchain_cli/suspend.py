@@ -12,6 +12,9 @@ def set_suspend(cluster: Cluster, name: str, *, suspend: bool) -> str:
     if bool(chain["spec"].get("suspend")) is suspend:
         return f"{name} is {'' if suspend else 'not '}suspended already; nothing was changed"
     cluster.set_suspend(chain, suspend)
+    phases = {stage.get("phase") for stage in (chain.get("status") or {}).get("stages") or []}
     if suspend:
-        return f"suspended {name}: its running stage saves its state and stops; to go on: {program()} resume {name}"
-    return f"resumed {name}: it goes on from its saved state; to follow it: {program()} status {name} -w"
+        what = "its running stage saves its state and stops" if "Running" in phases else "none of its stages runs"
+        return f"suspended {name}: {what}; to go on: {program()} resume {name}"
+    what = ": it goes on from its saved state" if "Suspended" in phases else ""
+    return f"resumed {name}{what}; to follow it: {program()} status {name} -w"

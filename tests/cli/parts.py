@@ -1,17 +1,23 @@
-"""The command as a process, a chain file, and a stand-in for the trainer."""
+"""The command in this process and as one of its own, a chain file, and a stand-in for the trainer."""
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
 from chain_builders import a_document
+from distillchain_cli.main import log, main
 
 COMMAND = [sys.executable, "-W", "error", "-m", "distillchain_cli"]
 
@@ -43,7 +49,7 @@ def progress(phase, step, of):
 def distillchain(
     *arguments: str, cwd: Path, text: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
+    """Runs the command to its end, as a process."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=cwd,
@@ -54,6 +60,37 @@ def distillchain(
         timeout=300,
         check=False,
     )
+
+
+def distillchain_here(
+    *arguments: str, cwd: Path, text: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command in this process, which is started already; what a process would give.
+
+    What it starts itself (trainers) are processes; signals and terminals need distillchain().
+    """
+    stdout, stderr = io.StringIO(), io.StringIO()
+    # 80 columns: as where there is no terminal, also when a person runs the tests in one.
+    variables = clean_environment(cwd) | {"COLUMNS": "80"} | environment
+    with (
+        chdir(cwd),
+        mock.patch.dict(os.environ, variables, clear=True),
+        mock.patch.multiple(sys, argv=["distillchain", *arguments], stdin=io.TextIOWrapper(io.BytesIO(text.encode()))),
+        mock.patch.object(tempfile, "tempdir", None),
+        mock.patch.object(logging.root, "handlers", []),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        code = _exit_code()
+    log.setLevel(logging.NOTSET)  # -v
+    return subprocess.CompletedProcess(list(arguments), code, stdout.getvalue(), stderr.getvalue())
+
+
+def _exit_code() -> int:
+    try:
+        return main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
 
 
 def clean_environment(scratch: Path) -> dict[str, str]:
@@ -90,7 +127,7 @@ def attempts_of(folder: Path) -> int:
 
 def example_in_help(*command: str, cwd: Path) -> list[str]:
     """The arguments of the example that `--help` ends with."""
-    text = distillchain(*command, "--help", cwd=cwd).stdout
+    text = distillchain_here(*command, "--help", cwd=cwd).stdout
     found = re.search(r"Example: distillchain (.+)\s*\Z", text)
     assert found, text
     return found[1].split()

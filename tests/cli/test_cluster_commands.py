@@ -183,9 +183,11 @@ def test_events_are_those_of_the_chain_its_jobs_and_pods_in_order(scene: Scene):
 
 
 def test_suspend_and_resume_write_one_field_and_own_no_other(scene: Scene):
+    scene.write_status(tiny="Running")
     suspended = scene.distillchain("suspend", NAME)
     again = scene.distillchain("suspend", NAME)
     chain = scene.cluster.get("dchain", NAME, "-n", scene.namespace, "--show-managed-fields")
+    scene.write_status(tiny="Suspended")
     resumed = scene.distillchain("resume", NAME)
 
     assert suspended.stdout.startswith(f"suspended {NAME}: its running stage saves its state and stops")

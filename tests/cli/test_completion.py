@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.parts import clean_environment, distillchain
+from cli.parts import clean_environment, distillchain_here
 from cli.scene import NAME, Scene
 
 CONSOLE_SCRIPT = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
@@ -72,7 +72,7 @@ def test_a_cluster_that_is_away_offers_nothing_and_says_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_there_is_a_script_for_each_shell(tmp_path: Path, shell: str):
-    done = distillchain("completion", shell, cwd=tmp_path)
+    done = distillchain_here("completion", shell, cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert f"_DISTILLCHAIN_COMPLETE=complete_{shell}" in done.stdout

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from chain_builders import a_document
-from cli.parts import distillchain, write_chain
+from cli.parts import distillchain, distillchain_here, write_chain
 from distillchain_api.faults import BadDocument
 from distillchain_cli.documents import read_chain
 
@@ -155,7 +155,7 @@ def test_a_set_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, overrid
 def test_all_faults_are_told_together_each_with_the_name_of_the_file(tmp_path: Path):
     write_chain(tmp_path, teacher={"model": "teacher"})
 
-    done = distillchain("validate", "chain.yaml", "--set", "spec.task.maxLength=x", "--set", "oops", cwd=tmp_path)
+    done = distillchain_here("validate", "chain.yaml", "--set", "spec.task.maxLength=x", "--set", "oops", cwd=tmp_path)
 
     assert done.returncode == 2
     assert done.stdout == ""

@@ -16,12 +16,13 @@ from chain_builders import a_commit, a_document, a_plan
 from distillchain_api.answer import Progress
 from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus, StageProgress, StageStatus
-from distillchain_cli.errors import Silent, Unreachable
+from distillchain_cli.errors import RunFailed, Silent, Unreachable
 from distillchain_cli.events import Event
-from distillchain_cli.logs import read_log, readable
+from distillchain_cli.logs import Mouth, Wanted, read_log, readable, show_logs
 from distillchain_cli.run import build_status
 from distillchain_cli.status_watch import Lines, Losses, Scene, draw, sparkline
 from distillchain_cli.verdict import verdict_of
+from distillchain_operator.labels import STAGE_LABEL
 from distillchain_operator.status import committed_entry
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -126,14 +127,29 @@ def test_a_sparkline_has_the_shape_of_its_values(values: list[float], want: str)
     assert sparkline(values, width=2 if len(want) == 2 else 8) == want
 
 
+def a_loss(step: int, loss: float) -> Progress:
+    return Progress(stage="tiny", phase="Train", step=step, of=60, loss=loss)
+
+
 def test_losses_of_log_and_status_are_one_line_in_order_of_steps():
     losses = Losses()
-    for step, loss in [(30, 0.5), (10, 0.9), (20, 0.7), (30, 0.5)]:
-        losses.add(Progress(stage="tiny", phase="Train", step=step, of=60, loss=loss))
-    losses.add(Progress(stage="tiny", phase="Evaluate", step=1, of=2, loss=9.0))
+    losses.add_told(a_loss(30, 0.5))
+    for step, loss in [(10, 0.9), (20, 0.7), (30, 0.5), (31, 0.4)]:
+        losses.add(a_loss(step, loss))
+    losses.add_told(a_loss(30, 0.5))
+    for add in (losses.add, losses.add_told):
+        add(Progress(stage="tiny", phase="Evaluate", step=1, of=2, loss=9.0))
 
-    assert losses.of("tiny") == [0.9, 0.7, 0.5]
+    assert losses.of("tiny") == [0.9, 0.7, 0.5, 0.4]
     assert losses.of("mini") == []
+
+
+def test_losses_of_an_attempt_that_crashed_are_gone_where_the_next_one_goes_on():
+    losses = Losses()
+    for step, loss in [(10, 0.9), (20, 0.7), (30, 9.9), (20, 0.6), (25, 0.5)]:
+        losses.add_told(a_loss(step, loss))
+
+    assert losses.of("tiny") == [0.9, 0.6, 0.5]
 
 
 def lines_of(*scenes: tuple[float, Scene]) -> list[str]:
@@ -226,6 +242,52 @@ def test_every_line_of_a_log_is_read_once_whatever_breaks(moments: list[tuple[in
         read = list(read_log(CutLog(lines, cuts), "pod", follow=True, tail=None, say=lambda _: None))  # type: ignore[arg-type]
 
     assert read == [line.partition(" ")[2] for line in lines]
+
+
+class LostNode:
+    """Two pods, of which the first one's kubelet is away: a node cannot be lost on demand."""
+
+    def fetch_chain(self, name: str) -> dict[str, Any]:
+        return a_document(name)
+
+    def pods_of(self, chain: str) -> None:
+        return None
+
+    def list(self, collection: None) -> tuple[list[dict[str, Any]], str]:
+        running = {"containerStatuses": [{"name": "trainer", "state": {"running": {}}}]}
+        stages = {"mini": "lost", "tiny": "here"}
+        pods = [
+            {"metadata": {"name": name, "labels": {STAGE_LABEL: stage}}, "status": running}
+            for stage, name in stages.items()
+        ]
+        return pods, "1"
+
+    def log_lines(self, pod: str, **_: Any) -> Iterator[str]:
+        if pod == "lost":
+            raise Unreachable("the API server refused: dial tcp: no route to host")
+        yield "2026-01-01T12:00:00Z words"
+
+
+def test_where_a_node_is_away_the_other_logs_are_shown(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr("distillchain_cli.logs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("distillchain_cli.logs.time.sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    shown: list[str] = []
+    said: list[str] = []
+
+    with pytest.raises(RunFailed) as caught:
+        show_logs(LostNode(), "relay", Wanted(), Mouth(show=shown.append, say=said.append))  # type: ignore[arg-type]
+
+    assert str(caught.value) == "1 of 2 logs could not be read: lost"
+    assert shown == ["[tiny] words"]
+    away = "the API server refused: dial tcp: no route to host"
+    assert said == [
+        "stage mini: pod lost",
+        f"reconnecting: {away}",
+        f"the log of pod lost cannot be read: {away}",
+        "stage tiny: pod here",
+    ]
+    assert clock[0] < 60
 
 
 def test_progress_is_readable_and_talk_stays_as_it_is():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document
-from cli.parts import distillchain, example_in_help, write_chain
+from cli.parts import distillchain, distillchain_here, example_in_help, write_chain
 from cluster.controlplane import ControlPlane
 from cluster.s3 import S3Server
 from cluster.waiting import wait_until
@@ -55,7 +55,7 @@ def test_the_example_of_its_help_writes_a_page(chain_file: Path):
     "form, want", [("md", "# Distillation report: default/relay\n"), ("html", "<!DOCTYPE html>\n")]
 )
 def test_it_goes_to_stdout_in_the_form_that_is_asked_for(chain_file: Path, form: str, want: str):
-    done = distillchain("report", "chain.yaml", "-o", form, cwd=chain_file.parent)
+    done = distillchain_here("report", "chain.yaml", "-o", form, cwd=chain_file.parent)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(want)
@@ -64,7 +64,7 @@ def test_it_goes_to_stdout_in_the_form_that_is_asked_for(chain_file: Path, form:
 def test_an_edited_chain_is_half_done(chain_file: Path):
     edit = ("--set", "spec.stages[tiny].training.epochs=9")
 
-    done = distillchain("report", "chain.yaml", "-o", "json", *edit, cwd=chain_file.parent)
+    done = distillchain_here("report", "chain.yaml", "-o", "json", *edit, cwd=chain_file.parent)
 
     report = json.loads(done.stdout)
     assert report["outcome"] == "Unfinished"
@@ -91,7 +91,7 @@ def test_a_committed_stage_is_held_to_the_gate_of_the_chain_file(chain_file: Pat
 def test_an_empty_store_makes_a_report_too(tmp_path: Path):
     write_chain(tmp_path)
 
-    done = distillchain("report", "chain.yaml", "-o", "json", cwd=tmp_path)
+    done = distillchain_here("report", "chain.yaml", "-o", "json", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     want = "Not finished: 0 of 2 stages committed; mini: not begun, or nothing saved yet."
@@ -119,7 +119,7 @@ def test_an_empty_store_makes_a_report_too(tmp_path: Path):
     ],
 )
 def test_what_cannot_be_used_is_said(chain_file: Path, arguments: list[str], want: str):
-    done = distillchain("report", *arguments, cwd=chain_file.parent)
+    done = distillchain_here("report", *arguments, cwd=chain_file.parent)
 
     assert (done.returncode, done.stderr) == (2, want + "\n")
 

@@ -20,6 +20,7 @@ from cli.parts import (
     attempts_of,
     clean_environment,
     distillchain,
+    distillchain_here,
     example_in_help,
     install_stand_in,
     write_chain,
@@ -68,7 +69,7 @@ def test_a_crash_is_tried_again_and_its_log_is_kept_apart(tmp_path: Path):
         tmp_path, "print('words', attempt, file=sys.stderr)\nif attempt < 2: sys.exit(70)\ncommit()"
     )
 
-    done = distillchain("run", "chain.yaml", "-v", "-o", "json", cwd=tmp_path, **stand_in)
+    done = distillchain_here("run", "chain.yaml", "-v", "-o", "json", cwd=tmp_path, **stand_in)
 
     assert done.returncode == 0, done.stderr
     assert status_in(done.stdout).stages[0].attempt == 2
@@ -85,7 +86,7 @@ def test_crashes_beyond_the_retries_fail_the_chain(tmp_path: Path):
     write_chain(tmp_path, template={"retries": 1})
     stand_in = install_stand_in(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
 
-    done = distillchain("run", "chain.yaml", "-o", "json", cwd=tmp_path, **stand_in)
+    done = distillchain_here("run", "chain.yaml", "-o", "json", cwd=tmp_path, **stand_in)
 
     assert done.returncode == 1
     assert attempts_of(tmp_path) == 2
@@ -114,7 +115,7 @@ def test_a_failure_ends_with_1_and_the_trainers_sentence(tmp_path: Path):
     write_chain(tmp_path)
     act = "answer('Failed', failureClass='DataInvalid', message='what to do')\nsys.exit(65)"
 
-    done = distillchain("run", "chain.yaml", cwd=tmp_path, **install_stand_in(tmp_path, act))
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **install_stand_in(tmp_path, act))
 
     assert done.returncode == 1
     assert "failed: what to do\n" in done.stderr
@@ -143,7 +144,7 @@ def test_a_stage_that_outlives_its_timeout_fails_with_its_state_saved(tmp_path: 
         tmp_path, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\nwhile True: time.sleep(0.05)"
     )
 
-    done = distillchain("run", "chain.yaml", "-o", "json", cwd=tmp_path, **stand_in)
+    done = distillchain_here("run", "chain.yaml", "-o", "json", cwd=tmp_path, **stand_in)
 
     assert done.returncode == 1
     (mini,) = status_in(done.stdout).stages
@@ -252,7 +253,7 @@ def test_progress_is_shown_where_there_is_no_terminal(tmp_path: Path):
     write_chain(tmp_path, stages=["mini"])
     stand_in = install_stand_in(tmp_path, "progress('Train', 120, 600)\ncommit()")
 
-    done = distillchain("run", "chain.yaml", cwd=tmp_path, **stand_in)
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **stand_in)
 
     assert "stage mini: train 120/600\n" in done.stderr
 
@@ -260,7 +261,7 @@ def test_progress_is_shown_where_there_is_no_terminal(tmp_path: Path):
 def test_a_suspended_chain_is_not_run(tmp_path: Path):
     write_chain(tmp_path, suspend=True)
 
-    done = distillchain("run", "chain.yaml", cwd=tmp_path)
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "spec.suspend: got true, expected false to run; add --set spec.suspend=false\n"
@@ -280,7 +281,7 @@ def test_a_fatal_failure_of_the_real_trainer_is_told_in_its_own_sentence(tmp_pat
     write_chain(tmp_path)
     path = plant_manifest(tmp_path, "{}")
 
-    done = distillchain("run", "chain.yaml", cwd=tmp_path)
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path)
 
     assert done.returncode == 1
     assert re.search(rf"^failed: file://{path} cannot be read .*; restore it, or delete it", done.stderr, re.MULTILINE)
@@ -309,7 +310,7 @@ def test_a_plan_tells_what_a_run_would_fail_of(tmp_path: Path):
     write_chain(tmp_path)
     path = plant_manifest(tmp_path, "{}")
 
-    done = distillchain("plan", "chain.yaml", "-o", "json", cwd=tmp_path)
+    done = distillchain_here("plan", "chain.yaml", "-o", "json", cwd=tmp_path)
 
     mini = json.loads(done.stdout)["stages"][0]
     assert (mini["action"], mini["committed"]) == ("fail", False)
@@ -321,7 +322,7 @@ def test_a_store_that_refuses_is_told_in_a_sentence(tmp_path: Path, command: str
     write_chain(tmp_path)
     (tmp_path / "store").write_text("a file, not a folder")
 
-    done = distillchain(command, "chain.yaml", cwd=tmp_path)
+    done = distillchain_here(command, "chain.yaml", cwd=tmp_path)
 
     assert done.returncode == 1
     assert "spec.storage.uri: " in done.stderr
@@ -330,14 +331,14 @@ def test_a_store_that_refuses_is_told_in_a_sentence(tmp_path: Path, command: str
 
 @pytest.mark.parametrize("arguments", [["run"], ["nothing"], ["plan", "c.yaml", "-o", "xml"], ["run", "missing.yaml"]])
 def test_bad_input_ends_with_2(tmp_path: Path, arguments: list[str]):
-    done = distillchain(*arguments, cwd=tmp_path)
+    done = distillchain_here(*arguments, cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
 
 
 def test_the_traceback_comes_only_when_asked_for(tmp_path: Path):
-    assert "Traceback" not in distillchain("validate", "missing.yaml", cwd=tmp_path).stderr
+    assert "Traceback" not in distillchain_here("validate", "missing.yaml", cwd=tmp_path).stderr
     assert "Traceback" in distillchain("validate", "missing.yaml", "-v", cwd=tmp_path).stderr
 
 
@@ -350,7 +351,7 @@ def test_the_example_of_each_help_works(tmp_path: Path, command: list[str]):
     write_chain(tmp_path)
     stand_in = install_stand_in(tmp_path, "commit()") if command == ["run"] else {}
 
-    done = distillchain(*example_in_help(*command, cwd=tmp_path), cwd=tmp_path, **stand_in)
+    done = distillchain_here(*example_in_help(*command, cwd=tmp_path), cwd=tmp_path, **stand_in)
 
     assert done.returncode == 0, done.stderr
 
@@ -391,7 +392,7 @@ def test_logs_and_work_folders_are_gone_after_a_success(tmp_path: Path):
     scratch = tmp_path / "tmp"
     scratch.mkdir()
 
-    done = distillchain(
+    done = distillchain_here(
         "run", "chain.yaml", cwd=tmp_path, TMPDIR=str(scratch), **install_stand_in(tmp_path, "commit()")
     )
 

@@ -16,9 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-import boto3
-from botocore.config import Config
-
 from cluster.errors import ClusterError, PrerequisiteMissing
 from cluster.lifetime import sigterm_unwinds
 from cluster.ports import free_ports
@@ -100,6 +97,9 @@ class S3Server:
 
     def client(self) -> S3Client:
         """boto3, with the right credentials."""
+        import boto3
+        from botocore.config import Config
+
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,

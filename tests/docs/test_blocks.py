@@ -110,6 +110,46 @@ def test_on_a_store(block: Block, s3: S3Server, chain: Chain, tmp_path: Path) ->
     assert done.stdout.strip() == want[block.page]
 
 
+KUBECTL = "#!/bin/sh\ncat <<'END'\n{answer}\nEND\n"
+
+
+@pytest.mark.parametrize(
+    "status, generation",
+    [
+        pytest.param(None, 1, id="not looked at"),
+        pytest.param({"observedGeneration": -1}, 1, id="not looked at, by the CRD's default"),
+        pytest.param({"observedGeneration": 1, "stages": [{"digest": "a"}]}, 2, id="edited since"),
+        pytest.param({"observedGeneration": 1, "stages": []}, 1, id="invalid from the start"),
+        pytest.param(
+            {"observedGeneration": 2, "stages": [{"digest": "a"}], "conditions": [{"reason": "InvalidSpec"}]},
+            2,
+            id="edited into an invalid one",
+        ),
+    ],
+)
+def test_the_clean_up_lists_nothing_while_the_stages_of_a_chain_are_unknown(
+    tmp_path: Path, status: dict[str, Any] | None, generation: int
+) -> None:
+    """By a stand-in for kubectl: what an operator has yet to do is over in a moment."""
+    (block,) = (parameter.values[0] for parameter in of(Scene.S3, "docs/operations.md"))
+    chain = {"metadata": {"name": "new", "generation": generation}} | ({"status": status} if status else {})
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(KUBECTL.format(answer=json.dumps({"items": [chain]})))
+    kubectl.chmod(0o755)
+    store = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}  # nobody is asked
+
+    done = subprocess.run(
+        [sys.executable, "-c", block.text],
+        env=environment(tmp_path, tmp_path, **store),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "stages of these chains are not known: new\n"
+
+
 # An API server.
 
 

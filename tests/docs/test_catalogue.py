@@ -64,6 +64,24 @@ def test_every_setting_of_the_operator_is_in_the_table_of_the_install_page():
     assert rows == ["DISTILLCHAIN_"] + [setting.name.upper() for setting in fields(Settings)]
 
 
+def test_keys_of_the_operators_log_are_ones_that_it_writes():
+    page = (REPOSITORY / "docs" / "operations.md").read_text()
+    (always, fields_) = re.search(
+        r"one JSON object a line: (.*?), and .*?\bsuch as\s(.*?)\. ", page, re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    sources = "".join(path.read_text() for path in (REPOSITORY / "operator").rglob("*.py"))
+    written = set(re.findall(r'"(\w+)":', " ".join(re.findall(r"extra=(\{.*?\})", sources, re.DOTALL))))
+
+    assert set(re.findall(r"`(\w+)`", fields_)) <= written
+    assert all(f'"{key}": ' in sources for key in re.findall(r"`(\w+)`", always))
+
+
+def test_an_image_gets_each_room_once():
+    copied = re.findall(r"^COPY (\w+) \1$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert sorted(copied) == ["api", "cli", "operator", "report", "trainer"]
+
+
 def test_json_is_json():
     for block in blocks("json"):
         json.loads(block.text)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from trainer.parts import an_order, run_here, save_bert, write_data
 
@@ -21,8 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """Two tests at once on two cores: with more threads each waits for the other."""
+    if not any(item.get_closest_marker("models") for item in request.session.items):
+        yield
+        return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,7 @@
-"""Small real parts of the trainer's tests: sentences, a tokenizer made of their words, random BERTs, work orders."""
+"""Small real parts of the trainer's tests: sentences, a tokenizer made of their words, random BERTs, work orders.
+
+What loads torch is imported where it is used: the quick loop imports this file too.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,17 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_api.chain import parse_chain
 from distillchain_api.workorder import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.plan import build_plan
 from distillchain_trainer.progress import Reporter
-from distillchain_trainer.run import run_stage
 from distillchain_trainer.signals import Signals
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 GOOD = ["good", "great", "fine", "lovely", "charming", "bright", "funny", "warm"]
 BAD = ["bad", "dull", "poor", "boring", "bleak", "cold", "weak", "tired"]
@@ -80,6 +81,9 @@ def write_data(folder: Path, *, train: int = 160, validation: int = 60, test: in
 
 def save_tokenizer(folder: Path, *, more_words: int = 0) -> PreTrainedTokenizerFast:
     """A real fast tokenizer whose words are those of the sentences."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *GOOD, *BAD, *(f"w{i}" for i in range(more_words))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.Lowercase()
@@ -103,6 +107,9 @@ def save_bert(
     folder: Path, *, labels: list[str] | None = LABELS, seed: int = 0, vocabulary: int | None = None, **config: Any
 ) -> Path:
     """A small random BERT: a classifier of `labels`, or an encoder without a head."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
     words = vocabulary or len(save_tokenizer(folder))
     torch.manual_seed(seed)
     settings = BertConfig(vocab_size=words, **{**SMALL_BERT, **config})
@@ -166,6 +173,8 @@ def an_order(root: Path, *, stage: int = 0, **parts: Any) -> WorkOrder:
 
 def run_here(order: WorkOrder, root: Path, *, attempt: str = "here", signals: Signals | None = None) -> Committed:
     """Runs a stage in this process."""
+    from distillchain_trainer.run import run_stage
+
     folder = root / f"work-{attempt}"
     folder.mkdir(exist_ok=True)
     return run_stage(

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch, TrainerError, TrainingDiverged
 from trainer.parts import SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer
 
+pytestmark = pytest.mark.models
+
 
 def _pickled(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -7,9 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pandas
-import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -18,6 +15,11 @@ from distillchain_api.chain import Task
 from distillchain_trainer.data import Split, hub_rows, read_task_data
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.tables import read_rows
+from later import Later
+
+datasets = Later("datasets")
+pandas = Later("pandas")
+polars = Later("polars")
 
 LABELS = ["negative", "positive"]
 

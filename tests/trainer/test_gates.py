@@ -7,12 +7,14 @@ import random
 from typing import Any
 
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
 
 from distillchain_api.chain import Gate, Metric
 from distillchain_api.workorder import TeacherRef
 from distillchain_trainer.errors import GateNotMet, LabelMismatch, TrainerError
 from distillchain_trainer.gates import chance_to_beat, check_student, check_teacher, share
+from later import Later
+
+sklearn_metrics = Later("sklearn.metrics")
 
 
 @pytest.mark.parametrize(
@@ -78,8 +80,8 @@ def test_a_teacher_must_beat_chance_in_its_order(
     classes: list[int], predicted: list[int], metric: Metric, named: bool, want: type[TrainerError] | None
 ):
     metrics = {
-        "accuracy": float(accuracy_score(classes, predicted)),
-        "macroF1": float(f1_score(classes, predicted, average="macro", zero_division=0.0)),
+        "accuracy": float(sklearn_metrics.accuracy_score(classes, predicted)),
+        "macroF1": float(sklearn_metrics.f1_score(classes, predicted, average="macro", zero_division=0.0)),
     }
     labels = [f"class-{index}" for index in range(max(classes) + 1)]
 

@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
 from distillchain_trainer.errors import LabelMismatch
-from distillchain_trainer.losses import distillation_loss, soft_target_loss
+from later import Later
+
+torch = Later("torch")
+losses = Later("distillchain_trainer.losses")
 
 logits = st.lists(st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5).map(
     lambda rows: torch.tensor(rows, dtype=torch.float32)
@@ -25,14 +27,14 @@ def test_a_value_worked_out_by_hand():
     # KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.304099 - 0.173287 = 0.130812 nats.
     student, teacher = torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])
 
-    assert soft_target_loss(student, teacher, temperature=1.0).item() == pytest.approx(0.130812, abs=1e-6)
+    assert losses.soft_target_loss(student, teacher, temperature=1.0).item() == pytest.approx(0.130812, abs=1e-6)
 
 
 def test_temperature_two_by_hand():
     # Teacher logits (2 ln 3, 0) over T=2 are (ln 3, 0) again, and T^2 = 4 times 0.130812.
     student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
 
-    assert soft_target_loss(student, teacher, temperature=2.0).item() == pytest.approx(4 * 0.130812, abs=4e-6)
+    assert losses.soft_target_loss(student, teacher, temperature=2.0).item() == pytest.approx(4 * 0.130812, abs=4e-6)
 
 
 @given(student=logits, teacher=logits, temperature=temperatures)
@@ -45,7 +47,7 @@ def test_it_is_the_formula_of_the_paper(student: torch.Tensor, teacher: torch.Te
     log_q = log_softmax(student.double().numpy() / temperature, axis=-1)
     want = temperature**2 * np.mean(np.sum(p * (log_p - log_q), axis=-1))
 
-    got = soft_target_loss(student, teacher, temperature=temperature).item()
+    got = losses.soft_target_loss(student, teacher, temperature=temperature).item()
 
     assert got == pytest.approx(want, rel=1e-4, abs=1e-4 * temperature**2)
 
@@ -53,7 +55,9 @@ def test_it_is_the_formula_of_the_paper(student: torch.Tensor, teacher: torch.Te
 @given(student=logits, temperature=temperatures, shift=st.floats(-5, 5))
 @settings(deadline=None)
 def test_it_is_zero_for_equal_logits_also_when_shifted(student: torch.Tensor, temperature: float, shift: float):
-    assert soft_target_loss(student, student + shift, temperature=temperature).item() == pytest.approx(0, abs=1e-3)
+    assert losses.soft_target_loss(student, student + shift, temperature=temperature).item() == pytest.approx(
+        0, abs=1e-3
+    )
 
 
 @given(student=logits, teacher=logits)
@@ -66,7 +70,7 @@ def test_at_high_temperature_it_tends_to_half_the_mean_squared_distance(student:
 
     log_q, log_p = ((x / 1e4).log_softmax(-1) for x in (z, v))
     limit = 1e8 * torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True).item()
-    got = soft_target_loss(student[:rows], teacher[:rows], temperature=200.0).item()
+    got = losses.soft_target_loss(student[:rows], teacher[:rows], temperature=200.0).item()
 
     assert limit == pytest.approx(want, rel=1e-2, abs=1e-2)
     assert got == pytest.approx(want, rel=0.2, abs=0.1)
@@ -76,7 +80,7 @@ def test_the_gradient_flows_into_the_student_alone():
     student = torch.randn(4, 3, requires_grad=True)
     teacher = torch.randn(4, 3, requires_grad=True)
 
-    soft_target_loss(student, teacher, temperature=2.0).backward()
+    losses.soft_target_loss(student, teacher, temperature=2.0).backward()
 
     assert teacher.grad is None
     p, q = (torch.softmax(x.detach() / 2.0, -1) for x in (teacher, student))
@@ -87,21 +91,21 @@ def test_the_parts_are_mixed_by_alpha():
     student, teacher = torch.randn(6, 3), torch.randn(6, 3)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     hard = -torch.log_softmax(student, -1)[torch.arange(6), labels].mean()
-    soft = soft_target_loss(student, teacher, temperature=3.0)
+    soft = losses.soft_target_loss(student, teacher, temperature=3.0)
 
     for alpha in (0.0, 0.25, 1.0):
-        got = distillation_loss(student, teacher, labels, temperature=3.0, alpha=alpha)
+        got = losses.distillation_loss(student, teacher, labels, temperature=3.0, alpha=alpha)
         torch.testing.assert_close(got, (1 - alpha) * hard + alpha * soft)
 
 
 def test_without_a_teacher_the_labels_teach():
     student, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
 
-    got = distillation_loss(student, None, labels, temperature=1.0, alpha=0.0)
+    got = losses.distillation_loss(student, None, labels, temperature=1.0, alpha=0.0)
 
     torch.testing.assert_close(got, torch.nn.functional.cross_entropy(student, labels))
 
 
 def test_logits_of_another_number_of_classes_are_refused():
     with pytest.raises(LabelMismatch, match=r"^student logits are \(2, 3\), the teacher's \(2, 2\)$"):
-        soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 2), temperature=1.0)
+        losses.soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 2), temperature=1.0)

@@ -49,6 +49,8 @@ from trainer.parts import (
     write_tsv,
 )
 
+pytestmark = pytest.mark.models
+
 
 def manifest_of(root: Path, digest: str) -> Manifest:
     return Manifest.parse((root / f"store/stages/{digest}/manifest.json").read_text())

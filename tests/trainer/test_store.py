@@ -15,7 +15,6 @@ from distillchain_api.answer import Committed, Failed, ProgressPhase
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer.errors import DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
 from distillchain_trainer.progress import Reporter
-from distillchain_trainer.run import run_stage
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.store import Store, fingerprint_of
 from distillchain_trainer.store_file import FileStore
@@ -354,6 +353,8 @@ class Rival(Reporter):
 def test_of_two_trainers_on_s3_one_commits_and_the_other_adopts(
     root: Path, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
+    from distillchain_trainer.run import run_stage
+
     _use_keys(monkeypatch, s3)
     order = an_order(root, storage={"uri": f"{bucket}/race", "endpointUrl": s3.endpoint})
     (root / "work").mkdir()

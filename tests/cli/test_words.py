@@ -1,0 +1,127 @@
+"""What commands say of a chain on a cluster, over plain values: Events by their names, lists, suspend and retry."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from chain_builders import a_document
+from distillchain_api.status import ChainStatus
+from distillchain_cli.events import events_of
+from distillchain_cli.retry import retry
+from distillchain_cli.status_view import list_table, status_text
+from distillchain_cli.suspend import set_suspend
+from distillchain_operator.jobs import job_name
+
+BORN = "2026-01-01T11:00:00Z"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def a_chain(name: str = "relay", *, stages: Any = ("mini", "tiny"), status: Any = None, **spec: Any) -> dict[str, Any]:
+    chain = a_document(name, stages=list(stages))
+    chain["metadata"] |= {"namespace": "ml", "uid": "u", "generation": 1, "creationTimestamp": BORN}
+    chain["spec"] |= spec
+    return chain | {"status": status or {}}
+
+
+def an_event(kind: str, name: str) -> dict[str, Any]:
+    return {"metadata": {}, "eventTime": "2026-01-01T11:30:00Z", "regarding": {"kind": kind, "name": name}}
+
+
+def pod_name(job: str) -> str:
+    """As the API server makes it of the Job's generateName."""
+    return f"{job}-"[:58] + "x7k2q"
+
+
+@pytest.mark.parametrize("name_chars", [5, 30, 31, 32, 33, 36, 37, 38, 39, 43, 63])
+def test_events_of_pods_are_found_whatever_the_length_of_the_name(name_chars: int):
+    stage = "distil-medium"
+    name = "n" * name_chars
+    job = job_name(name, stage, "a1" * 5)
+    events = [an_event("Job", job), an_event("Pod", pod_name(job)), an_event("Pod", f"{job[:-12]}-x7k2q")]
+
+    found = events_of(a_chain(name, stages=[stage]), events)
+
+    assert [(event.kind, event.stage) for event in found] == [("Job", stage), ("Pod", stage)]
+
+
+def test_a_chain_of_another_release_does_not_hide_the_others():
+    later = a_chain("later", status={"phase": "Failed", "notYetKnown": 1})
+
+    for wide in (False, True):
+        header, first, second = list_table([later, a_chain()], now=NOON, everywhere=True, wide=wide).splitlines()
+
+        assert header.split()[:3] == ["NAMESPACE", "NAME", "PHASE"]
+        assert first.split()[:3] == ["ml", "later", "Failed"]
+        assert "the status is of another release than this command" in first
+        assert second.split()[:3] == ["ml", "relay", "Pending"]
+
+
+def test_a_failed_stage_shows_how_far_it_came():
+    status = ChainStatus.parse(
+        {
+            "phase": "Failed",
+            "stages": [
+                {
+                    "name": "mini",
+                    "phase": "Failed",
+                    "digest": "d",
+                    "message": "ran longer than its timeout",
+                    "progress": {"phase": "Train", "step": 4200, "of": 21040},
+                }
+            ],
+        }
+    )
+
+    assert status_text(a_chain(), status).splitlines()[-1].endswith("  Train 4200/21040 ran longer than its timeout")
+
+
+class Recorder:
+    """A cluster with one chain and no Job of it."""
+
+    def __init__(self, chain: dict[str, Any]) -> None:
+        self.chain = chain
+
+    def fetch_chain(self, name: str) -> dict[str, Any]:
+        return self.chain
+
+    def fetch_job(self, name: str) -> None:
+        return None
+
+    def set_suspend(self, chain: dict[str, Any], suspend: bool) -> None:
+        pass
+
+
+def stages_with(phase: str, **more: Any) -> dict[str, Any]:
+    return {"phase": "Failed", "stages": [{"name": "mini", "phase": phase, "digest": "d", **more}]}
+
+
+@pytest.mark.parametrize(
+    "phase, suspended, want",
+    [
+        ("Running", False, "suspended relay: its running stage saves its state and stops; to go on: distillchain resume relay"),
+        ("Committed", False, "suspended relay: none of its stages runs; to go on: distillchain resume relay"),
+        ("Failed", False, "suspended relay: none of its stages runs; to go on: distillchain resume relay"),
+        ("Suspended", True, "resumed relay: it goes on from its saved state; to follow it: distillchain status relay -w"),
+        ("Committed", True, "resumed relay; to follow it: distillchain status relay -w"),
+    ],
+)  # fmt: skip
+def test_suspend_and_resume_promise_what_comes(phase: str, suspended: bool, want: str):
+    cluster: Any = Recorder(a_chain(status=stages_with(phase), suspend=suspended))
+
+    assert set_suspend(cluster, "relay", suspend=not suspended) == want
+
+
+@pytest.mark.parametrize(
+    "suspended, want",
+    [
+        (False, "Job j of stage mini is gone already; the operator makes it anew"),
+        (True, "Job j of stage mini is gone already; the operator makes it anew once the chain is resumed: distillchain resume relay"),
+    ],
+)  # fmt: skip
+def test_a_retry_of_a_suspended_chain_says_that_it_waits(suspended: bool, want: str):
+    cluster: Any = Recorder(a_chain(status=stages_with("Failed", job="j"), suspend=suspended))
+
+    assert retry(cluster, "relay", None) == want
