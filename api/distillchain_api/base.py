@@ -49,6 +49,6 @@ class Document(BaseModel):
 
 
 class Record(Document):
-    """What is kept in the store and may be of another release: fields that this one does not know are ignored."""
+    """What is kept in a store or status, perhaps by another release: fields that this one does not know are ignored."""
 
     model_config = ConfigDict(extra="ignore")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from distillchain_api.base import Document
+from distillchain_api.base import Record
 from distillchain_api.failures import FailureClass
 
 ChainPhase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
@@ -14,13 +14,7 @@ StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
 ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended"]
 
 
-class Told(Document):
-    """Part of a status. Fields that a later release added are passed over: they are its own to keep."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class Condition(Told):
+class Condition(Record):
     """A condition of the Kubernetes API conventions; kstatus, `kubectl wait`, Argo CD and Flux read it."""
 
     type: ConditionType
@@ -31,21 +25,21 @@ class Condition(Told):
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
-class SplitMetricStrings(Told):
+class SplitMetricStrings(Record):
     """Shares from 0 to 1 with four decimals."""
 
     accuracy: str
     macro_f1: Annotated[str, Field(alias="macroF1")]
 
 
-class MetricStrings(Told):
+class MetricStrings(Record):
     """What was measured, split by split."""
 
     validation: SplitMetricStrings
     test: SplitMetricStrings | None = None
 
 
-class StageProgress(Told):
+class StageProgress(Record):
     """The last progress line of the running pod."""
 
     phase: str
@@ -56,7 +50,7 @@ class StageProgress(Told):
     eta_seconds: int | None = None
 
 
-class MeasuredStatus(Told):
+class MeasuredStatus(Record):
     """A model in short."""
 
     metrics: MetricStrings
@@ -65,7 +59,7 @@ class MeasuredStatus(Told):
     examples_per_second: str | None = None
 
 
-class StageStatus(Told):
+class StageStatus(Record):
     """One stage."""
 
     name: str
@@ -99,7 +93,7 @@ class StageStatus(Told):
     """Row of docs/failures.md."""
 
 
-class ChainResult(Told):
+class ChainResult(Record):
     """What the chain was for."""
 
     checkpoint: str
@@ -113,7 +107,7 @@ class ChainResult(Told):
     """Parameters of the root teacher over those of the last student."""
 
 
-class ChainStatus(Told):
+class ChainStatus(Record):
     """What is known of a chain."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = 0

@@ -48,7 +48,7 @@ def test_events_of_pods_are_found_whatever_the_length_of_the_name(name_chars: in
 
 
 def test_a_chain_of_another_release_does_not_hide_the_others():
-    later = a_chain("later", status={"phase": "Failed", "notYetKnown": 1})
+    later = a_chain("later", status={"phase": "Failed", "stages": [{"phase": "NotYetKnown"}]})
 
     for wide in (False, True):
         header, first, second = list_table([later, a_chain()], now=NOON, everywhere=True, wide=wide).splitlines()
