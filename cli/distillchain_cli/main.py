@@ -25,9 +25,21 @@ from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
 from distillchain_cli.documents import STDIN, read_chain
 from distillchain_cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SUCCEEDED, BadInput, CliError, require_extra
-from distillchain_cli.options import File, Output, OutputFormat, Overrides, Storage, Verbose
+from distillchain_cli.options import (
+    Context,
+    File,
+    Kubeconfig,
+    Namespace,
+    Output,
+    OutputFormat,
+    Overrides,
+    Storage,
+    Target,
+    Verbose,
+)
 from distillchain_cli.printing import document_text, is_document, result, see, talk
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program
+from distillchain_cli.targets import read_target
 from distillchain_operator.plan import Plan, build_plan
 
 log = logging.getLogger("distillchain_cli")
@@ -71,16 +83,28 @@ def validate(file: File, storage: Storage = None, overrides: Overrides = None, _
 
 @app.command(epilog="Example: distillchain plan chain.yaml -o json")
 def plan(
-    file: File,
+    target: Target,
     storage: Storage = None,
     overrides: Overrides = None,
     output: OutputFormat = Output.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Show what a run would do: stages, digests, what is committed in the store. Changes nothing."""
+    """Show what a run would do: stages, digests, what is committed in the store. Changes nothing.
+
+    S3 credentials come from the environment, as AWS's own tools take them.
+    """
     from distillchain_cli.plan_view import fetch_outlook, plan_table, summary
 
-    planned = build_plan(read_chain(file, overrides=overrides or (), storage=storage))
+    chain, _ = read_target(
+        target,
+        storage=storage,
+        overrides=overrides or (),
+        fetch_chain=lambda name: cluster_commands.connect(kubeconfig, context, namespace).fetch_chain(name),
+    )
+    planned = build_plan(chain)
     outlook = fetch_outlook(planned)
     if is_document(output):
         stages = [item.to_document() for item in outlook]

@@ -30,6 +30,9 @@ def be_verbose(value: bool) -> bool:
 
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A DistillationChain in YAML, or - for stdin.")]
+Target = Annotated[
+    str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
+]
 Name = Annotated[
     str,
     typer.Argument(metavar="NAME", help="Name of a DistillationChain on the cluster.", autocompletion=complete_chain),

@@ -1,31 +1,31 @@
 """`distillchain report`: a chain's report from what is in its store. Changes nothing there.
 
-What is a file is a chain file, whose store and gates alone tell how it went; anything else is the name of a chain on
-the cluster, whose spec names the store and whose status tells why a stage failed. S3 credentials are the user's own.
+Of a chain file store and gates alone tell how it went; of a chain on the cluster its status tells why a stage failed.
+S3 credentials are the user's own.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillchain_api.chain import DistillationChain, Storage, parse_chain
+from distillchain_api.chain import Storage
 from distillchain_api.failures import FailureClass
 from distillchain_api.records import REPORT_FILE
 from distillchain_api.status import ChainStatus
 from distillchain_cli.cluster_commands import connect
-from distillchain_cli.documents import STDIN, read_chain
 from distillchain_cli.errors import BadInput, RunFailed, require_extra
-from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Verbose
+from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Target, Verbose
 from distillchain_cli.options import Storage as StorageOption
 from distillchain_cli.printing import result, talk
+from distillchain_cli.targets import FetchChain, read_target
 from distillchain_operator.plan import Plan, PlannedStage, build_plan
 from distillchain_operator.status import timestamp
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from distillchain_trainer.store import Store
 
 app = typer.Typer()
-
-FetchChain = Callable[[str], dict[str, Any]]
-"""Gives the chain of a name as the cluster holds it."""
 
 
 class ReportFormat(StrEnum):
@@ -49,9 +46,7 @@ class ReportFormat(StrEnum):
 
 @app.command(epilog="Example: distillchain report chain.yaml --to report.html")
 def report(
-    target: Annotated[
-        str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
-    ],
+    target: Target,
     output: Annotated[
         ReportFormat, typer.Option("--output", "-o", metavar="|".join(ReportFormat), help="How it is written.")
     ] = ReportFormat.HTML,
@@ -90,10 +85,7 @@ def report_text(
     """
     require_extra("report", "matplotlib", purpose="the report")
     require_extra("report", "scipy", purpose="the report")
-    if target == STDIN or Path(target).is_file():
-        chain, status = read_chain(target, overrides=overrides, storage=storage), ChainStatus()
-    else:
-        chain, status = _chain_on_cluster(target, storage=storage, overrides=overrides, fetch_chain=fetch_chain)
+    chain, status = read_target(target, storage=storage, overrides=overrides, fetch_chain=fetch_chain)
     if status.stages or storage is not None:
         _check_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
@@ -118,23 +110,6 @@ def stored_report(plan: Plan) -> str | None:
         return f"{store.uri}/{key}" if any(item.key == key for item in store.list_objects(key)) else None
     except TrainerError:
         return None  # it has just committed there; its report is not worth an error
-
-
-def _chain_on_cluster(
-    name: str, *, storage: str | None, overrides: Sequence[str], fetch_chain: FetchChain
-) -> tuple[DistillationChain, ChainStatus]:
-    from distillchain_cli.chains import status_of
-
-    if "/" in name or name.endswith((".yaml", ".yml", ".json")):
-        raise BadInput(f"{name}: there is no such file; expected a chain file, or the name of a chain on the cluster")
-    if overrides:
-        raise BadInput("--set: expected with a chain file only; a chain on the cluster is reported as it is there")
-    document = fetch_chain(name)
-    chain = parse_chain(document, source=name)
-    if storage is not None:
-        spec = chain.spec.model_copy(update={"storage": Storage.parse({"uri": storage}, source="--storage")})
-        chain = chain.model_copy(update={"spec": spec})
-    return chain, status_of(document)
 
 
 def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:

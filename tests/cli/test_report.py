@@ -18,7 +18,8 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.status import ChainStatus, StageStatus
 from distillchain_cli.documents import read_chain
 from distillchain_cli.errors import RunFailed
-from distillchain_cli.report_command import FetchChain, ReportFormat, report_text
+from distillchain_cli.report_command import ReportFormat, report_text
+from distillchain_cli.targets import FetchChain
 from distillchain_operator.plan import Plan, build_plan
 from report import stores
 from report.stores import Relay, write_relay
@@ -113,7 +114,7 @@ def test_an_empty_store_makes_a_report_too(tmp_path: Path):
         ),
         pytest.param(
             ["relay", "--set", "spec.suspend=true"],
-            "--set: expected with a chain file only; a chain on the cluster is reported as it is there",
+            "--set: expected with a chain file only; a chain on the cluster is taken as it is there",
             id="an edit of a chain on the cluster",
         ),
     ],
@@ -210,6 +211,9 @@ def test_a_failed_chain_of_the_cluster_is_reported_from_its_bucket(
         **{**mine, "AWS_SECRET_ACCESS_KEY": "wrong-secret"},
     )
 
+    planned = distillchain("plan", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **mine)
+
+    assert [stage["action"] for stage in json.loads(planned.stdout)["stages"]] == ["reuse", "train"]
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["chain"] == f"{namespace}/relay"
