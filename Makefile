@@ -55,7 +55,7 @@ check: $(READY) docs ## Quick loop: format, lint, types, imports, generated file
 	$(BIN)/mypy
 	$(BIN)/lint-imports pyproject.toml
 	@$(MAKE) --no-print-directory generated-is-current
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser and not slow"
 
 docs: $(READY) ## Build the site of docs/ into site/, without a warning
 	$(BIN)/zensical build --strict --clean
@@ -79,7 +79,7 @@ generate: $(READY) ## Rewrite what is generated: CRD, reference pages, chart's p
 
 test: check ## All tests: real API server, real S3, and (as root) real containers
 	$(BIN)/python -m cluster.build
-	$(BIN)/pytest -m "(cluster or node or models or shared or browser)$(ROOT_ONLY)"
+	$(BIN)/pytest -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
 
 e2e: $(READY) ## Only the end-to-end tests on the whole node (root)
 	$(BIN)/pytest -m node

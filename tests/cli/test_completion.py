@@ -13,6 +13,8 @@ import pytest
 from cli.parts import clean_environment, distillchain_here
 from cli.scene import NAME, Scene
 
+pytestmark = pytest.mark.slow
+
 CONSOLE_SCRIPT = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 SCRIPTS = {
     "distillchain": ("distillchain_cli.main", "main"),

@@ -24,6 +24,8 @@ from distillchain_operator.plan import Plan, build_plan
 from report import stores
 from report.stores import Relay, write_relay
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def chain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

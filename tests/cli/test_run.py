@@ -34,6 +34,8 @@ from distillchain_cli.processes import Place
 from distillchain_cli.run import run_chain
 from distillchain_operator.plan import build_plan
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 30
 NO_EXIT = "try: main()\nexcept SystemExit: pass"
 

@@ -30,6 +30,8 @@ from report.stores import (
     write_relay,
 )
 
+pytestmark = pytest.mark.slow
+
 FAILED = WantedStage(
     "femto",
     digest_of("femto"),
