@@ -1,6 +1,7 @@
 """`python -m distillchain_operator`: carries out the DistillationChains of a cluster until it is told to stop.
 
-Settings come from DISTILLCHAIN_* variables (settings.py), the connection from $KUBECONFIG or the service account.
+Settings come from DISTILLCHAIN_* variables (settings.py) or these arguments, the connection from $KUBECONFIG or the
+service account.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from importlib.metadata import version
@@ -24,7 +26,7 @@ from distillchain_operator.lease import Election, LeadershipLost, new_identity
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.queue import WorkQueue
-from distillchain_operator.settings import BadSetting, Settings
+from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 
 WORKERS = 8  # chains looked at at once; a look is some live reads
 CONNECT_RETRY_S = 2.0
@@ -36,11 +38,14 @@ log = logging.getLogger("distillchain_operator")
 
 def main(argv: list[str] | None = None) -> int:
     """Runs until SIGTERM or SIGINT; 2 for settings that cannot be used, 3 when another operator took over."""
-    parser = argparse.ArgumentParser(prog="python -m distillchain_operator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m distillchain_operator", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"distillchain {version('distillchain')}")
-    parser.parse_args(argv)
+    for name in setting_names():
+        flag = f"--{name.lower().replace('_', '-')}"
+        parser.add_argument(flag, dest=f"{PREFIX}{name}", metavar="VALUE", help=f"instead of {PREFIX}{name}")
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment({**os.environ, **given})
     except BadSetting as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_SETTINGS

@@ -67,7 +67,7 @@ class Settings:
 
         Raises: BadSetting with all that is wrong.
         """
-        known = {f"{PREFIX}{setting.name.upper()}": setting for setting in fields(cls)}
+        known = {f"{PREFIX}{name}": setting for name, setting in zip(setting_names(), fields(cls), strict=True)}
         values: dict[str, object] = {}
         faults = []
         for name, text in sorted(environment.items()):
@@ -87,6 +87,11 @@ class Settings:
         if faults:
             raise BadSetting("\n".join(faults))
         return cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type
+
+
+def setting_names() -> list[str]:
+    """As they stand after DISTILLCHAIN_, such as TRAINER_IMAGE."""
+    return [setting.name.upper() for setting in fields(Settings)]
 
 
 def _seconds(text: str) -> float:

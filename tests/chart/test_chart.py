@@ -73,6 +73,7 @@ def test_what_is_generated_of_the_chart_is_current():
         ("image.digest=latest", "/image/digest"),
         ("test.storage.uri=models/distill", "/test/storage/uri"),
         ("metrics.port=80", "/metrics/port"),
+        ("extraArgs={debug}", "/extraArgs/0"),
         ("chains.storage.endpointUrl=https://bob:secret@s3.example", "/chains/storage/endpointUrl"),
         ("test.storage.endpointUrl=https://bob:secret@s3.example", "/test/storage/endpointUrl"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,8 +165,9 @@ def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and
     chart = str(CHECKOUT / "charts" / "distillchain")
     names = ["--set", "fullnameOverride=other"]  # cluster-wide objects of the other tests keep theirs
     cluster.kubectl("delete", "crd", "distillationchains.distillchain.io")
-    said = run("install", "mine", chart, *names)
+    said = run("install", "mine", str(of_an_earlier_version(tmp_path)), *names)
     assert f"helm test mine -n {namespace} --logs" in said
+    assert image(cluster, namespace).endswith(":0.0.9")
     cluster.wait_until_served("distillationchains")
     chain = without_hook(named(documents(render()), "DistillationChain"), namespace)
     cluster.apply(chain)
@@ -175,6 +177,7 @@ def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and
         "upgrade", "mine", chart, *names, "--set", "operator.logLevel=debug", "--set", "chains.storage.region=eu-west-1"
     )
     assert log_level(cluster, namespace) == "debug"
+    assert not image(cluster, namespace).endswith(":0.0.9")
     assert cluster.get("configmap", "other-operator", "-n", namespace)["data"]
     run("rollback", "mine", "1")
     assert log_level(cluster, namespace) == "info"
@@ -196,6 +199,24 @@ def without_hook(chain: dict[str, Any], namespace: str) -> dict[str, Any]:
     return chain
 
 
+def of_an_earlier_version(folder: Path) -> Path:
+    """The chart with another version, which stands in labels: none of them may be one that cannot be changed."""
+    copy = shutil.copytree(CHECKOUT / "charts" / "distillchain", folder / "earlier")
+    about = yaml.safe_load((copy / "Chart.yaml").read_text()) | {"version": "0.0.9", "appVersion": "0.0.9"}
+    (copy / "Chart.yaml").write_text(yaml.safe_dump(about))
+    return copy
+
+
+def image(cluster: ControlPlane, namespace: str) -> str:
+    return str(operator_container(cluster, namespace)["image"])
+
+
+def operator_container(cluster: ControlPlane, namespace: str) -> dict[str, Any]:
+    deployment = cluster.get("deploy", "other-operator", "-n", namespace)
+    container: dict[str, Any] = deployment["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
 def log_level(cluster: ControlPlane, namespace: str) -> str:
-    container = cluster.get("deploy", "other-operator", "-n", namespace)["spec"]["template"]["spec"]["containers"][0]
+    container = operator_container(cluster, namespace)
     return next(entry["value"] for entry in container["env"] if entry["name"] == "DISTILLCHAIN_LOG_LEVEL")

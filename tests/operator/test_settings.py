@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distillchain_operator.__main__ import EXIT_BAD_SETTINGS, main
 from distillchain_operator.settings import BadSetting, Settings
 
 
@@ -44,3 +45,21 @@ def test_all_bad_settings_are_told_together():
 def test_what_kubernetes_makes_of_a_service_called_distillchain_metrics_is_no_setting():
     assert Settings.from_environment({"DISTILLCHAIN_METRICS_PORT": "tcp://10.96.0.7:9090"}).metrics_port == 0
     assert Settings.from_environment({"DISTILLCHAIN_METRICS_PORT": "9090"}).metrics_port == 9090
+
+
+def test_an_argument_stands_for_its_setting_and_wins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("DISTILLCHAIN_RESYNC_S", "60")
+    assert main(["--resync-s", "never", "--log-level=loud"]) == EXIT_BAD_SETTINGS
+    assert capsys.readouterr().err.splitlines() == [
+        "DISTILLCHAIN_LOG_LEVEL: got 'loud', expected one of debug, info, warning, error",
+        "DISTILLCHAIN_RESYNC_S: got 'never', expected a number of seconds above 0",
+    ]
+
+
+def test_a_misspelt_argument_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["--resync=60"])
+    assert ended.value.code == EXIT_BAD_SETTINGS
+    assert "unrecognized arguments: --resync=60" in capsys.readouterr().err
