@@ -21,7 +21,7 @@ from cluster.images import CHECKOUT, HOST_PYTHON_IMAGE, host_python_pod_template
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1200)]
 
 RELEASE = "relay"
 KINDS = "deploy,svc,cm,sa,role,rolebinding,secret,clusterrole,clusterrolebinding,pod,job"
@@ -168,7 +168,7 @@ def test_a_stage_lives_through_upgrade_and_rollback_and_chains_through_uninstall
         assert status.get("phase") != "Failed", status["message"]
         return status if status.get("phase") == "Succeeded" else None
 
-    status = release.wait("the chain to succeed", succeeded, deadline_s=300)
+    status = release.wait("the chain to succeed", succeeded, deadline_s=600)
     assert [(stage["name"], stage["attempt"], stage["reused"]) for stage in status["stages"]] == [
         ("long", 1, False),
         ("tiny", 1, False),

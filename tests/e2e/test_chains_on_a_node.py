@@ -20,7 +20,7 @@ from distillchain_api.manifest import Manifest
 from distillchain_api.status import ChainStatus
 from e2e.conftest import Relay, femto_stage, tiny_stage
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
 NewChain = Callable[..., dict[str, Any]]
 
@@ -39,7 +39,7 @@ class Chains:
         chain = self.cluster.control_plane.get(f"distillationchain/{name}", "-n", self.namespace)
         return ChainStatus.parse(chain.get("status", {}))
 
-    def wait(self, name: str, condition: str, *, deadline_s: float = 300) -> ChainStatus:
+    def wait(self, name: str, condition: str, *, deadline_s: float = 600) -> ChainStatus:
         """The status once the condition is true; a look a second costs nothing beside a training."""
 
         def reached() -> ChainStatus | None:
@@ -50,7 +50,7 @@ class Chains:
         seen: ChainStatus = self.wait_until(f"{name} to be {condition}", reached, deadline_s=deadline_s)
         return seen
 
-    def wait_until(self, what: str, probe: Callable[[], Any], *, deadline_s: float = 180) -> Any:
+    def wait_until(self, what: str, probe: Callable[[], Any], *, deadline_s: float = 300) -> Any:
         return wait_until(what, probe, deadline_s=deadline_s, dump=self.dump)
 
     def job_names(self) -> list[str]:
@@ -125,7 +125,7 @@ def test_a_chain_runs_to_succeeded_and_another_reuses_its_stages(chains: Chains,
 
     second = new_chain("second", [tiny_stage(relay), {**femto_stage(relay), "name": "renamed"}])
     chains.apply(second)
-    again = chains.wait("second", "Succeeded", deadline_s=120)
+    again = chains.wait("second", "Succeeded")
     assert [stage.reused for stage in again.stages] == [True] * len(again.stages)
     assert [stage.checkpoint for stage in again.stages] == [stage.checkpoint for stage in status.stages]
 

@@ -25,7 +25,7 @@ NewChain = Callable[..., dict[str, Any]]
 
 OPERATOR_BYTES = 300e6
 END_DEADLINE_S = 10  # of the 30 that a kubelet gives; measured 1
-CHAIN_DEADLINE_S = 400  # measured 60
+CHAIN_DEADLINE_S = 600  # measured 60
 FINALIZER = "distillchain.io/tests"
 
 COMPILERS = re.compile(
@@ -207,13 +207,13 @@ def test_an_operator_without_rights_still_ends_at_sigterm(pods: Pods, loaded_ope
 
 
 @pytest.mark.node
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_operator_from_its_image_carries_out_a_chain_and_ends_at_sigterm(
     whole_cluster: WholeCluster, operator_in_a_pod: Release, relay: Relay, new_chain: NewChain
 ) -> None:
     chain = new_chain("imaged", [femto_stage(relay)])
-    fine_tune = {key: value for key, value in relay.teacher.items() if key == "fineTune"}
-    chain["spec"]["teacher"] = {"model": relay.tiny, **fine_tune}  # small: what is tried here is the operator
+    fine_tune = {"epochs": 1, "learningRate": 1e-4}
+    chain["spec"]["teacher"] = {"model": relay.small_teacher, "fineTune": fine_tune}  # stage zero, in seconds
 
     status = run_to_success(operator_in_a_pod, chain)
 
