@@ -91,7 +91,7 @@ def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outloo
         return Outlook(stage, "reuse", "committed in the store", manifest.checkpoint)
     why = "not in the store"
     if store.list_objects(f"stages/{stage.digest}/resume/"):
-        why += "; goes on from its saved state, if rows, teacher and start are as they were"
+        why += "; a state of it is saved"
     elif before and before[-1].action == "train":
         why += f"; after {before[-1].stage.name}"
     return Outlook(stage, "train", why)
