@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM := false
 
 # Images: docker, podman or buildah builds them; REGISTRY, BASE, SOURCE and BUILD_FLAGS are yours to set.
-BUILDER ?= $(firstword $(shell for tool in docker podman buildah; do command -v $$tool; done))
+BUILDER ?= $(firstword $(shell for tool in docker podman buildah; do command -v $$tool || true; done))
 BUILD_FLAGS ?=
 PUSH_FLAGS ?=
 HELM ?= helm
@@ -144,7 +144,8 @@ chart-push: ## Push the packaged chart to REGISTRY/charts
 release-tag: ## Tag this commit as VERSION of pyproject.toml, if it is fit for a release
 	@test -z "$$(git status --porcelain)" || { echo "there are changes that are not committed; a release is a commit"; exit 1; }
 	@grep -q '^## $(VERSION) ' CHANGELOG.md || { echo "CHANGELOG.md has no heading '## $(VERSION) (date)'; rename 'Unreleased'"; exit 1; }
-	git tag --annotate --message "distillchain $(VERSION)" v$(VERSION)
+	@test "$$(git rev-parse --quiet --verify 'v$(VERSION)^{commit}')" = "$$(git rev-parse HEAD)" \
+	  || git tag --annotate --message "distillchain $(VERSION)" v$(VERSION)
 
 release: ## All of a release: tag, images, SBOMs, chart, and push (docs/release.md)
 	@for step in release-tag images sbom chart-package push chart-push; do $(MAKE) --no-print-directory $$step || exit 1; done

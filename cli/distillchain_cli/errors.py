@@ -66,4 +66,4 @@ class MissingExtra(CliError):
 def require_extra(extra: str, module: str, *, purpose: str) -> None:
     """Raises: MissingExtra when `module`, which `extra` brings, is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise MissingExtra(f"{purpose} needs {module}, which is not installed: pip install 'distillchain[{extra}]'")
+        raise MissingExtra(f"{purpose} needs {module}, which is not installed; in a checkout: pip install '.[{extra}]'")

@@ -23,7 +23,7 @@ pictures come on a terminal only. Tables fit 100 columns; `-o wide` cuts nothing
 | 2 | what was typed cannot be used |
 | 130 | Ctrl-C ended `status --watch` or `logs --follow` |
 
-A failure ends with a link into [troubleshooting.md](troubleshooting.md).
+A failed stage ends with a link into [troubleshooting.md](troubleshooting.md).
 """
 
 

@@ -120,6 +120,14 @@ def test_kustomize_applies_what_the_chart_renders(cluster: ControlPlane):
     assert said.count("(server dry run)") == len(built)
 
 
+def test_the_example_on_top_of_config_sets_both_images(cluster: ControlPlane):
+    built = documents(cluster.kubectl("kustomize", str(CHECKOUT / "examples" / "kustomize")).stdout)
+    (container,) = named(built, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example/distillchain-operator:")
+    trainer = {entry["name"]: entry.get("value") for entry in container["env"]}["DISTILLCHAIN_TRAINER_IMAGE"]
+    assert trainer == container["image"].replace("operator", "trainer")
+
+
 def test_the_namespaced_kustomization_works_in_any_namespace(cluster: ControlPlane, namespace: str):
     cluster.kubectl("apply", "-n", namespace, "-k", str(CHECKOUT / "config" / "namespaced"))
     mine = cluster.kubeconfig_for(namespace, "distillchain-operator")

@@ -385,7 +385,7 @@ def test_without_the_operator_extra_a_cluster_command_says_what_to_install(tmp_p
 
     assert done.returncode == 1
     assert done.stderr == (
-        "talking to a cluster needs kubernetes, which is not installed: pip install 'distillchain[operator]'\n"
+        "talking to a cluster needs kubernetes, which is not installed; in a checkout: pip install '.[operator]'\n"
     )
 
 

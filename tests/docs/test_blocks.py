@@ -268,7 +268,8 @@ def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Pa
 
     said = {block.text.split()[1]: run_block(block, checkout, variables=variables).stdout for block in by_helm}
     left = empty_cluster.kubectl("get", "crd", "distillationchains.distillchain.io", check=False).returncode
-    empty_cluster.kubectl("delete", "namespace", "distillchain-system")  # as after another day; kustomize makes it anew
+    # As on another cluster: kustomize makes them anew.
+    empty_cluster.kubectl("delete", "namespace", "distillchain-system", "team-a")
     for block in rest:
         empty_cluster.kubectl("delete", "crd", "distillationchains.distillchain.io", "--ignore-not-found")
         if "delete crd" in block.text:
@@ -320,7 +321,10 @@ def test_values_fit_the_chart(block: Block, tmp_path: Path) -> None:
     )
 
     assert rendered.returncode == 0, rendered.stderr
-    for value in re.findall(r"(?:serviceAccountName|region|endpointUrl|gke-accelerator): \"?([\w./:-]+)", block.text):
+    for value in re.findall(
+        r"(?:serviceAccountName|region|endpointUrl|gke-accelerator|replicas|whenUnsatisfiable): \"?([\w./:-]+)",
+        block.text,
+    ):
         assert value in rendered.stdout, f"{value} of {block} has no effect"
 
 

@@ -93,6 +93,22 @@ def test_a_tag_is_refused_until_the_commit_is_fit_for_it(checkout: Path):
     made = make(checkout, "release-tag")
     assert made.returncode == 0, made.stderr
     assert git(checkout, "tag", "--points-at", "HEAD").split() == [f"v{VERSION}"]
+    assert make(checkout, "release-tag").returncode == 0, "a release that broke off is made again"
+    (checkout / "later").touch()
+    commit(checkout)
+    assert make(checkout, "release-tag").returncode != 0, "another commit is another version"
+
+
+@pytest.mark.parametrize("tool", ["docker", "podman", "buildah"])
+def test_the_builder_that_is_there_is_found(checkout: Path, tmp_path: Path, tool: str):
+    path = tmp_path / "bin"
+    path.mkdir()
+    for name in ("make", "bash", "sed", "id", "test", "git"):
+        (path / name).symlink_to(str(shutil.which(name)))
+    (path / tool).symlink_to("/bin/true")
+    argv = ["make", "--dry-run", "image-operator"]
+    done = subprocess.run(argv, cwd=checkout, env={"PATH": str(path)}, capture_output=True, text=True, check=True)
+    assert f"{path / tool} build " in done.stdout
 
 
 def name_the_version(checkout: Path) -> None:

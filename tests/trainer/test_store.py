@@ -333,7 +333,8 @@ def test_no_credentials_at_all_are_said(s3: S3Server, bucket: str, monkeypatch: 
 
     assert str(failure.value) == (
         f"spec.storage.secretRef: no credentials for {bucket} (Unable to locate credentials); name a Secret with "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role"
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster set these "
+        "variables or AWS_PROFILE"
     )
 
 

@@ -211,7 +211,8 @@ class S3Store:
         except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError) as error:
             raise StorageDenied(
                 f"spec.storage.secretRef: no credentials for {self.uri} ({error}); name a Secret with "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role"
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster "
+                "set these variables or AWS_PROFILE"
             ) from error
         except (aws.BotoCoreError, RetriesExceededError, OSError) as error:
             if isinstance(error, OSError) and error.errno in FULL:
