@@ -31,10 +31,8 @@ class Relay:
 
     dataset: dict[str, Any]
     teacher: dict[str, Any]
-    small_teacher: str
-    """A checkpoint of BERT-tiny that is fine-tuned."""
     tiny: str
-    tiny_training: dict[str, Any]
+    """A BERT-tiny that is fine-tuned."""
     least_accuracy: dict[str, float]
     """Stage -> what it must reach on validation; measured less four standard errors of the split's size."""
 
@@ -59,9 +57,7 @@ def _sst2(s3: S3Server, folder: Path) -> Relay:
     return Relay(
         dataset=_dataset("s3://material/sst2"),
         teacher={"model": "s3://material/minilm", "gate": {"minMetric": 0.88}},
-        small_teacher="s3://material/tiny",
         tiny="s3://material/tiny",
-        tiny_training={},  # it is fine-tuned already
         least_accuracy={"tiny": 0.76, "femto": 0.66},  # seen: 0.814 to 0.815, 0.720 to 0.721
     )
 
@@ -73,27 +69,25 @@ def _copy_rows(source: Path, target: Path, count: int) -> None:
 
 def _quickstart(s3: S3Server, folder: Path) -> Relay:
     """BERT-tiny is its own teacher: fine-tuning the MiniLM would take minutes."""
-    training = {"epochs": 4, "learningRate": 3e-4, "warmupRatio": 0.1}
     cache = quickstart_material()
     data = folder / "data"
     data.mkdir()
     _copy_rows(cache / "data" / "train.tsv", data / "train.tsv", FINE_TUNING_ROWS)
     (data / "dev.tsv").write_bytes((cache / "data" / "validation.tsv").read_bytes())
+    _upload(s3, _fine_tuned(cache / "models" / "bert-tiny", folder), "tiny")
+    _copy_rows(cache / "data" / "train.tsv", data / "train.tsv", TRAIN_ROWS)
     _upload(s3, data, "data")
-    _upload(s3, cache / "models" / "bert-tiny", "tiny")
-    _upload(s3, _fine_tuned(cache / "models" / "bert-tiny", folder, training), "teacher")
     return Relay(
         dataset=_dataset("s3://material/data"),
-        teacher={"model": "s3://material/teacher"},
-        small_teacher="s3://material/teacher",
+        teacher={"model": "s3://material/tiny"},
         tiny="s3://material/tiny",
-        tiny_training=training,
         least_accuracy={"tiny": 0.6, "femto": 0.45},
     )
 
 
-def _fine_tuned(model: Path, folder: Path, training: dict[str, Any]) -> Path:
-    """The checkpoint of a stage zero, run once on this machine: it is only pretrained, and every chain would do it."""
+def _fine_tuned(model: Path, folder: Path) -> Path:
+    """The checkpoint of a stage zero, run once on this machine: the model is only pretrained."""
+    training = {"epochs": 4, "learningRate": 3e-4, "warmupRatio": 0.1}
     teacher = {"model": f"file://{model}", "fineTune": training}
     trainer = start_process(an_order(folder, teacher=teacher, task={"maxLength": 64}), folder)
     _, said = trainer.communicate()
@@ -174,7 +168,7 @@ def new_chain(whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucke
 
 
 def tiny_stage(relay: Relay, **more: Any) -> dict[str, Any]:
-    return {"name": "tiny", "student": {"model": relay.tiny}, "training": relay.tiny_training, **more}
+    return {"name": "tiny", "student": {"model": relay.tiny}, **more}
 
 
 def femto_stage(relay: Relay, **more: Any) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def test_the_operator_from_its_image_carries_out_a_chain_and_ends_at_sigterm(
 ) -> None:
     chain = new_chain("imaged", [femto_stage(relay)])
     fine_tune = {"epochs": 1, "learningRate": 1e-4}
-    chain["spec"]["teacher"] = {"model": relay.small_teacher, "fineTune": fine_tune}  # stage zero, in seconds
+    chain["spec"]["teacher"] = {"model": relay.tiny, "fineTune": fine_tune}  # stage zero, in seconds
 
     status = run_to_success(operator_in_a_pod, chain)
 
