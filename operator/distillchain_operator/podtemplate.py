@@ -19,16 +19,16 @@ def check_pod_template(template: Mapping[str, Any], field: str) -> None:
 
     Raises: BadPodTemplate.
     """
-    metadata, spec = mapping(template, "metadata", field), mapping(template, "spec", field)
-    mapping(metadata, "labels", f"{field}.metadata")
-    mapping(spec, "securityContext", f"{field}.spec")
+    metadata, spec = _mapping(template, "metadata", field), _mapping(template, "spec", field)
+    _mapping(metadata, "labels", f"{field}.metadata")
+    _mapping(spec, "securityContext", f"{field}.spec")
     for key in ("volumes", "imagePullSecrets"):
-        named_list(spec, key, f"{field}.spec")
+        _named_list(spec, key, f"{field}.spec")
     for key in MERGED_BY_NAME:
-        for container in named_list(spec, key, f"{field}.spec"):
+        for container in _named_list(spec, key, f"{field}.spec"):
             of_container = f"{field}.spec.{key}[{container['name']}]"
-            mapping(container, "securityContext", of_container)
-            named_list(container, "env", of_container)
+            _mapping(container, "securityContext", of_container)
+            _named_list(container, "env", of_container)
             _list(container, "volumeMounts", of_container)
 
 
@@ -66,11 +66,7 @@ def _replaced(under: list[Any], over: list[Any], key: str) -> list[Any]:
     return [*kept, *copy.deepcopy(over)]
 
 
-def mapping(parent: Mapping[str, Any], key: str, field: str) -> dict[str, Any]:
-    """The mapping at `key`, an empty one where there is none.
-
-    Raises: BadPodTemplate.
-    """
+def _mapping(parent: Mapping[str, Any], key: str, field: str) -> dict[str, Any]:
     value = parent.get(key) or {}
     if not isinstance(value, dict):
         raise BadPodTemplate(f"{field}.{key}: expected a mapping, as in a PodTemplateSpec")
@@ -84,11 +80,7 @@ def _list(parent: Mapping[str, Any], key: str, field: str) -> list[Any]:
     return value
 
 
-def named_list(parent: Mapping[str, Any], key: str, field: str) -> list[dict[str, Any]]:
-    """The list at `key`, whose items all have a name; an empty one where there is none.
-
-    Raises: BadPodTemplate.
-    """
+def _named_list(parent: Mapping[str, Any], key: str, field: str) -> list[dict[str, Any]]:
     value = _list(parent, key, field)
     for index, item in enumerate(value):
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):

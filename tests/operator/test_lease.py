@@ -119,6 +119,16 @@ async def test_a_write_that_does_not_concern_the_holder_loses_nothing(
         keeping.cancel()
 
 
+async def test_a_lease_without_a_holder_is_taken_even_if_it_says_nothing_at_all(
+    kubeconfig: Path, control_plane: ControlPlane, namespace: str
+):
+    metadata = {"name": NAME, "namespace": namespace}
+    control_plane.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
+    async with candidate(namespace, "first", LONG) as first, asyncio.timeout(WITHIN_S):
+        await first.acquire()
+    assert lease(control_plane, namespace)["holderIdentity"] == "first"
+
+
 async def test_a_candidate_without_the_right_stands_nowhere(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str, caplog: pytest.LogCaptureFixture
 ):
