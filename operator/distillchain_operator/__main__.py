@@ -46,13 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
         settings = Settings.from_environment({**os.environ, **given})
+        configure_logging(settings)
+        # Process 1 of a container gets only the signals that it handles, and kopf sets its handlers when it starts.
+        signal.signal(signal.SIGTERM, _end)
+        return asyncio.run(_run(settings))
     except BadSetting as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_SETTINGS
-    configure_logging(settings)
-    # Process 1 of a container gets only the signals that it handles, and kopf sets its handlers when it starts.
-    signal.signal(signal.SIGTERM, _end)
-    return asyncio.run(_run(settings))
 
 
 def _end(*_: object) -> NoReturn:

@@ -16,6 +16,7 @@ from kubernetes.aio import client, config
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
+from distillchain_operator.settings import BadSetting
 from distillchain_operator.transitions import ChainEvent
 
 REQUEST_TIMEOUT_S = 30
@@ -62,11 +63,19 @@ class Cluster:
 
         Args:
             answered: is told method and HTTP code of every request; code 0: there was no answer.
+        Raises: BadSetting.
         """
-        if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
-            config.load_incluster_config()
-        else:
-            await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
+        kubeconfig = os.environ.get("KUBECONFIG")
+        try:
+            if not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST"):
+                config.load_incluster_config()
+            else:
+                await config.load_kube_config(config_file=kubeconfig)
+        except (config.ConfigException, OSError) as error:
+            raise BadSetting(
+                f"KUBECONFIG: got {kubeconfig or ''!r}, expected the path of a kubeconfig with a current context, or "
+                f"none in a pod with a service account ({error})"
+            ) from error
         return cls(client.ApiClient(), answered=answered)
 
     async def __aenter__(self) -> Self:

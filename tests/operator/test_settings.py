@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from distillchain_operator.__main__ import EXIT_BAD_SETTINGS, main
@@ -63,3 +68,14 @@ def test_a_misspelt_argument_is_refused(capsys: pytest.CaptureFixture[str]):
         main(["--resync=60"])
     assert ended.value.code == EXIT_BAD_SETTINGS
     assert "unrecognized arguments: --resync=60" in capsys.readouterr().err
+
+
+def test_a_kubeconfig_that_is_not_there_is_told_with_the_remedy(tmp_path: Path):
+    """As a process: main() would leave its signal handler behind."""
+    environment = {"PATH": os.environ["PATH"], "KUBECONFIG": str(tmp_path / "gone")}
+    argv = [sys.executable, "-m", "distillchain_operator"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_BAD_SETTINGS
+    want = f"KUBECONFIG: got '{tmp_path}/gone', expected the path of a kubeconfig with a current context"
+    assert want in done.stderr
+    assert "Traceback" not in done.stderr
