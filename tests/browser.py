@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Without its sandbox: that wants user namespaces or a setuid helper, which containers lack, and it only opens
-    pages that the tests have just made."""
+    """Closed with its module: Playwright leaves an event loop running in this thread until then, in which no other
+    asynchronous test can start its own.
+
+    Without its sandbox: that wants user namespaces or a setuid helper, which containers lack, and it only opens pages
+    that the tests have just made.
+    """
     from playwright.sync_api import sync_playwright  # costs every test session a moment
 
     program = ensure_program("chromium", "chromium-browser", packages=("chromium", "fonts-dejavu-core"))
