@@ -2,6 +2,7 @@
 
     python bench/sst2.py                          # the published recipe: all rows, five epochs a stage
     python bench/sst2.py --rows 10000 --epochs 1  # the short one, for comparing versions
+    python bench/sst2.py --rows 10000 --epochs 1 --against-plain 3  # by turns with bench/plain.py; medians
 
 Runs `distillchain run examples/sst2/offline.yaml` into a fresh store and reads the manifests. Needs the folder `shared`
 beside the checkout. Results worth keeping go to bench/LOG.md with date, machine and command.
@@ -12,10 +13,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from distillchain_api.manifest import Manifest
@@ -23,48 +26,101 @@ from distillchain_api.status import ChainStatus
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SST2 = CHECKOUT.parent / "shared" / "data" / "sst2-glue"
+CHAIN = CHECKOUT / "examples/sst2/offline.yaml"
+EPOCHS = 5  # the chain's own
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the chain into a fresh store."""
+
+    wall_s: float
+    manifests: list[Manifest]
+
+    @property
+    def model_s(self) -> float:
+        """In models, teachers and students measured included."""
+        return sum(manifest.run.model_s for manifest in self.manifests)
+
+    @property
+    def stages_s(self) -> float:
+        """In stages: without the start and end of processes."""
+        return sum(manifest.run.elapsed_s for manifest in self.manifests)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, help="rows of the training split, from its start; all when not said")
-    parser.add_argument("--epochs", type=int, help="epochs of every stage; the chain's own when not said")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of every stage (%(default)s)")
     parser.add_argument("--set", action="append", default=[], help="passed on to `distillchain run`")
+    parser.add_argument("--against-plain", type=int, metavar="N", help="N turns of the chain and of bench/plain.py")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return report(Path(folder), options)
-
-
-def report(folder: Path, options: argparse.Namespace) -> int:
-    data = folder / "data"
-    data.mkdir()
-    for split in ("train", "dev", "test"):
-        with (SST2 / f"{split}.tsv").open(newline="") as source, (data / f"{split}.tsv").open("w", newline="") as copy:
-            # One more for the header.
-            stop = options.rows + 1 if split == "train" and options.rows else None
-            copy.writelines(itertools.islice(source, stop))
-    command = [
-        *("distillchain", "run", str(CHECKOUT / "examples/sst2/offline.yaml"), "-o", "json"),
-        *("--storage", f"file://{folder}/store", "--set", f"spec.task.dataset.uri=file://{data}"),
-        *itertools.chain.from_iterable(("--set", value) for value in options.set),
-    ]
-    if options.epochs:
-        command += ["--set", f"spec.template.training.epochs={options.epochs}"]
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "distillchain_cli", *command[1:]], stdout=subprocess.PIPE, check=False)
-    wall_s = time.perf_counter() - started
-    if done.returncode:
-        return done.returncode
-    status = ChainStatus.parse(done.stdout)
-    manifests = [
-        Manifest.parse((folder / "store/stages" / stage.digest / "manifest.json").read_bytes())
-        for stage in status.stages
-    ]
-    print_rows(manifests)
-    model_s = sum(manifest.run.model_s for manifest in manifests)
-    print(f"\nwall {wall_s:.1f} s, in models {model_s:.1f} s, elsewhere {1 - model_s / wall_s:.1%}")
-    print(json.dumps(manifests[-1].environment))
+        data = cut_data(Path(folder) / "data", options.rows)
+        if options.against_plain:
+            compare(data, options.epochs, options.set, turns=options.against_plain)
+            return 0
+        run = run_chain(data, options.epochs, options.set)
+    print_rows(run.manifests)
+    elsewhere = 1 - run.model_s / run.wall_s
+    print(f"\nwall {run.wall_s:.1f} s, in models {run.model_s:.1f} s, elsewhere {elsewhere:.1%}")
+    print(json.dumps(run.manifests[-1].environment))
     return 0
+
+
+def cut_data(folder: Path, rows: int | None) -> Path:
+    """The splits, the first one cut."""
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        with (
+            (SST2 / f"{split}.tsv").open(newline="") as source,
+            (folder / f"{split}.tsv").open("w", newline="") as copy,
+        ):
+            stop = rows + 1 if split == "train" and rows else None  # one more for the header
+            copy.writelines(itertools.islice(source, stop))
+    return folder
+
+
+def run_chain(data: Path, epochs: int, settings: list[str]) -> Run:
+    """Raises: SystemExit with the code of `distillchain run` when that is not 0."""
+    wanted = [f"spec.task.dataset.uri=file://{data}", f"spec.template.training.epochs={epochs}", *settings]
+    with tempfile.TemporaryDirectory() as store:
+        command = [*("-m", "distillchain_cli", "run", str(CHAIN), "-o", "json", "--storage", f"file://{store}")]
+        command += itertools.chain.from_iterable(("--set", value) for value in wanted)
+        wall_s, answer = clocked(command)
+        stages = ChainStatus.parse(answer).stages
+        paths = [Path(store) / "stages" / stage.digest / "manifest.json" for stage in stages]
+        return Run(wall_s, [Manifest.parse(path.read_bytes()) for path in paths])
+
+
+def clocked(command: list[str]) -> tuple[float, bytes]:
+    """Python on `command`: its seconds and what it printed. Raises: SystemExit when it fails."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return time.perf_counter() - began, done.stdout
+
+
+def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None:
+    """The chain and the plain script by turns; medians and their ratio."""
+    walls: list[float] = []
+    inner: list[float] = []
+    runs: list[Run] = []
+    for _ in range(turns):
+        wall_s, answer = clocked([str(CHECKOUT / "bench/plain.py"), str(data / "train.tsv"), str(epochs)])
+        walls.append(wall_s)
+        inner.append(sum(json.loads(answer).values()))
+        runs.append(run_chain(data, epochs, settings))
+    print("| median of the turns | plain script | distillchain run | ratio |\n|---|---|---|---|")
+    for name, plain, ours in (
+        ("the whole command", walls, [run.wall_s for run in runs]),
+        ("without starts of processes", inner, [run.stages_s for run in runs]),
+        ("in models", inner, [run.model_s for run in runs]),
+    ):
+        a, b = statistics.median(plain), statistics.median(ours)
+        print(f"| {name} | {a:.1f} s | {b:.1f} s | {b / a:.2f} |")
+    print("\nplain:", *(f"{value:.1f}" for value in walls), "s; chain:", *(f"{run.wall_s:.1f}" for run in runs), "s")
 
 
 def print_rows(manifests: list[Manifest]) -> None:
