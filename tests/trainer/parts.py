@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_api.chain import parse_chain
+from distillchain_api.manifest import Manifest
 from distillchain_api.workorder import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.plan import build_plan
 from distillchain_trainer.progress import Reporter
@@ -216,3 +217,28 @@ def answer_in(root: Path) -> Committed | Failed | Interrupted:
 def read_json(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text())
     return value
+
+
+def manifest_of(root: Path, digest: str) -> Manifest:
+    return Manifest.parse((root / f"store/stages/{digest}/manifest.json").read_text())
+
+
+def weights_of(answer: Committed) -> bytes:
+    return (Path(answer.checkpoint.removeprefix("file://")) / "model.safetensors").read_bytes()
+
+
+class StopAfter(Signals):
+    """Told to stop after so many looks: a signal at an exact moment."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]  # read where the base class has an attribute
+        self._looks -= 1
+        return self._looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass

@@ -75,6 +75,20 @@ def test_a_file_is_read_as_it_was_meant(tmp_path: Path, name: str, content: byte
     assert split.classes == [0, 1]
 
 
+def test_a_tsv_that_was_written_with_quoting_is_read_as_it_stands_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    cell = b'"a ""good"" film"'
+    (tmp_path / "a.tsv").write_bytes(b"sentence\tlabel\nbad\t0\n" + cell + b"\t1\n" + cell + b"\t1\n")
+
+    rows = [row.cells[0] for row in read_rows(tmp_path / "a.tsv", ["sentence"], name="a.tsv")]
+
+    assert rows == ["bad", cell.decode(), cell.decode()]
+    (told,) = caplog.records
+    assert told.message == "a tsv cell looks quoted as in csv; its quotation marks are kept as part of the text"
+    assert vars(told)["at"] == "a.tsv:3"
+
+
 @pytest.mark.parametrize(
     "cells, labels, want",
     [

@@ -120,6 +120,13 @@ def test_threads_follow_the_container_limit(tmp_path: Path, limit: str, want: in
     assert cpu_share(tmp_path / "cpu.max") == (want or len(os.sched_getaffinity(0)))
 
 
+def test_threads_are_counted_where_the_system_knows_no_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+
+    assert cpu_share(tmp_path / "none") == os.cpu_count()
+
+
 def test_idle_cpus_are_counted():
     assert 0 <= idle_cpus(sample_s=0.05) <= (os.cpu_count() or 1) * 1.5
 

@@ -185,6 +185,21 @@ def test_bert_hash_is_the_written_formula(tmp_path: Path):
     torch.testing.assert_close(embeddings(ids, kinds), want)
 
 
+def test_a_split_is_encoded_once_for_all_who_read_texts_alike(root: Path, task: Task):
+    """Encoding changes a tokenizer's own settings, and a saved one may hold those of who saved it."""
+    loaded, again = (load_teacher(fetch(root / "teacher"), task).tokenizer for _ in range(2))
+    again.backend_tokenizer.enable_truncation(7)
+    split = a_split("a good film", "bad")
+    encoder = Encoder(task.max_length)
+
+    first = encoder.encode(split, loaded)
+
+    assert encoder.encode(split, loaded) is first
+    assert encoder.encode(split, again) is first
+    assert loaded.backend_tokenizer.truncation is None
+    assert again.backend_tokenizer.truncation["max_length"] == 7, "what is saved with it is as it was"
+
+
 def test_every_row_gets_its_own_logits_also_where_texts_repeat(root: Path, task: Task, tmp_path: Path):
     """More rows than one batch, of many lengths; they are computed in order of length and equal texts once."""
     texts = [text for text, _ in sentences(100, 4)]

@@ -32,8 +32,7 @@ from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInva
 from distillchain_trainer.evaluate import Measurement
 from distillchain_trainer.history import History
 from distillchain_trainer.store_file import FileStore
-from trainer.parts import SMALL_BERT, a_chain_document, an_order, run_here, sentences
-from trainer.test_stage import StopAfter
+from trainer.parts import SMALL_BERT, StopAfter, a_chain_document, an_order, run_here, sentences
 
 pytestmark = pytest.mark.models
 

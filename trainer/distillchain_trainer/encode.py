@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,14 +83,15 @@ class Encoder:
         for start in range(0, len(split), TOKENIZE_ROWS):
             self._check()
             rows = split.texts[start : start + TOKENIZE_ROWS]
-            answer = tokenizer(
-                *([row[column] for row in rows] for column in range(len(rows[0]))),
-                truncation=True,
-                max_length=self._max_length,
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=with_kinds,
-            )
+            with _uncut(tokenizer):
+                answer = tokenizer(
+                    *([row[column] for row in rows] for column in range(len(rows[0]))),
+                    truncation=True,
+                    max_length=self._max_length,
+                    padding=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=with_kinds,
+                )
             ids += [np.asarray(row, dtype=np.int32) for row in answer["input_ids"]]
             if with_kinds:
                 kinds += [np.asarray(row, dtype=np.int32) for row in answer["token_type_ids"]]
@@ -98,9 +100,28 @@ class Encoder:
 
 def _identity(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else str(id(tokenizer))
+    with _uncut(tokenizer):
+        content = backend.to_str() if backend is not None else str(id(tokenizer))
     parts = (content, tokenizer.pad_token_id, tokenizer.padding_side, tuple(tokenizer.model_input_names))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@contextmanager
+def _uncut(tokenizer: Any) -> Iterator[None]:
+    """Within, a tokenizer has no settings of its own for cutting and padding; afterwards it has those of before, which
+    are saved with it and which each call would change."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        yield
+    finally:
+        backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -1,8 +1,8 @@
 """What the teacher says to every training example: computed once, kept in the store, never per epoch.
 
-Keyed by the example's content, so a row keeps its logits when rows are added, removed or moved. Kept in parts, each
-named by its own sha256: a part that was altered is seen, thrown away and computed again, and an interrupted run goes on
-from the parts it wrote.
+One folder for each teacher and set of texts; in it keyed by the example's content, so that rows may be moved or
+repeated. Kept in parts, each named by its own sha256: a part that was altered is seen, thrown away and computed again,
+and an interrupted run goes on from the parts it wrote.
 """
 
 from __future__ import annotations

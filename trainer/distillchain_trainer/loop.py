@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,8 @@ class _Watch(TrainerCallback):
         self.trainer.sampler.epoch = int(state.global_step // steps_an_epoch)
         if state.global_step and state.global_step % steps_an_epoch == 0:  # also where a resumed training goes on
             began = time.monotonic()
-            self._history.measured(state.global_step, float(self.trainer.sampler.epoch), self._validate())
+            with suppress(StopRequested):  # the next step saves and stops; who resumes there measures this epoch never
+                self._history.measured(state.global_step, float(self.trainer.sampler.epoch), self._validate())
             self._away_s += time.monotonic() - began
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:  # noqa: ARG002
@@ -263,6 +265,7 @@ def train(
 
     Args:
         history: gets the losses, and what `validate` says at the end of each epoch but the last, which is evaluated.
+        validate: may raise StopRequested: then the epoch is not measured.
         before_s: seconds of training that earlier attempts have done.
         resume_from: folder of a saved state.
         save: stores the state in a folder; called every `save_interval_s` and when stopped.
@@ -301,7 +304,7 @@ def load_weights(model: Any, folder: Path) -> None:
 
 
 def _arguments(training: Training, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
@@ -324,6 +327,10 @@ def _arguments(training: Training, folder: Path) -> TrainingArguments:
         report_to=[],
         disable_tqdm=True,
     )
+    # Where several GPUs are visible the Trainer would split a batch of so many times the size over them
+    # (DataParallel): another student than the digest says.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _warmup(training: Training) -> float:

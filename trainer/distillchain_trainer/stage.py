@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import transformers
 
@@ -62,7 +63,7 @@ def train_stage(context: Context) -> Committed:
         order.task, endpoint_url=storage.endpoint_url, region=storage.region, folder=_fresh(context, "data")
     )
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
-    encoder = Encoder(order.task.max_length)
+    encoder = Encoder(order.task.max_length, check=context.signals.raise_if_requested)
     teacher = _prepare_teacher(context, data, encoder, tally)
     student, start_digest = _load_student(context, data, encoder, tally)
     source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
@@ -238,7 +239,8 @@ def _train(
 
     def validate() -> SplitMetrics:
         in_order = _in_order(order.task.labels, student)
-        return _measure_split(context, data.validation, encoder, in_order, tally, "Evaluate").metrics
+        check = context.signals.raise_if_requested
+        return _measure_split(context, data.validation, encoder, in_order, tally, "Evaluate", check=check).metrics
 
     def save(folder: Path, standing: Standing) -> None:
         note(standing)
@@ -398,24 +400,29 @@ def _measure_split(
     phase: ProgressPhase,
     *,
     given: Checkpoint | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Measurement:
+    """Measures; `check` may end it between two batches by raising."""
     measured = measure(
         loaded.model,
         split,
         encoder.encode(split, loaded.tokenizer),
         columns=loaded.order.columns,
         precision=context.order.training.precision,
-        on_batch=_on_batch(context, phase),
+        on_batch=_on_batch(context, phase, check),
         given=given,
     )
     tally.model_s += measured.elapsed_s
     return measured
 
 
-def _on_batch(context: Context, phase: ProgressPhase) -> Any:
+def _on_batch(
+    context: Context, phase: ProgressPhase, check: Callable[[], None] = lambda: None
+) -> Callable[[int, int], None]:
     started = time.monotonic()
 
     def report(done: int, of: int) -> None:
+        check()
         elapsed_s = max(time.monotonic() - started, 1e-9)
         context.reporter.report(
             phase, done, of, examples_per_second=done / elapsed_s, eta_s=(of - done) * elapsed_s / max(done, 1)

@@ -45,6 +45,7 @@ CREDENTIAL_CODES = {
 REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
+PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
 TAKEN_CODES = {"PreconditionFailed", "412"}
 
 
@@ -246,9 +247,20 @@ class S3Store:
                 f"spec.storage.endpointUrl: {self._endpoint} could not do it ({said}), also after "
                 f"{self._patience_s:.0f} s of trying; look at the store"
             )
+        if code == "RequestTimeTooSkewed":
+            return StorageDenied(
+                f"spec.storage: {self._endpoint} refused {self.uri} ({said}); set the clock here or there"
+            )
         if code in CREDENTIAL_CODES or status in (401, 403):
             return StorageDenied(
                 f"spec.storage.secretRef: {self._endpoint} refused {self.uri} ({said}); correct the Secret's "
                 "credentials, or let them read and write there"
             )
-        return StorageUnavailable(f"spec.storage: {self._endpoint} answered {said} to {self.uri}/{key}")
+        if status in PASSING_STATUS or not 400 <= status < 500:
+            return StorageUnavailable(
+                f"spec.storage: {self._endpoint} answered {said} to {self.uri}/{key}; look at the store"
+            )
+        return StorageDenied(
+            f"spec.storage: {self._endpoint} does not do what it was asked for {self.uri}/{key} ({said}); look at the "
+            "store's rules for this bucket"
+        )

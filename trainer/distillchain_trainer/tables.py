@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 
 from distillchain_api.faults import nearest
 from distillchain_trainer.errors import DataInvalid, first_line, reading
+
+log = logging.getLogger(__name__)
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_CELL_CHARS = 1 << 27  # csv's own limit of 131,072 refuses long documents
@@ -83,6 +86,7 @@ def _read_tsv(text: str, columns: Sequence[str], name: str) -> Iterator[Row]:
     lines = _lines(text)
     header = lines[0].split("\t")
     picked = _pick(header, columns, f"{name}:1")
+    told = False
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != len(header):
@@ -90,7 +94,19 @@ def _read_tsv(text: str, columns: Sequence[str], name: str) -> Iterator[Row]:
                 f"{name}:{number}: {_count(cells, 'cell')}, the header has {len(header)}; "
                 "a tsv cell holds neither tab nor line break, and quotation marks mean nothing: correct the line"
             )
-        yield Row(tuple(cells[i] for i in picked), f"{name}:{number}")
+        row = Row(tuple(cells[i] for i in picked), f"{name}:{number}")
+        if not told and any(_looks_quoted(cell) for cell in row.cells):
+            told = True
+            log.warning(
+                "a tsv cell looks quoted as in csv; its quotation marks are kept as part of the text",
+                extra={"at": row.place},
+            )
+        yield row
+
+
+def _looks_quoted(cell: str) -> bool:
+    """As csv writers quote a cell with marks in it: `"a ""good"" film"`."""
+    return len(cell) > 4 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1]
 
 
 def _read_csv(text: str, columns: Sequence[str], name: str) -> Iterator[Row]:

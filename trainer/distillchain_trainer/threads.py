@@ -23,7 +23,7 @@ def choose() -> None:
 
 def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """CPUs this container may use: what the kernel lets it run on, and not more than its limit (cgroup v2)."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = limit_file.read_text().split()
     except (OSError, ValueError):
