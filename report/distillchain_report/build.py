@@ -105,10 +105,10 @@ def _root(stages: Sequence[LoadedStage], metric: Metric) -> _Root | None:
     first = stages[0]
     if first.manifest is None:
         return None
-    facts, predictions = first.manifest.teacher, first.teacher
+    facts, predictions, on_test = first.manifest.teacher, first.teacher, None
     if facts is None:
-        facts, predictions = first.manifest.student, first.student
-    model = _model(TEACHER_STAGE, facts, predictions, first.manifest, metric, pretrained=None)
+        facts, predictions, on_test = first.manifest.student, first.student, first.on_test
+    model = _model(TEACHER_STAGE, facts, predictions, on_test, first.manifest, metric, pretrained=None)
     return _Root(model, predictions, first.manifest.data["validation"].sha256)
 
 
@@ -161,7 +161,15 @@ def _stage(
         teacher = before.student
     model = root.model if root and manifest.teacher is None else None
     if model is None:
-        model = _model(wanted.name, manifest.student, stage.student, manifest, metric, pretrained=manifest.pretrained)
+        model = _model(
+            wanted.name,
+            manifest.student,
+            stage.student,
+            stage.on_test,
+            manifest,
+            metric,
+            pretrained=manifest.pretrained,
+        )
         model = model.model_copy(update=_against_root(model, stage.student, manifest, root, metric))
     return report.model_copy(
         update={
@@ -200,12 +208,16 @@ def _model(
     name: str,
     facts: ModelFacts,
     predictions: Predictions | None,
+    on_test: Predictions | None,
     manifest: Manifest,
     metric: Metric,
     *,
     pretrained: bool | None,
 ) -> ModelReport:
-    values = {each: _estimate(each, facts.metrics.validation[each], predictions, manifest) for each in METRICS}
+    rows = _rows(manifest)
+    values = {
+        each: _estimate(each, facts.metrics.validation[each], predictions, rows["validation"]) for each in METRICS
+    }
     test = facts.metrics.test
     return ModelReport(
         name=name,
@@ -214,30 +226,21 @@ def _model(
         metric=values[metric],
         accuracy=values["accuracy"],
         macro_f1=values["macroF1"],
-        test=_test(metric, test[metric], manifest) if test else None,
+        test=_estimate(metric, test[metric], on_test, rows.get("test", 0)) if test else None,
         compression=1.0,
         examples_per_second=facts.examples_per_second,
         pretrained=pretrained,
     )
 
 
-def _estimate(metric: Metric, value: float, predictions: Predictions | None, manifest: Manifest) -> Estimate:
+def _estimate(metric: Metric, value: float, predictions: Predictions | None, rows: int) -> Estimate:
     """With its interval: accuracy needs only the number of rows for that, macro F1 the predictions."""
-    rows = manifest.data["validation"].rows
-    if metric == "accuracy":
+    if metric == "accuracy" and rows:
         low, high = statistics.share_interval(round(value * rows), rows)
     elif predictions is not None:
         low, high = statistics.metric_interval(metric, predictions.truth, predictions.predicted)
     else:
         return Estimate(value=value)
-    return Estimate(value=value, low=low, high=high)
-
-
-def _test(metric: Metric, value: float, manifest: Manifest) -> Estimate:
-    if metric != "accuracy" or "test" not in manifest.data:
-        return Estimate(value=value)
-    rows = manifest.data["test"].rows
-    low, high = statistics.share_interval(round(value * rows), rows)
     return Estimate(value=value, low=low, high=high)
 
 
@@ -331,23 +334,28 @@ def _most_frequent(metric: Metric, predictions: Predictions) -> Estimate:
 
 def _classes(predictions: Predictions, labels: Sequence[str]) -> list[ClassReport]:
     table = statistics.confusion(predictions.truth, predictions.predicted, len(labels))
+    f1_ends = statistics.f1_intervals(predictions.truth, predictions.predicted, len(labels))
     found = []
-    for index, label in enumerate(labels):
+    for index, (label, (low, high)) in enumerate(zip(labels, f1_ends, strict=True)):
         hits, rows, guessed = int(table[index, index]), int(table[index].sum()), int(table[:, index].sum())
-        recall = None
-        if rows:
-            low, high = statistics.share_interval(hits, rows)
-            recall = Estimate(value=hits / rows, low=low, high=high)
         found.append(
             ClassReport(
                 label=label,
                 rows=rows,
-                recall=recall,
-                precision=hits / guessed if guessed else None,
-                f1=2 * hits / (rows + guessed) if rows + guessed else 0.0,
+                recall=_share(hits, rows),
+                precision=_share(hits, guessed),
+                f1=Estimate(value=2 * hits / (rows + guessed) if rows + guessed else 0.0, low=low, high=high),
             )
         )
     return found
+
+
+def _share(hits: int, rows: int) -> Estimate | None:
+    """None: of nothing."""
+    if not rows:
+        return None
+    low, high = statistics.share_interval(hits, rows)
+    return Estimate(value=hits / rows, low=low, high=high)
 
 
 def _differences(

@@ -23,6 +23,7 @@ from distillchain_api.records import (
     HISTORY_FILE,
     PREDICTIONS_FILE,
     TEACHER_PREDICTIONS_FILE,
+    TEST_PREDICTIONS_FILE,
     Example,
     HistoryPoint,
     Prediction,
@@ -96,6 +97,7 @@ class LoadedStage:
     Attributes:
         manifest: None: not committed.
         saved: the latest step of which a state is saved, and the last step of all; of a stage that is not committed.
+        on_test: of the student; where macro F1 is the metric, whose interval needs them.
         texts: of a few validation rows, by row.
         missing: a sentence for each thing that a report would have shown.
     """
@@ -105,6 +107,7 @@ class LoadedStage:
     saved: tuple[int, int] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     student: Predictions | None = None
+    on_test: Predictions | None = None
     teacher: Predictions | None = None
     texts: dict[int, list[str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -198,9 +201,13 @@ def _load_stage(store: ReadableStore, wanted: WantedStage) -> LoadedStage:
     examples = files.lines(EXAMPLES_FILE, Example, "") or []
     return LoadedStage(
         wanted,
-        manifest,
+        # A store may have been copied, moved or mounted elsewhere since.
+        manifest.model_copy(update={"checkpoint": files.uri}),
         history=files.lines(HISTORY_FILE, HistoryPoint, "no curves") or [],
         student=_predictions(files, PREDICTIONS_FILE, "no interval of its macro F1 and no comparison"),
+        on_test=_predictions(files, TEST_PREDICTIONS_FILE, "no interval of its macro F1 on test")
+        if manifest.student.metrics.test and manifest.recipe.get("task", {}).get("metric") == "macroF1"
+        else None,
         teacher=_teacher_predictions(files),
         texts={example.row: example.text for example in examples},
         missing=[f"{wanted.name}: {sentence}" for sentence in files.missing],
@@ -214,6 +221,7 @@ class _Files:
         self._store, self.manifest = store, manifest
         self._prefix = f"stages/{manifest.digest}/attempts/{manifest.attempt}/"
         self._there = _keys(store, self._prefix)
+        self.uri = f"{store.uri}/{self._prefix}".removesuffix("/")
         self.missing: list[str] = []
 
     def lines(self, name: str, kind: type[LineT], without: str) -> list[LineT] | None:

@@ -109,9 +109,9 @@ class ClassReport(Document):
     rows: int
     recall: Estimate | None = None
     """None: the class has no rows."""
-    precision: float | None = None
+    precision: Estimate | None = None
     """None: it was never predicted."""
-    f1: float
+    f1: Estimate
 
 
 class Difference(Document):

@@ -96,7 +96,7 @@ def weakest_classes(report: Report) -> list[ClassReport]:
     """All classes when they are few, else those of the least F1."""
     if len(report.classes) <= LISTED_CLASSES:
         return report.classes
-    return sorted(report.classes, key=lambda found: found.f1)[:LISTED_CLASSES]
+    return sorted(report.classes, key=lambda found: found.f1.value)[:LISTED_CLASSES]
 
 
 def environments(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -256,10 +256,11 @@ def _markdown_comparison(report: Report) -> list[str]:
 def _markdown_classes(report: Report) -> list[str]:
     rows = [
         [found.label, str(found.rows), words.share(found.recall.value if found.recall else None),
-         words.share_range(found.recall), words.share(found.precision), words.share(found.f1)]
+         words.share_range(found.recall), words.share(found.precision.value if found.precision else None),
+         words.share_range(found.precision), words.share(found.f1.value), words.share_range(found.f1)]
         for found in weakest_classes(report)
     ]  # fmt: skip
-    head = ["class", "rows", "recall", "95 % interval", "precision", "F1"]
+    head = ["class", "rows", "recall", "95 % interval", "precision", "95 % interval", "F1", "95 % interval"]
     return ["## Classes of the last student", _table(head, rows)] if rows else []
 
 

@@ -54,7 +54,7 @@ def paired(truth: Classes, teacher: Classes, student: Classes) -> Paired:
 
 
 def share_interval(hits: int, rows: int) -> tuple[float, float]:
-    """Wilson's score interval of a share (accuracy, the recall of a class)."""
+    """Wilson's score interval of a share (accuracy, recall and precision of a class)."""
     found = binomtest(hits, rows).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
@@ -66,6 +66,13 @@ def metric_interval(metric: Metric, truth: Classes, predicted: Classes) -> tuple
     cells, counts = _cells(truth, predicted)
     values = [_metric(metric, draws, cells[0], cells[1]) for draws in _draws(counts)]
     return _ends(np.concatenate(values))
+
+
+def f1_intervals(truth: Classes, predicted: Classes, classes: int) -> list[tuple[float, float]]:
+    """Of the F1 of each class: percentiles of a bootstrap over rows."""
+    cells, counts = _cells(truth, predicted)
+    values = np.concatenate([_f1(draws, cells[0], cells[1], classes)[0] for draws in _draws(counts)])
+    return [_ends(column) for column in values.T]
 
 
 def retention_interval(metric: Metric, truth: Classes, teacher: Classes, student: Classes) -> tuple[float, float]:
@@ -124,17 +131,20 @@ def _draws(counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 def _metric(metric: Metric, draws: NDArray[np.int64], truth: Classes, predicted: Classes) -> Floats:
     """The metric of each draw."""
-    right = truth == predicted
     if metric == "accuracy":
-        share: Floats = draws[:, right].sum(axis=1) / draws.sum(axis=1)
+        share: Floats = draws[:, truth == predicted].sum(axis=1) / draws.sum(axis=1)
         return share
-    classes = int(max(truth.max(), predicted.max())) + 1
-    occurs, guessed = draws @ _one_hot(truth, classes), draws @ _one_hot(predicted, classes)
-    hits = (draws * right) @ _one_hot(truth, classes)
-    with np.errstate(invalid="ignore"):
-        f1 = np.nan_to_num(2 * hits / (occurs + guessed))
-    mean: Floats = f1.sum(axis=1) / ((occurs + guessed) > 0).sum(axis=1)
+    f1, occurs = _f1(draws, truth, predicted, int(max(truth.max(), predicted.max())) + 1)
+    mean: Floats = f1.sum(axis=1) / occurs.sum(axis=1)
     return mean
+
+
+def _f1(draws: NDArray[np.int64], truth: Classes, predicted: Classes, classes: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """F1 [draw, class], and whether the class occurs in the draw, or was predicted; 0 where it is neither."""
+    occurs, guessed = draws @ _one_hot(truth, classes), draws @ _one_hot(predicted, classes)
+    hits = (draws * (truth == predicted)) @ _one_hot(truth, classes)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(2 * hits / (occurs + guessed)), (occurs + guessed) > 0
 
 
 def _one_hot(classes: Classes, count: int) -> sparse.csr_array:

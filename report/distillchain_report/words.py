@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from distillchain_report.model import Estimate, Pairing, Report, StageReport
 
@@ -132,7 +133,7 @@ def _result(report: Report) -> str:
         return ""
     metric = METRIC_NAMES[report.metric]
     student = last.model
-    if _no_better_than_chance(report):
+    if _above_chance(report) == "no":
         assert report.most_frequent is not None
         return (
             f"{last.name} has not learned the task: its {metric} of {share(student.metric.value)} is no better than "
@@ -161,21 +162,31 @@ def _within(text: str) -> str:
     return f" (95 % interval {text})" if text else ""
 
 
-def _no_better_than_chance(report: Report) -> bool:
+def _above_chance(report: Report) -> Literal["yes", "no", "unclear"]:
+    """Whether the last student does better than who always says the most frequent class; unclear: on these rows."""
     last, chance = report.last, report.most_frequent
     if last is None or last.model is None or chance is None:
-        return False
+        return "yes"
     metric = last.model.metric
-    return (metric.low if metric.low is not None else metric.value) <= chance.value
+    if metric.value <= chance.value:
+        return "no"
+    return "unclear" if metric.low is not None and metric.low <= chance.value else "yes"
 
 
 def _certainty(report: Report) -> str:
-    last = report.last
-    if last is None or last.model is None or last.model.retention is None or _no_better_than_chance(report):
+    last, chance = report.last, _above_chance(report)
+    if last is None or last.model is None or last.model.retention is None or chance == "no":
         return ""
+    doubt = ""
+    if chance == "unclear":
+        assert report.most_frequent is not None
+        doubt = (
+            "These validation rows are too few to tell it from always answering the most frequent class "
+            f"({share(report.most_frequent.value)}). "
+        )
     if report.against_root is None:
-        return "Whether the difference is more than chance cannot be said from what the store holds."
-    return pairing_sentence(report.against_root)
+        return f"{doubt}Whether the difference is more than chance cannot be said from what the store holds."
+    return doubt + pairing_sentence(report.against_root)
 
 
 def pairing_sentence(pairing: Pairing) -> str:

@@ -19,6 +19,7 @@ from distillchain_api.records import (
     HISTORY_FILE,
     PREDICTIONS_FILE,
     TEACHER_PREDICTIONS_FILE,
+    TEST_PREDICTIONS_FILE,
     Example,
     HistoryPoint,
     Prediction,
@@ -54,7 +55,13 @@ class Relay:
     epochs: int = 4
     device: str = "NVIDIA A10"
     text: str = "a film of quiet, unhurried charm that still earns its tears"
-    files: Sequence[str] = (HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, EXAMPLES_FILE)
+    files: Sequence[str] = (
+        HISTORY_FILE,
+        PREDICTIONS_FILE,
+        TEST_PREDICTIONS_FILE,
+        TEACHER_PREDICTIONS_FILE,
+        EXAMPLES_FILE,
+    )
     fine_tuned: bool = False
     """The root teacher is stage zero."""
 
@@ -152,6 +159,7 @@ def _files(
         )
 
     contents = {HISTORY_FILE: _lines(_history(relay, truth, student)), PREDICTIONS_FILE: predictions(student)}
+    contents[TEST_PREDICTIONS_FILE] = predictions(student)  # test has the same rows here
     if teacher is not None:
         contents[TEACHER_PREDICTIONS_FILE] = predictions(teacher)
         contents[EXAMPLES_FILE] = _lines(Example(row=row, text=[relay.text]) for row in range(relay.rows))

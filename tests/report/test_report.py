@@ -124,6 +124,14 @@ def test_the_verdict_is_one_sentence_of_what_came_out(tmp_path: Path, parts: dic
     assert report.verdict.startswith(want)
 
 
+def test_a_student_above_chance_on_few_rows_keeps_its_numbers_and_the_doubt_is_said(tmp_path: Path):
+    report = a_report(tmp_path, rows=40, accuracies=[0.93, 0.92, 0.89, 0.65])
+
+    assert report.verdict.startswith("femto keeps ")
+    assert "too few to tell it from always answering the most frequent class (0." in report.verdict
+    assert "McNemar" in report.verdict
+
+
 def test_a_store_of_before_these_files_still_makes_a_report_that_says_what_it_lacks(tmp_path: Path):
     report = a_report(tmp_path, files=[])
 
@@ -359,6 +367,34 @@ def test_a_failed_fine_tuning_that_is_committed_is_told_at_the_teacher(tmp_path:
     assert report.verdict.startswith("Failed at teacher (CheckpointCorrupt) with 4 of 4 stages committed: its weights")
     assert "Failed: CheckpointCorrupt" in Page(render_html(report)).words
     assert "| teacher | Failed: CheckpointCorrupt | 335 M |" in render_markdown(report)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macroF1"])
+def test_every_metric_has_its_interval(tmp_path: Path, metric: str):
+    report = a_report(tmp_path, metric=metric, labels=["low", "middle", "high"])
+
+    shown = [each for found in report.classes for each in (found.recall, found.precision, found.f1)]
+    for stage in report.stages:
+        assert stage.model is not None
+        model = stage.model
+        shown += [model.metric, model.accuracy, model.macro_f1, model.test, model.retention]
+    assert len(shown) == 3 * 3 + 5 * 3
+    for estimate in shown:
+        assert estimate is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_a_store_that_was_moved_is_told_where_it_lies_now(tmp_path: Path):
+    write_relay(tmp_path / "there", Relay())
+    (tmp_path / "there").rename(tmp_path / "here")
+
+    report = report_of(tmp_path / "here", Relay())
+
+    assert [stage.run.checkpoint for stage in report.stages if stage.run] == [
+        f"file://{tmp_path}/here/stages/{digest_of(stage.name)}/attempts/a1" for stage in report.stages
+    ]
 
 
 def test_walking_back_finds_the_chain_from_the_digest_of_its_last_stage(tmp_path: Path):

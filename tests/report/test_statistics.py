@@ -12,6 +12,7 @@ from distillchain_report import statistics
 from distillchain_report.statistics import (
     Paired,
     differences,
+    f1_intervals,
     macro_f1,
     metric_interval,
     most_different,
@@ -86,6 +87,23 @@ def test_the_interval_of_macro_f1_is_that_of_a_bootstrap_row_by_row():
     want = np.quantile(values, [0.025, 0.975])
 
     assert metric_interval("macroF1", truth, guess) == pytest.approx(tuple(want), abs=0.012)
+
+
+def test_the_interval_of_a_classs_f1_is_that_of_a_bootstrap_row_by_row():
+    truth, guess = some_answers(300, 3, seed=2, accuracy=0.7)
+    dice = np.random.default_rng(7)
+    values = []
+    for _ in range(800):
+        rows = dice.integers(0, len(truth), len(truth))
+        values.append(
+            sklearn_metrics.f1_score(truth[rows], guess[rows], average=None, labels=range(4), zero_division=0.0)
+        )
+    want = np.quantile(values, [0.025, 0.975], axis=0).T
+
+    found = f1_intervals(truth, guess, 4)
+
+    assert np.array(found) == pytest.approx(want, abs=0.02)
+    assert found[3] == (0.0, 0.0), "no row is of this class, none was predicted"
 
 
 def test_what_a_student_keeps_has_the_interval_of_a_paired_bootstrap():
