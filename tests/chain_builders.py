@@ -73,14 +73,15 @@ def a_commit(
     teacher_accuracy: float = 0.92,
     parameters: int = 1_000_000,
     reused: bool = False,
+    attempt: str = "a1",
 ) -> Committed:
     """The answer of a trainer that committed the stage."""
     fine_tuned = stage.work_order.teacher is None
     return Committed(
         stage=stage.name,
         digest=stage.digest,
-        attempt="a1",
-        checkpoint=f"s3://models/distill/stages/{stage.digest}/attempts/a1",
+        attempt=attempt,
+        checkpoint=f"s3://models/distill/stages/{stage.digest}/attempts/{attempt}",
         reused=reused,
         pretrained=True,
         student=a_measured(accuracy, parameters=parameters),

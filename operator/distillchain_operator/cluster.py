@@ -173,14 +173,30 @@ class Cluster:
         """A Lease as it is stored now, or None."""
         return await self._get(f"{_leases(namespace)}/{name}")
 
-    async def create_lease(self, namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    async def own_service_account(self, namespace: str) -> dict[str, Any] | None:
+        """An ownerReference to the ServiceAccount that this process is, or None where it is none of the namespace.
+
+        SelfSubjectReview: every authenticated user may ask it (Kubernetes 1.28 and later).
+        """
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        try:
+            answer = await self._request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body)
+        except ApiError:
+            return None
+        user = answer.get("status", {}).get("userInfo", {})
+        prefix = f"system:serviceaccount:{namespace}:"
+        name, uid = user.get("username", ""), user.get("uid")
+        if not (uid and name.startswith(prefix)):
+            return None
+        return {"apiVersion": "v1", "kind": "ServiceAccount", "name": name.removeprefix(prefix), "uid": uid}
+
+    async def create_lease(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         """Makes a Lease.
 
         Raises: ApiError 409 when there is one.
         """
-        metadata = {"name": name, "namespace": namespace}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
-        return await self._request("POST", _leases(namespace), body=body)
+        return await self._request("POST", _leases(metadata["namespace"]), body=body)
 
     async def replace_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
         """Writes a Lease if it is still the one that was read.

@@ -84,7 +84,8 @@ class Election:
         asked_at = self._now()
         found = await self._cluster.get_lease(self._namespace, self._name)
         if found is None:
-            self._lease = await self._cluster.create_lease(self._namespace, self._name, self._spec({}))
+            metadata = {"namespace": self._namespace, "name": self._name, **await self._owner()}
+            self._lease = await self._cluster.create_lease(metadata, self._spec({}))
         else:
             self.stands = True
             if _record(found) != _record(self._lease):
@@ -94,10 +95,17 @@ class Election:
             duration_s = found["spec"].get("leaseDurationSeconds") or self._timing.duration_s
             if holder and self._now() - self._changed_at <= duration_s:
                 return f"{holder} leads"
-            self._lease = await self._cluster.replace_lease(found | {"spec": self._spec(found["spec"])})
+            metadata = found["metadata"] | await self._owner()
+            taken = found | {"metadata": metadata, "spec": self._spec(found["spec"])}
+            self._lease = await self._cluster.replace_lease(taken)
         self.stands = self.leads = True
         self._renewed_at = asked_at
         return ""
+
+    async def _owner(self) -> dict[str, Any]:
+        """The lease goes with the ServiceAccount of who holds it: an uninstalled release leaves none behind."""
+        owner = await self._cluster.own_service_account(self._namespace)
+        return {"ownerReferences": [owner]} if owner else {}
 
     async def keep(self) -> None:
         """Renews the lease until it is cancelled.

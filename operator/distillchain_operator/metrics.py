@@ -157,6 +157,8 @@ class Metrics:
         self._replaced.labels(key.namespace)  # from 0 on: `increase` does not see a counter's first value
         for reused in ("true", "false"):
             self._committed.labels(key.namespace, reused)
+        for failure_class in FailureClass:
+            self._failed.labels(key.namespace, failure_class)
         current = next((entry for entry in status.stages if entry.phase != "Committed"), None)
         if current is None or status.phase not in ("Pending", "Running"):
             self._seen[key] = _Seen(status)

@@ -267,6 +267,9 @@ def _committed_by_job(view: _View, stage: PlannedStage, *, wanted: str, after: s
         if answered is None or job.deleting or (after and job.created_at <= after):
             continue
         answer, pod = answered
+        if answer.reused and answer.attempt.startswith(tuple(_pods_so_far(view, job))):
+            # A pod of this very Job has committed it and was lost before it was heard.
+            answer = answer.model_copy(update={"reused": False})
         entry = committed_entry(
             stage,
             answer,
@@ -319,7 +322,11 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
 
 
 def _suspended_message(pod: ObservedPod | None) -> str:
-    return "suspended; its state is saved" if pod is None else f"stopping: pod {pod.name} saves its state"
+    return (
+        "suspended; it goes on from its last saved state"
+        if pod is None
+        else f"stopping: pod {pod.name} saves its state"
+    )
 
 
 def _running_message(
@@ -397,8 +404,12 @@ def _attempt(view: _View, stage: PlannedStage, job: ObservedJob) -> int:
     """Pods of the Job so far, evicted and deleted ones included."""
     before = _entry_of(view, stage, job)
     known = before.attempt if before else 0
-    seen = job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job)}
-    return max(known, job.active + job.failed + job.succeeded, len(seen))
+    return max(known, job.active + job.failed + job.succeeded, len(_pods_so_far(view, job)))
+
+
+def _pods_so_far(view: _View, job: ObservedJob) -> frozenset[str]:
+    """Short UIDs; a trainer's attempt begins with the UID of its pod."""
+    return job.noted_pods | {pod.short_uid for pod in view.observed.pods_of(job)}
 
 
 def _pending(stage: PlannedStage, message: str) -> StageStatus:

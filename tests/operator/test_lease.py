@@ -70,6 +70,27 @@ async def test_one_leads_and_the_other_takes_over_when_it_falls_silent_and_not_b
         assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("second", 1)
 
 
+async def test_the_lease_goes_with_the_service_account_of_its_holder(
+    kubeconfig: Path, control_plane: ControlPlane, namespace: str
+):
+    """What `helm uninstall` deletes; also where the lease was there before, from another service account."""
+    control_plane.apply(
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": NAME, "namespace": namespace},
+        }
+    )
+    async with candidate(namespace, "first", QUICK) as first, asyncio.timeout(WITHIN_S):
+        await first.acquire()
+    control_plane.kubectl("delete", "serviceaccount", NAME, "-n", namespace)
+
+    def is_gone() -> bool:
+        return control_plane.kubectl("get", "lease", NAME, "-n", namespace, check=False).returncode != 0
+
+    wait_until("the garbage collector", is_gone, deadline_s=WITHIN_S)
+
+
 async def test_a_lease_that_was_given_up_is_taken_without_waiting_for_its_end(kubeconfig: Path, namespace: str):
     async with candidate(namespace, "first", LONG) as first, candidate(namespace, "second", LONG) as second:
         async with asyncio.timeout(WITHIN_S):

@@ -175,6 +175,7 @@ def test_counters_of_a_namespace_begin_at_zero():
     metrics.looked(RELAY, a_status())
     assert samples(metrics, "distillchain_stage_pods_replaced_total") == {("ml",): 0}
     assert samples(metrics, "distillchain_stages_committed_total") == {("ml", "true"): 0, ("ml", "false"): 0}
+    assert samples(metrics, "distillchain_stages_failed_total") == {("ml", str(each)): 0 for each in FailureClass}
 
 
 def test_it_leads_when_it_is_told_and_its_last_resync_is_counted_from_there():

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from chain_builders import a_commit, a_document, a_failure
 from chart.helm import helm
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
+from cluster.operator_process import SERVICE_ACCOUNT
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_api.chain import parse_chain
@@ -586,6 +588,27 @@ def test_the_rights_are_no_wider_than_what_is_called(relay: Relay, control_plane
     assert not may("update", "distillationchains.distillchain.io")
     with pytest.raises(CommandFailed, match="forbidden"):
         control_plane.kubectl("get", "secrets", user, "-n", relay.namespace)
+
+
+CALLS = {
+    "distillationchains": {"get", "list", "watch"},
+    "distillationchains/status": {"patch"},
+    "distillationchains/finalizers": {"update"},  # asked for by an admission plugin when a Job names its owner
+    "jobs": {"get", "list", "watch", "create", "patch", "delete"},
+    "pods": {"list", "watch", "create"},
+    "pods/log": {"get"},
+    "events": {"create"},
+}
+"""What the operator calls. Whoever gives it another right says here what for."""
+
+
+def test_the_role_grants_what_is_called_and_nothing_else(repository: Path):
+    documents = yaml.safe_load_all((repository / "config" / "access.yaml").read_text())
+    (role,) = [d for d in documents if (d["kind"], d["metadata"]["name"]) == ("ClusterRole", SERVICE_ACCOUNT)]
+
+    granted = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
+
+    assert granted == CALLS
 
 
 def test_metrics_of_a_live_operator_follow_a_chain_from_pending_to_deleted(relay: Relay):

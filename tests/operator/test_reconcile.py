@@ -95,6 +95,22 @@ def test_a_succeeded_jobs_answer_commits_its_stage_and_starts_the_next():
     assert [e.reason for e in transitions(ChainStatus(), decision.status)] == ["StageCommitted", "StageStarted"]
 
 
+@pytest.mark.parametrize(
+    "attempt, reused",
+    [
+        pytest.param("0123abcd-0000-4000-8000-000000000000-5f3a9c", False, id="an earlier pod of the same Job"),
+        pytest.param("fedcba98-0000-4000-8000-000000000000-5f3a9c", True, id="somebody else"),
+    ],
+)
+def test_a_commit_of_the_jobs_own_earlier_pod_is_not_told_as_reused(attempt: str, reused: bool):
+    """It was lost with its node before it was heard; the pod that came after it only found the commit."""
+    plan = a_plan()
+    job, pod = a_committed_job(plan, "mini", reused=True, attempt=attempt)
+    job["metadata"]["annotations"] = {PODS_ANNOTATION: f"0123abcd,{pod['metadata']['uid'][:8]}"}
+
+    assert entry(look(plan, job, pods=(pod,)), "mini").reused is reused
+
+
 def test_what_status_says_is_committed_stays_so_when_its_job_is_gone():
     plan = a_plan()
     decision = look(plan, previous=committed_status(plan, "mini", "tiny"))
