@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, metadata
 
 
 class FailureClass(StrEnum):
@@ -142,10 +143,24 @@ EXIT_CODE: dict[FailureClass, int] = {f.failure_class: f.exit_code for f in FAIL
 OOM_KILLED_EXIT_CODE = 137  # 128 + SIGKILL, with the container's reason OOMKilled
 
 TROUBLESHOOTING = "docs/troubleshooting.md"
-"""The page with a section for each class, as a path in the source tree: every release has it, and no site is published
-yet. Once one is, its address belongs here and nowhere else."""
+"""The page with a section for each class, as a path in the source tree, which every release has."""
 
 
 def troubleshooting(failure_class: FailureClass | str) -> str:
-    """Where to read on about a failure: `docs/troubleshooting.md#gatenotmet`."""
-    return f"{TROUBLESHOOTING}#{failure_class.lower()}"
+    """Where to read on about a failure: `docs/troubleshooting.md#gatenotmet`.
+
+    Under the address that the package names as its `Documentation` (`project.urls` in pyproject.toml), if it names one:
+    whoever publishes the site sets it there.
+    """
+    site = _documentation()
+    page = f"{site.rstrip('/')}/troubleshooting/" if site else TROUBLESHOOTING
+    return f"{page}#{failure_class.lower()}"
+
+
+def _documentation() -> str:
+    try:
+        urls = metadata("distillchain").get_all("Project-URL") or []
+    except PackageNotFoundError:  # a checkout on PYTHONPATH
+        return ""
+    named: dict[str, str] = dict(url.split(", ", 1) for url in urls)
+    return named.get("Documentation", "")

@@ -91,8 +91,11 @@ class Cluster:
         return Collection(f"/api/v1/namespaces/{self.namespace}/pods", {"labelSelector": f"{CHAIN_LABEL}={chain}"})
 
     def events(self) -> Collection:
-        """All Events of the namespace: the API server cannot choose those of a chain, its Jobs and pods at once."""
-        return Collection(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")
+        """All Events of the namespace: the API server cannot choose those of a chain, its Jobs and pods at once.
+
+        Of the core group, as kubectl reads them: the roles `view`, `edit` and `admin` grant no others.
+        """
+        return Collection(f"/api/v1/namespaces/{self.namespace}/events")
 
     def namespaces(self) -> list[str]:
         """Names of all namespaces."""

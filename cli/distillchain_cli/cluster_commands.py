@@ -84,7 +84,10 @@ def list_(
 def status(
     name: Name,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow it until it succeeds (exit code 0), fails or stalls (1).")
+        bool,
+        typer.Option(
+            "--watch", "-w", help="Follow it until it succeeds (exit code 0), fails or stays stalled for a minute (1)."
+        ),
     ] = False,
     namespace: Namespace = None,
     output: OutputFormat = Output.TABLE,
@@ -192,7 +195,7 @@ def events(
     documents, _ = cluster.list(cluster.events())
     found = events_of(chain, documents)
     if is_document(output):
-        items = [{"apiVersion": "events.k8s.io/v1", "kind": "Event", **event.document} for event in found]
+        items = [{"apiVersion": "v1", "kind": "Event", **event.document} for event in found]
         result(document_text(as_list(items), output))
         return
     if not found:

@@ -79,20 +79,21 @@ def _jobs_and_pods(prefix: str) -> re.Pattern[str]:
 
 
 def parse_event(document: dict[str, Any]) -> Event:
-    """An Event of events.k8s.io out of the API server's JSON; the older kind's fields stand in it as `deprecated`."""
-    metadata, regarding, series = document["metadata"], document.get("regarding") or {}, document.get("series") or {}
-    first_at = document.get("eventTime") or document.get("deprecatedFirstTimestamp") or metadata["creationTimestamp"]
+    """An Event of the core group out of the API server's JSON; who wrote it by events.k8s.io gave it `eventTime`."""
+    metadata, series = document["metadata"], document.get("series") or {}
+    involved = document.get("involvedObject") or {}
+    first_at = document.get("eventTime") or document.get("firstTimestamp") or metadata["creationTimestamp"]
     return Event(
         first_at=first_at,
-        last_at=series.get("lastObservedTime") or document.get("deprecatedLastTimestamp") or first_at,
+        last_at=series.get("lastObservedTime") or document.get("lastTimestamp") or first_at,
         type=document.get("type", ""),
         reason=document.get("reason", ""),
-        kind=regarding.get("kind", ""),
-        name=regarding.get("name", ""),
-        uid=regarding.get("uid", ""),
-        note=" ".join(document.get("note", "").split()),
-        count=series.get("count") or document.get("deprecatedCount") or 1,
-        source=document.get("reportingController") or (document.get("deprecatedSource") or {}).get("component", ""),
+        kind=involved.get("kind", ""),
+        name=involved.get("name", ""),
+        uid=involved.get("uid", ""),
+        note=" ".join(document.get("message", "").split()),
+        count=series.get("count") or document.get("count") or 1,
+        source=document.get("reportingComponent") or (document.get("source") or {}).get("component", ""),
         document=document,
     )
 

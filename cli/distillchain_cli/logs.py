@@ -128,6 +128,8 @@ def _next(
 def _ending(cluster: Cluster, chain: dict[str, Any], wanted: Wanted, shown: set[str]) -> tuple[str, ...]:
     """How the chain, or the wanted stage, has ended, in lines; none while there may be more to show."""
     verdict = fetch_verdict(cluster, chain)
+    if verdict is not None and not verdict.final:
+        verdict = None  # its message is said as any other
     entry = status_of(chain).stage_named(wanted.stage) if wanted.stage else None
     if verdict is None and (entry is None or entry.phase != "Committed"):
         return ()

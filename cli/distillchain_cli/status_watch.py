@@ -38,6 +38,7 @@ from distillchain_cli.watching import Watched
 from distillchain_operator.status import metric_of
 
 TICK_S = 1.0
+STALL_PATIENCE_S = 60.0  # a registry that was away for a moment clears by itself
 LOSS_TAIL_LINES = 2000  # the trainer writes a line a second: the last half hour before we came
 SHORTEST_BAR, LONGEST_BAR = 6, 30
 LONGEST_NAME = 24
@@ -104,7 +105,7 @@ class Screen(Protocol):
 def watch_status(
     cluster: Cluster, name: str, open_screen: Callable[[], Any], *, clock: Callable[[], datetime] | None = None
 ) -> Verdict:
-    """Shows a chain until it succeeded, failed or stalled.
+    """Shows a chain until it succeeded, failed, or was stalled for STALL_PATIENCE_S.
 
     Raises: RunFailed when it is deleted, or the API server is away for too long.
     """
@@ -114,6 +115,7 @@ def watch_status(
     losses = Losses()
     asked: set[str] = set()
     events: list[Event] = []
+    stalled_since: float | None = None
     with open_screen() as screen:
         while True:
             news = watched.wait(TICK_S)
@@ -128,7 +130,12 @@ def watch_status(
                 threading.Thread(target=_read_losses, args=(cluster, name, stage.name, losses), daemon=True).start()
             screen.show(scene)
             with suppress(Unreachable):  # the watches say so, and go on once it answers
-                if (verdict := fetch_verdict(cluster, chain)) is not None:
+                verdict = fetch_verdict(cluster, chain)
+                if verdict is None:
+                    stalled_since = None
+                    continue
+                stalled_since = stalled_since or time.monotonic()
+                if verdict.final or time.monotonic() - stalled_since >= STALL_PATIENCE_S:
                     return verdict
 
 

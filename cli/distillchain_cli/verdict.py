@@ -15,10 +15,15 @@ from distillchain_cli.status_view import failure_of
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a chain ended, in lines for a person."""
+    """How a chain ended, in lines for a person.
+
+    Attributes:
+        final: False: it is stalled, and goes on by itself once what it lacks is there.
+    """
 
     succeeded: bool
     lines: tuple[str, ...]
+    final: bool = True
 
 
 def verdict_of(status: ChainStatus) -> Verdict | None:
@@ -29,11 +34,10 @@ def verdict_of(status: ChainStatus) -> Verdict | None:
     stalled = condition(status, "Stalled")
     if stalled is None:
         return None
-    word = "failed" if status.phase == "Failed" else "stalled"
+    final = status.phase == "Failed"
     failure_class = failure_of(status)
-    return Verdict(
-        False, (f"{word}: {status.message or stalled.message}", *([see(failure_class)] if failure_class else []))
-    )
+    sentence = f"{'failed' if final else 'stalled'}: {status.message or stalled.message}"
+    return Verdict(False, (sentence, *([see(failure_class)] if failure_class else [])), final)
 
 
 def fetch_verdict(cluster: Cluster, chain: dict[str, Any]) -> Verdict | None:

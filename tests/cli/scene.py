@@ -104,8 +104,8 @@ class Scene:
         ]
         self._patch("job", self.job, {"startTime": MOMENT, "conditions": conditions})
 
-    def write_status(self, *, tiny: str, step: int | None = None) -> ChainStatus:
-        """mini is committed; tiny is as it is told, at a step of its training."""
+    def write_status(self, *, tiny: str, step: int | None = None, stalled: str | None = None) -> ChainStatus:
+        """mini is committed; tiny is as it is told, at a step of its training or stalled with a message."""
         plan = build_plan(self.chain)
         mini = committed_entry(plan.stages[0], a_commit(plan.stages[0]), job="gone", attempt=1)
         entry = StageStatus.model_validate(
@@ -115,10 +115,12 @@ class Scene:
                 "digest": plan.stages[1].digest,
                 "job": self.job,
                 "attempt": 1,
-                "message": "labels differ" if tiny == "Failed" else None,
+                "message": "labels differ" if tiny == "Failed" else stalled,
                 "failure_class": FailureClass.LABEL_MISMATCH if tiny == "Failed" else None,
             }
         )
+        if stalled is not None:
+            entry = entry.model_copy(update={"failure_class": FailureClass.POD_REJECTED})
         if step is not None:
             progress = StageProgress(phase="Train", step=step, of=600, loss="0.4123", examples_per_second="812.3")
             entry = entry.model_copy(update={"progress": progress})

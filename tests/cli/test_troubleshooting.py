@@ -6,12 +6,14 @@ import os
 import re
 import shlex
 import subprocess
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
 from cli.parts import COMMAND, clean_environment
 from cli.scene import Scene
+from distillchain_api import failures
 from distillchain_api.failures import TROUBLESHOOTING, FailureClass, troubleshooting
 
 SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -26,6 +28,17 @@ def page(repository: Path) -> str:
 
 def test_every_class_has_its_section_and_no_section_is_of_another(page: str):
     assert [name for name, _ in SECTION.findall(page)] == [str(name) for name in FailureClass]
+
+
+def test_a_published_site_is_linked_instead_of_the_source_tree(monkeypatch: pytest.MonkeyPatch):
+    about = Message()
+    about["Project-URL"] = "Source, https://git.example/distillchain"
+    about["Project-URL"] = "Documentation, https://docs.example/distillchain"
+    assert troubleshooting("GateNotMet") == "docs/troubleshooting.md#gatenotmet"
+
+    monkeypatch.setattr(failures, "metadata", lambda _: about)
+
+    assert troubleshooting("GateNotMet") == "https://docs.example/distillchain/troubleshooting/#gatenotmet"
 
 
 def test_every_section_says_what_how_to_see_more_and_what_to_do(page: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from cli.scene import DEADLINE_S, NAME, Scene
 from cluster.cut import CuttableRelay
 from cluster.waiting import wait_until
+from distillchain_cli import status_watch
 from distillchain_cli.cluster import Cluster, Collection
 from distillchain_cli.errors import Expired
 from distillchain_cli.watching import Lost, Watched, follow
@@ -55,6 +57,39 @@ def test_a_failure_ends_the_watch_with_1_and_where_to_read_on(scene: Scene):
 
     assert watch.stdout.splitlines()[-1] == "stage tiny: failed: LabelMismatch: labels differ"
     assert watch.stderr == "failed: tiny: labels differ\nsee docs/troubleshooting.md#labelmismatch\n"
+
+
+@pytest.mark.parametrize("command", [("status", "-w"), ("logs", "-f")])
+def test_a_stall_that_clears_by_itself_ends_nothing(scene: Scene, command: tuple[str, str]):
+    """As a registry that answers one pull with 429."""
+    word, flag = command
+    scene.write_status(tiny="Running", stalled="pod x: ErrImagePull: too many requests")
+    with scene.start(word, NAME, flag) as watch:
+        watch.wait_for("too many requests")
+        scene.write_status(tiny="Running", step=120)
+        watch.wait_for("train 120/600" if word == "status" else "running tiny")
+        scene.write_status(tiny="Committed")
+
+        assert watch.end() == 0, watch.dump()
+
+    assert watch.stderr.splitlines()[-1].startswith("succeeded: ")
+
+
+def test_a_stall_that_stays_ends_the_watch(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(status_watch, "STALL_PATIENCE_S", 0.5)
+    scene.write_status(tiny="Running", stalled="no such image")
+
+    verdict = status_watch.watch_status(connect(scene), NAME, lambda: nullcontext(Unseen()))
+
+    assert verdict.lines == ("stalled: tiny: no such image", "see docs/troubleshooting.md#podrejected")
+    assert not verdict.final
+
+
+class Unseen:
+    """A screen that nobody looks at."""
+
+    def show(self, _: status_watch.Scene) -> None:
+        return
 
 
 def test_a_failed_stage_that_was_told_to_try_again_is_no_end(scene: Scene):

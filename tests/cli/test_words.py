@@ -27,7 +27,7 @@ def a_chain(name: str = "relay", *, stages: Any = ("mini", "tiny"), status: Any 
 
 
 def an_event(kind: str, name: str) -> dict[str, Any]:
-    return {"metadata": {}, "eventTime": "2026-01-01T11:30:00Z", "regarding": {"kind": kind, "name": name}}
+    return {"metadata": {}, "eventTime": "2026-01-01T11:30:00Z", "involvedObject": {"kind": kind, "name": name}}
 
 
 def pod_name(job: str) -> str:
