@@ -106,9 +106,11 @@ def build_readme() -> str:
         f"# {chart['name']}",
         chart["description"],
         "```bash\n"
-        f"helm install distillchain charts/distillchain --namespace {OWN_NAMESPACE} --create-namespace --wait\n"
-        f"helm test distillchain --namespace {OWN_NAMESPACE} --logs\n"
+        f"helm install distillchain charts/distillchain --namespace {OWN_NAMESPACE} --create-namespace \\\n"
+        "  --set image.registry=registry.example,chains.image.registry=registry.example\n"
         "```",
+        "`registry.example` is where `make release` has pushed both images. Once the operator runs:",
+        f"```bash\nhelm test distillchain --namespace {OWN_NAMESPACE}\n```",
         f"Kubernetes {chart['kubeVersion'].removeprefix('>=').removesuffix('-0')} or newer. One operator works, the "
         "holder of a Lease; with `replicas: 2` another stands by. While none works running stages go on, and what was "
         "missed is taken up. `helm upgrade` and `helm rollback` therefore disturb no chain, the CRD is upgraded with "

@@ -89,6 +89,8 @@ def test_the_schema_refuses_what_is_misspelt_and_names_it(setting: str, want: st
     [
         (["serviceAccount.create=false"], "serviceAccount.name: missing, and serviceAccount.create is false"),
         (["metrics.enabled=false", "metrics.podMonitor.enabled=true"], "metrics.enabled: got false, and a monitor"),
+        (["metrics.enabled=false", "metrics.prometheusRule.enabled=true"], "metrics.enabled: got false, and a monitor"),
+        (["metrics.port=8080"], "metrics.port: got 8080, where the operator answers the probes"),
         (["chains.image.repository="], "helm test needs the trainer image; set chains.image.repository"),
     ],
 )
@@ -96,6 +98,33 @@ def test_values_that_do_not_go_together_are_refused_with_the_remedy(settings: li
     with pytest.raises(CommandFailed) as refused:
         render(*[argument for setting in settings for argument in ("--set", setting)])
     assert want in refused.value.said
+
+
+def test_who_makes_the_roles_himself_is_given_none():
+    kinds = [item["kind"] for item in documents(render("--set", "rbac.create=false"))]
+    assert not [kind for kind in kinds if "Role" in kind]
+
+
+def test_what_an_upgrade_cannot_change_is_as_it_was():
+    """Released charts have these names and selectors: with another the API server refuses the upgrade, or two operators
+    stand side by side."""
+    objects = documents(render())
+    deployment = named(objects, "Deployment")
+    labels = {
+        "app.kubernetes.io/name": "distillchain",
+        "app.kubernetes.io/instance": "distillchain",
+        "app.kubernetes.io/component": "operator",
+    }
+
+    assert deployment["metadata"]["name"] == "distillchain-operator"
+    assert deployment["spec"]["selector"] == {"matchLabels": labels}
+    assert named(objects, "ServiceAccount")["metadata"]["name"] == "distillchain-operator"
+    bindings = {item["metadata"]["name"]: item["roleRef"]["name"] for item in objects if "Binding" in item["kind"]}
+    assert bindings == {
+        "distillchain-operator": "distillchain-operator",
+        "distillchain-operator-leader": "distillchain-operator-leader",
+        "distillchain-test": "distillchain-test",
+    }
 
 
 def test_schema_and_values_have_the_same_keys_and_no_map_is_open_by_mistake():

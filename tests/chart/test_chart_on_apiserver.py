@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from chart.helm import CHECKOUT, NAMESPACE, VALUES, documents, helm, named, render, values_of
+from cli.parts import distillchain
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
 from cluster.operator_process import install_manifests
@@ -128,6 +129,15 @@ def test_the_example_on_top_of_config_sets_both_images(cluster: ControlPlane):
     assert trainer == container["image"].replace("operator", "trainer")
 
 
+def test_the_chains_of_the_gitops_example_need_nothing_but_the_crd(cluster: ControlPlane):
+    cluster.kubectl("delete", "namespace", "ml")  # as on a cluster that Flux alone fills
+    try:
+        cluster.kubectl("apply", "--server-side", "-k", str(CHECKOUT / "examples" / "gitops" / "chains"))
+        assert cluster.get("dchain", "sst2-femto", "-n", "ml")
+    finally:
+        cluster.kubectl("create", "namespace", "ml", check=False)
+
+
 def test_the_namespaced_kustomization_works_in_any_namespace(cluster: ControlPlane, namespace: str):
     cluster.kubectl("apply", "-n", namespace, "-k", str(CHECKOUT / "config" / "namespaced"))
     mine = cluster.kubeconfig_for(namespace, "distillchain-operator")
@@ -162,6 +172,33 @@ def test_aggregated_roles_let_editors_write_chains_and_viewers_read_them(cluster
     ]
 
 
+@pytest.mark.parametrize(
+    "role, command, code",
+    [
+        ("view", ("list",), 0),
+        ("view", ("status", "distillchain-test"), 0),
+        ("view", ("events", "distillchain-test"), 0),
+        ("view", ("logs", "distillchain-test"), 1),  # there are none yet
+        ("view", ("suspend", "distillchain-test"), 1),
+        ("edit", ("suspend", "distillchain-test"), 0),
+        ("edit", ("resume", "distillchain-test"), 0),
+        ("edit", ("retry", "distillchain-test"), 1),  # nothing has failed
+    ],
+)
+def test_kubernetes_own_roles_are_enough_for_the_command_line(
+    cluster: ControlPlane, namespace: str, tmp_path: Path, role: str, command: tuple[str, ...], code: int
+):
+    cluster.apply(without_hook(named(documents(render()), "DistillationChain"), namespace))
+    cluster.kubectl("create", "serviceaccount", "person", "-n", namespace)
+    bound = (f"--clusterrole={role}", f"--serviceaccount={namespace}:person")
+    cluster.kubectl("create", "rolebinding", "person", *bound, "-n", namespace)
+
+    done = distillchain(*command, cwd=tmp_path, KUBECONFIG=str(cluster.kubeconfig_for(namespace, "person")))
+
+    assert done.returncode == code, done.stderr
+    assert ("refused" in done.stderr) == ((role, command[0]) == ("view", "suspend")), done.stderr
+
+
 def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and_chains_stay(
     cluster: ControlPlane, namespace: str, tmp_path: Path
 ):
@@ -174,7 +211,7 @@ def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and
     names = ["--set", "fullnameOverride=other"]  # cluster-wide objects of the other tests keep theirs
     cluster.kubectl("delete", "crd", "distillationchains.distillchain.io")
     said = run("install", "mine", str(of_an_earlier_version(tmp_path)), *names)
-    assert f"helm test mine -n {namespace} --logs" in said
+    assert f"helm test mine -n {namespace} --timeout" in said
     assert image(cluster, namespace).endswith(":0.0.9")
     cluster.wait_until_served("distillationchains")
     chain = without_hook(named(documents(render()), "DistillationChain"), namespace)

@@ -176,6 +176,7 @@ def test_a_stage_lives_through_upgrade_and_rollback_and_chains_through_uninstall
     assert stage_uids(release, selector, "long") == [pod["metadata"]["uid"]]
 
     release.helm("uninstall", RELEASE, "--wait")
+    release.wait("the operator's Lease to go with its service account", lambda: not release.get("leases")["items"])
     mine = ("-l", f"app.kubernetes.io/instance={RELEASE}")
     release.wait("all that bears the release's label to be gone", lambda: not release.get(KINDS, *mine)["items"])
     assert release.get("dchain/long")["status"] == status

@@ -75,7 +75,7 @@ CANNOT: dict[tuple[str, str], str] = {
     ): "needs a registry",
     (
         "docs/install.md",
-        "helm test distillchain --namespace distillchain-system --logs",
+        "helm test distillchain --namespace distillchain-system",
     ): "needs the release on a node: tests/chart/test_release_on_a_node.py",
     (
         "docs/install.md",

@@ -260,8 +260,8 @@ def empty_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Path) -> None:
     checkout = a_checkout(tmp_path / "checkout")
     (checkout / "chain.yaml").write_text(yaml.safe_dump(a_document(NAME)))
-    keys = {"AWS_ACCESS_KEY_ID": "only-for-tests", "AWS_SECRET_ACCESS_KEY": "only-for-tests"}
-    variables = environment(tmp_path, ensure_binaries(), KUBECONFIG=str(empty_cluster.kubeconfig), **keys)
+    (checkout / "s3.env").write_text("AWS_ACCESS_KEY_ID=only-for-tests\nAWS_SECRET_ACCESS_KEY=only-for-tests\n")
+    variables = environment(tmp_path, ensure_binaries(), KUBECONFIG=str(empty_cluster.kubeconfig))
     by_helm, rest = [], []
     for block in (parameter.values[0] for parameter in of(Scene.INSTALL)):
         (by_helm if block.text.startswith("helm") else rest).append(block)
@@ -269,7 +269,7 @@ def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Pa
     said = {block.text.split()[1]: run_block(block, checkout, variables=variables).stdout for block in by_helm}
     left = empty_cluster.kubectl("get", "crd", "distillationchains.distillchain.io", check=False).returncode
     # As on another cluster: kustomize makes them anew.
-    empty_cluster.kubectl("delete", "namespace", "distillchain-system", "team-a")
+    empty_cluster.kubectl("delete", "namespace", "distillchain-system")
     for block in rest:
         empty_cluster.kubectl("delete", "crd", "distillationchains.distillchain.io", "--ignore-not-found")
         if "delete crd" in block.text:
