@@ -55,6 +55,8 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], help="passed on to `distillchain run`")
     parser.add_argument("--against-plain", type=int, metavar="N", help="N turns of the chain and of bench/plain.py")
     options = parser.parse_args()
+    if not SST2.is_dir():
+        parser.error(f"{SST2} is not there: this bench needs SST-2 and the checkpoints of the folder shared")
     with tempfile.TemporaryDirectory() as folder:
         data = cut_data(Path(folder) / "data", options.rows)
         if options.against_plain:

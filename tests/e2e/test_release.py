@@ -135,6 +135,22 @@ def test_image_and_chart_of_a_release_are_pulled_from_the_registry_they_were_pus
     assert (shown["version"], shown["appVersion"]) == (VERSION, VERSION)
 
 
+def test_the_bill_of_materials_lists_what_is_in_the_image(checkout: Path, registry: str):
+    image = Builder().build("operator", registry=registry)
+    builder = f"BUILDER={shlex.join(Builder().argv)}"
+    (checkout / ".venv").symlink_to(CHECKOUT / ".venv")
+
+    done = make(checkout, "sbom-operator", f"REGISTRY={registry}", builder)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    bill = json.loads((checkout / "dist" / f"distillchain-operator-{VERSION}.cdx.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    names = {component["name"] for component in bill["components"]}
+    assert {"kopf", "kubernetes", "distillchain"} <= names
+    assert not {"torch", "transformers"} & names
+    assert image.name.endswith(VERSION)
+
+
 def config_of(registry: str, image: Image) -> dict[str, str]:
     """The image's `config`, as the registry gives it."""
     host, path = image.name.removesuffix(f":{VERSION}").split("/", 1)
