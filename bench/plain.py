@@ -1,10 +1,10 @@
 """The same relay as a notebook would have it: transformers' Trainer in one process, nothing kept, nothing checked.
 
-    python bench/plain.py TRAIN.tsv EPOCHS
+    python bench/plain.py FOLDER EPOCHS    # of train.tsv, dev.tsv and test.tsv
 
 What `distillchain run` is measured against (bench/sst2.py --against-plain): teacher logits once, in order of length;
-training grouped by length, the soft-target loss, the batch sizes and learning rates of examples/sst2/offline.yaml. No
-evaluation, no store, no report. Prints seconds as JSON.
+training grouped by length, the soft-target loss, the batch sizes and learning rates of examples/sst2/offline.yaml; root
+teacher and students measured on dev and test. No store, no report. Prints seconds as JSON.
 """
 
 from __future__ import annotations
@@ -46,27 +46,42 @@ class SoftTargets(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def main(train_tsv: Path, epochs: int) -> None:
+def main(data: Path, epochs: int) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     bert_hash.register()
-    with train_tsv.open(newline="") as file:
-        sentences = [row["sentence"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    rows = [dict(tokenizer(text, truncation=True, max_length=MAX_LENGTH)) for text in sentences]
-    seconds: dict[str, float] = {}
+    rows, dev, test = (encode(data / f"{split}.tsv", tokenizer) for split in ("train", "dev", "test"))
+    seconds = {"evaluation": 0.0}
     teacher = AutoModelForSequenceClassification.from_pretrained(TEACHER)
     tiny = AutoModelForSequenceClassification.from_pretrained(TINY)
     femto = AutoModelForSequenceClassification.from_config(
         bert_hash.BertHashConfig(vocab_size=len(tokenizer), num_labels=2)
     )
     for teaching, student, name, learning_rate in ((teacher, tiny, "tiny", 1e-4), (tiny, femto, "femto", 1e-3)):
+        seconds["evaluation"] += evaluate(teaching, dev, test, tokenizer)
         began = time.perf_counter()
         answer(teaching, rows, tokenizer)
         answered = time.perf_counter()
         learn(student, rows, tokenizer, learning_rate, epochs)
         seconds |= {f"logits for {name}": answered - began, f"training {name}": time.perf_counter() - answered}
+    seconds["evaluation"] += evaluate(femto, dev, test, tokenizer)
     print(json.dumps(seconds))
+
+
+def encode(path: Path, tokenizer: Any) -> list[dict[str, Any]]:
+    """The rows of a split."""
+    with path.open(newline="") as file:
+        sentences = [row["sentence"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    return [dict(tokenizer(text, truncation=True, max_length=MAX_LENGTH)) for text in sentences]
+
+
+def evaluate(model: Any, dev: list[dict[str, Any]], test: list[dict[str, Any]], tokenizer: Any) -> float:
+    """Measures a model. Returns: seconds."""
+    began = time.perf_counter()
+    answer(model, dev, tokenizer)
+    answer(model, test, tokenizer)
+    return time.perf_counter() - began
 
 
 @torch.inference_mode()

@@ -107,21 +107,24 @@ def clocked(command: list[str]) -> tuple[float, bytes]:
 def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None:
     """The chain and the plain script by turns; medians and their ratio."""
     walls: list[float] = []
-    inner: list[float] = []
+    inner: list[dict[str, float]] = []
     runs: list[Run] = []
     for _ in range(turns):
-        wall_s, answer = clocked([str(CHECKOUT / "bench/plain.py"), str(data / "train.tsv"), str(epochs)])
+        wall_s, answer = clocked([str(CHECKOUT / "bench/plain.py"), str(data), str(epochs)])
         walls.append(wall_s)
-        inner.append(sum(json.loads(answer).values()))
+        inner.append(json.loads(answer.splitlines()[-1]))  # after the words of the Trainer
         runs.append(run_chain(data, epochs, settings))
     print("| median of the turns | plain script | distillchain run | ratio |\n|---|---|---|---|")
+    worked = [sum(seconds.values()) for seconds in inner]
     for name, plain, ours in (
         ("the whole command", walls, [run.wall_s for run in runs]),
-        ("without starts of processes", inner, [run.stages_s for run in runs]),
-        ("in models", inner, [run.model_s for run in runs]),
+        ("stages, without starts of processes", worked, [run.stages_s for run in runs]),
+        ("in models", worked, [run.model_s for run in runs]),
     ):
         a, b = statistics.median(plain), statistics.median(ours)
         print(f"| {name} | {a:.1f} s | {b:.1f} s | {b / a:.2f} |")
+    for name in inner[0]:
+        print(f"| plain: {name} | {statistics.median(seconds[name] for seconds in inner):.1f} s | | |")
     print("\nplain:", *(f"{value:.1f}" for value in walls), "s; chain:", *(f"{run.wall_s:.1f}" for run in runs), "s")
 
 
