@@ -118,7 +118,7 @@ def test_what_an_upgrade_cannot_change_is_as_it_was():
 
     assert deployment["metadata"]["name"] == "distillchain-operator"
     assert deployment["spec"]["selector"] == {"matchLabels": labels}
-    assert named(objects, "ServiceAccount")["metadata"]["name"] == "distillchain-operator"
+    assert named(objects, "ServiceAccount", "operator")["metadata"]["name"] == "distillchain-operator"
     bindings = {item["metadata"]["name"]: item["roleRef"]["name"] for item in objects if "Binding" in item["kind"]}
     assert bindings == {
         "distillchain-operator": "distillchain-operator",
