@@ -42,11 +42,6 @@ class Run:
         """In models, teachers and students measured included."""
         return sum(manifest.run.model_s for manifest in self.manifests)
 
-    @property
-    def stages_s(self) -> float:
-        """In stages: without the start and end of processes."""
-        return sum(manifest.run.elapsed_s for manifest in self.manifests)
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,8 +103,10 @@ def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None
     """The chain and the plain script by turns; medians and their ratio."""
     walls: list[float] = []
     inner: list[dict[str, float]] = []
+    starts: list[float] = []
     runs: list[Run] = []
     for _ in range(turns):
+        starts.append(clocked(["-c", "import distillchain_trainer.stage"])[0])
         wall_s, answer = clocked([str(CHECKOUT / "bench/plain.py"), str(data), str(epochs)])
         walls.append(wall_s)
         inner.append(json.loads(answer.splitlines()[-1]))  # after the words of the Trainer
@@ -118,7 +115,7 @@ def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None
     worked = [sum(seconds.values()) for seconds in inner]
     for name, plain, ours in (
         ("the whole command", walls, [run.wall_s for run in runs]),
-        ("stages, without starts of processes", worked, [run.stages_s for run in runs]),
+        ("the same less its starts of Python, torch and transformers", *without(starts, walls, runs)),
         ("in models", worked, [run.model_s for run in runs]),
     ):
         a, b = statistics.median(plain), statistics.median(ours)
@@ -126,6 +123,12 @@ def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None
     for name in inner[0]:
         print(f"| plain: {name} | {statistics.median(seconds[name] for seconds in inner):.1f} s | | |")
     print("\nplain:", *(f"{value:.1f}" for value in walls), "s; chain:", *(f"{run.wall_s:.1f}" for run in runs), "s")
+
+
+def without(starts: list[float], walls: list[float], runs: list[Run]) -> tuple[list[float], list[float]]:
+    """The walls less one start of the plain script, and less one for each stage of the chain."""
+    start_s = statistics.median(starts)
+    return [wall - start_s for wall in walls], [run.wall_s - start_s * len(run.manifests) for run in runs]
 
 
 def print_rows(manifests: list[Manifest]) -> None:
