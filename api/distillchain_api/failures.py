@@ -162,5 +162,5 @@ def _documentation() -> str:
         urls = metadata("distillchain").get_all("Project-URL") or []
     except PackageNotFoundError:  # a checkout on PYTHONPATH
         return ""
-    named: dict[str, str] = dict(url.split(", ", 1) for url in urls)
+    named = {label.strip(): address.strip() for label, _, address in (str(url).partition(",") for url in urls)}
     return named.get("Documentation", "")

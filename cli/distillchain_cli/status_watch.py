@@ -131,7 +131,7 @@ def watch_status(
             screen.show(scene)
             with suppress(Unreachable):  # the watches say so, and go on once it answers
                 verdict = fetch_verdict(cluster, chain)
-                if verdict is None:
+                if verdict is None or (watched.lost and not verdict.final):  # who is away cannot say that it cleared
                     stalled_since = None
                     continue
                 stalled_since = stalled_since or time.monotonic()

@@ -84,7 +84,7 @@ class Election:
         asked_at = self._now()
         found = await self._cluster.get_lease(self._namespace, self._name)
         if found is None:
-            metadata = {"namespace": self._namespace, "name": self._name, **await self._owner()}
+            metadata = await self._owned({"namespace": self._namespace, "name": self._name})
             self._lease = await self._cluster.create_lease(metadata, self._spec({}))
         else:
             self.stands = True
@@ -95,17 +95,28 @@ class Election:
             duration_s = found["spec"].get("leaseDurationSeconds") or self._timing.duration_s
             if holder and self._now() - self._changed_at <= duration_s:
                 return f"{holder} leads"
-            metadata = found["metadata"] | await self._owner()
-            taken = found | {"metadata": metadata, "spec": self._spec(found["spec"])}
-            self._lease = await self._cluster.replace_lease(taken)
+            self._lease = await self._take(found | {"spec": self._spec(found["spec"])})
         self.stands = self.leads = True
         self._renewed_at = asked_at
         return ""
 
-    async def _owner(self) -> dict[str, Any]:
+    async def _take(self, lease: dict[str, Any]) -> dict[str, Any]:
+        owned = lease | {"metadata": await self._owned(lease["metadata"])}
+        try:
+            return await self._cluster.replace_lease(owned)
+        except ApiError as error:
+            if error.status != 403 or owned == lease:
+                raise
+            # OwnerReferencesPermissionEnforcement lets only who may delete an object change its owners.
+            return await self._cluster.replace_lease(lease)
+
+    async def _owned(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """The lease goes with the ServiceAccount of who holds it: an uninstalled release leaves none behind."""
         owner = await self._cluster.own_service_account(self._namespace)
-        return {"ownerReferences": [owner]} if owner else {}
+        if owner is None:
+            return metadata
+        others = [each for each in metadata.get("ownerReferences", []) if each["kind"] != owner["kind"]]
+        return metadata | {"ownerReferences": [*others, owner]}
 
     async def keep(self) -> None:
         """Renews the lease until it is cancelled.

@@ -174,7 +174,7 @@ def _stage(
     return report.model_copy(
         update={
             "model": model,
-            "run": _run(manifest, reused=_is_reused(stage, chain)),
+            "run": _run(manifest, stage.checkpoint, reused=_is_reused(stage, chain)),
             "against_teacher": _pairing(teacher, stage.student) if manifest.teacher else None,
             "teacher_metric": manifest.teacher.metrics.validation[metric] if manifest.teacher else None,
             "history": stage.history,
@@ -292,7 +292,7 @@ def _is_reused(stage: LoadedStage, chain: str) -> bool:
     return stage.manifest is not None and stage.manifest.chain != chain
 
 
-def _run(manifest: Manifest, *, reused: bool) -> Run:
+def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
     run, environment = manifest.run, manifest.environment
     on_gpu = not environment.get("device", "cpu").startswith("cpu")
     return Run(
@@ -316,7 +316,7 @@ def _run(manifest: Manifest, *, reused: bool) -> Run:
         data_revision=manifest.data_revision,
         recipe=manifest.recipe,
         environment=environment,
-        checkpoint=manifest.checkpoint,
+        checkpoint=checkpoint,
     )
 
 

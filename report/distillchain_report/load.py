@@ -96,6 +96,7 @@ class LoadedStage:
 
     Attributes:
         manifest: None: not committed.
+        checkpoint: where it lies now; a store may have been copied, moved or mounted elsewhere since the commit.
         saved: the latest step of which a state is saved, and the last step of all; of a stage that is not committed.
         on_test: of the student; where macro F1 is the metric, whose interval needs them.
         texts: of a few validation rows, by row.
@@ -104,6 +105,7 @@ class LoadedStage:
 
     wanted: WantedStage
     manifest: Manifest | None = None
+    checkpoint: str = ""
     saved: tuple[int, int] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     student: Predictions | None = None
@@ -201,8 +203,8 @@ def _load_stage(store: ReadableStore, wanted: WantedStage) -> LoadedStage:
     examples = files.lines(EXAMPLES_FILE, Example, "") or []
     return LoadedStage(
         wanted,
-        # A store may have been copied, moved or mounted elsewhere since.
-        manifest.model_copy(update={"checkpoint": files.uri}),
+        manifest,
+        checkpoint=files.uri,
         history=files.lines(HISTORY_FILE, HistoryPoint, "no curves") or [],
         student=_predictions(files, PREDICTIONS_FILE, "no interval of its macro F1 and no comparison"),
         on_test=_predictions(files, TEST_PREDICTIONS_FILE, "no interval of its macro F1 on test")

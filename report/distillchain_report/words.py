@@ -175,7 +175,7 @@ def _above_chance(report: Report) -> Literal["yes", "no", "unclear"]:
 
 def _certainty(report: Report) -> str:
     last, chance = report.last, _above_chance(report)
-    if last is None or last.model is None or last.model.retention is None or chance == "no":
+    if last is None or last.model is None or chance == "no":
         return ""
     doubt = ""
     if chance == "unclear":
@@ -184,6 +184,8 @@ def _certainty(report: Report) -> str:
             "These validation rows are too few to tell it from always answering the most frequent class "
             f"({share(report.most_frequent.value)}). "
         )
+    if last.model.retention is None:
+        return doubt.rstrip()
     if report.against_root is None:
         return f"{doubt}Whether the difference is more than chance cannot be said from what the store holds."
     return doubt + pairing_sentence(report.against_root)

@@ -169,16 +169,19 @@ def test_the_operators_image_holds_only_what_it_needs(operator_archive: Archive,
 
 @pytest.mark.node
 def test_the_operators_image_says_what_it_is(operator_archive: Archive, version: str, repository: Path) -> None:
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, text=True, capture_output=True, check=True)
-    config = operator_archive.config
+    assert_it_says_what_it_is(operator_archive, "distillchain_operator", version, repository)
 
+
+def assert_it_says_what_it_is(archive: Archive, module: str, version: str, repository: Path) -> None:
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, text=True, capture_output=True, check=True)
+    config = archive.config
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
     assert labels["version"] == version
     assert labels["revision"].removesuffix("-dirty") == revision.stdout.strip()
     assert labels["licenses"] == "Apache-2.0"
     assert labels["source"].startswith("https://")
     assert config["User"] == "65532:65532"
-    assert config["Entrypoint"] == ["python", "-m", "distillchain_operator"]
+    assert config["Entrypoint"] == ["python", "-m", module]
 
 
 @pytest.mark.node
@@ -308,9 +311,10 @@ def test_helm_test_passes_with_both_images(
 
 @pytest.mark.images
 @pytest.mark.timeout(3600)
-def test_the_trainers_image_holds_neither_kopf_nor_kubernetes_nor_compiler_nor_cache(trainer_archive: Archive) -> None:
+def test_the_trainers_image_holds_neither_kopf_nor_kubernetes_nor_compiler_nor_cache(
+    trainer_archive: Archive, version: str, repository: Path
+) -> None:
     unwanted = (re.compile(r".*/site-packages/(kopf|kubernetes)/.*"), COMPILERS, CACHES, BUILD_TOOLS)
     assert any(path.endswith("/site-packages/torch/__init__.py") for path in trainer_archive.files)
     assert [path for path in trainer_archive.files if any(each.fullmatch(path) for each in unwanted)] == []
-    assert trainer_archive.config["User"] == "65532:65532"
-    assert trainer_archive.config["Entrypoint"] == ["python", "-m", "distillchain_trainer"]
+    assert_it_says_what_it_is(trainer_archive, "distillchain_trainer", version, repository)

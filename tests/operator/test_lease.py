@@ -19,7 +19,7 @@ from cluster.controlplane import ControlPlane
 from cluster.operator_process import OperatorProcess
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
-from distillchain_operator.cluster import Cluster
+from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.lease import Election, LeadershipLost, Timing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
@@ -89,6 +89,33 @@ async def test_the_lease_goes_with_the_service_account_of_its_holder(
         return control_plane.kubectl("get", "lease", NAME, "-n", namespace, check=False).returncode != 0
 
     wait_until("the garbage collector", is_gone, deadline_s=WITHIN_S)
+
+
+class Enforced(Cluster):
+    """Of an API server with OwnerReferencesPermissionEnforcement, as OpenShift's, for who may not delete Leases."""
+
+    async def replace_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
+        stored = await self.get_lease(lease["metadata"]["namespace"], lease["metadata"]["name"])
+        if stored and stored["metadata"].get("ownerReferences") != lease["metadata"].get("ownerReferences"):
+            raise ApiError(403, "cannot set an ownerRef on a resource you can't delete")
+        return await super().replace_lease(lease)
+
+
+async def test_where_owners_may_not_be_changed_the_lease_is_taken_all_the_same(
+    kubeconfig: Path, control_plane: ControlPlane, namespace: str
+):
+    control_plane.apply(
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": NAME, "namespace": namespace},
+        }
+    )
+    async with await Enforced.connect() as cluster, asyncio.timeout(WITHIN_S):
+        first = Election(cluster, namespace, NAME, identity="first", timing=QUICK)
+        await first.acquire()
+
+    assert lease(control_plane, namespace)["holderIdentity"] == "first"
 
 
 async def test_a_lease_that_was_given_up_is_taken_without_waiting_for_its_end(kubeconfig: Path, namespace: str):

@@ -14,7 +14,7 @@ import pytest
 from distillchain_api.failures import FailureClass
 from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, HistoryPoint
 from distillchain_report.build import build_report
-from distillchain_report.load import Unreadable, WantedStage, load_stages, read_manifest, walk_back
+from distillchain_report.load import Unreadable, WantedStage, load_stages, manifests_digest, read_manifest, walk_back
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render, render_html, render_markdown
 from distillchain_trainer.store_file import FileStore
@@ -130,6 +130,13 @@ def test_a_student_above_chance_on_few_rows_keeps_its_numbers_and_the_doubt_is_s
     assert report.verdict.startswith("femto keeps ")
     assert "too few to tell it from always answering the most frequent class (0." in report.verdict
     assert "McNemar" in report.verdict
+
+
+def test_the_doubt_is_said_also_where_nothing_is_kept_of_a_teacher(tmp_path: Path):
+    report = a_report(tmp_path, fine_tuned=True, names=[], rows=40, accuracies=[0.65], waiting=[PENDING])
+
+    assert "teacher is fine-tuned: accuracy 0.650" in report.verdict
+    assert "too few to tell it from always answering the most frequent class" in report.verdict
 
 
 def test_a_store_of_before_these_files_still_makes_a_report_that_says_what_it_lacks(tmp_path: Path):
@@ -392,6 +399,8 @@ def test_a_store_that_was_moved_is_told_where_it_lies_now(tmp_path: Path):
 
     report = report_of(tmp_path / "here", Relay())
 
+    stored = walk_back(FileStore(f"file://{tmp_path}/here"), digest_of("femto"))
+    assert report.manifests == manifests_digest(stored), "by which the trainer sees that it is current"
     assert [stage.run.checkpoint for stage in report.stages if stage.run] == [
         f"file://{tmp_path}/here/stages/{digest_of(stage.name)}/attempts/a1" for stage in report.stages
     ]

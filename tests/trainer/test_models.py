@@ -196,6 +196,8 @@ def test_a_split_is_encoded_once_for_all_who_read_texts_alike(root: Path, task: 
 
     assert encoder.encode(split, loaded) is first
     assert encoder.encode(split, again) is first
+    again.truncation_side = "left"
+    assert encoder.encode(split, again) is not first, "another end of a long text is cut"
     assert loaded.backend_tokenizer.truncation is None
     assert again.backend_tokenizer.truncation["max_length"] == 7, "what is saved with it is as it was"
 

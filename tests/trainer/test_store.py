@@ -145,6 +145,8 @@ def test_a_file_is_on_the_disk_with_its_folders_before_it_is_said_to_be(
         pytest.param("InvalidAccessKeyId", "spec.storage.secretRef: http://s3.test refused s3://models/x (InvalidAccessKeyId: words); correct the Secret's credentials, or let them read and write there", id="credentials"),
         pytest.param("PermanentRedirect", "spec.storage.region: bucket models is in another region (PermanentRedirect: words); name it", id="region"),
         pytest.param("InvalidRequest", "spec.storage: http://s3.test does not do what it was asked for s3://models/x/k (InvalidRequest: words); look at the store's rules for this bucket", id="not to be had by trying again"),
+        pytest.param("BadDigest", "spec.storage: http://s3.test answered BadDigest: words to s3://models/x/k; look at the store", id="altered on the way: sent again"),
+        pytest.param("NoSuchUpload", "spec.storage: http://s3.test answered NoSuchUpload: words to s3://models/x/k; look at the store", id="the answer was lost: sent again"),
         pytest.param("RequestTimeTooSkewed", "spec.storage: http://s3.test refused s3://models/x (RequestTimeTooSkewed: words); set the clock here or there", id="clocks"),
         pytest.param("SlowDown", "spec.storage.endpointUrl: http://s3.test could not do it (SlowDown: words), also after 30 s of trying; look at the store", id="busy"),
     ],

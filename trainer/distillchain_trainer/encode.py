@@ -102,7 +102,13 @@ def _identity(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     with _uncut(tokenizer):
         content = backend.to_str() if backend is not None else str(id(tokenizer))
-    parts = (content, tokenizer.pad_token_id, tokenizer.padding_side, tuple(tokenizer.model_input_names))
+    parts = (
+        content,
+        tokenizer.pad_token_id,
+        tokenizer.padding_side,
+        tokenizer.truncation_side,
+        tuple(tokenizer.model_input_names),
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -45,6 +45,10 @@ CREDENTIAL_CODES = {
 REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
+PASSING_CODES = {
+    "NoSuchUpload", "InvalidPart", "OperationAborted",  # a part or an answer was lost: the file is sent again
+    "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody",  # altered or cut on the way
+}  # fmt: skip
 PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
 TAKEN_CODES = {"PreconditionFailed", "412"}
 
@@ -256,7 +260,7 @@ class S3Store:
                 f"spec.storage.secretRef: {self._endpoint} refused {self.uri} ({said}); correct the Secret's "
                 "credentials, or let them read and write there"
             )
-        if status in PASSING_STATUS or not 400 <= status < 500:
+        if code in PASSING_CODES or status in PASSING_STATUS or not 400 <= status < 500:
             return StorageUnavailable(
                 f"spec.storage: {self._endpoint} answered {said} to {self.uri}/{key}; look at the store"
             )
