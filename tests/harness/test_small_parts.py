@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -94,11 +95,33 @@ def test_a_folder_for_its_owner_only_is_refused_as_a_mount(tmp_path: Path) -> No
         host_python_pod_template(tmp_path)
 
 
-def test_without_go_the_message_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("there", ["", "go1.19.8", "go1.26.1"])
+def test_go_is_the_machines_or_the_pinned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+    program = tmp_path / "go"
+    if there:
+        program.write_text(f"#!/bin/sh\necho {there}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with build.usable_go() as go:
+        version = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
+
+    assert (go == str(program)) == (there == "go1.26.1")
+    assert "go1.26" in version
+    assert go == str(program) or not Path(go).exists(), "it is gone afterwards"
+
+
+def test_without_go_and_without_an_index_the_message_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
+    for name, value in {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
-    with pytest.raises(PrerequisiteMissing, match=r"no `go` is on PATH; install Go 1\.\d+"):
+    with pytest.raises(PrerequisiteMissing, match=r"pip cannot bring it .*; install Go 1\.\d+"):
         build.ensure_binaries()
 
 
