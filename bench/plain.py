@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 import transformers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -42,7 +41,7 @@ class SoftTargets(Trainer):
         teacher = inputs.pop("teacher_logits")
         outputs = model(**inputs)
         student = outputs.logits.log_softmax(-1)
-        loss = F.kl_div(student, teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+        loss = torch.nn.functional.kl_div(student, teacher.log_softmax(-1), reduction="batchmean", log_target=True)
         return (loss, outputs) if return_outputs else loss
 
 

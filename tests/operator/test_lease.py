@@ -52,6 +52,11 @@ def lease(control_plane: ControlPlane, namespace: str) -> dict[str, Any]:
     return spec
 
 
+def make_empty_lease(control_plane: ControlPlane, namespace: str) -> None:
+    metadata = {"name": NAME, "namespace": namespace}
+    control_plane.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
+
+
 async def test_one_leads_and_the_other_takes_over_when_it_falls_silent_and_not_before(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
@@ -74,13 +79,7 @@ async def test_the_lease_goes_with_the_service_account_of_its_holder(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
     """What `helm uninstall` deletes; also where the lease was there before, from another service account."""
-    control_plane.apply(
-        {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": NAME, "namespace": namespace},
-        }
-    )
+    make_empty_lease(control_plane, namespace)
     async with candidate(namespace, "first", QUICK) as first, asyncio.timeout(WITHIN_S):
         await first.acquire()
     control_plane.kubectl("delete", "serviceaccount", NAME, "-n", namespace)
@@ -104,13 +103,7 @@ class Enforced(Cluster):
 async def test_where_owners_may_not_be_changed_the_lease_is_taken_all_the_same(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
-    control_plane.apply(
-        {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": NAME, "namespace": namespace},
-        }
-    )
+    make_empty_lease(control_plane, namespace)
     async with await Enforced.connect() as cluster, asyncio.timeout(WITHIN_S):
         first = Election(cluster, namespace, NAME, identity="first", timing=QUICK)
         await first.acquire()

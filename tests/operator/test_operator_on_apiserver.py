@@ -6,7 +6,6 @@ kubelet would.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -19,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from chain_builders import a_commit, a_document, a_failure
 from chart.helm import helm
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
-from cluster.operator_process import SERVICE_ACCOUNT
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_api.chain import parse_chain
@@ -589,34 +586,6 @@ def test_the_rights_are_no_wider_than_what_is_called(relay: Relay, control_plane
     assert not may("update", "distillationchains.distillchain.io")
     with pytest.raises(CommandFailed, match="forbidden"):
         control_plane.kubectl("get", "secrets", user, "-n", relay.namespace)
-
-
-CALLS = {
-    "distillchain.io/distillationchains": {"get", "list", "watch"},
-    "distillchain.io/distillationchains/status": {"patch"},
-    "distillchain.io/distillationchains/finalizers": {"update"},  # by an admission plugin when a Job names its owner
-    "batch/jobs": {"get", "list", "watch", "create", "patch", "delete"},
-    "/pods": {"list", "watch", "create"},
-    "/pods/log": {"get"},
-    "events.k8s.io/events": {"create"},
-    "coordination.k8s.io/leases": {"create"},
-    "coordination.k8s.io/leases distillchain-operator": {"get", "update"},
-}
-"""What the operator calls. Whoever gives it another right says here what for."""
-
-
-def test_the_role_grants_what_is_called_and_nothing_else(repository: Path):
-    documents = yaml.safe_load_all((repository / "config" / "access.yaml").read_text())
-    ours = {("ClusterRole", SERVICE_ACCOUNT), ("Role", f"{SERVICE_ACCOUNT}-leader")}
-    rules = [r for d in documents if (d["kind"], d["metadata"]["name"]) in ours for r in d["rules"]]
-
-    granted: dict[str, set[str]] = {}
-    for rule in rules:
-        for group, resource in itertools.product(rule["apiGroups"], rule["resources"]):
-            what = " ".join([f"{group}/{resource}", *rule.get("resourceNames", [])])
-            granted.setdefault(what, set()).update(rule["verbs"])
-
-    assert granted == CALLS
 
 
 def test_metrics_of_a_live_operator_follow_a_chain_from_pending_to_deleted(relay: Relay):

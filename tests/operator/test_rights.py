@@ -1,0 +1,37 @@
+"""The operator's roles, right by right."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import yaml
+
+from cluster.operator_process import SERVICE_ACCOUNT
+
+CALLS = {
+    "distillchain.io/distillationchains": {"get", "list", "watch"},
+    "distillchain.io/distillationchains/status": {"patch"},
+    "distillchain.io/distillationchains/finalizers": {"update"},  # by an admission plugin when a Job names its owner
+    "batch/jobs": {"get", "list", "watch", "create", "patch", "delete"},
+    "/pods": {"list", "watch", "create"},
+    "/pods/log": {"get"},
+    "events.k8s.io/events": {"create"},
+    "coordination.k8s.io/leases": {"create"},
+    "coordination.k8s.io/leases distillchain-operator": {"get", "update"},
+}
+"""What the operator calls. Whoever gives it another right says here what for."""
+
+
+def test_the_role_grants_what_is_called_and_nothing_else(repository: Path):
+    documents = yaml.safe_load_all((repository / "config" / "access.yaml").read_text())
+    ours = {("ClusterRole", SERVICE_ACCOUNT), ("Role", f"{SERVICE_ACCOUNT}-leader")}
+    rules = [r for d in documents if (d["kind"], d["metadata"]["name"]) in ours for r in d["rules"]]
+
+    granted: dict[str, set[str]] = {}
+    for rule in rules:
+        for group, resource in itertools.product(rule["apiGroups"], rule["resources"]):
+            what = " ".join([f"{group}/{resource}", *rule.get("resourceNames", [])])
+            granted.setdefault(what, set()).update(rule["verbs"])
+
+    assert granted == CALLS
