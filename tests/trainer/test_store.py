@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,19 @@ def test_a_folder_that_may_not_be_written_is_refused_by_name(tmp_path: Path):
         store.write("a", b"x")
 
     assert str(failure.value).startswith(f"spec.storage.uri: file://{tmp_path}/store/a is refused by the file system (")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_folder_that_cannot_be_made_is_refused_and_not_called_missing(tmp_path: Path):
+    """A trainer that is told so tries again, for hours."""
+    store = FileStore("file:///proc/nope")
+    (tmp_path / "x").write_bytes(b"x")
+
+    for write in (lambda: store.write("a/b", b"x"), lambda: store.upload("a/b", tmp_path / "x")):
+        with pytest.raises(StorageDenied, match=r"file:///proc/nope/a/b is refused by the file system \(No such file"):
+            write()
+    with pytest.raises(StorageDenied):
+        store.create("a/b", b"x")
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

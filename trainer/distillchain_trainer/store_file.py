@@ -123,13 +123,13 @@ class FileStore:
         path = self._path(key)
         part = path.with_name(f"{path.name}{PART_MARK}{uuid.uuid4().hex}")
         for last_try in (False, True):  # another pod's `delete` may take the empty folder away in between
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 part.touch()
                 break
-            except FileNotFoundError:
-                if last_try:
-                    raise
+            except FileNotFoundError as error:
+                if last_try:  # nothing takes it away twice: the file system makes no folder there, as /proc
+                    raise self._refused(key, error) from error
         try:
             yield part
         finally:
@@ -146,11 +146,14 @@ class FileStore:
             if error.errno in FULL:
                 raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-                raise StorageDenied(
-                    f"{self._field}: {where} is refused by the file system ({error.strerror}); "
-                    "give the trainer's user the right to it, or name another folder"
-                ) from error
+                raise self._refused(key, error) from error
             raise StorageUnavailable(f"{self._field}: {where}: {error.strerror}") from error
+
+    def _refused(self, key: str, error: OSError) -> StorageDenied:
+        return StorageDenied(
+            f"{self._field}: {self.uri}/{key} is refused by the file system ({error.strerror}); "
+            "give the trainer's user the right to it, or name another folder"
+        )
 
 
 def _sync(path: Path) -> None:
