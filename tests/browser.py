@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster.prerequisites import ensure_program
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +29,26 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         yield running
         running.close()
+
+
+@contextmanager
+def watched_page(browser: Browser, allowed: Callable[[str], bool], **context: Any) -> Iterator[Page]:
+    """An empty page; at the end of the block nothing was said on its console, missing, or asked for but what is allowed.
+
+    Args:
+        allowed: whether the page may ask for an address.
+        context: of Playwright's `new_context`, such as `offline` and `color_scheme`.
+    """
+    noise: list[str] = []
+    own = browser.new_context(**context)
+    page = own.new_page()
+    page.on("console", lambda message: noise.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: noise.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: noise.append(f"dialog: {dialog.message}"))
+    page.on("request", lambda request: None if allowed(request.url) else noise.append(f"request: {request.url}"))
+    page.on("response", lambda got: noise.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+    try:
+        yield page
+    finally:
+        own.close()
+    assert noise == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from browser import watched_page
 from docs.site import built_site
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -34,17 +35,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
 @pytest.fixture
 def page(browser: Browser, site: tuple[str, Path]) -> Iterator[Page]:
     """At the end of the test nothing was fetched from elsewhere, missing or said on the console."""
-    address, _ = site
-    noise: list[str] = []
-    context = browser.new_context()
-    opened = context.new_page()
-    opened.on("console", lambda message: noise.append(message.text) if message.type in ("error", "warning") else None)
-    opened.on("pageerror", lambda error: noise.append(str(error)))
-    opened.on("request", lambda asked: None if asked.url.startswith(address) else noise.append(asked.url))
-    opened.on("response", lambda got: noise.append(f"{got.status} {got.url}") if got.status >= 400 else None)
-    yield opened
-    context.close()
-    assert noise == []
+    with watched_page(browser, lambda asked: asked.startswith(site[0])) as opened:
+        yield opened
 
 
 def test_every_page_opens(site: tuple[str, Path], page: Page):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.build_images import Builder
 from cluster.distillchain import quickstart_material
 from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
 from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, install_manifests
@@ -23,6 +24,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("DISTILLCHAIN_SHARED") or CHECKOUT.parent / "shared")
 FINE_TUNING_ROWS = 5000  # of 2,000 a pretrained BERT-tiny learns nothing
 FEMTO_TRAINING = {"learningRate": 1e-3, "epochs": 12}
+PASSIVE = {"spec": {"containers": [{"name": "trainer", "env": [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}]}]}}
+"""For trainers that share two cores with a cluster; else as their image has it."""
 TRAIN_ROWS = 2000  # MiniLM reads some 470 sentences a second here: its logits take five seconds
 
 
@@ -42,13 +45,20 @@ class Relay:
 
 
 @pytest.fixture(scope="session")
+def builder() -> Builder:
+    return Builder()
+
+
+@pytest.fixture(scope="session")
 def relay(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory) -> Relay:
-    """SST-2 and a teacher fine-tuned on it where the folder `shared` is, else the quick start's packages."""
-    s3 = whole_cluster.s3
+    return relay_in(whole_cluster.s3, tmp_path_factory.mktemp("relay"))
+
+
+def relay_in(s3: S3Server, folder: Path) -> Relay:
+    """SST-2 and a teacher fine-tuned on it where the folder `shared` is, else the quick start's packages; in the bucket
+    `material`."""
     s3.ensure_bucket("material")
-    if SHARED.is_dir():
-        return _sst2(s3, tmp_path_factory.mktemp("sst2"))
-    return _quickstart(s3, tmp_path_factory.mktemp("quickstart"))
+    return _sst2(s3, folder) if SHARED.is_dir() else _quickstart(s3, folder)
 
 
 def _sst2(s3: S3Server, folder: Path) -> Relay:
@@ -136,44 +146,53 @@ def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFacto
 def new_chain(whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucket: str, relay: Relay) -> Any:
     """Builds chains of this test's namespace and bucket, with the S3 credentials in a Secret."""
     s3 = whole_cluster.s3
-    secret = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
     whole_cluster.control_plane.apply(
         {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": "s3-credentials", "namespace": cluster_namespace},
-            "stringData": secret,
+            "stringData": {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key},
         }
     )
 
     def build(name: str, stages: list[dict[str, Any]], **template: Any) -> dict[str, Any]:
-        return {
-            "apiVersion": "distillchain.io/v1alpha1",
-            "kind": "DistillationChain",
-            "metadata": {"name": name, "namespace": cluster_namespace},
-            "spec": {
-                "task": {
-                    "type": "TextClassification",
-                    "dataset": relay.dataset,
-                    "labels": ["negative", "positive"],
-                    "maxLength": 64,
-                },
-                "storage": {
-                    "uri": f"{cluster_bucket}/distill",
-                    "endpointUrl": s3.endpoint,
-                    "secretRef": {"name": "s3-credentials"},
-                },
-                "teacher": relay.teacher,
-                "template": {
-                    "pod": host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE"}),
-                    "training": {"epochs": 1, "batchSize": 32},
-                    **template,
-                },
-                "stages": stages,
-            },
-        }
+        chain = chain_of(relay, s3, stages, name=name, bucket=cluster_bucket, **template)
+        chain["metadata"]["namespace"] = cluster_namespace
+        return chain
 
     return build
+
+
+def chain_of(
+    relay: Relay, s3: S3Server, stages: list[dict[str, Any]], *, name: str, bucket: str, **template: Any
+) -> dict[str, Any]:
+    """A chain whose trainers are this machine's Python, unless `template` says otherwise; credentials are in the Secret
+    `s3-credentials`."""
+    return {
+        "apiVersion": "distillchain.io/v1alpha1",
+        "kind": "DistillationChain",
+        "metadata": {"name": name},
+        "spec": {
+            "task": {
+                "type": "TextClassification",
+                "dataset": relay.dataset,
+                "labels": ["negative", "positive"],
+                "maxLength": 64,
+            },
+            "storage": {
+                "uri": f"{bucket}/distill",
+                "endpointUrl": s3.endpoint,
+                "secretRef": {"name": "s3-credentials"},
+            },
+            "teacher": relay.teacher,
+            "template": {
+                "pod": host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE"}),
+                "training": {"epochs": 1, "batchSize": 32},
+                **template,
+            },
+            "stages": stages,
+        },
+    }
 
 
 def tiny_stage(relay: Relay, **more: Any) -> dict[str, Any]:

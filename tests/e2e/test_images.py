@@ -19,7 +19,7 @@ from cluster.operator_process import OPERATOR_NAMESPACE, OperatorProcess
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
 from distillchain_api.status import ChainStatus
-from e2e.conftest import Relay, femto_stage, tiny_stage
+from e2e.conftest import PASSIVE, Relay, femto_stage, tiny_stage
 
 NewChain = Callable[..., dict[str, Any]]
 
@@ -44,11 +44,6 @@ RESTRICTED = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-
-
-@pytest.fixture(scope="session")
-def builder() -> Builder:
-    return Builder()
 
 
 @pytest.fixture(scope="session")
@@ -282,10 +277,8 @@ def test_a_chain_succeeds_with_both_images_and_nothing_of_this_machine(
 
     restricted = "pod-security.kubernetes.io/enforce=restricted"
     pods.control_plane.kubectl("label", "namespace", pods.namespace, restricted)
-    passive = [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}]
-    pod = {"spec": {"containers": [{"name": "trainer", "env": passive}]}}
     stages = [tiny_stage(relay), femto_stage(relay)]
-    chain = new_chain("images", stages, image=trainer_image.name, pod=pod)
+    chain = new_chain("images", stages, image=trainer_image.name, pod=PASSIVE)
 
     status = run_to_success(operator_in_a_pod, chain)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 from pypdf import PdfReader
 
+from browser import watched_page
 from cluster.waiting import wait_until
 from distillchain_api.failures import FailureClass
 from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE
@@ -78,28 +80,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def open_page(browser: Browser, pages: Callable[[str], Path]) -> Iterator[Open]:
     """Opens a case's file; at the end of the test nothing was fetched, said on the console or run."""
-    contexts, noise = [], []
+    with ExitStack() as opened:
 
-    def open_case(case: str, *, dark: bool = False, width: int = 1200) -> Page:
-        context = browser.new_context(
-            color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, offline=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        address = pages(case).as_uri()
-        page.on("console", lambda message: noise.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: noise.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: noise.append(f"dialog: {dialog.message}"))
-        page.on(
-            "request", lambda request: noise.append(request.url) if request.url not in (address, "data:,") else None
-        )
-        page.goto(address)
-        return page
+        def open_case(case: str, *, dark: bool = False, width: int = 1200) -> Page:
+            address = pages(case).as_uri()
+            looks = {"color_scheme": "dark" if dark else "light", "viewport": {"width": width, "height": 900}}
+            page = opened.enter_context(
+                watched_page(browser, lambda asked: asked in (address, "data:,"), offline=True, **looks)
+            )
+            page.goto(address)
+            return page
 
-    yield open_case
-    for context in contexts:
-        context.close()
-    assert noise == []
+        yield open_case
 
 
 @pytest.mark.parametrize("dark", [pytest.param(False, id="light"), pytest.param(True, id="dark")])
