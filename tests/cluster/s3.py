@@ -37,13 +37,15 @@ class S3Server:
         outlive_caller: as of `ControlPlane`.
     Attributes:
         endpoint: http://ADDRESS:PORT.
-        access_key, secret_key: the one identity that may do anything; all others are refused.
+        access_key, secret_key: the one identity that may do anything.
+        reader_key: another's, with the same secret, which may only read and list; all others are refused.
     """
 
     def __init__(self, directory: Path, *, address: str = "127.0.0.1", outlive_caller: bool = False) -> None:
         self.directory = directory.absolute()
         self.address = address
         self.access_key = "distillchain"
+        self.reader_key = "reader"
         self.secret_key = "only-for-tests"
         self.processes = Processes(self.directory, outlive_caller=outlive_caller)
         self._exits = ExitStack()
@@ -168,9 +170,12 @@ class S3Server:
 
     def _write_identities(self) -> Path:
         path = self.directory / "identities.json"
-        keys = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
-        may = ["Admin", "Read", "Write", "List", "Tagging"]
-        path.write_text(json.dumps({"identities": [{"name": "owner", "credentials": keys, "actions": may}]}))
+        may = {self.access_key: ["Admin", "Read", "Write", "List", "Tagging"], self.reader_key: ["Read", "List"]}
+        identities = [
+            {"name": key, "credentials": [{"accessKey": key, "secretKey": self.secret_key}], "actions": actions}
+            for key, actions in may.items()
+        ]
+        path.write_text(json.dumps({"identities": identities}))
         return path
 
     def _is_ready(self) -> bool:

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from cluster.s3 import REGION, S3Server
 from distillchain_api.answer import Committed, Failed, ProgressPhase
 from distillchain_api.workorder import WorkOrder
+from distillchain_trainer import commit
 from distillchain_trainer.errors import DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
 from distillchain_trainer.progress import Reporter
 from distillchain_trainer.signals import Signals
@@ -354,6 +355,45 @@ def test_no_credentials_at_all_are_said(s3: S3Server, bucket: str, monkeypatch: 
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster set these "
         "variables or AWS_PROFILE"
     )
+
+
+def test_a_store_that_can_be_committed_to_is_left_as_it_was(store: Store):
+    commit.prove(store, "d" * 64, "attempt")
+    commit.prove(store, "d" * 64, "attempt")
+
+    assert store.list_objects("") == []
+
+
+@pytest.mark.cluster
+def test_a_store_that_overwrites_a_commit_is_refused(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    """The condition is lost on the way to a real server, which then does as one that does not know it."""
+    _use_keys(monkeypatch, s3)
+    store = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION)
+    events = store._client.meta.events
+    events.register("before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__("If-None-Match"))
+
+    with pytest.raises(StorageDenied) as failure:
+        commit.prove(store, "d" * 64, "attempt")
+
+    assert str(failure.value).startswith(f"spec.storage.uri: {bucket} lets a second writer replace")
+    assert store.list_objects("") == []
+
+
+@pytest.mark.cluster
+@pytest.mark.models
+def test_a_right_to_write_that_is_missing_is_said_before_any_work(root: Path, s3: S3Server, bucket: str):
+    order = an_order(root, storage={"uri": f"{bucket}/out", "endpointUrl": s3.endpoint})
+    keys = {"AWS_ACCESS_KEY_ID": s3.reader_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key, "AWS_REGION": REGION}
+
+    process = start_process(order, root, **keys)
+    stdout, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 69, stderr
+    failed = answer_in(root)
+    assert isinstance(failed, Failed)
+    assert failed.message.startswith(f"spec.storage.secretRef: {s3.endpoint} refused {bucket}/out (AccessDenied")
+    assert "FetchTeacher" not in stdout
+    assert "data read" not in stderr
 
 
 class Rival(Reporter):

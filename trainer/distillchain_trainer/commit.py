@@ -9,7 +9,7 @@ from pathlib import Path
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import FileEntry, Manifest, OtherContract, parse_manifest
 from distillchain_trainer.checkpoints import RESTORE, corrupt
-from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing
+from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing, StorageDenied
 from distillchain_trainer.store import Store, StoredObject, discard
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,24 @@ def _verify_file(store: Store, manifest: Manifest, entry: FileEntry) -> None:
         raise CheckpointCorrupt(f"{where} is missing; {RESTORE}") from error
     if (found.size_bytes, found.sha256) != (entry.size_bytes, entry.sha256):
         raise corrupt(where, found.size_bytes, entry.size_bytes)
+
+
+def prove(store: Store, digest: str, attempt: str) -> None:
+    """Shows before any work that its end can be committed: the store takes what is written, and replaces no commit.
+
+    Two small writes; a right that is missing would else be found when the teacher has read all of the data.
+
+    Raises: StorageDenied.
+    """
+    key = f"{attempt_prefix(digest, attempt)}/store-check"
+    store.create(key, b"first")
+    replaced = store.create(key, b"second")
+    discard(store, key, [key])
+    if replaced:
+        raise StorageDenied(
+            f"spec.storage.uri: {store.uri} lets a second writer replace what a first one wrote, If-None-Match or not: "
+            "two pods could commit one stage; use a store with conditional writes, as AWS and SeaweedFS have them"
+        )
 
 
 def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> list[FileEntry]:

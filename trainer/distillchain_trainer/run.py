@@ -67,6 +67,7 @@ def _train(context: Context) -> Committed:
     from distillchain_trainer.stage import train_stage  # torch and transformers take seconds to import
 
     context.signals.raise_if_requested()
+    commit.prove(context.store, context.order.digest, context.attempt)
     return train_stage(context)
 
 
