@@ -27,6 +27,8 @@ class Measured(Document):
     parameters: int
     size_bytes: int
     examples_per_second: float | None = None
+    doubt: str | None = None
+    """Why it may not have learned the task."""
 
 
 class Committed(Document):

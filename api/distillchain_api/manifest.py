@@ -56,6 +56,8 @@ class ModelFacts(Record):
     metrics: Metrics
     examples_per_second: float | None = None
     """Forward passes of whole texts, measured on validation."""
+    doubt: str | None = None
+    """Why it may not have learned the task; None: on validation it beats chance."""
 
 
 class SplitFacts(Record):

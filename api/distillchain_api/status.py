@@ -88,7 +88,7 @@ class StageStatus(Record):
     """Examples trained per second."""
     progress: StageProgress | None = None
     message: str | None = None
-    """What it waits for, or why it failed."""
+    """What it waits for, why it failed, or why its student may not have learned the task."""
     failure_class: FailureClass | None = None
     """Row of docs/failures.md."""
 

@@ -64,7 +64,8 @@ def ending(entry: StageStatus, metric: str) -> str:
     """How a stage ended; why it failed is said once, at the end of the run."""
     if entry.phase == "Committed":
         how = "found committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
-        return f"{how}, {metric} {metric_of(entry.model, metric)}: {entry.checkpoint}"
+        doubt = f"; it {entry.message}" if entry.message else ""
+        return f"{how}, {metric} {metric_of(entry.model, metric)}: {entry.checkpoint}{doubt}"
     return f"failed: {entry.failure_class}" if entry.phase == "Failed" else "stopped"
 
 

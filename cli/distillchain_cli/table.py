@@ -77,6 +77,9 @@ def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: str) -
 def _notes(status: ChainStatus, metric: str) -> list[str]:
     used = "".join(_marks(entry) for entry in status.stages)
     notes = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in used]
+    notes += [
+        f"{entry.name} {entry.message}" for entry in status.stages if entry.phase == "Committed" and entry.message
+    ]
     return [
         *notes,
         f"{metric} on validation and test; retained of the teacher's on validation; examples/s of the model alone",

@@ -79,6 +79,7 @@ def committed_entry(
         finished_at=finished_at,
         elapsed_seconds=f"{answer.elapsed_s:.1f}",
         examples_per_second=f"{answer.examples_per_second:.1f}",
+        message=f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None,
     )
 
 
@@ -188,7 +189,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     # A later stage runs before an earlier one when a gate was tightened meanwhile.
     current = next((entry for entry in stages if entry.phase == "Running"), waiting)
     if current is None:
-        return _Facts("Succeeded", "Succeeded", _success(plan, result))
+        return _Facts("Succeeded", "Succeeded", _success(plan, stages, result))
     if plan.chain.spec.suspend:
         stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
         return _Facts("Suspended", "Suspended", stopping)
@@ -206,13 +207,15 @@ def _of_stage(name: str, sentence: str) -> str:
     return sentence if sentence.startswith(f"stage {name}") else f"{name}: {sentence}"
 
 
-def _success(plan: Plan, result: ChainResult | None) -> str:
+def _success(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None) -> str:
     if result is None:
         return "every stage is committed"
-    return (
-        f"{plan.stages[-1].name}: {plan.chain.spec.task.metric} {result.metric}, {result.retention} of the root "
-        f"teacher's, with {result.compression} times fewer parameters"
+    last = stages[-1]
+    sentence = (
+        f"{last.name}: {plan.chain.spec.task.metric} {result.metric}, {result.retention} of the root teacher's, with "
+        f"{result.compression} times fewer parameters"
     )
+    return f"{sentence}; it {last.message}" if last.message else sentence
 
 
 def _conditions(

@@ -48,7 +48,11 @@ def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
         return [ChainEvent("StageStarted", f"stage {new.name}: Job {new.job}")]
     if new.phase == "Committed" and not (old is not None and old.digest == new.digest and old.phase == "Committed"):
         how = "was committed before" if new.reused else "is committed"
-        return [ChainEvent("StageCommitted", fit(f"stage {new.name} {how}: {new.checkpoint}", NOTE_BYTES))]
+        sentence = f"stage {new.name} {how}: {new.checkpoint}"
+        if new.message is None:
+            return [ChainEvent("StageCommitted", fit(sentence, NOTE_BYTES))]
+        sentence += f"; it {new.message}"
+        return [ChainEvent("StageCommitted", fit(sentence, NOTE_BYTES), "Warning")]
     if new.phase == "Failed":
         sentence = f"stage {new.name}: {new.failure_class}: {new.message}"
         return [ChainEvent("StageFailed", fit(sentence, NOTE_BYTES), "Warning")]

@@ -45,6 +45,14 @@ def test_the_table_tells_what_each_step_cost_and_what_is_left():
     ]
 
 
+def test_a_student_that_learned_nothing_is_named_below_the_table():
+    plan = a_plan()
+    status = a_status(plan)
+    status.stages[1] = status.stages[1].model_copy(update={"message": "may not have learned the task: why"})
+
+    assert "tiny may not have learned the task: why" in results_table(plan, status).splitlines()
+
+
 def test_a_fine_tuned_root_teacher_has_one_row():
     plan = a_plan(teacher={"model": "hf://org/teacher", "fineTune": {}}, stages=["mini"])
 

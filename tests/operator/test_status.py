@@ -129,6 +129,21 @@ def test_a_status_survives_the_way_through_the_api_server():
     assert ChainStatus.parse(status.to_document()) == status
 
 
+def test_a_student_that_learned_nothing_is_told_wherever_success_is():
+    plan = a_plan()
+    answers = [a_commit(stage) for stage in plan.stages]
+    guesser = answers[-1].student.model_copy(update={"doubt": "accuracy 0.5 is not above chance"})
+    answers[-1] = answers[-1].model_copy(update={"student": guesser})
+    done = build(plan, [committed_entry(stage, answer) for stage, answer in zip(plan.stages, answers, strict=True)])
+
+    assert done.phase == "Succeeded"
+    assert done.message is not None
+    assert done.message.endswith("; it may not have learned the task: accuracy 0.5 is not above chance")
+    told = transitions(build(plan, pending(plan)), done)
+    assert [event.type for event in told] == ["Normal", "Warning", "Normal"]
+    assert told[1].message.endswith("; it may not have learned the task: accuracy 0.5 is not above chance")
+
+
 def test_events_tell_each_change_once():
     plan = a_plan()
     start, done = build(plan, pending(plan)), build(plan, committed(plan))

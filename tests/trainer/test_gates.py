@@ -11,7 +11,7 @@ import pytest
 from distillchain_api.chain import Gate, Metric
 from distillchain_api.workorder import TeacherRef
 from distillchain_trainer.errors import GateNotMet, LabelMismatch, TrainerError
-from distillchain_trainer.gates import chance_to_beat, check_student, check_teacher, share
+from distillchain_trainer.gates import chance_to_beat, check_student, check_teacher, doubt_of, share
 from later import Later
 
 sklearn_metrics = Later("sklearn.metrics")
@@ -116,6 +116,16 @@ def test_swapped_classes_are_named_in_their_probable_order():
     assert str(failure.value) == (
         "teacher file:///t: accuracy 0.50 with LABEL_0.. taken as a, b, c, d, but 1.00 as a, b, d, c: its classes are "
         "probably in that order; write their names into id2label of its config.json"
+    )
+
+
+def test_what_a_guesser_reaches_leaves_a_doubt():
+    classes, guesses = [0] * 6 + [1] * 4, [0] * 10
+
+    assert doubt_of(1.0, metric="accuracy", classes=classes, predicted=classes) is None
+    assert doubt_of(0.6, metric="accuracy", classes=classes, predicted=guesses) == (
+        "accuracy 0.60 on 10 validation rows is not above chance (0.60 for the most frequent class, 0.8548 with a margin "
+        "for so few rows)"
     )
 
 

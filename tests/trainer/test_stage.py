@@ -99,6 +99,18 @@ def test_the_next_stage_is_taught_by_the_committed_one_and_shares_nothing_else(r
     assert manifest.start.startswith(f"file://{root}/encoder (sha256:")
 
 
+def test_a_student_that_learned_nothing_is_committed_and_told(root: Path):
+    order = an_order(root, training={"epochs": 1, "learningRate": 1e-9})
+
+    first, again = run_here(order, root), run_here(order, root, attempt="again")
+
+    assert first.student.doubt is not None
+    assert "is not above chance" in first.student.doubt
+    assert (again.reused, again.student.doubt) == (True, first.student.doubt)
+    assert first.teacher is not None
+    assert first.teacher.doubt is None
+
+
 def test_the_test_split_changes_nothing_but_its_own_numbers(root: Path):
     write_tsv(root / "data/other.tsv", sentences(30, 9))
     answers = [

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 import transformers
 
+from distillchain_api.chain import Metric
 from distillchain_api.manifest import Manifest, Metrics, ModelFacts, RunFacts
 from distillchain_api.workorder import WorkOrder
-from distillchain_trainer import __version__
+from distillchain_trainer import __version__, gates
 from distillchain_trainer.commit import attempt_prefix
 from distillchain_trainer.data import TaskData
 from distillchain_trainer.evaluate import Measurement
@@ -90,17 +91,25 @@ def facts_of(
     digest: str | None,
     weight_bytes: int,
     measured: dict[str, Measurement],
+    *,
+    metric: Metric,
 ) -> ModelFacts:
-    """A model as it was measured, on validation and maybe test."""
-    test = measured.get("test")
+    """A model as it was measured, on validation and maybe test, with what `metric` leaves in doubt."""
+    validation, test = measured["validation"], measured.get("test")
     return ModelFacts(
         source=source,
         revision=revision,
         digest=digest,
         parameters=loaded.parameters,
         size_bytes=weight_bytes,
-        metrics=Metrics(validation=measured["validation"].metrics, test=test.metrics if test else None),
-        examples_per_second=round(measured["validation"].examples_per_second, 2),
+        metrics=Metrics(validation=validation.metrics, test=test.metrics if test else None),
+        examples_per_second=round(validation.examples_per_second, 2),
+        doubt=gates.doubt_of(
+            validation.metrics["accuracy"],
+            metric=metric,
+            classes=validation.classes.tolist(),
+            predicted=validation.predicted.tolist(),
+        ),
     )
 
 

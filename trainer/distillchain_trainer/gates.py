@@ -98,15 +98,9 @@ def check_teacher(
     if not named:
         _check_turned(uri, classes, predicted, labels)
     check_teacher_gate(teacher, uri, metrics[metric], metric=metric)
-    chance, needed = chance_to_beat(classes, predicted, metric=metric)
-    accuracy = metrics["accuracy"]
-    if accuracy <= needed:
-        of = "for the most frequent class" if metric == "accuracy" else "for its predictions in any other order"
-        raise GateNotMet(
-            f"teacher {uri}: accuracy {share(accuracy, needed)} on {len(classes)} validation rows is not above chance "
-            f"({share(chance)} {of}, {share(needed)} with a margin for so few rows); "
-            f"{remedy(teacher)} or use more validation rows"
-        )
+    doubt = doubt_of(metrics["accuracy"], metric=metric, classes=classes, predicted=predicted)
+    if doubt is not None:
+        raise GateNotMet(f"teacher {uri}: {doubt}; {remedy(teacher)} or use more validation rows")
 
 
 def _check_turned(uri: str, classes: Sequence[int], predicted: Sequence[int], labels: Sequence[str]) -> None:
@@ -121,6 +115,18 @@ def _check_turned(uri: str, classes: Sequence[int], predicted: Sequence[int], la
         f"teacher {uri}: accuracy {share(now / rows)} with LABEL_0.. taken as {', '.join(labels)}, but "
         f"{share(turned / rows)} as {names}: its classes are probably in that order; "
         "write their names into id2label of its config.json"
+    )
+
+
+def doubt_of(accuracy: float, *, metric: Metric, classes: Sequence[int], predicted: Sequence[int]) -> str | None:
+    """Why a model's answers on validation do not tell it from a guesser's; None where they surely do."""
+    chance, needed = chance_to_beat(classes, predicted, metric=metric)
+    if accuracy > needed:
+        return None
+    of = "for the most frequent class" if metric == "accuracy" else "for its predictions in any other order"
+    return (
+        f"accuracy {share(accuracy, needed)} on {len(classes)} validation rows is not above chance "
+        f"({share(chance)} {of}, {share(needed)} with a margin for so few rows)"
     )
 
 

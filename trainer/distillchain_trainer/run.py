@@ -119,6 +119,7 @@ def _measured(facts: ModelFacts) -> Measured:
         parameters=facts.parameters,
         size_bytes=facts.size_bytes,
         examples_per_second=facts.examples_per_second,
+        doubt=facts.doubt,
     )
 
 

@@ -119,7 +119,13 @@ def _prepare_teacher(context: Context, data: TaskData, encoder: Encoder, tally: 
     context.reporter.report("FetchTeacher", 1, 1)
     measured = _measure(context, data, encoder, loaded, tally, "MeasureTeacher", given=checkpoint)
     facts = describe.facts_of(
-        loaded, checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes, measured
+        loaded,
+        checkpoint.uri,
+        checkpoint.revision,
+        order.teacher.digest,
+        checkpoint.weight_bytes,
+        measured,
+        metric=order.task.metric,
     )
     on_validation = measured["validation"]
     gates.check_teacher(
@@ -353,8 +359,11 @@ def _describe_student(
         order.digest,
         sum(path.stat().st_size for path in weights),
         measured,
+        metric=order.task.metric,
     )
     log.info("student measured", extra={"parameters": facts.parameters, **measured["validation"].metrics})
+    if facts.doubt:
+        log.warning("the student may not have learned the task", extra={"why": facts.doubt})
     return facts
 
 
