@@ -30,8 +30,8 @@ class ApiError(Exception):
 
     is_expected = True
 
-    def __init__(self, status: int, message: str, *, causes: frozenset[str] = frozenset()) -> None:
-        self.status, self.message, self.causes = status, message, causes
+    def __init__(self, status: int, message: str, *, reason: str = "", causes: frozenset[str] = frozenset()) -> None:
+        self.status, self.message, self.reason, self.causes = status, message, reason, causes
         super().__init__(message)
 
     @property
@@ -110,7 +110,11 @@ class Cluster:
 
     async def dry_run_pod(self, pod: dict[str, Any]) -> None:
         """Asks whether a pod would be accepted; none is made."""
-        await self._request("POST", _pods(pod["metadata"]["namespace"]), query=_dry(True), body=pod)
+        try:
+            await self._request("POST", _pods(pod["metadata"]["namespace"]), query=_dry(True), body=pod)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":  # the last thing asked: all of admission has said yes
+                raise
 
     async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
         """Deletes this very Job, its pods first; one that is gone or another of its name is fine."""
@@ -240,7 +244,8 @@ class Cluster:
         if not 200 <= status < 300:
             message = document.get("message") or f"{method} {path}: HTTP {status}"
             causes = (document.get("details") or {}).get("causes") or []
-            raise ApiError(status, message, causes=frozenset(cause.get("reason", "") for cause in causes))
+            reasons = frozenset(cause.get("reason", "") for cause in causes)
+            raise ApiError(status, message, reason=document.get("reason", ""), causes=reasons)
         return dict(document)
 
     async def _exchange(

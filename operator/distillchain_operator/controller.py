@@ -36,6 +36,16 @@ REFUSED_RETRY_S = 30.0  # a quota may be free again, a policy corrected: nothing
 AGAIN = f"tried again every {REFUSED_RETRY_S:.0f} s"
 
 
+class _Refusal(NamedTuple):
+    """A Job that could not be made, what the stage's entry says of it, and until when it is not asked for again."""
+
+    wish: tuple[str, int, str]
+    """UID and generation of the chain, name of the Job."""
+    changes: dict[str, Any]
+    until: float
+    """Monotonic."""
+
+
 class ChainKey(NamedTuple):
     """Which chain."""
 
@@ -59,19 +69,24 @@ class Controller:
         settings: Settings,
         *,
         clock: Callable[[], datetime] = _utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics or Metrics()
         self._settings = settings
         self._clock = clock
-        self._progress_read_at: dict[ChainKey, float] = {}  # monotonic; only spares reads, decides nothing
+        self._monotonic = monotonic
+        # Both only spare requests: a new life of the operator asks at once, and decides the same.
+        self._progress_read_at: dict[ChainKey, float] = {}
+        self._refusals: dict[ChainKey, _Refusal] = {}
 
     async def look(self, key: ChainKey) -> float | None:
         """Brings one chain a step further; returns the seconds after which to look again without news."""
         document = await self._cluster.get_chain(key.namespace, key.name)
         if document is None or "deletionTimestamp" in document["metadata"]:
             self._progress_read_at.pop(key, None)
+            self._refusals.pop(key, None)
             self._metrics.forget(key)
             return None  # its Jobs go by ownerReference
         previous = parse_status(document, key)
@@ -124,9 +139,9 @@ class Controller:
     async def _read_progress(self, plan: Plan, observed: Observed, key: ChainKey) -> Progress | None:
         pod = running_pod(plan, observed)
         last = self._progress_read_at.get(key)
-        if pod is None or (last is not None and time.monotonic() - last < self._settings.progress_s):
+        if pod is None or (last is not None and self._monotonic() - last < self._settings.progress_s):
             return None
-        self._progress_read_at[key] = time.monotonic()
+        self._progress_read_at[key] = self._monotonic()
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
@@ -138,7 +153,7 @@ class Controller:
         for action in decision.actions:
             match action:
                 case CreateJob():
-                    changes, look_again_s = await self._create(action, plan, key)
+                    changes, look_again_s = await self._create_in_time(action, plan, key)
                     if changes:
                         stages = with_entry(status.stages, action.stage, **changes)
                         status = build_chain_status(plan, stages, previous=previous, now=self._clock())
@@ -159,6 +174,23 @@ class Controller:
                     assert_never(action)
         return status, look_again_s
 
+    async def _create_in_time(
+        self, action: CreateJob, plan: Plan, key: ChainKey
+    ) -> tuple[dict[str, Any], float | None]:
+        """As `_create`, but the same wish is not uttered again before its time.
+
+        A refusal may read differently each time (a webhook's ports), and its being written is news of the chain.
+        """
+        metadata = plan.chain.metadata
+        wish = (metadata.uid, metadata.generation, action.job["metadata"]["name"])
+        refusal = self._refusals.get(key)
+        if refusal is not None and refusal.wish == wish and refusal.until > self._monotonic():
+            return refusal.changes, refusal.until - self._monotonic()
+        changes, retry_s = await self._create(action, plan, key)
+        if changes and retry_s:
+            self._refusals[key] = _Refusal(wish, changes, self._monotonic() + retry_s)
+        return changes, retry_s
+
     async def _create(self, action: CreateJob, plan: Plan, key: ChainKey) -> tuple[dict[str, Any], float | None]:
         """Makes a Job; returns how the stage's entry differs from a started one, and when to look again."""
         name = action.job["metadata"]["name"]
@@ -173,7 +205,7 @@ class Controller:
             if error.status == 409:
                 return await self._name_taken(name, plan, key, error)
             if error.is_namespace_terminating:
-                return _waits("the namespace is being deleted"), None
+                return _waits("the namespace is being deleted"), REFUSED_RETRY_S
             if error.is_quota or not error.is_refusal:
                 log.warning("job not taken", extra={"chain": str(key), "stage": action.stage, "error": error.message})
                 return _waits(f"{error.message}; {AGAIN}"), REFUSED_RETRY_S

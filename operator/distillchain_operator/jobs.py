@@ -74,14 +74,17 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
 
 
 def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:
-    """A pod as the Job controller would make it, for a dry run: it finds what only pod admission refuses."""
+    """A pod as the Job controller would make it, for a dry run: it finds what only pod admission refuses.
+
+    Its name is always the same: refusals name it, and their text stands in status.
+    """
     template = job["spec"]["template"]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             **template["metadata"],
-            "generateName": f"{job['metadata']['name']}-",
+            "name": f"{job['metadata']['name']}-probe",
             "namespace": job["metadata"]["namespace"],
         },
         "spec": template["spec"],

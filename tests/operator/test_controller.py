@@ -31,6 +31,7 @@ class Remembering:
         self.log: list[str] = []
         self.log_reads = 0
         self.refusal: ApiError | None = None
+        self.asked = 0
         self.statuses: list[dict[str, Any]] = []
         self.events: list[str] = []
 
@@ -47,6 +48,7 @@ class Remembering:
         return next((job for job in self.jobs if job["metadata"]["name"] == name), None)
 
     async def dry_run_pod(self, pod: dict[str, Any]) -> None:
+        self.asked += 1
         if self.refusal is not None:
             raise self.refusal
 
@@ -74,9 +76,22 @@ class Remembering:
         return self.log
 
 
-def a_controller(server: Remembering) -> Controller:
+class Watch:
+    """A monotonic clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def a_controller(server: Remembering, watch: Watch | None = None) -> Controller:
     return Controller(
-        cast("Cluster", server), Settings(progress_s=60), clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC)
+        cast("Cluster", server),
+        Settings(progress_s=60),
+        clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
+        monotonic=watch or Watch(),
     )
 
 
@@ -94,7 +109,8 @@ async def test_an_unchanged_status_is_not_written_again():
 async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
     server = Remembering()
     server.refusal = ApiError(status, 'pods "relay-mini-" is forbidden: violates PodSecurity "restricted"')
-    controller = a_controller(server)
+    watch = Watch()
+    controller = a_controller(server, watch)
     assert await controller.look(KEY) == 30.0
     await controller.look(KEY)
     assert server.jobs == []
@@ -103,6 +119,31 @@ async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
     assert server.chain["status"]["message"] == message
     assert server.events == ["StageFailed"]
     server.refusal = None
+    watch.now_s = 30
+    await controller.look(KEY)
+    assert len(server.jobs) == 1
+
+
+async def test_a_refusal_that_reads_differently_each_time_is_not_asked_for_again_before_its_time():
+    server, watch = Remembering(), Watch()
+    controller = a_controller(server, watch)
+    for now_s in range(30):
+        watch.now_s = now_s
+        server.refusal = ApiError(500, f"failed calling webhook: read tcp 10.0.0.1:{40000 + now_s}: connection reset")
+        assert await controller.look(KEY) == 30.0 - now_s
+    assert (server.asked, len(server.statuses)) == (1, 1)
+    watch.now_s = 30
+    await controller.look(KEY)
+    assert (server.asked, len(server.statuses)) == (2, 2)
+
+
+async def test_an_edit_of_a_chain_whose_job_was_refused_is_tried_at_once():
+    server = Remembering()
+    server.refusal = ApiError(403, "exceeded quota: gpu")
+    controller = a_controller(server)
+    await controller.look(KEY)
+    server.refusal = None
+    server.chain["metadata"]["generation"] = 2
     await controller.look(KEY)
     assert len(server.jobs) == 1
 
@@ -118,12 +159,14 @@ async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
 async def test_what_may_pass_by_itself_is_waited_for_and_said(status: int, sentence: str):
     server = Remembering()
     server.refusal = ApiError(status, sentence)
-    controller = a_controller(server)
+    watch = Watch()
+    controller = a_controller(server, watch)
     assert (await controller.look(KEY) or 0) > 0
     assert server.chain["status"]["phase"] == "Pending"
     assert server.chain["status"]["message"].startswith(f"mini: {sentence}; tried again")
     assert server.events == []
     server.refusal = None
+    watch.now_s = 30
     await controller.look(KEY)
     assert len(server.jobs) == 1
 

@@ -28,6 +28,7 @@ from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
+from distillchain_operator.jobs import NO_DEFAULTS, build_job, build_probe_pod
 from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
 from distillchain_operator.plan import PlannedStage, build_plan
 
@@ -325,10 +326,22 @@ def test_a_quota_that_is_used_up_is_waited_for(relay: Relay):
     status = relay.wait_for_phase("Pending")
     assert "exceeded quota: full" in status["message"]
     assert relay.jobs() == []
+    before = relay.chain()["metadata"]["resourceVersion"]
+    for _ in range(2):  # seconds, in which a write that is news and is answered by a write would go round often
+        _wait_for_another_chain_to_be_looked_at(relay)
+    assert relay.chain()["metadata"]["resourceVersion"] == before
     relay.kubectl("delete", "quota", "full")
-    relay.kubectl("label", "dchain", "relay", "look=again")  # rather than wait for half a minute
+    relay.apply(a_document(stages=["mini"], template={"image": "x"}))  # rather than wait for half a minute
     relay.commit("mini")
     relay.wait_for_phase("Succeeded")
+
+
+def test_a_pod_that_bears_the_name_of_the_dry_run_hinders_nothing(relay: Relay):
+    relay.apply(a_document(stages=["mini"], suspend=True))
+    probe = build_probe_pod(build_job(parse_chain(relay.chain()), relay.planned("mini"), defaults=NO_DEFAULTS))
+    relay.kubectl("run", probe["metadata"]["name"], "--image=x")
+    relay.apply(a_document(stages=["mini"]))
+    relay.commit("mini")
 
 
 def test_retry_after_a_damaged_checkpoint_asks_the_stage_that_made_it_again(relay: Relay):
