@@ -194,9 +194,11 @@ class Controller:
     async def _create(self, action: CreateJob, plan: Plan, key: ChainKey) -> tuple[dict[str, Any], float | None]:
         """Makes a Job; returns how the stage's entry differs from a started one, and when to look again."""
         name = action.job["metadata"]["name"]
+        asked = "the operator's dry run of the stage's pod"
         try:
             # The Job alone would be accepted with a pod that its controller can never make.
             await self._cluster.dry_run_pod(build_probe_pod(action.job))
+            asked = f"Job {name}"
             await self._cluster.create_job(action.job, dry_run=True)
             await self._cluster.create_job(action.job)
         except ApiError as error:
@@ -206,15 +208,16 @@ class Controller:
                 return await self._name_taken(name, plan, key, error)
             if error.is_namespace_terminating:
                 return _waits("the namespace is being deleted"), REFUSED_RETRY_S
+            message = f"{asked} was refused: {error.message}; {AGAIN}"
             if error.is_quota or not error.is_refusal:
                 log.warning("job not taken", extra={"chain": str(key), "stage": action.stage, "error": error.message})
-                return _waits(f"{error.message}; {AGAIN}"), REFUSED_RETRY_S
+                return _waits(message), REFUSED_RETRY_S
             self._metrics.job_refused()
             log.warning("job refused", extra={"chain": str(key), "stage": action.stage, "error": error.message})
             refused = {
                 "phase": "Failed",
                 "job": None,
-                "message": fit(f"{error.message}; {AGAIN}"),
+                "message": fit(message),
                 "failure_class": FailureClass.POD_REJECTED,
             }
             return refused, REFUSED_RETRY_S

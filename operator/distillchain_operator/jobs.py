@@ -76,9 +76,12 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
 def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:
     """A pod as the Job controller would make it, for a dry run: it finds what only pod admission refuses.
 
-    Its name is always the same: refusals name it, and their text stands in status.
+    Its name is always the same: refusals name it, and their text stands in status. Policies against pods that nothing
+    controls see the chain as its controller, as no Job is there yet.
     """
     template = job["spec"]["template"]
+    # Without blockOwnerDeletion: admission would ask for rights on the chain that only a Job's owner needs.
+    owners = [{**owner, "blockOwnerDeletion": False} for owner in job["metadata"].get("ownerReferences", [])]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -86,6 +89,7 @@ def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:
             **template["metadata"],
             "name": f"{job['metadata']['name']}-probe",
             "namespace": job["metadata"]["namespace"],
+            "ownerReferences": owners,
         },
         "spec": template["spec"],
     }

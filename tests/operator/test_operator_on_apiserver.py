@@ -344,6 +344,32 @@ def test_a_pod_that_bears_the_name_of_the_dry_run_hinders_nothing(relay: Relay):
     relay.commit("mini")
 
 
+def test_a_policy_against_pods_that_nothing_controls_refuses_no_stage(relay: Relay):
+    metadata = {"name": f"no-naked-pods-{relay.namespace}"[:63].rstrip("-")}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": relay.namespace}}
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    api = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": metadata}
+    policy: dict[str, Any] = {
+        "matchConstraints": {"namespaceSelector": here, "resourceRules": [pods]},
+        "validations": [
+            {"expression": "object.metadata.?ownerReferences.orValue([]).exists(o, o.?controller == optional.of(true))"}
+        ],
+    }
+    binding = {"policyName": metadata["name"], "validationActions": ["Deny"]}
+    relay.cluster.apply(
+        {"kind": "ValidatingAdmissionPolicy", **api, "spec": policy},
+        {"kind": "ValidatingAdmissionPolicyBinding", **api, "spec": binding},
+    )
+    naked = ["-n", relay.namespace, "run", "naked", "--image=x", "--dry-run=server"]
+    try:
+        relay.wait("the policy", lambda: relay.cluster.kubectl(*naked, check=False).returncode != 0)
+        relay.apply(a_document(stages=["mini"]))
+        relay.commit("mini")
+    finally:
+        for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+            relay.kubectl("delete", kind, metadata["name"])
+
+
 def test_retry_after_a_damaged_checkpoint_asks_the_stage_that_made_it_again(relay: Relay):
     relay.apply(a_document())
     relay.commit("mini")
