@@ -37,7 +37,7 @@ from distillchain_cli.options import (
     Target,
     Verbose,
 )
-from distillchain_cli.printing import document_text, is_document, result, see, talk
+from distillchain_cli.printing import document_text, is_document, outlive_readers, result, see, talk
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program
 from distillchain_cli.targets import read_target
 from distillchain_operator.plan import Plan, build_plan
@@ -128,8 +128,10 @@ def run(
 ) -> None:
     """Run a chain on this machine. Stages that are committed in the store are verified and used, not trained again.
 
-    Ctrl-C saves the state of the running stage; the same command goes on from there.
+    Ctrl-C saves the state of the running stage; the same command goes on from there. SIGTERM and a terminal that is
+    closed do so too; under nohup a run outlives its terminal. A run whose output nobody reads any more goes on.
     """
+    outlive_readers()
     chain = read_chain(file, overrides=overrides or (), storage=storage)
     if chain.spec.suspend:
         raise BadInput("spec.suspend: got true, expected false to run; add --set spec.suspend=false")

@@ -38,16 +38,19 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within, the signals are counted and nothing is interrupted."""
+        """Within, the signals are counted and nothing is interrupted; one that was ignored still is, as under nohup."""
         wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._on_signal) for number in wanted}
+        heeded = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in heeded}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.count:
+            return  # the shell and the kernel each tell of one closed terminal; nobody pressed a key again
         self.count += 1
 
 
@@ -131,11 +134,20 @@ def run_attempt(
             _report(lines.readlines(), on_progress)
         finally:
             if process.poll() is None:  # only when something above broke
-                process.kill()
-                process.wait()
+                _end(process, stops)
             shutil.rmtree(work, ignore_errors=True)
     words = termination.read_text(encoding="utf-8", errors="replace") if termination.exists() else ""
     return End(code, parse_answer(words), place.log(order.stage, attempt), overdue)
+
+
+def _end(process: subprocess.Popen[bytes], stops: StopSignals) -> None:
+    """Lets the trainer save its state; kills it where it has not ended GRACE_S later, or when a person wants that."""
+    process.terminate()
+    kill_at = time.monotonic() + GRACE_S
+    while process.poll() is None and time.monotonic() < kill_at and stops.count < KILLED_AT_PRESS:
+        _wait(process)
+    process.kill()  # no signal to one that has ended
+    process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,12 @@ from cli.parts import (
     write_chain,
 )
 from cluster.waiting import wait_until
+from distillchain_api.answer import Progress
 from distillchain_api.failures import FATAL_EXIT_CODES
 from distillchain_api.status import ChainStatus
 from distillchain_cli.documents import read_chain
 from distillchain_cli.live import PlainView
-from distillchain_cli.processes import Place
+from distillchain_cli.processes import Place, StopSignals
 from distillchain_cli.run import run_chain
 from distillchain_operator.plan import build_plan
 
@@ -167,10 +169,14 @@ def test_a_trainer_that_does_not_end_in_its_time_is_killed(tmp_path: Path, monke
     assert not is_running(pid)
 
 
-def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
+# Who starts the tests in the background of a script ignores SIGINT, and so would the run.
+HEEDING = ("env", "--default-signal=HUP,INT,TERM")
+
+
+def start(folder: Path, *, by: Sequence[str] = HEEDING, **environment: str) -> subprocess.Popen[str]:
     """A run whose terminal is its own group, so that Ctrl-C reaches what a shell's would."""
     return subprocess.Popen(
-        [*COMMAND, "run", "chain.yaml"],
+        [*by, *COMMAND, "run", "chain.yaml"],
         cwd=folder,
         env=clean_environment(folder) | environment,
         stdout=subprocess.PIPE,
@@ -248,6 +254,143 @@ def test_a_trainer_saves_and_ends_when_the_command_is_killed(tmp_path: Path):
     process.communicate()
 
     wait_until("the trainer to end", lambda: not is_running(pid), deadline_s=DEADLINE_S)
+    assert json.loads((here / "told").read_text()) == [signal.SIGTERM]
+
+
+def test_a_closed_terminal_lets_the_trainer_save(tmp_path: Path):
+    write_chain(tmp_path)
+    stand_in = install_stand_in(tmp_path, SAVES_ON_SIGTERM)
+    here = tmp_path / "stand-in" / "distillchain_trainer"
+    ours, its = os.openpty()
+    with (tmp_path / "status.json").open("w") as out:
+        process = subprocess.Popen(
+            [*HEEDING, "setsid", "--ctty", *COMMAND, "run", "chain.yaml", "-o", "json"],
+            cwd=tmp_path,
+            env=clean_environment(tmp_path) | stand_in,
+            stdin=its,
+            stdout=out,
+            stderr=its,
+        )
+    os.close(its)
+    wait_until("the trainer", lambda: (here / "ready").exists(), deadline_s=DEADLINE_S)
+
+    os.close(ours)
+
+    assert process.wait(DEADLINE_S) == 1
+    assert json.loads((here / "told").read_text()) == [signal.SIGTERM]
+    assert status_in((tmp_path / "status.json").read_text()).message == (
+        "mini: stopped from outside; its state at step 7 is saved"
+    )
+
+
+def test_ctrl_c_that_ends_the_reader_as_well_lets_the_trainer_save(tmp_path: Path):
+    write_chain(tmp_path)
+    process = start(tmp_path, **install_stand_in(tmp_path, SAVES_ON_SIGTERM))
+    here = tmp_path / "stand-in" / "distillchain_trainer"
+    wait_until("the trainer", lambda: (here / "ready").exists(), deadline_s=DEADLINE_S)
+
+    leave(process)  # as `2>&1 | tee log` does
+    os.killpg(process.pid, signal.SIGINT)
+
+    assert process.wait(DEADLINE_S) == 1
+    assert json.loads((here / "told").read_text()) == [signal.SIGTERM]
+
+
+def leave(process: subprocess.Popen[str]) -> None:
+    """Nobody reads it any more."""
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    process.stderr.close()
+
+
+COMMITS_WHEN_TOLD = """
+(here / "ready").touch()
+while not (here / "go").exists(): time.sleep(0.02)
+progress("Train", 120, 600)
+commit()
+"""
+
+
+def test_a_run_goes_on_when_nobody_reads_it_any_more(tmp_path: Path):
+    write_chain(tmp_path)
+    process = start(tmp_path, **install_stand_in(tmp_path, COMMITS_WHEN_TOLD))
+    here = tmp_path / "stand-in" / "distillchain_trainer"
+    wait_until("the trainer", lambda: (here / "ready").exists(), deadline_s=DEADLINE_S)
+
+    leave(process)  # as `2>&1 | head -1` does
+    (here / "go").touch()
+
+    assert process.wait(DEADLINE_S) == 0
+    assert attempts_of(tmp_path) == 2
+
+
+def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path):
+    write_chain(tmp_path)
+    process = start(tmp_path, by=["nohup"], **install_stand_in(tmp_path, COMMITS_WHEN_TOLD))
+    here = tmp_path / "stand-in" / "distillchain_trainer"
+    wait_until("the trainer", lambda: (here / "ready").exists(), deadline_s=DEADLINE_S)
+
+    process.send_signal(signal.SIGHUP)
+    (here / "go").touch()
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 0, stderr
+    assert attempts_of(tmp_path) == 2
+
+
+@pytest.fixture
+def heeded_hangup() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeded_hangup")
+def test_a_closed_terminal_is_one_stop_however_often_it_is_told():
+    stops = StopSignals()
+
+    with stops.caught():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+
+    assert stops.count == 1
+
+
+@pytest.mark.parametrize("stream, succeeds", [("stderr", True), ("stdout", False)])
+def test_a_full_disk_silences_talk_and_fails_a_result(tmp_path: Path, stream: str, succeeds: bool):
+    write_chain(tmp_path)
+    stand_in = install_stand_in(tmp_path, "commit()")
+
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "run", "chain.yaml"],
+            cwd=tmp_path,
+            env=clean_environment(tmp_path) | stand_in,
+            check=False,
+            **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: full},
+        )
+
+    assert (done.returncode == 0) is succeeds
+    assert attempts_of(tmp_path) == 2
+
+
+class BrokenView(PlainView):
+    """One with a mistake of ours in it."""
+
+    def progress(self, line: Progress) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_mistake_of_ours_lets_the_trainer_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = build_plan(read_chain(str(write_chain(tmp_path))))
+    act = SAVES_ON_SIGTERM.replace("while not told", "progress('Train', 1, 2)\nwhile not told")
+    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
+
+    with pytest.raises(ZeroDivisionError):
+        run_chain(plan, Place(tmp_path), view=BrokenView(io.StringIO(), metric="accuracy"))
+
+    here = tmp_path / "stand-in" / "distillchain_trainer"
     assert json.loads((here / "told").read_text()) == [signal.SIGTERM]
 
 
