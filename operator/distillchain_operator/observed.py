@@ -41,6 +41,15 @@ class TrainerEnd:
 
 
 @dataclass(frozen=True)
+class WaitingContainer:
+    """A container that has not started, and the kubelet's reason and sentence."""
+
+    name: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class ObservedPod:
     """One pod of a stage's Job."""
 
@@ -54,8 +63,8 @@ class ObservedPod:
     deleting: bool = False
     disrupted: str = ""
     """Why it was evicted or preempted; empty: it was not."""
-    waiting_reason: str = ""
-    waiting_message: str = ""
+    waiting: tuple[WaitingContainer, ...] = ()
+    """The trainer first."""
     unschedulable: str = ""
     """The scheduler's sentence; empty: scheduled or not looked at yet."""
     rejected: str = ""
@@ -193,8 +202,6 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
     # An init container of the user's may wait for an image or a Secret just as well.
     users = [c for c in containers if c is not trainer] + (status.get("initContainerStatuses") or [])
     everyone = [trainer, *users]
-    states = [container.get("state") or {} for container in everyone]
-    waiting: dict[str, Any] = next((state["waiting"] for state in states if state.get("waiting")), {})
     state = trainer.get("state") or {}
     broken = next((c for c in users if _exit_code(c)), None)
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
@@ -206,8 +213,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         created_at=metadata.get("creationTimestamp", ""),
         deleting="deletionTimestamp" in metadata,
         disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
-        waiting_reason=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
+        waiting=tuple(_waiting(c) for c in everyone if (c.get("state") or {}).get("waiting")),
         unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",
         rejected=": ".join(filter(None, (status.get("reason"), status.get("message")))),
         job_uid=next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner.get("controller")), ""),
@@ -217,6 +223,11 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         broken_how=_how_it_ended(broken) if broken else "",
         end=_trainer_end(state.get("terminated")),
     )
+
+
+def _waiting(container: dict[str, Any]) -> WaitingContainer:
+    waiting = container["state"]["waiting"]
+    return WaitingContainer(container["name"], waiting.get("reason", ""), waiting.get("message", ""))
 
 
 def _exit_code(container: dict[str, Any]) -> int:

@@ -62,6 +62,15 @@ class Diagnosis:
     message: str
 
 
+@dataclass(frozen=True)
+class PodNote:
+    """A sentence about a pod that is not over."""
+
+    message: str
+    needs_person: bool = False
+    """It waits for something that does not come by itself."""
+
+
 def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "") -> Diagnosis:
     """Why a failed Job failed: the trainer's own sentence where there is one.
 
@@ -122,33 +131,33 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
     )
 
 
-def is_stuck(pod: ObservedPod) -> bool:
-    """Whether the pod waits for something that only a person can give."""
-    return not pod.is_over and pod.waiting_reason in STUCK_REASONS
-
-
 def lasts_long(since: str, *, now: datetime) -> bool:
     """Whether this moment, as Kubernetes writes it, is a while ago."""
     return bool(since) and now - datetime.fromisoformat(since) > LONG
 
 
-def describe_left(pod: ObservedPod) -> str:
-    """What still runs in a pod whose trainer has ended; empty when nothing does."""
-    if pod.is_over or pod.end is None or not pod.others_running:
-        return ""
-    return f"its trainer has ended, container {', '.join(pod.others_running)} of pod {pod.name} still runs"
-
-
-def describe_waiting(pod: ObservedPod, *, now: datetime) -> str:
-    """What an unfinished pod waits for, in one sentence; empty when it runs."""
+def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
+    """What is to be said of an unfinished pod; None when its trainer runs and nothing is amiss."""
+    if pod.deleting:
+        return PodNote(f"pod {pod.name} is stopping" + (f" ({pod.disrupted})" if pod.disrupted else ""))
+    broken = _cannot_start(pod)
     if pod.running:
-        return ""
+        return PodNote(broken) if broken else None
+    if pod.end is not None:
+        names = ", ".join(pod.others_running)
+        left = f"container {names} of pod {pod.name} still runs" if names else f"pod {pod.name} is ending"
+        return PodNote(fit(f"its trainer has ended, {broken or left}"), needs_person=bool(broken))
+    if broken:
+        return PodNote(broken, needs_person=True)
     if pod.unschedulable:
-        return fit(f"pod {pod.name} waits for a node: {pod.unschedulable}")
-    if pod.waiting_reason in STUCK_REASONS:
-        return fit(f"pod {pod.name} cannot start: {pod.waiting_reason}: {pod.waiting_message}".rstrip(": "))
-    if left := describe_left(pod):
-        return left
+        return PodNote(fit(f"pod {pod.name} waits for a node: {pod.unschedulable}"))
     if lasts_long(pod.created_at, now=now):
-        return f"pod {pod.name} has not started yet; kubectl describe pod {pod.name} says why"
-    return f"pod {pod.name} is starting"
+        return PodNote(f"pod {pod.name} has not started yet; kubectl describe pod {pod.name} says why")
+    return PodNote(f"pod {pod.name} is starting")
+
+
+def _cannot_start(pod: ObservedPod) -> str:
+    stuck = next((container for container in pod.waiting if container.reason in STUCK_REASONS), None)
+    if stuck is None:
+        return ""
+    return fit(f"container {stuck.name} of pod {pod.name} cannot start: {stuck.reason}: {stuck.message}".rstrip(": "))

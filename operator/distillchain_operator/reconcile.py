@@ -20,11 +20,10 @@ from distillchain_operator.observed import JobState, Observed, ObservedJob, Obse
 from distillchain_operator.plan import Plan, PlannedStage
 from distillchain_operator.podtemplate import BadPodTemplate
 from distillchain_operator.policy import (
-    describe_left,
-    describe_waiting,
+    PodNote,
+    describe_pod,
     diagnose,
     diagnose_pod,
-    is_stuck,
     lasts_long,
 )
 from distillchain_operator.status import build_chain_status, committed_entry, progress_status
@@ -223,8 +222,8 @@ def _step(view: _View, stage: PlannedStage, *, leaving: set[str]) -> tuple[Stage
         return StageStatus(name=stage.name, phase="Suspended", digest=stage.digest, message="suspended"), []
     if manifest is None:
         return _failed(stage, FailureClass.POD_REJECTED, fault), []
-    if blocker := _blocker(view, leaving):
-        return _pending(stage, blocker), []
+    if blocked := _blocked(view, stage, leaving=leaving):
+        return blocked, []
     entry = StageStatus(name=stage.name, phase="Running", digest=stage.digest, job=name, message="waiting for its pod")
     return entry, [CreateJob(stage.name, manifest)]
 
@@ -307,7 +306,7 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     progress = before.progress if before else None
     if view.progress is not None and view.progress.stage == stage.name:
         progress = progress_status(view.progress)
-    stuck = pod is not None and not pod.deleting and is_stuck(pod)
+    note = describe_pod(pod, now=view.now) if pod else None
     return StageStatus(
         name=stage.name,
         phase="Suspended" if suspend else "Running",
@@ -316,8 +315,8 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         attempt=attempt,
         started_at=job.created_at or None,
         progress=progress,
-        message=_suspended_message(pod) if suspend else _running_message(view, job, pods, pod, attempt=attempt),
-        failure_class=FailureClass.POD_REJECTED if stuck and not suspend else None,
+        message=_suspended_message(pod) if suspend else _running_message(view, job, pods, note, attempt=attempt),
+        failure_class=FailureClass.POD_REJECTED if note and note.needs_person and not suspend else None,
     )
 
 
@@ -330,16 +329,12 @@ def _suspended_message(pod: ObservedPod | None) -> str:
 
 
 def _running_message(
-    view: _View, job: ObservedJob, pods: list[ObservedPod], pod: ObservedPod | None, *, attempt: int
+    view: _View, job: ObservedJob, pods: list[ObservedPod], note: PodNote | None, *, attempt: int
 ) -> str | None:
-    notes = []
-    if pod is None:
+    notes = [note.message] if note else []
+    if all(pod.is_over for pod in pods):
         late = not pods and lasts_long(job.started_at, now=view.now)
         notes.append("waiting for its pod" + (f"; kubectl describe job {job.name} says why" if late else ""))
-    elif pod.deleting:
-        notes.append(f"pod {pod.name} is stopping" + (f" ({pod.disrupted})" if pod.disrupted else ""))
-    elif waiting := describe_waiting(pod, now=view.now):
-        notes.append(waiting)
     counted = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and p.end.exit_code != 75]
     if job.failed and counted:
         last = fit(diagnose_pod(counted[-1]).message, NOTE_BYTES)
@@ -371,16 +366,28 @@ def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob)
     return failed.model_copy(update={"progress": before.progress if before else None}), []
 
 
-def _blocker(view: _View, leaving: set[str]) -> str:
-    """Why no Job may be made yet; empty when one may."""
+def _blocked(view: _View, stage: PlannedStage, *, leaving: set[str]) -> StageStatus | None:
+    """The entry of a stage whose Job may not be made yet; None when it may."""
     for job in view.observed.jobs:
         if job.deleting or job.name in leaving:
-            return f"waiting for the pods of Job {job.name} to be gone"
+            return _pending(stage, f"waiting for the pods of Job {job.name} to be gone")
         if not job.is_finished:
-            left = next(filter(None, (describe_left(pod) for pod in view.observed.pods_of(job))), "")
-            return f"waiting for Job {job.name} of stage {job.stage} to end" + (f": {left}" if left else "")
-    last_pod = next((pod for pod in view.observed.pods if not pod.is_over), None)
-    return f"waiting for pod {last_pod.name} to be gone" if last_pod else ""
+            return _waits_for(view, stage, f"Job {job.name} of stage {job.stage} to end", view.observed.pods_of(job))
+    pods = [pod for pod in view.observed.pods if not pod.is_over]
+    return _waits_for(view, stage, f"pod {pods[0].name} to be gone", pods) if pods else None
+
+
+def _waits_for(view: _View, stage: PlannedStage, what: str, pods: list[ObservedPod]) -> StageStatus:
+    """The entry of a stage that waits for the end of these pods, and whether they will come to it by themselves."""
+    found = [note for pod in pods if not pod.is_over and (note := describe_pod(pod, now=view.now))]
+    note = next((note for note in found if note.needs_person), found[0] if found else None)
+    return StageStatus(
+        name=stage.name,
+        phase="Pending",
+        digest=stage.digest,
+        message=f"waiting for {what}" + (f": {note.message}" if note else ""),
+        failure_class=FailureClass.POD_REJECTED if note and note.needs_person else None,
+    )
 
 
 def _jobs_of(view: _View, stage: PlannedStage) -> list[ObservedJob]:

@@ -176,8 +176,8 @@ def build_chain_status(
 
 
 def _is_stuck(entry: StageStatus) -> bool:
-    """Its pod waits for something only a person can give: not failed, but nothing goes on."""
-    return entry.phase == "Running" and entry.failure_class is not None
+    """A pod waits for something only a person can give: not failed, but nothing goes on."""
+    return entry.phase in ("Pending", "Running") and entry.failure_class is not None
 
 
 def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None, *, pods_run: bool) -> _Facts:
@@ -193,13 +193,14 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     if plan.chain.spec.suspend:
         stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
         return _Facts("Suspended", "Suspended", stopping)
-    if _is_stuck(current):
-        return _Facts("Running", str(current.failure_class), f"{current.name}: {current.message}")
-    if current.phase == "Running":
-        return _Facts("Running", "StageRunning", ": ".join(filter(None, (f"running {current.name}", current.message))))
-    begun = any(entry.phase == "Committed" for entry in stages)
+    begun = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
+    phase: ChainPhase = "Running" if begun else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
-    return _Facts("Running" if begun else "Pending", "StagePending", sentence)
+    if _is_stuck(current):
+        return _Facts(phase, str(current.failure_class), sentence)
+    if current.phase == "Running":
+        return _Facts(phase, "StageRunning", f"running {sentence}")
+    return _Facts(phase, "StagePending", sentence)
 
 
 def _of_stage(name: str, sentence: str) -> str:

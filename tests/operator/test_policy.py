@@ -10,7 +10,7 @@ import pytest
 from chain_builders import a_failure, a_job, a_plan, a_pod
 from distillchain_api.failures import FATAL_EXIT_CODES, FailureClass
 from distillchain_operator.observed import parse_job, parse_pod
-from distillchain_operator.policy import POD_FAILURE_POLICY, describe_waiting, diagnose, is_stuck
+from distillchain_operator.policy import POD_FAILURE_POLICY, describe_pod, diagnose
 
 PLAN = a_plan()
 
@@ -149,6 +149,28 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
         ),
         pytest.param(
             {
+                "containerStatuses": [
+                    {"name": "trainer", "state": {"terminated": {"exitCode": 0}}},
+                    {"name": "shipper", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}},
+                ]
+            },
+            "cannot start: ErrImagePull: no such image",
+            True,
+            id="a sidecar that keeps the pod of a trainer that has ended",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"name": "trainer", "state": {"running": {}}},
+                    {"name": "shipper", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}},
+                ]
+            },
+            "container shipper of pod relay-mini",
+            False,
+            id="a sidecar that does not start beside a trainer that runs",
+        ),
+        pytest.param(
+            {
                 "conditions": [
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
                 ]
@@ -172,11 +194,12 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
         ),
         pytest.param(
             {
+                "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
                 "initContainerStatuses": [
                     {"name": "init", "state": {"waiting": {"reason": "CreateContainerConfigError"}}}
-                ]
+                ],
             },
-            "cannot start: CreateContainerConfigError",
+            "container init of pod relay-mini",
             True,
             id="an init container without its Secret",
         ),
@@ -187,5 +210,7 @@ def test_what_a_pod_waits_for_is_said(status: dict[str, Any], want_words: str, w
     now = datetime(2026, 1, 1, 12, 30 if status.pop("old", False) else 1, tzinfo=UTC)
     pod["status"] |= status
     seen = parse_pod(pod)
-    assert want_words in describe_waiting(seen, now=now)
-    assert is_stuck(seen) is want_stuck
+    note = describe_pod(seen, now=now)
+    assert note is not None
+    assert want_words in note.message
+    assert note.needs_person is want_stuck

@@ -305,6 +305,38 @@ def test_a_commit_counts_however_its_pod_and_job_end():
     assert "container shipper of pod" in entry(decision, "tiny").message
 
 
+SHIPPER_WAITS = {"name": "shipper", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+
+
+def stalled(decision: Decision) -> Any:
+    return next(condition for condition in decision.status.conditions if condition.type == "Stalled")
+
+
+def test_a_sidecar_that_cannot_start_is_named_and_stalls_nothing_while_the_trainer_runs():
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    pod = a_pod(job)
+    pod["status"]["containerStatuses"].append(SHIPPER_WAITS)
+    decision = look(plan, job, pods=(pod,))
+    name = pod["metadata"]["name"]
+    want = f"running mini: container shipper of pod {name} cannot start: ImagePullBackOff: no such image"
+    assert decision.status.message == want
+    assert stalled(decision).status == "False"
+
+
+@pytest.mark.parametrize("exit_code", [pytest.param(0, id="committed"), pytest.param(1, id="crashed")])
+def test_a_sidecar_that_cannot_start_stalls_the_chain_once_the_trainer_has_ended(exit_code: int):
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    pod = a_pod(job, exit_code=exit_code, message=a_commit(plan.stages[0]).to_json())
+    pod["status"]["containerStatuses"].append(SHIPPER_WAITS)
+    decision = look(plan, job, pods=(pod,))
+    assert created(decision) == []
+    assert (stalled(decision).status, stalled(decision).reason) == ("True", "PodRejected")
+    want = f"container shipper of pod {pod['metadata']['name']} cannot start: ImagePullBackOff: no such image"
+    assert stalled(decision).message.endswith(f"its trainer has ended, {want}")
+
+
 def test_a_stage_whose_time_is_up_still_says_how_far_it_came():
     """The Job controller has deleted its pods, and their logs with them."""
     plan = a_plan()
