@@ -10,14 +10,15 @@ from typing import Any
 
 from distillchain_api import KIND
 from distillchain_api.failures import FailureClass
-from distillchain_cli.chains import seconds_since, stage_names, status_of
+from distillchain_cli.chains import seconds_since, status_of
 from distillchain_cli.columns import WIDTH, Column, age, format_columns
-from distillchain_operator.jobs import HASH_CHARS, job_name
 
 STAGE_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+)[: ](?: ?(?P<failure_class>\w+):)?")
 """How the operator words its notes about a stage (transitions.py)."""
-POD_BASE_CHARS = 58
-"""What the API server keeps of a pod's generateName (`<job>-`), before the five characters that it makes up."""
+STARTED_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+): Job (?P<job>\S+)")
+"""Of these, the one that names the Job."""
+POD_BASE_CHARS, POD_RANDOM_CHARS = 58, 5
+"""What the API server keeps of a pod's generateName (`<job>-`), and what it makes up behind it."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,19 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     """Those of the chain, its Jobs and their pods, the oldest first.
 
     Jobs and pods are known by their names, not their UIDs: an evicted pod and an edited stage's Job are gone, and what
-    was said of them is what one looks for.
+    was said of them is what one looks for. By whole names: the Jobs of two chains may begin alike.
     """
     metadata = chain["metadata"]
-    names = {*stage_names(chain), *(entry.name for entry in status_of(chain).stages)}
-    patterns = {name: _jobs_and_pods(job_name(metadata["name"], name, "")) for name in names}
-    events = []
-    for event in map(parse_event, documents):
-        if event.kind == KIND and event.uid == metadata["uid"]:
-            found = STAGE_NOTE.match(event.note)
-            events.append(replace(event, stage=found["stage"] if found else ""))
-        elif event.kind in ("Job", "Pod"):
-            stage = next((name for name, pattern in patterns.items() if pattern.fullmatch(event.name)), None)
-            if stage is not None:
-                events.append(replace(event, stage=stage))
+    told = [parse_event(document) for document in documents]
+    of_chain = [_with_stage(event) for event in told if event.kind == KIND and event.uid == metadata["uid"]]
+    stages = _stages_by_job(chain, of_chain)
+    stages_by_pod = {_pod_base(job): stage for job, stage in stages.items()}
+    events = list(of_chain)
+    for event in told:
+        if event.kind == "Job" and event.name in stages:
+            events.append(replace(event, stage=stages[event.name]))
+        elif event.kind == "Pod" and (base := event.name[:-POD_RANDOM_CHARS]) in stages_by_pod:
+            events.append(replace(event, stage=stages_by_pod[base]))
     born_at = _moment(metadata["creationTimestamp"])  # a chain of the same name may have lived before
     return sorted(
         (event for event in events if _moment(event.last_at) >= born_at),
@@ -71,11 +71,21 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     )
 
 
-def _jobs_and_pods(prefix: str) -> re.Pattern[str]:
-    """Names of a stage's Jobs, and of their pods: after a long Job name the pod's lacks the end of the hash."""
-    kept = POD_BASE_CHARS - len(prefix)
-    pod = f"[0-9a-f]{{{HASH_CHARS}}}-" if kept > HASH_CHARS else f"[0-9a-f]{{{kept}}}"
-    return re.compile(rf"{re.escape(prefix)}([0-9a-f]{{{HASH_CHARS}}}|{pod}[a-z0-9]{{5}})")
+def _with_stage(event: Event) -> Event:
+    found = STAGE_NOTE.match(event.note)
+    return replace(event, stage=found["stage"] if found else "")
+
+
+def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, str]:
+    """The chain's Jobs that are known: those of its status, and those that its own Events say were started."""
+    started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason == "StageStarted")
+    jobs = {found["job"]: found["stage"] for found in started if found}
+    return jobs | {entry.job: entry.name for entry in status_of(chain).stages if entry.job}
+
+
+def _pod_base(job: str) -> str:
+    """How the names of a Job's pods begin: those of a long one lack the end of its hash."""
+    return f"{job}-"[:POD_BASE_CHARS]
 
 
 def parse_event(document: dict[str, Any]) -> Event:

@@ -162,6 +162,7 @@ def test_events_are_those_of_the_chain_its_jobs_and_pods_in_order(scene: Scene):
     scene.tell("Evicted", "The node was low on resource: memory", kind="Pod", name=gone, second=5, type="Warning")
     scene.tell("SuccessfulCreate", "Created pod", kind="Job", name="another-mini-aaaaaaaaaa", second=6)
     scene.tell("Scheduled", "of another chain", kind="Pod", name=f"{NAME}-two-mini-aaaaaaaaaa-x7k2p", second=6)
+    scene.tell("Scheduled", "of one that cuts alike", kind="Pod", name=f"{NAME}-mini-bbbbbbbbbb-x7k2p", second=6)
     scene.cluster.kubectl("-n", scene.namespace, "delete", "events", "--field-selector", "reason=Suspended")
 
     done = scene.distillchain("events", NAME)

@@ -14,6 +14,7 @@ from distillchain_cli.retry import retry
 from distillchain_cli.status_view import list_table, status_text
 from distillchain_cli.suspend import set_suspend
 from distillchain_operator.jobs import job_name
+from distillchain_operator.transitions import transitions
 
 BORN = "2026-01-01T11:00:00Z"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -26,8 +27,14 @@ def a_chain(name: str = "relay", *, stages: Any = ("mini", "tiny"), status: Any 
     return chain | {"status": status or {}}
 
 
-def an_event(kind: str, name: str) -> dict[str, Any]:
-    return {"metadata": {}, "eventTime": "2026-01-01T11:30:00Z", "involvedObject": {"kind": kind, "name": name}}
+def an_event(kind: str, name: str, *, uid: str = "", reason: str = "StageStarted", note: str = "") -> dict[str, Any]:
+    return {
+        "metadata": {},
+        "eventTime": "2026-01-01T11:30:00Z",
+        "involvedObject": {"kind": kind, "name": name, "uid": uid},
+        "reason": reason,
+        "message": note,
+    }
 
 
 def pod_name(job: str) -> str:
@@ -41,10 +48,44 @@ def test_events_of_pods_are_found_whatever_the_length_of_the_name(name_chars: in
     name = "n" * name_chars
     job = job_name(name, stage, "a1" * 5)
     events = [an_event("Job", job), an_event("Pod", pod_name(job)), an_event("Pod", f"{job[:-12]}-x7k2q")]
+    status = stages_with("Running", name=stage, job=job)
 
-    found = events_of(a_chain(name, stages=[stage]), events)
+    found = events_of(a_chain(name, stages=[stage], status=status), events)
 
     assert [(event.kind, event.stage) for event in found] == [("Job", stage), ("Pod", stage)]
+
+
+@pytest.mark.parametrize(
+    "chain, stage, other, other_stage",
+    [
+        pytest.param("relay", "v2-mini", "relay-v2", "mini", id="a dash more or less"),
+        pytest.param("relay-v2", "mini", "relay", "v2-mini", id="the other way round"),
+        pytest.param("n" * 62 + "a", "mini", "n" * 62 + "b", "mini", id="long names cut alike"),
+    ],
+)
+def test_events_of_a_chain_whose_jobs_begin_alike_are_not_shown(chain: str, stage: str, other: str, other_stage: str):
+    ours, theirs = job_name(chain, stage, "a1" * 5), job_name(other, other_stage, "b2" * 5)
+    assert ours[:-10] == theirs[:-10]
+    events = [an_event(kind, name) for job in (theirs, ours) for kind, name in [("Job", job), ("Pod", pod_name(job))]]
+    events.append(an_event("DistillationChain", other, uid="theirs", note=f"stage {other_stage}: Job {theirs}"))
+
+    found = events_of(a_chain(chain, stages=[stage], status=stages_with("Running", name=stage, job=ours)), events)
+
+    assert [event.name for event in found] == [ours, pod_name(ours)]
+
+
+def test_events_of_a_job_that_an_edit_replaced_are_known_by_the_event_of_its_start():
+    job = job_name("relay", "mini", "a1" * 5)
+    running = ChainStatus.parse(stages_with("Running", job=job))
+    (started,) = transitions(ChainStatus(), running)
+    events = [
+        an_event("DistillationChain", "relay", uid="u", reason=started.reason, note=started.message),
+        an_event("Pod", pod_name(job)),
+    ]
+
+    found = events_of(a_chain(status=stages_with("Pending")), events)
+
+    assert [(event.kind, event.stage) for event in found] == [("DistillationChain", "mini"), ("Pod", "mini")]
 
 
 def test_a_chain_of_another_release_does_not_hide_the_others():
@@ -94,8 +135,8 @@ class Recorder:
         pass
 
 
-def stages_with(phase: str, **more: Any) -> dict[str, Any]:
-    return {"phase": "Failed", "stages": [{"name": "mini", "phase": phase, "digest": "d", **more}]}
+def stages_with(phase: str, *, name: str = "mini", **more: Any) -> dict[str, Any]:
+    return {"phase": "Failed", "stages": [{"name": name, "phase": phase, "digest": "d", **more}]}
 
 
 @pytest.mark.parametrize(
