@@ -344,6 +344,9 @@ def _running_message(
 
 def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[StageStatus, list[Action]]:
     """The wanted Job is over and no answer of it says committed."""
+    before = _entry_of(view, stage, job)
+    if before is not None and before.phase == "Failed":
+        return before, []  # final for this very Job: of its pods, which told it, fewer and fewer are left
     pods = view.observed.pods_of(job)
     if job.state is JobState.SUCCEEDED:
         if not any(pod.phase == "Succeeded" for pod in pods):
@@ -355,9 +358,6 @@ def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob)
             "is the image a distillchain trainer of this release?"
         )
         return _failed(stage, FailureClass.CRASHED, sentence, job=job, attempt=_attempt(view, stage, job)), []
-    before = _entry_of(view, stage, job)
-    if not pods and before and before.phase == "Failed":
-        return before, []  # the pods are gone, what they said is known
     never_ran = before is not None and before.phase == "Running" and before.progress is None
     diagnosis = diagnose(job, pods, waited_for=(before.message or "") if before and never_ran else "")
     attempt = _attempt(view, stage, job)

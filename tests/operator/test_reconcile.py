@@ -305,6 +305,35 @@ def test_a_commit_counts_however_its_pod_and_job_end():
     assert "container shipper of pod" in entry(decision, "tiny").message
 
 
+def test_why_a_job_failed_stays_said_when_the_pod_that_told_it_goes_with_its_node():
+    plan = a_plan()
+    job, told = a_failed_stage(plan, "mini", FailureClass.GATE_NOT_MET)
+    earlier = a_pod(job, phase="Failed", exit_code=1, number=1)
+    earlier["metadata"]["creationTimestamp"] = "2026-01-01T11:00:00Z"
+    failed = look(plan, job, pods=(earlier, told)).status
+    assert failed.stages[0].failure_class is FailureClass.GATE_NOT_MET
+    assert look(plan, job, pods=(earlier,), previous=failed).status == failed
+
+
+def test_a_commit_that_is_heard_of_late_ends_the_failure_of_its_job():
+    plan = a_plan()
+    job = a_job(plan, "mini", condition="Failed", reason="DeadlineExceeded", failed=1)
+    failed = look(plan, job).status
+    pod = a_pod(job, phase="Failed", exit_code=0, message=a_commit(plan.stages[0]).to_json())
+    assert entry(look(plan, job, pods=(pod,), previous=failed), "mini").phase == "Committed"
+
+
+def test_a_stage_that_never_got_to_train_is_not_told_to_go_on_from_a_saved_state_at_the_next_look():
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    pod = a_pod(job, phase="Pending")
+    waiting = look(plan, job, pods=(pod,)).status
+    over = a_job(plan, "mini", condition="Failed", reason="DeadlineExceeded")
+    failed = look(plan, over, pods=(pod,), previous=waiting).status
+    assert "did not get to train" in (failed.message or "")
+    assert look(plan, over, pods=(pod,), previous=failed).status == failed
+
+
 SHIPPER_WAITS = {"name": "shipper", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
 
 
