@@ -154,6 +154,20 @@ def test_what_the_hub_does_not_have_is_named(
     assert not list(tmp_path.glob("store/**/manifest.json"))
 
 
+def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
+    """Its pages are damaged, its footer is not: it is found when rows are read, and `datasets` says only that it failed."""
+    for path in hub.folder("datasets", "org/reviews").glob("short/*.parquet"):
+        content = path.read_bytes()
+        path.write_bytes(content[:4] + b"x" * 200 + content[204:])
+
+    answer, _ = _run(tmp_path, hub)
+
+    assert isinstance(answer, Failed)
+    assert answer.failure_class == "DataInvalid"
+    assert answer.message.startswith("spec.task.dataset.uri: hf://org/reviews cannot be read: ")
+    assert "An error occurred while generating" not in answer.message
+
+
 def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path):
     hub.gated.add("org/teacher")
     answer, talk = _run(tmp_path, hub, token="hf_wrong_and_secret")

@@ -140,7 +140,7 @@ def first_line(error: BaseException) -> str:
 
 def translate_unforeseen(error: BaseException) -> TrainerError | None:
     """What an exception of a library means, when it is a full disk or full memory anywhere in its causes."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, TrainerError):
             return cause
         if isinstance(cause, OSError) and cause.errno in FULL:
@@ -157,7 +157,8 @@ def translate_unforeseen(error: BaseException) -> TrainerError | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what led to it, the root last."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, StorageDenied, StorageUnavailable, TrainerError
+from distillchain_trainer.errors import (
+    CheckpointInvalid,
+    DataInvalid,
+    StorageDenied,
+    StorageUnavailable,
+    TrainerError,
+    causes,
+    first_line,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,5 +108,15 @@ def _errors(uri: str, field: str, invalid: type[TrainerError]) -> Iterator[None]
             f"{field}: the hub did not answer for {uri} ({type(error).__name__}); check the network, HF_ENDPOINT and "
             "HF_HUB_OFFLINE, or copy it to s3:// and name it there"
         ) from error
-    except (ValueError, FileNotFoundError) as error:  # of `datasets`: not a data set it can read
-        raise invalid(f"{field}: {uri} cannot be read: {str(error).splitlines()[0]}") from error
+    except _unreadable() as error:
+        *_, root = causes(error)
+        if isinstance(root, _http_error() | ConnectionError | TimeoutError):
+            raise StorageUnavailable(f"{field}: the hub broke off while {uri} was read; it is tried again") from error
+        raise invalid(f"{field}: {uri} cannot be read: {first_line(root)}") from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What `datasets` raises for a data set it cannot read, and whatever a file of it was the reason."""
+    from datasets.exceptions import DatasetsError
+
+    return ValueError, FileNotFoundError, DatasetsError
