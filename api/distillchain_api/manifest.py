@@ -32,10 +32,18 @@ class Metrics(Record):
     test: SplitMetrics | None = None
 
 
-class FileEntry(Record):
-    """One file of the checkpoint, relative to the attempt's folder."""
+def _inside(path: str) -> str:
+    """Whoever writes a store decides what it holds, not where a reader's files go."""
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("a path within the folder, such as model.safetensors")
+    return path
 
-    path: str
+
+class FileEntry(Record):
+    """One file of a folder in the store."""
+
+    path: Annotated[str, AfterValidator(_inside)]
+    """Relative to the folder, with slashes; never out of it."""
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: Digest
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from botocore.exceptions import ClientError
 
+from cluster.ports import free_ports
 from cluster.s3 import REGION, S3Server
 from distillchain_api.answer import Committed, Failed, ProgressPhase
+from distillchain_api.manifest import parse_manifest
 from distillchain_api.workorder import WorkOrder
 from distillchain_trainer import commit
 from distillchain_trainer.errors import DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
@@ -238,6 +243,73 @@ def test_a_folder_that_cannot_be_made_is_refused_and_not_called_missing(tmp_path
         store.create("a/b", b"x")
 
 
+def test_a_listing_that_cannot_be_read_whole_is_no_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A network volume that is away for a moment, which this machine lacks; without it a stage would begin anew."""
+    store = FileStore(f"file://{tmp_path}/store")
+    store.write("a/b/c", b"x")
+
+    def away(_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "scandir", away)
+    with pytest.raises(StorageUnavailable, match="Stale file handle"):
+        store.list_objects("a/")
+
+
+def test_a_listing_of_all_is_of_the_store_alone(tmp_path: Path):
+    (tmp_path / "neighbour").write_bytes(b"x")
+    store = FileStore(f"file://{tmp_path}/store")
+    store.write("a", b"x")
+
+    assert [item.key for item in store.list_objects("")] == ["a"]
+
+
+@pytest.fixture
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a volume of CIFS or FUSE refuses them."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_without_links_what_cannot_be_written_leaves_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = FileStore(f"file://{tmp_path}/store")
+    written, fsync = [], os.fsync
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > 1:  # the part is whole, its copy under the final name is not
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull):
+        store.create("manifest.json", b"content")
+
+    assert store.list_objects("") == []
+
+
+@pytest.mark.models
+@pytest.mark.usefixtures("without_links")
+def test_without_links_a_rivals_manifest_is_waited_for_until_it_is_whole(root: Path):
+    order = an_order(root)
+    run_here(order, root)
+    store = FileStore(f"file://{root}/store")
+    content = store.read(commit.manifest_key(order.digest))
+    path = root / f"store/stages/{order.digest}/manifest.json"
+    path.write_bytes(content[:100])
+    whole = threading.Timer(1.0, path.write_bytes, [content])
+    whole.start()
+
+    winner = commit.commit(store, parse_manifest(content).model_copy(update={"attempt": "late"}))
+    whole.join()
+
+    assert winner.attempt == "here"
+
+
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A file size limit of this process stands in for the full disk: the kernel's answer has another number, so the
     one of a full disk is put in its place."""
@@ -406,6 +478,49 @@ class Rival(Reporter):
     def report(self, phase: ProgressPhase, step: int, *_: Any, **__: Any) -> None:
         if (phase, step) == ("Upload", 0):
             run_here(self._order, self._root, attempt="rival")
+
+
+class _Credentials(BaseHTTPRequestHandler):
+    """What an agent on the node answers to pods whose service account has a role."""
+
+    keys: ClassVar[dict[str, str]] = {}
+
+    def do_GET(self) -> None:
+        content = json.dumps(self.keys).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.mark.cluster
+def test_an_agent_for_credentials_that_is_late_is_waited_for(
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A node that has just joined starts it after the first pod."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    s3.client().put_object(Bucket=bucket[5:], Key="a", Body=b"x")
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/")
+    with pytest.raises(
+        StorageUnavailable, match=r"^spec\.storage: who gives the credentials for s3://.* did not answer"
+    ):
+        S3Store(bucket, endpoint_url=s3.endpoint, region=REGION, patience_s=0)
+    _Credentials.keys = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Token": ""}
+    _Credentials.keys |= {"Expiration": "2100-01-01T00:00:00Z"}
+
+    def serve() -> None:
+        with HTTPServer(("127.0.0.1", port), _Credentials) as server:
+            server.handle_request()
+
+    agent = threading.Timer(4.0, serve)
+    agent.start()
+    assert S3Store(bucket, endpoint_url=s3.endpoint, region=REGION).read("a") == b"x"
+    agent.join()
 
 
 @pytest.mark.cluster

@@ -6,15 +6,24 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import tenacity
+
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import FileEntry, Manifest, OtherContract, parse_manifest
 from distillchain_trainer.checkpoints import RESTORE, corrupt
-from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, ObjectMissing, StorageDenied
+from distillchain_trainer.errors import (
+    CheckpointCorrupt,
+    CheckpointInvalid,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+)
 from distillchain_trainer.store import Store, StoredObject, discard
 
 log = logging.getLogger(__name__)
 
 VERIFY_THREADS = 8
+WINNER_S = 10.0  # how long another's manifest may take to be written: some 5 KB
 
 
 def manifest_key(digest: str) -> str:
@@ -106,12 +115,23 @@ def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
     for entry in entries:
         key = f"{prefix}/{entry.path}"
         if key not in there or there[key].size_bytes != entry.size_bytes:
-            raise CheckpointCorrupt(f"{store.uri}/{key} did not arrive whole in the store; apply the chain again")
+            raise StorageUnavailable(f"{store.uri}/{key} did not arrive whole in the store; it is tried again")
 
 
 def attempt_prefix(digest: str, attempt: str) -> str:
     """Where an attempt's files are."""
     return f"stages/{digest}/attempts/{attempt}"
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(CheckpointCorrupt),
+    wait=tenacity.wait_fixed(0.5),
+    stop=tenacity.stop_after_delay(WINNER_S),
+    reraise=True,
+)
+def _read_winner(store: Store, digest: str) -> Manifest | None:
+    """On a volume without hard links a manifest that has just come may not be whole yet."""
+    return read_manifest(store, digest)
 
 
 def commit(store: Store, manifest: Manifest) -> Manifest:
@@ -122,9 +142,9 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
     if store.create(manifest_key(manifest.digest), manifest.to_json().encode()):
         log.info("stage committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
         return manifest
-    winner = read_manifest(store, manifest.digest)
+    winner = _read_winner(store, manifest.digest)
     if winner is None:
-        raise CheckpointCorrupt(f"{store.uri}/{manifest_key(manifest.digest)} came and went; apply the chain again")
+        raise StorageUnavailable(f"{store.uri}/{manifest_key(manifest.digest)} came and went; it is tried again")
     if winner.attempt == manifest.attempt:
         return winner  # our own, whose answer was lost
     verify(store, winner)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from distillchain_api.base import Document
+from distillchain_api.base import Record
 from distillchain_api.faults import BadDocument
 from distillchain_api.manifest import FileEntry
 from distillchain_trainer.errors import ObjectMissing
@@ -26,7 +26,7 @@ INDEX = "index.json"
 SOURCE_CHARS = 16
 
 
-class ResumeIndex(Document):
+class ResumeIndex(Record):
     """What a state is: where training stood, and its files."""
 
     step: int
@@ -58,6 +58,7 @@ class ResumeStates:
         self._stage = resume_prefix(digest)
         self._prefix = f"{self._stage}{source[:SOURCE_CHARS]}-"
         self._attempt = attempt
+        self._unusable: set[str] = set()  # states that were passed over: they keep no other one out
 
     @property
     def uri(self) -> str:
@@ -108,11 +109,12 @@ class ResumeStates:
                     raise ObjectMissing(f"{state}{entry.path} was altered")
         except (ObjectMissing, BadDocument) as error:
             log.warning("saved state is not whole; an older one is taken", extra={"state": state, "why": str(error)})
+            self._unusable.add(state)
             return None
         return index
 
     def _drop_older(self) -> None:
-        kept = self._states()[-KEPT:]
+        kept = [state for state in self._states() if state not in self._unusable][-KEPT:]
         if kept:
             older = [
                 item.key

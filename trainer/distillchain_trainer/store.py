@@ -5,10 +5,11 @@ Whole objects appear at once or not at all; `create` lets exactly one writer win
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -18,6 +19,8 @@ from distillchain_trainer.errors import TrainerError
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
+PATIENCE_S = 30.0  # longer outages are the Job's retries
+LONG_PATIENCE_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Store(Protocol):
     """
 
     uri: str
+    patience_s: float
+    """How long an outage is waited out before StorageUnavailable."""
 
     def read(self, key: str) -> bytes:
         """The content. Raises: ObjectMissing."""
@@ -78,6 +83,16 @@ def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field:
     from distillchain_trainer.store_file import FileStore
 
     return FileStore(uri, field=field)
+
+
+@contextlib.contextmanager
+def patience(store: Store) -> Iterator[None]:
+    """Within, an outage is waited out for half an hour: what is written there is trained and nowhere else."""
+    before, store.patience_s = store.patience_s, max(store.patience_s, LONG_PATIENCE_S)
+    try:
+        yield
+    finally:
+        store.patience_s = before
 
 
 def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillchain_trainer.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
-from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
+from distillchain_trainer.store import PATIENCE_S, Fingerprint, StoredObject, fingerprint_of, path_of_uri
 
 PART_MARK = ".part-"  # of files in the making, never listed
 
@@ -21,6 +21,7 @@ class FileStore:
 
     def __init__(self, uri: str, *, field: str = "spec.storage.uri") -> None:
         self.uri = uri
+        self.patience_s = PATIENCE_S  # of a mounted volume it is the file system's own
         self._root = path_of_uri(uri)
         self._field = field
 
@@ -84,8 +85,8 @@ class FileStore:
         """See Store."""
         found = []
         with self._errors(prefix):
-            top = self._root / prefix if prefix.endswith("/") else (self._root / prefix).parent
-            for folder, _, names in os.walk(top):
+            top = self._root / prefix.rpartition("/")[0]
+            for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
                 for path in (Path(folder) / name for name in names if PART_MARK not in name):
                     key = path.relative_to(self._root).as_posix()
                     if key.startswith(prefix):
@@ -156,6 +157,12 @@ class FileStore:
         )
 
 
+def _raise_unless_gone(error: OSError) -> None:
+    """A listing that lacks what could not be read would tell of a store without it."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -183,8 +190,12 @@ def _create_without_links(path: Path, content: bytes) -> bool:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import boto3
 import botocore.exceptions as aws
+import botocore.session
 import tenacity
 from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
@@ -24,16 +26,18 @@ from distillchain_trainer.errors import (
     TrainerError,
 )
 from distillchain_trainer.redaction import without_userinfo
-from distillchain_trainer.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
+from distillchain_trainer.store import PATIENCE_S, Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     from mypy_boto3_s3 import S3Client
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-PATIENCE_S = 30.0  # how long an outage is waited out; longer ones are the Job's retries
+METADATA_ATTEMPTS = 3  # boto3's one is lost where a node has just started
 PART_BYTES = 16 << 20
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
 DELETE_AT_ONCE = 1000  # S3's own limit
@@ -51,6 +55,35 @@ PASSING_CODES = {
 }  # fmt: skip
 PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
 TAKEN_CODES = {"PreconditionFailed", "412"}
+
+
+def _say_that_it_is_away(state: tenacity.RetryCallState) -> None:
+    why = state.outcome.exception() if state.outcome else None
+    log.warning("the store is tried again", extra={"away_s": round(state.seconds_since_start or 0), "why": str(why)})
+
+
+def _connect(endpoint_url: str | None, region: str | None) -> S3Client:
+    """A client with credentials, if there are any. Raises: StorageDenied; CredentialRetrievalError."""
+    session = botocore.session.get_session()
+    session.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=16,
+        retries={"mode": "standard", "total_max_attempts": 2},
+        request_checksum_calculation="when_required",  # the newer trailing CRCs are not known everywhere
+        response_checksum_validation="when_required",
+        s3={"payload_signing_enabled": True},
+    )
+    try:
+        return boto3.session.Session(botocore_session=session).client(
+            "s3", endpoint_url=endpoint_url, region_name=region, config=config
+        )
+    except (aws.CredentialRetrievalError, aws.MetadataRetrievalError):
+        raise
+    except (aws.BotoCoreError, ValueError) as error:
+        said = without_userinfo(str(error))
+        raise StorageDenied(f"spec.storage: {said}; correct it or the environment's AWS configuration") from error
 
 
 class S3Store:
@@ -73,25 +106,9 @@ class S3Store:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._field = field
-        self._patience_s = patience_s
-        try:
-            self._client: S3Client = boto3.session.Session().client(
-                "s3",
-                endpoint_url=endpoint_url,
-                region_name=region,
-                config=Config(
-                    connect_timeout=5,
-                    read_timeout=60,
-                    max_pool_connections=16,
-                    retries={"mode": "standard", "total_max_attempts": 2},
-                    request_checksum_calculation="when_required",  # the newer trailing CRCs are not known everywhere
-                    response_checksum_validation="when_required",
-                    s3={"payload_signing_enabled": True},
-                ),
-            )
-        except (aws.BotoCoreError, ValueError) as error:
-            said = without_userinfo(str(error))
-            raise StorageDenied(f"spec.storage: {said}; correct it or the environment's AWS configuration") from error
+        self.patience_s = patience_s
+        self._endpoint = without_userinfo(endpoint_url or "AWS")  # until there is a client
+        self._client: S3Client = self._call("", lambda: _connect(endpoint_url, region))
         self._endpoint = without_userinfo(self._client.meta.endpoint_url)
 
     def read(self, key: str) -> bytes:
@@ -197,7 +214,8 @@ class S3Store:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
-            stop=tenacity.stop_after_delay(self._patience_s),
+            stop=tenacity.stop_after_delay(self.patience_s),
+            before_sleep=_say_that_it_is_away,
             reraise=True,
         )
         answer: T = retrying(self._translated, key, request)
@@ -213,7 +231,13 @@ class S3Store:
             yield
         except aws.ClientError as error:
             raise self._of_answer(key, error) from error
-        except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError) as error:
+        except (aws.CredentialRetrievalError, aws.MetadataRetrievalError) as error:
+            said = without_userinfo(str(error))
+            raise StorageUnavailable(
+                f"spec.storage: who gives the credentials for {self.uri} did not answer ({said}), also after "
+                f"{self.patience_s:.0f} s of trying; look at the service account's role and its agent on the node"
+            ) from error
+        except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
             raise StorageDenied(
                 f"spec.storage.secretRef: no credentials for {self.uri} ({error}); name a Secret with "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster "
@@ -227,7 +251,7 @@ class S3Store:
             reason = type(error).__name__
             raise StorageUnavailable(
                 f"spec.storage.endpointUrl: {self._endpoint} did not answer ({reason}), also after "
-                f"{self._patience_s:.0f} s of trying; check the address and the network"
+                f"{self.patience_s:.0f} s of trying; check the address and the network"
             ) from error
 
     def _of_answer(self, key: str, error: aws.ClientError) -> TrainerError:
@@ -249,7 +273,7 @@ class S3Store:
                 return StorageDenied(f"spec.storage: {self._endpoint} lacks what a commit needs ({said}); use another")
             return StorageUnavailable(
                 f"spec.storage.endpointUrl: {self._endpoint} could not do it ({said}), also after "
-                f"{self._patience_s:.0f} s of trying; look at the store"
+                f"{self.patience_s:.0f} s of trying; look at the store"
             )
         if code == "RequestTimeTooSkewed":
             return StorageDenied(
