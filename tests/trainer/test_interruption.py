@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,18 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from distillchain_api.answer import Interrupted, parse_progress
-from distillchain_trainer import stage
+from cluster.s3 import S3Server
+from distillchain_api.answer import Interrupted, ProgressPhase, parse_progress
+from distillchain_trainer import run, stage
 from distillchain_trainer.errors import GateNotMet, StopRequested
 from distillchain_trainer.evaluate import Measurement
 from distillchain_trainer.history import History
+from distillchain_trainer.progress import Reporter
+from distillchain_trainer.resume import ResumeIndex, ResumeStates
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.store import Fingerprint
 from distillchain_trainer.store_file import FileStore
+from distillchain_trainer.store_s3 import S3Store
 from trainer.parts import (
     StopAfter,
     an_order,
@@ -212,3 +219,77 @@ def test_a_stop_while_uploading_is_told_with_the_finished_training_and_leaves_no
 
     assert stop.value.step == 20
     assert not (root / f"store/stages/{order.digest}/attempts").exists()
+
+
+def a_state(folder: Path, step: int) -> tuple[Path, ResumeIndex]:
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(str(step))
+    return folder, ResumeIndex(step=step, of=1000, elapsed_s=0.0, model_s=0.0, train_s=0.0, final_loss=0.0)
+
+
+def test_states_that_cannot_be_used_keep_no_newer_one_out(tmp_path: Path):
+    """They may be further on: training that starts anew saves at lower steps, and must find those again."""
+    store = FileStore(f"file://{tmp_path}/store")
+    before = ResumeStates(store, "d" * 64, "before", source="s" * 64)
+    for step in (800, 900):
+        before.save(*a_state(tmp_path / "state", step))
+    for path in tmp_path.glob("store/**/weights"):
+        path.write_text("altered")
+    states = ResumeStates(store, "d" * 64, "after", source="s" * 64)
+    assert states.load_newest(tmp_path / "none") is None
+
+    for step in (100, 200, 300):
+        states.save(*a_state(tmp_path / "state", step))
+
+    found = ResumeStates(store, "d" * 64, "next", source="s" * 64).load_newest(tmp_path / "found")
+    assert found is not None
+    assert (found[0].step, (found[1] / "weights").read_text()) == (300, "300")
+    assert len(list(tmp_path.glob("store/**/index.json"))) == 2 + 2
+
+
+def test_a_state_of_a_release_that_knows_more_is_used(tmp_path: Path):
+    states = ResumeStates(FileStore(f"file://{tmp_path}/store"), "d" * 64, "a", source="s" * 64)
+    states.save(*a_state(tmp_path / "state", 7))
+    (index,) = tmp_path.glob("store/**/index.json")
+    index.write_text(json.dumps(read_json(index) | {"dropout": "seen"}))
+
+    assert states.load_newest(tmp_path / "found") is not None
+
+
+class Outage(Reporter):
+    """The store goes away in the middle of training, and comes back after its last step."""
+
+    def __init__(self, server: S3Server) -> None:
+        super().__init__("small", None)
+        self._server = server
+        self.back = threading.Timer(4.0, server.start)
+
+    def report(self, phase: ProgressPhase, step: int, of: int, **_: float | None) -> None:
+        if (phase, step) == ("Train", 2):
+            self._server.stop()
+        if (phase, step) == ("Train", of):
+            self.back.start()
+
+
+@pytest.mark.cluster
+def test_a_store_that_is_away_while_nothing_is_lost_ends_no_training(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        bucket = server.ensure_bucket("models")
+        impatient = functools.partial(S3Store, patience_s=0.5)
+        monkeypatch.setattr(run, "open_store", lambda uri, **address: impatient(uri, **address))
+        order = an_order(root, storage={"uri": f"{bucket}/out"}, template={"saveInterval": "1s"})
+        slow = order.model_copy(update={"save_interval_s": 0})  # at every step
+        outage = Outage(server)
+        (root / "work").mkdir()
+
+        answer = run.run_stage(slow, attempt="a", folder=root / "work", reporter=outage, signals=Signals())
+        outage.back.join()
+
+        assert not answer.reused
+        assert "the state is not saved; training goes on" in [record.message for record in caplog.records]
+        manifest = f"out/stages/{order.digest}/manifest.json"
+        assert server.client().get_object(Bucket="models", Key=manifest)["Body"].read()

@@ -12,23 +12,12 @@ from later import Later
 
 pytestmark = pytest.mark.slow  # imports transformers' Trainer
 
-encode = Later("distillchain_trainer.encode")
 transformers = Later("transformers")
 
 
 def lengths(rows: int) -> list[int]:
     dice = random.Random(3)
     return [dice.randint(3, 60) for _ in range(rows)]
-
-
-def test_forward_batches_are_in_order_of_length_the_longest_first_and_hold_every_row_once():
-    given = lengths(1000)
-
-    batches = encode.batches_by_length(given, 64)
-
-    assert sorted(row for batch in batches for row in batch) == list(range(1000))
-    in_order = [given[row] for batch in batches for row in batch]
-    assert in_order == sorted(given, reverse=True)
 
 
 def test_training_batches_are_of_about_equal_length_and_another_order_each_epoch():

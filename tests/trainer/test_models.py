@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,24 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from distillchain_api.chain import Architecture, Task
 from distillchain_trainer import bert_hash
 from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint
 from distillchain_trainer.data import Split, key_of
 from distillchain_trainer.encode import Encoder
-from distillchain_trainer.errors import LabelMismatch
+from distillchain_trainer.errors import CheckpointInvalid, LabelMismatch
 from distillchain_trainer.evaluate import measure
 from distillchain_trainer.labels import ClassOrder, match_classes
-from distillchain_trainer.logits import teacher_logits
+from distillchain_trainer.logits import TeacherLogits, _write_part, teacher_logits
 from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher
 from distillchain_trainer.store_file import FileStore
 from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer, sentences
@@ -43,10 +53,13 @@ def a_split(*texts: str) -> Split:
     return Split("validation", [(text,) for text in texts], [0] * len(texts), [key_of((text,)) for text in texts])
 
 
-def answers(loaded: Loaded, task: Task) -> Any:
+THREE = ("the film is good and lovely", "bad", "a dull boring story with weak acting")
+
+
+def answers(loaded: Loaded, task: Task, *texts: str) -> Any:
     """Logits of some sentences in the order of the task."""
-    split = a_split("the film is good and lovely", "bad", "a dull boring story with weak acting")
-    encoded = Encoder(task.max_length).encode(split, loaded.tokenizer)
+    split = a_split(*(texts or THREE))
+    encoded = Encoder(task.max_length).encode(split, loaded.tokenizer, pad_id=loaded.pad_id)
     return measure(
         loaded.model, split, encoded, columns=loaded.order.columns, precision="float32", on_batch=lambda *_: None
     ).logits
@@ -92,6 +105,32 @@ def test_a_chain_with_a_turned_teacher_teaches_the_right_classes(root: Path):
     assert answer.teacher is not None
     assert answer.teacher.metrics.validation["accuracy"] > 0.9
     assert answer.student.metrics.validation["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(None, id="only the tokenizer has one"),
+        pytest.param(1, id="another special token"),
+        pytest.param(7, id="an ordinary word"),
+        pytest.param(-1, id="none of the vocabulary"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_teacher, functools.partial(load_student, tokenizer=None, seed=1)])
+def test_a_decoders_answer_does_not_depend_on_what_else_is_in_the_batch(
+    tmp_path: Path, task: Task, own: int | None, load: Callable[[Checkpoint, Task], Loaded]
+):
+    """It pools at the last token that its config does not call padding, whatever the tokenizer calls so."""
+    words = len(save_tokenizer(tmp_path))
+    config = GPT2Config(vocab_size=words, n_positions=32, n_embd=16, n_layer=1, n_head=2, pad_token_id=own)
+    config.id2label, config.label2id = dict(enumerate(LABELS)), {name: index for index, name in enumerate(LABELS)}
+    torch.manual_seed(0)
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+
+    loaded = load(fetch(tmp_path), task)
+
+    alone = [answers(loaded, task, text)[0] for text in THREE]
+    np.testing.assert_allclose(answers(loaded, task, *THREE), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_in_bfloat16_become_float32(root: Path, task: Task):
@@ -192,12 +231,12 @@ def test_a_split_is_encoded_once_for_all_who_read_texts_alike(root: Path, task: 
     split = a_split("a good film", "bad")
     encoder = Encoder(task.max_length)
 
-    first = encoder.encode(split, loaded)
+    first = encoder.encode(split, loaded, pad_id=0)
 
-    assert encoder.encode(split, loaded) is first
-    assert encoder.encode(split, again) is first
+    assert encoder.encode(split, loaded, pad_id=0) is first
+    assert encoder.encode(split, again, pad_id=0) is first
     again.truncation_side = "left"
-    assert encoder.encode(split, again) is not first, "another end of a long text is cut"
+    assert encoder.encode(split, again, pad_id=0) is not first, "another end of a long text is cut"
     assert loaded.backend_tokenizer.truncation is None
     assert again.backend_tokenizer.truncation["max_length"] == 7, "what is saved with it is as it was"
 
@@ -212,7 +251,7 @@ def test_every_row_gets_its_own_logits_also_where_texts_repeat(root: Path, task:
         measure(
             loaded.model,
             a_split(text),
-            Encoder(task.max_length).encode(a_split(text), loaded.tokenizer),
+            Encoder(task.max_length).encode(a_split(text), loaded.tokenizer, pad_id=loaded.pad_id),
             columns=(0, 1),
             precision="float32",
             on_batch=lambda *_: None,
@@ -227,7 +266,8 @@ def test_every_row_gets_its_own_logits_also_where_texts_repeat(root: Path, task:
         "0" * 64,
         loaded.model,
         split,
-        encoder.encode(split, loaded.tokenizer),
+        encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id),
+        given=fetch(root / "teacher"),
         classes=2,
         precision="float32",
         folder=tmp_path / "parts",
@@ -238,6 +278,33 @@ def test_every_row_gets_its_own_logits_also_where_texts_repeat(root: Path, task:
 
     np.testing.assert_allclose(answer.logits, one_by_one, rtol=1e-4, atol=1e-5)
     assert computed[-1] == len(set(texts))
+
+
+def test_logits_that_are_no_numbers_are_neither_kept_nor_used(root: Path, task: Task, tmp_path: Path):
+    """The key of what is kept holds neither device nor version: a bad moment of one would stay for ever."""
+    store = FileStore(f"file://{tmp_path}/logits")
+    loaded, split = load_teacher(fetch(root / "teacher"), task), a_split("good", "bad")
+    (tmp_path / "parts").mkdir()
+
+    def teach(model: Any) -> TeacherLogits:
+        encoded = Encoder(task.max_length).encode(split, loaded.tokenizer, pad_id=loaded.pad_id)
+        return teacher_logits(
+            store, "0" * 64, model, split, encoded, given=fetch(root / "teacher"), classes=2, precision="float32",
+            folder=tmp_path / "parts", save_interval_s=0.0, stop=lambda: False, on_batch=lambda *_: None,
+        )  # fmt: skip
+
+    broken = copy.deepcopy(loaded.model)
+    with torch.no_grad():
+        broken.classifier.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointInvalid, match="outputs on validation are not numbers"):
+        teach(broken)
+    assert store.list_objects("") == []
+
+    _write_part(store, "0" * 64, {split.keys[0]: np.full(2, np.nan, dtype=np.float32)}, tmp_path / "parts")
+    answer = teach(loaded.model)
+
+    assert np.isfinite(answer.logits).all()
+    assert not answer.reused
 
 
 @pytest.mark.shared

@@ -191,15 +191,39 @@ def test_labels_and_teacher_share_the_loss_by_alpha(root: Path, alpha: float):
 
 
 class Phases(Reporter):
-    """Remembers the phases it was told."""
+    """Remembers the phases it was told, and those in which the teacher's files were in the work folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__("small", None)
         self.seen: list[str] = []
+        self.with_teacher: list[str] = []
+        self._folder = folder
 
     def report(self, phase: ProgressPhase, *_: Any, **__: Any) -> None:
         if phase not in self.seen:
             self.seen.append(phase)
+            if (self._folder / "teacher/model.safetensors").exists():
+                self.with_teacher.append(phase)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_a_teacher_leaves_when_it_has_said_all(root: Path, alpha: float):
+    student = {"model": f"file://{root}/encoder"}
+    save_bert(root / "encoder", labels=None, seed=5)
+    stages = [
+        {"name": "one", "student": student, "training": {"epochs": 6}},
+        {"name": "two", "student": student, "distillation": {"alpha": alpha}},
+    ]
+    run_here(an_order(root, stages=stages), root)
+    (root / "work").mkdir()
+    phases = Phases(root / "work")
+
+    order = an_order(root, stages=stages, stage=1)
+    run_stage(order, attempt="a", folder=root / "work", reporter=phases, signals=Signals())
+
+    assert "MeasureTeacher" in phases.with_teacher
+    assert "Train" in phases.seen
+    assert not {"Train", "Evaluate", "Upload"} & set(phases.with_teacher)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -217,7 +241,7 @@ def test_an_unnamed_head_of_a_start_is_kept_only_when_it_proves_itself(
         save_file(head, root / "unnamed/model.safetensors", metadata={"format": "pt"})
     order = an_order(root, student={"model": f"file://{root}/unnamed"}, training={"epochs": 1, "learningRate": 1e-12})
     (root / "work").mkdir()
-    phases = Phases()
+    phases = Phases(root / "work")
 
     answer = run_stage(order, attempt="a", folder=root / "work", reporter=phases, signals=Signals())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from distillchain_api.chain import Precision
 from distillchain_trainer.data import Split
+from distillchain_trainer.errors import OutOfMemory
+
+log = logging.getLogger(__name__)
 
 FORWARD_BATCH = 64  # measured on 2 cores: larger batches gain nothing; a GPU is filled by FORWARD_BATCH_GPU
 FORWARD_BATCH_GPU = 256
@@ -67,16 +71,16 @@ class Encoder:
     def __init__(self, max_length: int, *, check: Callable[[], None] = lambda: None) -> None:
         self._max_length = max_length
         self._check = check
-        self._done: dict[tuple[str, str], Encoded] = {}
+        self._done: dict[tuple[str, str, int], Encoded] = {}
 
-    def encode(self, split: Split, tokenizer: Any) -> Encoded:
-        """The rows of `split`, cut to the task's length."""
-        key = (split.name, _identity(tokenizer))
+    def encode(self, split: Split, tokenizer: Any, *, pad_id: int) -> Encoded:
+        """The rows of `split`, cut to the task's length; batches are filled with `pad_id`."""
+        key = (split.name, _identity(tokenizer), pad_id)
         if key not in self._done:
-            self._done[key] = self._tokenize(split, tokenizer)
+            self._done[key] = self._tokenize(split, tokenizer, pad_id)
         return self._done[key]
 
-    def _tokenize(self, split: Split, tokenizer: Any) -> Encoded:
+    def _tokenize(self, split: Split, tokenizer: Any, pad_id: int) -> Encoded:
         with_kinds = "token_type_ids" in tokenizer.model_input_names
         ids: list[NDArray[np.int32]] = []
         kinds: list[NDArray[np.int32]] = []
@@ -95,7 +99,7 @@ class Encoder:
             ids += [np.asarray(row, dtype=np.int32) for row in answer["input_ids"]]
             if with_kinds:
                 kinds += [np.asarray(row, dtype=np.int32) for row in answer["token_type_ids"]]
-        return Encoded(ids, kinds if with_kinds else None, tokenizer.pad_token_id, tokenizer.padding_side == "left")
+        return Encoded(ids, kinds if with_kinds else None, pad_id, tokenizer.padding_side == "left")
 
 
 def _identity(tokenizer: Any) -> str:
@@ -104,7 +108,6 @@ def _identity(tokenizer: Any) -> str:
         content = backend.to_str() if backend is not None else str(id(tokenizer))
     parts = (
         content,
-        tokenizer.pad_token_id,
         tokenizer.padding_side,
         tokenizer.truncation_side,
         tuple(tokenizer.model_input_names),
@@ -130,12 +133,6 @@ def _uncut(tokenizer: Any) -> Iterator[None]:
         backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
-def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """All rows in batches of about equal length, the longest first: too little memory shows at once."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
 @dataclass(frozen=True)
 class Answered:
     """The logits of one batch."""
@@ -148,23 +145,50 @@ class Answered:
 def forward(
     model: Any, encoded: Encoded, *, rows: Sequence[int] | None = None, precision: Precision
 ) -> Iterator[Answered]:
-    """Logits batch by batch, in order of length; all rows unless some are named. Times hold the model alone."""
-    wanted = list(range(len(encoded))) if rows is None else list(rows)
+    """Logits batch by batch, in order of length; all rows unless some are named. Times hold the model alone.
+
+    A batch for which the GPU is too small is halved, and so are those after it.
+
+    Raises: OutOfMemory when it is too small for one row.
+    """
+    wanted = range(len(encoded)) if rows is None else rows
+    waiting = sorted(
+        wanted, key=lambda row: -len(encoded.ids[row])
+    )  # the longest first: too little memory shows at once
     device = device_of(model)
-    lengths = [len(encoded.ids[row]) for row in wanted]
     size = FORWARD_BATCH if device.type == "cpu" else FORWARD_BATCH_GPU
     was_training = model.training
     model.eval()
     try:
-        for places in batches_by_length(lengths, size):
-            batch = [wanted[place] for place in places]
+        while waiting:
+            batch = waiting[:size]
             started = time.perf_counter()
-            inputs = {name: value.to(device) for name, value in encoded.batch(batch).items()}
-            with torch.inference_mode(), autocast(device, precision):
-                logits = model(**inputs).logits.float().cpu().numpy()
+            logits = None
+            try:
+                logits = _logits(model, encoded.batch(batch), device, precision)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    longest = len(encoded.ids[batch[0]])
+                    raise OutOfMemory(
+                        f"the GPU has too little memory for one text of {longest} tokens; lower spec.task.maxLength "
+                        "or use a larger GPU"
+                    ) from error
+            if logits is None:  # not within `except`, which holds the tensors that did not fit
+                size = len(batch) // 2
+                log.warning("the GPU has too little memory for a batch; it is halved", extra={"rows": size})
+                torch.cuda.empty_cache()
+                continue
             yield Answered(batch, logits, time.perf_counter() - started)
+            del waiting[: len(batch)]
     finally:
         model.train(was_training)
+
+
+def _logits(model: Any, inputs: dict[str, Tensor], device: torch.device, precision: Precision) -> NDArray[np.float32]:
+    with torch.inference_mode(), autocast(device, precision):
+        answer = model(**{name: value.to(device) for name, value in inputs.items()})
+        logits: NDArray[np.float32] = answer.logits.float().cpu().numpy()
+    return logits
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from distillchain_api.chain import Precision, Task
 from distillchain_api.digests import sha256_of
+from distillchain_trainer.checkpoints import Checkpoint
 from distillchain_trainer.data import Split
 from distillchain_trainer.encode import Encoded, forward
 from distillchain_trainer.errors import ObjectMissing, StopRequested
+from distillchain_trainer.evaluate import check_numbers
 from distillchain_trainer.store import Store, discard
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ def teacher_logits(
     split: Split,
     encoded: Encoded,
     *,
+    given: Checkpoint,
     classes: int,
     precision: Precision,
     folder: Path,
@@ -70,7 +73,10 @@ def teacher_logits(
 ) -> TeacherLogits:
     """Logits of every row, from the store where it has them.
 
-    Raises: StopRequested, once what is computed is in the store.
+    Args:
+        given: the teacher, for the message of CheckpointInvalid.
+    Raises: StopRequested, once what is computed is in the store; CheckpointInvalid for a logit that is no number, of
+        which nothing is kept.
     """
     started = time.perf_counter()
     known = _read_parts(store, f"logits/{digest}/", classes, folder)
@@ -81,6 +87,7 @@ def teacher_logits(
     model_s, done, since = 0.0, 0, time.monotonic()
     fresh: dict[bytes, NDArray[np.float32]] = {}
     for answer in forward(model, encoded, rows=rows, precision=precision) if rows else ():
+        check_numbers(answer.logits, split.name, given=given)
         fresh.update(zip((split.keys[row] for row in answer.rows), answer.logits, strict=True))
         model_s += answer.elapsed_s
         done += len(answer.rows)
@@ -128,14 +135,14 @@ def _read_parts(store: Store, prefix: str, classes: int, folder: Path) -> dict[b
             came = store.download(item.key, path)
         except ObjectMissing:
             continue  # another pod found it broken
-        if came.sha256 != Path(item.key).stem:
+        part = safetensors.numpy.load_file(path) if came.sha256 == Path(item.key).stem else None
+        path.unlink()
+        if part is None or not np.isfinite(part["logits"]).all():
             log.warning(
-                "teacher logits were altered; they are computed again", extra={"object": f"{store.uri}/{item.key}"}
+                "teacher logits are altered or no numbers; they are computed again",
+                extra={"object": f"{store.uri}/{item.key}"},
             )
             discard(store, item.key)
-            continue
-        part = safetensors.numpy.load_file(path)
-        path.unlink()
-        if part["logits"].shape[1] == classes:
+        elif part["logits"].shape[1] == classes:
             known.update(zip((bytes(key) for key in part["keys"]), part["logits"], strict=True))
     return known

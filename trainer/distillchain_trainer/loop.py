@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 DIVERGED_REMEDY = "lower training.learningRate, add warmupRatio, or use precision float32"
 WEIGHTS = "model.safetensors"
+SAVE_AGAIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class _Watch(TrainerCallback):
         save_interval_s: float,
         stop: Callable[[], bool],
         on_step: Callable[[Standing], None],
-        save: Callable[[Path, Standing], None],
+        save: Callable[[Path, Standing], bool],
         history: History,
         validate: Callable[[], SplitMetrics],
     ) -> None:
@@ -226,9 +227,10 @@ class _Watch(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         began = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._save(folder, self.standing(state))
-        self._saved = time.monotonic()
-        self._away_s += self._saved - began
+        saved = self._save(folder, self.standing(state))
+        now = time.monotonic()
+        self._saved = now if saved else now - self._save_interval_s + min(self._save_interval_s, SAVE_AGAIN_S)
+        self._away_s += now - began
 
     def standing(self, state: Any) -> Standing:
         """Where training stands after this step."""
@@ -257,7 +259,7 @@ def train(
     save_interval_s: float,
     stop: Callable[[], bool],
     on_step: Callable[[Standing], None],
-    save: Callable[[Path, Standing], None],
+    save: Callable[[Path, Standing], bool],
     history: History,
     validate: Callable[[], SplitMetrics],
 ) -> Standing:
@@ -268,7 +270,8 @@ def train(
         validate: may raise StopRequested: then the epoch is not measured.
         before_s: seconds of training that earlier attempts have done.
         resume_from: folder of a saved state.
-        save: stores the state in a folder; called every `save_interval_s` and when stopped.
+        save: stores the state in a folder; called every `save_interval_s`, sooner after it could not (False), and when
+            stopped.
     Raises: StopRequested once the state is saved; TrainingDiverged at the step whose loss is no number.
     """
     set_seed(training.seed)

@@ -53,6 +53,12 @@ class Loaded:
         """Number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def pad_id(self) -> int:
+        """What fills a batch: the id that the model itself takes for no text. A decoder's answer is that of its last
+        token which is none, so any other id would be answered."""
+        return int(self.model.config.get_text_config().pad_token_id)
+
 
 def load_teacher(checkpoint: Checkpoint, task: Task) -> Loaded:
     """A classifier of the task. Raises: CheckpointInvalid, LabelMismatch."""
@@ -64,8 +70,9 @@ def load_teacher(checkpoint: Checkpoint, task: Task) -> Loaded:
             "fine-tune it on the task first (spec.teacher.fineTune)"
         )
     order = match_classes(_names(config), task.labels, who=f"teacher {checkpoint.uri}")
+    tokenizer = load_tokenizer(checkpoint, config, task)
     model = _load_whole(AutoModelForSequenceClassification, checkpoint, config)
-    return Loaded(model, load_tokenizer(checkpoint, config, task), order, _start(checkpoint), pretrained=True)
+    return Loaded(model, tokenizer, order, _start(checkpoint), pretrained=True)
 
 
 def load_student(checkpoint: Checkpoint, task: Task, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
@@ -138,7 +145,10 @@ def turn_head(model: Any, order: ClassOrder) -> None:
 
 
 def load_tokenizer(checkpoint: Checkpoint, config: Any | None, task: Task) -> Any:
-    """The tokenizer of a checkpoint, fit for the model of `config` and the length of the task."""
+    """The tokenizer of a checkpoint, fit for the model of `config` and the length of the task.
+
+    `config` gets the tokenizer's padding where it has none, so a model is loaded after its tokenizer.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # whatever is wrong in those files
@@ -150,10 +160,26 @@ def load_tokenizer(checkpoint: Checkpoint, config: Any | None, task: Task) -> An
             raise CheckpointInvalid(f"{checkpoint.field}: the tokenizer of {checkpoint.uri} has no padding token")
         tokenizer.pad_token = tokenizer.eos_token
     if config is not None:
-        if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = tokenizer.pad_token_id
         _check_tokenizer(tokenizer, config, task, uri=checkpoint.uri, field=checkpoint.field)
+        _agree_on_padding(tokenizer, config)
     return tokenizer
+
+
+def _agree_on_padding(tokenizer: Any, config: Any) -> None:
+    """The model's own padding holds: positions may be counted from it (RoBERTa), or the last token found by it."""
+    own = config.get_text_config()
+    vocabulary = getattr(own, "vocab_size", None) or len(tokenizer)
+    if own.pad_token_id is None or not 0 <= own.pad_token_id < vocabulary:
+        own.pad_token_id = tokenizer.pad_token_id
+    elif own.pad_token_id != tokenizer.pad_token_id:
+        token = tokenizer.convert_ids_to_tokens(own.pad_token_id)
+        if token in tokenizer.all_special_tokens:  # another word would be cut out of texts as a special one
+            tokenizer.pad_token = token
+        else:
+            log.warning(
+                "tokenizer and config.json name different padding; config.json's is used",
+                extra={"tokenizer": tokenizer.pad_token_id, "config": own.pad_token_id},
+            )
 
 
 def _check_tokenizer(tokenizer: Any, config: Any, task: Task, *, uri: str, field: str) -> None:

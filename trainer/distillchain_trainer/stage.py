@@ -20,14 +20,15 @@ from distillchain_trainer.comparison import keeps_texts, write_comparison
 from distillchain_trainer.data import Split, TaskData, read_task_data
 from distillchain_trainer.describe import Tally
 from distillchain_trainer.encode import Encoder, best_device
-from distillchain_trainer.errors import CheckpointCorrupt
-from distillchain_trainer.evaluate import Measurement, check_numbers, measure, write_predictions
+from distillchain_trainer.errors import CheckpointCorrupt, StorageUnavailable
+from distillchain_trainer.evaluate import Measurement, measure, write_predictions
 from distillchain_trainer.history import History
 from distillchain_trainer.labels import ClassOrder
 from distillchain_trainer.logits import logits_digest, teacher_logits
 from distillchain_trainer.loop import Batches, Standing, load_weights, save_weights, train
 from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, renew_head
 from distillchain_trainer.resume import ResumeIndex, ResumeStates, clear_states
+from distillchain_trainer.store import patience
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,8 @@ def train_stage(context: Context) -> Committed:
     if found:
         _take_over(context, tally, found[0])
     if found and found[0].finished:
+        if teacher:
+            _dismiss(context, teacher)
         load_weights(student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
@@ -226,7 +229,7 @@ def _train(
     """Trains the student in place; saves its state on the way, when stopped, and at the end (the weights alone)."""
     order, training = context.order, context.order.training
     soft = _teach(context, data, encoder, teacher, tally) if teacher else None
-    encoded = encoder.encode(data.train, student.tokenizer)
+    encoded = encoder.encode(data.train, student.tokenizer, pad_id=student.pad_id)
 
     def note(standing: Standing) -> None:
         tally.model_s += standing.train_s - tally.train_s  # `validate` has added its own meanwhile
@@ -254,6 +257,19 @@ def _train(
         states.save(folder, _index(context, tally, standing))
         context.signals.saved_step = standing.step
 
+    def save_on_the_way(folder: Path, standing: Standing) -> bool:
+        """While the store is away nothing is lost yet: training needs it again at the next save, or at its end."""
+        if context.signals.requested:
+            with patience(context.store):
+                save(folder, standing)
+            return True
+        try:
+            save(folder, standing)
+        except StorageUnavailable as error:
+            log.warning("the state is not saved; training goes on", extra={"step": standing.step, "why": str(error)})
+            return False
+        return True
+
     with context.signals.deferred():
         standing = train(
             student.model,
@@ -266,13 +282,14 @@ def _train(
             save_interval_s=order.save_interval_s,
             stop=lambda: context.signals.requested,
             on_step=on_step,
-            save=save,
+            save=save_on_the_way,
             history=history,
             validate=validate,
         )
         final = _fresh(context, "final")
         save_weights(student.model, final)
-        save(final, standing)
+        with patience(context.store):
+            save(final, standing)
     context.signals.raise_if_requested()
 
 
@@ -282,6 +299,7 @@ def _teach(
     """The teacher's logits of the training rows, in the order of the task; None where only the labels count."""
     order = context.order
     if order.distillation is None or order.distillation.alpha == 0:
+        _dismiss(context, teacher)
         return None
     loaded, precision = teacher.loaded, order.training.precision
     with context.signals.deferred():
@@ -290,7 +308,8 @@ def _teach(
             logits_digest(teacher.checkpoint.digest, order.task, data.train, precision=precision),
             loaded.model,
             data.train,
-            encoder.encode(data.train, loaded.tokenizer),
+            encoder.encode(data.train, loaded.tokenizer, pad_id=loaded.pad_id),
+            given=teacher.checkpoint,
             classes=len(order.task.labels),
             precision=precision,
             folder=_fresh(context, "logits"),
@@ -298,13 +317,17 @@ def _teach(
             stop=lambda: context.signals.requested,
             on_batch=_on_batch(context, "TeacherLogits"),
         )
-    check_numbers(answer.logits, data.train.name, given=teacher.checkpoint)
     context.signals.raise_if_requested()
     tally.model_s += answer.elapsed_s
     tally.logits_reused = answer.reused
-    loaded.model.to("cpu")  # frees the GPU for the student
-    forget(context.folder / "teacher")
+    _dismiss(context, teacher)
     return answer.logits[:, list(loaded.order.columns)]
+
+
+def _dismiss(context: Context, teacher: Teacher) -> None:
+    """It has said all that it was needed for: the GPU and the disk are the student's."""
+    teacher.loaded.model.to("cpu")
+    forget(context.folder / "teacher")
 
 
 def _index(context: Context, tally: Tally, standing: Standing) -> ResumeIndex:
@@ -376,8 +399,9 @@ def _in_order(labels: list[str], student: Loaded) -> Loaded:
 def _commit(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
     """Uploads the attempt, then commits it. Returns: the manifest that holds, which may be another attempt's."""
     context.reporter.report("Upload", 0, 1)
-    files = commit.upload_attempt(context.store, context.order.digest, context.attempt, attempt)
-    winner = commit.commit(context.store, manifest.model_copy(update={"files": files}))
+    with patience(context.store):
+        files = commit.upload_attempt(context.store, context.order.digest, context.attempt, attempt)
+        winner = commit.commit(context.store, manifest.model_copy(update={"files": files}))
     context.reporter.report("Upload", 1, 1)
     return winner
 
@@ -415,7 +439,7 @@ def _measure_split(
     measured = measure(
         loaded.model,
         split,
-        encoder.encode(split, loaded.tokenizer),
+        encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id),
         columns=loaded.order.columns,
         precision=context.order.training.precision,
         on_batch=_on_batch(context, phase, check),
