@@ -111,9 +111,9 @@ class Controller:
         await self._write(document, key, previous, status)
         pod = running_pod(plan, observed)
         self._metrics.looked(key, status, runs_since=pod.created_at if pod else None)
-        if status.phase == "Running" and pod is not None:
-            return self._settings.progress_s
-        return look_again_s
+        reads_progress = status.phase == "Running" and pod is not None
+        due = (look_again_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
+        return min((time_s for time_s in due if time_s is not None), default=None)
 
     async def _say_invalid(
         self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, faults: list[str]

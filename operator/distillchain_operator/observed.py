@@ -60,7 +60,9 @@ class ObservedPod:
     created_at: str
     job_uid: str = ""
     """Of the Job that made it; one of the same name may have come after."""
-    deleting: bool = False
+    node: str = ""
+    stop_by: str = ""
+    """When it was to be gone, its grace period included; empty: nobody asked it to go."""
     disrupted: str = ""
     """Why it was evicted or preempted; empty: it was not."""
     waiting: tuple[WaitingContainer, ...] = ()
@@ -82,6 +84,11 @@ class ObservedPod:
     def short_uid(self) -> str:
         """As it is noted at its Job."""
         return self.uid[:POD_UID_CHARS]
+
+    @property
+    def deleting(self) -> bool:
+        """It was asked to go."""
+        return bool(self.stop_by)
 
     @property
     def is_over(self) -> bool:
@@ -211,7 +218,8 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         job=next((labels[key] for key in JOB_NAME_LABELS if key in labels), ""),
         phase=status.get("phase", "Pending"),
         created_at=metadata.get("creationTimestamp", ""),
-        deleting="deletionTimestamp" in metadata,
+        node=(document.get("spec") or {}).get("nodeName", ""),
+        stop_by=metadata.get("deletionTimestamp", ""),
         disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
         waiting=tuple(_waiting(c) for c in everyone if (c.get("state") or {}).get("waiting")),
         unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",

@@ -49,6 +49,7 @@ STUCK_REASONS = frozenset(
 )
 """Waiting reasons of a container that pass only when somebody does something."""
 LONG = timedelta(minutes=2)  # for a pod to start in; an image of 6 GB may take longer, and is worth a look too
+OVERDUE = timedelta(minutes=3)  # for a kubelet to tell that a pod has stopped; slow volumes take a minute or two
 
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
 """Of two classes with one exit code the first of the table: all that can be told without the trainer's own answer."""
@@ -136,8 +137,23 @@ def lasts_long(since: str, *, now: datetime) -> bool:
     return bool(since) and now - datetime.fromisoformat(since) > LONG
 
 
+def overdue_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
+    """In what time from now a pod that does not go needs a person; None for one that need not go."""
+    if pod.is_over or not pod.stop_by or not pod.node:
+        return None
+    return datetime.fromisoformat(pod.stop_by) + OVERDUE - now
+
+
 def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
     """What is to be said of an unfinished pod; None when its trainer runs and nothing is amiss."""
+    overdue = overdue_in(pod, now=now)
+    if overdue is not None and overdue <= timedelta():
+        return PodNote(
+            f"node {pod.node} does not confirm that pod {pod.name} has stopped; if the machine is off: kubectl taint "
+            f"nodes {pod.node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod "
+            f"{pod.name} --force",
+            needs_person=True,
+        )
     if pod.deleting:
         return PodNote(f"pod {pod.name} is stopping" + (f" ({pod.disrupted})" if pod.disrupted else ""))
     broken = _cannot_start(pod)

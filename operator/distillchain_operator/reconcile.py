@@ -7,7 +7,7 @@ sequential: a stage's Job is made only when its teacher is committed and no othe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from distillchain_api.answer import Committed, Progress, fit
@@ -25,6 +25,7 @@ from distillchain_operator.policy import (
     diagnose,
     diagnose_pod,
     lasts_long,
+    overdue_in,
 )
 from distillchain_operator.status import build_chain_status, committed_entry, progress_status
 
@@ -76,6 +77,8 @@ class Decision:
 
     actions: tuple[Action, ...]
     status: ChainStatus
+    look_again_s: float | None = None
+    """In which time alone will change what is to be said."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def reconcile(
             waits_for = stage.name
     pods_run = any(not pod.is_over for pod in observed.pods)
     status = build_chain_status(plan, entries, previous=previous, now=now, pods_run=pods_run)
-    return Decision(tuple(actions), status)
+    return Decision(tuple(actions), status, look_again_s=_look_again_s(view))
 
 
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
@@ -129,6 +132,11 @@ def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
     wanted = {(stage.name, digest_label(stage.digest)) for stage in plan.stages}
     jobs = {job.name for job in observed.jobs if (job.stage, job.digest) in wanted and not job.deleting}
     return next((pod for pod in observed.pods if pod.running and pod.job in jobs and not pod.deleting), None)
+
+
+def _look_again_s(view: _View) -> float | None:
+    left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
+    return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
 
 
 def _delete_outdated(view: _View) -> list[DeleteJob]:
@@ -306,7 +314,11 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     progress = before.progress if before else None
     if view.progress is not None and view.progress.stage == stage.name:
         progress = progress_status(view.progress)
-    note = describe_pod(pod, now=view.now) if pod else None
+    # Of a suspended Job it matters only whether its pod goes.
+    note = describe_pod(pod, now=view.now) if pod and (pod.deleting or not suspend) else None
+    message = _running_message(view, job, pods, note, attempt=attempt)
+    if suspend and not (note and note.needs_person):
+        message = _suspended_message(pod)
     return StageStatus(
         name=stage.name,
         phase="Suspended" if suspend else "Running",
@@ -315,8 +327,8 @@ def _running(view: _View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         attempt=attempt,
         started_at=job.created_at or None,
         progress=progress,
-        message=_suspended_message(pod) if suspend else _running_message(view, job, pods, note, attempt=attempt),
-        failure_class=FailureClass.POD_REJECTED if note and note.needs_person and not suspend else None,
+        message=message,
+        failure_class=FailureClass.POD_REJECTED if note and note.needs_person else None,
     )
 
 
@@ -369,17 +381,19 @@ def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob)
 def _blocked(view: _View, stage: PlannedStage, *, leaving: set[str]) -> StageStatus | None:
     """The entry of a stage whose Job may not be made yet; None when it may."""
     for job in view.observed.jobs:
+        pods = [pod for pod in view.observed.pods_of(job) if not pod.is_over]
         if job.deleting or job.name in leaving:
-            return _pending(stage, f"waiting for the pods of Job {job.name} to be gone")
+            gone = [pod for pod in pods if pod.deleting]  # what the others lack does not matter any more
+            return _waits_for(view, stage, f"the pods of Job {job.name} to be gone", gone)
         if not job.is_finished:
-            return _waits_for(view, stage, f"Job {job.name} of stage {job.stage} to end", view.observed.pods_of(job))
+            return _waits_for(view, stage, f"Job {job.name} of stage {job.stage} to end", pods)
     pods = [pod for pod in view.observed.pods if not pod.is_over]
     return _waits_for(view, stage, f"pod {pods[0].name} to be gone", pods) if pods else None
 
 
 def _waits_for(view: _View, stage: PlannedStage, what: str, pods: list[ObservedPod]) -> StageStatus:
     """The entry of a stage that waits for the end of these pods, and whether they will come to it by themselves."""
-    found = [note for pod in pods if not pod.is_over and (note := describe_pod(pod, now=view.now))]
+    found = [note for pod in pods if (note := describe_pod(pod, now=view.now))]
     note = next((note for note in found if note.needs_person), found[0] if found else None)
     return StageStatus(
         name=stage.name,

@@ -177,7 +177,7 @@ def build_chain_status(
 
 def _is_stuck(entry: StageStatus) -> bool:
     """A pod waits for something only a person can give: not failed, but nothing goes on."""
-    return entry.phase in ("Pending", "Running") and entry.failure_class is not None
+    return entry.phase != "Failed" and entry.failure_class is not None
 
 
 def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None, *, pods_run: bool) -> _Facts:
@@ -190,14 +190,14 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     current = next((entry for entry in stages if entry.phase == "Running"), waiting)
     if current is None:
         return _Facts("Succeeded", "Succeeded", _success(plan, stages, result))
-    if plan.chain.spec.suspend:
-        stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
-        return _Facts("Suspended", "Suspended", stopping)
     begun = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
-    phase: ChainPhase = "Running" if begun else "Pending"
+    phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if begun else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
     if _is_stuck(current):
         return _Facts(phase, str(current.failure_class), sentence)
+    if phase == "Suspended":
+        stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
+        return _Facts(phase, "Suspended", stopping)
     if current.phase == "Running":
         return _Facts(phase, "StageRunning", f"running {sentence}")
     return _Facts(phase, "StagePending", sentence)
@@ -223,10 +223,10 @@ def _conditions(
     facts: _Facts, *, stalled: bool, suspended: bool, previous: ChainStatus, generation: int, now: datetime
 ) -> list[Condition]:
     succeeded = facts.phase == "Succeeded"
-    reconciling = facts.phase in ("Pending", "Running") and not stalled
+    reconciling = facts.phase in ("Pending", "Running") or (facts.phase == "Suspended" and not suspended)
     truths: dict[ConditionType, bool] = {
         "Ready": succeeded,
-        "Reconciling": reconciling or (facts.phase == "Suspended" and not suspended),
+        "Reconciling": reconciling and not stalled,
         "Stalled": stalled,
         "Succeeded": succeeded,
         "Suspended": suspended,

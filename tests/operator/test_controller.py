@@ -202,6 +202,14 @@ async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_look
     assert server.chain["status"]["stages"][0]["progress"] == {"phase": "Train", "step": 2, "of": 100, "loss": "0.5000"}
 
 
+async def test_a_chain_whose_pod_is_stopping_is_looked_at_when_its_node_is_to_have_told_so():
+    server = Remembering()
+    server.jobs = [a_job(a_plan(), "mini", active=1)]
+    server.pods = [a_pod(server.jobs[0])]
+    server.pods[0]["metadata"]["deletionTimestamp"] = "2026-01-01T11:59:00Z"
+    assert await a_controller(server).look(KEY) == 120
+
+
 async def test_a_spec_that_only_the_types_refuse_is_said_in_stalled_with_all_faults():
     server = Remembering()
     server.chain["spec"]["task"]["labels"] = ["one"]

@@ -305,6 +305,51 @@ def test_a_commit_counts_however_its_pod_and_job_end():
     assert "container shipper of pod" in entry(decision, "tiny").message
 
 
+LOST = (
+    "node node-7 does not confirm that pod {pod} has stopped; if the machine is off: kubectl taint nodes node-7 "
+    "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod {pod} --force"
+)
+
+
+@pytest.mark.parametrize(
+    "suspend, was_edited, want_before",
+    [
+        pytest.param(False, False, "running mini: pod {pod} is stopping", id="evicted by the taint manager"),
+        pytest.param(True, False, "stopping mini: its state is being saved", id="suspended"),
+        pytest.param(
+            False,
+            True,
+            "mini: waiting for the pods of Job {job} to be gone: pod {pod} is stopping",
+            id="replaced after an edit",
+        ),
+    ],
+)
+def test_a_pod_that_its_node_does_not_let_go_stalls_the_chain_when_that_is_due(
+    suspend: bool, was_edited: bool, want_before: str
+):
+    job = a_job(a_plan(), "mini", active=1, suspended=suspend)
+    plan = a_plan(suspend=suspend, template={"image": IMAGE, "training": {"epochs": 9 if was_edited else 3}})
+    if was_edited:
+        job["metadata"]["deletionTimestamp"] = "2026-01-01T11:58:00Z"
+    else:
+        job = a_job(plan, "mini", active=1, suspended=suspend)
+    pod = a_pod(job)
+    names = {"pod": pod["metadata"]["name"], "job": job["metadata"]["name"]}
+
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T11:58:00Z"
+    decision = look(plan, job, pods=(pod,))
+    assert (stalled(decision).status, decision.status.message) == ("False", want_before.format_map(names))
+    assert decision.look_again_s == 60
+
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T11:57:00Z"
+    decision = look(plan, job, pods=(pod,))
+    assert created(decision) == []
+    assert (stalled(decision).status, stalled(decision).reason) == ("True", "PodRejected")
+    assert (decision.status.message or "").endswith(LOST.format_map(names))
+    assert decision.status.phase == ("Suspended" if suspend else "Pending" if was_edited else "Running")
+    assert decision.look_again_s is None
+
+
 def test_why_a_job_failed_stays_said_when_the_pod_that_told_it_goes_with_its_node():
     plan = a_plan()
     job, told = a_failed_stage(plan, "mini", FailureClass.GATE_NOT_MET)
