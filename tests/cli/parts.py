@@ -20,6 +20,8 @@ from chain_builders import a_document
 from distillchain_cli.main import log, main
 
 COMMAND = [sys.executable, "-W", "error", "-m", "distillchain_cli"]
+HEEDING = ["env", "--default-signal=HUP,INT,TERM"]
+"""In front of a command that is to be stopped: tests that a script runs in its background ignore Ctrl-C, and hand it on."""
 
 # For endings that the real trainer does not show on demand. Each attempt leaves a file `attempt-N`; `act` is the body.
 STAND_IN = """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from chain_builders import a_commit, a_document
-from cli.parts import COMMAND, clean_environment, distillchain
+from cli.parts import COMMAND, HEEDING, clean_environment, distillchain
 from cluster.controlplane import ControlPlane
 from cluster.waiting import wait_until
 from distillchain_api.chain import DistillationChain, parse_chain
@@ -31,7 +31,7 @@ class Running:
         self._out, self._err = folder / "running.out", folder / "running.err"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [*COMMAND, *arguments],
+                [*HEEDING, *COMMAND, *arguments],
                 cwd=folder,
                 env=clean_environment(folder) | {"KUBECONFIG": str(kubeconfig)},
                 stdout=out,

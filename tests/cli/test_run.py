@@ -18,6 +18,7 @@ import pytest
 
 from cli.parts import (
     COMMAND,
+    HEEDING,
     attempts_of,
     clean_environment,
     distillchain,
@@ -167,10 +168,6 @@ def test_a_trainer_that_does_not_end_in_its_time_is_killed(tmp_path: Path, monke
     assert status.stages[0].failure_class == "DeadlineExceeded"
     (pid,) = (int(path.read_text()) for path in (tmp_path / "stand-in").rglob("attempt-1"))
     assert not is_running(pid)
-
-
-# Who starts the tests in the background of a script ignores SIGINT, and so would the run.
-HEEDING = ("env", "--default-signal=HUP,INT,TERM")
 
 
 def start(folder: Path, *, by: Sequence[str] = HEEDING, **environment: str) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.parts import COMMAND, clean_environment, distillchain, example_in_help
+from cli.parts import COMMAND, HEEDING, clean_environment, distillchain, example_in_help
 from distillchain_api.manifest import Manifest
 from distillchain_api.status import ChainStatus
 
@@ -123,7 +123,7 @@ def test_after_ctrl_c_the_same_command_goes_on(ran: tuple[Path, subprocess.Compl
     root = ran[0]  # the same folder: digests hold its paths
     more = ["--set", "spec.stages[small].training.epochs=150"]
     process = subprocess.Popen(
-        [*COMMAND, "run", "chain.yaml", *more],
+        [*HEEDING, *COMMAND, "run", "chain.yaml", *more],
         cwd=root,
         env=clean_environment(root) | ONE_THREAD,
         stdout=subprocess.DEVNULL,
