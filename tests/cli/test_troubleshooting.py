@@ -78,6 +78,5 @@ def test_every_command_of_the_page_runs(page: str, scene: Scene):
 
 
 def _is_of_the_scene(words: str) -> bool:
-    return any(
-        part in words for part in ("has no log", "has no earlier pod", "spec.storage", 's3-credentials" not found')
-    )
+    missing = ('s3-credentials" not found', 'nodes "NODE" not found')
+    return any(part in words for part in ("has no log", "has no earlier pod", "spec.storage", *missing))
