@@ -14,9 +14,11 @@ import os
 import signal
 import sys
 from importlib.metadata import version
+from itertools import chain
 from typing import NoReturn
 
 import kopf
+from kopf._cogs.structs.references import Insights  # what kopf watches at present: an argument that it does not export
 
 from distillchain_operator.cluster import COMPONENT, ApiError, Cluster
 from distillchain_operator.controller import ChainKey, Controller
@@ -25,11 +27,11 @@ from distillchain_operator.handlers import build_kopf_settings, build_registry
 from distillchain_operator.lease import Election, LeadershipLost, new_identity
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
+from distillchain_operator.namespaces import follow_namespaces, list_chains, wait_for_chains
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 
 WORKERS = 8  # chains looked at at once; a look is some live reads
-CONNECT_RETRY_S = 2.0
 EXIT_BAD_SETTINGS = 2
 EXIT_LEADERSHIP_LOST = 3
 
@@ -74,7 +76,7 @@ async def _run(settings: Settings) -> int:
 
         await stack.enter_async_context(serve(settings.metrics_port, metrics_page(metrics)))
         await stack.enter_async_context(serve(settings.health_port, probes(is_ready)))
-        await _wait_for_chains(cluster, settings)
+        await wait_for_chains(cluster, settings.namespaces)
         lists_chains.set()
         if election is not None:
             await election.acquire()
@@ -96,12 +98,16 @@ async def _work(cluster: Cluster, settings: Settings, metrics: Metrics, election
     queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(Controller(cluster, settings, metrics=metrics).look))
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
+    readable = await wait_for_chains(cluster, settings.namespaces)  # anew: it may have stood by for long
+    watched = Insights()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
             group.create_task(_resync(cluster, queue, settings, metrics)),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
+        if settings.namespaces:
+            tasks.append(group.create_task(follow_namespaces(cluster, settings.namespaces, watched)))
         log.info("operator started", extra={"namespaces": ",".join(settings.namespaces) or "all"})
         await kopf.operator(
             registry=build_registry(),
@@ -111,35 +117,22 @@ async def _work(cluster: Cluster, settings: Settings, metrics: Metrics, election
             # kopf would ask for the user's name, which a numeric user may not have.
             identity=COMPONENT,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
             clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
+            namespaces=[namespace for namespace in readable if namespace],
+            insights=watched,
         )
         for task in tasks:
             task.cancel()
-
-
-async def _wait_for_chains(cluster: Cluster, settings: Settings) -> None:
-    """Returns when chains can be listed: kopf, without the right to watch CRDs, looks for the kind only once."""
-    while True:
-        try:
-            for namespace in settings.namespaces or (None,):
-                await cluster.list_chains(namespace)
-        except ApiError as error:
-            log.warning("waiting for the API server and the CRD", extra={"status": error.status, "error": str(error)})
-            await asyncio.sleep(CONNECT_RETRY_S)
-        else:
-            return
 
 
 async def _resync(cluster: Cluster, queue: WorkQueue[ChainKey], settings: Settings, metrics: Metrics) -> None:
     """Looks at every chain from time to time: what no event told is found then."""
     while True:
         await asyncio.sleep(settings.resync_s)
-        keys: list[ChainKey] = []
         with contextlib.suppress(ApiError):  # the next round is soon enough
-            for namespace in settings.namespaces or (None,):
-                for chain in await cluster.list_chains(namespace):
-                    keys.append(ChainKey(chain["metadata"]["namespace"], chain["metadata"]["name"]))
-                    queue.add(keys[-1])
+            chains = chain.from_iterable((await list_chains(cluster, settings.namespaces)).values())
+            keys = [ChainKey(found["metadata"]["namespace"], found["metadata"]["name"]) for found in chains]
+            for key in keys:
+                queue.add(key)
             metrics.resynced(keys)
 
 

@@ -83,7 +83,12 @@ class Controller:
 
     async def look(self, key: ChainKey) -> float | None:
         """Brings one chain a step further; returns the seconds after which to look again without news."""
-        document = await self._cluster.get_chain(key.namespace, key.name)
+        try:
+            document = await self._cluster.get_chain(key.namespace, key.name)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            document = None  # its namespace is being deleted and the Role is gone; else the next list brings it again
         if document is None or "deletionTimestamp" in document["metadata"]:
             self._progress_read_at.pop(key, None)
             self._refusals.pop(key, None)

@@ -189,6 +189,16 @@ async def test_a_namespace_that_is_deleted_fails_no_chain():
     assert server.chain["status"]["phase"] == "Pending"
 
 
+async def test_a_chain_that_may_not_be_read_any_more_is_left_alone():
+    """Its namespace is deleted, and the Role of the operator went first."""
+
+    class Refusing(Remembering):
+        async def get_chain(self, namespace: str, name: str) -> dict[str, Any]:
+            raise ApiError(403, "distillationchains.distillchain.io is forbidden")
+
+    assert await a_controller(Refusing()).look(KEY) is None
+
+
 async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_look():
     server = Remembering()
     server.jobs = [a_job(a_plan(), "mini", active=1)]

@@ -568,14 +568,14 @@ def test_the_operator_writes_nothing_but_status(relay: Relay):
 
 
 class NamespacedOperator(Operator):
-    """An operator of one namespace."""
+    """An operator of some namespaces."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *, namespace: str) -> None:
-        self._namespace = namespace
+    def __init__(self, kubeconfig: Path, log: Path, *, namespaces: list[str]) -> None:
+        self._namespaces = namespaces
         super().__init__(kubeconfig, log)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        settings = {"KUBECONFIG": str(self._kubeconfig), "DISTILLCHAIN_NAMESPACES": self._namespace}
+        settings = {"KUBECONFIG": str(self._kubeconfig), "DISTILLCHAIN_NAMESPACES": ",".join(self._namespaces)}
         with self.log.open("ab") as log:
             argv = [sys.executable, "-m", "distillchain_operator"]
             return subprocess.Popen(argv, env=dict(os.environ) | settings, stderr=log, stdout=log)
@@ -591,25 +591,82 @@ def test_an_outage_of_the_api_server_is_survived(relay: Relay, control_plane: Co
     assert len(relay.jobs()) == 2
 
 
-def test_the_namespaced_role_is_enough_for_its_namespace(
-    control_plane: ControlPlane, namespace: str, operator: Operator, repository: Path, tmp_path: Path
-):
+@pytest.fixture
+def own_role(control_plane: ControlPlane, namespace: str, operator: Operator, repository: Path) -> Iterator[Path]:
+    """The kubeconfig of an operator with a Role in `namespace`, while that of the whole cluster is away."""
     operator.kill()
+    control_plane.kubectl("apply", "-n", namespace, "-k", str(repository / "config" / "namespaced"))
+    yield control_plane.kubeconfig_for(namespace, "distillchain-operator")
+    operator.start_again()
+
+
+def test_the_namespaced_role_is_enough_for_its_namespace(
+    control_plane: ControlPlane, namespace: str, own_role: Path, tmp_path: Path
+):
+    own = NamespacedOperator(own_role, tmp_path / "operator.log", namespaces=[namespace])
     try:
-        control_plane.kubectl("apply", "-n", namespace, "-k", str(repository / "config" / "namespaced"))
-        kubeconfig = control_plane.kubeconfig_for(namespace, "distillchain-operator")
-        own = NamespacedOperator(kubeconfig, tmp_path / "operator.log", namespace=namespace)
-        try:
-            relay = Relay(control_plane, namespace, own)
-            relay.apply(a_document(stages=["mini"]))
-            relay.commit("mini")
-            relay.wait_for_phase("Succeeded")
-            relay.wait("the last event", lambda: "ChainSucceeded" in relay.events())
-        finally:
-            assert own.stop() == 0
-        assert "Traceback" not in own.log.read_text()
+        relay = Relay(control_plane, namespace, own)
+        relay.apply(a_document(stages=["mini"]))
+        relay.commit("mini")
+        relay.wait_for_phase("Succeeded")
+        relay.wait("the last event", lambda: "ChainSucceeded" in relay.events())
     finally:
-        operator.start_again()
+        assert own.stop() == 0
+    assert "Traceback" not in own.log.read_text()
+
+
+def test_a_namespace_that_is_made_late_or_deleted_holds_up_no_other(
+    control_plane: ControlPlane, namespace: str, own_role: Path, tmp_path: Path
+):
+    other = f"{namespace}-2"
+    own = NamespacedOperator(own_role, tmp_path / "operator.log", namespaces=[namespace, other])
+    stays, comes_and_goes = Relay(control_plane, namespace, own), Relay(control_plane, other, own)
+    try:
+        stays.apply(a_document())
+        stays.commit("mini")
+
+        control_plane.create_namespace(other)
+        role = ["role", "distillchain-operator", "-n", namespace]
+        control_plane.apply(_moved(control_plane.get(*role), other))
+        subject = f"--serviceaccount={namespace}:distillchain-operator"
+        comes_and_goes.kubectl("create", "rolebinding", "operator", "--role=distillchain-operator", subject)
+        comes_and_goes.apply(a_document(stages=["mini"]))
+        comes_and_goes.commit("mini")
+
+        control_plane.kubectl("delete", "namespace", other)
+        stays.commit("tiny")
+        stays.wait("three changes told", lambda: own.log.read_text().count("namespaces to work in") == 3)
+        own.kill()
+        own.start_again()
+        stays.apply(a_document(stages=["mini", "tiny", "femto"]))
+        stays.commit("femto")
+        assert own.process.poll() is None
+    finally:
+        assert own.stop() == 0
+    assert "Traceback" not in own.log.read_text()
+
+
+def test_an_operator_that_loses_its_role_for_a_while_goes_on_when_it_has_it_again(
+    control_plane: ControlPlane, namespace: str, own_role: Path, tmp_path: Path
+):
+    own = NamespacedOperator(own_role, tmp_path / "operator.log", namespaces=[namespace])
+    relay = Relay(control_plane, namespace, own)
+    try:
+        relay.apply(a_document())
+        relay.commit("mini")
+        binding = control_plane.get("rolebinding", "distillchain-operator", "-n", namespace)
+        relay.kubectl("delete", "rolebinding", "distillchain-operator")
+        control_plane.restart_apiserver()  # its watches end, and are begun anew
+        relay.wait("it told", lambda: f'"refused": "{namespace}"' in own.log.read_text())
+        control_plane.apply(_moved(binding, namespace))
+        relay.commit("tiny")
+    finally:
+        assert own.stop() == 0
+    assert "Traceback" not in own.log.read_text()
+
+
+def _moved(document: dict[str, Any], namespace: str) -> dict[str, Any]:
+    return document | {"metadata": {"name": document["metadata"]["name"], "namespace": namespace}}
 
 
 def test_the_rights_are_no_wider_than_what_is_called(relay: Relay, control_plane: ControlPlane):

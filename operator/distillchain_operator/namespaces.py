@@ -1,0 +1,74 @@
+"""In which of its namespaces the operator may work at present: one may be deleted, with its Role, or be made late.
+
+The others are none the worse for it. Where all are watched by one ClusterRole (no namespaces given), that one decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from kopf._cogs.structs.references import Insights
+
+from distillchain_operator.cluster import ApiError, Cluster
+
+CONNECT_RETRY_S = 2.0
+RECHECK_S = 5.0  # a list of the chains of each namespace, from the API server's cache of watches
+UNREADABLE = (403, 404)
+
+log = logging.getLogger(__name__)
+
+
+async def list_chains(cluster: Cluster, namespaces: Sequence[str]) -> dict[str | None, list[dict[str, Any]]]:
+    """The chains of each namespace that may be read; of the whole cluster where none are given.
+
+    Raises: ApiError where nothing may be read, or the API server is away.
+    """
+    found: dict[str | None, list[dict[str, Any]]] = {}
+    refusals = []
+    for namespace in namespaces or (None,):
+        try:
+            found[namespace] = await cluster.list_chains(namespace)
+        except ApiError as error:
+            if error.status not in UNREADABLE:
+                raise
+            refusals.append(error)
+    if not found:
+        raise refusals[0]
+    return found
+
+
+async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None]:
+    """The namespaces whose chains can be listed, once there is one: kopf looks for the kind only when it starts."""
+    while True:
+        try:
+            return set(await list_chains(cluster, namespaces))
+        except ApiError as error:
+            log.warning("waiting for the API server and the CRD", extra={"status": error.status, "error": str(error)})
+            await asyncio.sleep(CONNECT_RETRY_S)
+
+
+async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched: Insights) -> None:
+    """Has kopf watch the namespaces that may be read, and no other: it ends when one is refused for a minute."""
+    while True:
+        readable = await _readable(cluster, namespaces)
+        if readable is not None and readable != watched.namespaces:
+            works_in = ",".join(name for name in namespaces if name in readable)
+            refused = ",".join(name for name in namespaces if name not in readable)
+            level = logging.WARNING if refused else logging.INFO
+            log.log(level, "namespaces to work in", extra={"namespaces": works_in, "refused": refused})
+            async with watched.revised:
+                watched.namespaces.clear()
+                watched.namespaces.update(readable)  # type: ignore[arg-type]  # a NewType of str that kopf hides
+                watched.revised.notify_all()
+        await asyncio.sleep(RECHECK_S)
+
+
+async def _readable(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None] | None:
+    """None while the API server is away."""
+    try:
+        return set(await list_chains(cluster, namespaces))
+    except ApiError as error:
+        return set() if error.status in UNREADABLE else None
