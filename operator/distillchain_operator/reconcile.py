@@ -347,11 +347,24 @@ def _running_message(
     if all(pod.is_over for pod in pods):
         late = not pods and lasts_long(job.started_at, now=view.now)
         notes.append("waiting for its pod" + (f"; kubectl describe job {job.name} says why" if late else ""))
-    counted = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and p.end.exit_code != 75]
-    if job.failed and counted:
-        last = fit(diagnose_pod(counted[-1]).message, NOTE_BYTES)
-        notes.append(f"attempt {attempt}, {job.failed} of {job.retries + 1} crashes allowed are used up: {last}")
+    notes.extend(_replaced(job, pods, attempt=attempt))
     return "; ".join(notes) or None
+
+
+def _replaced(job: ObservedJob, pods: list[ObservedPod], *, attempt: int) -> list[str]:
+    """How often pods of the Job were replaced, and why; nothing of a first attempt that goes well."""
+    crashed = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and p.end.exit_code != 75]
+    over = [pod for pod in pods if pod.is_over]
+    notes = []
+    if job.failed and crashed:
+        last = fit(diagnose_pod(crashed[-1]).message, NOTE_BYTES)
+        notes.append(f"attempt {attempt}, {job.failed} of {job.retries + 1} crashes allowed are used up: {last}")
+    elif attempt > 1:
+        notes.append(f"attempt {attempt}")
+    if over and over[-1].disrupted:
+        why = over[-1].rejected or over[-1].disrupted
+        notes.append(fit(f"the last pod was thrown out of node {over[-1].node}: {why}", NOTE_BYTES))
+    return notes
 
 
 def _finished_without_commit(view: _View, stage: PlannedStage, job: ObservedJob) -> tuple[StageStatus, list[Action]]:

@@ -305,6 +305,33 @@ def test_a_commit_counts_however_its_pod_and_job_end():
     assert "container shipper of pod" in entry(decision, "tiny").message
 
 
+@pytest.mark.parametrize(
+    "crashed, want",
+    [
+        pytest.param(False, "running mini: attempt 3", id="evicted twice"),
+        pytest.param(
+            True,
+            "running mini: attempt 3, 1 of 4 crashes allowed are used up: "
+            "pod {first} ended with exit code 1; see kubectl logs {first}",
+            id="crashed, then evicted",
+        ),
+    ],
+)
+def test_a_stage_whose_pods_are_evicted_says_how_often_and_what_the_kubelet_said_last(crashed: bool, want: str):
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1, failed=int(crashed))
+    conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}]
+    low = {"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
+    evicted = [a_pod(job, phase="Failed", exit_code=137, number=n, conditions=conditions) for n in (0, 1)]
+    for pod in evicted:
+        pod["status"] |= low
+    if crashed:
+        evicted[0] = a_pod(job, phase="Failed", exit_code=1)
+    decision = look(plan, job, pods=(*evicted, a_pod(job, number=2)))
+    why = "the last pod was thrown out of node node-7: Evicted: The node was low on resource: ephemeral-storage."
+    assert decision.status.message == f"{want.format(first=evicted[0]['metadata']['name'])}; {why}"
+
+
 LOST = (
     "node node-7 does not confirm that pod {pod} has stopped; if the machine is off: kubectl taint nodes node-7 "
     "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod {pod} --force"
