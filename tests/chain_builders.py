@@ -161,9 +161,11 @@ def a_pod(
     }
 
 
-def a_committed_job(plan: Plan, stage: str, **commit: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def a_committed_job(
+    plan: Plan, stage: str, *, image: str | None = None, **commit: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A succeeded Job and its pod with the trainer's answer."""
     planned = plan.stage(stage)
     assert planned is not None
-    job = a_job(plan, stage, condition="Complete", succeeded=1, completionTime=NOON)
+    job = a_job(plan, stage, condition="Complete", image=image, succeeded=1, completionTime=NOON)
     return job, a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(planned, **commit).to_json())

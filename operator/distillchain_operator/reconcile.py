@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillchain_api.answer import Committed, Progress, fit
 from distillchain_api.failures import EXIT_COMMITTED, FailureClass
@@ -181,7 +181,7 @@ def _note_pods(view: _View) -> list[NotePods]:
 def _later_entry(view: _View, stage: PlannedStage, waits_for: str) -> StageStatus:
     """A stage behind the current one: what was committed stays so, what runs is left to end, the rest waits."""
     before = _previous_entry(view, stage)
-    if before is not None and before.phase == "Committed":
+    if before is not None and _stays_committed(view, stage, before, job=_built(view, stage).name):
         return before
     running = next((job for job in _jobs_of(view, stage) if not job.is_finished and not job.deleting), None)
     if running is not None:  # an earlier gate was tightened while it ran
@@ -191,22 +191,10 @@ def _later_entry(view: _View, stage: PlannedStage, waits_for: str) -> StageStatu
 
 def _step(view: _View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageStatus, list[Action]]:
     """The entry of the first stage that is not known to be committed, or of one that is."""
-    manifest: dict[str, Any] | None = None
-    name = fault = ""
-    try:
-        manifest = build_job(view.plan.chain, stage, defaults=view.defaults)
-        name = manifest["metadata"]["name"]
-    except BadPodTemplate as error:
-        fault = str(error)
-
+    manifest, name, fault = _built(view, stage)
     before = _previous_entry(view, stage)
     damaged_at = _found_damaged_at(view, stage)
-    if (
-        before is not None
-        and before.phase == "Committed"
-        and not damaged_at
-        and (before.job == name or surely_meets_gates(stage, before))
-    ):
+    if before is not None and not damaged_at and _stays_committed(view, stage, before, job=name):
         return before, []
     if committed := _committed_by_job(view, stage, wanted=name, after=damaged_at):
         return committed, []
@@ -236,6 +224,35 @@ def _step(view: _View, stage: PlannedStage, *, leaving: set[str]) -> tuple[Stage
     return entry, [CreateJob(stage.name, manifest)]
 
 
+class _Built(NamedTuple):
+    """The Job that a stage asks for; without one, what is wrong with its pod template."""
+
+    manifest: dict[str, Any] | None = None
+    name: str = ""
+    fault: str = ""
+
+
+def _built(view: _View, stage: PlannedStage) -> _Built:
+    try:
+        manifest = build_job(view.plan.chain, stage, defaults=view.defaults)
+    except BadPodTemplate as error:
+        return _Built(fault=str(error))
+    return _Built(manifest, manifest["metadata"]["name"])
+
+
+def _stays_committed(view: _View, stage: PlannedStage, entry: StageStatus, *, job: str) -> bool:
+    """Whether a stage that status calls committed needs nothing; an edit may have tightened a gate."""
+    return entry.phase == "Committed" and (
+        not _was_edited(view) or entry.job == job or surely_meets_gates(stage, entry)
+    )
+
+
+def _was_edited(view: _View) -> bool:
+    """Since status was written. An operator of another release, or with another default image, would call Jobs
+    differently, and that alone is no reason to do anything again."""
+    return view.previous.observed_generation != view.plan.chain.metadata.generation
+
+
 def _found_damaged_at(view: _View, stage: PlannedStage) -> str:
     """When the next stage failed because this one's checkpoint is damaged or gone, and is to be tried again: its Job
     was deleted. Empty otherwise.
@@ -252,11 +269,8 @@ def _found_damaged_at(view: _View, stage: PlannedStage) -> str:
 
 
 def _failed_before(view: _View, before: StageStatus | None) -> ObservedJob | None:
-    """The failed Job of a stage that nobody edited since: an operator of another release, or with another default
-    image, would call the Job differently today, and that alone is no reason to try again."""
-    if before is None or before.phase != "Failed" or before.job is None:
-        return None
-    if view.previous.observed_generation != view.plan.chain.metadata.generation:
+    """The failed Job of a stage that nobody edited since, by whatever name."""
+    if before is None or before.phase != "Failed" or before.job is None or _was_edited(view):
         return None
     job = view.observed.by_name.get(before.job)
     return job if job is not None and job.state is JobState.FAILED else None

@@ -31,6 +31,7 @@ from distillchain_operator.reconcile import Action, CreateJob, Decision, DeleteJ
 from distillchain_operator.transitions import transitions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
 
 
 def look(
@@ -143,7 +144,9 @@ def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
     status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)
     stages = [{"name": name, "student": {"model": f"hf://org/{name}"}} for name in ("mini", "tiny")]
     edited = [entry | change if entry["name"] == stage else entry for entry in stages]
-    decision = look(build_plan(a_chain().model_copy(update={"spec": a_chain_spec(edited)})), previous=status)
+    decision = look(
+        build_plan(a_chain(generation=2).model_copy(update={"spec": a_chain_spec(edited)})), previous=status
+    )
     assert created(decision) == ([want_started] if want_started else [])
 
 
@@ -158,7 +161,7 @@ def a_chain_spec(stages: list[dict[str, Any]]) -> Any:
 
 def test_a_tighter_gate_of_the_root_teacher_runs_the_first_stage_again():
     status = committed_status(a_plan(), "mini", "tiny", teacher_accuracy=0.92)
-    tight = a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
+    tight = a_plan(generation=2, teacher=TIGHT)
     decision = look(tight, previous=status)
     assert created(decision) == ["mini"]
     assert entry(decision, "tiny").phase == "Committed"
@@ -212,14 +215,14 @@ def test_a_job_whose_pod_has_succeeded_is_not_replaced_before_the_job_controller
 
 def test_suspend_reaches_a_later_stage_that_still_runs():
     loose = a_plan()
-    tight = a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}, suspend=True)
+    tight = a_plan(generation=2, teacher=TIGHT, suspend=True)
     job = a_job(loose, "tiny", active=1)
     decision = look(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
     assert decision.actions == (SetSuspend(job["metadata"]["name"], job["metadata"]["uid"], True),)
 
 
 def test_a_later_stage_that_runs_is_left_to_end_when_an_earlier_gate_is_tightened():
-    loose, tight = a_plan(), a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
+    loose, tight = a_plan(), a_plan(generation=2, teacher=TIGHT)
     job = a_job(loose, "tiny", active=1)
     decision = look(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
     assert decision.actions == ()
@@ -237,7 +240,7 @@ def test_a_suspended_job_whose_pod_has_not_started_goes_away():
 
 
 def test_a_later_stage_that_runs_while_an_earlier_gate_is_asked_again_is_shown_running():
-    loose, tight = a_plan(), a_plan(teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
+    loose, tight = a_plan(), a_plan(generation=2, teacher=TIGHT)
     job = a_job(loose, "tiny", active=1)
     decision = look(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
     assert (entry(decision, "tiny").phase, entry(decision, "tiny").job) == ("Running", job["metadata"]["name"])
@@ -263,6 +266,31 @@ def test_an_operator_with_another_default_image_does_not_try_a_failed_stage_agai
 
     edited = a_plan(template={}, generation=2)
     assert created(look(edited, job, pods=(pod,), previous=failed, image="registry.example/newer:2")) == ["mini"]
+
+
+def test_an_operator_with_another_default_image_does_not_ask_again_for_what_is_committed_at_its_very_gate():
+    """Status has four decimals: whether the gate is met beyond rounding it cannot tell."""
+    gates = {"template": {}, "teacher": {"model": "hf://org/teacher", "gate": {"minMetric": 0.92}}}
+    plan = a_plan(**gates)
+    job, pod = a_committed_job(plan, "mini", image=IMAGE)
+    status = look(plan, job, pods=(pod,), image=IMAGE).status
+    assert created(look(plan, previous=status, image="registry.example/newer:2")) == ["tiny"]
+
+    edited = a_plan(**gates, generation=2)
+    assert created(look(edited, previous=status, image="registry.example/newer:2")) == ["mini"]
+
+
+def test_gates_of_two_stages_tightened_by_one_edit_are_both_asked_again():
+    status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)
+    stages = [
+        {"name": name, "student": {"model": f"hf://org/{name}"}, "gate": {"minMetric": 0.85}}
+        for name in ("mini", "tiny")
+    ]
+    edited = build_plan(a_chain(generation=2).model_copy(update={"spec": a_chain_spec(stages)}))
+    first = look(edited, previous=status)
+    assert created(first) == ["mini"]
+    job, pod = a_committed_job(edited, "mini", accuracy=0.8501)
+    assert created(look(edited, job, pods=(pod,), previous=first.status)) == ["tiny"]
 
 
 def test_a_stage_whose_checkpoint_its_student_found_damaged_is_asked_again_when_that_is_retried():
