@@ -135,6 +135,9 @@ class Observed:
 
     jobs: tuple[ObservedJob, ...] = ()
     pods: tuple[ObservedPod, ...] = ()
+    """Those of foreign Jobs, and of Jobs that are gone, included: they may still run."""
+    foreign_jobs: frozenset[str] = frozenset()
+    """UIDs of Jobs that bear the chain's label and have another owner, such as an earlier chain of its name."""
     by_name: Mapping[str, ObservedJob] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -147,14 +150,11 @@ class Observed:
 
 
 def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> Observed:
-    """The Jobs that the chain of this UID controls, and all the given pods that belong to one of them or to none.
-
-    A pod whose Job is gone still counts: it may still run.
-    """
+    """Of the Jobs those that the chain of this UID controls, and all the pods."""
+    jobs = tuple(jobs)
     owned = tuple(parse_job(job) for job in jobs if is_controlled_by(job, chain_uid))
-    foreign = {job["metadata"]["name"] for job in jobs} - {job.name for job in owned}
-    seen = (parse_pod(pod) for pod in pods)
-    return Observed(jobs=owned, pods=tuple(pod for pod in seen if pod.job not in foreign))
+    foreign = frozenset(job["metadata"]["uid"] for job in jobs if not is_controlled_by(job, chain_uid))
+    return Observed(jobs=owned, pods=tuple(parse_pod(pod) for pod in pods), foreign_jobs=foreign)
 
 
 def is_controlled_by(document: dict[str, Any], uid: str) -> bool:

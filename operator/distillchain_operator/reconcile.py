@@ -130,8 +130,8 @@ def reconcile(
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
     """The pod whose log has the chain's progress."""
     wanted = {(stage.name, digest_label(stage.digest)) for stage in plan.stages}
-    jobs = {job.name for job in observed.jobs if (job.stage, job.digest) in wanted and not job.deleting}
-    return next((pod for pod in observed.pods if pod.running and pod.job in jobs and not pod.deleting), None)
+    jobs = {job.uid for job in observed.jobs if (job.stage, job.digest) in wanted and not job.deleting}
+    return next((pod for pod in observed.pods if pod.running and pod.job_uid in jobs and not pod.deleting), None)
 
 
 def _look_again_s(view: _View) -> float | None:
@@ -415,7 +415,13 @@ def _blocked(view: _View, stage: PlannedStage, *, leaving: set[str]) -> StageSta
         if not job.is_finished:
             return _waits_for(view, stage, f"Job {job.name} of stage {job.stage} to end", pods)
     pods = [pod for pod in view.observed.pods if not pod.is_over]
-    return _waits_for(view, stage, f"pod {pods[0].name} to be gone", pods) if pods else None
+    if not pods:
+        return None
+    what = f"pod {pods[0].name} of Job {pods[0].job} to be gone"
+    if pods[0].job_uid in view.observed.foreign_jobs:
+        owner = f"its owner is another, such as an earlier chain {view.plan.chain.name}"
+        what = f"Job {pods[0].job} to be gone: {owner}"
+    return _waits_for(view, stage, what, pods)
 
 
 def _waits_for(view: _View, stage: PlannedStage, what: str, pods: list[ObservedPod]) -> StageStatus:

@@ -27,7 +27,16 @@ from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import Observed, observe
 from distillchain_operator.plan import Plan, build_plan
-from distillchain_operator.reconcile import Action, CreateJob, Decision, DeleteJob, NotePods, SetSuspend, reconcile
+from distillchain_operator.reconcile import (
+    Action,
+    CreateJob,
+    Decision,
+    DeleteJob,
+    NotePods,
+    SetSuspend,
+    reconcile,
+    running_pod,
+)
 from distillchain_operator.transitions import transitions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -561,6 +570,20 @@ def test_jobs_of_another_owner_are_not_ours():
     job, pod = a_committed_job(plan, "mini")
     job["metadata"]["ownerReferences"][0]["uid"] = "someone-else"
     assert created(look(plan, job, pods=(pod,))) == ["mini"]  # the API server answers 409, the shell waits
+
+
+def test_a_chain_made_anew_that_runs_elsewhere_waits_for_the_pods_of_the_earlier_one():
+    """Its Jobs have other names, so that no conflict of names tells of the old ones."""
+    old = a_job(a_plan(template={"image": "registry.example/other:1"}), "mini", active=1)
+    old["metadata"]["ownerReferences"][0]["uid"] = "the-earlier-chain"
+    plan, pod = a_plan(), a_pod(old)
+    decision = look(plan, old, pods=(pod,))
+    assert created(decision) == []
+    assert running_pod(plan, observe(chain_uid=CHAIN_UID, jobs=[old], pods=[pod])) is None
+    name = old["metadata"]["name"]
+    want = f"waiting for Job {name} to be gone: its owner is another, such as an earlier chain relay"
+    assert entry(decision, "mini").message == want
+    assert created(look(plan, old)) == ["mini"]
 
 
 def test_an_answer_for_another_digest_commits_nothing():
