@@ -151,6 +151,8 @@ class Cluster:
         }
         for line in self._stream(collection.path, query, silence_s=SILENCE_S):
             change = _decoded(line)
+            if "object" not in change:
+                raise Unreachable("the watch broke off in the middle of a line")
             if change.get("type") == "ERROR":
                 answer = change.get("object") or {}
                 if answer.get("code") == 410:

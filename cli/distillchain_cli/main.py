@@ -144,7 +144,7 @@ def run(
         if place := report_command.stored_report(build_plan(chain)):
             talk(f"report: {place}")
         if not _verbose:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # a chain that succeeded has not failed for its logs' sake
         return
     ended = next(entry for entry in status.stages if entry.phase in ("Failed", "Suspended"))
     if ended.phase == "Suspended":

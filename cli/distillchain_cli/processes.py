@@ -125,10 +125,11 @@ def run_attempt(
             while (code := process.poll()) is None:
                 _report(lines.readlines(), on_progress)
                 told = _hand_on_stop(process, stops.count, told, say)
-                if deadline_at is not None and time.monotonic() > deadline_at and not overdue:
+                over_s = time.monotonic() - deadline_at if deadline_at is not None else -1.0
+                if over_s > 0 and not overdue and not told:  # who was told to stop is saving already
                     overdue = True
                     process.terminate()
-                if deadline_at is not None and time.monotonic() > deadline_at + GRACE_S:
+                if overdue and over_s > GRACE_S:
                     process.kill()
                 _wait(process)
             _report(lines.readlines(), on_progress)

@@ -100,14 +100,11 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
         if end.exit_code == EXIT_COMMITTED and isinstance(end.answer, Committed) and end.answer.digest == stage.digest:
             now = timestamp(datetime.now(UTC))
             return committed_entry(stage, end.answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
-        if end.overdue:
-            sentence = (
-                f"ran longer than its timeout of {stage.timeout_s} s; raise timeout: training goes on from the "
-                "saved state"
-            )
-            return _failed(stage, attempt, started, FailureClass.DEADLINE_EXCEEDED, sentence)
         if end.exit_code in FATAL_EXIT_CODES:
             return _failed(stage, attempt, started, *diagnose(end))
+        if end.overdue:
+            sentence = f"ran longer than its timeout of {stage.timeout_s} s; raise timeout. It was {_saved(end)}"
+            return _failed(stage, attempt, started, FailureClass.DEADLINE_EXCEEDED, sentence)
         if run.stops.count:
             return _stopped(stage, attempt, started, _saved(end))
         if end.exit_code == EXIT_INTERRUPTED:
@@ -142,9 +139,11 @@ def diagnose(end: End) -> tuple[FailureClass, str]:
 
 
 def _saved(end: End) -> str:
+    """What became of the state of a trainer that was told to stop."""
     if isinstance(end.answer, Interrupted):
         return end.answer.message
-    return "stopped from outside before it could save; the next run goes on from its last saved state"
+    why = f" ({end.answer.message})" if isinstance(end.answer, Failed) else ""
+    return f"stopped from outside before it could save{why}; the next run goes on from its last saved state"
 
 
 def _pause(stops: StopSignals, seconds: float) -> None:

@@ -72,7 +72,7 @@ class Losses:
         if line.phase != "Train":
             return
         if line.step < self.told.get(line.stage, 0):
-            kept = self.by_stage.get(line.stage, {})
+            kept = self.by_stage.get(line.stage, {}).copy()  # at once: another thread adds to it
             self.by_stage[line.stage] = {step: loss for step, loss in kept.items() if step < line.step}
         self.told[line.stage] = line.step
         self.add(line)

@@ -50,7 +50,7 @@ def follow(cluster: Cluster, collection: Collection) -> Iterator[Objects | Lost]
                     yield objects
         except Expired:
             pass
-        except Unreachable as error:
+        except (Unreachable, Refused) as error:  # an API server that has just started refuses, for a moment
             yield Lost(str(error))
         else:
             if time.monotonic() - began < SHORT_WATCH_S:

@@ -143,18 +143,48 @@ def test_an_interruption_from_elsewhere_is_paused_for_and_does_not_count_against
     assert pauses == [1.0, 1.0]
 
 
-def test_a_stage_that_outlives_its_timeout_fails_with_its_state_saved(tmp_path: Path):
-    write_chain(tmp_path, stages=["mini"], template={"timeout": "1s"})
-    stand_in = install_stand_in(
-        tmp_path, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\nwhile True: time.sleep(0.05)"
-    )
+SAVED = "stopped from outside; its state at step 7 is saved"
 
-    done = distillchain_here("run", "chain.yaml", "-o", "json", cwd=tmp_path, **stand_in)
+
+def on_stop(act: str) -> str:
+    """A trainer that trains until it is told to stop, and then does `act`."""
+    return f"""
+told = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: told.append(number))
+(here / "ready").touch()
+while not told: time.sleep(0.02)
+{act}
+"""
+
+
+@pytest.mark.parametrize(
+    "act, want",
+    [
+        pytest.param(f"answer('Interrupted', step=7, message='{SAVED}')\nsys.exit(75)", SAVED, id="saved"),
+        pytest.param(
+            "answer('Failed', failureClass='StorageUnavailable', message='it is away')\nsys.exit(74)",
+            "stopped from outside before it could save (it is away); the next run goes on from its last saved state",
+            id="could not save",
+        ),
+        pytest.param(
+            "sys.exit(75)",
+            "stopped from outside before it could save; the next run goes on from its last saved state",
+            id="says nothing",
+        ),
+    ],
+)
+def test_what_became_of_the_state_is_told_of_who_outlives_its_timeout(tmp_path: Path, act: str, want: str):
+    write_chain(tmp_path, stages=["mini"], template={"timeout": "1s"})
+
+    done = distillchain_here(
+        "run", "chain.yaml", "-o", "json", cwd=tmp_path, **install_stand_in(tmp_path, on_stop(act))
+    )
 
     assert done.returncode == 1
     (mini,) = status_in(done.stdout).stages
     assert mini.failure_class == "DeadlineExceeded"
-    assert mini.message == ("ran longer than its timeout of 1 s; raise timeout: training goes on from the saved state")
+    assert mini.message == f"ran longer than its timeout of 1 s; raise timeout. It was {want}"
 
 
 def test_a_trainer_that_does_not_end_in_its_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -183,17 +213,12 @@ def start(folder: Path, *, by: Sequence[str] = HEEDING, **environment: str) -> s
     )
 
 
-SAVES_ON_SIGTERM = """
-told = []
-for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: told.append(number))
-(here / "ready").touch()
-while not told: time.sleep(0.02)
+SAVES_ON_SIGTERM = on_stop(f"""
 time.sleep(0.5)
 (here / "told").write_text(json.dumps(told))
-answer("Interrupted", step=7, message="stopped from outside; its state at step 7 is saved")
+answer("Interrupted", step=7, message="{SAVED}")
 sys.exit(75)
-"""
+""")
 
 
 def test_ctrl_c_reaches_the_trainer_once_and_says_how_to_go_on(tmp_path: Path):
@@ -209,9 +234,25 @@ def test_ctrl_c_reaches_the_trainer_once_and_says_how_to_go_on(tmp_path: Path):
     assert json.loads((here / "told").read_text()) == [signal.SIGTERM]
     assert stderr.splitlines()[-4:-1] == [
         "stage mini: stopped",
-        "stopped: stopped from outside; its state at step 7 is saved",
+        f"stopped: {SAVED}",
         "to go on, run the same command again",
     ]
+
+
+def test_ctrl_c_stays_a_stop_though_saving_takes_longer_than_the_timeout(tmp_path: Path):
+    write_chain(tmp_path, stages=["mini"], template={"timeout": "8s"})
+    act = (
+        f"time.sleep(9)\n(here / 'told').write_text(json.dumps(told))\nanswer('Interrupted', step=7, message='{SAVED}')"
+    )
+    process = start(tmp_path, **install_stand_in(tmp_path, on_stop(f"{act}\nsys.exit(75)")))
+    here = tmp_path / "stand-in" / "distillchain_trainer"
+    wait_until("the trainer", lambda: (here / "ready").exists(), deadline_s=DEADLINE_S)
+
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert json.loads((here / "told").read_text()) == [signal.SIGTERM]
+    assert f"stopped: {SAVED}" in stderr.splitlines()
 
 
 def test_the_third_ctrl_c_kills_a_trainer_that_cannot_save(tmp_path: Path):
