@@ -11,7 +11,7 @@ from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
 from distillchain_api.manifest import Metrics
 from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL
+from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL, SUSPENDED_ANNOTATION
 from distillchain_operator.plan import Plan, PlannedStage, build_plan
 
 IMAGE = "registry.example/distillchain-trainer:0.1"
@@ -105,7 +105,7 @@ def a_job(
     image: str | None = None,
     **status: Any,
 ) -> dict[str, Any]:
-    """The Job of a stage as the API server returns it; `condition` is Complete or Failed."""
+    """The Job of a stage as the API server returns it; `condition` is Complete or Failed, `suspended`: by the operator."""
     planned = plan.stage(stage)
     assert planned is not None
     job = build_job(plan.chain, planned, defaults=JobDefaults(image))
@@ -113,6 +113,7 @@ def a_job(
     job["spec"]["suspend"] = suspended
     job["status"] = {"startTime": NOON, **status}
     if suspended:
+        job["metadata"]["annotations"] = {SUSPENDED_ANNOTATION: "true"}
         job["status"]["conditions"] = [{"type": "Suspended", "status": "True"}]
     if condition:
         job["status"]["conditions"] = [

@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
+from distillchain_operator.labels import CHAIN_LABEL, SUSPENDED_ANNOTATION, TRAINER_CONTAINER
 from distillchain_operator.settings import BadSetting
 from distillchain_operator.transitions import ChainEvent
 
@@ -127,7 +127,8 @@ class Cluster:
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
         """Suspends or resumes this very Job; one that is gone or another of its name is fine."""
-        await self._patch_job(namespace, name, {"metadata": {"uid": uid}, "spec": {"suspend": suspend}})
+        metadata = {"uid": uid, "annotations": {SUSPENDED_ANNOTATION: "true" if suspend else None}}
+        await self._patch_job(namespace, name, {"metadata": metadata, "spec": {"suspend": suspend}})
 
     async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
         """Annotates this very Job; one that is gone or another of its name is fine."""

@@ -11,7 +11,14 @@ from enum import Enum
 from typing import Any
 
 from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
-from distillchain_operator.labels import DIGEST_LABEL, POD_UID_CHARS, PODS_ANNOTATION, STAGE_LABEL, TRAINER_CONTAINER
+from distillchain_operator.labels import (
+    DIGEST_LABEL,
+    POD_UID_CHARS,
+    PODS_ANNOTATION,
+    STAGE_LABEL,
+    SUSPENDED_ANNOTATION,
+    TRAINER_CONTAINER,
+)
 
 JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
@@ -111,6 +118,8 @@ class ObservedJob:
     """Short UIDs of the pods that were seen of it, deleted ones included."""
     suspend_wanted: bool = False
     """`spec.suspend`, which the Job controller follows a moment later."""
+    suspended_by_us: bool = False
+    """The wish was this operator's."""
     created_at: str = ""
     started_at: str = ""
     finished_at: str = ""
@@ -166,7 +175,7 @@ def is_controlled_by(document: dict[str, Any], uid: str) -> bool:
 def parse_job(document: dict[str, Any]) -> ObservedJob:
     """A Job out of the API server's JSON."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
-    labels = metadata.get("labels") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
     state, decisive = JobState.ACTIVE, {}
     if "Complete" in conditions:
@@ -182,8 +191,9 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
         deleting="deletionTimestamp" in metadata,
-        noted_pods=frozenset(filter(None, (metadata.get("annotations") or {}).get(PODS_ANNOTATION, "").split(","))),
+        noted_pods=frozenset(filter(None, annotations.get(PODS_ANNOTATION, "").split(","))),
         suspend_wanted=bool(spec.get("suspend")),
+        suspended_by_us=bool(spec.get("suspend")) and SUSPENDED_ANNOTATION in annotations,
         created_at=metadata.get("creationTimestamp", ""),
         started_at=status.get("startTime", ""),
         finished_at=status.get("completionTime") or decisive.get("lastTransitionTime", ""),

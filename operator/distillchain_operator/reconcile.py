@@ -153,7 +153,8 @@ def _follow_suspend(view: _View) -> list[SetSuspend | DeleteJob]:
     """What the chain says of suspending goes for every unfinished Job that it still asks for.
 
     A Job whose pod has not started goes away instead: the Job controller counts a pod that is stopped before it ran as
-    a crash, and with `retries: 0` a suspended chain would fail.
+    a crash, and with `retries: 0` a suspended chain would fail. What another controller has suspended, as Kueue does
+    with a Job that waits in its queue, is that one's to resume.
     """
     wanted = {(stage.name, digest_label(stage.digest)) for stage in view.plan.stages}
     suspend = view.plan.chain.spec.suspend
@@ -165,7 +166,7 @@ def _follow_suspend(view: _View) -> list[SetSuspend | DeleteJob]:
         if (job.stage, job.digest) in wanted
         and not job.is_finished
         and not job.deleting
-        and job.suspend_wanted != suspend
+        and (not job.suspend_wanted if suspend else job.suspended_by_us)
     ]
 
 
@@ -358,7 +359,9 @@ def _running_message(
     view: _View, job: ObservedJob, pods: list[ObservedPod], note: PodNote | None, *, attempt: int
 ) -> str | None:
     notes = [note.message] if note else []
-    if all(pod.is_over for pod in pods):
+    if job.suspend_wanted and not job.suspended_by_us:
+        notes.append(f"Job {job.name} is suspended by another controller (such as Kueue)")
+    elif all(pod.is_over for pod in pods):
         late = not pods and lasts_long(job.started_at, now=view.now)
         notes.append("waiting for its pod" + (f"; kubectl describe job {job.name} says why" if late else ""))
     notes.extend(_replaced(job, pods, attempt=attempt))

@@ -305,6 +305,21 @@ def test_a_suspended_chain_stops_its_pod_and_goes_on_when_resumed(relay: Relay):
     assert {"Suspended", "Resumed"} <= set(relay.events())
 
 
+def test_a_job_that_another_controller_suspends_is_not_resumed(relay: Relay):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    (job,) = relay.jobs("mini")
+    name = job["metadata"]["name"]
+    relay.kubectl("patch", "job", name, "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    want = f"running mini: Job {name} is suspended by another controller (such as Kueue)"
+    relay.wait("that to be said", lambda: relay.status().get("message") == want)
+    _wait_for_another_chain_to_be_looked_at(relay)
+    assert relay.jobs("mini")[0]["spec"]["suspend"] is True
+
+    relay.kubectl("patch", "job", name, "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    relay.commit("mini")
+
+
 def test_a_chain_suspended_before_its_pod_started_does_not_fail_for_that(relay: Relay):
     relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
     first = relay.wait_for_pod("mini")

@@ -54,7 +54,8 @@ def look(
     """One look at Jobs whose pods were noted already; that noting has its own test."""
     for job in jobs:
         own = [p for p in pods if p["metadata"]["labels"]["batch.kubernetes.io/job-name"] == job["metadata"]["name"]]
-        job["metadata"].setdefault("annotations", {PODS_ANNOTATION: ",".join(p["metadata"]["uid"][:8] for p in own)})
+        noted = job["metadata"].setdefault("annotations", {})
+        noted.setdefault(PODS_ANNOTATION, ",".join(p["metadata"]["uid"][:8] for p in own))
     observed = observe(chain_uid=CHAIN_UID, jobs=jobs, pods=pods)
     defaults = JobDefaults(image)
     return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, defaults=defaults, progress=progress)
@@ -545,6 +546,20 @@ def test_suspend_stops_the_running_job_and_resume_lets_it_go_on():
     assert {c.type: c.status for c in decision.status.conditions}["Suspended"] == "True"
     decision = look(running, job, previous=decision.status)
     assert [a.suspend for a in decision.actions if isinstance(a, SetSuspend)] == [False]
+
+
+def test_a_job_that_another_controller_suspended_is_left_to_it_and_said():
+    plan, suspended = a_plan(), a_plan(suspend=True)
+    job = a_job(plan, "mini", suspended=True)
+    job["metadata"]["annotations"] = {}
+    decision = look(plan, job)
+    assert decision.actions == ()
+    name = job["metadata"]["name"]
+    assert decision.status.message == f"running mini: Job {name} is suspended by another controller (such as Kueue)"
+
+    decision = look(suspended, job, previous=decision.status)
+    assert (decision.actions, decision.status.phase) == ((), "Suspended")
+    assert look(plan, job, previous=decision.status).actions == ()
 
 
 def test_a_suspended_chain_starts_nothing():
