@@ -52,13 +52,16 @@ async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[st
 
 async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched: Insights) -> None:
     """Has kopf watch the namespaces that may be read, and no other: it ends when one is refused for a minute."""
+    told: set[str | None] | None = None
     while True:
         readable = await _readable(cluster, namespaces)
-        if readable is not None and readable != watched.namespaces:
+        if readable is not None and readable != told:
+            told = readable
             works_in = ",".join(name for name in namespaces if name in readable)
             refused = ",".join(name for name in namespaces if name not in readable)
             level = logging.WARNING if refused else logging.INFO
             log.log(level, "namespaces to work in", extra={"namespaces": works_in, "refused": refused})
+        if readable is not None and readable != watched.namespaces:
             async with watched.revised:
                 watched.namespaces.clear()
                 watched.namespaces.update(readable)  # type: ignore[arg-type]  # a NewType of str that kopf hides
