@@ -230,7 +230,7 @@ class ControlPlane:
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
             "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
+            "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",  # the latter as on OpenShift
             "--anonymous-auth=false",
             f"--client-ca-file={self.ca}",
             f"--tls-cert-file={server.certificate}",
