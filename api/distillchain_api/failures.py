@@ -88,7 +88,8 @@ FAILURES = (
         FailureClass.STORAGE_DENIED,
         69,
         "The store refused: wrong credentials, no permission, or no such bucket.",
-        "Correct spec.storage and the Secret it names, or the service account's role.",
+        "Correct the Secret that spec.storage names, its region, or the service account's role. Its uri and endpointUrl "
+        "cannot be edited: delete the chain and apply it anew.",
     ),
     Failure(
         FailureClass.CRASHED,
@@ -112,7 +113,8 @@ FAILURES = (
         FailureClass.STORAGE_UNAVAILABLE,
         74,
         "The store or the hub did not answer, also after several tries.",
-        "Check spec.storage.endpointUrl and the network; the stage is tried again up to `retries`.",
+        "Check the network and spec.storage.endpointUrl (which cannot be edited: delete the chain and apply it anew); "
+        "the stage is tried again up to `retries`.",
     ),
     Failure(
         FailureClass.INTERRUPTED,

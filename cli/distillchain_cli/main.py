@@ -129,7 +129,8 @@ def run(
     """Run a chain on this machine. Stages that are committed in the store are verified and used, not trained again.
 
     Ctrl-C saves the state of the running stage; the same command goes on from there. SIGTERM and a terminal that is
-    closed do so too; under nohup a run outlives its terminal. A run whose output nobody reads any more goes on.
+    closed do so too; a third Ctrl-C kills it and loses what is not saved. Under nohup a run outlives its terminal, and
+    one whose output nobody reads any more goes on.
     """
     outlive_readers()
     chain = read_chain(file, overrides=overrides or (), storage=storage)

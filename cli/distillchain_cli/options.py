@@ -42,7 +42,9 @@ Storage = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Replace a field, such as spec.stages[tiny].training.epochs=1."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Replace a field of FILE, such as spec.stages[tiny].training.epochs=1."
+    ),
 ]
 OutputFormat = Annotated[
     Output,

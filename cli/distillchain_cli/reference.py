@@ -19,7 +19,7 @@ pictures come on a terminal only. Tables fit 100 columns; `-o wide` cuts nothing
 | exit code | meaning |
 |---|---|
 | 0 | done; `run` and `status --watch`: the chain succeeded |
-| 1 | it failed, or the store or the cluster said no |
+| 1 | it failed, or the store or the cluster said no; `run`: it was stopped, and its state is saved |
 | 2 | what was typed cannot be used |
 | 130 | Ctrl-C ended `status --watch` or `logs --follow` |
 
