@@ -168,6 +168,29 @@ def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
     assert "An error occurred while generating" not in answer.message
 
 
+@pytest.mark.parametrize(
+    "card, want",
+    [
+        pytest.param("", "doesn't contain any data files", id="no data at all"),
+        pytest.param(
+            "---\nconfigs:\n- config_name: short\n  data_files:\n  - split: train\n    path: nothing/*\n---\n",
+            "No (supported) data files found in org/reviews",
+            id="a card that names what is not there",
+        ),
+    ],
+)
+def test_a_data_set_without_its_files_is_told_so(hub: Hub, tmp_path: Path, card: str, want: str):
+    reviews = hub.folder("datasets", "org/reviews")
+    for path in reviews.glob("*/*.parquet"):
+        path.unlink()
+    (reviews / "README.md").write_text(card)
+
+    answer, _ = _run(tmp_path, hub)
+
+    assert isinstance(answer, Failed)
+    assert (answer.failure_class, want in answer.message) == ("DataInvalid", True), answer.message
+
+
 def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path):
     hub.gated.add("org/teacher")
     answer, talk = _run(tmp_path, hub, token="hf_wrong_and_secret")

@@ -20,6 +20,7 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2ForSequenceClassification,
+    PerceiverConfig,
 )
 
 from distillchain_api.chain import Architecture, Task
@@ -31,7 +32,7 @@ from distillchain_trainer.errors import CheckpointInvalid, LabelMismatch
 from distillchain_trainer.evaluate import measure
 from distillchain_trainer.labels import ClassOrder, match_classes
 from distillchain_trainer.logits import TeacherLogits, _write_part, teacher_logits
-from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher
+from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, load_tokenizer
 from distillchain_trainer.store_file import FileStore
 from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer, sentences
 
@@ -131,6 +132,18 @@ def test_a_decoders_answer_does_not_depend_on_what_else_is_in_the_batch(
 
     alone = [answers(loaded, task, text)[0] for text in THREE]
     np.testing.assert_allclose(answers(loaded, task, *THREE), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_a_config_that_knows_no_padding_gets_the_tokenizers(root: Path, task: Task):
+    tokenizer = fetch(root / "teacher")
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    null = Architecture(model_type="bert", config={**config, "pad_token_id": None})
+
+    assert build_student(null, tokenizer, task, seed=1, field="f").pad_id == 0
+    without = PerceiverConfig()
+    assert not hasattr(without, "pad_token_id")
+    load_tokenizer(tokenizer, without, task)
+    assert without.pad_token_id == 0
 
 
 def test_weights_in_bfloat16_become_float32(root: Path, task: Task):

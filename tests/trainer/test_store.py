@@ -23,7 +23,7 @@ from distillchain_trainer import commit
 from distillchain_trainer.errors import DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
 from distillchain_trainer.progress import Reporter
 from distillchain_trainer.signals import Signals
-from distillchain_trainer.store import Store, fingerprint_of
+from distillchain_trainer.store import NO_PATIENCE_S, PATIENCE_S, Store, discard, fingerprint_of, with_patience
 from distillchain_trainer.store_file import FileStore
 from distillchain_trainer.store_s3 import PART_BYTES, S3Store
 from trainer.parts import an_order, answer_in, run_here, start_process
@@ -155,7 +155,7 @@ def test_a_file_is_on_the_disk_with_its_folders_before_it_is_said_to_be(
         pytest.param("BadDigest", "spec.storage: http://s3.test answered BadDigest: words to s3://models/x/k; look at the store", id="altered on the way: sent again"),
         pytest.param("NoSuchUpload", "spec.storage: http://s3.test answered NoSuchUpload: words to s3://models/x/k; look at the store", id="the answer was lost: sent again"),
         pytest.param("RequestTimeTooSkewed", "spec.storage: http://s3.test refused s3://models/x (RequestTimeTooSkewed: words); set the clock here or there", id="clocks"),
-        pytest.param("SlowDown", "spec.storage.endpointUrl: http://s3.test could not do it (SlowDown: words), also after 30 s of trying; look at the store", id="busy"),
+        pytest.param("SlowDown", "spec.storage.endpointUrl: http://s3.test could not do it (SlowDown: words); look at the store", id="busy"),
     ],
 )  # fmt: skip
 def test_a_fault_is_sent_to_the_field_that_can_mend_it(code: str, want: str):
@@ -480,6 +480,40 @@ class Rival(Reporter):
             run_here(self._order, self._root, attempt="rival")
 
 
+@pytest.mark.cluster
+def test_patience_is_asked_again_while_an_outage_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who waits half an hour with a trained student may be told to stop meanwhile."""
+    with S3Server(tmp_path / "s3") as server:
+        _use_keys(monkeypatch, server)
+        store = S3Store(server.ensure_bucket("models"), endpoint_url=server.endpoint, region=REGION)
+    asked = []
+
+    def seconds() -> float:
+        asked.append(None)
+        return 1800.0 if len(asked) < 3 else 0.0
+
+    with with_patience(store, seconds), pytest.raises(StorageUnavailable, match="also after 0 s of trying"):
+        store.read("a")
+
+    assert len(asked) == 4  # three looks at the clock, and the sentence
+    assert store.patience() == PATIENCE_S
+
+
+@pytest.mark.cluster
+def test_what_nobody_reads_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An upload that an outage has ended would else wait for it again, to delete its part."""
+    with S3Server(tmp_path / "s3") as server:
+        _use_keys(monkeypatch, server)
+        store = S3Store(server.ensure_bucket("models"), endpoint_url=server.endpoint, region=REGION)
+    seen = []
+    monkeypatch.setattr(store, "list_objects", lambda _: seen.append(store.patience()) or [])
+
+    with with_patience(store, lambda: 1800.0):
+        discard(store, "attempts/")
+
+    assert seen == [NO_PATIENCE_S]
+
+
 class _Credentials(BaseHTTPRequestHandler):
     """What an agent on the node answers to pods whose service account has a role."""
 
@@ -515,9 +549,11 @@ def test_an_agent_for_credentials_that_is_late_is_waited_for(
 
     def serve() -> None:
         with HTTPServer(("127.0.0.1", port), _Credentials) as server:
+            server.timeout = 60
             server.handle_request()
 
     agent = threading.Timer(4.0, serve)
+    agent.daemon = True
     agent.start()
     assert S3Store(bucket, endpoint_url=s3.endpoint, region=REGION).read("a") == b"x"
     agent.join()

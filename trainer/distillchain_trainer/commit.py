@@ -115,7 +115,7 @@ def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
     for entry in entries:
         key = f"{prefix}/{entry.path}"
         if key not in there or there[key].size_bytes != entry.size_bytes:
-            raise StorageUnavailable(f"{store.uri}/{key} did not arrive whole in the store; it is tried again")
+            raise StorageUnavailable(f"{store.uri}/{key} did not arrive whole in the store; look at the store")
 
 
 def attempt_prefix(digest: str, attempt: str) -> str:
@@ -144,7 +144,9 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
         return manifest
     winner = _read_winner(store, manifest.digest)
     if winner is None:
-        raise StorageUnavailable(f"{store.uri}/{manifest_key(manifest.digest)} came and went; it is tried again")
+        raise StorageUnavailable(
+            f"{store.uri}/{manifest_key(manifest.digest)} came and went; look at who deletes from the store"
+        )
     if winner.attempt == manifest.attempt:
         return winner  # our own, whose answer was lost
     verify(store, winner)

@@ -158,10 +158,10 @@ def translate_unforeseen(error: BaseException) -> TrainerError | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it, the root last."""
+    """An exception and what led to it, the root last; not what its raiser said it has nothing to do with."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)

@@ -14,7 +14,6 @@ from distillchain_trainer.errors import (
     StorageDenied,
     StorageUnavailable,
     TrainerError,
-    causes,
     first_line,
 )
 
@@ -109,9 +108,14 @@ def _errors(uri: str, field: str, invalid: type[TrainerError]) -> Iterator[None]
             "HF_HUB_OFFLINE, or copy it to s3:// and name it there"
         ) from error
     except _unreadable() as error:
-        *_, root = causes(error)
+        root: BaseException = error
+        while root.__cause__ is not None:  # not what it only came upon on the way, such as a cache that has nothing yet
+            root = root.__cause__
         if isinstance(root, _http_error() | ConnectionError | TimeoutError):
-            raise StorageUnavailable(f"{field}: the hub broke off while {uri} was read; it is tried again") from error
+            raise StorageUnavailable(
+                f"{field}: the hub broke off while {uri} was read ({type(root).__name__}); check the network, or copy "
+                "it to s3:// and name it there"
+            ) from error
         raise invalid(f"{field}: {uri} cannot be read: {first_line(root)}") from error
 
 

@@ -106,6 +106,7 @@ def build_student(architecture: Architecture, tokenizer: Checkpoint, task: Task,
     if "pad_token_id" not in architecture.config:
         config.pad_token_id = loaded_tokenizer.pad_token_id
     _check_tokenizer(loaded_tokenizer, config, task, uri=str(architecture.model_type), field=field)
+    _agree_on_padding(loaded_tokenizer, config)
     torch.manual_seed(seed)
     try:
         model = _new_classifier(_task_config(config, task))
@@ -169,16 +170,17 @@ def _agree_on_padding(tokenizer: Any, config: Any) -> None:
     """The model's own padding holds: positions may be counted from it (RoBERTa), or the last token found by it."""
     own = config.get_text_config()
     vocabulary = getattr(own, "vocab_size", None) or len(tokenizer)
-    if own.pad_token_id is None or not 0 <= own.pad_token_id < vocabulary:
+    pad_id = getattr(own, "pad_token_id", None)  # not every config has one
+    if pad_id is None or not 0 <= pad_id < vocabulary:
         own.pad_token_id = tokenizer.pad_token_id
-    elif own.pad_token_id != tokenizer.pad_token_id:
-        token = tokenizer.convert_ids_to_tokens(own.pad_token_id)
+    elif pad_id != tokenizer.pad_token_id:
+        token = tokenizer.convert_ids_to_tokens(pad_id)
         if token in tokenizer.all_special_tokens:  # another word would be cut out of texts as a special one
             tokenizer.pad_token = token
         else:
             log.warning(
                 "tokenizer and config.json name different padding; config.json's is used",
-                extra={"tokenizer": tokenizer.pad_token_id, "config": own.pad_token_id},
+                extra={"tokenizer": tokenizer.pad_token_id, "config": pad_id},
             )
 
 

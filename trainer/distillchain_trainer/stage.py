@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from distillchain_trainer.logits import logits_digest, teacher_logits
 from distillchain_trainer.loop import Batches, Standing, load_weights, save_weights, train
 from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, renew_head
 from distillchain_trainer.resume import ResumeIndex, ResumeStates, clear_states
-from distillchain_trainer.store import patience
+from distillchain_trainer.store import with_patience
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from distillchain_trainer.run import Context
 
 log = logging.getLogger(__name__)
+
+TRAINED_PATIENCE_S = 1800.0
+STOP_PATIENCE_S = 60.0  # of the 120 that the operator gives its pods
 
 # Its load reports would be mistaken for faults: what is new or missing in a checkpoint we say ourselves.
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
@@ -260,7 +264,7 @@ def _train(
     def save_on_the_way(folder: Path, standing: Standing) -> bool:
         """While the store is away nothing is lost yet: training needs it again at the next save, or at its end."""
         if context.signals.requested:
-            with patience(context.store):
+            with _patiently(context):
                 save(folder, standing)
             return True
         try:
@@ -288,7 +292,7 @@ def _train(
         )
         final = _fresh(context, "final")
         save_weights(student.model, final)
-        with patience(context.store):
+        with _patiently(context):
             save(final, standing)
     context.signals.raise_if_requested()
 
@@ -399,11 +403,17 @@ def _in_order(labels: list[str], student: Loaded) -> Loaded:
 def _commit(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
     """Uploads the attempt, then commits it. Returns: the manifest that holds, which may be another attempt's."""
     context.reporter.report("Upload", 0, 1)
-    with patience(context.store):
+    with _patiently(context):
         files = commit.upload_attempt(context.store, context.order.digest, context.attempt, attempt)
         winner = commit.commit(context.store, manifest.model_copy(update={"files": files}))
     context.reporter.report("Upload", 1, 1)
     return winner
+
+
+def _patiently(context: Context) -> contextlib.AbstractContextManager[None]:
+    """Within, the store is waited for: what is written there is trained, and nowhere else. Who is told to stop has the
+    grace period of its pod, and ends with a word before it is over."""
+    return with_patience(context.store, lambda: STOP_PATIENCE_S if context.signals.requested else TRAINED_PATIENCE_S)
 
 
 def _measure(

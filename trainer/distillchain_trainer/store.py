@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 PATIENCE_S = 30.0  # longer outages are the Job's retries
-LONG_PATIENCE_S = 1800.0
+NO_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Store(Protocol):
     """
 
     uri: str
-    patience_s: float
-    """How long an outage is waited out before StorageUnavailable."""
+    patience: Callable[[], float]
+    """For how many seconds an outage is waited out before StorageUnavailable; asked again while it lasts."""
 
     def read(self, key: str) -> bytes:
         """The content. Raises: ObjectMissing."""
@@ -86,19 +86,20 @@ def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field:
 
 
 @contextlib.contextmanager
-def patience(store: Store) -> Iterator[None]:
-    """Within, an outage is waited out for half an hour: what is written there is trained and nowhere else."""
-    before, store.patience_s = store.patience_s, max(store.patience_s, LONG_PATIENCE_S)
+def with_patience(store: Store, seconds: Callable[[], float]) -> Iterator[None]:
+    """Within, outages are waited out for as long as `seconds` says."""
+    before, store.patience = store.patience, seconds
     try:
         yield
     finally:
-        store.patience_s = before
+        store.patience = before
 
 
 def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> None:
     """Deletes what nobody reads any more: `keys`, or all below `prefix`. That the store keeps it is only logged."""
     try:
-        store.delete([item.key for item in store.list_objects(prefix)] if keys is None else list(keys))
+        with with_patience(store, lambda: NO_PATIENCE_S):  # it may be why one is here
+            store.delete([item.key for item in store.list_objects(prefix)] if keys is None else list(keys))
     except TrainerError as error:
         log.warning(
             "the store does not delete what nobody reads any more",

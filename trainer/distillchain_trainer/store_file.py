@@ -21,7 +21,7 @@ class FileStore:
 
     def __init__(self, uri: str, *, field: str = "spec.storage.uri") -> None:
         self.uri = uri
-        self.patience_s = PATIENCE_S  # of a mounted volume it is the file system's own
+        self.patience = lambda: PATIENCE_S  # not asked: of a mounted volume it is the file system's own
         self._root = path_of_uri(uri)
         self._field = field
 

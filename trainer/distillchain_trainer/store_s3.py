@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-METADATA_ATTEMPTS = 3  # boto3's one is lost where a node has just started
+METADATA_ATTEMPTS = 3  # one alone is lost where a node has just started
 PART_BYTES = 16 << 20
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
 DELETE_AT_ONCE = 1000  # S3's own limit
@@ -57,6 +57,14 @@ PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
 TAKEN_CODES = {"PreconditionFailed", "412"}
 
 
+class _Away(StorageUnavailable):
+    """The store did not do it this time."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
+
+
 def _say_that_it_is_away(state: tenacity.RetryCallState) -> None:
     why = state.outcome.exception() if state.outcome else None
     log.warning("the store is tried again", extra={"away_s": round(state.seconds_since_start or 0), "why": str(why)})
@@ -65,7 +73,8 @@ def _say_that_it_is_away(state: tenacity.RetryCallState) -> None:
 def _connect(endpoint_url: str | None, region: str | None) -> S3Client:
     """A client with credentials, if there are any. Raises: StorageDenied; CredentialRetrievalError."""
     session = botocore.session.get_session()
-    session.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
+    if session.get_config_variable("metadata_service_num_attempts") == 1:  # boto3's own default
+        session.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
     config = Config(
         connect_timeout=5,
         read_timeout=60,
@@ -106,7 +115,7 @@ class S3Store:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._field = field
-        self.patience_s = patience_s
+        self.patience: Callable[[], float] = lambda: patience_s
         self._endpoint = without_userinfo(endpoint_url or "AWS")  # until there is a client
         self._client: S3Client = self._call("", lambda: _connect(endpoint_url, region))
         self._endpoint = without_userinfo(self._client.meta.endpoint_url)
@@ -212,13 +221,18 @@ class S3Store:
     def _call(self, key: str, request: Callable[[], T]) -> T:
         """The request's answer, tried again while the store is away."""
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StorageUnavailable),
+            retry=tenacity.retry_if_exception_type(_Away),
             wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
-            stop=tenacity.stop_after_delay(self.patience_s),
+            stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience(),
             before_sleep=_say_that_it_is_away,
             reraise=True,
         )
-        answer: T = retrying(self._translated, key, request)
+        try:
+            answer: T = retrying(self._translated, key, request)
+        except _Away as away:
+            raise StorageUnavailable(
+                f"{away.what}, also after {self.patience():.0f} s of trying; {away.remedy}"
+            ) from away.__cause__
         return answer
 
     def _translated(self, key: str, request: Callable[[], T]) -> T:
@@ -233,9 +247,9 @@ class S3Store:
             raise self._of_answer(key, error) from error
         except (aws.CredentialRetrievalError, aws.MetadataRetrievalError) as error:
             said = without_userinfo(str(error))
-            raise StorageUnavailable(
-                f"spec.storage: who gives the credentials for {self.uri} did not answer ({said}), also after "
-                f"{self.patience_s:.0f} s of trying; look at the service account's role and its agent on the node"
+            raise _Away(
+                f"spec.storage: who gives the credentials for {self.uri} did not answer ({said})",
+                "look at the service account's role and its agent on the node",
             ) from error
         except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
             raise StorageDenied(
@@ -249,9 +263,9 @@ class S3Store:
             if isinstance(error, OSError) and error.filename is not None:  # of the local file, not of the connection
                 raise
             reason = type(error).__name__
-            raise StorageUnavailable(
-                f"spec.storage.endpointUrl: {self._endpoint} did not answer ({reason}), also after "
-                f"{self.patience_s:.0f} s of trying; check the address and the network"
+            raise _Away(
+                f"spec.storage.endpointUrl: {self._endpoint} did not answer ({reason})",
+                "check the address and the network",
             ) from error
 
     def _of_answer(self, key: str, error: aws.ClientError) -> TrainerError:
@@ -271,10 +285,7 @@ class S3Store:
         if code in BUSY_CODES or status >= 500:
             if code == "NotImplemented":
                 return StorageDenied(f"spec.storage: {self._endpoint} lacks what a commit needs ({said}); use another")
-            return StorageUnavailable(
-                f"spec.storage.endpointUrl: {self._endpoint} could not do it ({said}), also after "
-                f"{self.patience_s:.0f} s of trying; look at the store"
-            )
+            return _Away(f"spec.storage.endpointUrl: {self._endpoint} could not do it ({said})", "look at the store")
         if code == "RequestTimeTooSkewed":
             return StorageDenied(
                 f"spec.storage: {self._endpoint} refused {self.uri} ({said}); set the clock here or there"
@@ -285,9 +296,7 @@ class S3Store:
                 "credentials, or let them read and write there"
             )
         if code in PASSING_CODES or status in PASSING_STATUS or not 400 <= status < 500:
-            return StorageUnavailable(
-                f"spec.storage: {self._endpoint} answered {said} to {self.uri}/{key}; look at the store"
-            )
+            return _Away(f"spec.storage: {self._endpoint} answered {said} to {self.uri}/{key}", "look at the store")
         return StorageDenied(
             f"spec.storage: {self._endpoint} does not do what it was asked for {self.uri}/{key} ({said}); look at the "
             "store's rules for this bucket"
