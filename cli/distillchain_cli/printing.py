@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import yaml
@@ -40,7 +41,8 @@ def outlive_readers() -> None:
     """
     if sys.stdout is not None:  # None under `>&-`, and print() knows it
         sys.stdout = cast("TextIO", Outliving(sys.stdout, lambda error: error.errno in READER_IS_GONE))
-    sys.stderr = cast("TextIO", Outliving(sys.stderr, lambda _: True))
+    talk_to = sys.stderr if sys.stderr is not None else Path(os.devnull).open("w")  # noqa: SIM115 - until the end
+    sys.stderr = cast("TextIO", Outliving(talk_to, lambda _: True))
 
 
 class Outliving:

@@ -36,23 +36,32 @@ class Lost:
 def follow(cluster: Cluster, collection: Collection) -> Iterator[Objects | Lost]:
     """What the collection holds, each time it changed; Lost between, when the connection broke.
 
-    Raises: RunFailed when it cannot be listed at first, or not again within PATIENCE_S.
+    Raises: RunFailed when it cannot be listed at first, or not again within PATIENCE_S; Refused when it may be listed
+        but not watched.
     """
     objects, version = _list(cluster, collection)
+    watched_at = time.monotonic()
     while True:
         yield objects
         began = time.monotonic()
         try:
             for change in cluster.watch(collection, version):
+                watched_at = time.monotonic()
                 version = change["object"]["metadata"]["resourceVersion"]
                 if change["type"] != "BOOKMARK":
                     objects = _changed(objects, change)
                     yield objects
         except Expired:
             pass
-        except (Unreachable, Refused) as error:  # an API server that has just started refuses, for a moment
+        except Unreachable as error:
             yield Lost(str(error))
+        except Refused as error:
+            if time.monotonic() - watched_at > REFUSAL_PATIENCE_S:
+                raise
+            yield Lost(str(error))
+            time.sleep(FIRST_PAUSE_S)
         else:
+            watched_at = time.monotonic()
             if time.monotonic() - began < SHORT_WATCH_S:
                 time.sleep(SHORT_WATCH_S)
             continue

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -410,6 +411,24 @@ def test_a_full_disk_silences_talk_and_fails_a_result(tmp_path: Path, stream: st
         )
 
     assert (done.returncode == 0) is succeeds
+    assert attempts_of(tmp_path) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_run_goes_on_without_a_stream_at_all(tmp_path: Path, closed: str):
+    write_chain(tmp_path)
+    command = shlex.join([*COMMAND, "run", "chain.yaml"])
+
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {closed}"],
+        cwd=tmp_path,
+        env=clean_environment(tmp_path) | install_stand_in(tmp_path, "commit()"),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
     assert attempts_of(tmp_path) == 2
 
 

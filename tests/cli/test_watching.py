@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from cli.scene import DEADLINE_S, NAME, Scene
 from cluster.cut import CuttableRelay
 from cluster.waiting import wait_until
-from distillchain_cli import status_watch
+from distillchain_cli import status_watch, watching
 from distillchain_cli.cluster import Cluster, Collection
-from distillchain_cli.errors import Expired
+from distillchain_cli.errors import Expired, Refused
 from distillchain_cli.watching import Lost, Watched, follow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
@@ -227,3 +229,39 @@ def test_who_may_not_read_events_and_pods_may_still_watch(scene: Scene):
 
         assert watch.end() == 0, watch.dump()
     assert watch.stderr.startswith("succeeded: ")
+
+
+class Refusing:
+    """A stand-in for an API server whose Roles allow list and not watch; how long it is asked is ours to count."""
+
+    def __init__(self, allowed_after: int) -> None:
+        self.allowed_after, self.lists, self.watches = allowed_after, 0, 0
+
+    def list(self, _: Collection) -> tuple[list[dict[str, Any]], str]:
+        self.lists += 1
+        return [], "1"
+
+    def watch(self, _: Collection, version: str) -> Iterator[dict[str, Any]]:
+        self.watches += 1
+        if self.watches <= self.allowed_after:
+            raise Refused("the API server refused: watch is forbidden")
+        metadata = {"uid": "u", "resourceVersion": version}
+        yield {"type": "ADDED", "object": {"metadata": metadata}}
+
+
+def seen(server: Refusing) -> list[Any]:
+    return list(itertools.islice(follow(cast("Cluster", server), cast("Collection", None)), 40))
+
+
+def test_a_watch_that_is_refused_for_a_moment_is_made_anew():
+    told = seen(Refusing(allowed_after=1))
+    assert [type(each) for each in told[:3]] == [dict, Lost, dict]
+    assert told[3] == {"u": {"metadata": {"uid": "u", "resourceVersion": "1"}}}
+
+
+def test_a_watch_that_is_refused_for_good_ends_in_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watching, "REFUSAL_PATIENCE_S", 2)
+    server = Refusing(allowed_after=10**6)
+    with pytest.raises(Refused, match="watch is forbidden"):
+        seen(server)
+    assert server.lists <= 2 / watching.FIRST_PAUSE_S + 2, "not without a pause"
