@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from importlib.metadata import version
-from itertools import chain
 from typing import NoReturn
 
 import kopf
@@ -129,8 +128,8 @@ async def _resync(cluster: Cluster, queue: WorkQueue[ChainKey], settings: Settin
     while True:
         await asyncio.sleep(settings.resync_s)
         with contextlib.suppress(ApiError):  # the next round is soon enough
-            chains = chain.from_iterable((await list_chains(cluster, settings.namespaces)).values())
-            keys = [ChainKey(found["metadata"]["namespace"], found["metadata"]["name"]) for found in chains]
+            chains = await list_chains(cluster, settings.namespaces)
+            keys = [ChainKey(chain["metadata"]["namespace"], chain["metadata"]["name"]) for chain in chains]
             for key in keys:
                 queue.add(key)
             metrics.resynced(keys)

@@ -88,6 +88,10 @@ class Cluster:
         """All chains of a namespace, or of the cluster."""
         return _items(await self._request("GET", _chains(namespace)))
 
+    async def check_chains(self, namespace: str | None) -> None:
+        """Asks, at little cost, whether `list_chains` would answer. Raises: ApiError."""
+        await self._request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
+
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A chain as it is stored now, or None."""
         return await self._get(f"{_chains(namespace)}/{name}")

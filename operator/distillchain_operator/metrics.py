@@ -185,7 +185,7 @@ class Metrics:
         self._seen.pop(key, None)
 
     def resynced(self, keys: Iterable[ChainKey]) -> None:
-        """All chains were listed, and these are all."""
+        """All chains that may be read were listed, and these are all."""
         for gone in self._seen.keys() - set(keys):
             self.forget(gone)
         self._resynced.set(self._clock())

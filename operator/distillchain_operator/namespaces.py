@@ -15,22 +15,35 @@ from kopf._cogs.structs.references import Insights
 from distillchain_operator.cluster import ApiError, Cluster
 
 CONNECT_RETRY_S = 2.0
-RECHECK_S = 5.0  # a list of the chains of each namespace, from the API server's cache of watches
+RECHECK_S = 5.0
 UNREADABLE = (403, 404)
 
 log = logging.getLogger(__name__)
 
 
-async def list_chains(cluster: Cluster, namespaces: Sequence[str]) -> dict[str | None, list[dict[str, Any]]]:
-    """The chains of each namespace that may be read; of the whole cluster where none are given.
+async def list_chains(cluster: Cluster, namespaces: Sequence[str]) -> list[dict[str, Any]]:
+    """The chains of all namespaces that may be read; of the whole cluster where none are given.
 
     Raises: ApiError where nothing may be read, or the API server is away.
     """
-    found: dict[str | None, list[dict[str, Any]]] = {}
+    return [
+        chain
+        for namespace in await readable_namespaces(cluster, namespaces)
+        for chain in await cluster.list_chains(namespace)
+    ]
+
+
+async def readable_namespaces(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None]:
+    """Those whose chains may be listed; {None} where none are given.
+
+    Raises: ApiError where nothing may be read, or the API server is away.
+    """
+    found: set[str | None] = set()
     refusals = []
     for namespace in namespaces or (None,):
         try:
-            found[namespace] = await cluster.list_chains(namespace)
+            await cluster.check_chains(namespace)
+            found.add(namespace)
         except ApiError as error:
             if error.status not in UNREADABLE:
                 raise
@@ -44,7 +57,7 @@ async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[st
     """The namespaces whose chains can be listed, once there is one: kopf looks for the kind only when it starts."""
     while True:
         try:
-            return set(await list_chains(cluster, namespaces))
+            return await readable_namespaces(cluster, namespaces)
         except ApiError as error:
             log.warning("waiting for the API server and the CRD", extra={"status": error.status, "error": str(error)})
             await asyncio.sleep(CONNECT_RETRY_S)
@@ -54,7 +67,7 @@ async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched
     """Has kopf watch the namespaces that may be read, and no other: it ends when one is refused for a minute."""
     told: set[str | None] | None = None
     while True:
-        readable = await _readable(cluster, namespaces)
+        readable = await _readable_now(cluster, namespaces)
         if readable is not None and readable != told:
             told = readable
             works_in = ",".join(name for name in namespaces if name in readable)
@@ -69,9 +82,9 @@ async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched
         await asyncio.sleep(RECHECK_S)
 
 
-async def _readable(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None] | None:
+async def _readable_now(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None] | None:
     """None while the API server is away."""
     try:
-        return set(await list_chains(cluster, namespaces))
+        return await readable_namespaces(cluster, namespaces)
     except ApiError as error:
         return set() if error.status in UNREADABLE else None

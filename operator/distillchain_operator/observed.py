@@ -118,8 +118,8 @@ class ObservedJob:
     """Short UIDs of the pods that were seen of it, deleted ones included."""
     suspend_wanted: bool = False
     """`spec.suspend`, which the Job controller follows a moment later."""
-    suspended_by_us: bool = False
-    """The wish was this operator's."""
+    noted_suspended: bool = False
+    """This operator has suspended it and not resumed it, whatever others did since."""
     created_at: str = ""
     started_at: str = ""
     finished_at: str = ""
@@ -193,7 +193,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         deleting="deletionTimestamp" in metadata,
         noted_pods=frozenset(filter(None, annotations.get(PODS_ANNOTATION, "").split(","))),
         suspend_wanted=bool(spec.get("suspend")),
-        suspended_by_us=bool(spec.get("suspend")) and SUSPENDED_ANNOTATION in annotations,
+        noted_suspended=SUSPENDED_ANNOTATION in annotations,
         created_at=metadata.get("creationTimestamp", ""),
         started_at=status.get("startTime", ""),
         finished_at=status.get("completionTime") or decisive.get("lastTransitionTime", ""),

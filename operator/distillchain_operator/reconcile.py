@@ -122,7 +122,7 @@ def reconcile(
         actions.extend(made)
         if entry.phase != "Committed":
             waits_for = stage.name
-    pods_run = any(not pod.is_over for pod in observed.pods)
+    pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, entries, previous=previous, now=now, pods_run=pods_run)
     return Decision(tuple(actions), status, look_again_s=_look_again_s(view))
 
@@ -166,7 +166,7 @@ def _follow_suspend(view: _View) -> list[SetSuspend | DeleteJob]:
         if (job.stage, job.digest) in wanted
         and not job.is_finished
         and not job.deleting
-        and (not job.suspend_wanted if suspend else job.suspended_by_us)
+        and (not job.suspend_wanted if suspend else job.noted_suspended)
     ]
 
 
@@ -359,8 +359,9 @@ def _running_message(
     view: _View, job: ObservedJob, pods: list[ObservedPod], note: PodNote | None, *, attempt: int
 ) -> str | None:
     notes = [note.message] if note else []
-    if job.suspend_wanted and not job.suspended_by_us:
-        notes.append(f"Job {job.name} is suspended by another controller (such as Kueue)")
+    if job.suspend_wanted and not job.noted_suspended:
+        patch = f"""kubectl patch job {job.name} -p '{{"spec":{{"suspend":false}}}}'"""
+        notes.append(f"Job {job.name} is suspended by another (such as Kueue), who resumes it; by hand: {patch}")
     elif all(pod.is_over for pod in pods):
         late = not pods and lasts_long(job.started_at, now=view.now)
         notes.append("waiting for its pod" + (f"; kubectl describe job {job.name} says why" if late else ""))
@@ -423,7 +424,7 @@ def _blocked(view: _View, stage: PlannedStage, *, leaving: set[str]) -> StageSta
     what = f"pod {pods[0].name} of Job {pods[0].job} to be gone"
     if pods[0].job_uid in view.observed.foreign_jobs:
         owner = f"its owner is another, such as an earlier chain {view.plan.chain.name}"
-        what = f"Job {pods[0].job} to be gone: {owner}"
+        what = f"Job {pods[0].job} to be gone: {owner}; if nobody needs it: kubectl delete job {pods[0].job}"
     return _waits_for(view, stage, what, pods)
 
 

@@ -86,10 +86,10 @@ class Watch:
         return self.now_s
 
 
-def a_controller(server: Remembering, watch: Watch | None = None) -> Controller:
+def a_controller(server: Remembering, watch: Watch | None = None, *, namespaces: tuple[str, ...] = ()) -> Controller:
     return Controller(
         cast("Cluster", server),
-        Settings(progress_s=60),
+        Settings(progress_s=60, namespaces=namespaces),
         clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
         monotonic=watch or Watch(),
     )
@@ -196,7 +196,9 @@ async def test_a_chain_that_may_not_be_read_any_more_is_left_alone():
         async def get_chain(self, namespace: str, name: str) -> dict[str, Any]:
             raise ApiError(403, "distillationchains.distillchain.io is forbidden")
 
-    assert await a_controller(Refusing()).look(KEY) is None
+    assert await a_controller(Refusing(), namespaces=(KEY.namespace,)).look(KEY) is None
+    with pytest.raises(ApiError):  # with a ClusterRole a mistake in RBAC is the only reason
+        await a_controller(Refusing()).look(KEY)
 
 
 async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_look():

@@ -555,11 +555,23 @@ def test_a_job_that_another_controller_suspended_is_left_to_it_and_said():
     decision = look(plan, job)
     assert decision.actions == ()
     name = job["metadata"]["name"]
-    assert decision.status.message == f"running mini: Job {name} is suspended by another controller (such as Kueue)"
+    assert decision.status.message == (
+        f"running mini: Job {name} is suspended by another (such as Kueue), who resumes it; by hand: kubectl patch job "
+        f"""{name} -p '{{"spec":{{"suspend":false}}}}'"""
+    )
 
     decision = look(suspended, job, previous=decision.status)
     assert (decision.actions, decision.status.phase) == ((), "Suspended")
     assert look(plan, job, previous=decision.status).actions == ()
+
+
+def test_a_note_of_ours_does_not_outlive_anothers_resuming():
+    """Else the next time that another suspends the Job it would be taken for ours, and resumed."""
+    plan = a_plan()
+    job = a_job(plan, "mini", suspended=True)
+    job["spec"]["suspend"] = False
+    (action,) = (action for action in look(plan, job).actions if isinstance(action, SetSuspend))
+    assert not action.suspend
 
 
 def test_a_suspended_chain_starts_nothing():
@@ -596,8 +608,12 @@ def test_a_chain_made_anew_that_runs_elsewhere_waits_for_the_pods_of_the_earlier
     assert created(decision) == []
     assert running_pod(plan, observe(chain_uid=CHAIN_UID, jobs=[old], pods=[pod])) is None
     name = old["metadata"]["name"]
-    want = f"waiting for Job {name} to be gone: its owner is another, such as an earlier chain relay"
-    assert entry(decision, "mini").message == want
+    assert entry(decision, "mini").message == (
+        f"waiting for Job {name} to be gone: its owner is another, such as an earlier chain relay; if nobody needs it: "
+        f"kubectl delete job {name}"
+    )
+    suspended = look(a_plan(suspend=True), old, pods=(pod,)).status
+    assert {c.type: c.status for c in suspended.conditions}["Suspended"] == "True", "none of its own pods runs"
     assert created(look(plan, old)) == ["mini"]
 
 
