@@ -88,8 +88,8 @@ FAILURES = (
         FailureClass.STORAGE_DENIED,
         69,
         "The store refused: wrong credentials, no permission, or no such bucket.",
-        "Correct the Secret that spec.storage names, its region, or the service account's role. Its uri and endpointUrl "
-        "cannot be edited: delete the chain and apply it anew.",
+        "Correct the Secret that spec.storage names, its region, or the service account's role. Its uri and "
+        "endpointUrl cannot be edited: delete the chain and apply it anew.",
     ),
     Failure(
         FailureClass.CRASHED,
