@@ -249,12 +249,12 @@ class Refusing:
         yield {"type": "ADDED", "object": {"metadata": metadata}}
 
 
-def seen(server: Refusing) -> list[Any]:
-    return list(itertools.islice(follow(cast("Cluster", server), cast("Collection", None)), 40))
+def seen(server: Refusing, count: int) -> list[Any]:
+    return list(itertools.islice(follow(cast("Cluster", server), cast("Collection", None)), count))
 
 
 def test_a_watch_that_is_refused_for_a_moment_is_made_anew():
-    told = seen(Refusing(allowed_after=1))
+    told = seen(Refusing(allowed_after=1), 4)
     assert [type(each) for each in told[:3]] == [dict, Lost, dict]
     assert told[3] == {"u": {"metadata": {"uid": "u", "resourceVersion": "1"}}}
 
@@ -263,5 +263,5 @@ def test_a_watch_that_is_refused_for_good_ends_in_time(monkeypatch: pytest.Monke
     monkeypatch.setattr(watching, "REFUSAL_PATIENCE_S", 2)
     server = Refusing(allowed_after=10**6)
     with pytest.raises(Refused, match="watch is forbidden"):
-        seen(server)
+        seen(server, 40)
     assert server.lists <= 2 / watching.FIRST_PAUSE_S + 2, "not without a pause"
