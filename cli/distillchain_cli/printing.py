@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TextIO, cast
 
 import yaml
@@ -41,7 +40,7 @@ def outlive_readers() -> None:
     """
     if sys.stdout is not None:  # None under `>&-`, and print() knows it
         sys.stdout = cast("TextIO", Outliving(sys.stdout, lambda error: error.errno in READER_IS_GONE))
-    talk_to = sys.stderr if sys.stderr is not None else Path(os.devnull).open("w")  # noqa: SIM115 - until the end
+    talk_to = sys.stderr if sys.stderr is not None else os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stderr = cast("TextIO", Outliving(talk_to, lambda _: True))
 
 

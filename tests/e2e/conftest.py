@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chain_builders import a_document
 from cluster.build_images import Builder
 from cluster.distillchain import quickstart_material
 from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
@@ -168,31 +169,13 @@ def chain_of(
 ) -> dict[str, Any]:
     """A chain whose trainers are this machine's Python, unless `template` says otherwise; credentials are in the Secret
     `s3-credentials`."""
-    return {
-        "apiVersion": "distillchain.io/v1alpha1",
-        "kind": "DistillationChain",
-        "metadata": {"name": name},
-        "spec": {
-            "task": {
-                "type": "TextClassification",
-                "dataset": relay.dataset,
-                "labels": ["negative", "positive"],
-                "maxLength": 64,
-            },
-            "storage": {
-                "uri": f"{bucket}/distill",
-                "endpointUrl": s3.endpoint,
-                "secretRef": {"name": "s3-credentials"},
-            },
-            "teacher": relay.teacher,
-            "template": {
-                "pod": host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE"}),
-                "training": {"epochs": 1, "batchSize": 32},
-                **template,
-            },
-            "stages": stages,
-        },
-    }
+    task = {"type": "TextClassification", "dataset": relay.dataset, "labels": ["negative", "positive"], "maxLength": 64}
+    storage = {"uri": f"{bucket}/distill", "endpointUrl": s3.endpoint, "secretRef": {"name": "s3-credentials"}}
+    python = host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE"})
+    template = {"pod": python, "training": {"epochs": 1, "batchSize": 32}, **template}
+    chain = a_document(name, task=task, storage=storage, teacher=relay.teacher, template=template)
+    chain["spec"]["stages"] = stages
+    return chain
 
 
 def tiny_stage(relay: Relay, **more: Any) -> dict[str, Any]:

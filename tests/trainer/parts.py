@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
+from distillchain_api.answer import Committed, Failed, Interrupted, ProgressPhase, parse_answer
 from distillchain_api.chain import parse_chain
 from distillchain_api.manifest import Manifest
 from distillchain_api.workorder import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
@@ -22,7 +22,10 @@ from distillchain_trainer.progress import Reporter
 from distillchain_trainer.signals import Signals
 
 if TYPE_CHECKING:
+    import pytest
     from transformers import PreTrainedTokenizerFast
+
+    from cluster.s3 import S3Server
 
 GOOD = ["good", "great", "fine", "lovely", "charming", "bright", "funny", "warm"]
 BAD = ["bad", "dull", "poor", "boring", "bleak", "cold", "weak", "tired"]
@@ -242,3 +245,22 @@ class StopAfter(Signals):
     @requested.setter
     def requested(self, value: bool) -> None:
         pass
+
+
+class Rival(Reporter):
+    """At the last moment before this trainer uploads, another one commits the same stage."""
+
+    def __init__(self, order: WorkOrder, root: Path) -> None:
+        super().__init__(order.stage, None)
+        self._order, self._root = order, root
+
+    def report(self, phase: ProgressPhase, step: int, of: int, **_: float | None) -> None:
+        if (phase, step) == ("Upload", 0):
+            run_here(self._order, self._root, attempt="rival")
+
+
+def use_keys(monkeypatch: pytest.MonkeyPatch, server: S3Server, **others: str) -> None:
+    """The credentials of this process, as those of a trainer's environment."""
+    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, **others}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)

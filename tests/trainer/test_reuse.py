@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from distillchain_api.answer import Committed, ProgressPhase
-from distillchain_api.workorder import WorkOrder
+from distillchain_api.answer import Committed
 from distillchain_trainer.checkpoints import RESTORE
 from distillchain_trainer.errors import (
     CheckpointCorrupt,
@@ -21,11 +20,11 @@ from distillchain_trainer.errors import (
     StorageUnavailable,
     TrainerError,
 )
-from distillchain_trainer.progress import Reporter
 from distillchain_trainer.run import run_stage
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.store_file import FileStore
 from trainer.parts import (
+    Rival,
     an_order,
     answer_in,
     manifest_of,
@@ -229,18 +228,6 @@ def test_a_committed_stage_must_hold_a_gate_that_was_tightened(root: Path):
         GateNotMet, match=r"teacher: accuracy 0\.91 is under spec\.teacher\.gate\.minMetric 0\.95; fine-tune"
     ):
         run_here(gated, root, attempt="gated")
-
-
-class Rival(Reporter):
-    """At the last moment before this trainer uploads, another one commits the same stage."""
-
-    def __init__(self, order: WorkOrder, root: Path) -> None:
-        super().__init__(order.stage, None)
-        self._order, self._root = order, root
-
-    def report(self, phase: ProgressPhase, step: int, of: int, **_: float | None) -> None:
-        if (phase, step) == ("Upload", 0):
-            run_here(self._order, self._root, attempt="rival")
 
 
 def test_of_two_trainers_one_commits_and_the_other_adopts(root: Path):
