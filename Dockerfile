@@ -15,6 +15,7 @@ RUN python3 -m venv /tools \
 FROM build AS app
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
+COPY store store
 COPY operator operator
 COPY report report
 COPY trainer trainer

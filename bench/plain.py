@@ -27,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from distillchain_trainer import bert_hash
+from distillchain_trainer.models import bert_hash
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "shared/models"
 TEACHER, TINY = MODELS / "minilm-l6-sst2-lr1e-4-2ep", MODELS / "bert-tiny-splade-sst2-3ep"

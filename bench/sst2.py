@@ -21,8 +21,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillchain_api.manifest import Manifest
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.manifest import Manifest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SST2 = CHECKOUT.parent / "shared" / "data" / "sst2-glue"
@@ -106,7 +106,7 @@ def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None
     starts: list[float] = []
     runs: list[Run] = []
     for _ in range(turns):
-        starts.append(clocked(["-c", "import distillchain_trainer.stage"])[0])
+        starts.append(clocked(["-c", "import distillchain_trainer.stage.stage_"])[0])
         wall_s, answer = clocked([str(CHECKOUT / "bench/plain.py"), str(data), str(epochs)])
         walls.append(wall_s)
         inner.append(json.loads(answer.splitlines()[-1]))  # after the words of the Trainer

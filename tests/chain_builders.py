@@ -6,13 +6,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from distillchain_api.answer import Committed, Failed, Measured
-from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
-from distillchain_api.manifest import Metrics
+from distillchain_api.graph import Plan, PlannedStage, build_plan
+from distillchain_api.resource.spec import DistillationChain, parse_chain
+from distillchain_api.wire.answer import Committed, Failed, Measured
+from distillchain_api.wire.manifest import Metrics
 from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL, SUSPENDED_ANNOTATION
-from distillchain_operator.plan import Plan, PlannedStage, build_plan
 
 IMAGE = "registry.example/distillchain-trainer:0.1"
 CHAIN_UID = "11111111-2222-3333-4444-555555555555"

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from distillchain_api import CONTRACT_VERSION
-from distillchain_api.chain import Distillation, Student, Task, Training
+from distillchain_api.resource.spec import Distillation, Student, Task, Training
 from distillchain_api.values import StageDigest
 
 

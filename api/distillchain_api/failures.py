@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, metadata
+from typing import ClassVar
 
 
 class FailureClass(StrEnum):
@@ -143,6 +144,18 @@ FATAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
 
 EXIT_CODE: dict[FailureClass, int] = {f.failure_class: f.exit_code for f in FAILURES if f.exit_code is not None}
 OOM_KILLED_EXIT_CODE = 137  # 128 + SIGKILL, with the container's reason OOMKilled
+
+
+class StageError(Exception):
+    """A stage cannot go on, with a sentence a user can act on. The error trees of store and trainer start here."""
+
+    failure_class: ClassVar[FailureClass] = FailureClass.CRASHED
+
+    @property
+    def exit_code(self) -> int:
+        """The trainer's exit code, which the Job's podFailurePolicy reads."""
+        return EXIT_CODE[self.failure_class]
+
 
 TROUBLESHOOTING = "docs/troubleshooting.md"
 """The page with a section for each class, as a path in the source tree, which every release has."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distillchain_api.chain import TEACHER_STAGE
-from distillchain_api.status import ChainStatus, Condition
+from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.status import ChainStatus, Condition
 from distillchain_cli.errors import RunFailed
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.faults import BadDocument, Fault, expected
+from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.yaml_text import load_yaml
 
 STDIN = "-"

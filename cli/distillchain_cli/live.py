@@ -10,9 +10,9 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from distillchain_api import answer
-from distillchain_api.answer import ProgressPhase
-from distillchain_api.status import StageStatus
+from distillchain_api.resource.status import StageStatus
+from distillchain_api.wire import answer
+from distillchain_api.wire.answer import ProgressPhase
 from distillchain_cli.columns import duration, rate
 from distillchain_operator.status import metric_of
 

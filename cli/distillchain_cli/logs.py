@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from distillchain_api.answer import parse_progress
+from distillchain_api.wire.answer import parse_progress
 from distillchain_cli.chains import stage_names, status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, NotThere, RunFailed, Silent, Unreachable

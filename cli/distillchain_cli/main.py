@@ -17,9 +17,10 @@ import typer
 import typer.core
 from typer.completion import completion_init  # type: ignore[attr-defined]  # see completion.py
 
-from distillchain_api.chain import DistillationChain
 from distillchain_api.faults import BadDocument
-from distillchain_api.status import ChainStatus
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.resource.status import ChainStatus
 from distillchain_cli import cluster_commands, report_command
 from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
@@ -40,7 +41,6 @@ from distillchain_cli.options import (
 from distillchain_cli.printing import document_text, is_document, outlive_readers, result, see, talk
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program
 from distillchain_cli.targets import read_target
-from distillchain_operator.plan import Plan, build_plan
 
 log = logging.getLogger("distillchain_cli")
 

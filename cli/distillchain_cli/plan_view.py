@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillchain_api.chain import Student
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.resource.spec import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.errors import RunFailed, require_extra
-from distillchain_operator.plan import Plan, PlannedStage
 
 if TYPE_CHECKING:
-    from distillchain_trainer.store import Store
+    from distillchain_store.store import Store
 
 DIGEST_CHARS = 12
 
@@ -57,8 +57,8 @@ def fetch_outlook(plan: Plan) -> list[Outlook]:
     address = plan.chain.spec.storage
     if address.uri.startswith("s3://"):
         require_extra("trainer", "boto3", purpose=f"reading {address.uri}")
-    from distillchain_trainer.errors import TrainerError
-    from distillchain_trainer.store import open_store
+    from distillchain_api.failures import StageError
+    from distillchain_store.store import open_store
 
     try:
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
@@ -69,19 +69,20 @@ def fetch_outlook(plan: Plan) -> list[Outlook]:
                 why = f"not reached: {outlook[-1].stage.name} would {outlook[-1].action}"
                 found = replace(found, action="wait", why=why)
             outlook.append(found)
-    except TrainerError as error:
+    except StageError as error:
         raise RunFailed(str(error)) from error
     return outlook
 
 
 def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outlook:
-    from distillchain_trainer.commit import read_manifest
-    from distillchain_trainer.errors import CheckpointCorrupt, CheckpointInvalid, GateNotMet
-    from distillchain_trainer.run import check_gate
+    from distillchain_store.commit import read_manifest
+    from distillchain_store.errors import CheckpointCorrupt, OtherRelease
+    from distillchain_trainer.errors import GateNotMet
+    from distillchain_trainer.stage.run import check_gate
 
     try:
         manifest = read_manifest(store, stage.digest)
-    except (CheckpointCorrupt, CheckpointInvalid) as error:
+    except (CheckpointCorrupt, OtherRelease) as error:
         return Outlook(stage, "fail", str(error))
     if manifest is not None:
         try:

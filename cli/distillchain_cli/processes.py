@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from distillchain_api.answer import Committed, Failed, Interrupted, Progress, parse_answer, parse_progress
-from distillchain_api.workorder import (
+from distillchain_api.wire.answer import Committed, Failed, Interrupted, Progress, parse_answer, parse_progress
+from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
     TERMINATION_PATH_ENV,
     WORK_DIRECTORY_ENV,

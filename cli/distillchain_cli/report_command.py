@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillchain_api.chain import Storage
 from distillchain_api.failures import FailureClass
-from distillchain_api.records import REPORT_FILE
-from distillchain_api.status import ChainStatus
+from distillchain_api.graph import Plan, PlannedStage, build_plan
+from distillchain_api.layout import report_key
+from distillchain_api.resource.spec import Storage
+from distillchain_api.resource.status import ChainStatus
 from distillchain_cli.cluster_commands import connect
 from distillchain_cli.errors import BadInput, RunFailed, require_extra
 from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Target, Verbose
 from distillchain_cli.options import Storage as StorageOption
 from distillchain_cli.printing import result, talk
 from distillchain_cli.targets import FetchChain, read_target
-from distillchain_operator.plan import Plan, PlannedStage, build_plan
 from distillchain_operator.status import timestamp
 
 if TYPE_CHECKING:
     from distillchain_report.load import LoadedStage, WantedStage
-    from distillchain_trainer.store import Store
+    from distillchain_store.store import Store
 
 app = typer.Typer()
 
@@ -102,13 +102,13 @@ def write_report(text: str, path: str) -> None:
 
 def stored_report(plan: Plan) -> str | None:
     """Where the report is that the trainer of the last stage has written; None: it is not there."""
-    from distillchain_trainer.errors import TrainerError
+    from distillchain_api.failures import StageError
 
-    key = f"stages/{plan.stages[-1].digest}/{REPORT_FILE}"
+    key = report_key(plan.stages[-1].digest)
     try:
         store = _open_store(plan.chain.spec.storage)
         return f"{store.uri}/{key}" if any(item.key == key for item in store.list_objects(key)) else None
-    except TrainerError:
+    except StageError:
         return None  # it has just committed there; its report is not worth an error
 
 
@@ -136,10 +136,10 @@ def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:
 
 
 def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
+    from distillchain_api.failures import StageError
     from distillchain_report.build import build_report
     from distillchain_report.load import load_stages
     from distillchain_report.render import Format, render
-    from distillchain_trainer.errors import TrainerError
 
     chain = plan.chain
     try:
@@ -147,7 +147,7 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
         loaded = load_stages(store, wanted)
         _check_store(store.uri, loaded)
         stages = [_held_to_gate(store.uri, planned, stage) for planned, stage in zip(plan.stages, loaded, strict=True)]
-    except TrainerError as error:
+    except StageError as error:
         raise RunFailed(str(error)) from error
     report = build_report(
         f"{chain.metadata.namespace}/{chain.name}",
@@ -180,9 +180,9 @@ def _check_store(uri: str, stages: list[LoadedStage]) -> None:
 
 def _held_to_gate(storage: str, planned: PlannedStage, stage: LoadedStage) -> LoadedStage:
     """A committed stage of which no status tells, as its trainer would judge it: by its gate as it stands now."""
-    from distillchain_trainer.commit import attempt_prefix
+    from distillchain_api.layout import attempt_prefix
     from distillchain_trainer.errors import GateNotMet
-    from distillchain_trainer.run import check_gate
+    from distillchain_trainer.stage.run import check_gate
 
     manifest = stage.manifest
     if manifest is None or stage.wanted.phase is not None:
@@ -199,6 +199,6 @@ def _held_to_gate(storage: str, planned: PlannedStage, stage: LoadedStage) -> Lo
 def _open_store(storage: Storage) -> Store:
     if storage.uri.startswith("s3://"):
         require_extra("trainer", "boto3", purpose=f"reading {storage.uri}")
-    from distillchain_trainer.store import open_store
+    from distillchain_store.store import open_store
 
     return open_store(storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.chains import status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from distillchain_api.answer import Committed, Failed, Interrupted
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTED, FATAL_EXIT_CODES, FailureClass
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from distillchain_cli.live import View
 from distillchain_cli.processes import End, Place, StopSignals, run_attempt
-from distillchain_operator.plan import Plan, PlannedStage
 from distillchain_operator.status import build_chain_status, committed_entry, timestamp
 
 BACKOFF_S = 1.0  # after an interruption, and after the first crash; then it doubles up to MAX_BACKOFF_S

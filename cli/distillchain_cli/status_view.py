@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.chains import condition, full_name, metric_name, seconds_since, status_of
 from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
 from distillchain_cli.errors import RunFailed

@@ -21,9 +21,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distillchain_api import answer
-from distillchain_api.answer import parse_progress
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.wire import answer
+from distillchain_api.wire.answer import parse_progress
 from distillchain_cli.chains import metric_name, seconds_since, status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.columns import GAP, age, count, duration, rate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distillchain_api.status import ChainStatus, MeasuredStatus, StageStatus
+from distillchain_api.graph import Plan
+from distillchain_api.resource.status import ChainStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
-from distillchain_operator.plan import Plan
 from distillchain_operator.status import metric_of, root_teacher
 
 ROOT = "teacher"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillchain_api.chain import DistillationChain, Storage, parse_chain
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.spec import DistillationChain, Storage, parse_chain
+from distillchain_api.resource.status import ChainStatus
 from distillchain_cli.documents import STDIN, read_chain
 from distillchain_cli.errors import BadInput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
 from distillchain_cli.chains import behind, condition, status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import Refused

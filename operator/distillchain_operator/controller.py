@@ -12,17 +12,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, assert_never
 
-from distillchain_api.answer import Progress, fit, parse_progress
-from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.status import ChainStatus
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import Progress, fit, parse_progress
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.jobs import JobDefaults, build_probe_pod
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import Observed, is_controlled_by, observe
-from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.reconcile import CreateJob, Decision, DeleteJob, NotePods, SetSuspend, reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry

@@ -6,8 +6,8 @@ trainer all of them: what lies within the rounding counts as not met, and the tr
 
 from __future__ import annotations
 
-from distillchain_api.status import MeasuredStatus, StageStatus
-from distillchain_operator.plan import PlannedStage
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.status import MeasuredStatus, StageStatus
 
 ROUNDING = 0.00005  # half of the last of four decimals
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distillchain_api import API_VERSION, KIND
-from distillchain_api.chain import DistillationChain
 from distillchain_api.digests import sha256_of
-from distillchain_api.workorder import ATTEMPT_ENV, WORK_ORDER_ENV
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.wire.work_order import ATTEMPT_ENV, WORK_ORDER_ENV
 from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL, TRAINER_CONTAINER, digest_label
-from distillchain_operator.plan import PlannedStage
 from distillchain_operator.podtemplate import BadPodTemplate, check_pod_template, overlay
 from distillchain_operator.policy import POD_FAILURE_POLICY
 

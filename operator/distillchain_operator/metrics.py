@@ -20,7 +20,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainPhase, ChainStatus, StageStatus
+from distillchain_api.resource.status import ChainPhase, ChainStatus, StageStatus
 from distillchain_operator.cluster import ApiError
 
 if TYPE_CHECKING:

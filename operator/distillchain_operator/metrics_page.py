@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.controller import ChainKey
 from distillchain_operator.metrics import NAMED_CHAINS, Metrics
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from distillchain_api.answer import Committed, Failed, Interrupted, parse_answer
+from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_operator.labels import (
     DIGEST_LABEL,
     POD_UID_CHARS,

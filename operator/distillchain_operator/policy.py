@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from distillchain_api.answer import Failed, fit
 from distillchain_api.failures import (
     EXIT_CODE,
     EXIT_INTERRUPTED,
@@ -17,6 +16,7 @@ from distillchain_api.failures import (
     OOM_KILLED_EXIT_CODE,
     FailureClass,
 )
+from distillchain_api.wire.answer import Failed, fit
 from distillchain_operator.labels import TRAINER_CONTAINER
 from distillchain_operator.observed import ObservedJob, ObservedPod
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from distillchain_api.answer import Committed, Progress, fit
 from distillchain_api.failures import EXIT_COMMITTED, FailureClass
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.wire.answer import Committed, Progress, fit
 from distillchain_operator.gates import surely_meets_gates
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, build_job
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import JobState, Observed, ObservedJob, ObservedPod
-from distillchain_operator.plan import Plan, PlannedStage
 from distillchain_operator.podtemplate import BadPodTemplate
 from distillchain_operator.policy import (
     PodNote,

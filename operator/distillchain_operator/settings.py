@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.workorder import (
+from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
     KEEP_TEXTS_ENV,
     TERMINATION_PATH_ENV,

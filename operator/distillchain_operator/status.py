@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from distillchain_api.answer import Committed, Measured, Progress, fit
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import (
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.resource.status import (
     ChainPhase,
     ChainResult,
     ChainStatus,
@@ -23,7 +23,7 @@ from distillchain_api.status import (
     StageProgress,
     StageStatus,
 )
-from distillchain_operator.plan import Plan, PlannedStage
+from distillchain_api.wire.answer import Committed, Measured, Progress, fit
 
 INVALID_SPEC = "InvalidSpec"
 MESSAGE_BYTES = 2048  # a condition may hold 32 KiB; nobody reads that in `kubectl get`

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from distillchain_api.answer import fit
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.wire.answer import fit
 
 NOTE_BYTES = 1000  # the API server allows 1024 in a message of an Event
 

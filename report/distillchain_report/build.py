@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distillchain_api.chain import TEACHER_STAGE, Metric
-from distillchain_api.manifest import Manifest, ModelFacts
+from distillchain_api.resource.spec import TEACHER_STAGE, Metric
+from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_report import statistics
 from distillchain_report.load import LoadedStage, Predictions, manifests_digest
 from distillchain_report.model import (

@@ -17,8 +17,10 @@ from distillchain_api.base import Document
 from distillchain_api.digests import sha256_of
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.manifest import Manifest, OtherContract, parse_manifest
-from distillchain_api.records import (
+from distillchain_api.layout import manifest_key
+from distillchain_api.resource.status import StagePhase
+from distillchain_api.wire.manifest import Manifest, OtherContract, parse_manifest
+from distillchain_api.wire.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
     PREDICTIONS_FILE,
@@ -29,7 +31,6 @@ from distillchain_api.records import (
     Prediction,
     lines_of,
 )
-from distillchain_api.status import StagePhase
 
 LineT = TypeVar("LineT", bound=Document)
 
@@ -117,11 +118,6 @@ class LoadedStage:
 
 class Unreadable(Exception):
     """An object of the store is not what it should be."""
-
-
-def manifest_key(digest: str) -> str:
-    """Where the commit of a stage is."""
-    return f"stages/{digest}/manifest.json"
 
 
 def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from distillchain_api.base import Document
-from distillchain_api.chain import Metric
 from distillchain_api.failures import FailureClass
-from distillchain_api.records import HistoryPoint
+from distillchain_api.resource.spec import Metric
+from distillchain_api.wire.records import HistoryPoint
 
 Outcome = Literal["Succeeded", "Failed", "Unfinished"]
 StandingOf = Literal["Committed", "Failed", "Running", "Suspended", "Pending"]

@@ -14,8 +14,8 @@ from scipy import sparse
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import binomtest
 
-from distillchain_api.chain import Metric
-from distillchain_api.records import EXAMPLES
+from distillchain_api.resource.spec import Metric
+from distillchain_api.wire.records import EXAMPLES
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # the ends of a 95 % interval then wander by about 2 % of its width

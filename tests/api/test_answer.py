@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distillchain_api.answer import (
+from distillchain_api.failures import EXIT_CODE, FAILURES, FATAL_EXIT_CODES, FailureClass
+from distillchain_api.wire.answer import (
     MESSAGE_BYTES,
     TERMINATION_BYTES,
     Failed,
@@ -16,7 +17,6 @@ from distillchain_api.answer import (
     parse_answer,
     parse_progress,
 )
-from distillchain_api.failures import EXIT_CODE, FAILURES, FATAL_EXIT_CODES, FailureClass
 
 DIGEST = "0" * 64
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bad_chains import GOOD
-from distillchain_api.chain import parse_chain
 from distillchain_api.digests import canonical_json, sha256_of
-from distillchain_operator.plan import build_plan
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
 
 
 def digests(document: dict[str, Any]) -> list[str]:

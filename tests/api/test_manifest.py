@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.manifest import FileEntry
+from distillchain_api.wire.manifest import FileEntry
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "onnx/model.safetensors", "..hidden", "a..b/c"])

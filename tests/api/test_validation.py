@@ -9,9 +9,9 @@ import pytest
 
 from bad_chains import BAD_CHAINS, GOOD, BadChain
 from cluster.controlplane import ControlPlane
-from distillchain_api.chain import parse_chain
-from distillchain_api.crd import build_crd
 from distillchain_api.faults import BadDocument
+from distillchain_api.resource.crd import build_crd
+from distillchain_api.resource.spec import parse_chain
 from distillchain_api.yaml_text import load_yaml
 
 TABLE = [pytest.param(case, id=case.id) for case in BAD_CHAINS]

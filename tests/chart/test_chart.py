@@ -18,10 +18,10 @@ import yaml
 
 from chart.helm import CHART, CHECKOUT, NAMESPACE, VALUES, documents, helm, named, render, values_of
 from cluster.errors import CommandFailed
-from distillchain_api.chain import parse_chain
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.plan import build_plan
 from distillchain_operator.settings import Settings
 
 pytestmark = pytest.mark.cluster

@@ -17,9 +17,9 @@ from cli.parts import distillchain
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
 from cluster.operator_process import install_manifests
-from distillchain_api.chain import parse_chain
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
-from distillchain_operator.plan import build_plan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart")]  # one control plane for all of them
 

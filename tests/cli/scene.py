@@ -12,11 +12,11 @@ from chain_builders import a_commit, a_document
 from cli.parts import COMMAND, HEEDING, clean_environment, distillchain
 from cluster.controlplane import ControlPlane
 from cluster.waiting import wait_until
-from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus, StageProgress, StageStatus
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import DistillationChain, parse_chain
+from distillchain_api.resource.status import ChainStatus, StageProgress, StageStatus
 from distillchain_cli.run import build_status
-from distillchain_operator.plan import build_plan
 from distillchain_operator.status import committed_entry, status_patch
 
 DEADLINE_S = 30

@@ -13,7 +13,7 @@ from cli.parts import distillchain, example_in_help, write_chain
 from cli.scene import DEADLINE_S, NAME, Scene
 from cluster.s3 import S3Server
 from cluster.waiting import wait_until
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 

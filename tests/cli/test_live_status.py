@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from chain_builders import a_commit, a_document, a_plan
-from distillchain_api.answer import Progress
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus, StageProgress, StageStatus
+from distillchain_api.resource.status import ChainStatus, StageProgress, StageStatus
+from distillchain_api.wire.answer import Progress
 from distillchain_cli.errors import RunFailed, Silent, Unreachable
 from distillchain_cli.events import Event
 from distillchain_cli.logs import Mouth, Wanted, read_log, readable, show_logs

@@ -13,14 +13,14 @@ from cli.parts import distillchain, distillchain_here, example_in_help, write_ch
 from cluster.controlplane import ControlPlane
 from cluster.s3 import S3Server
 from cluster.waiting import wait_until
-from distillchain_api.chain import DistillationChain, parse_chain
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus, StageStatus
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.spec import DistillationChain, parse_chain
+from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.documents import read_chain
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.report_command import ReportFormat, report_text
 from distillchain_cli.targets import FetchChain
-from distillchain_operator.plan import Plan, build_plan
 from report import stores
 from report.stores import Relay, write_relay
 

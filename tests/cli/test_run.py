@@ -29,14 +29,14 @@ from cli.parts import (
     write_chain,
 )
 from cluster.waiting import wait_until
-from distillchain_api.answer import Progress
 from distillchain_api.failures import FATAL_EXIT_CODES
-from distillchain_api.status import ChainStatus
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import Progress
 from distillchain_cli.documents import read_chain
 from distillchain_cli.live import PlainView
 from distillchain_cli.processes import Place, StopSignals
 from distillchain_cli.run import run_chain
-from distillchain_operator.plan import build_plan
 
 pytestmark = pytest.mark.slow
 

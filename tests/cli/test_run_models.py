@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from cli.parts import COMMAND, HEEDING, clean_environment, distillchain, example_in_help
-from distillchain_api.manifest import Manifest
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.manifest import Manifest
 
 pytestmark = [pytest.mark.models, pytest.mark.xdist_group("cli-models")]
 

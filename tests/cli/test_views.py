@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from chain_builders import a_commit, a_plan
-from distillchain_api.answer import Progress as Line
-from distillchain_api.status import ChainStatus
+from distillchain_api.graph import Plan
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import Progress as Line
 from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import BarsView, PlainView
 from distillchain_cli.run import build_status
 from distillchain_cli.table import results_table
-from distillchain_operator.plan import Plan
 from distillchain_operator.status import committed_entry
 
 

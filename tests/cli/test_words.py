@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
 from distillchain_cli.events import events_of
 from distillchain_cli.retry import retry
 from distillchain_cli.status_view import list_table, status_text

@@ -21,11 +21,11 @@ from cluster.build import ensure_binaries
 from cluster.controlplane import ControlPlane
 from cluster.distillchain import quickstart_material
 from cluster.s3 import S3Server
-from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import StageStatus
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.status import StageStatus
 from distillchain_cli.run import build_status
-from distillchain_operator.plan import build_plan
 from distillchain_operator.status import committed_entry
 from docs.blocks import REPOSITORY, Block, blocks
 from docs.catalogue import RUN, VALUES, Scene

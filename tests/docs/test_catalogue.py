@@ -79,7 +79,7 @@ def test_keys_of_the_operators_log_are_ones_that_it_writes():
 def test_an_image_gets_each_room_once():
     copied = re.findall(r"^COPY (\w+) \1$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
 
-    assert sorted(copied) == ["api", "cli", "operator", "report", "trainer"]
+    assert sorted(copied) == ["api", "cli", "operator", "report", "store", "trainer"]
 
 
 def test_json_is_json():

@@ -18,7 +18,7 @@ from cluster.images import HOST_PYTHON_IMAGE, host_python_pod_template
 from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, install_manifests
 from cluster.s3 import S3Server
 from cluster.whole import WholeCluster
-from distillchain_api.answer import Committed
+from distillchain_api.wire.answer import Committed
 from trainer.parts import an_order, answer_in, start_process
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from cluster.cut import CuttableRelay
 from cluster.operator_process import OperatorProcess
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
-from distillchain_api.manifest import Manifest
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.manifest import Manifest
 from e2e.conftest import Relay, femto_stage, tiny_stage
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]

@@ -18,7 +18,7 @@ from cluster.operator_deployment import Release
 from cluster.operator_process import OPERATOR_NAMESPACE, OperatorProcess
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
-from distillchain_api.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus
 from e2e.conftest import PASSIVE, Relay, femto_stage, tiny_stage
 
 NewChain = Callable[..., dict[str, Any]]

@@ -11,11 +11,11 @@ import yaml
 from lupa.lua51 import LuaRuntime
 
 from chain_builders import a_chain, a_commit
-from distillchain_api.chain import parse_chain
-from distillchain_api.crd import UNSEEN_STATUS
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainPhase, ChainStatus, StageStatus
-from distillchain_operator.plan import build_plan
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.crd import UNSEEN_STATUS
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.status import ChainPhase, ChainStatus, StageStatus
 from distillchain_operator.status import build_chain_status, committed_entry, invalid_status
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "gitops"

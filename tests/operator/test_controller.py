@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from chain_builders import CHAIN_UID, a_document, a_job, a_plan, a_pod
-from distillchain_api.answer import Progress
+from distillchain_api.wire.answer import Progress
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import ChainKey, Controller
 from distillchain_operator.settings import Settings

@@ -12,10 +12,10 @@ import yaml
 
 from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
-from distillchain_api.chain import parse_chain
-from distillchain_api.workorder import WORK_ORDER_ENV, WorkOrder
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.work_order import WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, build_job, build_probe_pod, job_name
-from distillchain_operator.plan import build_plan
 from distillchain_operator.podtemplate import BadPodTemplate
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -10,7 +10,7 @@ import pytest
 from chain_builders import a_commit, a_plan
 from cluster.ports import free_ports
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus, Condition, StageStatus
+from distillchain_api.resource.status import ChainStatus, Condition, StageStatus
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.controller import ChainKey
 from distillchain_operator.endpoints import metrics_page, probes, serve

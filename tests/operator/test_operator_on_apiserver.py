@@ -26,11 +26,11 @@ from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
-from distillchain_api.chain import parse_chain
 from distillchain_api.failures import FailureClass
+from distillchain_api.graph import PlannedStage, build_plan
+from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.jobs import NO_DEFAULTS, build_job, build_probe_pod
 from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
-from distillchain_operator.plan import PlannedStage, build_plan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 

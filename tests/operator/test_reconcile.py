@@ -20,13 +20,13 @@ from chain_builders import (
     a_plan,
     a_pod,
 )
-from distillchain_api.answer import Progress
 from distillchain_api.failures import FailureClass
-from distillchain_api.status import ChainStatus
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import Progress
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import Observed, observe
-from distillchain_operator.plan import Plan, build_plan
 from distillchain_operator.reconcile import (
     Action,
     CreateJob,
@@ -162,7 +162,7 @@ def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
 
 def a_chain_spec(stages: list[dict[str, Any]]) -> Any:
     from chain_builders import a_document
-    from distillchain_api.chain import parse_chain
+    from distillchain_api.resource.spec import parse_chain
 
     document = a_document()
     document["spec"]["stages"] = stages

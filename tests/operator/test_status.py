@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chain_builders import a_chain, a_commit, a_plan
-from distillchain_api.answer import Measured
 from distillchain_api.failures import FailureClass
-from distillchain_api.manifest import Metrics
-from distillchain_api.status import ChainStatus, StageStatus
-from distillchain_operator.plan import Plan, build_plan
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.wire.answer import Measured
+from distillchain_api.wire.manifest import Metrics
 from distillchain_operator.status import (
     build_chain_status,
     chain_result,

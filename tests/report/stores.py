@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_api.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
-from distillchain_api.records import (
+from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
+from distillchain_api.wire.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
     PREDICTIONS_FILE,
@@ -28,7 +28,7 @@ from distillchain_report.build import build_report
 from distillchain_report.load import WantedStage, load_stages
 from distillchain_report.model import Report
 from distillchain_report.statistics import macro_f1
-from distillchain_trainer.store_file import FileStore
+from distillchain_store.folder import FileStore
 
 MOMENT = "2026-01-01T12:00:00Z"
 ROOT_PARAMETERS = 335_000_000

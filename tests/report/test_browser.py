@@ -18,7 +18,7 @@ from pypdf import PdfReader
 from browser import watched_page
 from cluster.waiting import wait_until
 from distillchain_api.failures import FailureClass
-from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE
+from distillchain_api.wire.records import HISTORY_FILE, PREDICTIONS_FILE
 from distillchain_report.load import WantedStage
 from distillchain_report.render import render_html
 from report.stores import MARKUP, a_report, digest_of

@@ -12,12 +12,12 @@ from typing import Literal
 import pytest
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, HistoryPoint
+from distillchain_api.wire.records import HISTORY_FILE, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, HistoryPoint
 from distillchain_report.build import build_report
 from distillchain_report.load import Unreadable, WantedStage, load_stages, manifests_digest, read_manifest, walk_back
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render, render_html, render_markdown
-from distillchain_trainer.store_file import FileStore
+from distillchain_store.folder import FileStore
 from report.stores import (
     MARKUP,
     MOMENT,

@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillchain_api.answer import Committed, Failed, Interrupted, ProgressPhase, parse_answer
-from distillchain_api.chain import parse_chain
-from distillchain_api.manifest import Manifest
-from distillchain_api.workorder import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
-from distillchain_operator.plan import build_plan
-from distillchain_trainer.progress import Reporter
-from distillchain_trainer.signals import Signals
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.answer import Committed, Failed, Interrupted, ProgressPhase, parse_answer
+from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.work_order import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
+from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.stage.progress import Reporter
 
 if TYPE_CHECKING:
     import pytest
@@ -177,7 +177,7 @@ def an_order(root: Path, *, stage: int = 0, **parts: Any) -> WorkOrder:
 
 def run_here(order: WorkOrder, root: Path, *, attempt: str = "here", signals: Signals | None = None) -> Committed:
     """Runs a stage in this process."""
-    from distillchain_trainer.run import run_stage
+    from distillchain_trainer.stage.run import run_stage
 
     folder = root / f"work-{attempt}"
     folder.mkdir(exist_ok=True)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch, TrainerError, TrainingDiverged
+from distillchain_api.failures import StageError
+from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch, TrainingDiverged
 from trainer.parts import SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer
 
 pytestmark = pytest.mark.models
@@ -99,8 +100,8 @@ BAD_TEACHERS = [
 ]  # fmt: skip
 
 
-def _refusal(order: Any, root: Path) -> TrainerError:
-    with pytest.raises(TrainerError) as failure:
+def _refusal(order: Any, root: Path) -> StageError:
+    with pytest.raises(StageError) as failure:
         run_here(order, root)
     assert not list((root / "store").glob("stages/*/manifest.json")), "nothing is committed"
     assert not list((root / "store").glob("stages/*/attempts")), "nothing is half-written"
@@ -108,7 +109,7 @@ def _refusal(order: Any, root: Path) -> TrainerError:
 
 
 @pytest.mark.parametrize("spoil, kind, want", BAD_TEACHERS)
-def test_a_bad_teacher_is_refused(root: Path, spoil: Callable[[Path], None], kind: type[TrainerError], want: str):
+def test_a_bad_teacher_is_refused(root: Path, spoil: Callable[[Path], None], kind: type[StageError], want: str):
     spoil(root / "teacher")
 
     error = _refusal(an_order(root), root)

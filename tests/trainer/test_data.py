@@ -11,10 +11,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from distillchain_api.chain import Task
-from distillchain_trainer.data import Split, hub_rows, read_task_data
+from distillchain_api.resource.spec import Task
+from distillchain_trainer.data.tables import read_rows
 from distillchain_trainer.errors import DataInvalid
-from distillchain_trainer.tables import read_rows
+from distillchain_trainer.tasks.text_classification.rows import Split, hub_rows, read_task_data
 from later import Later
 
 datasets = Later("datasets")

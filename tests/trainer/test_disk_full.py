@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.answer import Committed, Failed
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, FailureClass
-from distillchain_trainer.commit import read_manifest
-from distillchain_trainer.store import open_store
+from distillchain_api.wire.answer import Committed, Failed
+from distillchain_store.commit import read_manifest
+from distillchain_store.store import open_store
 from trainer.parts import an_order, answer_in, start_process
 
 pytestmark = [pytest.mark.models, pytest.mark.node]

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.answer import Failed, Interrupted
+from distillchain_api.wire.answer import Failed, Interrupted
 from distillchain_trainer.errors import translate_unforeseen
-from distillchain_trainer.threads import cpu_share, idle_cpus
+from distillchain_trainer.launch.threads import cpu_share, idle_cpus
 from trainer.parts import an_order, answer_in, environment
 
 CRASH = """
 import os, signal, sys, time
-from distillchain_trainer.signals import Signals
+from distillchain_trainer.launch.signals import Signals
 signals = Signals()
 signals.install()
 {early}
-from distillchain_trainer import errors, process, run
+from distillchain_trainer import errors
+from distillchain_trainer.launch import process
+from distillchain_trainer.stage import run
 def crash(*_, **__):
     {statement}
 run.run_stage = crash

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillchain_trainer.encode import Encoded, forward
+from distillchain_trainer.engine.encode import Encoded, forward
 from distillchain_trainer.errors import OutOfMemory
 
 pytestmark = pytest.mark.models

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from distillchain_api.chain import Gate, Metric
-from distillchain_api.workorder import TeacherRef
-from distillchain_trainer.errors import GateNotMet, LabelMismatch, TrainerError
-from distillchain_trainer.gates import chance_to_beat, check_student, check_teacher, doubt_of, share
+from distillchain_api.failures import StageError
+from distillchain_api.resource.spec import Gate, Metric
+from distillchain_api.wire.work_order import TeacherRef
+from distillchain_trainer.errors import GateNotMet, LabelMismatch
+from distillchain_trainer.tasks.text_classification.chance import (
+    chance_to_beat,
+    check_student,
+    check_teacher,
+    doubt_of,
+    share,
+)
 from later import Later
 
 sklearn_metrics = Later("sklearn.metrics")
@@ -77,7 +84,7 @@ def mostly(classes: list[int], share: float) -> list[int]:
     ],
 )  # fmt: skip
 def test_a_teacher_must_beat_chance_in_its_order(
-    classes: list[int], predicted: list[int], metric: Metric, named: bool, want: type[TrainerError] | None
+    classes: list[int], predicted: list[int], metric: Metric, named: bool, want: type[StageError] | None
 ):
     metrics = {
         "accuracy": float(sklearn_metrics.accuracy_score(classes, predicted)),

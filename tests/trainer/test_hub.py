@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import pytest
 
-from distillchain_api.answer import Committed, Failed
-from distillchain_api.manifest import Manifest
+from distillchain_api.wire.answer import Committed, Failed
+from distillchain_api.wire.manifest import Manifest
 from hub_server import Hub, serve_hub
 from trainer.parts import an_order, answer_in, sentences, start_process
 

@@ -14,17 +14,18 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cluster.s3 import S3Server
-from distillchain_api.answer import Interrupted, ProgressPhase, parse_progress
-from distillchain_trainer import run, stage
+from distillchain_api.wire.answer import Interrupted, ProgressPhase, parse_progress
+from distillchain_store.folder import FileStore
+from distillchain_store.s3 import S3Store
+from distillchain_store.store import Fingerprint
+from distillchain_trainer.engine.history import History
+from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
 from distillchain_trainer.errors import GateNotMet, StopRequested
-from distillchain_trainer.evaluate import Measurement
-from distillchain_trainer.history import History
-from distillchain_trainer.progress import Reporter
-from distillchain_trainer.resume import ResumeIndex, ResumeStates
-from distillchain_trainer.signals import Signals
-from distillchain_trainer.store import Fingerprint
-from distillchain_trainer.store_file import FileStore
-from distillchain_trainer.store_s3 import S3Store
+from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.stage import run
+from distillchain_trainer.stage import stage_ as stage
+from distillchain_trainer.stage.progress import Reporter
+from distillchain_trainer.tasks.text_classification.evaluate import Measurement
 from trainer.parts import (
     StopAfter,
     an_order,

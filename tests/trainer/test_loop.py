@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.chain import Training
+from distillchain_api.resource.spec import Training
 from later import Later
 
 pytestmark = pytest.mark.slow  # imports transformers' Trainer
@@ -21,7 +21,7 @@ def lengths(rows: int) -> list[int]:
 
 
 def test_training_batches_are_of_about_equal_length_and_another_order_each_epoch():
-    from distillchain_trainer.loop import _LengthGroups
+    from distillchain_trainer.engine.loop import _LengthGroups
 
     given = lengths(3200)
     sampler = _LengthGroups(given, group=32, seed=5)
@@ -39,7 +39,7 @@ def test_training_batches_are_of_about_equal_length_and_another_order_each_epoch
 
 def test_the_batch_is_the_recipes_also_where_several_gpus_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two GPUs, which this machine lacks: the Trainer would take a batch of twice the size over both."""
-    from distillchain_trainer.loop import _arguments
+    from distillchain_trainer.engine.loop import _arguments
 
     made = transformers.TrainingArguments.__post_init__
 

@@ -14,7 +14,7 @@ from distillchain_trainer.errors import LabelMismatch
 from later import Later
 
 torch = Later("torch")
-losses = Later("distillchain_trainer.losses")
+losses = Later("distillchain_trainer.objectives.soft_targets")
 
 logits = st.lists(st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5).map(
     lambda rows: torch.tensor(rows, dtype=torch.float32)

@@ -23,17 +23,23 @@ from transformers import (
     PerceiverConfig,
 )
 
-from distillchain_api.chain import Architecture, Task
-from distillchain_trainer import bert_hash
-from distillchain_trainer.checkpoints import Checkpoint, fetch_checkpoint
-from distillchain_trainer.data import Split, key_of
-from distillchain_trainer.encode import Encoder
+from distillchain_api.resource.spec import Architecture, Task
+from distillchain_store.folder import FileStore
+from distillchain_trainer.engine.encode import Encoder
+from distillchain_trainer.engine.teacher_logits import TeacherLogits, _write_part, teacher_logits
 from distillchain_trainer.errors import CheckpointInvalid, LabelMismatch
-from distillchain_trainer.evaluate import measure
-from distillchain_trainer.labels import ClassOrder, match_classes
-from distillchain_trainer.logits import TeacherLogits, _write_part, teacher_logits
-from distillchain_trainer.models import Loaded, build_student, load_student, load_teacher, load_tokenizer
-from distillchain_trainer.store_file import FileStore
+from distillchain_trainer.models import bert_hash
+from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
+from distillchain_trainer.tasks.text_classification.evaluate import measure
+from distillchain_trainer.tasks.text_classification.labels import ClassOrder, match_classes
+from distillchain_trainer.tasks.text_classification.models import (
+    Loaded,
+    build_student,
+    load_student,
+    load_teacher,
+    load_tokenizer,
+)
+from distillchain_trainer.tasks.text_classification.rows import Split, key_of
 from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer, sentences
 
 pytestmark = pytest.mark.models

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from distillchain_api.answer import Committed
-from distillchain_api.chain import parse_chain
-from distillchain_api.manifest import Manifest
-from distillchain_api.records import (
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.records import (
     EXAMPLES,
     EXAMPLES_FILE,
     HISTORY_FILE,
@@ -24,14 +25,13 @@ from distillchain_api.records import (
     HistoryPoint,
     Prediction,
 )
-from distillchain_api.workorder import KEEP_TEXTS_ENV, WorkOrder
-from distillchain_operator.plan import build_plan
+from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, WorkOrder
 from distillchain_report.load import walk_back
-from distillchain_trainer import stage
+from distillchain_store.folder import FileStore
+from distillchain_trainer.engine.history import History
 from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
-from distillchain_trainer.evaluate import Measurement
-from distillchain_trainer.history import History
-from distillchain_trainer.store_file import FileStore
+from distillchain_trainer.stage import stage_ as stage
+from distillchain_trainer.tasks.text_classification.evaluate import Measurement
 from trainer.parts import SMALL_BERT, StopAfter, a_chain_document, an_order, run_here, sentences
 
 pytestmark = pytest.mark.models

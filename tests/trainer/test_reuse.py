@@ -10,19 +10,14 @@ from typing import Any
 
 import pytest
 
-from distillchain_api.answer import Committed
-from distillchain_trainer.checkpoints import RESTORE
-from distillchain_trainer.errors import (
-    CheckpointCorrupt,
-    CheckpointInvalid,
-    GateNotMet,
-    StorageDenied,
-    StorageUnavailable,
-    TrainerError,
-)
-from distillchain_trainer.run import run_stage
-from distillchain_trainer.signals import Signals
-from distillchain_trainer.store_file import FileStore
+from distillchain_api.failures import StageError
+from distillchain_api.wire.answer import Committed
+from distillchain_store.errors import CheckpointCorrupt, StorageDenied, StorageUnavailable
+from distillchain_store.folder import FileStore
+from distillchain_trainer.errors import CheckpointInvalid, GateNotMet
+from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.models.checkpoints import RESTORE
+from distillchain_trainer.stage.run import run_stage
 from trainer.parts import (
     Rival,
     an_order,
@@ -245,7 +240,7 @@ def test_of_two_trainers_one_commits_and_the_other_adopts(root: Path):
 
 @pytest.mark.parametrize("fault", [StorageUnavailable("away"), StorageDenied("no right to delete")])
 def test_a_store_that_does_not_delete_fails_no_stage(
-    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: TrainerError
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: StageError
 ):
     """`delete` stands in for a store that is away just then, or gives no right to delete: root may always."""
 

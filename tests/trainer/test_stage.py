@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, softmax
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from distillchain_api.answer import Committed, Failed, ProgressPhase, parse_progress
-from distillchain_api.manifest import Manifest
-from distillchain_trainer.data import key_of
-from distillchain_trainer.progress import Reporter
-from distillchain_trainer.run import run_stage
-from distillchain_trainer.signals import Signals
+from distillchain_api.wire.answer import Committed, Failed, ProgressPhase, parse_progress
+from distillchain_api.wire.manifest import Manifest
+from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.stage.progress import Reporter
+from distillchain_trainer.stage.run import run_stage
+from distillchain_trainer.tasks.text_classification.rows import key_of
 from trainer.parts import (
     SMALL_BERT,
     an_order,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from cluster.s3 import REGION, S3Server
-from distillchain_trainer import commit
-from distillchain_trainer.errors import ObjectMissing
-from distillchain_trainer.store import NO_PATIENCE_S, Store, discard, fingerprint_of, with_patience
-from distillchain_trainer.store_file import FileStore
-from distillchain_trainer.store_s3 import PART_BYTES, S3Store
+from distillchain_store import commit
+from distillchain_store.errors import ObjectMissing
+from distillchain_store.folder import FileStore
+from distillchain_store.s3 import PART_BYTES, S3Store
+from distillchain_store.store import NO_PATIENCE_S, Store, discard, fingerprint_of, with_patience
 from trainer.parts import use_keys
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.manifest import parse_manifest
-from distillchain_trainer import commit
-from distillchain_trainer.errors import DiskFull, StorageDenied, StorageUnavailable
-from distillchain_trainer.store_file import FileStore
+from distillchain_api import layout
+from distillchain_api.wire.manifest import parse_manifest
+from distillchain_store import commit
+from distillchain_store.errors import DiskFull, StorageDenied, StorageUnavailable
+from distillchain_store.folder import FileStore
 from trainer.parts import an_order, run_here
 
 
@@ -125,7 +126,7 @@ def test_without_links_a_rivals_manifest_is_waited_for_until_it_is_whole(root: P
     order = an_order(root)
     run_here(order, root)
     store = FileStore(f"file://{root}/store")
-    content = store.read(commit.manifest_key(order.digest))
+    content = store.read(layout.manifest_key(order.digest))
     path = root / f"store/stages/{order.digest}/manifest.json"
     path.write_bytes(content[:100])
     whole = threading.Timer(1.0, path.write_bytes, [content])

@@ -13,12 +13,12 @@ from botocore.exceptions import ClientError
 
 from cluster.ports import free_ports
 from cluster.s3 import REGION, S3Server
-from distillchain_api.answer import Committed, Failed
-from distillchain_trainer import commit
-from distillchain_trainer.errors import DiskFull, StorageDenied, StorageUnavailable
-from distillchain_trainer.signals import Signals
-from distillchain_trainer.store import PATIENCE_S, with_patience
-from distillchain_trainer.store_s3 import S3Store
+from distillchain_api.wire.answer import Committed, Failed
+from distillchain_store import commit
+from distillchain_store.errors import DiskFull, StorageDenied, StorageUnavailable
+from distillchain_store.s3 import S3Store
+from distillchain_store.store import PATIENCE_S, with_patience
+from distillchain_trainer.launch.signals import Signals
 from trainer.parts import Rival, an_order, answer_in, start_process, use_keys
 
 
@@ -296,7 +296,7 @@ def test_an_agent_for_credentials_that_is_late_is_waited_for(
 def test_of_two_trainers_on_s3_one_commits_and_the_other_adopts(
     root: Path, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
-    from distillchain_trainer.run import run_stage
+    from distillchain_trainer.stage.run import run_stage
 
     use_keys(monkeypatch, s3)
     order = an_order(root, storage={"uri": f"{bucket}/race", "endpointUrl": s3.endpoint})

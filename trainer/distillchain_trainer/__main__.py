@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from distillchain_trainer.signals import Signals
+from distillchain_trainer.launch.signals import Signals
 
 if __name__ == "__main__":
     signals = Signals()
     signals.install()
 
-    from distillchain_trainer.process import leave, main
+    from distillchain_trainer.launch.process import leave, main
 
     leave(main(sys.argv[1:], signals))

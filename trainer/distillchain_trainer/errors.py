@@ -4,37 +4,24 @@ TrainerError
 |- WorkOrderInvalid     64
 |- DataInvalid          65
 |- CheckpointInvalid    66
-|- CheckpointCorrupt    66
 |- LabelMismatch        67
 |- GateNotMet           68
 |- TrainingDiverged     68
-|- StorageDenied        69
-|- OutOfMemory          71
-|- DiskFull             73
-|- StorageUnavailable   74
-`- ObjectMissing        70  (its caller knows what the object was for, and says that instead)
+`- OutOfMemory          71
 StopRequested (BaseException) 75: no library's `except Exception` may swallow it
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
-from typing import ClassVar
 
-from distillchain_api.failures import EXIT_CODE, FailureClass
+from distillchain_api.failures import FailureClass, StageError
+from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull
 
 
-class TrainerError(Exception):
-    """A failure with a sentence a person can act on."""
-
-    failure_class: ClassVar[FailureClass] = FailureClass.CRASHED
-
-    @property
-    def exit_code(self) -> int:
-        """As the Job's podFailurePolicy knows it."""
-        return EXIT_CODE[self.failure_class]
+class TrainerError(StageError):
+    """A failure of the trainer itself; those of the store are in distillchain_store.errors."""
 
 
 class WorkOrderInvalid(TrainerError):
@@ -55,12 +42,6 @@ class CheckpointInvalid(TrainerError):
     failure_class = FailureClass.CHECKPOINT_INVALID
 
 
-class CheckpointCorrupt(TrainerError):
-    """A committed file differs from its manifest."""
-
-    failure_class = FailureClass.CHECKPOINT_CORRUPT
-
-
 class LabelMismatch(TrainerError):
     """The classes of a checkpoint are not those of the task."""
 
@@ -79,32 +60,10 @@ class TrainingDiverged(TrainerError):
     failure_class = FailureClass.TRAINING_DIVERGED
 
 
-class StorageDenied(TrainerError):
-    """The store refused."""
-
-    failure_class = FailureClass.STORAGE_DENIED
-
-
 class OutOfMemory(TrainerError):
     """Host or GPU memory ran out."""
 
     failure_class = FailureClass.OUT_OF_MEMORY
-
-
-class DiskFull(TrainerError):
-    """No space left."""
-
-    failure_class = FailureClass.DISK_FULL
-
-
-class StorageUnavailable(TrainerError):
-    """The store or the hub did not answer, also after several tries."""
-
-    failure_class = FailureClass.STORAGE_UNAVAILABLE
-
-
-class ObjectMissing(TrainerError):
-    """There is no object of that name."""
 
 
 class StopRequested(BaseException):
@@ -115,14 +74,8 @@ class StopRequested(BaseException):
         self.step = step
 
 
-DISK_REMEDY = "give the pod more ephemeral storage, or free the volume"
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
 @contextlib.contextmanager
-def reading(what: str, invalid: type[TrainerError]) -> Iterator[None]:
+def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
     """Within, the file system refusing to read `what` is the fault of who named it."""
     try:
         yield
@@ -138,10 +91,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def translate_unforeseen(error: BaseException) -> TrainerError | None:
+def translate_unforeseen(error: BaseException) -> StageError | None:
     """What an exception of a library means, when it is a full disk or full memory anywhere in its causes."""
     for cause in causes(error):
-        if isinstance(cause, TrainerError):
+        if isinstance(cause, StageError):
             return cause
         if isinstance(cause, OSError) and cause.errno in FULL:
             where = f" at {cause.filename}" if cause.filename else ""

@@ -1,0 +1,159 @@
+"""What a chain asks for, stage by stage: digests, work orders, and where each stage runs.
+
+Pure: the spec alone decides, so operator, `distillchain plan` and `distillchain run` can never disagree. An entry names
+its teacher by digest, not by position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from distillchain_api.base import Document
+from distillchain_api.digests import distill_digest, fine_tune_digest
+from distillchain_api.resource.spec import (
+    TEACHER_STAGE,
+    DistillationChain,
+    Gate,
+    Stage,
+    Student,
+    Template,
+)
+from distillchain_api.values import StageDigest, duration_seconds
+from distillchain_api.wire.work_order import StorageAddress, TeacherRef, WorkOrder
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage: what it makes (`digest`, `work_order`) and where it runs (the rest)."""
+
+    name: str
+    digest: StageDigest
+    work_order: WorkOrder
+    image: str | None
+    resources: dict[str, Any] = field(default_factory=dict)
+    pod: dict[str, Any] = field(default_factory=dict)
+    pod_field: str = ""
+    """Where the spec states `pod`."""
+    retries: int = 3
+    timeout_s: int | None = None
+
+    @property
+    def teacher_digest(self) -> StageDigest | None:
+        """Digest of the stage that must be committed first; None: the root teacher is there already."""
+        teacher = self.work_order.teacher
+        return StageDigest(teacher.digest) if teacher and teacher.digest else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of one chain in the order they run."""
+
+    chain: DistillationChain
+    stages: tuple[PlannedStage, ...]
+
+    def stage(self, name: str) -> PlannedStage | None:
+        """The stage of that name."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+
+def build_plan(chain: DistillationChain) -> Plan:
+    """The plan of a valid chain. Same spec, same plan."""
+    stages: list[PlannedStage] = []
+    if chain.spec.teacher.fine_tune is not None:
+        stages.append(_fine_tune(chain))
+    for index, stage in enumerate(chain.spec.stages):
+        before = stages[-1] if stages else None
+        final = index == len(chain.spec.stages) - 1
+        stages.append(_distill(chain, stage, field_path=f"spec.stages[{index}]", before=before, final=final))
+    return Plan(chain=chain, stages=tuple(stages))
+
+
+def _fine_tune(chain: DistillationChain) -> PlannedStage:
+    spec, template = chain.spec, chain.spec.template
+    training = merge(template.training, spec.teacher.fine_tune)
+    order = WorkOrder(
+        chain=f"{chain.metadata.namespace}/{chain.name}",
+        stage=TEACHER_STAGE,
+        field="spec.teacher",
+        digest=fine_tune_digest(spec.task, teacher_model=spec.teacher.model, training=training),
+        task=spec.task,
+        storage=_address(chain),
+        student=Student(model=spec.teacher.model),
+        training=training,
+        gate=Gate(min_metric=spec.teacher.gate.min_metric) if spec.teacher.gate else Gate(),
+        save_interval_s=duration_seconds(template.save_interval),
+    )
+    return _placed(order, template, stage=None)
+
+
+def _distill(
+    chain: DistillationChain, stage: Stage, *, field_path: str, before: PlannedStage | None, final: bool
+) -> PlannedStage:
+    spec, template = chain.spec, chain.spec.template
+    training = merge(template.training, stage.training)
+    distillation = merge(template.distillation, stage.distillation)
+    teacher = (
+        TeacherRef(name=before.name, digest=before.digest)
+        if before
+        else TeacherRef(name=TEACHER_STAGE, model=spec.teacher.model, gate=spec.teacher.gate)
+    )
+    order = WorkOrder(
+        chain=f"{chain.metadata.namespace}/{chain.name}",
+        stage=stage.name,
+        field=field_path,
+        digest=distill_digest(
+            spec.task,
+            teacher=before.digest if before else spec.teacher.model,
+            student=stage.student,
+            training=training,
+            distillation=distillation,
+        ),
+        task=spec.task,
+        storage=_address(chain),
+        teacher=teacher,
+        student=stage.student,
+        training=training,
+        distillation=distillation,
+        gate=stage.gate,
+        save_interval_s=duration_seconds(stage.save_interval or template.save_interval),
+        final=final,
+    )
+    return _placed(order, template, stage=stage)
+
+
+def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> PlannedStage:
+    """The stage's own placement, else the template's; a stage's pod and resources replace the template's whole."""
+    image, resources, pod, pod_field = template.image, template.resources, template.pod, "spec.template.pod"
+    retries, timeout = template.retries, template.timeout
+    if stage is not None:
+        image = stage.image or image
+        resources = resources if stage.resources is None else stage.resources
+        if stage.pod is not None:
+            pod, pod_field = stage.pod, f"{order.field}.pod"
+        retries = retries if stage.retries is None else stage.retries
+        timeout = stage.timeout or timeout
+    return PlannedStage(
+        name=order.stage,
+        digest=StageDigest(order.digest),
+        work_order=order,
+        image=image,
+        resources=resources or {},
+        pod=pod or {},
+        pod_field=pod_field,
+        retries=retries,
+        timeout_s=duration_seconds(timeout) if timeout else None,
+    )
+
+
+def merge(defaults: DocumentT, overrides: Document | None) -> DocumentT:
+    """`defaults` with every value that `overrides` states."""
+    stated = overrides.model_dump(exclude_none=True) if overrides else {}
+    return defaults.model_copy(update=stated)
+
+
+def _address(chain: DistillationChain) -> StorageAddress:
+    storage = chain.spec.storage
+    return StorageAddress(uri=storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)

@@ -1,0 +1,30 @@
+"""Keys of the store, relative to `spec.storage.uri`."""
+
+from __future__ import annotations
+
+REPORT_FILE = "report.html"
+
+
+def manifest_key(digest: str) -> str:
+    """The manifest, whose existence commits the stage."""
+    return f"stages/{digest}/manifest.json"
+
+
+def attempt_prefix(digest: str, attempt: str) -> str:
+    """The folder of one attempt's checkpoint and predictions, without a slash at the end."""
+    return f"stages/{digest}/attempts/{attempt}"
+
+
+def resume_prefix(digest: str) -> str:
+    """The folder of a stage's resumable states."""
+    return f"stages/{digest}/resume/"
+
+
+def report_key(digest: str) -> str:
+    """The chain's report, by the digest of its last stage."""
+    return f"stages/{digest}/{REPORT_FILE}"
+
+
+def logits_prefix(digest: str) -> str:
+    """The folder of a teacher's outputs."""
+    return f"logits/{digest}/"

@@ -1,0 +1,1 @@
+"""The resource `DistillationChain`: its spec, its status and the CRD generated from both."""

@@ -1,0 +1,1 @@
+"""Documents that operator, trainer and store exchange: work order, progress, answer, manifest."""

@@ -1,0 +1,124 @@
+"""What the trainer answers: the termination message at its end and progress lines on the way.
+
+The kubelet keeps 4096 bytes of a termination message and cuts the rest, which would break the JSON.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from distillchain_api.base import Document
+from distillchain_api.failures import FailureClass
+from distillchain_api.wire.manifest import Metrics
+from distillchain_api.wire.work_order import Digest
+
+TERMINATION_BYTES = 4096  # the kubelet's own limit of a termination message
+MESSAGE_BYTES = 2048  # leaves room for the frame and JSON escapes of the sentence
+
+
+class Measured(Document):
+    """A model in short: what tables and status show."""
+
+    metrics: Metrics
+    parameters: int
+    size_bytes: int
+    examples_per_second: float | None = None
+    doubt: str | None = None
+    """Why it may not have learned the task."""
+
+
+class Committed(Document):
+    """The stage is committed: by this pod, or found so (`reused`)."""
+
+    outcome: Literal["Committed"] = "Committed"
+    stage: str
+    digest: Digest
+    attempt: str
+    """Whose checkpoint was committed."""
+    checkpoint: str
+    reused: bool
+    pretrained: bool
+    student: Measured
+    teacher: Measured | None = None
+    elapsed_s: float
+    examples_per_second: float
+
+
+class Failed(Document):
+    """The stage failed, with a sentence a person can act on."""
+
+    outcome: Literal["Failed"] = "Failed"
+    stage: str
+    digest: str
+    failure_class: FailureClass
+    message: str
+
+
+class Interrupted(Document):
+    """Stopped from outside; the next attempt goes on from `step`."""
+
+    outcome: Literal["Interrupted"] = "Interrupted"
+    stage: str
+    digest: str
+    step: int
+    message: str
+
+
+Answer = Annotated[Committed | Failed | Interrupted, Field(discriminator="outcome")]
+_ANSWER: TypeAdapter[Committed | Failed | Interrupted] = TypeAdapter(Answer)
+
+
+def parse_answer(text: str) -> Committed | Failed | Interrupted | None:
+    """The answer in a termination message, or None when it is not one (a crash, another container's words)."""
+    try:
+        return _ANSWER.validate_json(text)
+    except ValidationError:
+        return None
+
+
+def fit(message: str, limit_bytes: int = MESSAGE_BYTES) -> str:
+    """`message` cut to `limit_bytes` of JSON on a whole character."""
+    message = message.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
+
+    def size_bytes(text: str) -> int:
+        return len(json.dumps(text, ensure_ascii=False).encode()) - len('""')
+
+    if size_bytes(message) <= limit_bytes:
+        return message
+    kept = bisect.bisect_right(range(len(message)), limit_bytes - 3, key=lambda end: size_bytes(message[:end])) - 1
+    return message[:kept] + "..."
+
+
+ProgressPhase = Literal[
+    "FetchTeacher", "MeasureTeacher", "MeasureStudent", "TeacherLogits", "Train", "Evaluate", "Upload"
+]
+
+
+class Progress(Document):
+    """One line on stdout."""
+
+    kind: Literal["progress"] = "progress"
+    stage: str
+    phase: ProgressPhase
+    step: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)]
+    """0: not known yet."""
+    epoch: float | None = None
+    loss: float | None = None
+    examples_per_second: float | None = None
+    eta_s: float | None = None
+    """Estimated seconds to the end of this phase."""
+
+
+def parse_progress(line: str) -> Progress | None:
+    """The progress in one line of a trainer's log, or None when the line is talk."""
+    if not line.startswith("{"):
+        return None
+    try:
+        return Progress.model_validate_json(line)
+    except ValidationError:
+        return None

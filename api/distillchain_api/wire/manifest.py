@@ -1,0 +1,148 @@
+"""The manifest: the commit of a stage. Written last and conditionally; only what it lists is whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from distillchain_api import CONTRACT_VERSION
+from distillchain_api.base import Record
+from distillchain_api.faults import BadDocument, Fault
+from distillchain_api.wire.work_order import Digest
+
+METRICS = ("accuracy", "macroF1")
+
+
+def _both(metrics: dict[str, float]) -> dict[str, float]:
+    if missing := [name for name in METRICS if name not in metrics]:
+        raise ValueError(f"{missing[0]} is missing")
+    return metrics
+
+
+SplitMetrics = Annotated[dict[str, float], AfterValidator(_both)]
+"""accuracy and macroF1, shares from 0 to 1."""
+
+
+class Metrics(Record):
+    """What was measured, split by split."""
+
+    validation: SplitMetrics
+    test: SplitMetrics | None = None
+
+
+def _inside(path: str) -> str:
+    """Whoever writes a store decides what it holds, not where a reader's files go."""
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("a path within the folder, such as model.safetensors")
+    return path
+
+
+class FileEntry(Record):
+    """One file of a folder in the store."""
+
+    path: Annotated[str, AfterValidator(_inside)]
+    """Relative to the folder, with slashes; never out of it."""
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Digest
+
+
+class ModelFacts(Record):
+    """A model as it was measured in this stage."""
+
+    source: str
+    """URI of the checkpoint, or `architecture:<model type>`."""
+    revision: str
+    """Resolved revision: a commit of the hub, else the sha256 of the weights."""
+    digest: Digest | None = None
+    """Stage digest, when it is a committed stage."""
+    parameters: int
+    """Number of parameters, shared ones counted once."""
+    size_bytes: int
+    """Bytes of its weight files."""
+    metrics: Metrics
+    examples_per_second: float | None = None
+    """Forward passes of whole texts, measured on validation."""
+    doubt: str | None = None
+    """Why it may not have learned the task; None: on validation it beats chance."""
+
+
+class SplitFacts(Record):
+    """The rows of one split as they were read."""
+
+    rows: int
+    sha256: Digest
+    """Over the texts and labels in order."""
+
+
+class RunFacts(Record):
+    """How the training went."""
+
+    started_at: str
+    """RFC 3339, UTC."""
+    elapsed_s: float
+    """Wall seconds of this stage in all attempts that saved their time, from pull to commit."""
+    model_s: float
+    """Seconds in forward and backward passes: teacher measured, its logits, training, evaluation."""
+    examples_per_second: float
+    """Examples trained per second."""
+    steps: int
+    final_loss: float
+    logits_reused: bool
+    """The teacher's logits were found in the store."""
+    resumed: bool
+    """Went on from an earlier attempt's state."""
+
+
+class Manifest(Record):
+    """A committed stage."""
+
+    contract: Literal[1] = 1
+    digest: Digest
+    chain: str
+    stage: str
+    attempt: str
+    checkpoint: str
+    """URI of the folder that holds `files`."""
+    files: list[FileEntry]
+    teacher: ModelFacts | None = None
+    student: ModelFacts
+    pretrained: bool
+    """False: the student started from new weights."""
+    start: str
+    """Where the student started: URI and revision, or the architecture."""
+    data_revision: str
+    data: dict[str, SplitFacts]
+    recipe: dict[str, Any]
+    """Task, student, training and distillation of the work order."""
+    run: RunFacts
+    environment: dict[str, str]
+    """Versions and device."""
+    committed_at: str
+    """RFC 3339, UTC."""
+
+
+class OtherContract(BadDocument):
+    """A manifest of a release with another contract: good, but not for this one to read."""
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """A manifest from the store. Raises: OtherContract; BadDocument when it is none."""
+    try:
+        return Manifest.parse(content)
+    except BadDocument as error:
+        contract = _contract_of(content)
+        if contract in (None, CONTRACT_VERSION):
+            raise
+        fault = Fault("", f"its contract is {contract}, this release reads {CONTRACT_VERSION}")
+        raise OtherContract(error.source, [fault]) from error
+
+
+def _contract_of(content: bytes) -> int | None:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    contract = document.get("contract") if isinstance(document, dict) else None
+    return contract if isinstance(contract, int) else None

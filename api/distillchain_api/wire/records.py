@@ -1,0 +1,64 @@
+"""Files of a committed stage that people and reports read: one JSON object a line, listed in its manifest.
+
+Manifests made before a file existed do not list it: a reader says that it is missing and goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distillchain_api.base import Record
+from distillchain_api.wire.manifest import SplitMetrics
+
+HISTORY_FILE = "history.jsonl"
+"""Lines of HistoryPoint: the training, at most HISTORY_POINTS of it, and validation at the end of each epoch."""
+PREDICTIONS_FILE = "predictions-validation.jsonl"
+"""Lines of Prediction: the student on validation, in the order of the split."""
+TEST_PREDICTIONS_FILE = "predictions-test.jsonl"
+"""Lines of Prediction: the student on test, where the task has one."""
+TEACHER_PREDICTIONS_FILE = "teacher-predictions-validation.jsonl"
+"""Lines of Prediction: the stage's own teacher on the same rows."""
+EXAMPLES_FILE = "examples-validation.jsonl"
+"""Lines of Example: the texts of the few validation rows on which root teacher and student differ most."""
+
+HISTORY_POINTS = 500  # a curve on paper is some 500 pixels wide; about 45 KB
+EXAMPLES = 20
+EXAMPLE_CHARS = 500  # of each text; what is longer is cut
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of such a file. Not splitlines(), which also breaks at U+2028, U+2029 and U+0085 within texts."""
+    return [line for line in text.split("\n") if line]
+
+
+class HistoryPoint(Record):
+    """Where training stood: a mean loss, or a measurement at the end of an epoch."""
+
+    step: Annotated[int, Field(ge=0)]
+    epoch: Annotated[float, Field(ge=0)]
+    loss: float | None = None
+    """Mean over the steps since the point before."""
+    learning_rate: float | None = None
+    """After this step."""
+    validation: SplitMetrics | None = None
+
+
+class Prediction(Record):
+    """One row as a model answered it."""
+
+    row: Annotated[int, Field(ge=0)]
+    """Counted from 0 in the split."""
+    label: str
+    predicted: str
+    logits: list[float]
+    """In the order of the task's labels."""
+
+
+class Example(Record):
+    """The text of one validation row."""
+
+    row: Annotated[int, Field(ge=0)]
+    text: list[str]
+    """One or two texts, each cut to EXAMPLE_CHARS."""

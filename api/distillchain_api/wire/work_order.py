@@ -1,0 +1,82 @@
+"""The work order: all that one trainer needs to know about its one stage. Holds no secret."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from distillchain_api import CONTRACT_VERSION
+from distillchain_api.base import Document
+from distillchain_api.faults import Expect
+from distillchain_api.resource.spec import Distillation, Gate, Student, Task, TeacherGate, Training
+
+WORK_ORDER_ENV = "DISTILLCHAIN_WORK_ORDER"
+"""Environment variable that holds the work order as JSON."""
+ATTEMPT_ENV = "DISTILLCHAIN_ATTEMPT"
+"""Environment variable with a name unique to this pod; the trainer makes one up when it is not set."""
+TERMINATION_PATH_ENV = "DISTILLCHAIN_TERMINATION_PATH"
+"""Environment variable with the file of the termination message; /dev/termination-log when it is not set."""
+WORK_DIRECTORY_ENV = "DISTILLCHAIN_WORK_DIRECTORY"
+"""Environment variable with the folder for files in the making; a temporary one when it is not set."""
+KEEP_TEXTS_ENV = "DISTILLCHAIN_KEEP_TEXTS"
+"""Environment variable; `0`: no text of validation rows is copied into store and report. Empty or `1`: a few."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expect("64 hexadecimal digits")]
+
+
+class StorageAddress(Document):
+    """Where the store is; credentials come from the environment alone."""
+
+    uri: str
+    endpoint_url: str | None = None
+    region: str | None = None
+
+
+class TeacherRef(Document):
+    """Who teaches: a checkpoint (`model`: the root) or a committed stage (`digest`)."""
+
+    name: str
+    """What messages call it: `teacher`, or the name of the stage."""
+    model: str | None = None
+    digest: Digest | None = None
+    gate: TeacherGate | None = None
+    """Only with `model`: a committed stage has passed its own gate."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.digest is None):
+            raise ValueError("expected either model or digest")
+        return self
+
+
+class WorkOrder(Document):
+    """One stage, complete: the same order gives the same student wherever it is carried out."""
+
+    contract: Annotated[
+        Literal[1], Expect(f"contract {CONTRACT_VERSION}", "use operator and trainer image of one release")
+    ] = 1
+    chain: str
+    """namespace/name of the chain, for logs and manifests."""
+    stage: str
+    field: str
+    """Path of the stage in the spec, such as `spec.stages[2]`: where messages send a person."""
+    digest: Digest
+    task: Task
+    storage: StorageAddress
+    teacher: TeacherRef | None = None
+    """None: stage zero, which fine-tunes `student` on the labels."""
+    student: Student
+    training: Training
+    distillation: Distillation | None = None
+    """None exactly when `teacher` is."""
+    gate: Gate = Gate()
+    save_interval_s: Annotated[int, Field(ge=1)] = 600
+    final: bool = False
+    """The chain's last stage: its trainer writes the chain's report. Decides no result, so it is in no digest."""
+
+    @model_validator(mode="after")
+    def _teacher_and_distillation(self) -> Self:
+        if (self.teacher is None) != (self.distillation is None):
+            raise ValueError("expected teacher and distillation together, or neither")
+        return self

@@ -1,0 +1,201 @@
+"""The store in a folder: a local disk, or a volume that every stage mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_store.store import PATIENCE_S, Fingerprint, StoredObject, fingerprint_of, path_of_uri
+
+PART_MARK = ".part-"  # of files in the making, never listed
+
+
+class FileStore:
+    """Objects are files below `uri`; they appear by rename, and `create` by link, which only one writer gets."""
+
+    def __init__(self, uri: str, *, field: str = "spec.storage.uri") -> None:
+        self.uri = uri
+        self.patience = lambda: PATIENCE_S  # not asked: of a mounted volume it is the file system's own
+        self._root = path_of_uri(uri)
+        self._field = field
+
+    def read(self, key: str) -> bytes:
+        """See Store."""
+        with self._errors(key):
+            return self._path(key).read_bytes()
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        with self._errors(key), self._part(key) as part:
+            _write_through(part, content)
+            part.replace(self._path(key))
+            self._settle(key)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """See Store."""
+        path = self._path(key)
+        with self._errors(key), self._part(key) as part:
+            _write_through(part, content)
+            try:
+                path.hardlink_to(part)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                created = _create_without_links(path, content)
+                self._settle(key)
+                return created
+            self._settle(key)
+        return True
+
+    def upload(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        with self._errors(key), self._part(key) as part:
+            sent = fingerprint_of(path)
+            shutil.copyfile(path, part)
+            if fingerprint_of(part) != sent:
+                raise StorageUnavailable(
+                    f"{self._field}: {self.uri}/{key} differs from what was written; look at the disk"
+                )
+            _sync(part)
+            part.replace(self._path(key))
+            self._settle(key)
+        return sent
+
+    def download(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        with self._errors(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._path(key), path)
+            return fingerprint_of(path)
+
+    def fingerprint(self, key: str) -> Fingerprint:
+        """See Store."""
+        with self._errors(key):
+            return fingerprint_of(self._path(key))
+
+    def list_objects(self, prefix: str) -> list[StoredObject]:
+        """See Store."""
+        found = []
+        with self._errors(prefix):
+            top = self._root / prefix.rpartition("/")[0]
+            for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
+                for path in (Path(folder) / name for name in names if PART_MARK not in name):
+                    key = path.relative_to(self._root).as_posix()
+                    if key.startswith(prefix):
+                        with contextlib.suppress(FileNotFoundError):  # another pod may delete meanwhile
+                            found.append(StoredObject(key, path.stat().st_size))
+        return sorted(found, key=lambda item: item.key)
+
+    def delete(self, keys: list[str]) -> None:
+        """See Store. Folders that become empty go too."""
+        for key in keys:
+            path = self._path(key)
+            with self._errors(key):
+                path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self._root or self._root not in folder.parents:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+    def _settle(self, key: str) -> None:
+        """A file's name is on the disk when its folders are: a manifest must not outlive what it lists."""
+        for folder in self._path(key).parents:
+            with contextlib.suppress(FileNotFoundError):  # another pod's `delete` took it away
+                _sync(folder)
+            if folder == self._root:
+                break
+
+    @contextlib.contextmanager
+    def _part(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
+        part = path.with_name(f"{path.name}{PART_MARK}{uuid.uuid4().hex}")
+        for last_try in (False, True):  # another pod's `delete` may take the empty folder away in between
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part.touch()
+                break
+            except FileNotFoundError as error:
+                if last_try:  # nothing takes it away twice: the file system makes no folder there, as /proc
+                    raise self._refused(key, error) from error
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"{self.uri}/{key}: no such object") from error
+        except OSError as error:
+            where = f"{self.uri}/{key}"
+            if error.errno in FULL:
+                raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+                raise self._refused(key, error) from error
+            raise StorageUnavailable(f"{self._field}: {where}: {error.strerror}") from error
+
+    def _refused(self, key: str, error: OSError) -> StorageDenied:
+        return StorageDenied(
+            f"{self._field}: {self.uri}/{key} is refused by the file system ({error.strerror}); "
+            "give the trainer's user the right to it, or name another folder"
+        )
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A listing that lacks what could not be read would tell of a store without it."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems do not know it for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _create_without_links(path: Path, content: bytes) -> bool:
+    """For volumes without hard links: the name is taken first, so a crash in between leaves it cut short.
+
+    A reader then finds the manifest corrupt and says so; it is never taken for whole.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True

@@ -1,0 +1,1 @@
+"""Training and forward passes: data order, loop, precision, saved state."""

@@ -1,0 +1,51 @@
+"""How training went, kept small: losses thinned to what a curve can show, validation at the end of each epoch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from distillchain_api.wire.manifest import SplitMetrics
+from distillchain_api.wire.records import HISTORY_FILE, HISTORY_POINTS, HistoryPoint, lines_of
+
+
+class History:
+    """The points so far; those of earlier attempts come with the saved state."""
+
+    def __init__(self, points: list[HistoryPoint]) -> None:
+        self._points = points
+        self._losses: list[float] = []
+
+    @classmethod
+    def read(cls, state: Path | None) -> History:
+        """What a saved state knows; nothing when there is none, or one of before histories were kept."""
+        path = state / HISTORY_FILE if state else None
+        if path is None or not path.exists():
+            return cls([])
+        return cls([HistoryPoint.parse(line) for line in lines_of(path.read_text(encoding="utf-8"))])
+
+    @property
+    def points(self) -> list[HistoryPoint]:
+        """In the order of their steps."""
+        return list(self._points)
+
+    def trained(self, step: int, of: int, epoch: float, loss: float, learning_rate: float | None) -> None:
+        """A step was made; every so many become one point, the last step always."""
+        self._losses.append(loss)
+        if step % math.ceil(of / HISTORY_POINTS) and step < of:
+            return
+        mean = sum(self._losses) / len(self._losses)
+        self._losses = []
+        self._points.append(
+            HistoryPoint(step=step, epoch=round(epoch, 6), loss=round(mean, 6), learning_rate=learning_rate)
+        )
+
+    def measured(self, step: int, epoch: float, metrics: SplitMetrics) -> None:
+        """The student on validation after this step; a second measurement of one step replaces the first."""
+        self._points = [point for point in self._points if (point.step, point.validation is None) != (step, False)]
+        self._points.append(HistoryPoint(step=step, epoch=epoch, validation=metrics))
+
+    def write(self, folder: Path) -> None:
+        """One JSON object a line."""
+        lines = "".join(point.to_json() + "\n" for point in self._points)
+        (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Resumable training state in the store: files first, a small index with their sha256 last.
+
+What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
+train the same stage cannot mix theirs; and by what the student is trained from (a digest holds URIs, not contents), of
+each of which the newest two are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from pathlib import Path
+
+from pydantic import Field
+
+from distillchain_api.base import Record
+from distillchain_api.faults import BadDocument
+from distillchain_api.layout import resume_prefix
+from distillchain_api.wire.manifest import FileEntry
+from distillchain_store.errors import ObjectMissing
+from distillchain_store.store import Store, discard
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+INDEX = "index.json"
+SOURCE_CHARS = 16
+
+
+class ResumeIndex(Record):
+    """What a state is: where training stood, and its files."""
+
+    step: int
+    of: int
+    elapsed_s: float
+    """Wall seconds of the stage so far, all attempts."""
+    model_s: float
+    train_s: float
+    """Seconds of training alone."""
+    final_loss: float
+    logits_reused: bool = False
+    files: list[FileEntry] = Field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to train."""
+        return self.step >= self.of
+
+
+class ResumeStates:
+    """The states of one stage.
+
+    Args:
+        source: sha256 over training rows, teacher and start of the student; states of other ones are never found.
+    """
+
+    def __init__(self, store: Store, digest: str, attempt: str, *, source: str) -> None:
+        self._store = store
+        self._stage = resume_prefix(digest)
+        self._prefix = f"{self._stage}{source[:SOURCE_CHARS]}-"
+        self._attempt = attempt
+        self._unusable: set[str] = set()  # states that were passed over: they keep no other one out
+
+    @property
+    def uri(self) -> str:
+        """Where they are."""
+        return f"{self._store.uri}/{self._stage.rstrip('/')}"
+
+    def save(self, folder: Path, index: ResumeIndex) -> None:
+        """Stores all files of `folder` as the state at `index.step`, then lets older ones go."""
+        state = f"{self._prefix}{index.step:09d}-{self._attempt}-{uuid.uuid4().hex[:6]}/"
+        files = []
+        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+            name = path.relative_to(folder).as_posix()
+            stored = self._store.upload(state + name, path)
+            files.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
+        whole = index.model_copy(update={"files": files})
+        self._store.write(state + INDEX, whole.to_json().encode())
+        log.info("state saved", extra={"step": index.step, "of": index.of, "state": f"{self._store.uri}/{state}"})
+        self._drop_older()
+
+    def load_newest(self, folder: Path) -> tuple[ResumeIndex, Path] | None:
+        """Fetches the newest whole state below `folder`: its index and where its files are. None: there is none."""
+        for state in reversed(self._states()):
+            place = folder / Path(state).name
+            index = self._load(state, place)
+            if index is not None:
+                where = f"{self._store.uri}/{state}"
+                log.info("state found", extra={"step": index.step, "of": index.of, "state": where})
+                return index, place
+        if self._store.list_objects(self._stage):
+            log.warning(
+                "no saved state can be used: none is whole, or data, teacher or student have changed since; "
+                "training starts anew",
+                extra={"states": self.uri},
+            )
+        return None
+
+    def _states(self) -> list[str]:
+        """Prefixes of the states that have an index, the oldest step first."""
+        keys = [item.key for item in self._store.list_objects(self._prefix)]
+        return sorted(key.removesuffix(INDEX) for key in keys if key.endswith("/" + INDEX))
+
+    def _load(self, state: str, folder: Path) -> ResumeIndex | None:
+        try:
+            index = ResumeIndex.parse(self._store.read(state + INDEX))
+            for entry in index.files:
+                came = self._store.download(state + entry.path, folder / entry.path)
+                if (came.size_bytes, came.sha256) != (entry.size_bytes, entry.sha256):
+                    raise ObjectMissing(f"{state}{entry.path} was altered")
+        except (ObjectMissing, BadDocument) as error:
+            log.warning("saved state is not whole; an older one is taken", extra={"state": state, "why": str(error)})
+            self._unusable.add(state)
+            return None
+        return index
+
+    def _drop_older(self) -> None:
+        kept = [state for state in self._states() if state not in self._unusable][-KEPT:]
+        if kept:
+            older = [
+                item.key
+                for item in self._store.list_objects(self._prefix)
+                if _state_of(item.key) not in kept and _state_of(item.key) < kept[0]
+            ]
+            discard(self._store, self._stage, older)
+
+
+def clear_states(store: Store, digest: str) -> None:
+    """Deletes all states of a stage; for after the commit."""
+    discard(store, resume_prefix(digest))
+
+
+def _state_of(key: str) -> str:
+    """The prefix of the state that an object belongs to."""
+    head, _, rest = key.partition("/resume/")
+    return f"{head}/resume/{rest.partition('/')[0]}/"

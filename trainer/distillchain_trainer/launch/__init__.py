@@ -1,0 +1,1 @@
+"""The trainer as a process: environment, signals, exit code and termination message."""

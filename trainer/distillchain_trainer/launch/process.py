@@ -1,0 +1,216 @@
+"""The trainer as a process: reads the work order, runs the stage, answers. Every ending has an answer and a code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from distillchain_api.failures import EXIT_COMMITTED, EXIT_INTERRUPTED, FailureClass
+from distillchain_api.faults import BadDocument
+from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit
+from distillchain_api.wire.work_order import (
+    ATTEMPT_ENV,
+    KEEP_TEXTS_ENV,
+    TERMINATION_PATH_ENV,
+    WORK_DIRECTORY_ENV,
+    WORK_ORDER_ENV,
+    WorkOrder,
+)
+from distillchain_store.redaction import without_secrets
+from distillchain_trainer import __version__
+from distillchain_trainer.errors import StopRequested, WorkOrderInvalid, translate_unforeseen
+from distillchain_trainer.launch import threads
+from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.stage.progress import Reporter
+
+log = logging.getLogger("distillchain_trainer")
+
+DEFAULT_TERMINATION_PATH = "/dev/termination-log"
+CRASH_EXIT_CODE = 70
+USAGE = f"""usage: python -m distillchain_trainer [--version]
+
+Runs one stage of a DistillationChain. It is configured by environment variables alone:
+  {WORK_ORDER_ENV}        the work order, JSON
+  {ATTEMPT_ENV}           a name unique to this pod; empty: made up
+  {TERMINATION_PATH_ENV}  file of the termination message; empty: {DEFAULT_TERMINATION_PATH}
+  {WORK_DIRECTORY_ENV}    folder for files in the making; empty: a temporary one
+  {KEEP_TEXTS_ENV}        0: copy no validation text into store and report; empty: the few that the report shows
+
+Example: {WORK_ORDER_ENV}="$(cat order.json)" python -m distillchain_trainer
+"""
+
+
+def main(arguments: list[str], signals: Signals) -> int:
+    """Runs one stage. Returns: the exit code of the contract."""
+    if arguments == ["--version"]:
+        sys.stdout.write(f"distillchain-trainer {__version__}\n")
+        return 0
+    if arguments:
+        asked = arguments in (["--help"], ["-h"])
+        (sys.stdout if asked else sys.stderr).write(USAGE)
+        return 0 if asked else 64
+    answer: Committed | Failed | Interrupted
+    order: WorkOrder | None = None
+    try:
+        progress = _set_up_streams()
+        order = _read_work_order()
+        signals.obey()
+        answer, code = _run(order, signals, progress), EXIT_COMMITTED
+        signals.defer_for_good()
+    except StopRequested as stop:
+        signals.defer_for_good()
+        answer, code = _interrupted(order, max(stop.step, signals.saved_step)), EXIT_INTERRUPTED
+    except BaseException as error:  # every ending has an answer
+        signals.defer_for_good()
+        answer, code = _failed(order, error)
+    _write_answer(answer)
+    return code
+
+
+def _run(order: WorkOrder, signals: Signals, progress: TextIO) -> Committed:
+    from distillchain_trainer.stage.run import run_stage
+
+    named = os.environ.get(ATTEMPT_ENV, "")
+    # A container that is restarted within its pod must not write where the one before did.
+    attempt = f"{named}-{secrets.token_hex(3)}" if named else secrets.token_hex(6)
+    with _work_folder() as folder:
+        _keep_libraries_in(folder)
+        log.info(
+            "stage begins",
+            extra={"chain": order.chain, "stage": order.stage, "digest": order.digest, "attempt": attempt},
+        )
+        return run_stage(
+            order, attempt=attempt, folder=folder, reporter=Reporter(order.stage, progress), signals=signals
+        )
+
+
+def _read_work_order() -> WorkOrder:
+    text = os.environ.get(WORK_ORDER_ENV)
+    if not text:
+        raise WorkOrderInvalid(f"{WORK_ORDER_ENV} is not set; expected a work order as JSON")
+    try:
+        return WorkOrder.parse(text)
+    except BadDocument as error:
+        faults = "; ".join(str(fault) for fault in error.faults)
+        raise WorkOrderInvalid(f"{WORK_ORDER_ENV}: {faults}") from error
+
+
+@contextlib.contextmanager
+def _work_folder() -> Iterator[Path]:
+    """A folder of this process alone, gone at the end."""
+    parent = os.environ.get(WORK_DIRECTORY_ENV) or None
+    if parent:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="stage-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_libraries_in(folder: Path) -> None:
+    """The root file system of a pod is read-only and it may have no home."""
+    caches = {
+        "HF_HOME": "huggingface",
+        "XDG_CACHE_HOME": "cache",
+        "MPLCONFIGDIR": "cache",
+        "TORCHINDUCTOR_CACHE_DIR": "cache",
+    }
+    home = Path(os.environ.get("HOME") or "/nonexistent")
+    if not os.access(home, os.W_OK):
+        for name, place in caches.items():
+            os.environ.setdefault(name, str(folder / place))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    threads.choose()
+
+
+def _set_up_streams() -> TextIO:
+    """Progress alone goes to stdout: whatever a library prints goes to stderr, also from C."""
+    sys.stdout.flush()
+    progress = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Fields())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    log.setLevel(logging.INFO)
+    return progress
+
+
+class _Fields(logging.Formatter):
+    """Constant text, then the fields: `... INFO distillchain_store.commit: stage committed digest=9c41 attempt=1`."""
+
+    _usual = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = [f"{name}={value}" for name, value in vars(record).items() if name not in self._usual]
+        return without_secrets(" ".join([super().format(record), *fields]))
+
+
+def _interrupted(order: WorkOrder | None, step: int) -> Interrupted:
+    where = f"its state at step {step} is saved" if step else "this attempt had not come to train"
+    log.info("stopped from outside", extra={"step": step})
+    return Interrupted(
+        stage=order.stage if order else "",
+        digest=order.digest if order else "",
+        step=step,
+        message=f"stopped from outside; {where}, the next one goes on from what is saved",
+    )
+
+
+def _failed(order: WorkOrder | None, error: BaseException) -> tuple[Failed, int]:
+    known = translate_unforeseen(error)
+    if known is not None and known.failure_class is not FailureClass.CRASHED:
+        log.error("stage failed: %s", known, extra={"failure_class": known.failure_class})
+        log.debug("cause", exc_info=error)
+    else:
+        log.error("stage crashed", exc_info=error)
+    sentence = (str(error).strip().splitlines() or [""])[0]
+    message = str(known) if known is not None else f"{type(error).__name__}: {sentence}"
+    failed = Failed(
+        stage=order.stage if order else "",
+        digest=order.digest if order else "",
+        failure_class=known.failure_class if known else FailureClass.CRASHED,
+        message=fit(without_secrets(message)),
+    )
+    return failed, known.exit_code if known is not None else CRASH_EXIT_CODE
+
+
+def _write_answer(answer: Committed | Failed | Interrupted) -> None:
+    """In place and in one write: the kubelet mounts this very file, so nothing can be renamed over it."""
+    path = os.environ.get(TERMINATION_PATH_ENV) or DEFAULT_TERMINATION_PATH
+    if path == DEFAULT_TERMINATION_PATH and not Path(path).exists():
+        log.info("answer: %s", json.dumps(answer.to_document(), ensure_ascii=False))
+        return
+    content = answer.to_json().encode(errors="replace")
+    assert len(content) <= TERMINATION_BYTES, "every sentence is cut to size"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(content)
+    except OSError:
+        log.exception("the termination message could not be written; it is: %s", answer.to_json())
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: everything is written, and taking torch apart costs another second."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

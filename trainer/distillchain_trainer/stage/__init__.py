@@ -1,0 +1,1 @@
+"""One stage from work order to commit: prepare, compute, commit."""

@@ -1,0 +1,56 @@
+"""The chain's report in the store, beside the manifest of its last stage. It is a service: it never fails a stage."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+
+from distillchain_api.layout import report_key
+from distillchain_api.wire.work_order import WorkOrder
+from distillchain_store.errors import ObjectMissing
+from distillchain_store.store import Store
+from distillchain_trainer import __version__
+
+log = logging.getLogger(__name__)
+
+
+def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
+    """Writes the report of a chain whose last stage is committed; a fault is only logged.
+
+    Args:
+        adopted: the stage was found committed; then a report that was made of the same manifests stays as it is.
+    """
+    key, started = report_key(order.digest), time.monotonic()
+    try:
+        if adopted and _is_current(store, order.digest):
+            return
+        store.write(key, _build(store, order).encode())
+    except Exception:  # whatever it is: the student is committed, and `distillchain report` can be run again
+        log.warning("the chain's report could not be written; see `distillchain report`", exc_info=True)
+        return
+    log.info(
+        "report written", extra={"report": f"{store.uri}/{key}", "elapsed_s": round(time.monotonic() - started, 2)}
+    )
+
+
+def _is_current(store: Store, digest: str) -> bool:
+    """The report is there, and names the manifests that are there now."""
+    from distillchain_report.load import manifests_digest, walk_back
+
+    try:
+        page = store.read(report_key(digest))
+    except ObjectMissing:
+        return False
+    return manifests_digest(walk_back(store, digest)).encode() in page
+
+
+def _build(store: Store, order: WorkOrder) -> str:
+    from distillchain_report.build import build_report  # matplotlib takes a second to import
+    from distillchain_report.load import load_stages, walk_back, wanted_of
+    from distillchain_report.render import render_html
+
+    stages = load_stages(store, wanted_of(walk_back(store, order.digest)))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    report = build_report(order.chain, stages, storage=store.uri, generated_at=now, version=__version__)
+    return render_html(report)

@@ -1,0 +1,1 @@
+"""Text classification: one or two texts to one class."""

@@ -1,0 +1,217 @@
+"""The splits of a task as texts and class indices, from files, S3 or the hub. Knows no model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distillchain_api.faults import got
+from distillchain_api.resource.spec import Dataset, Task
+from distillchain_api.wire.manifest import SplitFacts
+from distillchain_store.errors import ObjectMissing
+from distillchain_store.store import open_store, path_of_uri
+from distillchain_trainer.data.tables import Row, read_rows
+from distillchain_trainer.errors import DataInvalid, reading
+from distillchain_trainer.models import hub
+from distillchain_trainer.tasks.text_classification.labels import LabelReader, UnknownLabel, find_name
+
+log = logging.getLogger(__name__)
+
+FIELD = "spec.task.dataset"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split: one or two texts each, and a class index."""
+
+    name: str
+    texts: list[tuple[str, ...]]
+    classes: list[int]
+    keys: list[bytes] = field(default_factory=list)
+    """sha256 of the texts of each row: what teacher logits are kept under."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def facts(self) -> SplitFacts:
+        """For the manifest."""
+        digest = hashlib.sha256()
+        for key, index in zip(self.keys, self.classes, strict=True):
+            digest.update(key + index.to_bytes(4, "big"))
+        return SplitFacts(rows=len(self), sha256=digest.hexdigest())
+
+    @property
+    def texts_sha256(self) -> str:
+        """Over the texts alone, in any order."""
+        return hashlib.sha256(b"".join(sorted(set(self.keys)))).hexdigest()
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """All splits of a task."""
+
+    train: Split
+    validation: Split
+    test: Split | None
+    revision: str
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """By role."""
+        found = {"train": self.train, "validation": self.validation}
+        return found | ({"test": self.test} if self.test else {})
+
+
+def key_of(texts: Sequence[str]) -> bytes:
+    """sha256 of a row's texts; lengths are part of it, so ("ab", "c") is not ("a", "bc")."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.digest()
+
+
+def read_task_data(task: Task, *, endpoint_url: str | None, region: str | None, folder: Path) -> TaskData:
+    """All splits, checked. Files of S3 are fetched into `folder`.
+
+    Raises: DataInvalid naming file, line and column.
+    """
+    dataset = task.dataset
+    names = {"train": dataset.splits.train, "validation": dataset.splits.validation}
+    if dataset.splits.test:
+        names["test"] = dataset.splits.test
+    if dataset.uri.startswith("hf://"):
+        splits, revision = _read_hub(task, names, folder)
+    else:
+        splits = {
+            role: _split(task, role, _read_file(dataset, role, name, endpoint_url, region, folder))
+            for role, name in names.items()
+        }
+        content = "".join(split.facts.sha256 for split in splits.values())
+        revision = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+    return TaskData(splits["train"], splits["validation"], splits.get("test"), revision)
+
+
+def _read_file(
+    dataset: Dataset, role: str, name: str, endpoint_url: str | None, region: str | None, folder: Path
+) -> Iterator[Row]:
+    where = f"{FIELD}.splits.{role}"
+    shown = f"{dataset.uri}/{name}"
+    columns = [*dataset.text, dataset.label]
+    if dataset.uri.startswith("file://"):
+        path = path_of_uri(dataset.uri) / name
+        with reading(f"{where}: {shown}", DataInvalid):
+            if not path.is_file():
+                there = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+                hint = f"the folder holds {', '.join(there[:8])}" if there else "there is no such folder"
+                raise DataInvalid(f"{where}: {shown} does not exist; {hint}")
+    else:
+        store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
+        path = folder / role / Path(name).name
+        try:
+            store.download(name, path)
+        except ObjectMissing as error:
+            raise DataInvalid(f"{where}: {shown} does not exist; correct the name or upload the file") from error
+    return read_rows(path, columns, name=shown)
+
+
+def _read_hub(task: Task, names: dict[str, str], folder: Path) -> tuple[dict[str, Split], str]:
+    dataset = task.dataset
+    tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
+    splits = {}
+    for role, table in tables.items():
+        shown = f"{dataset.uri}, split {names[role]}"
+        rows = hub_rows(table, task, shown)
+        splits[role] = _split(task, role, rows)
+    return splits, revision
+
+
+def hub_rows(table: Any, task: Task, shown: str) -> Iterator[Row]:
+    """Rows of a `datasets.Dataset`; ClassLabel numbers become their names, unless those only count the classes.
+
+    Raises: DataInvalid for a name that is not one of the task's.
+    """
+    from distillchain_trainer.data.tables import _pick  # the same words for a missing column
+
+    columns = [*task.dataset.text, task.dataset.label]
+    _pick(table.column_names, columns, shown)
+    names = list(getattr(table.features[task.dataset.label], "names", None) or [])
+    by_name = names != [str(number) for number in range(len(names))]
+    if by_name and any(find_name(name, task.labels) is None for name in names):
+        raise DataInvalid(
+            f"{shown}: its classes are {', '.join(names)}, spec.task.labels are {', '.join(task.labels)}; "
+            "name the labels as the data set does, in any order"
+        )
+    arrays = [table[column][:] for column in columns]
+    for number, cells in enumerate(zip(*arrays, strict=True), start=1):
+        label = cells[-1]
+        if by_name and isinstance(label, int) and 0 <= label < len(names):
+            label = names[label]
+        yield Row((*cells[:-1], label), f"{shown}, row {number}")
+
+
+def _split(task: Task, role: str, rows: Iterator[Row]) -> Split:
+    reader = LabelReader(task.labels)
+    columns = task.dataset.text
+    split = Split(role, [], [])
+    for row in rows:
+        texts = row.cells[:-1]
+        for column, text in zip(columns, texts, strict=True):
+            _check_text(text, f'{row.place}, column "{column}"')
+        split.texts.append(texts)
+        split.keys.append(key_of(texts))
+        split.classes.append(_class_of(reader, row, task.dataset.label))
+    _check_split(task, split)
+    return split
+
+
+def _check_text(text: object, place: str) -> None:
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise DataInvalid(f"{place}: the cell is empty; fill it or remove the row")
+    if not isinstance(text, str):
+        raise DataInvalid(f"{place}: {got(text)}, expected text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # "\ud83d" alone in JSON: an emoji that was cut in two
+        raise DataInvalid(
+            f"{place}: character {error.start + 1} is {ascii(text[error.start])[1:-1]}, half of a surrogate pair; "
+            "correct the text, or what cut it"
+        ) from error
+
+
+def _class_of(reader: LabelReader, row: Row, column: str) -> int:
+    cell, place = row.cells[-1], f'{row.place}, column "{column}"'
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise DataInvalid(f"{place}: the cell is empty; fill it or remove the row")
+    try:
+        return reader.index_of(cell)
+    except (UnknownLabel, TypeError) as error:
+        words = str(error) if isinstance(error, UnknownLabel) else "expected a class name or number"
+        raise DataInvalid(f"{place}: {got(cell)}, {words}; correct the row or spec.task.labels") from error
+
+
+def _check_split(task: Task, split: Split) -> None:
+    name = getattr(task.dataset.splits, split.name)
+    where = f"{FIELD}.splits.{split.name}"
+    if not len(split):
+        raise DataInvalid(f"{where}: {task.dataset.uri}/{name} has no rows; expected at least one")
+    present = set(split.classes)
+    if len(present) == 1 and split.name == "validation":
+        raise DataInvalid(
+            f"{where}: every row of {task.dataset.uri}/{name} is of class {json.dumps(task.labels[present.pop()])}, "
+            "so no model can be told from chance; add rows of the other classes"
+        )
+    absent = [label for index, label in enumerate(task.labels) if index not in present]
+    if absent and split.name == "train":
+        raise DataInvalid(
+            f"{where}: no row of {task.dataset.uri}/{name} is of class {json.dumps(absent[0])}; "
+            "add such rows or remove the class from spec.task.labels"
+        )
+    if absent:
+        log.warning("a class has no rows", extra={"split": split.name, "classes": absent})
