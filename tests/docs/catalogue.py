@@ -23,7 +23,7 @@ RUN: dict[tuple[str, str], Scene] = {
     ("README.md", "kubectl apply -f chain.yaml"): Scene.CHAIN,
     (
         "README.md",
-        "distillchain report chain.yaml --to report.html    # or a chain's name on the cluster; -o md, -o json",
+        "distillchain report chain.yaml --to report.html    # or the name of a chain on the cluster; -o md, -o json",
     ): Scene.QUICKSTART,
     ("docs/quickstart.md", ".venv/bin/distillchain validate examples/quickstart/chain.yaml"): Scene.CHECKOUT,
     ("docs/quickstart.md", ".venv/bin/distillchain plan examples/quickstart/chain.yaml \\"): Scene.CHECKOUT,
@@ -63,7 +63,7 @@ CANNOT: dict[tuple[str, str], str] = {
     ("README.md", "make test"): "is what runs this test",
     (
         "README.md",
-        "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (root); prints what to type next",
+        "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (needs root); prints the next steps",
     ): "`python -m cluster up` of docs/first-chain.md is what it runs",
     ("docs/quickstart.md", "make quickstart"): "as in README.md",
     ("docs/first-chain.md", "make cluster-up"): "`python -m cluster up` of the same page is what it runs",
