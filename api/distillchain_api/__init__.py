@@ -3,7 +3,7 @@
 Knows no cluster, no model, no disk: every function here is pure. The folder crds/ is generated from these types.
 """
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Part of every digest: raised when the same spec would train another student than before."""
 
 GROUP = "distillchain.io"

@@ -11,7 +11,9 @@ import json
 from typing import Any
 
 from distillchain_api import CONTRACT_VERSION
-from distillchain_api.resource.spec import Distillation, Student, Task, Training
+from distillchain_api.base import Document
+from distillchain_api.resource.spec import Distillation, Student, Training
+from distillchain_api.task import Task
 from distillchain_api.values import StageDigest
 
 
@@ -40,6 +42,15 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def identity_of(document: Document) -> dict[str, Any]:
+    """What a document contributes to a digest: every field that differs from its default.
+
+    Fields at their default are left out, so a field that a later release adds does not rename what is committed. The
+    price: changing a default must raise CONTRACT_VERSION, because the same identity would mean another recipe.
+    """
+    return document.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+
+
 def fine_tune_digest(task: Task, *, teacher_model: str, training: Training) -> StageDigest:
     """Digest of stage zero: the root teacher fine-tuned on the labels."""
     return _digest(task, student={"model": teacher_model}, training=training)
@@ -52,12 +63,12 @@ def distill_digest(
     return _digest(
         task,
         teacher=teacher,
-        student=student.to_document(),
+        student=identity_of(student),
         training=training,
-        distillation=distillation.to_document(),
+        distillation=identity_of(distillation),
     )
 
 
 def _digest(task: Task, *, training: Training, **parts: Any) -> StageDigest:
-    recipe = {"contract": CONTRACT_VERSION, "task": task.to_document(), "training": training.to_document(), **parts}
+    recipe = {"contract": CONTRACT_VERSION, "task": identity_of(task), "training": identity_of(training), **parts}
     return StageDigest(sha256_of(recipe))

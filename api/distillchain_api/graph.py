@@ -83,6 +83,7 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
         storage=_address(chain),
         student=Student(model=spec.teacher.model),
         training=training,
+        micro_batch_size=template.micro_batch_size,
         gate=Gate(min_metric=spec.teacher.gate.min_metric) if spec.teacher.gate else Gate(),
         save_interval_s=duration_seconds(template.save_interval),
     )
@@ -116,6 +117,7 @@ def _distill(
         teacher=teacher,
         student=stage.student,
         training=training,
+        micro_batch_size=stage.micro_batch_size or template.micro_batch_size,
         distillation=distillation,
         gate=stage.gate,
         save_interval_s=duration_seconds(stage.save_interval or template.save_interval),

@@ -76,3 +76,5 @@ Duration = Annotated[
 Share = Annotated[
     float, Field(ge=0, le=1), Expect("a share from 0 to 1", "for five points write 0.05, for ninety percent 0.9")
 ]
+
+Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters", "in YAML, quote it")]

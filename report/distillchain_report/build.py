@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distillchain_api.resource.spec import TEACHER_STAGE, Metric
+from distillchain_api.resource.spec import TEACHER_STAGE
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_report import statistics
 from distillchain_report.load import LoadedStage, Predictions, manifests_digest
@@ -26,7 +26,7 @@ from distillchain_report.model import (
 )
 from distillchain_report.words import short, verdict
 
-METRICS: tuple[Metric, ...] = ("accuracy", "macroF1")
+METRICS: tuple[str, ...] = ("accuracy", "macroF1")
 SPLITS = ("train", "validation", "test")
 
 
@@ -37,7 +37,7 @@ def build_report(
     storage: str,
     generated_at: str,
     version: str,
-    metric: Metric = "accuracy",
+    metric: str = "accuracy",
 ) -> Report:
     """The report on a chain's stages, in order.
 
@@ -100,7 +100,7 @@ class _Root:
     rows_sha256: str
 
 
-def _root(stages: Sequence[LoadedStage], metric: Metric) -> _Root | None:
+def _root(stages: Sequence[LoadedStage], metric: str) -> _Root | None:
     """The teacher that stands at the top, as the first stage measured it; or stage zero's result."""
     first = stages[0]
     if first.manifest is None:
@@ -141,7 +141,7 @@ def _stage(
     stage: LoadedStage,
     before: LoadedStage | None,
     root: _Root | None,
-    metric: Metric,
+    metric: str,
     chain: str,
 ) -> StageReport:
     manifest, wanted = stage.manifest, stage.wanted
@@ -210,7 +210,7 @@ def _model(
     predictions: Predictions | None,
     on_test: Predictions | None,
     manifest: Manifest,
-    metric: Metric,
+    metric: str,
     *,
     pretrained: bool | None,
 ) -> ModelReport:
@@ -233,7 +233,7 @@ def _model(
     )
 
 
-def _estimate(metric: Metric, value: float, predictions: Predictions | None, rows: int) -> Estimate:
+def _estimate(metric: str, value: float, predictions: Predictions | None, rows: int) -> Estimate:
     """With its interval: accuracy needs only the number of rows for that, macro F1 the predictions."""
     if metric == "accuracy" and rows:
         low, high = statistics.share_interval(round(value * rows), rows)
@@ -249,7 +249,7 @@ def _against_root(
     predictions: Predictions | None,
     manifest: Manifest,
     root: _Root | None,
-    metric: Metric,
+    metric: str,
 ) -> dict[str, object]:
     """What a student is beside the root teacher; what it keeps only where both were measured on the same rows."""
     if root is None:
@@ -324,7 +324,7 @@ def _rows(manifest: Manifest) -> dict[str, int]:
     return {name: manifest.data[name].rows for name in SPLITS if name in manifest.data}
 
 
-def _most_frequent(metric: Metric, predictions: Predictions) -> Estimate:
+def _most_frequent(metric: str, predictions: Predictions) -> Estimate:
     """What a model that knows nothing but the most frequent class would reach."""
     truth = predictions.truth
     guess = np.full_like(truth, np.bincount(truth).argmax())

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
-from distillchain_api.resource.spec import Metric
 from distillchain_api.wire.records import HistoryPoint
 
 Outcome = Literal["Succeeded", "Failed", "Unfinished"]
@@ -154,7 +153,7 @@ class Report(Document):
     """sha256 over the manifests it was made of."""
     outcome: Outcome
     verdict: str
-    metric: Metric
+    metric: str
     task: dict[str, Any] | None = None
     """Of the recipe; none while nothing is committed."""
     rows: dict[str, int] = {}

@@ -14,7 +14,6 @@ from scipy import sparse
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import binomtest
 
-from distillchain_api.resource.spec import Metric
 from distillchain_api.wire.records import EXAMPLES
 
 CONFIDENCE = 0.95
@@ -59,7 +58,7 @@ def share_interval(hits: int, rows: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def metric_interval(metric: Metric, truth: Classes, predicted: Classes) -> tuple[float, float]:
+def metric_interval(metric: str, truth: Classes, predicted: Classes) -> tuple[float, float]:
     """Wilson's for accuracy; for macro F1 the percentiles of a bootstrap over rows."""
     if metric == "accuracy":
         return share_interval(int((truth == predicted).sum()), len(truth))
@@ -75,7 +74,7 @@ def f1_intervals(truth: Classes, predicted: Classes, classes: int) -> list[tuple
     return [_ends(column) for column in values.T]
 
 
-def retention_interval(metric: Metric, truth: Classes, teacher: Classes, student: Classes) -> tuple[float, float]:
+def retention_interval(metric: str, truth: Classes, teacher: Classes, student: Classes) -> tuple[float, float]:
     """Of student's metric over teacher's on the same rows: percentiles of a bootstrap that draws whole rows."""
     cells, counts = _cells(truth, teacher, student)
     ratios = []
@@ -129,7 +128,7 @@ def _draws(counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         yield dice.multinomial(rows, counts / rows, size=RESAMPLES_AT_ONCE)
 
 
-def _metric(metric: Metric, draws: NDArray[np.int64], truth: Classes, predicted: Classes) -> Floats:
+def _metric(metric: str, draws: NDArray[np.int64], truth: Classes, predicted: Classes) -> Floats:
     """The metric of each draw."""
     if metric == "accuracy":
         share: Floats = draws[:, truth == predicted].sum(axis=1) / draws.sum(axis=1)

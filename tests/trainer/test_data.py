@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from distillchain_api.resource.spec import Task
+from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_trainer.data.tables import read_rows
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.tasks.text_classification.rows import Split, hub_rows, read_task_data

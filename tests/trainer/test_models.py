@@ -23,7 +23,8 @@ from transformers import (
     PerceiverConfig,
 )
 
-from distillchain_api.resource.spec import Architecture, Task
+from distillchain_api.resource.spec import Architecture
+from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_store.folder import FileStore
 from distillchain_trainer.engine.encode import Encoder
 from distillchain_trainer.engine.teacher_logits import TeacherLogits, _write_part, teacher_logits

@@ -9,110 +9,20 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
+from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
-from distillchain_api.values import Duration, Share, SourceUri, StageName, StorageUri
+from distillchain_api.objectives import Objective
+from distillchain_api.tasks import AnyTask
+from distillchain_api.values import Duration, Share, SourceUri, StageName, StorageUri, Text
 
 TEACHER_STAGE = "teacher"
 """Name of stage zero, which `teacher.fineTune` adds; no other stage may bear it."""
 
+MAX_URL_CHARS = 1000
 MAX_STAGES = 32  # a bound the API server needs to price the CEL rules; ten is already a long chain
-MAX_LABELS = 1000
-
-Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters", "in YAML, quote it")]
-Metric = Literal["accuracy", "macroF1"]
-"""Both are shares from 0 to 1, so that gates read the same; both are always measured, this one decides."""
-
-
-def _fault(field: str, problem: str) -> PydanticCustomError:
-    return PydanticCustomError("fault", "{problem}", {"field": field, "problem": problem})
-
-
-def _cel(rule: str, message: str, **more: str) -> dict[str, str]:
-    return {"rule": rule, "message": message, **more}
-
-
-def _rules(*rules: dict[str, str]) -> dict[str, Any]:
-    return {"x-kubernetes-validations": list(rules)}
-
-
-class Splits(Document):
-    """Where the rows of each split are: a split's name on the hub, else a file below `uri`."""
-
-    train: Text
-    """Rows the students learn from."""
-    validation: Text
-    """Rows every teacher and student is measured on; gates look at these."""
-    test: Text | None = None
-    """Rows measured once at the end and never used to choose anything; optional."""
-
-
-class Dataset(Document):
-    """Rows with one or two text columns and a label column."""
-
-    uri: SourceUri
-    """hf://name[@revision], or the s3:// or file:// folder that holds the files of `splits`."""
-    config: Text | None = None
-    """Configuration of a hub dataset, such as sst2 of hf://nyu-mll/glue; only with hf://."""
-    splits: Splits
-    """Split names (hf://) or file names (csv, tsv, jsonl, parquet; csv, tsv and jsonl also as .gz)."""
-    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")]
-    """Column of the text, or two columns for sentence pairs."""
-    label: Text
-    """Column of the class: a name of `task.labels`, or its number in that order counted from 0."""
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.config and not self.uri.startswith("hf://"):
-            raise _fault("config", expected(self.config, "nothing with files", "remove it, or use an hf:// dataset"))
-        if len(set(self.text)) != len(self.text):
-            raise _fault("text", expected(self.text, "two different columns"))
-        if self.label in self.text:
-            raise _fault("label", expected(self.label, "a column that is not also in text"))
-        return self
-
-    model_config = {
-        "json_schema_extra": _rules(
-            _cel(
-                "!has(self.config) || self.uri.startsWith('hf://')",
-                "config belongs to hf:// datasets; remove it",
-                fieldPath=".config",
-            ),
-            _cel(
-                "self.text.size() < 2 || self.text[0] != self.text[1]",
-                "text: expected two different columns",
-                fieldPath=".text",
-            ),
-            _cel("!(self.label in self.text)", "label: expected a column that is not in text", fieldPath=".label"),
-        )
-    }
-
-
-class Task(Document):
-    """What every model of the chain must be able to do, and how well is measured."""
-
-    type: Literal["TextClassification"]
-    """TextClassification: one text or a pair of texts to one class."""
-    dataset: Dataset
-    labels: Annotated[
-        list[Text],
-        Field(min_length=2, max_length=MAX_LABELS, json_schema_extra={"x-kubernetes-list-type": "set"}),
-        Expect("the names of at least two classes, in class order", "for example [negative, positive]"),
-    ]
-    """Names of the classes in class order; every checkpoint's id2label is matched to them by name."""
-    metric: Metric = "accuracy"
-    """What gates and the result are measured in; a share from 0 to 1."""
-    max_length: Annotated[int, Field(ge=4, le=8192), Expect("a number of tokens from 4 to 8192")] = 128
-    """Tokens a text is cut to."""
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise _fault("labels", expected(self.labels, "every class name once"))
-        return self
 
 
 class SecretRef(Document):
@@ -128,8 +38,8 @@ class Storage(Document):
     uri: Annotated[
         StorageUri,
         Field(
-            json_schema_extra=_rules(
-                _cel("self == oldSelf", "storage.uri is immutable: checkpoints do not move; create a new chain")
+            json_schema_extra=rules(
+                cel("self == oldSelf", "storage.uri is immutable: checkpoints do not move; create a new chain")
             )
         ),
     ]
@@ -137,7 +47,7 @@ class Storage(Document):
     endpoint_url: (
         Annotated[
             str,
-            Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=MAX_LABELS),
+            Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=MAX_URL_CHARS),
             Expect("http(s)://host[:port] without user or password", "credentials belong into secretRef"),
         ]
         | None
@@ -149,8 +59,8 @@ class Storage(Document):
     """Credentials; empty: the pod's service account (IRSA, workload identity)."""
 
     model_config = {
-        "json_schema_extra": _rules(
-            _cel(
+        "json_schema_extra": rules(
+            cel(
                 "has(self.endpointUrl) == has(oldSelf.endpointUrl) && "
                 "(!has(self.endpointUrl) || self.endpointUrl == oldSelf.endpointUrl)",
                 "storage.endpointUrl is immutable: checkpoints do not move; create a new chain",
@@ -191,9 +101,7 @@ class TrainingOverrides(Document):
     epochs: PositiveInt | None = None
     """Passes over the training split."""
     batch_size: PositiveInt | None = None
-    """Examples of one forward pass on one device."""
-    gradient_accumulation: PositiveInt | None = None
-    """Forward passes of one optimizer step."""
+    """Rows of one optimizer step, over all devices."""
     learning_rate: LearningRate | None = None
     """Peak learning rate of AdamW."""
     weight_decay: NonNegative | None = None
@@ -206,6 +114,8 @@ class TrainingOverrides(Document):
     """Gradients are clipped to this norm; 0: not clipped."""
     precision: Precision | None = None
     """float32, or bfloat16 autocast."""
+    tf32: bool | None = None
+    """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits."""
     seed: Seed | None = None
     """Seed of data order, dropout and new weights."""
 
@@ -216,9 +126,7 @@ class Training(Document):
     epochs: PositiveInt = 3
     """Passes over the training split."""
     batch_size: PositiveInt = 32
-    """Examples of one forward pass on one device."""
-    gradient_accumulation: PositiveInt = 1
-    """Forward passes of one optimizer step."""
+    """Rows of one optimizer step, over all devices; `microBatchSize` says how many fit one device at a time."""
     learning_rate: LearningRate = 1e-4
     """Peak learning rate of AdamW."""
     weight_decay: NonNegative = 0.0
@@ -231,6 +139,8 @@ class Training(Document):
     """Gradients are clipped to this norm; 0: not clipped."""
     precision: Precision = "float32"
     """float32, or bfloat16 autocast."""
+    tf32: bool = False
+    """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits."""
     seed: Seed = 42
     """Seed of data order, dropout and new weights."""
 
@@ -244,19 +154,23 @@ Alpha = Annotated[
 class DistillationOverrides(Document):
     """Distillation values of one stage; what is not said is the template's."""
 
+    objective: Objective | None = None
+    """Loss between student and teacher."""
     temperature: Temperature | None = None
     """Divisor of both logits."""
     alpha: Alpha | None = None
-    """Share of the teacher's loss; the rest is cross-entropy with the labels."""
+    """Share of the teacher's loss; the rest is the loss on the labels."""
 
 
 class Distillation(Document):
-    """loss = (1 - alpha) * CE(labels) + alpha * temperature^2 * KL(teacher || student) (Hinton et al. 2015)."""
+    """loss = (1 - alpha) * label loss + alpha * objective(student, teacher)."""
 
+    objective: Objective = "SoftTargets"
+    """Loss between student and teacher. SoftTargets: temperature^2 * KL(teacher || student) (Hinton et al. 2015)."""
     temperature: Temperature = 1.0
     """Divisor of both logits."""
     alpha: Alpha = 1.0
-    """Share of the teacher's loss; the rest is cross-entropy with the labels."""
+    """Share of the teacher's loss; the rest is the loss on the labels."""
 
 
 AnyMap = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
@@ -273,6 +187,8 @@ class Template(Document):
     pod: AnyMap | None = None
     """A PodTemplateSpec of yours, laid over the operator's; the container `trainer` is written into it."""
     training: Training = Training()
+    micro_batch_size: PositiveInt | None = None
+    """Rows of one forward pass on one device; empty: batchSize. Changes memory and speed, not the result or digest."""
     distillation: Distillation = Distillation()
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""
@@ -305,17 +221,17 @@ class Student(Document):
     def _one_start(self) -> Self:
         if (self.model is None) == (self.architecture is None):
             given = "both" if self.model else "neither"
-            raise _fault(
+            raise fault(
                 "", f"got {given}, expected either model or architecture; a pretrained model is the better start"
             )
         if self.architecture and not self.tokenizer:
-            raise _fault("tokenizer", "missing, expected a checkpoint with a tokenizer beside architecture; add it")
+            raise fault("tokenizer", "missing, expected a checkpoint with a tokenizer beside architecture; add it")
         return self
 
     model_config = {
-        "json_schema_extra": _rules(
-            _cel("has(self.model) != has(self.architecture)", "expected either model or architecture"),
-            _cel("!has(self.architecture) || has(self.tokenizer)", "architecture needs a tokenizer beside it"),
+        "json_schema_extra": rules(
+            cel("has(self.model) != has(self.architecture)", "expected either model or architecture"),
+            cel("!has(self.architecture) || has(self.tokenizer)", "architecture needs a tokenizer beside it"),
         )
     }
 
@@ -327,6 +243,8 @@ class Stage(Document):
     """Unique within the chain; part of the Job's name."""
     student: Student
     training: TrainingOverrides = TrainingOverrides()
+    micro_batch_size: PositiveInt | None = None
+    """Rows of one forward pass on one device; empty: the template's."""
     distillation: DistillationOverrides = DistillationOverrides()
     gate: Gate = Gate()
     image: Text | None = None
@@ -345,14 +263,14 @@ class Stage(Document):
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
         if self.name == TEACHER_STAGE:
-            raise _fault(
+            raise fault(
                 "name", expected(self.name, "another name", "`teacher` is the stage that teacher.fineTune adds")
             )
         return self
 
     model_config = {
-        "json_schema_extra": _rules(
-            _cel(
+        "json_schema_extra": rules(
+            cel(
                 f"self.name != '{TEACHER_STAGE}'",
                 "name: `teacher` is the stage that teacher.fineTune adds",
                 fieldPath=".name",
@@ -375,7 +293,7 @@ class Teacher(Document):
 class ChainSpec(Document):
     """What a person asks for."""
 
-    task: Task
+    task: AnyTask
     storage: Storage
     teacher: Teacher
     template: Template = Template()
@@ -397,7 +315,7 @@ class ChainSpec(Document):
         seen: set[str] = set()
         for index, stage in enumerate(self.stages):
             if stage.name in seen:
-                raise _fault(f"stages[{index}].name", expected(stage.name, "a name no other stage has", "rename one"))
+                raise fault(f"stages[{index}].name", expected(stage.name, "a name no other stage has", "rename one"))
             seen.add(stage.name)
         return self
 

@@ -25,18 +25,15 @@ class Condition(Record):
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
-class SplitMetricStrings(Record):
-    """Shares from 0 to 1 with four decimals."""
-
-    accuracy: str
-    macro_f1: Annotated[str, Field(alias="macroF1")]
+MetricStrings = dict[str, str]
+"""Metrics of one split by name, such as `accuracy: "0.8991"`; four decimals."""
 
 
-class MetricStrings(Record):
+class MeasuredMetrics(Record):
     """What was measured, split by split."""
 
-    validation: SplitMetricStrings
-    test: SplitMetricStrings | None = None
+    validation: MetricStrings
+    test: MetricStrings | None = None
 
 
 class StageProgress(Record):
@@ -53,7 +50,7 @@ class StageProgress(Record):
 class MeasuredStatus(Record):
     """A model in short."""
 
-    metrics: MetricStrings
+    metrics: MeasuredMetrics
     parameters: int
     size_bytes: int
     examples_per_second: str | None = None
@@ -89,6 +86,8 @@ class StageStatus(Record):
     progress: StageProgress | None = None
     message: str | None = None
     """What it waits for, why it failed, or why its student may not have learned the task."""
+    warnings: list[str] = []
+    """What the user should know of a committed stage's data, checkpoints and result."""
     failure_class: FailureClass | None = None
     """Row of docs/failures.md."""
 

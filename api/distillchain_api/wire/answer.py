@@ -46,6 +46,8 @@ class Committed(Document):
     teacher: Measured | None = None
     elapsed_s: float
     examples_per_second: float
+    warnings: list[str] = []
+    """Of the manifest, as many as the termination message holds."""
 
 
 class Failed(Document):

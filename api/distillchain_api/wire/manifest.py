@@ -12,17 +12,8 @@ from distillchain_api.base import Record
 from distillchain_api.faults import BadDocument, Fault
 from distillchain_api.wire.work_order import Digest
 
-METRICS = ("accuracy", "macroF1")
-
-
-def _both(metrics: dict[str, float]) -> dict[str, float]:
-    if missing := [name for name in METRICS if name not in metrics]:
-        raise ValueError(f"{missing[0]} is missing")
-    return metrics
-
-
-SplitMetrics = Annotated[dict[str, float], AfterValidator(_both)]
-"""accuracy and macroF1, shares from 0 to 1."""
+SplitMetrics = Annotated[dict[str, float], Field(min_length=1)]
+"""Every metric of the task type by its name (`accuracy`, `macroF1`, ...)."""
 
 
 class Metrics(Record):
@@ -64,6 +55,10 @@ class ModelFacts(Record):
     metrics: Metrics
     examples_per_second: float | None = None
     """Forward passes of whole texts, measured on validation."""
+    latency_p50_ms: float | None = None
+    """Milliseconds of a forward pass of one row, median over a sample of validation."""
+    latency_p95_ms: float | None = None
+    """The same, 95th percentile."""
     doubt: str | None = None
     """Why it may not have learned the task; None: on validation it beats chance."""
 
@@ -98,7 +93,7 @@ class RunFacts(Record):
 class Manifest(Record):
     """A committed stage."""
 
-    contract: Literal[1] = 1
+    contract: Literal[2] = 2
     digest: Digest
     chain: str
     stage: str
@@ -117,6 +112,8 @@ class Manifest(Record):
     recipe: dict[str, Any]
     """Task, student, training and distillation of the work order."""
     run: RunFacts
+    warnings: list[str] = Field(default_factory=list)
+    """What the user should know of data, checkpoints and result, a sentence each."""
     environment: dict[str, str]
     """Versions and device."""
     committed_at: str

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Document
 from distillchain_api.faults import Expect
-from distillchain_api.resource.spec import Distillation, Gate, Student, Task, TeacherGate, Training
+from distillchain_api.resource.spec import Distillation, Gate, Student, TeacherGate, Training
+from distillchain_api.tasks import AnyTask
 
 WORK_ORDER_ENV = "DISTILLCHAIN_WORK_ORDER"
 """Environment variable that holds the work order as JSON."""
@@ -54,20 +55,22 @@ class WorkOrder(Document):
     """One stage, complete: the same order gives the same student wherever it is carried out."""
 
     contract: Annotated[
-        Literal[1], Expect(f"contract {CONTRACT_VERSION}", "use operator and trainer image of one release")
-    ] = 1
+        Literal[2], Expect(f"contract {CONTRACT_VERSION}", "use operator and trainer image of one release")
+    ] = 2
     chain: str
     """namespace/name of the chain, for logs and manifests."""
     stage: str
     field: str
     """Path of the stage in the spec, such as `spec.stages[2]`: where messages send a person."""
     digest: Digest
-    task: Task
+    task: AnyTask
     storage: StorageAddress
     teacher: TeacherRef | None = None
     """None: stage zero, which fine-tunes `student` on the labels."""
     student: Student
     training: Training
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows of one forward pass on one device; None: all of a step. Decides no result, so it is in no digest."""
     distillation: Distillation | None = None
     """None exactly when `teacher` is."""
     gate: Gate = Gate()

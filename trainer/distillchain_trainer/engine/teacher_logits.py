@@ -21,7 +21,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from distillchain_api.digests import sha256_of
-from distillchain_api.resource.spec import Precision, Task
+from distillchain_api.resource.spec import Precision
+from distillchain_api.task import Task
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
 from distillchain_trainer.engine.encode import Encoded, forward

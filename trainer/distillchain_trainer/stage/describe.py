@@ -10,7 +10,6 @@ import torch
 import transformers
 
 from distillchain_api.layout import attempt_prefix
-from distillchain_api.resource.spec import Metric
 from distillchain_api.wire.manifest import Manifest, Metrics, ModelFacts, RunFacts
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer import __version__
@@ -93,7 +92,7 @@ def facts_of(
     weight_bytes: int,
     measured: dict[str, Measurement],
     *,
-    metric: Metric,
+    metric: str,
 ) -> ModelFacts:
     """A model as it was measured, on validation and maybe test, with what `metric` leaves in doubt."""
     validation, test = measured["validation"], measured.get("test")

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from distillchain_api.resource.spec import Gate, Metric
+from distillchain_api.resource.spec import Gate
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_api.wire.work_order import TeacherRef
 from distillchain_trainer.errors import GateNotMet, LabelMismatch
@@ -28,7 +28,7 @@ def share(value: float, beside: float | None = None) -> str:
     return text
 
 
-def chance_to_beat(classes: Sequence[int], predicted: Sequence[int], *, metric: Metric) -> tuple[float, float]:
+def chance_to_beat(classes: Sequence[int], predicted: Sequence[int], *, metric: str) -> tuple[float, float]:
     """The accuracy that chance alone would reach, and that plus a binomial margin (one-sided 95 %), below 1.
 
     Also where the metric is macroF1: guesses reach a macro F1 of 0.5, which always saying one class does not, so
@@ -68,7 +68,7 @@ def remedy(teacher: TeacherRef) -> str:
     return f"train stage {teacher.name} better (more epochs, another learningRate, a smaller step down)"
 
 
-def check_teacher_gate(teacher: TeacherRef, uri: str, value: float, *, metric: Metric) -> None:
+def check_teacher_gate(teacher: TeacherRef, uri: str, value: float, *, metric: str) -> None:
     """Raises: GateNotMet."""
     if teacher.gate is not None and value < teacher.gate.min_metric:
         raise GateNotMet(
@@ -82,7 +82,7 @@ def check_teacher(
     uri: str,
     metrics: SplitMetrics,
     *,
-    metric: Metric,
+    metric: str,
     classes: Sequence[int],
     predicted: Sequence[int],
     labels: Sequence[str],
@@ -118,7 +118,7 @@ def _check_turned(uri: str, classes: Sequence[int], predicted: Sequence[int], la
     )
 
 
-def doubt_of(accuracy: float, *, metric: Metric, classes: Sequence[int], predicted: Sequence[int]) -> str | None:
+def doubt_of(accuracy: float, *, metric: str, classes: Sequence[int], predicted: Sequence[int]) -> str | None:
     """Why a model's answers on validation do not tell it from a guesser's; None where they surely do."""
     chance, needed = chance_to_beat(classes, predicted, metric=metric)
     if accuracy > needed:
@@ -131,7 +131,7 @@ def doubt_of(accuracy: float, *, metric: Metric, classes: Sequence[int], predict
 
 
 def check_student(
-    stage: str, field: str, value: float, *, metric: Metric, gate: Gate, teacher: float | None, kept: str
+    stage: str, field: str, value: float, *, metric: str, gate: Gate, teacher: float | None, kept: str
 ) -> None:
     """Holds a stage's gate; `kept` ends the message. Raises: GateNotMet."""
     if gate.min_metric is not None and value < gate.min_metric:

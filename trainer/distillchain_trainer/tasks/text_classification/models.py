@@ -18,7 +18,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from distillchain_api.failures import StageError
 from distillchain_api.faults import nearest
-from distillchain_api.resource.spec import Architecture, Task
+from distillchain_api.resource.spec import Architecture
+from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_trainer.errors import CheckpointInvalid, first_line
 from distillchain_trainer.models import bert_hash
 from distillchain_trainer.models.checkpoints import Checkpoint

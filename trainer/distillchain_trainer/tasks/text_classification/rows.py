@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distillchain_api.faults import got
-from distillchain_api.resource.spec import Dataset, Task
+from distillchain_api.task import Dataset
+from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_api.wire.manifest import SplitFacts
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import open_store, path_of_uri

@@ -1,0 +1,110 @@
+"""What all task types share: where the rows are, how long a text may be, and which metric decides.
+
+A task type is one module of `distillchain_api.tasks` with a subclass of Task; `distillchain_api.tasks` finds it there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from distillchain_api.base import Document
+from distillchain_api.cel import cel, fault, rules
+from distillchain_api.faults import Expect, expected
+from distillchain_api.metrics import Metric
+from distillchain_api.values import SourceUri, Text
+
+
+class Splits(Document):
+    """Where the rows of each split are: a split's name on the hub, else a file below `uri`."""
+
+    train: Text
+    """Rows the students learn from."""
+    validation: Text
+    """Rows every teacher and student is measured on; gates read these."""
+    test: Text | None = None
+    """Rows measured once at the end and never used to choose anything; optional."""
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        named: dict[str, str] = {}
+        for role in ("train", "validation", "test"):
+            name = getattr(self, role)
+            if name is None:
+                continue
+            if name in named:
+                raise fault(role, expected(name, f"another one than splits.{named[name]}", "a split must be held out"))
+            named[name] = role
+        return self
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.train != self.validation && (!has(self.test) || (self.test != self.train "
+                "&& self.test != self.validation))",
+                "splits: expected different files or splits for train, validation and test",
+            )
+        )
+    }
+
+
+class Dataset(Document):
+    """Rows with one or two text columns and a label column."""
+
+    uri: SourceUri
+    """hf://name[@revision], or the s3:// or file:// folder that holds the files of `splits`."""
+    config: Text | None = None
+    """Configuration of a hub dataset, such as sst2 of hf://nyu-mll/glue; only with hf://."""
+    splits: Splits
+    """Split names (hf://) or file names (csv, tsv, jsonl, parquet; csv, tsv and jsonl also as .gz)."""
+    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")]
+    """Column of the text, or two columns for sentence pairs."""
+    label: Text
+    """Column of the label; the task type says what it holds."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.config and not self.uri.startswith("hf://"):
+            raise fault("config", expected(self.config, "nothing with files", "remove it, or use an hf:// dataset"))
+        if len(set(self.text)) != len(self.text):
+            raise fault("text", expected(self.text, "two different columns"))
+        if self.label in self.text:
+            raise fault("label", expected(self.label, "a column that is not also in text"))
+        return self
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "!has(self.config) || self.uri.startsWith('hf://')",
+                "config belongs to hf:// datasets; remove it",
+                fieldPath=".config",
+            ),
+            cel(
+                "self.text.size() < 2 || self.text[0] != self.text[1]",
+                "text: expected two different columns",
+                fieldPath=".text",
+            ),
+            cel("!(self.label in self.text)", "label: expected a column that is not in text", fieldPath=".label"),
+        )
+    }
+
+
+class Task(Document):
+    """What every model of the chain must be able to do, and how well it does it."""
+
+    metrics: ClassVar[tuple[Metric, ...]]
+    """All metrics that are measured; the first is the default of `metric`."""
+
+    type: str
+    """Overridden by each task type with a Literal of its own name."""
+    dataset: Dataset
+    metric: str
+    """Overridden by each task type with a Literal of its metrics' names."""
+    max_length: Annotated[int, Field(ge=4, le=8192), Expect("a number of tokens from 4 to 8192")] = 128
+    """Tokens that a text is truncated to."""
+
+    @property
+    def deciding_metric(self) -> Metric:
+        """The metric that gates and the result are measured in."""
+        return next(metric for metric in self.metrics if metric.name == self.metric)
