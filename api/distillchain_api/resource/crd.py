@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from distillchain_api import GROUP, KIND, PLURAL, VERSION
-from distillchain_api.base import Document
 from distillchain_api.resource.spec import ChainSpec
 from distillchain_api.resource.status import ChainStatus
+from distillchain_api.resource.structural import structural_schema
 
 PRINTER_COLUMNS = (
     ("Phase", "string", ".status.phase", "Pending, Running, Suspended, Succeeded or Failed"),
@@ -30,21 +30,6 @@ NAME_RULE = {
 # kstatus takes a resource that has no status for a finished one: Flux and `helm --wait` would look once, in the moment
 # before the operator does, and call a new chain ready. No generation is -1.
 UNSEEN_STATUS = {"observedGeneration": -1}
-
-_KEPT = (
-    "description",
-    "format",
-    "pattern",
-    "minimum",
-    "maximum",
-    "minLength",
-    "maxLength",
-    "minItems",
-    "maxItems",
-    "enum",
-    "default",
-    "required",
-)
 
 
 def build_crd() -> dict[str, Any]:
@@ -97,57 +82,6 @@ def _root_schema() -> dict[str, Any]:
             "status": structural_schema(ChainStatus, with_defaults=False) | {"default": UNSEEN_STATUS},
         },
     }
-
-
-def structural_schema(model: type[Document], *, with_defaults: bool = True) -> dict[str, Any]:
-    """The OpenAPI schema of a document in the structural form the API server asks for: no $ref, no anyOf, no null."""
-    schema = model.model_json_schema(by_alias=True)
-    return _structural(schema, schema.get("$defs", {}), with_defaults=with_defaults)
-
-
-def _structural(schema: dict[str, Any], defs: dict[str, Any], *, with_defaults: bool) -> dict[str, Any]:
-    schema = _resolve(schema, defs)
-    out: dict[str, Any] = {"type": schema["type"]} if "type" in schema else {"type": "string"}
-    for key in _KEPT:
-        if key in schema:
-            out[key] = schema[key]
-    if "const" in schema:
-        out["enum"] = [schema["const"]]
-    # The API server knows exclusive bounds as a flag beside the bound, as OpenAPI 3.0 has them.
-    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if flag in schema:
-            out[bound], out[flag] = schema[flag], True
-    out |= {key: value for key, value in schema.items() if key.startswith("x-kubernetes-")}
-    if not with_defaults or out.get("default", ...) is None:
-        out.pop("default", None)
-    if "description" in out:
-        out["description"] = " ".join(out["description"].split())
-    if "properties" in schema:
-        out["properties"] = {
-            name: _structural(child, defs, with_defaults=with_defaults) for name, child in schema["properties"].items()
-        }
-        # The children carry the defaults; an empty object is enough for the API server to reach them.
-        if "default" in out:
-            del out["default"]
-            if any("default" in child for child in out["properties"].values()):
-                out["default"] = {}
-    if "items" in schema:
-        out["items"] = _structural(schema["items"], defs, with_defaults=with_defaults)
-    if isinstance(extra := schema.get("additionalProperties"), dict):
-        out["additionalProperties"] = _structural(extra, defs, with_defaults=with_defaults)
-    return out
-
-
-def _resolve(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
-    """Follows $ref and `X | None`; what stands beside them (description, default) wins over what they point to."""
-    beside = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf", "allOf")}
-    if "$ref" in schema:
-        return {**_resolve(defs[schema["$ref"].rsplit("/", 1)[-1]], defs), **beside}
-    if "anyOf" in schema:
-        options = [option for option in schema["anyOf"] if option.get("type") != "null"]
-        assert len(options) == 1, f"a union the API server cannot express: {schema}"
-        return {**_resolve(options[0], defs), **beside}
-    return beside
 
 
 def render_crd() -> str:
