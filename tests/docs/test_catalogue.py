@@ -67,7 +67,7 @@ def test_every_setting_of_the_operator_is_in_the_table_of_the_install_page():
 def test_keys_of_the_operators_log_are_ones_that_it_writes():
     page = (REPOSITORY / "docs" / "operations.md").read_text()
     (always, fields_) = re.search(
-        r"one JSON object a line: (.*?), and .*?\bsuch as\s(.*?)\. ", page, re.DOTALL
+        r"one JSON object per line: (.*?), and .*?\bsuch\s+as\s+(.*?)\. ", page, re.DOTALL
     ).groups()  # type: ignore[union-attr]
     sources = "".join(path.read_text() for path in (REPOSITORY / "operator").rglob("*.py"))
     written = set(re.findall(r'"(\w+)":', " ".join(re.findall(r"extra=(\{.*?\})", sources, re.DOTALL))))
