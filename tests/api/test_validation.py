@@ -12,7 +12,6 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.faults import BadDocument
 from distillchain_api.resource.crd import build_crd
 from distillchain_api.resource.spec import parse_chain
-from distillchain_api.yaml_text import load_yaml
 
 TABLE = [pytest.param(case, id=case.id) for case in BAD_CHAINS]
 
@@ -35,28 +34,6 @@ def test_all_faults_of_a_document_are_told_together():
     with pytest.raises(BadDocument) as refused:
         parse_chain(document)
     assert [fault.field for fault in refused.value.faults] == ["spec.task.maxLength", "spec.stages[0].trainnig"]
-
-
-@pytest.mark.parametrize(
-    ("text", "want"),
-    [
-        pytest.param("a: 1\na: 2\n", "line 2, column 1: key 'a' stands twice; remove one", id="a key twice"),
-        pytest.param("a: 1\n---\nb: 2\n", "got 2 documents, expected one; split the file", id="two documents"),
-        pytest.param(
-            "- a\n", "expected a mapping with apiVersion, kind, metadata and spec", id="a list where a mapping belongs"
-        ),
-        pytest.param("1: a\n", "line 1, column 1: got the key 1, expected text; quote it", id="a key that is a number"),
-        pytest.param("a: [1\n", "line 2, column 1: expected ',' or ']', but got '<stream end>'", id="not YAML"),
-    ],
-)
-def test_yaml_that_kubectl_would_refuse_is_refused(text: str, want: str):
-    with pytest.raises(BadDocument) as refused:
-        load_yaml(text, source="chain.yaml")
-    assert str(refused.value) == want
-
-
-def test_a_learning_rate_may_be_written_without_a_point():
-    assert load_yaml("rate: 1e-4", source="chain.yaml") == {"rate": 1e-4}
 
 
 @pytest.fixture(scope="module")
