@@ -1,7 +1,7 @@
-"""What is generated around the chart: its README and CRD template from values.yaml and crds/, config/ from the chart.
+"""Generate the chart's README and CRD template from values.yaml and crds/, and config/ from the chart.
 
-`python charts/generate.py` rewrites README and CRD, `--check` compares instead. `--config` does config/, which needs
-helm: $HELM, or the one that the tests' cluster brings.
+`python charts/generate.py` writes README and CRD template. `--check` compares them instead. `--config` generates
+config/, which needs helm: $HELM, or the helm of the test cluster.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CHART = CHECKOUT / "charts" / "distillchain"
 CRD = CHECKOUT / "crds" / "distillchain.io_distillationchains.yaml"
 CONFIG = CHECKOUT / "config"
-GENERATED = "# Generated from charts/distillchain by `make generate`; edit that.\n"
+GENERATED = "# Generated from charts/distillchain by `make generate`. Edit the chart, not this file.\n"
 OWN_NAMESPACE = "distillchain-system"
-ANY_NAMESPACE = "namespace-of-kubectl-apply"  # in config/namespaced, cut out again
+ANY_NAMESPACE = "namespace-of-kubectl-apply"  # a placeholder: build_config removes it from config/namespaced
 
 NAMESPACE = f"""---
 apiVersion: v1
@@ -52,15 +52,15 @@ class Value:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare, change nothing; 1 when something is not current")
-    parser.add_argument("--config", action="store_true", help="config/ instead of README and CRD template")
-    asked = parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file is not current")
+    parser.add_argument("--config", action="store_true", help="generate config/ instead of README and CRD template")
+    arguments = parser.parse_args()
     files = (
         build_config(find_helm())
-        if asked.config
+        if arguments.config
         else {CHART / "README.md": build_readme(), CHART / "templates" / "crd.yaml": build_crd()}
     )
-    return check(files) if asked.check else write(files)
+    return check(files) if arguments.check else write(files)
 
 
 def write(files: dict[Path, str]) -> int:
@@ -71,7 +71,7 @@ def write(files: dict[Path, str]) -> int:
 
 
 def check(files: dict[Path, str]) -> int:
-    """1, and the differences, when a file is not as it would be generated."""
+    """Print the differences of files that are not current. Return 1 if there are any."""
     stale = 0
     for path, want in files.items():
         got = path.read_text() if path.exists() else ""
@@ -86,10 +86,10 @@ def check(files: dict[Path, str]) -> int:
 
 
 def build_crd() -> str:
-    """The CRD as a template: installed and kept as the values say."""
+    """The CRD as a template that follows the values crds.install and crds.keep."""
     text = CRD.read_text().removeprefix("---\n")
     if "{{" in text:
-        raise SystemExit(f"{CRD}: holds '{{{{', which a template would expand; escape it in charts/generate.py")
+        raise SystemExit(f"{CRD}: contains '{{{{', which Helm would expand; escape it in charts/generate.py")
     labels = '  labels:\n    {{- include "distillchain.labels" . | nindent 4 }}\n'
     keep = "  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"
     head, metadata, rest = text.partition("metadata:\n")
@@ -99,34 +99,35 @@ def build_crd() -> str:
 
 
 def build_readme() -> str:
-    """The chart's README: how to install, and every value."""
+    """The chart's README: how to install it, and a table of all values."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     parts = [
-        "<!-- Generated from values.yaml by `make generate`; edit that. -->",
+        "<!-- Generated from values.yaml by `make generate`. Edit values.yaml, not this page. -->",
         f"# {chart['name']}",
         chart["description"],
         "```bash\n"
         f"helm install distillchain charts/distillchain --namespace {OWN_NAMESPACE} --create-namespace \\\n"
         "  --set image.registry=registry.example,chains.image.registry=registry.example\n"
         "```",
-        "`registry.example` is where `make release` has pushed both images. Once the operator runs:",
+        "`registry.example` is the registry to which `make release` has pushed both images. When the operator runs:",
         f"```bash\nhelm test distillchain --namespace {OWN_NAMESPACE}\n```",
         f"Kubernetes {chart['kubeVersion'].removeprefix('>=').removesuffix('-0')} or newer. One operator works, the "
-        "holder of a Lease; with `replicas: 2` another stands by. While none works running stages go on, and what was "
-        "missed is taken up. `helm upgrade` and `helm rollback` therefore disturb no chain, the CRD is upgraded with "
-        "the release, and `helm uninstall` leaves CRD and chains (`crds.keep`); without `crds.keep` it deletes them, "
-        "the checkpoints in the store never.",
-        "`helm test` makes a chain of one stage: an init container of its pod writes sentences and fine-tunes a tiny "
-        "teacher on them, the trainer distils it into a smaller student, the operator says `Succeeded`. With "
-        "`test.storage.uri` on S3 it proves store and credentials too. What failed stays to be read: the chain and the "
-        "pod that follows it, until the next `helm test`; `helm uninstall` leaves those two then.",
+        "holder of a Lease. With `replicas: 2`, a second one stands by. If no operator works, running stages continue, "
+        "and the next operator handles the changes that it missed. Therefore `helm upgrade` and `helm rollback` "
+        "interrupt no chain. The CRD is upgraded with the release. `helm uninstall` keeps CRD and chains "
+        "(`crds.keep`). Without `crds.keep` it deletes them, but it never deletes checkpoints in the store.",
+        "`helm test` creates a chain with one stage. An init container of its pod writes sentences and fine-tunes a "
+        "tiny teacher on them. The trainer distils the teacher into a smaller student, and the operator sets the chain "
+        "to `Succeeded`. If `test.storage.uri` is on S3, the test also covers store and credentials. After a failure, "
+        "the chain and the pod that follows it stay until the next `helm test`. In this case, `helm uninstall` does "
+        "not delete these two.",
     ]
     section = ""
     for value in read_values():
         if value.section != section:
             section = value.section
             parts.append(f"## {section}")
-            parts.append("| Value | Default | What it is |\n|---|---|---|")
+            parts.append("| Value | Default | Meaning |\n|---|---|---|")
         parts[-1] += f"\n| `{value.path}` | `{_shown(value.default)}` | {value.text} |"
     return "\n\n".join(parts) + "\n"
 
@@ -138,17 +139,17 @@ def _shown(default: Any) -> str:
 
 
 def read_values() -> list[Value]:
-    """Every documented value, in order. Exits when one has no comment."""
+    """All documented values, in order. Exits if a value has no comment."""
     values = list(_documented((CHART / "values.yaml").read_text()))
-    told = {value.path for value in values}
-    untold = list(_leaves(yaml.safe_load((CHART / "values.yaml").read_text()), told))
-    if untold:
-        raise SystemExit(f"values.yaml: no comment `# -- ...` above {', '.join(untold)}")
+    documented = {value.path for value in values}
+    undocumented = list(_leaves(yaml.safe_load((CHART / "values.yaml").read_text()), documented))
+    if undocumented:
+        raise SystemExit(f"values.yaml: no comment `# -- ...` above {', '.join(undocumented)}; add one")
     return values
 
 
 def _documented(text: str) -> Iterator[Value]:
-    """Keys with a comment `# -- ...` above them; keys lie two spaces deeper than their parent."""
+    """Yield the keys that have a comment `# -- ...` above them. Expects an indentation of two spaces."""
     whole = yaml.safe_load(text)
     parents: list[str] = []
     comment = section = ""
@@ -173,19 +174,20 @@ def _at(values: Any, path: list[str]) -> Any:
     return values
 
 
-def _leaves(values: dict[str, Any], told: set[str], prefix: str = "") -> Iterator[str]:
+def _leaves(values: dict[str, Any], documented: set[str], prefix: str = "") -> Iterator[str]:
+    """Yield the paths that neither are documented nor have a documented ancestor."""
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if path in told:
+        if path in documented:
             continue
         if isinstance(value, dict) and value:
-            yield from _leaves(value, told, f"{path}.")
+            yield from _leaves(value, documented, f"{path}.")
         else:
             yield path
 
 
 def build_config(helm: str) -> dict[Path, str]:
-    """config/: what `helm template` makes of ci/kustomize.yaml, less what is Helm's own."""
+    """config/: the chart, rendered with ci/kustomize.yaml, without the labels and comments that only Helm needs."""
     everywhere = render(helm, OWN_NAMESPACE)
     only_here = f"watchNamespaces={{{ANY_NAMESPACE}}},rbac.aggregateToDefaultRoles=false"
     here = render(helm, ANY_NAMESPACE, "--set", only_here)
@@ -208,7 +210,7 @@ def build_config(helm: str) -> dict[Path, str]:
 
 
 def render(helm: str, namespace: str, *more: str) -> dict[str, str]:
-    """`access` (service account and roles), `deployment` and `metrics` (its Service)."""
+    """The rendered chart in three parts: `access` (service account, roles), `deployment` and `metrics` (a Service)."""
     argv = [helm, "template", "distillchain", str(CHART), "--namespace", namespace]
     values = ["--values", str(CHART / "ci" / "kustomize.yaml"), *more]
     done = subprocess.run([*argv, *values], check=True, capture_output=True, text=True)
@@ -220,13 +222,13 @@ def render(helm: str, namespace: str, *more: str) -> dict[str, str]:
             for line in document.rstrip("\n").splitlines()
             if not re.match(r"# Source: | *helm\.sh/chart: | *app\.kubernetes\.io/managed-by: Helm", line)
         ]
-        room = {"Deployment": "deployment", "Service": "metrics"}.get(kind, "access")
-        parts[room] += "---\n" + "\n".join(lines) + "\n"
+        part = {"Deployment": "deployment", "Service": "metrics"}.get(kind, "access")
+        parts[part] += "---\n" + "\n".join(lines) + "\n"
     return parts
 
 
 def find_helm() -> str:
-    """$HELM, else the tests' own."""
+    """$HELM if it is set, otherwise the helm of the test cluster."""
     if os.environ.get("HELM"):
         return os.environ["HELM"]
     sys.path.insert(0, str(CHECKOUT / "tests"))

@@ -36,19 +36,19 @@ CASES = {
         fires={"up": "0x90"},
         silent={f"distillchain_build_info{{{OPERATOR}}}": "1x90"},
         labels={},
-        summary="No distillchain operator is scraped.",
+        summary="Prometheus scrapes no distillchain operator.",
     ),
     "DistillchainNoLeader": Case(
         fires={f"distillchain_leader{{{OPERATOR}}}": "0x90", f"distillchain_leader{{{STANDBY}}}": "0x90"},
         silent={f"distillchain_leader{{{OPERATOR}}}": "1x90", f"distillchain_leader{{{STANDBY}}}": "0x90"},
         labels={"namespace": "distillchain-system"},
-        summary="Every distillchain operator in distillchain-system stands by.",
+        summary="No distillchain operator in distillchain-system leads.",
     ),
     "DistillchainChainStalled": Case(
         fires={'distillchain_chain_stalled{namespace="ml",chain="relay",reason="GateNotMet"}': "1x90"},
         silent={'distillchain_chain_stalled{namespace="ml",chain="relay",reason="GateNotMet"}': "_x88 1 1"},
         labels={"namespace": "ml", "chain": "relay", "reason": "GateNotMet"},
-        summary="Chain ml/relay needs a person: GateNotMet.",
+        summary="Chain ml/relay is stalled: GateNotMet.",
     ),
     "DistillchainStagePending": Case(
         fires={f'{SINCE}{{namespace="ml",chain="relay",stage="mini",state="pending"}}': "0x90"},
@@ -66,7 +66,7 @@ CASES = {
         fires={f"distillchain_queue_failing{{{OPERATOR}}}": "2x90"},
         silent={f"distillchain_queue_failing{{{OPERATOR}}}": "0x90"},
         labels={"namespace": "distillchain-system", "pod": "a"},
-        summary="The operator cannot carry out 2 chains.",
+        summary="The operator cannot reconcile 2 chains.",
     ),
     "DistillchainResyncOverdue": Case(
         fires={

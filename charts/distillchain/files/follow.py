@@ -1,4 +1,4 @@
-"""Follows the chain of `helm test`, and ends with 0 when it succeeded, 1 when it failed or took too long."""
+"""Follow the chain of `helm test`. Exit code 0: it succeeded. 1: it failed or took too long."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ POLL_S = 2
 
 
 def main(namespace: str, name: str, timeout_s: int) -> int:
-    """The exit code."""
+    """Print each change of phase or message, and return the exit code."""
     config.load_incluster_config()
     chains = client.CustomObjectsApi()
     give_up_at = time.monotonic() + timeout_s
-    said = ""
+    printed = ""
     while time.monotonic() < give_up_at:
         chain = chains.get_namespaced_custom_object(
             "distillchain.io", "v1alpha1", namespace, "distillationchains", name
@@ -23,9 +23,9 @@ def main(namespace: str, name: str, timeout_s: int) -> int:
         status = chain.get("status") or {}
         phase = status.get("phase", "Pending")
         line = f"{phase}: {status.get('message') or 'the operator has not looked at it yet'}"
-        if line != said:
+        if line != printed:
             print(line, flush=True)
-            said = line
+            printed = line
         if phase in ("Succeeded", "Failed"):
             return 0 if phase == "Succeeded" else 1
         time.sleep(POLL_S)

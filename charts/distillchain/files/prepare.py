@@ -1,6 +1,6 @@
-"""What the chain of `helm test` starts from: sentences and a teacher that is fine-tuned on them, made in seconds.
+"""Create data and teacher for the chain of `helm test`: sentences, and a BERT that is fine-tuned on them in seconds.
 
-Nothing is downloaded. The teacher is a BERT of one layer that really learns to tell good words from bad ones.
+Nothing is downloaded. The teacher has one layer and learns to distinguish good words from bad ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STEPS = 40
 
 
 def write_rows(folder: Path) -> list[tuple[str, str]]:
-    """train.tsv and validation.tsv of different sentences; returns those of training."""
+    """Write train.tsv and validation.tsv with different sentences, and return the training rows."""
     rows = [
         (f"the {noun} was {adverb} {word}", label)
         for label, words in WORDS.items()
@@ -39,7 +39,7 @@ def write_rows(folder: Path) -> list[tuple[str, str]]:
 
 
 def write_teacher(folder: Path, rows: list[tuple[str, str]]) -> None:
-    """A checkpoint in Hugging Face format."""
+    """Train a teacher and write its checkpoint in Hugging Face format."""
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({word for text, _ in rows for word in text.split()})]
     folder.mkdir(parents=True, exist_ok=True)

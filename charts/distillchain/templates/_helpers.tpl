@@ -40,7 +40,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* An image of (dict "image" .Values.image "root" $). */}}
+{{/* The reference of an image. Argument: (dict "image" .Values.image "root" $). */}}
 {{- define "distillchain.image" -}}
 {{- $name := .image.repository }}
 {{- if .image.registry }}{{ $name = printf "%s/%s" .image.registry .image.repository }}{{ end }}
@@ -61,26 +61,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- toYaml $context }}
 {{- end }}
 
-{{/* All that the operator calls, nothing more. */}}
+{{/* The rules for everything that the operator calls, and for nothing else. */}}
 {{- define "distillchain.rules" -}}
 - {apiGroups: [distillchain.io], resources: [distillationchains], verbs: [get, list, watch]}
 - {apiGroups: [distillchain.io], resources: [distillationchains/status], verbs: [patch]}
-# A Job names its chain as owner and blocks its deletion until the Job is gone; where the admission plugin
-# OwnerReferencesPermissionEnforcement is on, that needs this right.
+# A Job has its chain as owner, with blockOwnerDeletion. If the admission plugin OwnerReferencesPermissionEnforcement is
+# enabled, that needs this permission.
 - {apiGroups: [distillchain.io], resources: [distillationchains/finalizers], verbs: [update]}
 - {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create, patch, delete]}
-# `create` is for server-side dry runs alone: the Job controller makes the pods.
+# `create` is only for server-side dry runs. The Job controller creates the pods.
 - {apiGroups: [""], resources: [pods], verbs: [list, watch, create]}
 - {apiGroups: [""], resources: [pods/log], verbs: [get]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
 {{- end }}
 
-{{/* Whether the operator works for its own namespace only. */}}
+{{/* "true" if the operator watches only its own namespace. */}}
 {{- define "distillchain.watchesItself" -}}
 {{- if and (eq (len .Values.watchNamespaces) 1) (eq (first .Values.watchNamespaces) .Release.Namespace) }}true{{ end }}
 {{- end }}
 
-{{/* The PodTemplateSpec of stages that state none, or nothing. */}}
+{{/* The PodTemplateSpec over which the `pod` of a stage is merged. Empty if no value sets one. */}}
 {{- define "distillchain.podTemplate" -}}
 {{- $given := .Values.chains }}
 {{- $template := deepCopy $given.podTemplate }}
@@ -114,7 +114,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if $template }}{{ toYaml $template }}{{ end }}
 {{- end }}
 
-{{/* Where the chain of `helm test` is made: the operator must watch there. */}}
+{{/* The namespace of the chain of `helm test`. The operator must watch it. */}}
 {{- define "distillchain.testNamespace" -}}
 {{- if and .Values.watchNamespaces (not (has .Release.Namespace .Values.watchNamespaces)) }}
 {{- first .Values.watchNamespaces }}
@@ -123,8 +123,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* Metadata of an object of `helm test`: (dict "root" $ "name" "..." "namespace" "..."), of a hook with "weight". Hooks
-share one name: `helm test --logs` asks for a pod of every hook's name. */}}
+{{/* Metadata of an object of `helm test`. Argument: (dict "root" $ "name" "..." "namespace" "..."), and "weight" for a
+hook. All hooks have the same name, because `helm test --logs` requests a pod with the name of each hook. */}}
 {{- define "distillchain.testMetadata" -}}
 name: {{ .name }}
 namespace: {{ .namespace }}
