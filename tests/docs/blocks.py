@@ -1,4 +1,4 @@
-"""The fenced blocks and links of README.md and docs/, each with its place. Knows Markdown, not what a block means."""
+"""The fenced blocks and links of README.md and docs/, with page and line. Parses Markdown; does not run anything."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Block:
 
     Attributes:
         page: path within the repository.
-        indent: spaces before the fence.
-        language: what stands behind the fence.
+        indent: number of spaces before the fence.
+        language: the word after the fence.
     """
 
     page: str
@@ -33,7 +33,7 @@ class Block:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Page and first line: what the catalogue calls it."""
+        """Page and first line: the key of the block in the catalogue."""
         return self.page, self.text.splitlines()[0]
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Block:
 
 
 def pages() -> list[str]:
-    """README.md, every page of the site, and what docs/chart.md takes in."""
+    """README.md, all pages of the site, and the page that docs/chart.md includes."""
     return [
         "README.md",
         "charts/distillchain/README.md",
@@ -50,7 +50,7 @@ def pages() -> list[str]:
 
 
 def blocks(*languages: str, page: str | None = None) -> list[Block]:
-    """All blocks in order of page and line; of some languages, of one page."""
+    """All blocks by page and line, optionally of some languages or one page only."""
     found = [block for name in ([page] if page else pages()) for block in blocks_of(name, _read(name))]
     return [block for block in found if not languages or block.language in languages]
 
@@ -70,7 +70,7 @@ def blocks_of(page: str, text: str) -> list[Block]:
 
 
 def links(page: str) -> list[str]:
-    """Targets of all links and images of a page that stand outside of code."""
+    """Targets of all links and images of a page, except in code."""
     prose = re.sub(r"`[^`\n]+`", "", _FENCE.sub("", _read(page)))
     return [match["inline"] or match["bare"] for match in _LINK.finditer(prose)]
 

@@ -1,6 +1,6 @@
-"""Where each block of the documentation is run, or why it cannot be run here. A block in no table fails the tests.
+"""Where each block of the documentation runs, or why it cannot run here. A block in no table fails the tests.
 
-A block is named by its page and its first line.
+The key of a block is its page and its first line.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from enum import StrEnum
 
 
 class Scene(StrEnum):
-    """What a block needs around it."""
+    """The environment that a block needs."""
 
     CHECKOUT = "a checkout with its virtual environment"
-    QUICKSTART = "the quick start's models, and some of its data"
-    CHAIN = "an API server with a chain sst2-femto, whose stages nobody trains"
-    INSTALL = "an API server on which nothing is installed"
-    S3 = "an S3 server with a bucket models"
-    NODE = "the cluster of `make cluster-up`, with a node; the blocks of the page in order"
+    QUICKSTART = "the quick start's models and part of its data"
+    CHAIN = "an API server with a chain sst2-femto and no operator"
+    INSTALL = "an empty API server"
+    S3 = "an S3 server with the bucket models"
+    NODE = "the cluster of `make cluster-up`, with a node; the blocks of the page run in order"
 
 
 RUN: dict[tuple[str, str], Scene] = {
@@ -58,17 +58,17 @@ RUN: dict[tuple[str, str], Scene] = {
 }
 
 CANNOT: dict[tuple[str, str], str] = {
-    ("README.md", "make quickstart"): "makes the environment the tests run in, and trains for five minutes; "
-    "its run is tested on some of the data (Scene.QUICKSTART)",
-    ("README.md", "make test"): "is what runs this test",
+    ("README.md", "make quickstart"): "creates the environment of the tests and trains for five minutes; "
+    "Scene.QUICKSTART runs the chain on part of the data",
+    ("README.md", "make test"): "runs this test",
     (
         "README.md",
         "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (needs root); prints the next steps",
-    ): "`python -m cluster up` of docs/first-chain.md is what it runs",
-    ("docs/quickstart.md", "make quickstart"): "as in README.md",
-    ("docs/first-chain.md", "make cluster-up"): "`python -m cluster up` of the same page is what it runs",
-    ("docs/first-chain.md", "make cluster-down"): "`python -m cluster down` is what it runs, at the end of Scene.NODE",
-    ("docs/development.md", "make help"): "`make check` runs this test; all targets are looked up in the Makefile",
+    ): "runs `python -m cluster up`, which docs/first-chain.md tests",
+    ("docs/quickstart.md", "make quickstart"): "see README.md",
+    ("docs/first-chain.md", "make cluster-up"): "runs `python -m cluster up`, which the same page tests",
+    ("docs/first-chain.md", "make cluster-down"): "runs `python -m cluster down`, which Scene.NODE runs at its end",
+    ("docs/development.md", "make help"): "runs this test; another test checks that all targets exist",
     (
         "docs/release.md",
         "make release REGISTRY=registry.example.com/team SOURCE=https://git.example.com/team/distillchain",
@@ -76,11 +76,11 @@ CANNOT: dict[tuple[str, str], str] = {
     (
         "docs/install.md",
         "helm test distillchain --namespace distillchain-system",
-    ): "needs the release on a node: tests/chart/test_release_on_a_node.py",
+    ): "needs a release on a node; tests/chart/test_release_on_a_node.py runs it",
     (
         "docs/install.md",
         "eksctl create iamserviceaccount --cluster my-cluster \\",
-    ): "needs an EKS cluster; the service account that it makes is tried as YAML",
+    ): "needs an EKS cluster; the service account that it creates is tested as YAML",
 }
 
 ELSEWHERE: dict[str, tuple[str, str]] = {
@@ -89,16 +89,16 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "docs/report.md": ("tests/cli/test_report.py", 'example_in_help("report"'),
     "docs/troubleshooting.md": ("tests/cli/test_troubleshooting.py", "test_every_command_of_the_page_runs"),
 }
-"""Pages whose blocks another test runs: the test, and words of it by which it does."""
+"""Pages whose blocks another test runs: the test, and a string in it that shows this."""
 
 VALUES: set[tuple[str, str]] = {("docs/install.md", "chains:"), ("docs/operations.md", "replicas: 2")}
-"""YAML blocks that are values of the chart."""
+"""YAML blocks with values of the chart."""
 
 NOT_RUN_LANGUAGES = {
-    "json": "is parsed",
-    "mermaid": "is a picture",
-    "text": "is no command",
-    "yaml": "is given to the API server or the chart",
+    "json": "only parsed",
+    "mermaid": "a figure",
+    "text": "not a command",
+    "yaml": "applied to the API server or the chart",
 }
 
 EXTERNAL_LINKS = {
@@ -112,4 +112,4 @@ EXTERNAL_LINKS = {
     "https://arxiv.org/abs/2311.07052",
     "https://dev.to/neuml/progressive-distillation-341i",
 }
-"""Links that nobody can follow from the tests: whoever adds one has looked at it."""
+"""Links that the tests cannot follow. Open a link in a browser before you add it."""

@@ -1,4 +1,4 @@
-"""Runs a block of the documentation as a person would: typed into a shell at the root of a checkout."""
+"""Runs a block of the documentation as a user would: in a shell at the root of a checkout."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ OWN = (".quickstart", ".venv", ".git", "site", ".cache")
 
 
 def a_checkout(folder: Path, *, copied: Sequence[str] = ()) -> Path:
-    """A folder that looks like a checkout with its virtual environment: links to ours, so that a block can write.
+    """A folder that looks like a checkout with its virtual environment. It contains links, so a block can create files.
 
     Args:
-        copied: files that the caller changes.
+        copied: files to copy instead of linking, because the caller changes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in REPOSITORY.iterdir():
@@ -34,7 +34,7 @@ def a_checkout(folder: Path, *, copied: Sequence[str] = ()) -> Path:
 def run_block(
     block: Block, cwd: Path, *, variables: dict[str, str], before: str = "", after: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """The block in `bash -e`, or in Python. A failure tells page, line and what was said."""
+    """Run a block in `bash -e` or in Python. The assertion shows page, line and output."""
     script = f"{before}\n{block.text}\n{after}\n"
     argv = [sys.executable, "-c", script] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(argv, cwd=cwd, env=variables, text=True, capture_output=True, check=False, timeout=DEADLINE_S)
@@ -43,7 +43,7 @@ def run_block(
 
 
 def environment(scratch: Path, *paths: Path, **more: str) -> dict[str, str]:
-    """Ours without what would lead to someone else's store or cluster; `paths` come first on PATH."""
+    """Our environment without variables of other stores and clusters. `paths` come first on PATH."""
     foreign = ("AWS_", "DISTILLCHAIN_", "KUBE", "HF_", "HELM_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     search = os.pathsep.join([*map(str, paths), str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -1,4 +1,4 @@
-"""The site, built in a folder of its own."""
+"""Builds the site in a folder of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def built_site(folder: Path) -> Path:
-    """The folder of its pages."""
+    """Build the site below `folder` and return the folder with its pages."""
     built = build(a_copy(folder))
     assert built.returncode == 0, built.stderr
     return folder / "site"

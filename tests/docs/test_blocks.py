@@ -1,4 +1,4 @@
-"""The commands, programs and manifests of the documentation, run as they stand there."""
+"""Runs the commands, programs and manifests of the documentation as they are written there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from docs.shell import a_checkout, environment, run_block
 
 CHART = REPOSITORY / "charts" / "distillchain"
 NAME = "sst2-femto"
-EVERY = 8  # of the quick start's 9,372 rows: some 40 s for all three models on idle cores
+EVERY = 8  # every eighth of the quick start's 9,372 rows: about 40 s for all three models on idle cores
 on_one_worker = pytest.mark.xdist_group("docs")
 
 
@@ -53,8 +53,8 @@ def test_in_a_checkout(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.models
-def test_the_quick_start_on_some_of_its_data(tmp_path: Path) -> None:
-    """All that is changed: fewer rows, and no gate, for so few rows reach none."""
+def test_the_quick_start_on_part_of_its_data(tmp_path: Path) -> None:
+    """The changes: fewer rows, and no gates, because models trained on so few rows miss them."""
     chain = "examples/quickstart/chain.yaml"
     checkout = a_checkout(tmp_path / "checkout", copied=[chain])
     ungated, gates = re.subn(r"^ +gate: .*\n", "", (checkout / chain).read_text(), flags=re.MULTILINE)
@@ -64,10 +64,10 @@ def test_the_quick_start_on_some_of_its_data(tmp_path: Path) -> None:
 
     (checkout / "chain.yaml").write_text(
         ungated.replace("file://../../", "file://./")
-    )  # README's, of a person's own folder
+    )  # the chain.yaml of README.md, in the user's folder
     variables = environment(tmp_path, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
 
-    said = [
+    outputs = [
         run_block(block.values[0], checkout, variables=variables)
         for block in of(Scene.QUICKSTART, "docs/quickstart.md")
     ]
@@ -75,9 +75,9 @@ def test_the_quick_start_on_some_of_its_data(tmp_path: Path) -> None:
         (checkout / "report.html").unlink()
         run_block(block.values[0], checkout, variables=variables)
 
-    assert "femto" in said[0].stdout
+    assert "femto" in outputs[0].stdout
     assert "<svg" in (checkout / "report.html").read_text()
-    assert re.search(r"'label': '(negative|positive)'", said[-1].stdout)
+    assert re.search(r"'label': '(negative|positive)'", outputs[-1].stdout)
 
 
 def _some_quickstart_data(folder: Path) -> None:
@@ -86,7 +86,9 @@ def _some_quickstart_data(folder: Path) -> None:
     (folder / "models").symlink_to(whole / "models")
     for path in (whole / "data").glob("*.tsv"):
         header, *rows = path.read_text().splitlines(keepends=True)
-        (folder / "data" / path.name).write_text("".join([header, *rows[::EVERY]]))  # they are in order of class
+        (folder / "data" / path.name).write_text(
+            "".join([header, *rows[::EVERY]])
+        )  # rows are sorted by class, so take every nth
 
 
 # A store.
@@ -97,7 +99,7 @@ def _some_quickstart_data(folder: Path) -> None:
 @on_one_worker
 def test_on_a_store(block: Block, s3: S3Server, chain: Chain, tmp_path: Path) -> None:
     s3.ensure_bucket("models")
-    # Those that other tests have left are chains of this cluster that nobody has looked at.
+    # Other tests may have left chains without a status, and the program stops if it finds one.
     others = f"--field-selector=metadata.namespace!={chain.namespace}"
     chain.cluster.kubectl("delete", "distillationchains", "--all-namespaces", others)
     chain.write_status(failed=True)
@@ -119,27 +121,29 @@ KUBECTL = "#!/bin/sh\ncat <<'END'\n{answer}\nEND\n"
 @pytest.mark.parametrize(
     "status, generation",
     [
-        pytest.param(None, 1, id="not looked at"),
-        pytest.param({"observedGeneration": -1}, 1, id="not looked at, by the CRD's default"),
-        pytest.param({"observedGeneration": 1, "stages": [{"digest": "a"}]}, 2, id="edited since"),
-        pytest.param({"observedGeneration": 1, "stages": []}, 1, id="invalid from the start"),
+        pytest.param(None, 1, id="no status"),
+        pytest.param({"observedGeneration": -1}, 1, id="the default status of the CRD"),
+        pytest.param(
+            {"observedGeneration": 1, "stages": [{"digest": "a"}]}, 2, id="edited after the status was written"
+        ),
+        pytest.param({"observedGeneration": 1, "stages": []}, 1, id="invalid since it was created"),
         pytest.param(
             {"observedGeneration": 2, "stages": [{"digest": "a"}], "conditions": [{"reason": "InvalidSpec"}]},
             2,
-            id="edited into an invalid one",
+            id="invalid after an edit",
         ),
     ],
 )
 def test_the_clean_up_lists_nothing_while_the_stages_of_a_chain_are_unknown(
     tmp_path: Path, status: dict[str, Any] | None, generation: int
 ) -> None:
-    """By a stand-in for kubectl: what an operator has yet to do is over in a moment."""
+    """With a fake kubectl, because the real states last only for a moment."""
     (block,) = (parameter.values[0] for parameter in of(Scene.S3, "docs/operations.md"))
     chain = {"metadata": {"name": "new", "generation": generation}} | ({"status": status} if status else {})
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(KUBECTL.format(answer=json.dumps({"items": [chain]})))
     kubectl.chmod(0o755)
-    store = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}  # nobody is asked
+    store = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}  # never used
 
     done = subprocess.run(
         [sys.executable, "-c", block.text],
@@ -158,7 +162,7 @@ def test_the_clean_up_lists_nothing_while_the_stages_of_a_chain_are_unknown(
 
 @dataclass
 class Chain:
-    """The chain sst2-femto in a namespace of its own, which is that of the kubeconfig's context."""
+    """The chain sst2-femto in its own namespace, which is the namespace of the kubeconfig's context."""
 
     cluster: ControlPlane
     namespace: str
@@ -167,7 +171,7 @@ class Chain:
     digest: str
 
     def write_status(self, *, failed: bool) -> None:
-        """As the operator would; without a node nobody trains."""
+        """Write the status that the operator would write. Without a node, no stage runs."""
         chain = parse_chain(self.cluster.get("distillationchain", NAME, "-n", self.namespace))
         plan = build_plan(chain)
         entries = [committed_entry(stage, a_commit(stage), job="gone", attempt=1) for stage in plan.stages]
@@ -250,7 +254,7 @@ def test_with_a_chain(block: Block, chain: Chain) -> None:
 
 @pytest.fixture(scope="module")
 def empty_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Another one than the session's: these blocks install and remove for the whole cluster."""
+    """Not the cluster of the session, because these blocks install and remove objects of the whole cluster."""
     with ControlPlane(tmp_path_factory.mktemp("empty")) as running:
         yield running
 
@@ -266,9 +270,9 @@ def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Pa
     for block in (parameter.values[0] for parameter in of(Scene.INSTALL)):
         (by_helm if block.text.startswith("helm") else rest).append(block)
 
-    said = {block.text.split()[1]: run_block(block, checkout, variables=variables).stdout for block in by_helm}
-    left = empty_cluster.kubectl("get", "crd", "distillationchains.distillchain.io", check=False).returncode
-    # As on another cluster: kustomize makes them anew.
+    outputs = {block.text.split()[1]: run_block(block, checkout, variables=variables).stdout for block in by_helm}
+    crd_exists = empty_cluster.kubectl("get", "crd", "distillationchains.distillchain.io", check=False).returncode
+    # Start again as on an empty cluster: kustomize creates all objects.
     empty_cluster.kubectl("delete", "namespace", "distillchain-system")
     for block in rest:
         empty_cluster.kubectl("delete", "crd", "distillationchains.distillchain.io", "--ignore-not-found")
@@ -276,10 +280,10 @@ def test_install_upgrade_and_uninstall(empty_cluster: ControlPlane, tmp_path: Pa
             _install_crd(empty_cluster)
         run_block(block, checkout, variables=variables)
 
-    assert list(said) == ["install", "upgrade", "uninstall"]
-    assert "distillchain" in said["install"]
-    assert f"{NAME} created" in said["install"]
-    assert left == 0, "the CRD stays after uninstall"
+    assert list(outputs) == ["install", "upgrade", "uninstall"]
+    assert "distillchain" in outputs["install"]
+    assert f"{NAME} created" in outputs["install"]
+    assert crd_exists == 0, "the CRD stays after uninstall"
     assert empty_cluster.get("roles", "-n", "team-a")["items"]
 
 
@@ -337,16 +341,16 @@ def test_the_first_chain_from_up_to_down(tmp_path: Path) -> None:
     checkout = a_checkout(tmp_path / "checkout")
     variables = environment(tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
     first, *following = [parameter.values[0] for parameter in of(Scene.NODE, "docs/first-chain.md")]
-    said = []
+    outputs = []
 
     try:
-        # `eval` hides that `up` failed; the same again sets the environment of each following shell.
+        # `eval` hides a failure of `up`, so check its output. Each later shell runs the same block to set its environment.
         run_block(first, checkout, variables=variables, after='echo "$KUBECONFIG"')
         for block in following:
-            said.append(run_block(block, checkout, variables=variables, before=first.text).stdout)
+            outputs.append(run_block(block, checkout, variables=variables, before=first.text).stdout)
     finally:
         down = [sys.executable, "-m", "cluster", "down"]
         subprocess.run(down, cwd=checkout, env=variables | {"PYTHONPATH": "tests"}, check=True)
 
-    assert any('"checkpoint":"s3://models/distill/' in text for text in said)
-    assert said[-1].rstrip().endswith("condition met")
+    assert any('"checkpoint":"s3://models/distill/' in text for text in outputs)
+    assert outputs[-1].rstrip().endswith("condition met")

@@ -1,4 +1,4 @@
-"""Every block is run or excused, every link leads somewhere."""
+"""Every block runs or has an excuse, and every link has a target."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from docs.blocks import REPOSITORY, anchors, blocks, blocks_of, links, pages
 from docs.catalogue import CANNOT, ELSEWHERE, EXTERNAL_LINKS, NOT_RUN_LANGUAGES, RUN, VALUES
 
 
-def test_every_command_is_run_or_excused_and_nothing_else_is():
+def test_every_command_is_run_or_has_an_excuse():
     found = {block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE}
 
-    assert found - RUN.keys() - CANNOT.keys() == set(), "run them in a Scene, or say in CANNOT why not"
-    assert (RUN.keys() | CANNOT.keys()) - found == set(), "no page has such a block any more"
+    assert found - RUN.keys() - CANNOT.keys() == set(), "run them in a Scene, or give the reason in CANNOT"
+    assert (RUN.keys() | CANNOT.keys()) - found == set(), "no page has this block"
     assert RUN.keys() & CANNOT.keys() == set()
 
 
-def test_a_block_is_of_a_language_that_a_test_knows():
+def test_every_block_has_a_known_language():
     unknown = [str(block) for block in blocks() if block.language not in {"bash", "python", *NOT_RUN_LANGUAGES}]
 
     assert unknown == []
 
 
-def test_a_block_within_a_list_is_indented_by_fours_as_python_markdown_wants_it():
+def test_a_block_in_a_list_is_indented_by_a_multiple_of_four():  # Python-Markdown needs it
     assert [str(block) for block in blocks() if block.indent % 4] == []
 
 
-def test_no_two_blocks_are_called_the_same():
+def test_keys_of_blocks_are_unique():
     keys = [block.key for block in blocks("bash", "python") if block.page not in ELSEWHERE]
 
     assert sorted(keys) == sorted(set(keys))
 
 
-def test_what_is_run_elsewhere_is_named_there():
+def test_blocks_run_by_another_test_are_named_in_that_test():
     assert [test for test, words in ELSEWHERE.values() if words not in (REPOSITORY / test).read_text()] == []
     assert set(ELSEWHERE) <= set(pages())
 
 
-def test_values_of_the_chart_are_named():
+def test_every_yaml_block_without_a_kind_is_listed_as_values():
     without_kind = {block.key for block in blocks("yaml") if not re.search(r"^kind:", block.text, re.MULTILINE)}
 
     assert without_kind == VALUES
 
 
-def test_make_targets_of_the_pages_exist():
+def test_make_targets_in_the_docs_exist():
     targets = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     named = {name for block in blocks("bash") for name in re.findall(r"^make ([a-z0-9-]+)", block.text, re.MULTILINE)}
 
@@ -57,14 +57,14 @@ def test_make_targets_of_the_pages_exist():
     assert named
 
 
-def test_every_setting_of_the_operator_is_in_the_table_of_the_install_page():
+def test_the_install_page_lists_every_setting_of_the_operator():
     page = (REPOSITORY / "docs" / "install.md").read_text()
     rows = re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)
 
     assert rows == ["DISTILLCHAIN_"] + [setting.name.upper() for setting in fields(Settings)]
 
 
-def test_keys_of_the_operators_log_are_ones_that_it_writes():
+def test_the_operator_writes_the_log_fields_that_the_docs_name():
     page = (REPOSITORY / "docs" / "operations.md").read_text()
     (always, fields_) = re.search(
         r"one JSON object per line: (.*?), and .*?\bsuch\s+as\s+(.*?)\. ", page, re.DOTALL
@@ -76,19 +76,19 @@ def test_keys_of_the_operators_log_are_ones_that_it_writes():
     assert all(f'"{key}": ' in sources for key in re.findall(r"`(\w+)`", always))
 
 
-def test_an_image_gets_each_room_once():
+def test_the_images_contain_every_package():
     copied = re.findall(r"^COPY (\w+) \1$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
 
     assert sorted(copied) == ["api", "cli", "operator", "report", "store", "trainer"]
 
 
-def test_json_is_json():
+def test_json_blocks_are_valid():
     for block in blocks("json"):
         json.loads(block.text)
 
 
 @pytest.mark.parametrize("page", pages())
-def test_links_within_the_repository_lead_to_a_file_and_a_heading(page: str):
+def test_links_within_the_repository_have_a_target(page: str):
     for target in links(page):
         if target.startswith(("http://", "https://")):
             continue
@@ -100,20 +100,20 @@ def test_links_within_the_repository_lead_to_a_file_and_a_heading(page: str):
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if page.startswith("docs/")])
-def test_a_page_of_the_site_links_to_nothing_outside_it(page: str):
+def test_a_page_of_the_site_links_only_to_pages_of_the_site(page: str):
     for target in links(page):
         if not target.startswith(("http://", "https://", "#")):
             there = ((REPOSITORY / page).parent / target.partition("#")[0]).resolve()
             assert there.is_relative_to(REPOSITORY / "docs"), f"{page}: {target} is not part of the site"
 
 
-def test_links_to_other_hosts_are_listed():
+def test_links_to_other_hosts_are_in_the_catalogue():
     found = {target for page in pages() for target in links(page) if target.startswith(("http://", "https://"))}
 
     assert found == EXTERNAL_LINKS
 
 
-def test_a_block_within_a_list_is_found_and_dedented():
+def test_a_block_in_a_list_is_found_and_dedented():
     text = "1. Do\n\n    ```bash\n    a \\\n      b\n    ```\n"
 
     (block,) = blocks_of("page.md", text)

@@ -1,4 +1,4 @@
-"""The site as `make docs` builds it: no warning, nothing of another host, search and both colour schemes."""
+"""The site of `make docs`: it builds without warnings, loads nothing from other hosts, and has search and two schemes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from docs.site import a_copy, build, built_site
 
 
 class _Loaded(HTMLParser):
-    """What a browser fetches by itself when it shows a page."""
+    """Collects what a browser loads when it shows a page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.urls: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         if tag in ("script", "img", "iframe", "source", "video", "object"):
-            self.urls += [given.get("src") or given.get("data") or ""]
-        if tag == "link" and given.get("rel") != "canonical":
-            self.urls += [given.get("href") or ""]
+            self.urls += [attributes.get("src") or attributes.get("data") or ""]
+        if tag == "link" and attributes.get("rel") != "canonical":
+            self.urls += [attributes.get("href") or ""]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_every_page_is_built(site: Path):
     assert missing == []
 
 
-def test_a_page_loads_nothing_of_another_host(site: Path):
+def test_a_page_loads_nothing_from_other_hosts(site: Path):
     foreign = {}
     for page in site.rglob("*.html"):
         reader = _Loaded()
@@ -56,21 +56,21 @@ def test_a_page_loads_nothing_of_another_host(site: Path):
     assert len(foreign) > 15
 
 
-def test_there_is_no_script_for_mermaid_to_fetch(site: Path):
+def test_no_page_uses_mermaid(site: Path):
     assert [page for page in site.rglob("*.html") if 'class="mermaid"' in page.read_text()] == []
 
 
-def test_pages_of_other_folders_are_taken_in(site: Path):
+def test_pages_of_other_folders_are_included(site: Path):
     assert "Log of measurements" in (site / "measurements" / "index.html").read_text()
     assert "watchNamespaces" in (site / "chart" / "index.html").read_text()
     assert "Unreleased" in (site / "changelog" / "index.html").read_text()
 
 
-def test_search_knows_a_word_of_the_operations_page(site: Path):
+def test_the_search_index_contains_the_operations_page(site: Path):
     assert "kstatus" in (site / "search.json").read_text()
 
 
-def test_light_and_dark_can_be_chosen(site: Path):
+def test_the_site_has_a_light_and_a_dark_scheme(site: Path):
     schemes = re.findall(r'data-md-color-scheme="(\w+)"', (site / "index.html").read_text())
 
     assert {"default", "slate"} <= set(schemes)

@@ -1,4 +1,4 @@
-"""The site as a reader meets it: every page opens without a word on the console, and search finds."""
+"""The site in a browser: every page opens without a message on the console, and search works."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Print no access log."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Address and folder of the built site, served on this machine alone."""
+    """Address and folder of the built site, served on the loopback address."""
     folder = built_site(tmp_path_factory.mktemp("site"))
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
 
 @pytest.fixture
 def page(browser: Browser, site: tuple[str, Path]) -> Iterator[Page]:
-    """At the end of the test nothing was fetched from elsewhere, missing or said on the console."""
+    """A page. At the end of the test it fails on requests to other hosts, missing files and console messages."""
     with watched_page(browser, lambda asked: asked.startswith(site[0])) as opened:
         yield opened
 
