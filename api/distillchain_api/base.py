@@ -8,7 +8,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from distillchain_api.faults import BadDocument, faults_of
+from distillchain_api.faults import BadDocument
+from distillchain_api.pydantic_errors import faults_of
 
 
 class Document(BaseModel):
@@ -28,14 +29,20 @@ class Document(BaseModel):
     )
 
     @classmethod
-    def parse(cls, document: str | bytes | dict[str, Any], *, source: str = "") -> Self:
+    def parse(
+        cls, document: str | bytes | dict[str, Any], *, source: str = "", context: dict[str, Any] | None = None
+    ) -> Self:
         """A value from JSON text or an already decoded mapping.
 
-        Raises: BadDocument with every fault of the document; `source` says where it came from.
+        Args:
+            source: where the document came from.
+            context: what validators should know about its origin.
+        Raises: BadDocument with every fault of the document.
         """
         text = document if isinstance(document, str | bytes) else json.dumps(document, default=str)
         try:
-            return cls.model_validate_json(text)
+            # by_name: the API server knows maxLength alone, so max_length is an unknown field here too.
+            return cls.model_validate_json(text, by_alias=True, by_name=False, context=context)
         except ValidationError as error:
             raise BadDocument(source, faults_of(error, cls)) from error
 

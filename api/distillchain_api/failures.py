@@ -1,4 +1,4 @@
-"""How a stage can fail: failure classes, the exit code of each, and what a person does about it.
+"""How a stage can fail: failure classes, the exit code of each, and what the user does about it.
 
 The operator's podFailurePolicy, the trainer's errors and docs/failures.md all come from this one table.
 """
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class FailureClass(StrEnum):
-    """Name of a kind of failure, as it stands in status, termination message and documentation."""
+    """Name of a kind of failure in status, termination messages and documentation."""
 
     WORK_ORDER_INVALID = "WorkOrderInvalid"
     DATA_INVALID = "DataInvalid"
@@ -46,37 +46,37 @@ FAILURES = (
         FailureClass.WORK_ORDER_INVALID,
         64,
         "The trainer could not read its work order.",
-        "Operator and trainer image are of versions that do not fit; use one release of both.",
+        "The operator and the trainer image come from different releases; use one release for both.",
     ),
     Failure(
         FailureClass.DATA_INVALID,
         65,
-        "A data file is missing, empty or not what the task says.",
-        "The message names file, line and column; correct the file or spec.task.dataset.",
+        "A data file is missing, empty or does not match the task.",
+        "The message names file, line and column. Correct the file or spec.task.dataset.",
     ),
     Failure(
         FailureClass.CHECKPOINT_INVALID,
         66,
-        "A teacher or student cannot be loaded: missing, pickled weights, remote code, no tokenizer, other shapes.",
+        "A teacher or student cannot be loaded: a missing file, pickled weights, remote code, no tokenizer, wrong shapes.",
         "Name a checkpoint with config.json, safetensors weights and a tokenizer.",
     ),
     Failure(
         FailureClass.CHECKPOINT_CORRUPT,
         66,
         "A file of a committed checkpoint differs from the sha256 in its manifest.",
-        "Restore the named object from a backup, or delete that stage's manifest.json; then try again: the stage "
-        "that made it is verified, or trained anew.",
+        "Restore the named object from a backup, or delete that stage's manifest.json. Then try again: the stage that "
+        "made it is verified or trained again.",
     ),
     Failure(
         FailureClass.LABEL_MISMATCH,
         67,
         "The classes of a checkpoint are not those of spec.task.labels.",
-        "Name the classes as the checkpoint's id2label does, or use a checkpoint fine-tuned on this task.",
+        "Use the class names of the checkpoint's id2label, or a checkpoint that is fine-tuned on this task.",
     ),
     Failure(
         FailureClass.GATE_NOT_MET,
         68,
-        "A teacher or student was measured and is not good enough to go on.",
+        "A teacher or student was measured and does not meet its gate.",
         "Train it better (teacher.fineTune, more epochs, a smaller step down) or loosen the gate.",
     ),
     Failure(
@@ -89,20 +89,20 @@ FAILURES = (
         FailureClass.STORAGE_DENIED,
         69,
         "The store refused: wrong credentials, no permission, or no such bucket.",
-        "Correct the Secret that spec.storage names, its region, or the service account's role. Its uri and "
-        "endpointUrl cannot be edited: delete the chain and apply it anew.",
+        "Correct the Secret that spec.storage names, its region, or the service account's role. uri and endpointUrl "
+        "cannot be edited: delete the chain and apply it again.",
     ),
     Failure(
         FailureClass.CRASHED,
         70,
-        "The trainer ended in a way it did not foresee.",
-        "It is tried again up to `retries`; read `kubectl logs` of the pod, and report it if it is ours.",
+        "The trainer ended in an unexpected way.",
+        "The stage is retried up to `retries` times. Read `kubectl logs` of the pod, and report the crash if it is a bug.",
     ),
     Failure(
         FailureClass.OUT_OF_MEMORY,
         71,
         "The container or the GPU ran out of memory.",
-        "Lower training.batchSize (and raise gradientAccumulation), or raise resources.limits.",
+        "Lower microBatchSize (the result stays the same), or raise resources.limits.",
     ),
     Failure(
         FailureClass.DISK_FULL,
@@ -114,33 +114,33 @@ FAILURES = (
         FailureClass.STORAGE_UNAVAILABLE,
         74,
         "The store or the hub did not answer, also after several tries.",
-        "Check the network and spec.storage.endpointUrl (which cannot be edited: delete the chain and apply it anew); "
-        "the stage is tried again up to `retries`.",
+        "Check the network and spec.storage.endpointUrl (to change it, delete the chain and apply it again). The stage is "
+        "retried up to `retries` times.",
     ),
     Failure(
         FailureClass.INTERRUPTED,
         75,
-        "The trainer was told to stop (eviction, suspend, Ctrl-C) and saved its state.",
-        "Nothing: the next pod, or the next `distillchain run`, goes on from there.",
+        "The trainer was asked to stop (eviction, suspend, Ctrl-C) and saved its state.",
+        "Nothing: the next pod, or the next `distillchain run`, continues from the saved state.",
     ),
     Failure(
         FailureClass.DEADLINE_EXCEEDED,
         None,
         "The stage ran longer than its `timeout`.",
-        "Raise timeout and retry; training goes on from the saved state.",
+        "Raise timeout and retry; training continues from the saved state.",
     ),
     Failure(
         FailureClass.POD_REJECTED,
         None,
         "The API server refuses the Job or its pods (template.pod, resources, quota, Pod Security).",
-        "The message is the API server's own; correct spec.template.pod or the namespace's policy.",
+        "The message is the API server's own. Correct spec.template.pod or the namespace's policy.",
     ),
 )
 
 EXIT_COMMITTED = 0
 EXIT_INTERRUPTED = 75
 FATAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
-"""Trying again would end the same way: the Job fails at once."""
+"""A retry would end the same way, so the Job fails at once."""
 
 EXIT_CODE: dict[FailureClass, int] = {f.failure_class: f.exit_code for f in FAILURES if f.exit_code is not None}
 OOM_KILLED_EXIT_CODE = 137  # 128 + SIGKILL, with the container's reason OOMKilled
@@ -158,14 +158,13 @@ class StageError(Exception):
 
 
 TROUBLESHOOTING = "docs/troubleshooting.md"
-"""The page with a section for each class, as a path in the source tree, which every release has."""
+"""The page with a section for each class, as a path in the source tree."""
 
 
 def troubleshooting(failure_class: FailureClass | str) -> str:
-    """Where to read on about a failure: `docs/troubleshooting.md#gatenotmet`.
+    """Where a failure is explained: `docs/troubleshooting.md#gatenotmet`.
 
-    Under the address that the package names as its `Documentation` (`project.urls` in pyproject.toml), if it names one:
-    whoever publishes the site sets it there.
+    If the package names a `Documentation` URL (`project.urls` in pyproject.toml), the link points there.
     """
     site = _documentation()
     page = f"{site.rstrip('/')}/troubleshooting/" if site else TROUBLESHOOTING

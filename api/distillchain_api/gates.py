@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distillchain_api.wire.work_order import WorkOrder
+from distillchain_api.metrics import format_share
+from distillchain_api.wire.work_order import TeacherRef, WorkOrder
 
 ROUNDING = 1e-9  # 0.91 - 0.86 is 0.05000000000000004
 
@@ -69,3 +70,34 @@ def missed_student_gate(
 def _reaches(value: float | None, minimum: float, slack: float) -> bool:
     """A minimum of 0 is always reached, also by a value that rounding might put below it."""
     return value is not None and (value >= minimum - slack or minimum == 0)
+
+
+def teacher_sentence(miss: Miss, order: WorkOrder, *, uri: str) -> str:
+    """Why the root teacher may not teach, and what to do."""
+    assert order.teacher is not None
+    return (
+        f"teacher {uri}: {order.task.metric} {format_share(miss.value, miss.bound)} is below {miss.field} "
+        f"{format_share(miss.bound)}; {teacher_remedy(order.teacher)} or lower the gate"
+    )
+
+
+def student_sentence(miss: Miss, order: WorkOrder, student: float, teacher: float | None, *, kept: str) -> str:
+    """Why a student may not teach, what to do, and (`kept`) where the trained student is."""
+    metric = order.task.metric
+    if miss.field.endswith("minMetric"):
+        return (
+            f"stage {order.stage}: {metric} {format_share(miss.value, miss.bound)} is below {miss.field} "
+            f"{format_share(miss.bound)}; train it better or lower the gate: {kept}"
+        )
+    return (
+        f"stage {order.stage}: {metric} {format_share(student)} is {format_share(miss.value, miss.bound)} below its "
+        f"teacher's {format_share(teacher or 0.0)}, more than {miss.field} {format_share(miss.bound)}; step down less, "
+        f"train it better or raise the gate: {kept}"
+    )
+
+
+def teacher_remedy(teacher: TeacherRef) -> str:
+    """How a teacher is improved."""
+    if teacher.digest is None:
+        return "fine-tune it (spec.teacher.fineTune)"
+    return f"train stage {teacher.name} better (more epochs, another learningRate, a smaller step down)"

@@ -142,7 +142,7 @@ def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> Pla
         digest=StageDigest(order.digest),
         work_order=order,
         image=image,
-        resources=resources or {},
+        resources=resources.to_document() if resources else {},
         pod=pod or {},
         pod_field=pod_field,
         retries=retries,

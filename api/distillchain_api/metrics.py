@@ -29,3 +29,14 @@ MACRO_F1 = Metric("macroF1", "macro F1")
 def retention(student: float, teacher: float, metric: Metric) -> float | None:
     """The student's metric as a share of the teacher's; None where a ratio says nothing."""
     return student / teacher if metric.is_share and teacher > 0 else None
+
+
+def format_share(value: float, beside: float | None = None) -> str:
+    """`0.612`: two to four decimals; more where `beside` would otherwise read the same."""
+    text = ""
+    for decimals in (4, 6, 9):
+        whole, _, rest = f"{value:.{decimals}f}".rstrip("0").partition(".")
+        text = f"{whole}.{rest:0<2}"
+        if beside is None or value == beside or text != format_share(beside):
+            break
+    return text

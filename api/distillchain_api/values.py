@@ -6,6 +6,7 @@ Patterns are RE2 as well as Python, because the API server checks the very same 
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, NewType
 
 from pydantic import AfterValidator, Field
@@ -16,25 +17,49 @@ from distillchain_api.faults import Expect, expected
 StageDigest = NewType("StageDigest", str)
 """64 lowercase hex digits: what decides the result of a stage (digests.py)."""
 
-_HF = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"
-_S3 = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/\s]+)*"
-_FILE = r"file://(/[^/\s][^\s/]*)+"
+# A part of a path that is neither "." nor "..": with those, one place would have several spellings and digests.
+_PART = r"(\.{0,2}[^/\s.][^/\s]*|\.{3,}[^/\s]*)"
+_REVISION = r"@[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*"
+_HF = rf"hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?({_REVISION})?"
+_S3 = rf"s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/{_PART})*"
+_FILE = rf"file://(/{_PART})+"
 MAX_URI_CHARS = 1024  # S3's own limit on a key
+
+
+def without_slash(uri: str) -> str:
+    """`s3://bucket/prefix/` as `s3://bucket/prefix`: both name one folder, so both must give one digest."""
+    return uri.removesuffix("/")
+
+
+def cel_same_folder(field: str = "") -> str:
+    """The CEL rule that a URI stays the same; the API server stores a URI as the user wrote it, with or without slash.
+
+    Args:
+        field: of the object that the rule is about, such as `.endpointUrl`; empty: the object is the URI.
+    """
+    new, old = f"self{field}", f"oldSelf{field}"
+    return f"{new} == {old} || {new} + '/' == {old} || {new} == {old} + '/'"
+
 
 SourceUri = Annotated[
     str,
-    Field(pattern=f"^({_HF}|{_S3}|{_FILE})$", max_length=MAX_URI_CHARS),
+    Field(pattern=f"^({_HF}|{_S3}|{_FILE})/?$", max_length=MAX_URI_CHARS),
+    AfterValidator(without_slash),
     Expect(
         "hf://repo[@revision], s3://bucket/prefix or file:///absolute/path",
-        "no spaces, no slash at the end",
+        "without spaces, '//', '/./' and '/../'",
     ),
 ]
 StorageUri = Annotated[
     str,
-    Field(pattern=f"^({_S3}|{_FILE})$", max_length=MAX_URI_CHARS),
-    Expect("s3://bucket/prefix or file:///absolute/path", "no spaces, no slash at the end"),
+    Field(pattern=f"^({_S3}|{_FILE})/?$", max_length=MAX_URI_CHARS),
+    AfterValidator(without_slash),
+    Expect("s3://bucket/prefix or file:///absolute/path", "without spaces, '//', '/./' and '/../'"),
 ]
 
+# Names as Kubernetes has them (RFC 1123): of a namespace, and of most other objects.
+DNS_1123_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MAX_STAGE_NAME_CHARS = 32  # leaves room for the chain's name and a hash in the 63 of a Job's name
 StageName = Annotated[
@@ -78,3 +103,12 @@ Share = Annotated[
 ]
 
 Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters", "in YAML, quote it")]
+
+
+def nfc(text: str) -> str:
+    """Text in Unicode's composed form: "é" as one character and as "e" with an accent are the same word."""
+    return unicodedata.normalize("NFC", text)
+
+
+ClassName = Annotated[Text, AfterValidator(nfc)]
+"""Name of a class, in the form in which names are compared and stored."""

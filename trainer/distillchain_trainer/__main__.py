@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.signals import Signals
 
 if __name__ == "__main__":
     signals = Signals()

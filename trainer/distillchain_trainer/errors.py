@@ -1,4 +1,4 @@
-"""Every way a stage can fail, each with its failure class; exit codes come from the contract's one table.
+"""How the trainer can fail, each class with its failure class; exit codes come from the contract's table.
 
 TrainerError
 |- WorkOrderInvalid     64
@@ -76,7 +76,7 @@ class StopRequested(BaseException):
 
 @contextlib.contextmanager
 def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
-    """Within, the file system refusing to read `what` is the fault of who named it."""
+    """Within the block, a file that cannot be read is an error of the kind `invalid` about `what`."""
     try:
         yield
     except OSError as error:
@@ -87,12 +87,12 @@ def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what a library says."""
+    """The first line of a library's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def translate_unforeseen(error: BaseException) -> StageError | None:
-    """What an exception of a library means, when it is a full disk or full memory anywhere in its causes."""
+    """The failure behind an exception of a library: a full disk or full memory anywhere in its causes; else None."""
     for cause in causes(error):
         if isinstance(cause, StageError):
             return cause
@@ -102,7 +102,7 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         text = str(cause)
         if "No space left on device" in text:  # safetensors and torch raise errors of their own
             return DiskFull(f"no space left on the disk; {DISK_REMEDY}")
-        remedy = "lower training.batchSize (and raise gradientAccumulation), or raise resources.limits"
+        remedy = "lower microBatchSize (the result stays the same), or raise resources.limits"
         if type(cause).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
             return OutOfMemory(f"the GPU ran out of memory; {remedy}")
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
@@ -111,7 +111,7 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it, the root last; not what its raiser said it has nothing to do with."""
+    """An exception and its causes, the root last; `raise ... from None` ends the chain."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

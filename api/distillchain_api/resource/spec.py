@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 from distillchain_api.objectives import Objective
+from distillchain_api.resource.metadata import ObjectMeta
+from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
+from distillchain_api.resource.resources import Resources
 from distillchain_api.tasks import AnyTask
-from distillchain_api.values import Duration, Share, SourceUri, StageName, StorageUri, Text
+from distillchain_api.values import (
+    DNS_SUBDOMAIN,
+    Duration,
+    Share,
+    SourceUri,
+    StageName,
+    StorageUri,
+    Text,
+    cel_same_folder,
+    without_slash,
+)
 
 TEACHER_STAGE = "teacher"
 """Name of stage zero, which `teacher.fineTune` adds; no other stage may bear it."""
@@ -28,7 +41,7 @@ MAX_STAGES = 32  # a bound the API server needs to price the CEL rules; ten is a
 class SecretRef(Document):
     """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and maybe AWS_SESSION_TOKEN."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
     """Name of the Secret."""
 
 
@@ -39,7 +52,7 @@ class Storage(Document):
         StorageUri,
         Field(
             json_schema_extra=rules(
-                cel("self == oldSelf", "storage.uri is immutable: checkpoints do not move; create a new chain")
+                cel(cel_same_folder(), "storage.uri is immutable: checkpoints do not move; create a new chain")
             )
         ),
     ]
@@ -48,6 +61,7 @@ class Storage(Document):
         Annotated[
             str,
             Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=MAX_URL_CHARS),
+            AfterValidator(without_slash),
             Expect("http(s)://host[:port] without user or password", "credentials belong into secretRef"),
         ]
         | None
@@ -62,7 +76,7 @@ class Storage(Document):
         "json_schema_extra": rules(
             cel(
                 "has(self.endpointUrl) == has(oldSelf.endpointUrl) && "
-                "(!has(self.endpointUrl) || self.endpointUrl == oldSelf.endpointUrl)",
+                f"(!has(self.endpointUrl) || {cel_same_folder('.endpointUrl')})",
                 "storage.endpointUrl is immutable: checkpoints do not move; create a new chain",
             )
         )
@@ -182,10 +196,11 @@ class Template(Document):
 
     image: Text | None = None
     """Trainer image; empty: the operator's default."""
-    resources: AnyMap | None = None
+    resources: Resources | None = None
     """Resources of the container `trainer`, as in a Pod."""
-    pod: AnyMap | None = None
-    """A PodTemplateSpec of yours, laid over the operator's; the container `trainer` is written into it."""
+    pod: PodTemplate | None = None
+    """Your PodTemplateSpec (`metadata` and `spec`), merged over the operator's; the container `trainer` is written into
+    it."""
     training: Training = Training()
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: batchSize. Changes memory and speed, not the result or digest."""
@@ -249,10 +264,10 @@ class Stage(Document):
     gate: Gate = Gate()
     image: Text | None = None
     """Trainer image of this stage; empty: the template's."""
-    resources: AnyMap | None = None
-    """Replaces the template's resources whole."""
-    pod: AnyMap | None = None
-    """Replaces the template's pod whole."""
+    resources: Resources | None = None
+    """Replaces the template's resources as a whole."""
+    pod: PodTemplate | None = None
+    """Replaces the template's pod as a whole."""
     retries: Retries | None = None
     """Crashes before the chain fails; empty: the template's."""
     timeout: Duration | None = None
@@ -320,24 +335,6 @@ class ChainSpec(Document):
         return self
 
 
-CHAIN_NAME = Annotated[
-    str,
-    Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
-    Expect("a name of 1 to 63 lowercase letters, digits, '-' and '.'"),
-]
-
-
-class ObjectMeta(Document):
-    """The part of Kubernetes' ObjectMeta that is read here; the rest is the API server's and passes through."""
-
-    name: CHAIN_NAME
-    namespace: str = "default"
-    uid: str = ""
-    generation: int = 0
-
-    model_config = {"extra": "ignore"}
-
-
 class DistillationChain(Document):
     """A relay of students: teacher -> stages[0] -> stages[1] -> ..."""
 
@@ -352,9 +349,16 @@ class DistillationChain(Document):
         return self.metadata.name
 
 
-def parse_chain(document: dict[str, Any], *, source: str = "") -> DistillationChain:
-    """The chain of a decoded document; what the API server adds (status, managed metadata) is passed over.
+def parse_chain(document: dict[str, Any], *, source: str = "", from_cluster: bool = False) -> DistillationChain:
+    """The chain of a decoded document; what the API server adds, such as status, is passed over.
 
+    Args:
+        from_cluster: the API server has accepted the document and may be newer than this release, so metadata and
+            fields of `pod` that only it knows are no faults.
     Raises: BadDocument with every fault.
     """
-    return DistillationChain.parse({k: v for k, v in document.items() if k != "status"}, source=source)
+    read = {key: value for key, value in document.items() if key != "status"}
+    if from_cluster:
+        known = {info.alias for info in ObjectMeta.model_fields.values()}
+        read["metadata"] = {key: value for key, value in document["metadata"].items() if key in known}
+    return DistillationChain.parse(read, source=source, context={FROM_CLUSTER: from_cluster})

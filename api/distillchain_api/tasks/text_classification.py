@@ -10,7 +10,7 @@ from distillchain_api.cel import fault
 from distillchain_api.faults import Expect, expected
 from distillchain_api.metrics import ACCURACY, MACRO_F1, Metric
 from distillchain_api.task import Task
-from distillchain_api.values import Text
+from distillchain_api.values import ClassName
 
 MAX_LABELS = 1000
 
@@ -23,7 +23,7 @@ class TextClassification(Task):
     type: Literal["TextClassification"]
     """TextClassification: one text or a pair of texts to one class."""
     labels: Annotated[
-        list[Text],
+        list[ClassName],
         Field(min_length=2, max_length=MAX_LABELS, json_schema_extra={"x-kubernetes-list-type": "set"}),
         Expect("the names of at least two classes, in class order", "for example [negative, positive]"),
     ]

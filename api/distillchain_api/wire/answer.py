@@ -13,22 +13,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
-from distillchain_api.wire.manifest import Metrics
+from distillchain_api.wire.manifest import ModelSummary
 from distillchain_api.wire.work_order import Digest
 
 TERMINATION_BYTES = 4096  # the kubelet's own limit of a termination message
 MESSAGE_BYTES = 2048  # leaves room for the frame and JSON escapes of the sentence
-
-
-class Measured(Document):
-    """A model in short: what tables and status show."""
-
-    metrics: Metrics
-    parameters: int
-    size_bytes: int
-    examples_per_second: float | None = None
-    doubt: str | None = None
-    """Why it may not have learned the task."""
 
 
 class Committed(Document):
@@ -42,8 +31,8 @@ class Committed(Document):
     checkpoint: str
     reused: bool
     pretrained: bool
-    student: Measured
-    teacher: Measured | None = None
+    student: ModelSummary
+    teacher: ModelSummary | None = None
     elapsed_s: float
     examples_per_second: float
     warnings: list[str] = []

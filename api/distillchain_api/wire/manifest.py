@@ -39,15 +39,9 @@ class FileEntry(Record):
     sha256: Digest
 
 
-class ModelFacts(Record):
-    """A model as it was measured in this stage."""
+class ModelSummary(Record):
+    """A measured model, as far as tables and status show it."""
 
-    source: str
-    """URI of the checkpoint, or `architecture:<model type>`."""
-    revision: str
-    """Resolved revision: a commit of the hub, else the sha256 of the weights."""
-    digest: Digest | None = None
-    """Stage digest, when it is a committed stage."""
     parameters: int
     """Number of parameters, shared ones counted once."""
     size_bytes: int
@@ -61,6 +55,21 @@ class ModelFacts(Record):
     """The same, 95th percentile."""
     doubt: str | None = None
     """Why it may not have learned the task; None: on validation it beats chance."""
+
+
+class ModelFacts(ModelSummary):
+    """A model as it was measured in this stage, and where it comes from."""
+
+    source: str
+    """URI of the checkpoint, or `architecture:<model type>`."""
+    revision: str
+    """Resolved revision: a commit of the hub, else the sha256 of the weights."""
+    digest: Digest | None = None
+    """Stage digest, when it is a committed stage."""
+
+    def summary(self) -> ModelSummary:
+        """Without its origin."""
+        return ModelSummary.model_validate({name: getattr(self, name) for name in ModelSummary.model_fields})
 
 
 class SplitFacts(Record):

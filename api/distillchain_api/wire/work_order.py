@@ -14,6 +14,8 @@ from distillchain_api.tasks import AnyTask
 
 WORK_ORDER_ENV = "DISTILLCHAIN_WORK_ORDER"
 """Environment variable that holds the work order as JSON."""
+MAX_WORK_ORDER_BYTES = 131_072 - len(f"{WORK_ORDER_ENV}=") - 1  # Linux' MAX_ARG_STRLEN, which counts name and final NUL
+"""Longest work order that an environment variable holds."""
 ATTEMPT_ENV = "DISTILLCHAIN_ATTEMPT"
 """Environment variable with a name unique to this pod; the trainer makes one up when it is not set."""
 TERMINATION_PATH_ENV = "DISTILLCHAIN_TERMINATION_PATH"

@@ -1,6 +1,7 @@
-"""Training of one student: transformers' Trainer, the teacher's logits joined by example, states kept on the way.
+"""The training loop: one student, one process. Knows tensors and steps, no task, teacher or store.
 
-DDP, bf16, accumulation and resume are the Trainer's; ours are the loss, the order of examples and when a state is kept.
+It gives the weights of transformers' Trainer on the same batches. What it does that the Trainer does not: a micro-batch
+weighs by its rows, a state on disk has no pickles, and losses stay on the GPU until somebody needs their value.
 """
 
 from __future__ import annotations
@@ -8,334 +9,259 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_pt_utils import get_length_grouped_indices as _grouped
 
-from distillchain_api.resource.spec import Distillation, Training
+from distillchain_api.resource.spec import Training
 from distillchain_api.wire.manifest import SplitMetrics
-from distillchain_trainer.engine.encode import Encoded
+from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch
 from distillchain_trainer.engine.history import History
-from distillchain_trainer.errors import StopRequested, TrainingDiverged
-from distillchain_trainer.objectives.soft_targets import distillation_loss
+from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from distillchain_trainer.engine.precision import apply_tf32, autocast, device_of
+from distillchain_trainer.engine.training_state import load_state, save_state, set_seed
+from distillchain_trainer.errors import OutOfMemory, StopRequested, TrainingDiverged
 
 log = logging.getLogger(__name__)
 
 DIVERGED_REMEDY = "lower training.learningRate, add warmupRatio, or use precision float32"
-WEIGHTS = "model.safetensors"
-SAVE_AGAIN_S = 60.0
+SAVE_AGAIN_S = 60.0  # after a state could not be saved
+RECENT_STEPS = 50  # of which progress shows the mean loss
+GPU_CHECK_STEPS = 50  # reading a loss from a GPU waits for the GPU, so losses are read in groups of so many steps
+
+
+class TrainingRows(Protocol):
+    """The training rows, ready to be batched."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row."""
+
+    def batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs of the model for some rows, and what the loss compares its answer with; all [rows, ...]."""
+
+
+RowLosses = Callable[[Any, dict[str, Tensor]], Tensor]
+"""The loss of each row [rows], from what the model returned and the second part of TrainingRows.batch."""
 
 
 @dataclass(frozen=True)
-class Batches:
-    """The training rows.
-
-    Attributes:
-        teacher: logits [rows, classes] in the order of the task; None: the labels alone teach.
-    """
-
-    encoded: Encoded
-    classes: Sequence[int]
-    teacher: NDArray[np.float32] | None
-
-    def collate(self, rows: list[int]) -> dict[str, Tensor]:
-        """Inputs of the model, `labels` and `teacher_logits` of some rows."""
-        batch = self.encoded.batch(rows)
-        batch["labels"] = torch.tensor([self.classes[row] for row in rows])
-        if self.teacher is not None:
-            batch["teacher_logits"] = torch.from_numpy(self.teacher[rows])
-        return batch
-
-
-@dataclass(frozen=True)
-class Standing:
+class TrainingProgress:
     """Where training stands, for progress lines and saved states."""
 
     step: int
     of: int
     epoch: float
     loss: float
+    """Mean of the last RECENT_STEPS steps."""
     train_s: float
     examples_per_second: float
     eta_s: float
 
 
-class _Rows(Dataset[int]):
-    """Row numbers; `collate` turns them into tensors, a batch at a time."""
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls on its way.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    Attributes:
+        stop: whether to save and stop after this step.
+        on_step: after each step whose loss is known.
+        save: stores the state in a folder; False: it could not, and training goes on.
+        validate: measures the student at the end of an epoch; may raise StopRequested to skip it.
+    """
 
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, row: int) -> int:
-        return row
-
-
-class _LengthGroups(Sampler[int]):
-    """Rows in batches of about equal length, shuffled by seed and epoch alone: a resumed epoch has the same order."""
-
-    def __init__(self, lengths: list[int], *, group: int, seed: int) -> None:
-        self._lengths, self._group, self._seed = lengths, group, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self._seed << 20) + self.epoch)
-        rows: list[int] = _grouped(  # type: ignore[no-untyped-call]  # half typed
-            self._lengths, self._group, generator=generator
-        )
-        return iter(rows)
-
-
-class _StudentTrainer(Trainer):
-    """The Trainer with our loss and order."""
-
-    loss_is_scaled_for_ga = False  # the loss is a mean over one batch
-
-    def __init__(
-        self, model: Any, arguments: TrainingArguments, watch: _Watch, rows: Batches, distillation: Distillation | None
-    ) -> None:
-        super().__init__(
-            model=model,
-            args=arguments,
-            callbacks=[watch],
-            train_dataset=_Rows(len(rows.encoded)),
-            data_collator=rows.collate,
-        )
-        self.remove_callback(PrinterCallback)
-        self._distillation = distillation
-        # The loss of a micro-batch counts by its share of the step, as the Trainer divides it (training_step).
-        self.sampler = _LengthGroups(
-            rows.encoded.lengths,
-            group=self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            seed=self.args.seed,
-        )
-        self.step_loss = 0.0
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Not the Trainer's own: it saves under the names of the checkpoint that the model came from (gamma and beta of
-        older BERTs), and passes over them in silence when it resumes. transformers 5.24."""
-        save_weights(self.model, Path(output_dir or str(self.args.output_dir)))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """See _save."""
-        load_weights(model or self.model, Path(resume_from_checkpoint))
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002 - the Trainer's signature
-        return self.sampler
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ARG002 - the Trainer's signature; our loss is a mean over the batch
-    ) -> Any:
-        labels, teacher = inputs.pop("labels"), inputs.pop("teacher_logits", None)
-        outputs = model(**inputs)
-        loss = distillation_loss(
-            outputs.logits,
-            teacher,
-            labels,
-            temperature=self._distillation.temperature if self._distillation else 1.0,
-            alpha=self._distillation.alpha if self._distillation else 0.0,
-        )
-        return (loss, outputs) if return_outputs else loss
-
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        value = float(loss)
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"the loss became {value} at step {self.state.global_step + 1}; {DIVERGED_REMEDY}")
-        self.step_loss += value
-        return loss
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002 - the Trainer's signature
-        return 0  # counting parameters at every step costs a tenth of a small student's time, and nobody reads it
-
-
-class _Watch(TrainerCallback):
-    """Reports, decides when a state is kept, and stops when told to."""
-
-    def __init__(
-        self,
-        *,
-        batch: int,
-        rows: int,
-        before_s: float,
-        save_interval_s: float,
-        stop: Callable[[], bool],
-        on_step: Callable[[Standing], None],
-        save: Callable[[Path, Standing], bool],
-        history: History,
-        validate: Callable[[], SplitMetrics],
-    ) -> None:
-        self.trainer: _StudentTrainer | None = None
-        self._batch, self._rows = batch, rows
-        self._before_s, self._save_interval_s = before_s, save_interval_s
-        self._stop, self._on_step, self._save = stop, on_step, save
-        self._history, self._validate = history, validate
-        self._recent: list[float] = []
-        self.loss = 0.0
-        self._first_step = 0
-        self._away_s = 0.0  # saving and measuring: not training
-        self._started = self._saved = time.monotonic()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self._first_step = state.global_step
-        self._started = self._saved = time.monotonic()
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        assert self.trainer is not None
-        steps_an_epoch = max(1, state.max_steps // args.num_train_epochs)
-        self.trainer.sampler.epoch = int(state.global_step // steps_an_epoch)
-        if state.global_step and state.global_step % steps_an_epoch == 0:  # also where a resumed training goes on
-            began = time.monotonic()
-            with suppress(StopRequested):  # the next step saves and stops; who resumes there measures this epoch never
-                self._history.measured(state.global_step, float(self.trainer.sampler.epoch), self._validate())
-            self._away_s += time.monotonic() - began
-
-    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:  # noqa: ARG002
-        assert self.trainer is not None
-        self._recent = [*self._recent[-49:], self.trainer.step_loss]
-        rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else None
-        self._history.trained(state.global_step, state.max_steps, float(state.epoch), self.trainer.step_loss, rate)
-        self.trainer.step_loss = 0.0
-        self.loss = sum(self._recent) / len(self._recent)
-        self._on_step(self.standing(state))
-        last = state.global_step >= state.max_steps
-        if self._stop() and not last:
-            control.should_save = control.should_training_stop = True
-        elif time.monotonic() - self._saved > self._save_interval_s and not last:
-            control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        began = time.monotonic()
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        saved = self._save(folder, self.standing(state))
-        now = time.monotonic()
-        self._saved = now if saved else now - self._save_interval_s + min(self._save_interval_s, SAVE_AGAIN_S)
-        self._away_s += now - began
-
-    def standing(self, state: Any) -> Standing:
-        """Where training stands after this step."""
-        here_s = time.monotonic() - self._started - self._away_s
-        steps = state.global_step - self._first_step
-        return Standing(
-            step=state.global_step,
-            of=state.max_steps,
-            epoch=float(state.epoch or 0.0),
-            loss=self.loss,
-            train_s=self._before_s + here_s,
-            examples_per_second=steps * self._batch / max(here_s, 1e-9),
-            eta_s=(state.max_steps - state.global_step) * here_s / max(steps, 1),
-        )
+    stop: Callable[[], bool]
+    on_step: Callable[[TrainingProgress], None]
+    save: Callable[[Path, TrainingProgress], bool]
+    validate: Callable[[], SplitMetrics]
 
 
 def train(
     model: Any,
-    rows: Batches,
+    rows: TrainingRows,
+    row_losses: RowLosses,
     *,
     training: Training,
-    distillation: Distillation | None,
+    micro_batch_size: int | None,
     folder: Path,
-    resume_from: Path | None,
-    before_s: float,
+    resume_from: tuple[Path, int] | None,
+    train_s_before: float,
     save_interval_s: float,
-    stop: Callable[[], bool],
-    on_step: Callable[[Standing], None],
-    save: Callable[[Path, Standing], bool],
     history: History,
-    validate: Callable[[], SplitMetrics],
-) -> Standing:
+    hooks: Hooks,
+) -> TrainingProgress:
     """Trains `model` in place to the end.
 
     Args:
-        history: gets the losses, and what `validate` says at the end of each epoch but the last, which is evaluated.
-        validate: may raise StopRequested: then the epoch is not measured.
-        before_s: seconds of training that earlier attempts have done.
-        resume_from: folder of a saved state.
-        save: stores the state in a folder; called every `save_interval_s`, sooner after it could not (False), and when
-            stopped.
-    Raises: StopRequested once the state is saved; TrainingDiverged at the step whose loss is no number.
+        micro_batch_size: rows of one forward pass; None: all of a step. Changes memory, not the result.
+        folder: for states in the making.
+        resume_from: a saved state and its step.
+        train_s_before: seconds that earlier attempts spent training.
+        history: gets the losses, and the metrics of `hooks.validate` at the end of each epoch but the last.
+    Raises: StopRequested once the state is saved; TrainingDiverged; OutOfMemory.
     """
     set_seed(training.seed)
-    watch = _Watch(
-        batch=training.batch_size * training.gradient_accumulation,
-        rows=len(rows.encoded),
-        before_s=before_s,
-        save_interval_s=save_interval_s,
-        stop=stop,
-        on_step=on_step,
-        save=save,
-        history=history,
-        validate=validate,
-    )
-    trainer = _StudentTrainer(model, _arguments(training, folder), watch, rows, distillation)
-    watch.trainer = trainer
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    standing = watch.standing(trainer.state)
-    if standing.step < standing.of:
-        raise StopRequested(standing.step)
-    return standing
+    apply_tf32(training)
+    run = _Run(model, rows, row_losses, training, micro_batch_size, folder, save_interval_s, history, hooks)
+    if resume_from is not None:
+        run.resume(*resume_from)
+    return run.to_the_end(train_s_before)
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Weights alone, for `load_weights`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_model(model, str(folder / WEIGHTS))
+class _Run:
+    """One call of `train`: the optimizer, the clock and the losses that are still on the device."""
+
+    def __init__(
+        self,
+        model: Any,
+        rows: TrainingRows,
+        row_losses: RowLosses,
+        training: Training,
+        micro_batch_size: int | None,
+        folder: Path,
+        save_interval_s: float,
+        history: History,
+        hooks: Hooks,
+    ) -> None:
+        self.model, self.rows, self.row_losses, self.training = model, rows, row_losses, training
+        self.folder, self.save_interval_s, self.history, self.hooks = folder, save_interval_s, history, hooks
+        self.device = device_of(model)
+        self.optimizer = build_optimizer(model, training)
+        self.epoch_steps = steps_per_epoch(len(rows.lengths), training.batch_size)
+        self.steps = self.epoch_steps * training.epochs
+        self.micro_rows = min(micro_batch_size or training.batch_size, training.batch_size)
+        self.step = self.first_step = 0
+        self.unread: list[Tensor] = []  # losses of the last steps, on the device
+        self.recent: list[float] = []
+        self.trained_rows = 0
+
+    def resume(self, state: Path, step: int) -> None:
+        """Goes on after `step`."""
+        load_state(state, self.model, self.optimizer)
+        self.step = self.first_step = step
+
+    def to_the_end(self, train_s_before: float) -> TrainingProgress:
+        self.train_s_before = train_s_before
+        self.started = self.saved = time.monotonic()
+        self.away_s = 0.0  # spent on saving and measuring, which is no training
+        self.model.train()
+        while self.step < self.steps:
+            epoch, position = divmod(self.step, self.epoch_steps)
+            if position == 0 and epoch > 0:
+                self._measure_epoch(epoch)
+            batches = epoch_batches(self.rows.lengths, self.training.batch_size, seed=self.training.seed, epoch=epoch)
+            for batch in batches[position:]:
+                self._train_step(batch)
+                self._after_step()
+        return self.progress()
+
+    def _train_step(self, batch: list[int]) -> None:
+        set_learning_rate(self.optimizer, learning_rate_at(self.step, self.steps, self.training))
+        while (loss := self._backward(batch)) is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.micro_rows = -(-min(self.micro_rows, len(batch)) // 2)
+            log.warning("the GPU has too little memory for a micro-batch", extra={"micro_batch_size": self.micro_rows})
+            torch.cuda.empty_cache()
+        if self.training.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.trained_rows += len(batch)
+        self.unread.append(loss)
+
+    def _backward(self, batch: list[int]) -> Tensor | None:
+        """Adds the gradient of the mean loss over `batch` and returns that loss; None: a micro-batch did not fit.
+
+        The loss of a micro-batch is the sum over its rows, divided by the rows of the whole step. So every row weighs
+        the same, however they are cut into micro-batches.
+        """
+        total = torch.zeros((), device=self.device)
+        for start in range(0, len(batch), self.micro_rows):
+            micro_batch = batch[start : start + self.micro_rows]
+            try:
+                loss = self._loss_sum(micro_batch) / len(batch)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            except torch.OutOfMemoryError as error:
+                if len(micro_batch) == 1:
+                    raise OutOfMemory(
+                        "the GPU has too little memory to train on one row; lower spec.task.maxLength or use a "
+                        "larger GPU"
+                    ) from error
+                return None
+            total += loss.detach()
+        return total
+
+    def _loss_sum(self, micro_batch: list[int]) -> Tensor:
+        inputs, compared = self.rows.batch(micro_batch)
+        with autocast(self.device, self.training.precision):
+            answer = self.model(**_on(self.device, inputs))
+        return self.row_losses(answer, _on(self.device, compared)).sum()
+
+    def _after_step(self) -> None:
+        last = self.step >= self.steps
+        stop = self.hooks.stop() and not last
+        due = time.monotonic() - self.saved > self.save_interval_s and not last
+        epoch_ends = self.step % self.epoch_steps == 0
+        if self.device.type == "cpu" or stop or due or epoch_ends or len(self.unread) >= GPU_CHECK_STEPS:
+            self._read_losses()  # before anything is saved or measured: neither may see a diverged student
+        if stop or due:
+            self._save()
+        if stop:
+            raise StopRequested(self.step)
+
+    def _read_losses(self) -> None:
+        """Brings the losses of the last steps from the device. Raises: TrainingDiverged naming the first bad step."""
+        values = torch.stack(self.unread).tolist() if self.unread else []
+        first, self.unread = self.step - len(values) + 1, []
+        for step, loss in enumerate(values, start=first):
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss became {loss} at step {step}; {DIVERGED_REMEDY}")
+            self.recent = [*self.recent[1 - RECENT_STEPS :], loss]
+            rate = learning_rate_at(step, self.steps, self.training)
+            self.history.trained(step, self.steps, step / self.epoch_steps, loss, rate)
+        self.hooks.on_step(self.progress())
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        state = self.folder / f"step-{self.step}"
+        state.mkdir(parents=True, exist_ok=True)
+        save_state(state, self.model, self.optimizer)
+        saved = self.hooks.save(state, self.progress())
+        for path in state.iterdir():
+            path.unlink()
+        now = time.monotonic()
+        self.saved = now if saved else now - self.save_interval_s + min(self.save_interval_s, SAVE_AGAIN_S)
+        self.away_s += now - began
+
+    def _measure_epoch(self, epoch: int) -> None:
+        began = time.monotonic()
+        # A stop during the measurement skips it: the next step saves and stops, and a training resumed after that step
+        # does not come back here.
+        with suppress(StopRequested):
+            self.history.measured(self.step, float(epoch), self.hooks.validate())
+        self.model.train()
+        self.away_s += time.monotonic() - began
+
+    def progress(self) -> TrainingProgress:
+        """Where training stands now."""
+        here_s = time.monotonic() - self.started - self.away_s
+        steps = self.step - self.first_step
+        return TrainingProgress(
+            step=self.step,
+            of=self.steps,
+            epoch=self.step / self.epoch_steps,
+            loss=sum(self.recent) / max(len(self.recent), 1),
+            train_s=self.train_s_before + here_s,
+            examples_per_second=self.trained_rows / max(here_s, 1e-9),
+            eta_s=(self.steps - self.step) * here_s / max(steps, 1),
+        )
 
 
-def load_weights(model: Any, folder: Path) -> None:
-    """Takes over all weights. Raises: RuntimeError when one is missing or left over."""
-    safetensors.torch.load_model(model, folder / WEIGHTS)
-
-
-def _arguments(training: Training, folder: Path) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        warmup_steps=_warmup(training),
-        lr_scheduler_type=training.scheduler if training.scheduler != "constant" else "constant_with_warmup",
-        max_grad_norm=training.max_grad_norm,
-        bf16=training.precision == "bfloat16",
-        seed=training.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-    )
-    # Where several GPUs are visible the Trainer would split a batch of so many times the size over them
-    # (DataParallel): another student than the digest says.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _warmup(training: Training) -> float:
-    """The Trainer reads numbers under 1 as a share, and 1 as one step."""
-    return min(training.warmup_ratio, 1 - 1e-9)
+def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}

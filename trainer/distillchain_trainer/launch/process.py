@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from distillchain_api.failures import EXIT_COMMITTED, EXIT_INTERRUPTED, FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit
+from distillchain_api.wire.answer import Committed, Failed, Interrupted, fit
 from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
     KEEP_TEXTS_ENV,
@@ -29,13 +27,15 @@ from distillchain_api.wire.work_order import (
 from distillchain_store.redaction import without_secrets
 from distillchain_trainer import __version__
 from distillchain_trainer.errors import StopRequested, WorkOrderInvalid, translate_unforeseen
-from distillchain_trainer.launch import threads
-from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.launch.environment import set_up_environment
+from distillchain_trainer.launch.streams import set_up_streams
+from distillchain_trainer.launch.termination import DEFAULT_TERMINATION_PATH, write_answer
+from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
+from distillchain_trainer.stage_warnings import StageWarnings
 
 log = logging.getLogger("distillchain_trainer")
 
-DEFAULT_TERMINATION_PATH = "/dev/termination-log"
 CRASH_EXIT_CODE = 70
 USAGE = f"""usage: python -m distillchain_trainer [--version]
 
@@ -62,7 +62,7 @@ def main(arguments: list[str], signals: Signals) -> int:
     answer: Committed | Failed | Interrupted
     order: WorkOrder | None = None
     try:
-        progress = _set_up_streams()
+        progress = set_up_streams()
         order = _read_work_order()
         signals.obey()
         answer, code = _run(order, signals, progress), EXIT_COMMITTED
@@ -73,7 +73,7 @@ def main(arguments: list[str], signals: Signals) -> int:
     except BaseException as error:  # every ending has an answer
         signals.defer_for_good()
         answer, code = _failed(order, error)
-    _write_answer(answer)
+    write_answer(answer)
     return code
 
 
@@ -84,13 +84,19 @@ def _run(order: WorkOrder, signals: Signals, progress: TextIO) -> Committed:
     # A container that is restarted within its pod must not write where the one before did.
     attempt = f"{named}-{secrets.token_hex(3)}" if named else secrets.token_hex(6)
     with _work_folder() as folder:
-        _keep_libraries_in(folder)
+        warnings = StageWarnings()
+        set_up_environment(folder, warnings)
         log.info(
             "stage begins",
             extra={"chain": order.chain, "stage": order.stage, "digest": order.digest, "attempt": attempt},
         )
         return run_stage(
-            order, attempt=attempt, folder=folder, reporter=Reporter(order.stage, progress), signals=signals
+            order,
+            attempt=attempt,
+            folder=folder,
+            reporter=Reporter(order.stage, progress),
+            signals=signals,
+            warnings=warnings,
         )
 
 
@@ -116,51 +122,6 @@ def _work_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _keep_libraries_in(folder: Path) -> None:
-    """The root file system of a pod is read-only and it may have no home."""
-    caches = {
-        "HF_HOME": "huggingface",
-        "XDG_CACHE_HOME": "cache",
-        "MPLCONFIGDIR": "cache",
-        "TORCHINDUCTOR_CACHE_DIR": "cache",
-    }
-    home = Path(os.environ.get("HOME") or "/nonexistent")
-    if not os.access(home, os.W_OK):
-        for name, place in caches.items():
-            os.environ.setdefault(name, str(folder / place))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    threads.choose()
-
-
-def _set_up_streams() -> TextIO:
-    """Progress alone goes to stdout: whatever a library prints goes to stderr, also from C."""
-    sys.stdout.flush()
-    progress = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Fields())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    log.setLevel(logging.INFO)
-    return progress
-
-
-class _Fields(logging.Formatter):
-    """Constant text, then the fields: `... INFO distillchain_store.commit: stage committed digest=9c41 attempt=1`."""
-
-    _usual = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        self.converter = time.gmtime
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = [f"{name}={value}" for name, value in vars(record).items() if name not in self._usual]
-        return without_secrets(" ".join([super().format(record), *fields]))
 
 
 def _interrupted(order: WorkOrder | None, step: int) -> Interrupted:
@@ -190,22 +151,6 @@ def _failed(order: WorkOrder | None, error: BaseException) -> tuple[Failed, int]
         message=fit(without_secrets(message)),
     )
     return failed, known.exit_code if known is not None else CRASH_EXIT_CODE
-
-
-def _write_answer(answer: Committed | Failed | Interrupted) -> None:
-    """In place and in one write: the kubelet mounts this very file, so nothing can be renamed over it."""
-    path = os.environ.get(TERMINATION_PATH_ENV) or DEFAULT_TERMINATION_PATH
-    if path == DEFAULT_TERMINATION_PATH and not Path(path).exists():
-        log.info("answer: %s", json.dumps(answer.to_document(), ensure_ascii=False))
-        return
-    content = answer.to_json().encode(errors="replace")
-    assert len(content) <= TERMINATION_BYTES, "every sentence is cut to size"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            file.write(content)
-    except OSError:
-        log.exception("the termination message could not be written; it is: %s", answer.to_json())
 
 
 def leave(code: int) -> NoReturn:

@@ -14,9 +14,9 @@ from typing import Any
 
 from distillchain_api.digests import sha256_of
 from distillchain_api.wire.manifest import Manifest
-from distillchain_store.commit import RESTORE, corrupt
-from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
-from distillchain_store.store import Store, fingerprint_of, open_store, path_of_uri
+from distillchain_store.opening import open_store
+from distillchain_store.store import Store, fingerprint_of, path_of_uri
+from distillchain_store.verified import download_file
 from distillchain_trainer.errors import CheckpointInvalid, reading
 from distillchain_trainer.models import hub
 
@@ -83,16 +83,9 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
 
     Raises: CheckpointCorrupt naming the object.
     """
-    prefix = manifest.checkpoint.removeprefix(store.uri + "/")
     for entry in manifest.files:
-        if not entry.path.endswith(WANTED):
-            continue
-        try:
-            came = store.download(f"{prefix}/{entry.path}", folder / entry.path)
-        except ObjectMissing as error:
-            raise CheckpointCorrupt(f"{manifest.checkpoint}/{entry.path} is missing; {RESTORE}") from error
-        if (came.size_bytes, came.sha256) != (entry.size_bytes, entry.sha256):
-            raise corrupt(f"{manifest.checkpoint}/{entry.path}", came.size_bytes, entry.size_bytes)
+        if entry.path.endswith(WANTED):
+            download_file(store, manifest, entry, folder)
     return _described(manifest.checkpoint, field, folder, None)
 
 

@@ -36,7 +36,7 @@ def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
 
 def _is_current(store: Store, digest: str) -> bool:
     """The report is there, and names the manifests that are there now."""
-    from distillchain_report.load import manifests_digest, walk_back
+    from distillchain_report.commits import manifests_digest, walk_back
 
     try:
         page = store.read(report_key(digest))
@@ -47,7 +47,8 @@ def _is_current(store: Store, digest: str) -> bool:
 
 def _build(store: Store, order: WorkOrder) -> str:
     from distillchain_report.build import build_report  # matplotlib takes a second to import
-    from distillchain_report.load import load_stages, walk_back, wanted_of
+    from distillchain_report.commits import walk_back
+    from distillchain_report.load import load_stages, wanted_of
     from distillchain_report.render import render_html
 
     stages = load_stages(store, wanted_of(walk_back(store, order.digest)))

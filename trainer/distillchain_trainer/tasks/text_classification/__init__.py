@@ -1,1 +1,14 @@
-"""Text classification: one or two texts to one class."""
+"""Text classification: one text or a pair of texts to one class."""
+
+from __future__ import annotations
+
+from distillchain_api.task import Task
+from distillchain_api.tasks.text_classification import TextClassification
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.text_classification.adapter import TextClassificationAdapter
+
+
+def bind(task: Task, warnings: StageWarnings) -> TextClassificationAdapter:
+    """The adapter of one task."""
+    assert isinstance(task, TextClassification)
+    return TextClassificationAdapter(task, warnings)

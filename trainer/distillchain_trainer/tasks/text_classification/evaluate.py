@@ -1,100 +1,83 @@
-"""How good a model is on a split: accuracy, macro F1, predictions and speed."""
+"""How good a classifier is on a split: accuracy, macro F1, predictions."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_api.resource.spec import Precision
+from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import SplitMetrics
-from distillchain_trainer.engine.encode import Encoded, forward
-from distillchain_trainer.errors import CheckpointInvalid, TrainingDiverged
-from distillchain_trainer.models.checkpoints import Checkpoint
-from distillchain_trainer.tasks.text_classification.rows import Split
+from distillchain_trainer.tasks.text_classification import chance
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A model on one split; logits [rows, classes] are in the order of the task."""
+class Classified:
+    """A classifier on one split.
 
-    logits: NDArray[np.float32]
+    Attributes:
+        outputs: logits [rows, classes] in the order of the task.
+        classes: the true class of each row [rows].
+    """
+
+    task: TextClassification
+    split: str
+    outputs: NDArray[np.float32]
     classes: NDArray[np.int64]
-    elapsed_s: float
 
-    @property
+    @functools.cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The class of each row; the first one of equals."""
-        best: NDArray[np.int64] = self.logits.argmax(-1)
+        """The class of each row [rows]; of equal logits the first."""
+        best: NDArray[np.int64] = self.outputs.argmax(-1)
         return best
 
-    @property
+    @functools.cached_property
     def metrics(self) -> SplitMetrics:
-        """accuracy and macroF1; a class that never occurs counts for macro F1 only when it was predicted."""
+        """accuracy, and macro F1 over the classes that occur in the split.
+
+        A class that is predicted but never occurs has no recall. It costs the classes whose rows it takes, and is no
+        class of its own: one stray row of 1,000 must not turn a macro F1 of 1.0 into 0.67.
+        """
         from sklearn.metrics import accuracy_score, f1_score
 
-        return {
-            "accuracy": float(accuracy_score(self.classes, self.predicted)),
-            "macroF1": float(f1_score(self.classes, self.predicted, average="macro", zero_division=0.0)),
-        }
+        occurring = np.unique(self.classes)
+        macro_f1 = f1_score(self.classes, self.predicted, labels=occurring, average="macro", zero_division=0.0)
+        return {"accuracy": float(accuracy_score(self.classes, self.predicted)), "macroF1": float(macro_f1)}
+
+    @functools.cached_property
+    def doubt(self) -> str | None:
+        """See Measurement."""
+        return chance.doubt_of(
+            self.metrics["accuracy"],
+            metric=self.task.metric,
+            classes=self.classes.tolist(),
+            predicted=self.predicted.tolist(),
+        )
 
     @property
-    def examples_per_second(self) -> float:
-        """Forward passes of whole texts."""
-        return len(self.classes) / max(self.elapsed_s, 1e-9)
+    def warnings(self) -> list[str]:
+        """The classes that occur and are never predicted."""
+        never = sorted(set(self.classes.tolist()) - set(self.predicted.tolist()))
+        if not never:
+            return []
+        names = ", ".join(self.task.labels[index] for index in never[:5]) + (", ..." if len(never) > 5 else "")
+        share = f"{len(never)} of {len(set(self.classes.tolist()))} classes"
+        return [f"it never predicts {share} of {self.split}: {names}"]
 
-
-def measure(
-    model: Any,
-    split: Split,
-    encoded: Encoded,
-    *,
-    columns: Sequence[int],
-    precision: Precision,
-    on_batch: Callable[[int, int], None],
-    given: Checkpoint | None = None,
-) -> Measurement:
-    """The model's answers to a split. `columns` puts its classes in the order of the task.
-
-    Raises: see check_numbers.
-    """
-    logits = np.zeros((len(split), len(columns)), dtype=np.float32)
-    elapsed_s, done = 0.0, 0
-    for answer in forward(model, encoded, precision=precision):
-        logits[answer.rows] = answer.logits[:, list(columns)]
-        elapsed_s += answer.elapsed_s
-        done += len(answer.rows)
-        on_batch(done, len(split))
-    check_numbers(logits, split.name, given=given)
-    return Measurement(logits, np.asarray(split.classes, dtype=np.int64), elapsed_s)
-
-
-def check_numbers(logits: NDArray[np.float32], split: str, *, given: Checkpoint | None) -> None:
-    """Raises, when a logit is none: CheckpointInvalid for a checkpoint as it was given, else TrainingDiverged."""
-    if np.isfinite(logits).all():
-        return
-    what = f"outputs on {split} are not numbers (NaN or infinite)"
-    if given is not None:
-        raise CheckpointInvalid(f"{given.field}: {given.uri}: its {what}; copy it again, or use precision float32")
-    raise TrainingDiverged(
-        f"the student's {what}; lower training.learningRate, add warmupRatio, or use precision float32"
-    )
-
-
-def write_predictions(path: Path, measured: Measurement, labels: Sequence[str]) -> None:
-    """One JSON object a row, in the order of the split."""
-    with path.open("w", encoding="utf-8") as file:
-        rows = zip(measured.classes, measured.predicted, measured.logits, strict=True)
-        for row, (truth, guess, logits) in enumerate(rows):
-            line = {
-                "row": row,
-                "label": labels[truth],
-                "predicted": labels[guess],
-                "logits": [round(float(value), 6) for value in logits],
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def write_predictions(self, path: Path) -> None:
+        """Lines of distillchain_api.wire.records.Prediction."""
+        labels = self.task.labels
+        with path.open("w", encoding="utf-8") as file:
+            rows = zip(self.classes, self.predicted, self.outputs, strict=True)
+            for row, (truth, guess, logits) in enumerate(rows):
+                line = {
+                    "row": row,
+                    "label": labels[truth],
+                    "predicted": labels[guess],
+                    "logits": [round(float(value), 6) for value in logits],
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

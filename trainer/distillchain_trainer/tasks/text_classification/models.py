@@ -23,6 +23,8 @@ from distillchain_api.tasks.text_classification import TextClassification as Tas
 from distillchain_trainer.errors import CheckpointInvalid, first_line
 from distillchain_trainer.models import bert_hash
 from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.text_classification.labels import ClassOrder, match_classes
 
 log = logging.getLogger(__name__)
@@ -35,34 +37,17 @@ bert_hash.register()
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model with its tokenizer.
+class Classifier(Loaded):
+    """A classifier.
 
     Attributes:
-        order: where each class of the task lies in the model's outputs.
-        start: where its weights come from: URI and revision, or the architecture.
-        pretrained: False for new weights.
+        named: False for the default class names LABEL_0.., whose order must be proved by measuring.
     """
 
-    model: Any
-    tokenizer: Any
-    order: ClassOrder
-    start: str
-    pretrained: bool
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters, shared ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def pad_id(self) -> int:
-        """What fills a batch: the id that the model itself takes for no text. A decoder's answer is that of its last
-        token which is none, so any other id would be answered."""
-        return int(self.model.config.get_text_config().pad_token_id)
+    named: bool = True
 
 
-def load_teacher(checkpoint: Checkpoint, task: Task) -> Loaded:
+def load_teacher(checkpoint: Checkpoint, task: Task, *, warnings: StageWarnings) -> Classifier:
     """A classifier of the task. Raises: CheckpointInvalid, LabelMismatch."""
     config = _load_config(checkpoint)
     if not _is_classifier(config):
@@ -74,10 +59,13 @@ def load_teacher(checkpoint: Checkpoint, task: Task) -> Loaded:
     order = match_classes(_names(config), task.labels, who=f"teacher {checkpoint.uri}")
     tokenizer = load_tokenizer(checkpoint, config, task)
     model = _load_whole(AutoModelForSequenceClassification, checkpoint, config)
-    return Loaded(model, tokenizer, order, _start(checkpoint), pretrained=True)
+    columns = order.columns if order.turned else None
+    return Classifier(model, tokenizer, _start(checkpoint), pretrained=True, columns=columns, named=order.named)
 
 
-def load_student(checkpoint: Checkpoint, task: Task, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
+def load_student(
+    checkpoint: Checkpoint, task: Task, *, tokenizer: Checkpoint | None, seed: int, warnings: StageWarnings
+) -> Classifier:
     """A student that starts from a checkpoint; its outputs are in the order of the task where classes have names.
 
     Raises: CheckpointInvalid, LabelMismatch.
@@ -87,19 +75,19 @@ def load_student(checkpoint: Checkpoint, task: Task, *, tokenizer: Checkpoint | 
     start = _start(checkpoint)
     if not _is_classifier(config):
         model = _with_new_head(checkpoint, config, task, seed)
-        order = ClassOrder(tuple(range(len(task.labels))), named=True)
         log.info("new classifier head", extra={"checkpoint": checkpoint.uri, "classes": len(task.labels)})
-        return Loaded(model, named_tokenizer, order, start, pretrained=True)
+        return Classifier(model, named_tokenizer, start, pretrained=True)
     order = match_classes(_names(config), task.labels, who=f"student {checkpoint.uri}")
     model = _load_whole(AutoModelForSequenceClassification, checkpoint, config)
     if order.turned:
         turn_head(model, order)
         log.info("classifier head turned to the order of the task", extra={"checkpoint": checkpoint.uri})
-        order = dataclasses.replace(order, columns=tuple(range(len(task.labels))))
-    return Loaded(_labelled(model, task), named_tokenizer, order, start, pretrained=True)
+    return Classifier(_labelled(model, task), named_tokenizer, start, pretrained=True, named=order.named)
 
 
-def build_student(architecture: Architecture, tokenizer: Checkpoint, task: Task, *, seed: int, field: str) -> Loaded:
+def build_student(
+    architecture: Architecture, tokenizer: Checkpoint, task: Task, *, seed: int, field: str
+) -> Classifier:
     """A student with new weights. Raises: CheckpointInvalid naming a config field that its model type does not know."""
     config = _build_config(architecture, field)
     loaded_tokenizer = load_tokenizer(tokenizer, None, task)
@@ -116,8 +104,7 @@ def build_student(architecture: Architecture, tokenizer: Checkpoint, task: Task,
         raise CheckpointInvalid(
             f"{field}.architecture: {architecture.model_type} with this config cannot be built: {first_line(error)}"
         ) from error
-    order = ClassOrder(tuple(range(len(task.labels))), named=True)
-    return Loaded(model, loaded_tokenizer, order, f"architecture:{architecture.model_type}", pretrained=False)
+    return Classifier(model, loaded_tokenizer, f"architecture:{architecture.model_type}", pretrained=False)
 
 
 def renew_head(model: Any, *, seed: int) -> None:

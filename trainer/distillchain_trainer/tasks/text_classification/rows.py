@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distillchain_api.faults import got
 from distillchain_api.task import Dataset
 from distillchain_api.tasks.text_classification import TextClassification as Task
-from distillchain_api.wire.manifest import SplitFacts
 from distillchain_store.errors import ObjectMissing
-from distillchain_store.store import open_store, path_of_uri
+from distillchain_store.opening import open_store
+from distillchain_store.store import path_of_uri
+from distillchain_trainer.data.split import Split, TaskData, key_of
 from distillchain_trainer.data.tables import Row, read_rows
 from distillchain_trainer.errors import DataInvalid, reading
 from distillchain_trainer.models import hub
+from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.text_classification.labels import LabelReader, UnknownLabel, find_name
 
 log = logging.getLogger(__name__)
@@ -26,59 +27,9 @@ log = logging.getLogger(__name__)
 FIELD = "spec.task.dataset"
 
 
-@dataclass(frozen=True)
-class Split:
-    """The rows of one split: one or two texts each, and a class index."""
-
-    name: str
-    texts: list[tuple[str, ...]]
-    classes: list[int]
-    keys: list[bytes] = field(default_factory=list)
-    """sha256 of the texts of each row: what teacher logits are kept under."""
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @property
-    def facts(self) -> SplitFacts:
-        """For the manifest."""
-        digest = hashlib.sha256()
-        for key, index in zip(self.keys, self.classes, strict=True):
-            digest.update(key + index.to_bytes(4, "big"))
-        return SplitFacts(rows=len(self), sha256=digest.hexdigest())
-
-    @property
-    def texts_sha256(self) -> str:
-        """Over the texts alone, in any order."""
-        return hashlib.sha256(b"".join(sorted(set(self.keys)))).hexdigest()
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """All splits of a task."""
-
-    train: Split
-    validation: Split
-    test: Split | None
-    revision: str
-
-    @property
-    def splits(self) -> dict[str, Split]:
-        """By role."""
-        found = {"train": self.train, "validation": self.validation}
-        return found | ({"test": self.test} if self.test else {})
-
-
-def key_of(texts: Sequence[str]) -> bytes:
-    """sha256 of a row's texts; lengths are part of it, so ("ab", "c") is not ("a", "bc")."""
-    digest = hashlib.sha256()
-    for text in texts:
-        encoded = text.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.digest()
-
-
-def read_task_data(task: Task, *, endpoint_url: str | None, region: str | None, folder: Path) -> TaskData:
+def read_task_data(
+    task: Task, *, endpoint_url: str | None, region: str | None, folder: Path, warnings: StageWarnings
+) -> TaskData:
     """All splits, checked. Files of S3 are fetched into `folder`.
 
     Raises: DataInvalid naming file, line and column.
@@ -88,10 +39,10 @@ def read_task_data(task: Task, *, endpoint_url: str | None, region: str | None, 
     if dataset.splits.test:
         names["test"] = dataset.splits.test
     if dataset.uri.startswith("hf://"):
-        splits, revision = _read_hub(task, names, folder)
+        splits, revision = _read_hub(task, names, folder, warnings)
     else:
         splits = {
-            role: _split(task, role, _read_file(dataset, role, name, endpoint_url, region, folder))
+            role: _split(task, role, _read_file(dataset, role, name, endpoint_url, region, folder), warnings)
             for role, name in names.items()
         }
         content = "".join(split.facts.sha256 for split in splits.values())
@@ -122,14 +73,14 @@ def _read_file(
     return read_rows(path, columns, name=shown)
 
 
-def _read_hub(task: Task, names: dict[str, str], folder: Path) -> tuple[dict[str, Split], str]:
+def _read_hub(task: Task, names: dict[str, str], folder: Path, warnings: StageWarnings) -> tuple[dict[str, Split], str]:
     dataset = task.dataset
     tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
     splits = {}
     for role, table in tables.items():
         shown = f"{dataset.uri}, split {names[role]}"
         rows = hub_rows(table, task, shown)
-        splits[role] = _split(task, role, rows)
+        splits[role] = _split(task, role, rows, warnings)
     return splits, revision
 
 
@@ -157,7 +108,7 @@ def hub_rows(table: Any, task: Task, shown: str) -> Iterator[Row]:
         yield Row((*cells[:-1], label), f"{shown}, row {number}")
 
 
-def _split(task: Task, role: str, rows: Iterator[Row]) -> Split:
+def _split(task: Task, role: str, rows: Iterator[Row], warnings: StageWarnings) -> Split:
     reader = LabelReader(task.labels)
     columns = task.dataset.text
     split = Split(role, [], [])
@@ -167,8 +118,8 @@ def _split(task: Task, role: str, rows: Iterator[Row]) -> Split:
             _check_text(text, f'{row.place}, column "{column}"')
         split.texts.append(texts)
         split.keys.append(key_of(texts))
-        split.classes.append(_class_of(reader, row, task.dataset.label))
-    _check_split(task, split)
+        split.targets.append(_class_of(reader, row, task.dataset.label))
+    _check_split(task, split, warnings)
     return split
 
 
@@ -197,12 +148,12 @@ def _class_of(reader: LabelReader, row: Row, column: str) -> int:
         raise DataInvalid(f"{place}: {got(cell)}, {words}; correct the row or spec.task.labels") from error
 
 
-def _check_split(task: Task, split: Split) -> None:
+def _check_split(task: Task, split: Split, warnings: StageWarnings) -> None:
     name = getattr(task.dataset.splits, split.name)
     where = f"{FIELD}.splits.{split.name}"
     if not len(split):
         raise DataInvalid(f"{where}: {task.dataset.uri}/{name} has no rows; expected at least one")
-    present = set(split.classes)
+    present = set(split.targets)
     if len(present) == 1 and split.name == "validation":
         raise DataInvalid(
             f"{where}: every row of {task.dataset.uri}/{name} is of class {json.dumps(task.labels[present.pop()])}, "
@@ -215,4 +166,4 @@ def _check_split(task: Task, split: Split) -> None:
             "add such rows or remove the class from spec.task.labels"
         )
     if absent:
-        log.warning("a class has no rows", extra={"split": split.name, "classes": absent})
+        warnings.add(f"{where}: no row of {task.dataset.uri}/{name} is of class {', '.join(absent)}")

@@ -1,10 +1,9 @@
-"""Texts to token ids, once for all epochs, and forward passes over them in order of length."""
+"""Texts to token ids, once for all epochs."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillchain_api.resource.spec import Precision
-from distillchain_trainer.errors import OutOfMemory
-from distillchain_trainer.tasks.text_classification.rows import Split
+from distillchain_trainer.data.split import Split
+from distillchain_trainer.stage_warnings import StageWarnings
 
 log = logging.getLogger(__name__)
 
-FORWARD_BATCH = 64  # measured on 2 cores: larger batches gain nothing; a GPU is filled by FORWARD_BATCH_GPU
-FORWARD_BATCH_GPU = 256
 TOKENIZE_ROWS = 10_000  # of one call; bounds the memory of the tokenizer's answer
 
 
@@ -68,24 +64,24 @@ class Encoded:
 class Encoder:
     """Encodes each split once per tokenizer: teacher and student often share one."""
 
-    def __init__(self, max_length: int, *, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, max_length: int, *, warnings: StageWarnings) -> None:
         self._max_length = max_length
-        self._check = check
+        self._warnings = warnings
         self._done: dict[tuple[str, str, int], Encoded] = {}
 
-    def encode(self, split: Split, tokenizer: Any, *, pad_id: int) -> Encoded:
+    def encode(self, split: Split, tokenizer: Any, *, pad_id: int, check: Callable[[], None] = lambda: None) -> Encoded:
         """The rows of `split`, cut to the task's length; batches are filled with `pad_id`."""
         key = (split.name, _identity(tokenizer), pad_id)
         if key not in self._done:
-            self._done[key] = self._tokenize(split, tokenizer, pad_id)
+            self._done[key] = self._tokenize(split, tokenizer, pad_id, check)
         return self._done[key]
 
-    def _tokenize(self, split: Split, tokenizer: Any, pad_id: int) -> Encoded:
+    def _tokenize(self, split: Split, tokenizer: Any, pad_id: int, check: Callable[[], None]) -> Encoded:
         with_kinds = "token_type_ids" in tokenizer.model_input_names
         ids: list[NDArray[np.int32]] = []
         kinds: list[NDArray[np.int32]] = []
         for start in range(0, len(split), TOKENIZE_ROWS):
-            self._check()
+            check()
             rows = split.texts[start : start + TOKENIZE_ROWS]
             with _uncut(tokenizer):
                 answer = tokenizer(
@@ -131,77 +127,3 @@ def _uncut(tokenizer: Any) -> Iterator[None]:
     finally:
         backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
         backend.enable_padding(**padding) if padding else backend.no_padding()
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The logits of one batch."""
-
-    rows: list[int]
-    logits: NDArray[np.float32]
-    elapsed_s: float
-
-
-def forward(
-    model: Any, encoded: Encoded, *, rows: Sequence[int] | None = None, precision: Precision
-) -> Iterator[Answered]:
-    """Logits batch by batch, in order of length; all rows unless some are named. Times hold the model alone.
-
-    A batch for which the GPU is too small is halved, and so are those after it.
-
-    Raises: OutOfMemory when it is too small for one row.
-    """
-    wanted = range(len(encoded)) if rows is None else rows
-    waiting = sorted(
-        wanted, key=lambda row: -len(encoded.ids[row])
-    )  # the longest first: too little memory shows at once
-    device = device_of(model)
-    size = FORWARD_BATCH if device.type == "cpu" else FORWARD_BATCH_GPU
-    was_training = model.training
-    model.eval()
-    try:
-        while waiting:
-            batch = waiting[:size]
-            started = time.perf_counter()
-            logits = None
-            try:
-                logits = _logits(model, encoded.batch(batch), device, precision)
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    longest = len(encoded.ids[batch[0]])
-                    raise OutOfMemory(
-                        f"the GPU has too little memory for one text of {longest} tokens; lower spec.task.maxLength "
-                        "or use a larger GPU"
-                    ) from error
-            if logits is None:  # not within `except`, which holds the tensors that did not fit
-                size = len(batch) // 2
-                log.warning("the GPU has too little memory for a batch; it is halved", extra={"rows": size})
-                torch.cuda.empty_cache()
-                continue
-            yield Answered(batch, logits, time.perf_counter() - started)
-            del waiting[: len(batch)]
-    finally:
-        model.train(was_training)
-
-
-def _logits(model: Any, inputs: dict[str, Tensor], device: torch.device, precision: Precision) -> NDArray[np.float32]:
-    with torch.inference_mode(), autocast(device, precision):
-        answer = model(**{name: value.to(device) for name, value in inputs.items()})
-        logits: NDArray[np.float32] = answer.logits.float().cpu().numpy()
-    return logits
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """bfloat16 where the recipe says so."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def device_of(model: Any) -> torch.device:
-    """Where a model's weights are."""
-    device: torch.device = next(model.parameters()).device
-    return device
-
-
-def best_device() -> torch.device:
-    """The GPU, if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

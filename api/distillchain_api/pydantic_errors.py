@@ -1,0 +1,146 @@
+"""The faults of a document out of pydantic's errors: fields as the user wrote them, sentences by `Expect`."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of
+
+
+def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
+    """All faults of one document, in the order of its fields."""
+    return [fault for details in error.errors(include_url=False) for fault in _faults(details, model)]
+
+
+def _faults(details: ErrorDetails, model: type[BaseModel]) -> list[Fault]:
+    if details["type"] == "faults":  # of our own validators, with the sentences ready
+        here = path_of(_locate(model, details["loc"]).path)
+        found: list[Fault] = details["ctx"]["faults"]
+        return [Fault(join_path(here, fault.field), fault.problem) for fault in found]
+    return [_fault(details, model)]
+
+
+def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    place = _locate(model, details["loc"])
+    path, expect = path_of(place.path), place.expect
+    if kind == "extra_forbidden":
+        owner = _locate(model, details["loc"][:-1]).annotation
+        return Fault(path, f"unknown field; {nearest(str(place.path[-1]), _field_names(owner))}")
+    if kind == "missing":
+        what = f", expected {expect.expectation}" if expect else ""
+        return Fault(path, f"missing{what}; add it")
+    if kind == "fault":  # of our own validators, with the sentence ready
+        return Fault(join_path(path, context.get("field", "")), context["problem"])
+    if kind == "union_tag_not_found":
+        return Fault(join_path(path, _tag_field(context)), "missing; add it")
+    if kind == "union_tag_invalid":
+        tags = context["expected_tags"].replace(", ", " or ")
+        return Fault(join_path(path, _tag_field(context)), expected(context["tag"], tags))
+    if kind == "json_invalid":
+        return Fault(path, f"not JSON: {details['msg']}")
+    if expect:
+        return Fault(path, expected(value, expect.expectation, expect.remedy))
+    return Fault(path, expected(value, _plain(details)))
+
+
+def _tag_field(context: Mapping[str, Any]) -> str:
+    return str(context["discriminator"]).strip("'")
+
+
+def _plain(details: ErrorDetails) -> str:
+    """Pydantic's own wording as an expectation, for fields that need no special one."""
+    words = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if details["type"] == "string_type":
+        return "text (in YAML, quote it)"
+    return words[0].lower() + words[1:] if words else "another value"
+
+
+@dataclass
+class _Place:
+    """A location in a document, and the type that belongs there."""
+
+    annotation: Any
+    """None: beyond the known types, as in a free map."""
+    metadata: list[Any] = field(default_factory=list)
+    path: list[int | str] = field(default_factory=list)
+    """As the user wrote it."""
+
+    @property
+    def expect(self) -> Expect | None:
+        """The field's own expectation."""
+        nested = (item.metadata if isinstance(item, FieldInfo) else [item] for item in self.metadata)
+        return next((item for items in nested for item in items if isinstance(item, Expect)), None)
+
+
+def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> _Place:
+    """Follows pydantic's location, less what no document contains: names of validators and tags of unions."""
+    place = _Place(model)
+    for part in loc:
+        if isinstance(part, str) and ("[" in part or part == "nullable"):
+            continue  # such as function-after[...]
+        _strip(place)
+        member = _members(place).get(part)
+        if member is not None:
+            place.annotation, place.metadata = member, []
+            continue
+        place.path.append(part)
+        _enter(place, part)
+    _strip(place)
+    return place
+
+
+def _enter(place: _Place, part: int | str) -> None:
+    annotation = place.annotation
+    if isinstance(part, int) or typing.get_origin(annotation) in (dict, Mapping):
+        arguments = typing.get_args(annotation)
+        place.annotation = (arguments[0] if isinstance(part, int) else arguments[-1]) if arguments else None
+        place.metadata = []
+        return
+    fields = annotation.model_fields.items() if _is_model(annotation) else ()
+    info = next((info for name, info in fields if part in (name, info.alias)), None)
+    place.annotation = info.annotation if info else None
+    place.metadata = [info, *info.metadata] if info else []
+
+
+def _strip(place: _Place) -> None:
+    """Unwraps Annotated, NewType and Optional down to what the author of a document would call the type."""
+    while True:
+        annotation = place.annotation
+        if hasattr(annotation, "__supertype__"):
+            place.annotation = annotation.__supertype__
+        elif hasattr(annotation, "__metadata__"):
+            place.annotation, place.metadata = annotation.__origin__, [*place.metadata, *annotation.__metadata__]
+        elif type(None) in typing.get_args(annotation):
+            options = [option for option in typing.get_args(annotation) if option is not type(None)]
+            if len(options) != 1:
+                return
+            place.annotation = options[0]
+        else:
+            return
+
+
+def _members(place: _Place) -> Mapping[Any, Any]:
+    """The members of a tagged union by their tags; none for another type."""
+    infos = [item for item in place.metadata if isinstance(item, FieldInfo)]
+    tag_field = next((info.discriminator for info in infos if isinstance(info.discriminator, str)), None)
+    if tag_field is None:
+        return {}
+    members = typing.get_args(place.annotation)
+    return {typing.get_args(member.model_fields[tag_field].annotation)[0]: member for member in members}
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _field_names(annotation: Any) -> list[str]:
+    fields = annotation.model_fields.items() if _is_model(annotation) else ()
+    return [info.alias or name for name, info in fields]

@@ -1,0 +1,49 @@
+"""The resources of the container `trainer`, checked as the API server checks those of a pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from distillchain_api.base import Document
+from distillchain_api.faults import Fault, error_of, expected
+from distillchain_api.resource.quantities import EXPECTED, Quantity, amount_faults
+
+Amounts = Annotated[dict[str, Quantity], Field(max_length=64)]
+
+
+class ResourceClaim(Document):
+    """A claim of the pod (`pod.spec.resourceClaims`) that the container uses."""
+
+    name: str
+    """Name of the claim in the pod."""
+    request: str | None = None
+    """One request of the claim; empty: all of them."""
+
+
+class Resources(Document):
+    """What the container `trainer` may use, as in a Pod."""
+
+    limits: Amounts | None = None
+    """Most that it may use, such as `nvidia.com/gpu: 1` or `memory: 16Gi`."""
+    requests: Amounts | None = None
+    """What a node must have free for it; empty: the limits."""
+    claims: list[ResourceClaim] | None = None
+    """Devices by dynamic resource allocation."""
+
+    @model_validator(mode="after")
+    def _amounts_go_together(self) -> Self:
+        limits, requests = self.limits or {}, self.requests or {}
+        found = [*_fractions("limits", limits), *_fractions("requests", requests)]
+        if found := found or list(amount_faults(limits, requests, complete=True)):
+            raise error_of(found)
+        return self
+
+
+def _fractions(key: str, amounts: Mapping[str, Any]) -> Iterator[Fault]:
+    """Numbers such as 0.5: the schema of a CRD takes text and whole numbers, unlike that of a pod."""
+    for name, amount in amounts.items():
+        if isinstance(amount, float):
+            yield Fault(f"{key}.{name}", expected(amount, EXPECTED, f'write "{amount}"'))

@@ -1,0 +1,41 @@
+"""Whether the work orders of a chain fit into an environment variable, and which field makes one too large."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from distillchain_api.faults import BadDocument, Fault
+from distillchain_api.wire.work_order import MAX_WORK_ORDER_BYTES, WorkOrder
+
+
+def check_work_orders(orders: Iterable[WorkOrder], *, source: str = "") -> None:
+    """Checks the size of each work order.
+
+    Raises: BadDocument with one fault for each field that has to become smaller.
+    """
+    faults = {fault.field: fault for order in orders if (fault := size_fault(order))}
+    if faults:
+        raise BadDocument(source, list(faults.values()))
+
+
+def size_fault(order: WorkOrder) -> Fault | None:
+    """What makes a work order too large; None when it fits. The largest field of task and student is named."""
+    size_bytes = len(order.to_json().encode())
+    if size_bytes <= MAX_WORK_ORDER_BYTES:
+        return None
+    document = order.to_document()
+    parts = {f"spec.task.{name}": _size_bytes(value) for name, value in document["task"].items()}
+    architecture = document["student"].get("architecture", {})
+    parts[f"{order.field}.student.architecture.config"] = _size_bytes(architecture.get("config"))
+    field = max(parts, key=parts.__getitem__)
+    return Fault(
+        field,
+        f"takes {parts[field]} bytes, which makes the work order of stage {order.stage} {size_bytes} bytes long; "
+        f"expected {MAX_WORK_ORDER_BYTES} at most, because an environment variable holds it; shorten this field",
+    )
+
+
+def _size_bytes(value: Any) -> int:
+    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())

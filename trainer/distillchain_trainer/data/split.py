@@ -1,0 +1,78 @@
+"""The rows of one split in memory: texts, targets, a key for each row's texts, and the row's place in its file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distillchain_api.wire.manifest import SplitFacts
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split.
+
+    Attributes:
+        name: train, validation or test.
+        texts: one or more texts for each row.
+        targets: what the label column says for each row, as the task type reads it; JSON values.
+        keys: sha256 of the texts of each row; teacher outputs are stored under it.
+        place_prefix: begins the place of each row, such as "file:///data/train.tsv:".
+        numbers: ends the place of each row: its line or row number. Four bytes per row; a string would be a hundred.
+    """
+
+    name: str
+    texts: list[tuple[str, ...]]
+    targets: list[Any]
+    keys: list[bytes] = field(default_factory=list)
+    place_prefix: str = ""
+    numbers: array[int] = field(default_factory=lambda: array("I"))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def place(self, row: int) -> str:
+        """Where a row is, for messages: file and line, or split and row."""
+        return f"{self.place_prefix}{self.numbers[row]}" if self.numbers else f"{self.name}, row {row + 1}"
+
+    @property
+    def facts(self) -> SplitFacts:
+        """For the manifest."""
+        digest = hashlib.sha256()
+        for key, target in zip(self.keys, self.targets, strict=True):
+            digest.update(key + json.dumps(target).encode() + b"\n")
+        return SplitFacts(rows=len(self), sha256=digest.hexdigest())
+
+    @property
+    def texts_sha256(self) -> str:
+        """Over the texts alone, in any order and without repetitions."""
+        return hashlib.sha256(b"".join(sorted(set(self.keys)))).hexdigest()
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """All splits of a task."""
+
+    train: Split
+    validation: Split
+    test: Split | None
+    revision: str
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """By name."""
+        found = {"train": self.train, "validation": self.validation}
+        return found | ({"test": self.test} if self.test else {})
+
+
+def key_of(texts: Sequence[str]) -> bytes:
+    """sha256 of a row's texts; lengths are part of it, so ("ab", "c") is not ("a", "bc")."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.digest()

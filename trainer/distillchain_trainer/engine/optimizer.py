@@ -1,0 +1,79 @@
+"""AdamW and the course of its learning rate, as transformers' Trainer sets them up."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillchain_api.resource.spec import Training
+
+# Names that transformers' Trainer exempts from weight decay, besides the parameters of nn.LayerNorm.
+NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
+
+
+def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW over all trainable parameters; biases and norms are not decayed.
+
+    The order of parameters is that of `named_parameters`, so that saved moments find theirs again.
+    """
+    in_norms = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name not in in_norms and not NO_DECAY.search(name)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": training.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=training.learning_rate,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=True,  # one kernel for all parameters, as the Trainer does
+    )
+
+
+def learning_rate_at(step: int, steps: int, training: Training) -> float:
+    """The learning rate of the optimizer step `step`, counted from 0: transformers' schedules as a pure function."""
+    warmup = math.ceil(steps * training.warmup_ratio)
+    if step < warmup:
+        return training.learning_rate * step / max(1, warmup)
+    progress = (step - warmup) / max(1, steps - warmup)
+    match training.scheduler:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = max(0.0, 1.0 - progress)
+        case "cosine":
+            share = max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+    return training.learning_rate * share
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """For all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def moments_of(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """The optimizer's state as named tensors, by the position of each parameter."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {f"{position}.{name}": value for position, values in state.items() for name, value in values.items()}
+
+
+def set_moments(optimizer: torch.optim.AdamW, moments: dict[str, torch.Tensor]) -> None:
+    """Takes over what `moments_of` returned."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        position, _, name = key.partition(".")
+        state.setdefault(int(position), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

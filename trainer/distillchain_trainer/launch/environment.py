@@ -1,0 +1,76 @@
+"""The process's environment: caches for libraries, threads, and nothing that changes a result behind the spec's back.
+
+Runs before torch is imported, which reads its variables once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from distillchain_trainer.launch import threads
+from distillchain_trainer.stage_warnings import StageWarnings
+
+# Variables that make a library compute something else than the work order says, by library:
+# accelerate and transformers (mixed precision, FSDP, DeepSpeed), NVIDIA and torch (TF32), oneDNN (bfloat16 products).
+RESULT_CHANGING = re.compile(
+    r"(ACCELERATE_|FSDP_|DEEPSPEED_).*|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+    r"|(DNNL|ONEDNN)_DEFAULT_FPMATH_MODE"
+)
+# A launcher's variables. One process trains a stage; a library that believes them waits for processes that never come.
+LAUNCHER = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|(OMPI_COMM_WORLD|PMI|MV2_COMM_WORLD)_.*"
+)
+MAX_THREADS_PER_CPU = 4
+
+
+def set_up_environment(folder: Path, warnings: StageWarnings) -> None:
+    """Prepares os.environ for the libraries; `folder` is for their caches where there is no home to write to."""
+    _drop_foreign(warnings)
+    _keep_caches_in(folder)
+    _check_threads(warnings)
+    threads.choose()
+
+
+def _drop_foreign(warnings: StageWarnings) -> None:
+    for name in sorted(os.environ):
+        if RESULT_CHANGING.fullmatch(name):
+            del os.environ[name]
+            warnings.add(
+                f"environment variable {name} is ignored: it would change the result, which spec.template.training "
+                "alone decides; remove it from the pod template"
+            )
+        elif LAUNCHER.fullmatch(name):
+            del os.environ[name]  # platforms set these everywhere; they change nothing here
+
+
+def _keep_caches_in(folder: Path) -> None:
+    """The root file system of a pod is read-only, and it may have no home."""
+    caches = {
+        "HF_HOME": "huggingface",
+        "XDG_CACHE_HOME": "cache",
+        "MPLCONFIGDIR": "cache",
+        "TORCHINDUCTOR_CACHE_DIR": "cache",
+    }
+    home = Path(os.environ.get("HOME") or "/nonexistent")
+    if not os.access(home, os.W_OK):
+        for name, place in caches.items():
+            os.environ.setdefault(name, str(folder / place))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _check_threads(warnings: StageWarnings) -> None:
+    """More threads than the CPUs can run make training a hundred times slower: it seems to hang."""
+    value = os.environ.get("OMP_NUM_THREADS")
+    most = MAX_THREADS_PER_CPU * threads.cpu_share()
+    if value is None or (value.isdecimal() and 1 <= int(value) <= most):
+        return
+    del os.environ["OMP_NUM_THREADS"]
+    warnings.add(
+        f"environment variable OMP_NUM_THREADS is ignored: got {value[:40]!r}, expected a number from 1 to {most} on "
+        f"{threads.cpu_share()} CPUs"
+    )

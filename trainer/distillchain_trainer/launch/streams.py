@@ -1,0 +1,38 @@
+"""stdout for progress, stderr for everything else, one line per log record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import TextIO
+
+from distillchain_store.redaction import without_secrets
+
+
+def set_up_streams() -> TextIO:
+    """Returns the stream for progress lines. Whatever a library prints to stdout goes to stderr, also from C."""
+    sys.stdout.flush()
+    progress = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Fields())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("distillchain_trainer").setLevel(logging.INFO)
+    logging.getLogger("distillchain_store").setLevel(logging.INFO)
+    return progress
+
+
+class _Fields(logging.Formatter):
+    """Constant text, then the fields: `... INFO distillchain_store.commit: stage committed digest=9c41 attempt=1`."""
+
+    _usual = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = [f"{name}={value}" for name, value in vars(record).items() if name not in self._usual]
+        return without_secrets(" ".join([super().format(record), *fields]))

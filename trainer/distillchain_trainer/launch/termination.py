@@ -1,0 +1,51 @@
+"""The termination message: the stage's answer in one file of at most 4,096 bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit
+from distillchain_api.wire.work_order import TERMINATION_PATH_ENV
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TERMINATION_PATH = "/dev/termination-log"
+WARNING_BYTES = 300
+
+
+def write_answer(answer: Committed | Failed | Interrupted) -> None:
+    """Writes in place and in one write: the kubelet mounts this very file, so nothing can be renamed over it."""
+    path = os.environ.get(TERMINATION_PATH_ENV) or DEFAULT_TERMINATION_PATH
+    if path == DEFAULT_TERMINATION_PATH and not Path(path).exists():
+        log.info("answer: %s", json.dumps(answer.to_document(), ensure_ascii=False))
+        return
+    content = encode_answer(answer)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(content)
+    except OSError:
+        log.exception("the termination message could not be written; it is: %s", answer.to_json())
+
+
+def encode_answer(answer: Committed | Failed | Interrupted) -> bytes:
+    """The answer as JSON that the kubelet does not cut; of many warnings the first, and how many there are."""
+    if isinstance(answer, Committed) and answer.warnings:
+        answer = _with_fewer_warnings(answer)
+    content = answer.to_json().encode(errors="replace")
+    assert len(content) <= TERMINATION_BYTES, "every sentence is cut to size"
+    return content
+
+
+def _with_fewer_warnings(answer: Committed) -> Committed:
+    warnings = [fit(sentence, WARNING_BYTES) for sentence in answer.warnings]
+    for kept in range(len(warnings), -1, -1):
+        left = len(warnings) - kept
+        more = [f"{left} more warnings: see manifest.json of the stage, or the report"] if left else []
+        smaller = answer.model_copy(update={"warnings": [*warnings[:kept], *more]})
+        if len(smaller.to_json().encode(errors="replace")) <= TERMINATION_BYTES:
+            return smaller
+    return answer.model_copy(update={"warnings": []})

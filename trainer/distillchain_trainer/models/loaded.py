@@ -1,0 +1,44 @@
+"""A model in memory with its tokenizer: what every task type needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer.
+
+    Attributes:
+        start: where its weights come from: URI and revision, or the architecture.
+        pretrained: False for new weights.
+        columns: `columns[i]` is the model's output that stands for output i of the task; None: they are in order.
+    """
+
+    model: Any
+    tokenizer: Any
+    start: str
+    pretrained: bool
+    columns: tuple[int, ...] | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def pad_id(self) -> int:
+        """The id that pads a batch: the one in the model's own config.
+
+        A decoder classifies by its last token that is not padding and finds it by this id, so another id would be
+        taken for text.
+        """
+        return int(self.model.config.get_text_config().pad_token_id)
+
+    def in_task_order(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs [rows, columns] of this model in the order of the task."""
+        return outputs if self.columns is None else outputs[:, list(self.columns)]

@@ -1,0 +1,103 @@
+"""After the training: the student's final metrics, its gate, the upload and the manifest."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from distillchain_api.layout import attempt_prefix
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.manifest import Manifest, ModelFacts
+from distillchain_store import commit as store_commit
+from distillchain_trainer.engine.saved_state import clear_states
+from distillchain_trainer.models.checkpoints import fetch_checkpoint
+from distillchain_trainer.stage.answer import answer_of
+from distillchain_trainer.stage.compute import Computed
+from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.describe import build_manifest
+from distillchain_trainer.stage.gates import check_gates
+from distillchain_trainer.stage.measure import Measurer, Origin
+from distillchain_trainer.stage.prepare import Prepared
+
+log = logging.getLogger(__name__)
+
+
+def commit(context: Context, prepared: Prepared, computed: Computed) -> Committed:
+    """Measures the trained student, holds its gate, uploads it and commits, or adopts the commit of a faster pod.
+
+    Raises: GateNotMet, TrainingDiverged; errors of the store.
+    """
+    order, attempt = context.order, context.scratch("attempt")
+    student = _write_student(context, prepared, computed, attempt)
+    teacher = computed.teacher.facts if computed.teacher else None
+    check_gates(
+        order,
+        student,
+        teacher,
+        kept=f"the trained student is kept under {computed.states.uri}, and with another gate the chain applied again "
+        "goes on from it without training",
+    )
+    manifest = _upload(
+        context,
+        build_manifest(
+            context,
+            prepared.data,
+            start=prepared.student.start,
+            pretrained=prepared.student.pretrained,
+            student=student,
+            teacher=teacher,
+            stats=computed.stats,
+        ),
+        attempt,
+    )
+    adopted = manifest.attempt != context.attempt
+    if adopted:
+        check_gates(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
+    clear_states(context.store, order.digest)
+    return answer_of(order, manifest, reused=adopted)
+
+
+def _write_student(context: Context, prepared: Prepared, computed: Computed, attempt: Path) -> ModelFacts:
+    """Writes checkpoint, predictions and history into the folder `attempt`. Returns: the student as it is measured."""
+    order, student, task = context.order, computed.student, prepared.task
+    student.model.save_pretrained(attempt)
+    student.tokenizer.save_pretrained(attempt)
+    own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
+    origin = Origin(
+        source=f"{context.store.uri}/{attempt_prefix(order.digest, context.attempt)}",
+        revision=own.revision,
+        digest=order.digest,
+        size_bytes=own.weight_bytes,
+    )
+    facts, measured = Measurer(context, task, computed.stats).facts(student, origin, prepared.data.splits, "Evaluate")
+    for name, measurement in measured.items():
+        measurement.write_predictions(attempt / f"predictions-{name}.jsonl")
+    validation = measured["validation"]
+    computed.history.measured(computed.stats.steps, float(order.training.epochs), validation.metrics)
+    computed.history.write(attempt)
+    if computed.teacher is not None:
+        assert order.teacher is not None
+        task.write_comparison(
+            attempt,
+            context.store,
+            prepared.data.validation,
+            student=validation,
+            teacher=computed.teacher.on_validation,
+            root=order.teacher.digest,
+        )
+    for sentence in validation.warnings:
+        context.warnings.add(f"the student: {sentence}")
+    log.info("student measured", extra={"parameters": facts.parameters, **validation.metrics})
+    if facts.doubt:
+        log.warning("the student may not have learned the task", extra={"why": facts.doubt})
+    return facts
+
+
+def _upload(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
+    """Uploads the attempt, then commits it. Returns: the manifest that holds, which may be another attempt's."""
+    context.reporter.report("Upload", 0, 1)
+    with context.patiently():
+        files = store_commit.upload_attempt(context.store, manifest.digest, manifest.attempt, attempt)
+        winner = store_commit.commit(context.store, manifest.model_copy(update={"files": files}))
+    context.reporter.report("Upload", 1, 1)
+    return winner

@@ -1,0 +1,270 @@
+"""Everything that needs a model to compute: the teacher measured, its outputs, and the training of the student."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distillchain_api.failures import StageError
+from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_sentence
+from distillchain_api.resource.spec import Distillation
+from distillchain_api.wire.manifest import ModelFacts, SplitMetrics
+from distillchain_store.errors import DiskFull
+from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.history import History
+from distillchain_trainer.engine.loop import Hooks, RowLosses, TrainingProgress, train
+from distillchain_trainer.engine.saved_state import ResumeStates
+from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.engine.training_state import load_weights, save_weights
+from distillchain_trainer.errors import GateNotMet
+from distillchain_trainer.models.checkpoints import forget
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.objectives import load_objective
+from distillchain_trainer.objectives.objective import combined_loss
+from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.measure import Measurer, Origin, numbers_check
+from distillchain_trainer.stage.prepare import LoadedTeacher, Prepared
+from distillchain_trainer.stage.run_stats import RunStats
+from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MeasuredTeacher:
+    """What is left of the teacher when the student is trained."""
+
+    facts: ModelFacts
+    on_validation: Measurement
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A trained student and what is known of its making."""
+
+    student: Loaded
+    teacher: MeasuredTeacher | None
+    stats: RunStats
+    history: History
+    states: ResumeStates
+
+
+def compute(context: Context, prepared: Prepared) -> Computed:
+    """Measures the teacher, holds its gate, trains the student or takes over one that was trained before.
+
+    Raises: GateNotMet, LabelMismatch, CheckpointInvalid, TrainingDiverged, OutOfMemory; StopRequested once the state is
+        saved; errors of the store.
+    """
+    stats = RunStats()
+    measurer = Measurer(context, prepared.task, stats)
+    teacher = _measure_teacher(context, prepared, measurer) if prepared.teacher else None
+    _settle_start(context, prepared, measurer)
+    states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
+    found = states.load_newest(context.scratch("resume"))
+    history = History.read(found[1] if found else None)
+    if found:
+        stats.take_over(found[0])
+        context.signals.saved_step = found[0].step
+    if found and found[0].finished:
+        _free_teacher(context, prepared.teacher)
+        load_weights(prepared.student.model, found[1])
+        log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
+    else:
+        outputs = _teacher_outputs(context, prepared, stats)
+        resume_from = (found[1], found[0].step) if found else None
+        _Training(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
+    return Computed(prepared.student, teacher, stats, history, states)
+
+
+def _measure_teacher(context: Context, prepared: Prepared, measurer: Measurer) -> MeasuredTeacher:
+    order, teacher = context.order, prepared.teacher
+    assert order.teacher is not None
+    assert teacher is not None
+    checkpoint = teacher.checkpoint
+    origin = Origin(checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes)
+    facts, measured = measurer.facts(
+        teacher.loaded, origin, prepared.data.splits, "MeasureTeacher", checkpoint=checkpoint
+    )
+    value = facts.metrics.validation[order.task.metric]
+    miss = missed_teacher_gate(order, value)
+    if miss is not None:
+        raise GateNotMet(teacher_sentence(miss, order, uri=checkpoint.uri))
+    prepared.task.check_teacher(
+        teacher.loaded, measured["validation"], uri=checkpoint.uri, remedy=teacher_remedy(order.teacher)
+    )
+    for sentence in measured["validation"].warnings:
+        context.warnings.add(f"teacher {checkpoint.uri}: {sentence}")
+    log.info("teacher measured", extra={"teacher": checkpoint.uri, **facts.metrics.validation})
+    return MeasuredTeacher(facts, measured["validation"])
+
+
+def _settle_start(context: Context, prepared: Prepared, measurer: Measurer) -> None:
+    """Measures a student whose head must prove itself before it is trained."""
+    student = prepared.student
+    if prepared.task.start_is_unproven(student):
+        measured, _ = measurer.split(
+            student, prepared.data.validation, "MeasureStudent", checkpoint=prepared.student_start
+        )
+        prepared.task.settle_start(student, measured, seed=context.order.training.seed)
+
+
+def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> TeacherOutputs | None:
+    """The teacher's outputs for the training rows; None where only the labels count. The teacher is freed."""
+    order, teacher = context.order, prepared.teacher
+    if teacher is None or order.distillation is None or order.distillation.alpha == 0:
+        _free_teacher(context, teacher)
+        return None
+    rows, loaded = prepared.data.train, teacher.loaded
+    with context.signals.deferred(), context.patiently():
+        outputs = TeacherPass(
+            store=context.store,
+            digest=outputs_digest(teacher.checkpoint.digest, order.task, rows, order.training),
+            model=loaded.model,
+            outputs_of=prepared.task.outputs_of,
+            encoded=prepared.task.encode(rows, loaded, check=context.signals.raise_if_requested),
+            keys=rows.keys,
+            training=order.training,
+            columns=loaded.columns,
+            check=numbers_check(rows, teacher.checkpoint),
+            folder=context.scratch("logits"),
+            save_interval_s=order.save_interval_s,
+            stop=lambda: context.signals.requested,
+            on_batch=context.batch_reporter("TeacherLogits"),
+        ).run()
+    context.signals.raise_if_requested()
+    stats.model_s += outputs.elapsed_s
+    stats.logits_reused = outputs.reused
+    _free_teacher(context, teacher)
+    return outputs
+
+
+def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
+    """The teacher is no longer needed; its GPU memory and disk are the student's."""
+    if teacher is not None:
+        teacher.loaded.model.to("cpu")
+        forget(context.folder / "teacher")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The training rows as the loop batches them: inputs, and targets and teacher outputs to compare with."""
+
+    encoded: Encoded
+    targets: Tensor
+    teacher: TeacherOutputs | None
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return self.encoded.lengths
+
+    def batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        compared = {"targets": self.targets[list(rows)]}
+        if self.teacher is not None:
+            compared["teacher"] = self.teacher.batch(rows)
+        return self.encoded.batch(rows), compared
+
+
+def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLosses:
+    """The loss of each row: labels and teacher, weighed by `alpha`; without distillation the labels alone."""
+    if distillation is None or distillation.alpha == 0:
+        return lambda answer, compared: task.label_loss(task.outputs_of(answer), compared["targets"])
+    objective, alpha = load_objective(distillation.objective), distillation.alpha
+
+    def losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
+        outputs = task.outputs_of(answer)
+        label = task.label_loss(outputs, compared["targets"]) if alpha < 1 else None
+        teacher = objective.row_loss(outputs, compared["teacher"], temperature=distillation.temperature)
+        return combined_loss(label, teacher, alpha=alpha)
+
+    return losses
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Trains the student in place; saves its state on the way, when stopped, and at the end (the weights alone)."""
+
+    context: Context
+    prepared: Prepared
+    measurer: Measurer
+    stats: RunStats
+    history: History
+    states: ResumeStates
+
+    def run(self, teacher: TeacherOutputs | None, resume_from: tuple[Path, int] | None) -> None:
+        context, order, student = self.context, self.context.order, self.prepared.student
+        rows = _Rows(
+            self.prepared.task.encode(self.prepared.data.train, student, check=context.signals.raise_if_requested),
+            self.prepared.task.targets(self.prepared.data.train),
+            teacher,
+        )
+        with context.signals.deferred():
+            progress = train(
+                student.model,
+                rows,
+                row_losses_of(self.prepared.task, order.distillation),
+                training=order.training,
+                micro_batch_size=order.micro_batch_size,
+                folder=context.scratch("training"),
+                resume_from=resume_from,
+                train_s_before=self.stats.train_s,
+                save_interval_s=order.save_interval_s,
+                history=self.history,
+                hooks=Hooks(
+                    stop=lambda: context.signals.requested,
+                    on_step=self._report,
+                    save=self._save_on_the_way,
+                    validate=self._validate,
+                ),
+            )
+            final = context.scratch("final")
+            save_weights(student.model, final)
+            with context.patiently():
+                self._save(final, progress)
+        context.signals.raise_if_requested()
+
+    def _report(self, progress: TrainingProgress) -> None:
+        self.context.reporter.report(
+            "Train",
+            progress.step,
+            progress.of,
+            epoch=progress.epoch,
+            loss=progress.loss,
+            examples_per_second=progress.examples_per_second,
+            eta_s=progress.eta_s,
+        )
+
+    def _validate(self) -> SplitMetrics:
+        measured, _ = self.measurer.split(
+            self.prepared.student, self.prepared.data.validation, "Evaluate", interruptible=True
+        )
+        return measured.metrics
+
+    def _save(self, folder: Path, progress: TrainingProgress) -> None:
+        self.stats.trained(progress)
+        self.history.write(folder)
+        self.states.save(folder, self.stats.index(progress, elapsed_s=self.context.elapsed_s))
+        self.context.signals.saved_step = progress.step
+
+    def _save_on_the_way(self, folder: Path, progress: TrainingProgress) -> bool:
+        """Saves; while training goes on, a store that fails is only a warning.
+
+        The weights are in memory, and the store is needed again at the next save and at the end. Ending the stage here,
+        for an expired token or a clock that is off, would lose them.
+        """
+        if self.context.signals.requested:
+            with self.context.patiently():
+                self._save(folder, progress)
+            return True
+        try:
+            self._save(folder, progress)
+        except DiskFull:
+            raise
+        except StageError as error:
+            log.warning("the state is not saved; training goes on", extra={"step": progress.step, "why": str(error)})
+            return False
+        return True

@@ -1,0 +1,77 @@
+"""What every phase of a stage has at hand: the work order, the store, and ways to report, warn and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distillchain_api.wire.answer import ProgressPhase
+from distillchain_api.wire.work_order import WorkOrder
+from distillchain_store.patience import patience_for_results, with_patience
+from distillchain_store.store import Store
+from distillchain_trainer.signals import Signals
+from distillchain_trainer.stage.progress import Reporter
+from distillchain_trainer.stage_warnings import StageWarnings
+
+
+def utc_now() -> str:
+    """RFC 3339, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass
+class Context:
+    """One attempt at one stage.
+
+    Attributes:
+        folder: for files in the making; empty at the start.
+    """
+
+    order: WorkOrder
+    store: Store
+    attempt: str
+    folder: Path
+    reporter: Reporter
+    signals: Signals
+    warnings: StageWarnings = field(default_factory=StageWarnings)
+    started_at: str = field(default_factory=utc_now)
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of this attempt so far."""
+        return time.monotonic() - self.started_s
+
+    def scratch(self, name: str) -> Path:
+        """A folder for files in the making."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def patiently(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block, outages of the store are waited out for as long as a trained student is worth.
+
+        A stop shortens the wait to what fits the grace period of a pod.
+        """
+        return with_patience(self.store, patience_for_results(lambda: self.signals.requested))
+
+    def batch_reporter(self, phase: ProgressPhase, *, interruptible: bool = False) -> Callable[[int, int], None]:
+        """Reports batches that are done, of all, as progress of `phase`.
+
+        Args:
+            interruptible: a stop between two batches raises StopRequested even where signals are deferred.
+        """
+        started = time.monotonic()
+
+        def report(done: int, of: int) -> None:
+            if interruptible:
+                self.signals.raise_if_requested()
+            elapsed_s = max(time.monotonic() - started, 1e-9)
+            rate, eta_s = done / elapsed_s, (of - done) * elapsed_s / max(done, 1)
+            self.reporter.report(phase, done, of, examples_per_second=rate, eta_s=eta_s)
+
+        return report

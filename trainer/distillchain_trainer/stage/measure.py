@@ -1,0 +1,122 @@
+"""A model measured on splits, with its speed: the numbers that manifests hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillchain_api.wire.answer import ProgressPhase
+from distillchain_api.wire.manifest import Metrics, ModelFacts
+from distillchain_trainer.data.split import Split
+from distillchain_trainer.engine.forward import all_outputs, latency_ms
+from distillchain_trainer.errors import CheckpointInvalid, TrainingDiverged
+from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.run_stats import RunStats
+from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a measured model comes from; see ModelFacts."""
+
+    source: str
+    revision: str
+    digest: str | None
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures the models of one stage."""
+
+    context: Context
+    task: TaskAdapter
+    stats: RunStats
+
+    def split(
+        self,
+        loaded: Loaded,
+        split: Split,
+        phase: ProgressPhase,
+        *,
+        checkpoint: Checkpoint | None = None,
+        interruptible: bool = False,
+    ) -> tuple[Measurement, float]:
+        """The model on one split, and the rows per second of its forward passes.
+
+        Args:
+            checkpoint: where the model was loaded from and is unchanged since; NaN outputs are its fault.
+        Raises: CheckpointInvalid, TrainingDiverged; StopRequested if `interruptible`.
+        """
+        outputs, elapsed_s = all_outputs(
+            loaded.model,
+            self.task.encode(split, loaded, check=self.context.signals.raise_if_requested),
+            self.task.outputs_of,
+            precision=self.context.order.training.precision,
+            on_batch=self.context.batch_reporter(phase, interruptible=interruptible),
+        )
+        numbers_check(split, checkpoint)(outputs)
+        self.stats.model_s += elapsed_s
+        return self.task.measure(split, loaded.in_task_order(outputs)), len(split) / max(elapsed_s, 1e-9)
+
+    def facts(
+        self,
+        loaded: Loaded,
+        origin: Origin,
+        splits: dict[str, Split],
+        phase: ProgressPhase,
+        *,
+        checkpoint: Checkpoint | None = None,
+    ) -> tuple[ModelFacts, dict[str, Measurement]]:
+        """The model on validation and, where there is one, test: facts for the manifest, and the measurements."""
+        measured: dict[str, Measurement] = {}
+        rates: dict[str, float] = {}
+        for name, split in splits.items():
+            if name != "train":
+                measured[name], rates[name] = self.split(loaded, split, phase, checkpoint=checkpoint)
+        p50, p95 = latency_ms(
+            loaded.model,
+            self.task.encode(splits["validation"], loaded, check=self.context.signals.raise_if_requested),
+            self.task.outputs_of,
+            precision=self.context.order.training.precision,
+        )
+        test = measured.get("test")
+        facts = ModelFacts(
+            source=origin.source,
+            revision=origin.revision,
+            digest=origin.digest,
+            parameters=loaded.parameters,
+            size_bytes=origin.size_bytes,
+            metrics=Metrics(validation=measured["validation"].metrics, test=test.metrics if test else None),
+            examples_per_second=round(rates["validation"], 2),
+            latency_p50_ms=round(p50, 3),
+            latency_p95_ms=round(p95, 3),
+            doubt=measured["validation"].doubt,
+        )
+        return facts, measured
+
+
+def numbers_check(split: Split, checkpoint: Checkpoint | None) -> Callable[[NDArray[np.float32]], None]:
+    """A check of outputs on `split`.
+
+    It raises where one is NaN or infinite: CheckpointInvalid for a checkpoint as it was loaded, else TrainingDiverged.
+    """
+
+    def check(outputs: NDArray[np.float32]) -> None:
+        if np.isfinite(outputs).all():
+            return
+        what = f"outputs on {split.name} are not numbers (NaN or infinite)"
+        if checkpoint is not None:
+            raise CheckpointInvalid(
+                f"{checkpoint.field}: {checkpoint.uri}: its {what}; copy it again, or use precision float32"
+            )
+        raise TrainingDiverged(
+            f"the student's {what}; lower training.learningRate, add warmupRatio, or use precision float32"
+        )
+
+    return check

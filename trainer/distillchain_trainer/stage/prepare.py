@@ -1,0 +1,140 @@
+"""Before any model computes: rows read and checked, teacher and student pulled, verified and loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import transformers
+
+from distillchain_api.digests import sha256_of
+from distillchain_api.layout import manifest_key
+from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
+from distillchain_store.commit import read_manifest
+from distillchain_store.errors import CheckpointCorrupt
+from distillchain_trainer.data.split import TaskData
+from distillchain_trainer.engine.precision import best_device
+from distillchain_trainer.errors import WorkOrderInvalid
+from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.stage.context import Context
+from distillchain_trainer.tasks import adapter_for
+from distillchain_trainer.tasks.interface import TaskAdapter
+
+log = logging.getLogger(__name__)
+
+# Its reports on loading look like faults: what a checkpoint lacks is checked and reported by models/.
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
+transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers has no types there
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A teacher in memory and the files that it came from."""
+
+    loaded: Loaded
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a stage computes with.
+
+    Attributes:
+        teacher: None for stage zero, which learns from the labels.
+        student_start: None for new weights.
+        source: sha256 over the training rows, the teacher and the student's start. Saved states are of one source: a
+            digest holds URIs, and what is behind them may have changed.
+    """
+
+    task: TaskAdapter
+    data: TaskData
+    teacher: LoadedTeacher | None
+    student: Loaded
+    student_start: Checkpoint | None
+    source: str
+
+
+def prepare(context: Context) -> Prepared:
+    """Raises: DataInvalid, CheckpointInvalid, LabelMismatch, WorkOrderInvalid; errors of the store."""
+    order, storage = context.order, context.order.storage
+    check_keep_texts()
+    task = adapter_for(order.task, context.warnings)
+    data = task.read_data(endpoint_url=storage.endpoint_url, region=storage.region, folder=context.scratch("data"))
+    log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
+    teacher = _load_teacher(context, task)
+    student, start, start_digest = _load_student(context, task)
+    source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
+    return Prepared(task, data, teacher, student, start, source)
+
+
+def check_keep_texts() -> None:
+    """Checks before training what is read after it. Raises: WorkOrderInvalid."""
+    value = os.environ.get(KEEP_TEXTS_ENV, "")
+    if value not in ("", "0", "1"):
+        raise WorkOrderInvalid(
+            f"{KEEP_TEXTS_ENV}: got {value!r}, expected 0 or 1; with 0 no validation text is copied into the store"
+        )
+
+
+def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
+    if context.order.teacher is None:
+        return None
+    context.reporter.report("FetchTeacher", 0, 1)
+    checkpoint = _fetch_teacher(context)
+    loaded = task.load_teacher(checkpoint)
+    loaded.model.to(best_device())
+    context.reporter.report("FetchTeacher", 1, 1)
+    return LoadedTeacher(loaded, checkpoint)
+
+
+def _fetch_teacher(context: Context) -> Checkpoint:
+    order, folder = context.order, context.folder / "teacher"
+    teacher = order.teacher
+    assert teacher is not None
+    if teacher.model is not None:
+        return fetch_checkpoint(
+            teacher.model,
+            field="spec.teacher.model",
+            endpoint_url=order.storage.endpoint_url,
+            region=order.storage.region,
+            folder=folder,
+        )
+    assert teacher.digest is not None
+    manifest = read_manifest(context.store, teacher.digest)
+    if manifest is None:
+        raise CheckpointCorrupt(
+            f"{context.store.uri}/{manifest_key(teacher.digest)} is missing: stage {teacher.name}, which teaches this "
+            f"one, is no longer committed; try again (distillchain retry), and stage {teacher.name} runs again first"
+        )
+    folder.mkdir()
+    return fetch_committed(context.store, manifest, field=order.field, folder=folder)
+
+
+def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoint | None, str]:
+    """The student before its training, its checkpoint, and a sha256 over the files that it starts from."""
+    order, storage = context.order, context.order.storage
+    spec, field = order.student, f"{order.field}.student" if order.teacher else order.field
+
+    def fetch(uri: str, name: str, *, tokenizer_only: bool = False) -> Checkpoint:
+        return fetch_checkpoint(
+            uri,
+            field=f"{field}.{'tokenizer' if tokenizer_only else 'model'}",
+            endpoint_url=storage.endpoint_url,
+            region=storage.region,
+            folder=context.folder / name,
+            tokenizer_only=tokenizer_only,
+        )
+
+    tokenizer = fetch(spec.tokenizer, "tokenizer", tokenizer_only=True) if spec.tokenizer else None
+    start = fetch(spec.model, "student") if spec.model else None
+    seed = order.training.seed
+    if spec.architecture is not None:
+        assert tokenizer is not None
+        student = task.build_student(spec.architecture, tokenizer, seed=seed, field=field)
+    else:
+        assert start is not None
+        student = task.load_student(start, tokenizer=tokenizer, seed=seed)
+    student.model.to(best_device())
+    return student, start, sha256_of([files.digest for files in (start, tokenizer) if files])

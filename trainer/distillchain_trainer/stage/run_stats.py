@@ -1,0 +1,52 @@
+"""Time and steps of a stage over all its attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distillchain_trainer.engine.loop import TrainingProgress
+from distillchain_trainer.engine.saved_state import ResumeIndex
+
+
+@dataclass
+class RunStats:
+    """What the manifest says of the run; seconds and steps of earlier attempts are included.
+
+    Attributes:
+        model_s: in forward and backward passes.
+        elapsed_before_s: wall time of earlier attempts, as far as they saved it.
+        train_s: in training steps.
+    """
+
+    model_s: float = 0.0
+    elapsed_before_s: float = 0.0
+    train_s: float = 0.0
+    final_loss: float = 0.0
+    steps: int = 0
+    logits_reused: bool = False
+    resumed: bool = False
+
+    def take_over(self, index: ResumeIndex) -> None:
+        """Goes on counting where a saved state stands."""
+        self.resumed = True
+        self.elapsed_before_s = index.elapsed_s
+        self.model_s += index.model_s
+        self.train_s, self.steps, self.final_loss = index.train_s, index.step, index.final_loss
+        self.logits_reused = index.logits_reused
+
+    def trained(self, progress: TrainingProgress) -> None:
+        """Training stands here now."""
+        self.model_s += progress.train_s - self.train_s
+        self.train_s, self.steps, self.final_loss = progress.train_s, progress.step, progress.loss
+
+    def index(self, progress: TrainingProgress, *, elapsed_s: float) -> ResumeIndex:
+        """For a state that is saved after `elapsed_s` seconds of this attempt."""
+        return ResumeIndex(
+            step=progress.step,
+            of=progress.of,
+            elapsed_s=self.elapsed_before_s + elapsed_s,
+            model_s=self.model_s,
+            train_s=progress.train_s,
+            final_loss=progress.loss,
+            logits_reused=self.logits_reused,
+        )

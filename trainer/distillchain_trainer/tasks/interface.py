@@ -1,0 +1,95 @@
+"""What a task type must provide. The rest of the trainer is the same for all of them.
+
+A task type is a folder of `distillchain_trainer.tasks`, named like its module in `distillchain_api.tasks`; its
+`__init__.py` defines `bind(task, warnings) -> TaskAdapter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distillchain_api.resource.spec import Architecture
+from distillchain_api.wire.manifest import SplitMetrics
+from distillchain_store.store import Store
+from distillchain_trainer.data.split import Split, TaskData
+from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.loaded import Loaded
+
+
+class Measurement(Protocol):
+    """A model's outputs on one split, judged by the task's metrics."""
+
+    @property
+    def outputs(self) -> NDArray[np.float32]:
+        """[rows, ...], in the order of the task."""
+
+    @property
+    def metrics(self) -> SplitMetrics:
+        """Every metric of the task type."""
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the model may not have learned the task; None where it beats chance."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of these outputs, such as a class that is never predicted."""
+
+    def write_predictions(self, path: Path) -> None:
+        """One JSON object per row, in the order of the split."""
+
+
+class TaskAdapter(Protocol):
+    """One task of one chain, bound to its spec."""
+
+    def read_data(self, *, endpoint_url: str | None, region: str | None, folder: Path) -> TaskData:
+        """All splits, checked. Files of S3 are downloaded into `folder`. Raises: DataInvalid."""
+
+    def load_teacher(self, checkpoint: Checkpoint) -> Loaded:
+        """A model that is fine-tuned on the task. Raises: CheckpointInvalid, LabelMismatch."""
+
+    def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
+        """A student that starts from a checkpoint, with a new head if it has none. Raises: as load_teacher."""
+
+    def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
+        """A student with new weights. Raises: CheckpointInvalid."""
+
+    def start_is_unproven(self, student: Loaded) -> bool:
+        """Whether the student's head must first be measured on validation (`settle_start`)."""
+
+    def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
+        """Keeps or replaces the head of a student whose start is unproven."""
+
+    def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
+        """Token ids of a split; `check` may raise between two blocks of rows."""
+
+    def outputs_of(self, answer: Any) -> Tensor:
+        """The outputs [rows, ...] that are stored, compared and measured, from what the model returns."""
+
+    def targets(self, split: Split) -> Tensor:
+        """What `label_loss` compares outputs with, [rows, ...]."""
+
+    def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss on the labels, [rows]."""
+
+    def measure(self, split: Split, outputs: NDArray[np.float32]) -> Measurement:
+        """Judges outputs [rows, ...] in the order of the task."""
+
+    def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
+        """That a teacher beats chance. Raises: GateNotMet; LabelMismatch for classes in another order."""
+
+    def write_comparison(
+        self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
+    ) -> None:
+        """Files that a report needs to compare student and teacher.
+
+        Args:
+            root: digest of the committed stage that teaches; None: the teacher is the root itself.
+        """
