@@ -1,4 +1,4 @@
-# Everything a person does here. Two of these are enough on a fresh machine: `make quickstart` and `make test`.
+# All tasks of this project. On a new machine, two of them are enough: `make quickstart` and `make test`.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,7 +10,7 @@ READY := .venv/.ready
 QUICKSTART := .quickstart
 ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node')
 export PYTHONUNBUFFERED := 1
-# Where it is set, each start of the command and each worker of the tests compiles everything anew: it doubles their time.
+# If it is set, each start of the command and each test worker compiles all modules again, which doubles their time.
 unexport PYTHONDONTWRITEBYTECODE
 # Two cores are plenty for small models; more threads than cores are slower.
 export TOKENIZERS_PARALLELISM := false
@@ -33,12 +33,12 @@ image_name = $(REGISTRY)/distillchain-$(1):$(VERSION)
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-setup: $(READY) ## Make the virtual environment from the locked versions
+setup: $(READY) ## Create the virtual environment with the locked versions
 
 $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"got Python {sys.version.split()[0]}, expected 3.11 or newer; set PYTHON=python3.12, for example")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "setup: virtual environment in .venv (some 6 GB with torch; downloads are cached)"
+	@echo "setup: virtual environment in .venv (about 6 GB with torch; downloads are cached)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
@@ -154,7 +154,7 @@ release: ## All of a release: tag, images, SBOMs, chart, and push (docs/release.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 LOCK_AS_DEV = $(LOCK) --constraint requirements/dev.txt
 
-lock: $(READY) ## Choose versions anew within pyproject.toml's bounds
+lock: $(READY) ## Choose new versions within the bounds of pyproject.toml
 	$(LOCK) --upgrade --extra dev pyproject.toml -o requirements/dev.txt
 	for image in operator trainer; do $(LOCK_AS_DEV) --extra $$image pyproject.toml -o requirements/$$image.txt; done
 	printf 'hatchling\nuv\n' | $(LOCK_AS_DEV) - -o requirements/build.txt
