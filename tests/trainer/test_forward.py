@@ -1,4 +1,4 @@
-"""Forward passes: every row once, in batches for which there is room."""
+"""Forward passes: every row once, in batches bounded by tokens, as large as there is room for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from distillchain_trainer.engine.encode import Encoded, forward
+from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.forward import CPU_ROWS, CPU_TOKENS, all_outputs, forward, latency_ms
 from distillchain_trainer.errors import OutOfMemory
 
 pytestmark = pytest.mark.models
 
 
 class Model(torch.nn.Module):
-    """Answers as many tokens as it was given; stands in for a GPU that holds `room` tokens, which this machine lacks."""
+    """Answers the number of tokens; stands in for a GPU that holds `room` tokens, which this machine lacks."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int = 10**9) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.room = room
@@ -32,8 +33,13 @@ class Model(torch.nn.Module):
         return SimpleNamespace(logits=attention_mask.sum(-1, keepdim=True).float())
 
 
-def encoded(given: list[int]) -> Encoded:
-    return Encoded([np.ones(size, dtype=np.int32) for size in given], None, pad_id=0, pad_left=False)
+def encoded(lengths: list[int]) -> Encoded:
+    return Encoded([np.ones(size, dtype=np.int32) for size in lengths], None, pad_id=0, pad_left=False)
+
+
+def logits_of(answer: Any) -> torch.Tensor:
+    logits: torch.Tensor = answer.logits
+    return logits
 
 
 def lengths(rows: int) -> list[int]:
@@ -43,17 +49,58 @@ def lengths(rows: int) -> list[int]:
 
 @pytest.mark.parametrize("room", [10**6, 1000, 60])
 def test_every_row_is_answered_once_the_longest_first_in_batches_that_fit(room: int):
-    given, model = lengths(1000), Model(room)
+    sizes, model = lengths(1000), Model(room)
 
-    answers = list(forward(model, encoded(given), precision="float32"))
+    answers = list(forward(model, encoded(sizes), logits_of, precision="float32"))
 
     rows = [row for answer in answers for row in answer.rows]
     assert sorted(rows) == list(range(1000))
-    assert [given[row] for row in rows] == sorted(given, reverse=True)
-    assert [size for answer in answers for (size,) in answer.logits] == [given[row] for row in rows]
-    assert max(model.batches) <= min(64, room // min(given))
+    assert [sizes[row] for row in rows] == sorted(sizes, reverse=True)
+    assert [size for answer in answers for (size,) in answer.outputs] == [sizes[row] for row in rows]
 
 
-def test_a_gpu_too_small_for_one_text_is_told_so():
+def test_batches_are_bounded_by_tokens_and_by_rows():
+    sizes, model = [8000, 2000, 2000, 2000, 2000, *[10] * 200], Model()
+
+    list(forward(model, encoded(sizes), logits_of, precision="float32"))
+
+    assert model.batches[:3] == [1, CPU_TOKENS // 2000, 64]
+    assert max(model.batches) == CPU_ROWS
+
+
+def test_after_a_long_text_that_did_not_fit_the_batches_grow_again():
+    """One long text halved the batches of 5,000 short rows to two for the rest of the pass."""
+    model = Model(room=600)
+
+    list(forward(model, encoded([600, 500, 500, *[10] * 5000]), logits_of, precision="float32"))
+
+    assert model.batches[:3] == [1, 1, 1]
+    assert max(model.batches) > 20
+    assert len(model.batches) < 250
+
+
+def test_a_gpu_too_small_for_one_text_is_reported():
     with pytest.raises(OutOfMemory, match=r"too little memory for one text of 60 tokens; lower spec\.task\.maxLength"):
-        list(forward(Model(59), encoded([5, 60]), precision="float32"))
+        list(forward(Model(59), encoded([5, 60]), logits_of, precision="float32"))
+
+
+def test_all_outputs_are_in_the_order_of_the_rows():
+    sizes = lengths(100)
+    done: list[tuple[int, int]] = []
+
+    outputs, elapsed_s = all_outputs(
+        Model(), encoded(sizes), logits_of, precision="float32", on_batch=lambda *step: done.append(step)
+    )
+
+    assert outputs[:, 0].tolist() == sizes
+    assert done[-1] == (100, 100)
+    assert elapsed_s > 0
+
+
+def test_latency_is_measured_on_single_rows():
+    model = Model()
+
+    p50, p95 = latency_ms(model, encoded(lengths(500)), logits_of, precision="float32")
+
+    assert set(model.batches) == {1}
+    assert 0 < p50 <= p95

@@ -1,4 +1,4 @@
-"""The losses against a value worked out by hand, an independent formula, and their properties."""
+"""SoftTargets against a value worked out by hand, an independent formula, and its limits; and how losses are combined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from distillchain_trainer.errors import LabelMismatch
 from later import Later
 
 torch = Later("torch")
-losses = Later("distillchain_trainer.objectives.soft_targets")
+objectives = Later("distillchain_trainer.objectives")
+soft_targets = Later("distillchain_trainer.objectives.soft_targets")
+objective = Later("distillchain_trainer.objectives.objective")
 
 logits = st.lists(st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5).map(
     lambda rows: torch.tensor(rows, dtype=torch.float32)
@@ -27,14 +29,18 @@ def test_a_value_worked_out_by_hand():
     # KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.304099 - 0.173287 = 0.130812 nats.
     student, teacher = torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])
 
-    assert losses.soft_target_loss(student, teacher, temperature=1.0).item() == pytest.approx(0.130812, abs=1e-6)
+    assert soft_targets.soft_target_loss(student, teacher, temperature=1.0).mean().item() == pytest.approx(
+        0.130812, abs=1e-6
+    )
 
 
 def test_temperature_two_by_hand():
     # Teacher logits (2 ln 3, 0) over T=2 are (ln 3, 0) again, and T^2 = 4 times 0.130812.
     student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
 
-    assert losses.soft_target_loss(student, teacher, temperature=2.0).item() == pytest.approx(4 * 0.130812, abs=4e-6)
+    assert soft_targets.soft_target_loss(student, teacher, temperature=2.0).mean().item() == pytest.approx(
+        4 * 0.130812, abs=4e-6
+    )
 
 
 @given(student=logits, teacher=logits, temperature=temperatures)
@@ -47,7 +53,7 @@ def test_it_is_the_formula_of_the_paper(student: torch.Tensor, teacher: torch.Te
     log_q = log_softmax(student.double().numpy() / temperature, axis=-1)
     want = temperature**2 * np.mean(np.sum(p * (log_p - log_q), axis=-1))
 
-    got = losses.soft_target_loss(student, teacher, temperature=temperature).item()
+    got = soft_targets.soft_target_loss(student, teacher, temperature=temperature).mean().item()
 
     assert got == pytest.approx(want, rel=1e-4, abs=1e-4 * temperature**2)
 
@@ -55,9 +61,9 @@ def test_it_is_the_formula_of_the_paper(student: torch.Tensor, teacher: torch.Te
 @given(student=logits, temperature=temperatures, shift=st.floats(-5, 5))
 @settings(deadline=None)
 def test_it_is_zero_for_equal_logits_also_when_shifted(student: torch.Tensor, temperature: float, shift: float):
-    assert losses.soft_target_loss(student, student + shift, temperature=temperature).item() == pytest.approx(
-        0, abs=1e-3
-    )
+    assert soft_targets.soft_target_loss(
+        student, student + shift, temperature=temperature
+    ).mean().item() == pytest.approx(0, abs=1e-3)
 
 
 @given(student=logits, teacher=logits)
@@ -70,7 +76,7 @@ def test_at_high_temperature_it_tends_to_half_the_mean_squared_distance(student:
 
     log_q, log_p = ((x / 1e4).log_softmax(-1) for x in (z, v))
     limit = 1e8 * torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True).item()
-    got = losses.soft_target_loss(student[:rows], teacher[:rows], temperature=200.0).item()
+    got = soft_targets.soft_target_loss(student[:rows], teacher[:rows], temperature=200.0).mean().item()
 
     assert limit == pytest.approx(want, rel=1e-2, abs=1e-2)
     assert got == pytest.approx(want, rel=0.2, abs=0.1)
@@ -80,32 +86,40 @@ def test_the_gradient_flows_into_the_student_alone():
     student = torch.randn(4, 3, requires_grad=True)
     teacher = torch.randn(4, 3, requires_grad=True)
 
-    losses.soft_target_loss(student, teacher, temperature=2.0).backward()
+    soft_targets.soft_target_loss(student, teacher, temperature=2.0).mean().backward()
 
     assert teacher.grad is None
     p, q = (torch.softmax(x.detach() / 2.0, -1) for x in (teacher, student))
     torch.testing.assert_close(student.grad, 2.0 * (q - p) / 4)  # T^2 * (1/T) * (q - p), a mean over 4 rows
 
 
-def test_the_parts_are_mixed_by_alpha():
+def test_each_row_has_its_own_loss():
     student, teacher = torch.randn(6, 3), torch.randn(6, 3)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    hard = -torch.log_softmax(student, -1)[torch.arange(6), labels].mean()
-    soft = losses.soft_target_loss(student, teacher, temperature=3.0)
 
-    for alpha in (0.0, 0.25, 1.0):
-        got = losses.distillation_loss(student, teacher, labels, temperature=3.0, alpha=alpha)
-        torch.testing.assert_close(got, (1 - alpha) * hard + alpha * soft)
+    together = soft_targets.soft_target_loss(student, teacher, temperature=3.0)
+    alone = [soft_targets.soft_target_loss(student[[row]], teacher[[row]], temperature=3.0) for row in range(6)]
+
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_without_a_teacher_the_labels_teach():
-    student, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_labels_and_teacher_are_weighed_by_alpha(alpha: float):
+    label, teacher = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
 
-    got = losses.distillation_loss(student, None, labels, temperature=1.0, alpha=0.0)
+    got = objective.combined_loss(label if alpha < 1 else None, teacher if alpha > 0 else None, alpha=alpha)
 
-    torch.testing.assert_close(got, torch.nn.functional.cross_entropy(student, labels))
+    torch.testing.assert_close(got, (1 - alpha) * label + alpha * teacher)
+
+
+def test_every_objective_file_has_its_name_in_the_contract_and_can_be_loaded():
+    from typing import get_args
+
+    from distillchain_api.objectives import Objective
+
+    assert sorted(objectives.objective_modules()) == sorted(get_args(Objective))
+    assert all(objectives.load_objective(name).needs == "logits" for name in get_args(Objective))
 
 
 def test_logits_of_another_number_of_classes_are_refused():
     with pytest.raises(LabelMismatch, match=r"^student logits are \(2, 3\), the teacher's \(2, 2\)$"):
-        losses.soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 2), temperature=1.0)
+        soft_targets.soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 2), temperature=1.0)

@@ -1,0 +1,60 @@
+"""The order of the training rows, over many sizes."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch
+
+pytestmark = pytest.mark.models  # imports torch
+
+SIZES = [(1, 1), (1, 8), (7, 8), (8, 8), (9, 8), (31, 8), (97, 32), (105, 32), (1000, 7), (3200, 32), (10_001, 32)]
+
+
+def lengths(rows: int) -> list[int]:
+    dice = random.Random(rows)
+    return [dice.randint(3, 60) for _ in range(rows)]
+
+
+@pytest.mark.parametrize("rows, batch_size", SIZES)
+def test_every_row_is_in_one_batch_and_all_batches_but_one_are_full(rows: int, batch_size: int):
+    batches = epoch_batches(lengths(rows), batch_size, seed=1, epoch=0)
+
+    assert sorted(row for batch in batches for row in batch) == list(range(rows))
+    assert len(batches) == steps_per_epoch(rows, batch_size)
+    short = [len(batch) for batch in batches if len(batch) != batch_size]
+    assert short == ([rows % batch_size] if rows % batch_size else [])
+
+
+@pytest.mark.parametrize("rows, batch_size", [size for size in SIZES if size[0] > 90])
+def test_the_order_depends_on_seed_and_epoch_alone(rows: int, batch_size: int):
+    first = epoch_batches(lengths(rows), batch_size, seed=1, epoch=0)
+
+    assert epoch_batches(lengths(rows), batch_size, seed=1, epoch=0) == first
+    assert epoch_batches(lengths(rows), batch_size, seed=1, epoch=1) != first
+    assert epoch_batches(lengths(rows), batch_size, seed=2, epoch=0) != first
+
+
+def test_a_batch_holds_rows_of_about_equal_length():
+    size = lengths(3200)
+
+    batches = epoch_batches(size, 32, seed=5, epoch=0)
+
+    spread = sorted(max(size[row] for row in batch) - min(size[row] for row in batch) for batch in batches)
+    assert spread[len(spread) // 2] <= 3, "random batches spread over more than 50"
+
+
+@pytest.mark.parametrize("rows", [1600, 3200, 10_001])
+@pytest.mark.parametrize("epoch", range(3))
+def test_batches_do_not_run_from_long_to_short(rows: int, epoch: int):
+    """Within a group of 50 batches the order was by length: a short training ended on short texts only."""
+    size = lengths(rows)
+    means = [np.mean([size[row] for row in batch]) for batch in epoch_batches(size, 32, seed=0, epoch=epoch)]
+    group = means[: min(50, len(means))]
+
+    falling = np.corrcoef(np.arange(len(group)), group)[0, 1]
+
+    assert abs(falling) < 0.5, f"correlation of position and length: {falling:.2f}"
