@@ -19,11 +19,11 @@ DOWNLOAD_AGAIN = "download the file again and look at its first lines"
 
 @dataclass(frozen=True)
 class Signature:
-    """The first bytes of a kind of file.
+    """How a kind of file begins.
 
     Attributes:
-        start: how such a file begins; bytes that may differ are None.
         what: ends the sentence "the content is ...".
+        remedy: an imperative.
     """
 
     start: bytes
@@ -90,7 +90,9 @@ def check_content(head: bytes, name: str, *, ending: str, is_unpacked: bool = Fa
         shown = head[:40].decode(errors="replace").splitlines()[0] if head.strip() else ""
         what = f"text that begins with {shown!r}" if shown else "empty"
         raise _other_content(name, what, ending, "let the name end in .csv, .tsv or .jsonl, or convert it to Parquet")
-    _check_characters(head, name, ending)
+    if _is_wide(head):
+        what = "text in UTF-16 or UTF-32 without a byte order mark"
+        raise _other_content(name, what, ending, "convert it to UTF-8")
 
 
 def check_compressed(head: bytes, name: str) -> None:
@@ -142,15 +144,6 @@ def _recognise_text(start: bytes, ending: str) -> tuple[str, str] | None:
     return None
 
 
-def _check_characters(head: bytes, name: str, ending: str) -> None:
-    zeros = head.count(0)
-    if zeros:
-        # English in UTF-16 has a zero in every second byte, in UTF-32 three in every four bytes.
-        wide = zeros > len(head) // 4
-        what = "text in UTF-16 or UTF-32 without a byte order mark" if wide else "binary: it has NUL bytes"
-        raise _other_content(name, what, ending, "convert it to UTF-8" if wide else EXPORT)
-    # csv allows lines that end in CR; in a tsv or jsonl file a CR is part of the text.
-    if ending != ".csv" and b"\n" not in head and b"\r" in head.rstrip():
-        raise DataInvalid(
-            f"{name}: its lines end in CR alone, as on old Macs; convert them to LF, for example with `tr '\\r' '\\n'`"
-        )
+def _is_wide(head: bytes) -> bool:
+    """English in UTF-16 has a zero in every second byte, in UTF-32 three in every four bytes."""
+    return head.count(0) > len(head) // 4

@@ -7,7 +7,11 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distillchain_api.wire.manifest import SplitFacts
 
@@ -39,18 +43,23 @@ class Split:
         """Where a row is, for messages: file and line, or split and row."""
         return f"{self.place_prefix}{self.numbers[row]}" if self.numbers else f"{self.name}, row {row + 1}"
 
-    @property
+    @cached_property
     def facts(self) -> SplitFacts:
         """For the manifest."""
-        digest = hashlib.sha256()
-        for key, target in zip(self.keys, self.targets, strict=True):
-            digest.update(key + json.dumps(target).encode() + b"\n")
+        digest = hashlib.sha256(b"".join(self.keys))
+        digest.update(json.dumps(self.targets).encode())
         return SplitFacts(rows=len(self), sha256=digest.hexdigest())
 
-    @property
+    @cached_property
     def texts_sha256(self) -> str:
         """Over the texts alone, in any order and without repetitions."""
         return hashlib.sha256(b"".join(sorted(set(self.keys)))).hexdigest()
+
+    @cached_property
+    def fingerprints(self) -> NDArray[np.int64]:
+        """A hash of each row's texts that ignores case and white space, [rows]; valid within this process."""
+        hashes = (hash("\0".join([" ".join(text.casefold().split()) for text in texts])) for texts in self.texts)
+        return np.fromiter(hashes, dtype=np.int64, count=len(self))
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,5 @@ class TaskData:
 
 def key_of(texts: Sequence[str]) -> bytes:
     """sha256 of a row's texts; lengths are part of it, so ("ab", "c") is not ("a", "bc")."""
-    digest = hashlib.sha256()
-    for text in texts:
-        encoded = text.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.digest()
+    encoded = [text.encode() for text in texts]
+    return hashlib.sha256(b"".join([len(text).to_bytes(8, "big") + text for text in encoded])).digest()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_trainer.data.split import Split
+from distillchain_trainer.engine.tokenizing import ControlTokenInText, PlainTextTokenizer, Tokens, unchanged
+from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 
-log = logging.getLogger(__name__)
-
-TOKENIZE_ROWS = 10_000  # of one call; bounds the memory of the tokenizer's answer
+TOKENIZE_ROWS = 10_000  # rows of one call; bounds the memory of the tokenizer's answer
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Encoded:
     """Token ids of the rows of one split, each of its own length.
 
     Attributes:
-        kinds: token types (first or second text), or None where the model knows none.
+        kinds: token types (first or second text), or None if the model has none.
     """
 
     ids: list[NDArray[np.int32]]
@@ -68,62 +66,61 @@ class Encoder:
         self._max_length = max_length
         self._warnings = warnings
         self._done: dict[tuple[str, str, int], Encoded] = {}
+        self._kept: list[Any] = []  # tokenizers known by their Python id, which must not be given to another object
 
     def encode(self, split: Split, tokenizer: Any, *, pad_id: int, check: Callable[[], None] = lambda: None) -> Encoded:
-        """The rows of `split`, cut to the task's length; batches are filled with `pad_id`."""
-        key = (split.name, _identity(tokenizer), pad_id)
+        """The rows of `split`, truncated to the task's length; batches are padded with `pad_id`.
+
+        Warns how many rows were truncated.
+
+        Args:
+            check: is called between blocks of rows and may raise.
+        Raises: DataInvalid naming a row whose text acts as a control token, if the tokenizer cannot prevent that.
+        """
+        key = (split.name, self._identity(tokenizer), pad_id)
         if key not in self._done:
-            self._done[key] = self._tokenize(split, tokenizer, pad_id, check)
+            self._done[key] = self._encode(split, tokenizer, pad_id, check)
         return self._done[key]
 
-    def _tokenize(self, split: Split, tokenizer: Any, pad_id: int, check: Callable[[], None]) -> Encoded:
+    def _encode(self, split: Split, tokenizer: Any, pad_id: int, check: Callable[[], None]) -> Encoded:
         with_kinds = "token_type_ids" in tokenizer.model_input_names
+        plain = PlainTextTokenizer(tokenizer, self._max_length, with_kinds=with_kinds)
         ids: list[NDArray[np.int32]] = []
         kinds: list[NDArray[np.int32]] = []
+        truncated = longest = 0
         for start in range(0, len(split), TOKENIZE_ROWS):
             check()
-            rows = split.texts[start : start + TOKENIZE_ROWS]
-            with _uncut(tokenizer):
-                answer = tokenizer(
-                    *([row[column] for row in rows] for column in range(len(rows[0]))),
-                    truncation=True,
-                    max_length=self._max_length,
-                    padding=False,
-                    return_attention_mask=False,
-                    return_token_type_ids=with_kinds,
-                )
-            ids += [np.asarray(row, dtype=np.int32) for row in answer["input_ids"]]
-            if with_kinds:
-                kinds += [np.asarray(row, dtype=np.int32) for row in answer["token_type_ids"]]
+            block = _tokenize(plain, split, start)
+            ids += block.ids
+            kinds += block.kinds
+            truncated += sum(length > self._max_length for length in block.full_lengths)
+            longest = max(longest, *block.full_lengths)
+        if truncated:
+            self._warnings.add(
+                f"spec.task.maxLength: {truncated} of {len(split)} {split.name} texts have more than "
+                f"{self._max_length} tokens and are truncated; the longest has {longest} "
+                f"(tokenizer with {len(tokenizer)} tokens)"
+            )
         return Encoded(ids, kinds if with_kinds else None, pad_id, tokenizer.padding_side == "left")
 
+    def _identity(self, tokenizer: Any) -> str:
+        """The same for tokenizers that give the same ids."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            self._kept.append(tokenizer)
+            content = str(id(tokenizer))
+        else:
+            with unchanged(tokenizer):
+                content = backend.to_str()
+        parts = (content, tokenizer.padding_side, tokenizer.truncation_side, tuple(tokenizer.model_input_names))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-def _identity(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    with _uncut(tokenizer):
-        content = backend.to_str() if backend is not None else str(id(tokenizer))
-    parts = (
-        content,
-        tokenizer.padding_side,
-        tokenizer.truncation_side,
-        tuple(tokenizer.model_input_names),
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-
-@contextmanager
-def _uncut(tokenizer: Any) -> Iterator[None]:
-    """Within, a tokenizer has no settings of its own for cutting and padding; afterwards it has those of before, which
-    are saved with it and which each call would change."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        yield
-        return
-    truncation, padding = backend.truncation, backend.padding
-    backend.no_truncation()
-    backend.no_padding()
+def _tokenize(plain: PlainTextTokenizer, split: Split, start: int) -> Tokens:
     try:
-        yield
-    finally:
-        backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
-        backend.enable_padding(**padding) if padding else backend.no_padding()
+        return plain.tokenize(split.texts[start : start + TOKENIZE_ROWS])
+    except ControlTokenInText as error:
+        raise DataInvalid(
+            f'{split.place(start + error.row)}: the text has "{error.token}", which this tokenizer reads as a control '
+            "token; remove it from the text, or use a checkpoint with a tokenizer.json"
+        ) from error

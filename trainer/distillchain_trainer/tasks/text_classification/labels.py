@@ -1,32 +1,40 @@
-"""Classes by name: cells of a label column, and the id2label of checkpoints, to the order of `task.labels`. Pure."""
+"""Matches class names: cells of a label column and the id2label of checkpoints with `task.labels`.
+
+Names match in any Unicode form ("é" may be one character or two), and in another case if only one class fits.
+"""
 
 from __future__ import annotations
 
-import logging
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillchain_trainer.errors import LabelMismatch
+from distillchain_trainer.stage_warnings import StageWarnings
 
-log = logging.getLogger(__name__)
+SHOWN_NAMES = 6
 
 
 class UnknownLabel(ValueError):
-    """A cell that names no class; its reader says where."""
+    """A cell that names no class; the message is what was expected."""
 
 
 class LabelReader:
     """Cells of a label column to class indices.
 
-    A name wins over a number. A whole number from 0 is a place in the order of the labels, unless the labels
-    themselves look like numbers: then "4", 4 and 4.0 are all the class named 4.
+    A name takes precedence over a number. A whole number is an index into the labels, unless the labels themselves
+    look like numbers: then "4", 4 and 4.0 are all the class named 4.
+
+    Attributes:
+        other_case: cells that differ from their label in case only, with that label.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = list(labels)
         self._numeric = {number: i for i, name in enumerate(labels) if (number := _number(name)) is not None}
         self._known: dict[tuple[type, object], int] = {}
+        self.other_case: dict[str, str] = {}
 
     def index_of(self, cell: object) -> int:
         """The class of a cell. Raises: UnknownLabel, with what was expected."""
@@ -37,8 +45,11 @@ class LabelReader:
 
     def _find(self, cell: object) -> int:
         if isinstance(cell, str):
-            found = find_name(cell.strip(), self._labels)
+            name = cell.strip()
+            found = find_name(name, self._labels)
             if found is not None:
+                if not is_same_name(name, self._labels[found]):
+                    self.other_case[name] = self._labels[found]
                 return found
         elif isinstance(cell, bool):
             found = find_name(str(cell), self._labels)
@@ -60,11 +71,27 @@ class LabelReader:
 
 
 def find_name(name: str, labels: Sequence[str]) -> int | None:
-    """Index of `name` among the labels: as written, else the only one that differs in case alone."""
+    """Index of `name` among the labels: the same characters, else the same name, else the only one in another case."""
     if name in labels:
         return list(labels).index(name)
-    alike = [i for i, label in enumerate(labels) if label.casefold() == name.casefold()]
-    return alike[0] if len(alike) == 1 else None
+    for canonical in (_composed, _caseless):
+        alike = [i for i, label in enumerate(labels) if canonical(label) == canonical(name)]
+        if alike:
+            return alike[0] if len(alike) == 1 else None
+    return None
+
+
+def is_same_name(one: str, other: str) -> bool:
+    """Whether two names look the same; the Unicode form of "é" may differ."""
+    return _composed(one) == _composed(other)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless(name: str) -> str:
+    return _composed(_composed(name).casefold())  # casefold can decompose
 
 
 def _number(value: object) -> float | None:
@@ -81,11 +108,11 @@ def _number(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class ClassOrder:
-    """How a checkpoint's classes lie to the task's.
+    """Which class of a checkpoint is which class of the task.
 
     Attributes:
         columns: `columns[i]` is the checkpoint's class of `task.labels[i]`.
-        named: False for the default names LABEL_0.., whose order must first prove itself by measuring.
+        named: False for the default names LABEL_0.., whose order must be proved by measuring.
     """
 
     columns: tuple[int, ...]
@@ -93,33 +120,39 @@ class ClassOrder:
 
     @property
     def turned(self) -> bool:
-        """The checkpoint's order is another than the task's."""
+        """Whether the checkpoint's order differs from the task's."""
         return self.columns != tuple(range(len(self.columns)))
 
 
-def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str) -> ClassOrder:
-    """The order of a checkpoint whose id2label reads `names`; `who` begins the message.
+def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warnings: StageWarnings) -> ClassOrder:
+    """The order of a checkpoint whose id2label has `names`; `who` begins messages.
 
-    Raises: LabelMismatch for other or another number of classes.
+    Raises: LabelMismatch for other names or another number of classes.
     """
     if len(names) != len(labels):
         raise LabelMismatch(
-            f"{who}: its head has {len(names)} classes ({_some(names)}), spec.task.labels has {len(labels)} "
-            f"({_some(labels)}); use a checkpoint of this task, or one without a classifier head"
+            f"{who}: its head has {len(names)} classes ({shorten(names)}), spec.task.labels has {len(labels)} "
+            f"({shorten(labels)}); use a checkpoint of this task, or one without a classifier head"
         )
     if all(re.fullmatch(rf"LABEL_{i}", name) for i, name in enumerate(names)):
         return ClassOrder(tuple(range(len(labels))), named=False)
     columns = [find_name(label, names) for label in labels]
     if None in columns or len(set(columns)) != len(columns):
         raise LabelMismatch(
-            f"{who}: its classes are {_some(names)}, spec.task.labels are {_some(labels)}; "
+            f"{who}: its classes are {shorten(names)}, spec.task.labels are {shorten(labels)}; "
             "name the labels as the checkpoint's id2label does, or use a checkpoint of this task"
         )
-    if any(names[column] != label for column, label in zip(columns, labels, strict=True) if column is not None):
-        log.warning("class names differ in case only", extra={"checkpoint": list(names), "task": list(labels)})
+    other_case = [
+        f"{names[column]} for {label}"
+        for column, label in zip(columns, labels, strict=True)
+        if column is not None and not is_same_name(names[column], label)
+    ]
+    if other_case:
+        warnings.add(f"{who}: its class names differ from spec.task.labels in case: {shorten(other_case)}")
     return ClassOrder(tuple(column for column in columns if column is not None), named=True)
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return shown if len(names) <= 6 else f"{shown}, ..."
+def shorten(names: Sequence[str]) -> str:
+    """The first names, for a message; there may be a thousand."""
+    shown = ", ".join(names[:SHOWN_NAMES])
+    return shown if len(names) <= SHOWN_NAMES else f"{shown}, ..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,23 @@ from distillchain_api.tasks.text_classification import TextClassification as Tas
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.opening import open_store
 from distillchain_store.store import path_of_uri
+from distillchain_trainer.data.held_out import check_held_out, warn_of_contradictions
 from distillchain_trainer.data.split import Split, TaskData, key_of
-from distillchain_trainer.data.tables import Row, read_rows
+from distillchain_trainer.data.tables import Row, Table, pick_columns, read_table
 from distillchain_trainer.errors import DataInvalid, reading
 from distillchain_trainer.models import hub
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.labels import LabelReader, UnknownLabel, find_name
-
-log = logging.getLogger(__name__)
+from distillchain_trainer.tasks.text_classification.labels import LabelReader, UnknownLabel, find_name, shorten
 
 FIELD = "spec.task.dataset"
+EMPTY = "the cell is empty; fill it or remove the row"
+HUB_ROWS = 1_000  # read from a hub data set at a time; bounds the memory of their Python objects
 
 
 def read_task_data(
     task: Task, *, endpoint_url: str | None, region: str | None, folder: Path, warnings: StageWarnings
 ) -> TaskData:
-    """All splits, checked. Files of S3 are fetched into `folder`.
+    """All splits, checked. Files of S3 are downloaded into `folder`.
 
     Raises: DataInvalid naming file, line and column.
     """
@@ -39,131 +40,160 @@ def read_task_data(
     if dataset.splits.test:
         names["test"] = dataset.splits.test
     if dataset.uri.startswith("hf://"):
-        splits, revision = _read_hub(task, names, folder, warnings)
-    else:
+        tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
+        sources = {role: f"{dataset.uri}, split {name}" for role, name in names.items()}
         splits = {
-            role: _split(task, role, _read_file(dataset, role, name, endpoint_url, region, folder), warnings)
-            for role, name in names.items()
+            role: _split(task, role, hub_rows(table, task, sources[role]), sources[role], warnings)
+            for role, table in tables.items()
         }
+    else:
+        sources = {role: f"{dataset.uri}/{name}" for role, name in names.items()}
+        splits = {}
+        for role, name in names.items():
+            path = _locate(dataset, role, name, endpoint_url, region, folder)
+            table = read_table(
+                path,
+                [*dataset.text, dataset.label],
+                name=sources[role],
+                warnings=warnings,
+                class_names=task.labels,
+            )
+            splits[role] = _split(task, role, table, sources[role], warnings)
         content = "".join(split.facts.sha256 for split in splits.values())
         revision = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+    check_held_out(list(splits.values()), sources, warnings)
+    warn_of_contradictions(splits["train"], warnings)
     return TaskData(splits["train"], splits["validation"], splits.get("test"), revision)
 
 
-def _read_file(
-    dataset: Dataset, role: str, name: str, endpoint_url: str | None, region: str | None, folder: Path
-) -> Iterator[Row]:
+def _locate(dataset: Dataset, role: str, name: str, endpoint_url: str | None, region: str | None, folder: Path) -> Path:
+    """The local file of a split."""
     where = f"{FIELD}.splits.{role}"
     shown = f"{dataset.uri}/{name}"
-    columns = [*dataset.text, dataset.label]
     if dataset.uri.startswith("file://"):
-        path = path_of_uri(dataset.uri) / name
         with reading(f"{where}: {shown}", DataInvalid):
-            if not path.is_file():
-                there = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
-                hint = f"the folder holds {', '.join(there[:8])}" if there else "there is no such folder"
-                raise DataInvalid(f"{where}: {shown} does not exist; {hint}")
-    else:
-        store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
-        path = folder / role / Path(name).name
-        try:
-            store.download(name, path)
-        except ObjectMissing as error:
-            raise DataInvalid(f"{where}: {shown} does not exist; correct the name or upload the file") from error
-    return read_rows(path, columns, name=shown)
+            return _local_file(path_of_uri(dataset.uri) / name, where, shown)
+    store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
+    path = folder / role / Path(name).name
+    try:
+        store.download(name, path)
+    except ObjectMissing as error:
+        raise DataInvalid(f"{where}: {shown} does not exist; correct the name or upload the file") from error
+    return path
 
 
-def _read_hub(task: Task, names: dict[str, str], folder: Path, warnings: StageWarnings) -> tuple[dict[str, Split], str]:
-    dataset = task.dataset
-    tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
-    splits = {}
-    for role, table in tables.items():
-        shown = f"{dataset.uri}, split {names[role]}"
-        rows = hub_rows(table, task, shown)
-        splits[role] = _split(task, role, rows, warnings)
-    return splits, revision
+def _local_file(path: Path, where: str, shown: str) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+    # Some systems store "é" in a file name as one character, others as two.
+    same = [name for name in found if _composed(name) == _composed(path.name)]
+    if len(same) == 1 and (path.parent / same[0]).is_file():
+        return path.parent / same[0]
+    hint = f"the folder has {', '.join(found[:8])}" if found else "there is no such folder"
+    raise DataInvalid(f"{where}: {shown} does not exist; {hint}")
 
 
-def hub_rows(table: Any, task: Task, shown: str) -> Iterator[Row]:
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def hub_rows(table: Any, task: Task, shown: str) -> Table:
     """Rows of a `datasets.Dataset`; ClassLabel numbers become their names, unless those only count the classes.
 
-    Raises: DataInvalid for a name that is not one of the task's.
+    Raises: DataInvalid for a missing column, and for a class name that is not one of the task's.
     """
-    from distillchain_trainer.data.tables import _pick  # the same words for a missing column
-
-    columns = [*task.dataset.text, task.dataset.label]
-    _pick(table.column_names, columns, shown)
-    names = list(getattr(table.features[task.dataset.label], "names", None) or [])
+    header = list(table.column_names)
+    columns = [header[i] for i in pick_columns(header, [*task.dataset.text, task.dataset.label], shown)]
+    names = list(getattr(table.features[columns[-1]], "names", None) or [])
     by_name = names != [str(number) for number in range(len(names))]
     if by_name and any(find_name(name, task.labels) is None for name in names):
         raise DataInvalid(
-            f"{shown}: its classes are {', '.join(names)}, spec.task.labels are {', '.join(task.labels)}; "
+            f"{shown}: its classes are {shorten(names)}, spec.task.labels are {shorten(task.labels)}; "
             "name the labels as the data set does, in any order"
         )
-    arrays = [table[column][:] for column in columns]
-    for number, cells in enumerate(zip(*arrays, strict=True), start=1):
-        label = cells[-1]
-        if by_name and isinstance(label, int) and 0 <= label < len(names):
-            label = names[label]
-        yield Row((*cells[:-1], label), f"{shown}, row {number}")
+    return Table(f"{shown}, row ", _hub_rows(table.select_columns(columns), columns, names if by_name else []))
 
 
-def _split(task: Task, role: str, rows: Iterator[Row], warnings: StageWarnings) -> Split:
+def _hub_rows(table: Any, columns: list[str], names: list[str]) -> Iterator[Row]:
+    number = 0
+    for batch in table.iter(HUB_ROWS):
+        for cells in zip(*(batch[column] for column in columns), strict=True):
+            number += 1
+            label = cells[-1]
+            if isinstance(label, int) and 0 <= label < len(names):
+                label = names[label]
+            yield Row(number, (*cells[:-1], label))
+
+
+def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
     reader = LabelReader(task.labels)
     columns = task.dataset.text
-    split = Split(role, [], [])
-    for row in rows:
+    split = Split(role, [], [], place_prefix=table.place_prefix)
+    for row in table.rows:
         texts = row.cells[:-1]
         for column, text in zip(columns, texts, strict=True):
-            _check_text(text, f'{row.place}, column "{column}"')
+            fault = _fault_of_text(text)
+            if fault is not None:
+                raise DataInvalid(f'{table.place(row)}, column "{column}": {fault}')
         split.texts.append(texts)
         split.keys.append(key_of(texts))
-        split.targets.append(_class_of(reader, row, task.dataset.label))
-    _check_split(task, split, warnings)
+        try:
+            split.targets.append(_class_of(reader, row.cells[-1]))
+        except ValueError as error:
+            raise DataInvalid(f'{table.place(row)}, column "{task.dataset.label}": {error}') from error
+        split.numbers.append(row.number)
+    _check_split(task, split, source, warnings)
+    if reader.other_case:
+        pairs = shorten([f"{cell} for {label}" for cell, label in reader.other_case.items()])
+        warnings.add(
+            f'{source}, column "{task.dataset.label}": class names differ from spec.task.labels in case: {pairs}'
+        )
     return split
 
 
-def _check_text(text: object, place: str) -> None:
+def _fault_of_text(text: object) -> str | None:
+    """Why a cell cannot be used as text."""
     if text is None or (isinstance(text, str) and not text.strip()):
-        raise DataInvalid(f"{place}: the cell is empty; fill it or remove the row")
+        return EMPTY
     if not isinstance(text, str):
-        raise DataInvalid(f"{place}: {got(text)}, expected text")
+        return f"{got(text)}, expected text"
     try:
         text.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone in JSON: an emoji that was cut in two
-        raise DataInvalid(
-            f"{place}: character {error.start + 1} is {ascii(text[error.start])[1:-1]}, half of a surrogate pair; "
-            "correct the text, or what cut it"
-        ) from error
+        return (
+            f"character {error.start + 1} is {ascii(text[error.start])[1:-1]}, half of a surrogate pair; "
+            "correct the text, or the program that cut it"
+        )
+    return None
 
 
-def _class_of(reader: LabelReader, row: Row, column: str) -> int:
-    cell, place = row.cells[-1], f'{row.place}, column "{column}"'
+def _class_of(reader: LabelReader, cell: object) -> int:
+    """The class that a cell names. Raises: ValueError with the reason."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
-        raise DataInvalid(f"{place}: the cell is empty; fill it or remove the row")
+        raise ValueError(EMPTY)
     try:
         return reader.index_of(cell)
-    except (UnknownLabel, TypeError) as error:
-        words = str(error) if isinstance(error, UnknownLabel) else "expected a class name or number"
-        raise DataInvalid(f"{place}: {got(cell)}, {words}; correct the row or spec.task.labels") from error
+    except (UnknownLabel, TypeError) as error:  # TypeError: a list cannot be looked up
+        expectation = str(error) if isinstance(error, UnknownLabel) else "expected a class name or number"
+        raise ValueError(f"{got(cell)}, {expectation}; correct the row or spec.task.labels") from error
 
 
-def _check_split(task: Task, split: Split, warnings: StageWarnings) -> None:
-    name = getattr(task.dataset.splits, split.name)
+def _check_split(task: Task, split: Split, source: str, warnings: StageWarnings) -> None:
     where = f"{FIELD}.splits.{split.name}"
     if not len(split):
-        raise DataInvalid(f"{where}: {task.dataset.uri}/{name} has no rows; expected at least one")
+        raise DataInvalid(f"{where}: {source} has no rows; expected at least one")
     present = set(split.targets)
     if len(present) == 1 and split.name == "validation":
         raise DataInvalid(
-            f"{where}: every row of {task.dataset.uri}/{name} is of class {json.dumps(task.labels[present.pop()])}, "
-            "so no model can be told from chance; add rows of the other classes"
+            f"{where}: every row of {source} is of class {json.dumps(task.labels[present.pop()], ensure_ascii=False)}, "
+            "so no model can be distinguished from chance; add rows of the other classes"
         )
     absent = [label for index, label in enumerate(task.labels) if index not in present]
     if absent and split.name == "train":
         raise DataInvalid(
-            f"{where}: no row of {task.dataset.uri}/{name} is of class {json.dumps(absent[0])}; "
+            f"{where}: no row of {source} is of class {json.dumps(absent[0], ensure_ascii=False)}; "
             "add such rows or remove the class from spec.task.labels"
         )
     if absent:
-        warnings.add(f"{where}: no row of {task.dataset.uri}/{name} is of class {', '.join(absent)}")
+        warnings.add(f"{where}: no row of {source} is of class {shorten(absent)}, so no metric covers it")

@@ -1,0 +1,193 @@
+"""Calls a tokenizer of transformers so that texts are text: a "[SEP]" in a text does not act as the control token.
+
+Leaves the tokenizer as it was: what a call changes in it would be saved with the student.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Texts: TypeAlias = tuple[str, ...]
+
+# Each has a meaning for the model or its head: BART pools at the last end token, decoders at the last token that is no
+# padding. Further special tokens, such as markers of entities, are in texts on purpose.
+ROLES = ("bos_token", "eos_token", "sep_token", "cls_token", "pad_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Some rows as token ids.
+
+    Attributes:
+        kinds: token types (first or second text); empty unless they were asked for.
+        full_lengths: tokens of each row before truncation.
+    """
+
+    ids: list[NDArray[np.int32]]
+    kinds: list[NDArray[np.int32]]
+    full_lengths: list[int]
+
+
+class ControlTokenInText(ValueError):
+    """A tokenizer turns part of a text into a control token, and nothing prevents it."""
+
+    def __init__(self, row: int, token: str) -> None:
+        super().__init__(token)
+        self.row = row
+        self.token = token
+
+
+class PlainTextTokenizer:
+    """A tokenizer with a length limit that treats control tokens in texts as text.
+
+    Rows without such tokens are tokenized as they always are. The others are tokenized by a copy with the same ids,
+    whose control tokens have names that no text contains. `split_special_tokens` of transformers would not do: it
+    also splits markers that were added on purpose, and a Unigram model such as XLM-RoBERTa's has "</s>" in its
+    vocabulary and chooses it all the same.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, *, with_kinds: bool) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._max_length = max_length
+        self._with_kinds = with_kinds
+        # The id of unknown words is ordinary: many texts have it without naming it.
+        controls = {getattr(tokenizer, f"{role}_id") for role in ROLES} - {None, tokenizer.unk_token_id}
+        self._controls = np.array(sorted(controls), dtype=np.int32)
+        self._renamed: Any | None = None
+
+    def tokenize(self, rows: Sequence[Texts]) -> Tokens:
+        """Token ids of some rows. Raises: ControlTokenInText."""
+        answer = self._call(rows, truncation=True, max_length=self._max_length)
+        ids = _arrays(answer["input_ids"])
+        kinds = _arrays(answer["token_type_ids"]) if self._with_kinds else []
+        lengths = self._full_lengths(rows, ids, answer.encodings)
+        affected = self._rows_with_control_tokens(rows, ids)
+        if affected:
+            again = self._tokenize_renamed(rows, ids, affected)
+            for place, row in enumerate(affected):
+                ids[row], lengths[row] = again.ids[place], again.full_lengths[place]
+                if self._with_kinds:
+                    kinds[row] = again.kinds[place]
+        return Tokens(ids, kinds, lengths)
+
+    def _call(self, rows: Sequence[Texts], **options: Any) -> Any:
+        with unchanged(self._tokenizer):
+            return self._tokenizer(
+                *([row[column] for row in rows] for column in range(len(rows[0]))),
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=self._with_kinds,
+                verbose=False,  # it would warn of the model's limit, but the task's is what counts
+                **options,
+            )
+
+    def _full_lengths(self, rows: Sequence[Texts], ids: list[NDArray[np.int32]], encodings: Any) -> list[int]:
+        lengths = [len(row) for row in ids]
+        full = [row for row, length in enumerate(lengths) if length >= self._max_length]
+        if encodings is not None and len(rows[0]) == 1:
+            for row in full:
+                cut_off = encodings[row].overflowing  # each part has control tokens around it
+                lengths[row] += sum(len(part) - sum(part.special_tokens_mask) for part in cut_off)
+        elif full:  # the overflow of a pair has every combination of the parts of both texts
+            answer = self._call([rows[row] for row in full])
+            for row, untruncated in zip(full, answer["input_ids"], strict=True):
+                lengths[row] = len(untruncated)
+        return lengths
+
+    def _rows_with_control_tokens(self, rows: Sequence[Texts], ids: list[NDArray[np.int32]]) -> list[int]:
+        affected = set(self._rows_with_control_ids(ids, texts_per_row=len(rows[0])))
+        unknown = self._tokenizer.unk_token
+        if unknown and self._backend is not None:
+            affected |= {row for row, texts in enumerate(rows) if any(unknown in text for text in texts)}
+        return sorted(affected)
+
+    def _rows_with_control_ids(self, ids: list[NDArray[np.int32]], *, texts_per_row: int) -> list[int]:
+        """Rows with more control tokens than the tokenizer puts around empty texts."""
+        if not len(self._controls):
+            return []
+        (empty,) = self._call([("",) * texts_per_row])["input_ids"]
+        expected = np.isin(empty, self._controls).sum()
+        ends = np.cumsum([len(row) for row in ids])
+        starts = np.concatenate([[0], ends[:-1]])
+        found = np.concatenate([[0], np.cumsum(np.isin(np.concatenate(ids), self._controls))])
+        return [int(row) for row in np.flatnonzero(found[ends] - found[starts] != expected)]
+
+    def _tokenize_renamed(self, rows: Sequence[Texts], ids: list[NDArray[np.int32]], affected: list[int]) -> Tokens:
+        """The affected rows, tokenized by a copy whose control tokens have other names. Raises: ControlTokenInText."""
+        if self._backend is None:
+            raise self._refusal(affected[0], rows[affected[0]], ids[affected[0]])
+        if self._renamed is None:
+            with unchanged(self._tokenizer):
+                self._renamed = _with_renamed_tokens(self._backend, self._names_of_control_tokens())
+        inputs = [texts if len(texts) == 2 else texts[0] for texts in (rows[row] for row in affected)]
+        self._renamed.no_truncation()
+        lengths = [len(encoding) for encoding in self._renamed.encode_batch(inputs)]
+        self._renamed.enable_truncation(self._max_length, direction=self._tokenizer.truncation_side)
+        encodings = self._renamed.encode_batch(inputs)
+        again = _arrays([encoding.ids for encoding in encodings])
+        left = self._rows_with_control_ids(again, texts_per_row=len(rows[0]))
+        if left:
+            raise self._refusal(affected[left[0]], rows[affected[left[0]]], again[left[0]])
+        return Tokens(again, _arrays([encoding.type_ids for encoding in encodings]), lengths)
+
+    def _names_of_control_tokens(self) -> list[str]:
+        names = (getattr(self._tokenizer, role) for role in (*ROLES, "unk_token"))
+        return sorted({str(name) for name in names if name is not None})
+
+    def _refusal(self, row: int, texts: Texts, ids: NDArray[np.int32]) -> ControlTokenInText:
+        tokens = [str(token) for token in self._tokenizer.convert_ids_to_tokens(ids[np.isin(ids, self._controls)])]
+        in_text = (token for token in tokens if any(token in text for text in texts))
+        return ControlTokenInText(row, next(in_text, tokens[-1]))
+
+
+def _with_renamed_tokens(backend: Any, names: Sequence[str]) -> Any:
+    """A copy of a backend with the same ids, in which some tokens have names that no text contains."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(backend.to_str())
+    new_names = {name: f"\U0010ffff{index}\U0010ffff" for index, name in enumerate(names)}
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {new_names.get(word, word): index for word, index in model["vocab"].items()}
+    else:  # Unigram: [piece, score] in the order of the ids
+        model["vocab"] = [[new_names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = new_names.get(model["unk_token"], model["unk_token"])
+    for token in content["added_tokens"]:
+        token["content"] = new_names.get(token["content"], token["content"])
+    # The post-processor names control tokens by id, so it stays as it is.
+    renamed = Tokenizer.from_str(json.dumps(content))
+    renamed.no_padding()
+    return renamed
+
+
+def _arrays(rows: Any) -> list[NDArray[np.int32]]:
+    return [np.asarray(row, dtype=np.int32) for row in rows]
+
+
+@contextmanager
+def unchanged(tokenizer: Any) -> Iterator[None]:
+    """Within, a tokenizer has no settings of its own for truncation and padding; afterwards it has its settings again.
+
+    They are saved with a tokenizer, and each call changes them.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        yield
+    finally:
+        backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        backend.enable_padding(**padding) if padding else backend.no_padding()
