@@ -1,14 +1,14 @@
 """One table of bad chains for both boundaries: what our own validation says, and what `kubectl apply` says.
 
-Each row changes a good chain in one place. `want` is our whole sentence; `server` are words that the API server's
-answer must hold, the field among them.
+Each row changes a good chain in one place. `want` is our whole message; `server` are parts of the API server's message,
+the field among them.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 GOOD: dict[str, Any] = {
@@ -44,11 +44,17 @@ class BadChain:
     change: Change
     want: str
     server: tuple[str, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         document = copy.deepcopy(GOOD)
         self.change(document["spec"])
+        document["metadata"] |= self.metadata
         return document
+
+
+def unchanged(_: dict[str, Any]) -> None:
+    """The fault is in the metadata."""
 
 
 BAD_CHAINS = (
@@ -106,7 +112,7 @@ BAD_CHAINS = (
     BadChain(
         "number as text",
         lambda spec: spec["stages"][0].update(training={"epochs": "5"}),
-        'spec.stages[0].training.epochs: got "5", expected a whole number from 1 to 1000000',
+        'spec.stages[0].training.epochs: got the text "5", expected a whole number from 1 to 1000000; drop the quotes',
         ("spec.stages[0].training.epochs", "integer"),
     ),
     BadChain(
@@ -130,17 +136,37 @@ BAD_CHAINS = (
         ("spec.template.saveInterval", "above zero"),
     ),
     BadChain(
+        "quoted number",
+        lambda spec: spec.update(template={"training": {"learningRate": "5e-3"}}),
+        'spec.template.training.learningRate: got the text "5e-3", expected a learning rate above 0 and at most 1; '
+        "drop the quotes",
+        ("spec.template.training.learningRate",),
+    ),
+    BadChain(
+        "quoted boolean",
+        lambda spec: spec.update(suspend="true"),
+        'spec.suspend: got the text "true", expected true or false; drop the quotes',
+        ("spec.suspend",),
+    ),
+    BadChain(
         "teacher that is no URI",
         lambda spec: spec["teacher"].update(model="bert-large"),
         'spec.teacher.model: got "bert-large", expected hf://repo[@revision], s3://bucket/prefix or '
-        "file:///absolute/path; no spaces, no slash at the end",
+        "file:///absolute/path; without spaces, '//', '/./' and '/../'",
         ("spec.teacher.model", "bert-large"),
+    ),
+    BadChain(
+        "URI with two spellings",
+        lambda spec: spec["task"]["dataset"].update(uri="file:///data/../data/sst2"),
+        'spec.task.dataset.uri: got "file:///data/../data/sst2", expected hf://repo[@revision], s3://bucket/prefix or '
+        "file:///absolute/path; without spaces, '//', '/./' and '/../'",
+        ("spec.task.dataset.uri",),
     ),
     BadChain(
         "storage on the hub",
         lambda spec: spec["storage"].update(uri="hf://org/models"),
         'spec.storage.uri: got "hf://org/models", expected s3://bucket/prefix or file:///absolute/path; '
-        "no spaces, no slash at the end",
+        "without spaces, '//', '/./' and '/../'",
         ("spec.storage.uri",),
     ),
     BadChain(
@@ -204,6 +230,82 @@ BAD_CHAINS = (
         lambda spec: spec["stages"][0].update(student={"architecture": {"modelType": "bert-hash"}}),
         "spec.stages[0].student.tokenizer: missing, expected a checkpoint with a tokenizer beside architecture; add it",
         ("spec.stages[0].student", "tokenizer"),
+    ),
+    BadChain(
+        "pod without its spec",
+        lambda spec: spec.update(template={"pod": {"nodeSelector": {"gpu": "a100"}}}),
+        "spec.template.pod.nodeSelector: unknown field; did you mean pod.spec.nodeSelector?",
+        ("spec.template.pod", "did you mean pod.spec.nodeSelector?"),
+    ),
+    BadChain(
+        "pod of a stage without its spec",
+        lambda spec: spec["stages"][0].update(pod={"metadata": {}, "hostNetwork": True}),
+        "spec.stages[0].pod.hostNetwork: unknown field; did you mean pod.spec.hostNetwork?",
+        ("spec.stages[0].pod", "hostNetwork"),
+    ),
+    BadChain(
+        "quantity in words",
+        lambda spec: spec.update(template={"resources": {"limits": {"nvidia.com/gpu": "two"}}}),
+        'spec.template.resources.limits.nvidia.com/gpu: got "two", expected a quantity such as 1, 500m or 16Gi',
+        ("spec.template.resources.limits.nvidia.com/gpu", "two"),
+    ),
+    BadChain(
+        "fraction as a number",
+        lambda spec: spec["stages"][0].update(resources={"requests": {"cpu": 0.5}}),
+        'spec.stages[0].resources.requests.cpu: got 0.5, expected a quantity such as 1, 500m or 16Gi; write "0.5"',
+        ("spec.stages[0].resources.requests.cpu",),
+    ),
+    BadChain(
+        "unknown key of resources",
+        lambda spec: spec.update(template={"resources": {"limit": {"cpu": 1}}}),
+        "spec.template.resources.limit: unknown field; did you mean limits?",
+        ('unknown field "spec.template.resources.limit"',),
+    ),
+    BadChain(
+        "namespace that is no DNS label",
+        unchanged,
+        'metadata.namespace: got "Foo_Bar", expected the name of a namespace: 1 to 63 lowercase letters, digits and '
+        "'-', with a letter or digit at both ends",
+        ("Foo_Bar",),
+        metadata={"namespace": "Foo_Bar"},
+    ),
+    BadChain(
+        "name with an empty part",
+        unchanged,
+        "metadata.name: got \"a..b\", expected a name of 1 to 63 lowercase letters, digits, '-' and '.', each part "
+        "between letters or digits",
+        ("metadata.name", "a..b"),
+        metadata={"name": "a..b"},
+    ),
+    BadChain(
+        "misspelt metadata",
+        unchanged,
+        "metadata.lables: unknown field; did you mean labels?",
+        ('unknown field "metadata.lables"',),
+        metadata={"lables": {"team": "nlp"}},
+    ),
+    BadChain(
+        "label in the metadata that YAML reads as a truth value",
+        unchanged,
+        "metadata.labels.gpu: got true, expected text; quote it",
+        ("labels",),
+        metadata={"labels": {"gpu": True}},
+    ),
+    BadChain(
+        "label with a space",
+        unchanged,
+        "metadata.labels.team: got \"a b\", expected at most 63 letters, digits, '-', '_' and '.', with a letter or "
+        "digit at both ends; free text belongs in an annotation",
+        ("metadata.labels", "a b"),
+        metadata={"labels": {"team": "a b"}},
+    ),
+    BadChain(
+        "annotation with a bad key",
+        unchanged,
+        "metadata.annotations.a/b/c: not a valid key; expected a name of at most 63 letters, digits, '-', '_' and '.', "
+        "optionally after a domain and a slash, such as example.com/team",
+        ("metadata.annotations", "a/b/c"),
+        metadata={"annotations": {"a/b/c": "d"}},
     ),
     BadChain(
         "no teacher",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of
+from distillchain_api.yaml_scalars import NotFinite, read_scalar
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
@@ -46,9 +48,23 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
         return Fault(join_path(path, _tag_field(context)), expected(context["tag"], tags))
     if kind == "json_invalid":
         return Fault(path, f"not JSON: {details['msg']}")
-    if expect:
-        return Fault(path, expected(value, expect.expectation, expect.remedy))
-    return Fault(path, expected(value, _plain(details)))
+    expectation = expect.expectation if expect else _plain(details)
+    if _is_quoted(value, kind):
+        return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; drop the quotes")
+    return Fault(path, expected(value, expectation, expect.remedy if expect else ""))
+
+
+def _is_quoted(value: Any, kind: str) -> bool:
+    """Whether a text would be right without its quotes, such as "5e-3" where a number belongs."""
+    if not isinstance(value, str):
+        return False
+    try:
+        unquoted = read_scalar(value.strip())
+    except NotFinite:
+        return False
+    if kind == "bool_type":
+        return isinstance(unquoted, bool)
+    return kind in ("int_type", "float_type") and isinstance(unquoted, int | float) and not isinstance(unquoted, bool)
 
 
 def _tag_field(context: Mapping[str, Any]) -> str:
@@ -60,6 +76,8 @@ def _plain(details: ErrorDetails) -> str:
     words = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if details["type"] == "string_type":
         return "text (in YAML, quote it)"
+    if details["type"] == "bool_type":
+        return "true or false"
     return words[0].lower() + words[1:] if words else "another value"
 
 
