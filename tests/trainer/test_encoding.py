@@ -149,6 +149,15 @@ def test_ordinary_texts_get_the_ids_that_transformers_gives_them(build: Callable
     assert encode(tokenizer, *pairs, max_length=12) == want
 
 
+def test_a_token_that_ends_every_text_is_a_control_token_also_without_a_role():
+    """A tokenizer.json alone, without the names in tokenizer_config.json."""
+    backend = word_piece().backend_tokenizer
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    assert tokenizer.sep_token is None
+
+    assert encode(tokenizer, "good [SEP] film [CLS]") == encode(word_piece(), "good [SEP] film [CLS]")
+
+
 def test_control_tokens_in_pairs_and_in_truncated_texts_are_text():
     tokenizer, plain = word_piece(), word_piece(controls=False)
 

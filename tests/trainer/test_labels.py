@@ -39,6 +39,17 @@ def test_class_names_that_differ_in_case_are_matched_with_a_warning():
     assert warnings == ["teacher x: its class names differ from spec.task.labels in case: POSITIVE for positive"]
 
 
+def test_the_difference_of_names_that_look_the_same_is_shown():
+    with pytest.raises(LabelMismatch) as failure:
+        match(["very\u00a0good", "bad"], ["very good", "bad"])
+
+    assert str(failure.value) == (
+        "teacher x: its classes are very\u00a0good, bad, spec.task.labels are very good, bad ('very good' looks like "
+        "'very\\xa0good', but its characters differ); name the labels as the checkpoint's id2label does, or use a "
+        "checkpoint of this task"
+    )
+
+
 def test_a_name_that_fits_two_classes_in_another_case_fits_none():
     with pytest.raises(LabelMismatch):
         match(["A", "b"], ["a", "B", "c"])

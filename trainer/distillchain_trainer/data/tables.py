@@ -340,10 +340,12 @@ class _Header:
         names = {unicodedata.normalize("NFC", cell) for cell in cells}
         if any(unicodedata.normalize("NFC", column) in names for column in self.columns):
             return None
-        if len(cells) == 1 and any(other in cells[0] for other in "\t;,|"):
+        other = next((other for other in "\t,;|" if other in cells[0]), None) if len(cells) == 1 else None
+        if other is not None:
+            ending = {"\t": "let the file's name end in .tsv", ",": "let the file's name end in .csv"}.get(other)
             return (
-                f"the only column is {_short(cells[0])!r}: let the file's name end in .csv if commas separate its "
-                "cells, in .tsv if tabs do"
+                f"the only column is {_short(cells[0])!r}; "
+                f"{ending or f'separate the cells with commas (csv) or tabs (tsv), not with {other!r}'}"
             )
         if any(cell.strip(" \"'") in self.columns for cell in cells):
             return "the names of the columns are in quotation marks or spaces; remove them, or save the file as csv"

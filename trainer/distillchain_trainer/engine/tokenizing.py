@@ -58,9 +58,7 @@ class PlainTextTokenizer:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._max_length = max_length
         self._with_kinds = with_kinds
-        # The id of unknown words is ordinary: many texts have it without naming it.
-        controls = {getattr(tokenizer, f"{role}_id") for role in ROLES} - {None, tokenizer.unk_token_id}
-        self._controls = np.array(sorted(controls), dtype=np.int32)
+        self._controls = self._find_control_ids()
         self._renamed: Any | None = None
 
     def tokenize(self, rows: Sequence[Texts]) -> Tokens:
@@ -77,6 +75,14 @@ class PlainTextTokenizer:
                 if self._with_kinds:
                     kinds[row] = again.kinds[place]
         return Tokens(ids, kinds, lengths)
+
+    def _find_control_ids(self) -> NDArray[np.int32]:
+        found = {getattr(self._tokenizer, f"{role}_id") for role in ROLES}
+        if self._backend is not None:  # tokens around a text, also if tokenizer_config.json gives them no role
+            (empty,) = self._call([("",)]).encodings
+            found |= {index for index, mark in zip(empty.ids, empty.special_tokens_mask, strict=True) if mark}
+        # Many texts have the id of unknown words without naming it.
+        return np.array(sorted(found - {None, self._tokenizer.unk_token_id}), dtype=np.int32)
 
     def _call(self, rows: Sequence[Texts], **options: Any) -> Any:
         with unchanged(self._tokenizer):
@@ -139,8 +145,9 @@ class PlainTextTokenizer:
         return Tokens(again, _arrays([encoding.type_ids for encoding in encodings]), lengths)
 
     def _names_of_control_tokens(self) -> list[str]:
-        names = (getattr(self._tokenizer, role) for role in (*ROLES, "unk_token"))
-        return sorted({str(name) for name in names if name is not None})
+        unknown = self._tokenizer.unk_token
+        names = [*self._tokenizer.convert_ids_to_tokens(self._controls.tolist()), *([unknown] if unknown else [])]
+        return sorted({str(name) for name in names})
 
     def _refusal(self, row: int, texts: Texts, ids: NDArray[np.int32]) -> ControlTokenInText:
         tokens = [str(token) for token in self._tokenizer.convert_ids_to_tokens(ids[np.isin(ids, self._controls)])]

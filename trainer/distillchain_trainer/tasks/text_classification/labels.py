@@ -62,10 +62,10 @@ class LabelReader:
                 return self._numeric[number]
         elif number is not None and number.is_integer() and 0 <= number < len(self._labels):
             return int(number)
-        raise UnknownLabel(self._expectation())
+        raise UnknownLabel(self._expectation() + explain_lookalike(cell, self._labels))
 
     def _expectation(self) -> str:
-        names = ", ".join(self._labels)
+        names = shorten(self._labels)
         by_number = "" if self._numeric else f", or a number from 0 to {len(self._labels) - 1} in that order"
         return f"expected one of {names}{by_number}"
 
@@ -84,6 +84,20 @@ def find_name(name: str, labels: Sequence[str]) -> int | None:
 def is_same_name(one: str, other: str) -> bool:
     """Whether two names look the same; the Unicode form of "é" may differ."""
     return _composed(one) == _composed(other)
+
+
+def explain_lookalike(name: object, labels: Sequence[str]) -> str:
+    """The difference between a name and the label that looks the same, such as a no-break space; "" if none does."""
+    if not isinstance(name, str):
+        return ""
+    label = next((label for label in labels if _visible(label) == _visible(name)), None)
+    return "" if label is None else f" ({name!a} looks like {label!a}, but its characters differ)"
+
+
+def _visible(name: str) -> str:
+    compatible = unicodedata.normalize("NFKC", name).casefold()
+    shown = "".join(character for character in compatible if unicodedata.category(character) != "Cf")
+    return " ".join(shown.split())
 
 
 def _composed(name: str) -> str:
@@ -138,9 +152,11 @@ def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warn
         return ClassOrder(tuple(range(len(labels))), named=False)
     columns = [find_name(label, names) for label in labels]
     if None in columns or len(set(columns)) != len(columns):
+        unmatched = next((label for label, column in zip(labels, columns, strict=True) if column is None), None)
         raise LabelMismatch(
-            f"{who}: its classes are {shorten(names)}, spec.task.labels are {shorten(labels)}; "
-            "name the labels as the checkpoint's id2label does, or use a checkpoint of this task"
+            f"{who}: its classes are {shorten(names)}, spec.task.labels are {shorten(labels)}"
+            f"{explain_lookalike(unmatched, names)}; name the labels as the checkpoint's id2label does, or use a "
+            "checkpoint of this task"
         )
     other_case = [
         f"{names[column]} for {label}"
