@@ -63,14 +63,16 @@ docs: $(READY) ## Build the site of docs/ into site/, without a warning
 .PHONY: generated-is-current
 generated-is-current: $(READY)
 	@diff -u api/distillchain_api/objectives.py <($(BIN)/python -m distillchain_trainer.objectives.names) || { echo "api/distillchain_api/objectives.py is not current; run: make generate"; exit 1; }
+	@diff -u api/distillchain_api/resource/pod_fields.json <($(BIN)/python -m distillchain_operator.pod_fields) || { echo "pod_fields.json is not current; run: make generate"; exit 1; }
 	@diff -u crds/distillchain.io_distillationchains.yaml <($(BIN)/python -m distillchain_api.resource.crd) || { echo "crds/ is not current; run: make generate"; exit 1; }
 	@$(BIN)/python charts/generate.py --check
 	@diff -u docs/metrics.md <($(BIN)/python -m distillchain_operator.metrics_page) || { echo "docs/metrics.md is not current; run: make generate"; exit 1; }
 	@for page in resource failures; do diff -u docs/$$page.md <($(BIN)/python -m distillchain_api.reference $$page) || { echo "docs/$$page.md is not current; run: make generate"; exit 1; }; done
 	@diff -u docs/cli.md <($(BIN)/python -m distillchain_cli.reference) || { echo "docs/cli.md is not current; run: make generate"; exit 1; }
 
-generate: $(READY) ## Generate objective names, CRD, reference pages, chart parts, config/ and golden manifests
+generate: $(READY) ## Generate objective names, fields of pods, CRD, reference pages, chart parts, config/ and golden manifests
 	$(BIN)/python -m distillchain_trainer.objectives.names > api/distillchain_api/objectives.py
+	$(BIN)/python -m distillchain_operator.pod_fields > api/distillchain_api/resource/pod_fields.json
 	$(BIN)/python -m distillchain_api.resource.crd > crds/distillchain.io_distillationchains.yaml
 	for page in resource failures; do $(BIN)/python -m distillchain_api.reference $$page > docs/$$page.md; done
 	$(BIN)/python -m distillchain_cli.reference > docs/cli.md

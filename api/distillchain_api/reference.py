@@ -42,7 +42,9 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
         here = f"{path}.{name}"
         shown = f"**`{here}`**" if name in required else f"`{here}`"
         default = child.get("default")
-        default_text = "" if default is None or default == {} else f"`{default}`".replace("True", "true")
+        default_text = (
+            "" if default is None or default == {} else f"`{default}`".replace("True", "true").replace("False", "false")
+        )
         meaning = _cell(child.get("description", ""))
         yield f"| {shown} | {_type(child)} | {default_text} | {meaning} |"
         inner = child.get("items", child)
@@ -52,8 +54,12 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("x-kubernetes-int-or-string"):
+        return "whole number or string"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
+    if schema.get("additionalProperties", {"type": "object"}).get("type") != "object":
+        return f"map of {_type(schema['additionalProperties'])}"
     text = str(schema["type"])
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None or high is not None:

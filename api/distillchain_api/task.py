@@ -13,7 +13,7 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 from distillchain_api.metrics import Metric
-from distillchain_api.values import SourceUri, Text
+from distillchain_api.values import SourceUri, Text, is_plain_path
 
 
 class Splits(Document):
@@ -71,7 +71,16 @@ class Dataset(Document):
             raise fault("text", expected(self.text, "two different columns"))
         if self.label in self.text:
             raise fault("label", expected(self.label, "a column that is not also in text"))
+        if not self.uri.startswith("hf://"):
+            self._check_files()
         return self
+
+    def _check_files(self) -> None:
+        for role, name in self.splits.to_document().items():
+            if not is_plain_path(name):
+                raise fault(
+                    f"splits.{role}", expected(name, "the path of a file below uri", "without '//', './' and '../'")
+                )
 
     model_config = {
         "json_schema_extra": rules(

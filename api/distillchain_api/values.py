@@ -31,6 +31,11 @@ def without_slash(uri: str) -> str:
     return uri.removesuffix("/")
 
 
+def is_plain_path(path: str) -> bool:
+    """Whether a relative path has no second spelling: no empty part, no "." and no ".."."""
+    return not {"", ".", ".."} & set(path.split("/"))
+
+
 def cel_same_folder(field: str = "") -> str:
     """The CEL rule that a URI stays the same; the API server stores a URI as the user wrote it, with or without slash.
 

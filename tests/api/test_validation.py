@@ -47,10 +47,23 @@ def crd(control_plane: ControlPlane) -> ControlPlane:
 class TestOnTheApiServer:
     @pytest.mark.parametrize("case", TABLE)
     def test_kubectl_apply_refuses_and_names_the_field(self, case: BadChain, crd: ControlPlane, namespace: str):
-        done = crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(case.document()), check=False)
+        document = case.document()
+        document["metadata"].setdefault("namespace", namespace)
+        done = crd.kubectl("apply", "-f", "-", input=json.dumps(document), check=False)
         assert done.returncode != 0, done.stdout
         for words in case.server:
             assert words in done.stderr
+
+    def test_a_forgotten_spec_level_under_pod_is_refused_without_field_validation(
+        self, crd: ControlPlane, namespace: str
+    ):
+        """As GitOps tools apply: the schema and its rules alone must refuse it."""
+        document = copy.deepcopy(GOOD)
+        document["spec"]["template"] = {"pod": {"nodeSelector": {"gpu": "a100"}}}
+        apply = ("apply", "-n", namespace, "--server-side", "--validate=false", "-f", "-")
+        done = crd.kubectl(*apply, input=json.dumps(document), check=False)
+        assert done.returncode != 0
+        assert "did you mean pod.spec.nodeSelector?" in done.stderr
 
     def test_the_good_chain_is_taken_and_its_defaults_are_filled_in(self, crd: ControlPlane, namespace: str):
         crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(GOOD))
@@ -69,3 +82,11 @@ class TestOnTheApiServer:
         moved["spec"]["storage"][field] = value
         done = crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(moved), check=False)
         assert f"storage.{field} is immutable" in done.stderr
+
+    def test_a_slash_at_the_end_does_not_move_a_store(self, crd: ControlPlane, namespace: str):
+        slash = copy.deepcopy(GOOD)
+        slash["spec"]["storage"] |= {"uri": "s3://models/distill/", "endpointUrl": "http://s3:9000/"}
+        bare = copy.deepcopy(slash)
+        bare["spec"]["storage"] |= {"uri": "s3://models/distill", "endpointUrl": "http://s3:9000"}
+        for document in (slash, bare, slash):
+            crd.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(document))
