@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, headless, driven by Playwright; nothing is downloaded. conftest.py loads it."""
+"""A headless Chromium from Debian, driven by Playwright. Nothing is downloaded. conftest.py loads this plugin."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Closed with its module: Playwright leaves an event loop running in this thread until then, in which no other
-    asynchronous test can start its own.
+    """A running Chromium for the tests of one module.
 
-    Without its sandbox: that wants user namespaces or a setuid helper, which containers lack, and it only opens pages
-    that the tests have just made.
+    Module scope: until it is closed, Playwright keeps an event loop running in this thread, and no asynchronous test
+    can start its own.
+
+    The sandbox is off. It needs user namespaces or a setuid helper, which containers lack, and the browser only opens
+    pages that the tests have written.
     """
-    from playwright.sync_api import sync_playwright  # costs every test session a moment
+    from playwright.sync_api import sync_playwright  # imported here: it slows down the start of every test session
 
     program = ensure_program("chromium", "chromium-browser", packages=("chromium", "fonts-dejavu-core"))
     with sync_playwright() as playwright:
@@ -33,11 +35,11 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def watched_page(browser: Browser, allowed: Callable[[str], bool], **context: Any) -> Iterator[Page]:
-    """An empty page; at the end of the block nothing was said on its console, missing, or asked for but what is allowed.
+    """An empty page. When the block ends, fail if the page wrote to the console, got an error or made another request.
 
     Args:
-        allowed: whether the page may ask for an address.
-        context: of Playwright's `new_context`, such as `offline` and `color_scheme`.
+        allowed: whether the page may request an address.
+        context: arguments of Playwright's `new_context`, such as `offline` and `color_scheme`.
     """
     noise: list[str] = []
     own = browser.new_context(**context)

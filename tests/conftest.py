@@ -1,4 +1,4 @@
-"""Fixtures of all rooms: the cluster, the S3 server, the repository's own files."""
+"""Fixtures that all test folders share: the cluster, the S3 server, the browser and the path of the repository."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["cluster.fixtures", "browser"]
+pytest_plugins = ["cluster.fixtures", "browser", "distribution"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MARK_OF_THE_FILE = re.compile(r"^pytestmark = \[?pytest\.mark\.(\w+)", re.MULTILINE)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m "not models"` a file of models alone is not even imported: torch and transformers take seconds to load."""
+    """Skip a file whose mark is excluded by `-m`: importing it may load torch and transformers, which takes seconds."""
     if collection_path.suffix != ".py" or not config.option.markexpr:
         return None
     mark = MARK_OF_THE_FILE.search(collection_path.read_text())

@@ -1,4 +1,8 @@
-"""Modules that take seconds to load, imported when a test first uses them: a worker of the quick loop reads all files."""
+"""Import a slow module on first use.
+
+`make check` imports every test file in each of its workers. A file whose unit tests need torch would cost seconds in
+all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ from typing import Any
 
 
 class Later:
-    """Stands for a module: `torch = Later("torch")`."""
+    """A module that is imported when one of its attributes is first read: `torch = Later("torch")`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):  # pytest asks everything in a test file whether it is a fixture
+        if attribute.startswith("_"):  # pytest looks for fixture marks on every object in a test file
             raise AttributeError(attribute)
         return getattr(importlib.import_module(self._name), attribute)

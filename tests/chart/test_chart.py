@@ -81,7 +81,7 @@ def test_what_is_generated_of_the_chart_is_current():
 def test_the_schema_refuses_what_is_misspelt_and_names_it(setting: str, want: str):
     with pytest.raises(CommandFailed) as refused:
         render("--set", setting)
-    assert want in refused.value.said
+    assert want in refused.value.output
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_schema_refuses_what_is_misspelt_and_names_it(setting: str, want: st
 def test_values_that_do_not_go_together_are_refused_with_the_remedy(settings: list[str], want: str):
     with pytest.raises(CommandFailed) as refused:
         render(*[argument for setting in settings for argument in ("--set", setting)])
-    assert want in refused.value.said
+    assert want in refused.value.output
 
 
 def test_who_makes_the_roles_himself_is_given_none():

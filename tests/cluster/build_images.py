@@ -1,10 +1,10 @@
-"""The images of the Dockerfile, built on a machine that has no registry to pull a base from.
+"""Build the images of the Dockerfile on a machine that has no registry to pull a base image from.
 
     python -m cluster.build_images operator   # builds it as `make image-operator` does, and prints its name
 
-What differs from a release is the base alone: Debian by debootstrap, made once per machine (a minute), instead of
-python:3.12-slim. Base and layers lie in the user's cache, so that a second build takes seconds; nothing is written
-into the machine's own store of images.
+Only the base differs from a release: Debian by debootstrap, built once per machine (a minute), instead of
+python:3.12-slim. Base and layers are in the user's cache, so a second build takes seconds. The machine's own image
+store is not used.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from cluster.prerequisites import ImageTools, ensure_image_tools
 Target = Literal["operator", "trainer"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-REGISTRY = "ghcr.io/example"  # as config/ names the images: what a person applies runs here too
+REGISTRY = "ghcr.io/example"  # the registry in config/, so that its manifests run here unchanged
 RUN = Path("/run/distillchain/images")
 
 SUITE = "bookworm"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
-# As in Debian's own slim images; the copyright files stay, an SBOM takes licences from them.
-BASE_CHAFF = (
+# What Debian's slim images leave out. The copyright files stay: an SBOM reads the licences from them.
+REMOVED_FROM_BASE = (
     *("usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian", "usr/share/groff"),
     *("var/cache/apt", "var/cache/debconf", "var/lib/apt/lists", "var/log"),
 )
@@ -49,14 +49,14 @@ BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Image:
-    """One image in the store of the builder."""
+    """An image in the builder's store."""
 
     name: str
     id: str
 
 
 class Archive:
-    """What is in a saved image, read without running it."""
+    """The content of a saved image, read without running it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class Archive:
 
     @cached_property
     def files(self) -> dict[str, int]:
-        """Path without leading slash -> size of all files and links in any layer; what a later one hides counts too."""
+        """Path without leading slash -> size, of the files and links in all layers, hidden or not."""
         sizes: dict[str, int] = {}
         with tarfile.open(self.path) as tar:
             for layer in self._manifest(tar)["Layers"]:
@@ -79,7 +79,7 @@ class Archive:
 
     @cached_property
     def size_bytes(self) -> int:
-        """Of all layers, uncompressed: what a node's disk holds."""
+        """Uncompressed size of all layers: the space on a node's disk."""
         with tarfile.open(self.path) as tar:
             return sum(tar.getmember(layer).size for layer in self._manifest(tar)["Layers"])
 
@@ -89,9 +89,9 @@ class Archive:
 
 
 class Builder:
-    """buildah with a store of its own.
+    """buildah with its own image store.
 
-    Raises: PrerequisiteMissing where there is no buildah and none can be installed.
+    Raises: PrerequisiteMissing if buildah is missing and cannot be installed.
     """
 
     def __init__(self) -> None:
@@ -104,28 +104,27 @@ class Builder:
         )
 
     def build(self, target: Target, *, registry: str = REGISTRY) -> Image:
-        """The image of this checkout, by the Make target that a release uses.
+        """Build the image of this checkout with the Make target that a release uses.
 
-        The first time takes two minutes for the operator and ten for the trainer, which brings CUDA (6 GB).
+        The first build takes two minutes for the operator and ten for the trainer, which contains CUDA (6 GB).
         """
         with self._locked():
             base = self._ensure_base()
             self._forget_old_layers()
             started = time.monotonic()
             _say(f"building the image of the {target}")
-            # Processes of the build see this machine's network and its certificates, a proxy's among them.
+            # The build uses this machine's network and certificates, which may include those of a proxy.
             flags = "--layers --isolation chroot --network host --volume /etc/ssl/certs:/etc/ssl/certs:ro"
             make = ["make", "--no-print-directory", f"image-{target}", f"BASE={base}", f"REGISTRY={registry}"]
             words = [*make, f"BUILDER={shlex.join(self.argv)}", f"BUILD_FLAGS={flags}"]
-            said = _run(words, cwd=CHECKOUT).stdout
-            name = said.splitlines()[-1]
+            name = _run(words, cwd=CHECKOUT).stdout.splitlines()[-1]
             image = Image(name, self._id(name))
             _say(f"{name} is built ({time.monotonic() - started:.0f} s)")
             return image
 
     @contextmanager
     def saved(self, image: Image) -> Iterator[Archive]:
-        """`image` in a file that is gone after the `with` block: Docker's format, which containerd and people read."""
+        """Save `image` in Docker's format, which containerd reads too; delete the file when the block ends."""
         with tempfile.TemporaryDirectory(dir=self._cache) as folder:
             path = Path(folder) / "image.tar"
             started = time.monotonic()
@@ -134,16 +133,16 @@ class Builder:
             yield Archive(path)
 
     def load(self, image: Image, node: Node) -> None:
-        """Makes the image known to a node, under its name."""
+        """Load the image into a node under its name."""
         with self.saved(image) as archive:
             node.import_image(archive.path)
 
     def _ensure_base(self) -> str:
-        recipe = hashlib.sha256(repr((SUITE, BASE_PACKAGES, BASE_CHAFF, BASE_PATH)).encode()).hexdigest()[:12]
+        recipe = hashlib.sha256(repr((SUITE, BASE_PACKAGES, REMOVED_FROM_BASE, BASE_PATH)).encode()).hexdigest()[:12]
         name = f"localhost/distillchain-base:{SUITE}-{recipe}"
         if self._buildah("inspect", "--type", "image", name, check=False).returncode == 0:
             return name
-        _say(f"making a base of Debian {SUITE} by debootstrap (a minute, once)")
+        _say(f"building a base of Debian {SUITE} with debootstrap (a minute, once)")
         started = time.monotonic()
         container = self._buildah("from", "scratch").stdout.strip()
         try:
@@ -156,11 +155,11 @@ class Builder:
             self._buildah("commit", "--quiet", container, name)
         finally:
             self._buildah("rm", container)
-        _say(f"made the base in {time.monotonic() - started:.0f} s")
+        _say(f"built the base in {time.monotonic() - started:.0f} s")
         return name
 
     def _forget_old_layers(self) -> None:
-        """Layers are kept for the next build until it cannot use them: the trainer's take tens of GB."""
+        """Delete the layers of earlier builds when the Dockerfile or a lock file changes: they take tens of GB."""
         kept_for = self._cache / "layers-of"
         digest = hashlib.sha256()
         for name in ("Dockerfile", *(f"requirements/{lock}.txt" for lock in ("build", "operator", "trainer"))):
@@ -177,7 +176,7 @@ class Builder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Two test runs that start together build once."""
+        """Two test runs that start at the same time build once."""
         with (self._cache / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -190,7 +189,7 @@ def _read(tar: tarfile.TarFile, name: str) -> bytes:
 
 
 def _slim(root: Path) -> None:
-    for folder in BASE_CHAFF:
+    for folder in REMOVED_FROM_BASE:
         for path in (root / folder).glob("*"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for path in (root / "usr/share/doc").rglob("*"):

@@ -1,4 +1,4 @@
-"""The certificates of one cluster: an authority, and what it signs for servers and clients."""
+"""The certificates of one cluster: an authority, and the pairs that it signs for servers and clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-VALID_FOR = datetime.timedelta(days=365)  # longer than a cluster that a person forgot to take down
+VALID_FOR = datetime.timedelta(days=365)  # longer than any cluster is left running
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class KeyPair:
 
 
 class Authority:
-    """One fresh certificate authority; its files lie in `directory`."""
+    """A new certificate authority with its files in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -40,7 +40,7 @@ class Authority:
     def issue(
         self, name: str, *, common_name: str, organization: str | None = None, hosts: Sequence[str] = ()
     ) -> KeyPair:
-        """A pair <name>.crt, <name>.key, good as client and, for `hosts` (names and addresses), as server."""
+        """A pair <name>.crt, <name>.key, valid for a client and, for `hosts` (names and addresses), for a server."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
         builder = self._builder(_name(common_name, organization), key.public_key()).add_extension(usage, critical=False)
@@ -60,7 +60,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))  # clocks may be set back a little
+            .not_valid_before(now - datetime.timedelta(hours=1))  # tolerates a clock that is set back a little
             .not_valid_after(now + VALID_FOR)
         )
 
@@ -69,7 +69,7 @@ class Authority:
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """The key as PEM, for its owner's eyes."""
+    """Write the key as PEM, readable by its owner only."""
     path.touch(mode=0o600)
     path.write_bytes(
         key.private_bytes(
@@ -79,7 +79,7 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def write_signing_key(directory: Path) -> Path:
-    """A key that signs the tokens of service accounts."""
+    """Write the key that signs the tokens of service accounts."""
     path = directory / "service-accounts.key"
     write_key(path, ec.generate_private_key(ec.SECP256R1()))
     return path

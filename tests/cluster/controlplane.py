@@ -1,7 +1,8 @@
-"""etcd, kube-apiserver and kube-controller-manager: a Kubernetes without a node, up in seconds, no root needed.
+"""etcd, kube-apiserver and kube-controller-manager: a Kubernetes without a node. It starts in seconds, without root.
 
-Enough for all that an operator does: real RBAC, real admission of CRDs, real Job and garbage-collection controllers.
-Pods stay Pending until a `cluster.node.Node` joins or a test writes their status itself. Any number run side by side.
+This is enough for everything that an operator does: RBAC, admission, CRDs, the Job controller, garbage collection. Pods
+stay Pending until a `cluster.node.Node` joins or a test writes their status. Any number of control planes can run at
+the same time.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from cluster.ports import free_ports
 from cluster.processes import Processes
 from cluster.waiting import wait_until
 
-START_DEADLINE_S = 60  # measured 3 to 5; two cores shared with a build need more
+START_DEADLINE_S = 60  # measured 3 to 5; longer beside a build on two cores
 KUBECTL_DEADLINE_S = 120
 
 
 class ControlPlane:
-    """A control plane in `directory`, stopped when the `with` block ends; logs and kubeconfigs lie there.
+    """A control plane, stopped when the `with` block ends. Its logs and kubeconfigs are in `directory`.
 
     Args:
-        outlive_caller: True for a cluster that stays when this process ends; `stop` of any later instance on the same
-            directory ends it. False ties every process to this one.
+        outlive_caller: if True, the cluster keeps running when this process ends; `stop` of a later instance with the
+            same directory stops it. If False, the kernel kills every process when this one ends.
     Attributes:
-        url: of the API server, https on 127.0.0.1.
-        kubeconfig: of an administrator (system:masters); self-contained, may be copied.
-        ca: the certificate of the authority behind `url`.
+        url: address of the API server, https on 127.0.0.1.
+        kubeconfig: kubeconfig of an administrator (system:masters); it refers to no other file.
+        ca: certificate of the authority that signed the API server's certificate.
     """
 
     def __init__(self, directory: Path, *, outlive_caller: bool = False) -> None:
@@ -71,7 +72,7 @@ class ControlPlane:
             self._exits.close()
 
     def start(self) -> None:
-        """Fresh and ready: whatever an earlier life left in the directory is ended and forgotten."""
+        """Start a new, empty control plane; return when it is ready. Processes left in the directory are stopped."""
         self.stop()
         etcd_port, peer_port, apiserver_port, manager_port = free_ports(4)
         self.url = f"https://127.0.0.1:{apiserver_port}"
@@ -86,9 +87,9 @@ class ControlPlane:
         self._start_controller_manager()
 
     def stop(self) -> None:
-        """Ends all, in an order in which none misses another; may be repeated."""
+        """Stop all processes, each before those it depends on. May be called again."""
         for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
-            # Nothing is drained: what etcd holds is thrown away with it.
+            # No time to shut down in order: the data in etcd is not needed again.
             self.processes.stop(name, grace_s=0.5)
 
     def is_running(self) -> bool:
@@ -101,12 +102,12 @@ class ControlPlane:
         input: str | None = None,  # noqa: A002 (as of subprocess.run)
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """kubectl as administrator; for another user pass `--kubeconfig`.
+        """Run kubectl as administrator; for another user pass `--kubeconfig`.
 
-        Raises: CommandFailed with what kubectl said, unless `check` is False.
+        Raises: CommandFailed with kubectl's error output, unless `check` is False.
         """
         own = [] if any(arg.startswith("--kubeconfig") for arg in args) else [f"--kubeconfig={self.kubeconfig}"]
-        # Its own cache: the shared one is keyed by address, and a port may belong to another cluster tomorrow.
+        # A cache of its own: the default one is keyed by address, and a later cluster may get the same port.
         argv = [str(self.binaries / "kubectl"), *own, f"--cache-dir={self.directory / 'kubectl-cache'}", *args]
         done = subprocess.run(
             argv, input=input, text=True, capture_output=True, check=False, timeout=KUBECTL_DEADLINE_S
@@ -116,19 +117,19 @@ class ControlPlane:
         return done
 
     def get(self, *args: str) -> dict[str, Any]:
-        """`kubectl get ARGS -o json`, parsed."""
+        """Run `kubectl get ARGS -o json`; return the parsed object."""
         answer: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o", "json").stdout)
         return answer
 
     def apply(self, *manifests: dict[str, Any]) -> None:
-        """`kubectl apply` of objects, all in one call."""
+        """Run `kubectl apply` once for all objects."""
         document = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
         self.kubectl("apply", "-f", "-", input=json.dumps(document))
 
     def wait_until_served(self, resource: str) -> None:
-        """Until a kind that was just applied is answered for.
+        """Wait until the API server serves a kind whose CRD was just applied.
 
-        Not by `kubectl wait --for=condition=Established`: that ends with an error while a CRD has no condition at all.
+        `kubectl wait --for=condition=Established` cannot do this: it fails while the CRD has no conditions at all.
         """
         wait_until(
             f"{resource} to be served",
@@ -138,7 +139,7 @@ class ControlPlane:
         )
 
     def create_namespace(self, name: str) -> None:
-        """Ready for pods: with its `default` service account, without which they are refused."""
+        """Create a namespace and wait for its `default` service account: pods are refused without it."""
         self.kubectl("create", "namespace", name)
         wait_until(
             f"the default service account of namespace {name}",
@@ -148,32 +149,33 @@ class ControlPlane:
         )
 
     def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
-        """A kubeconfig with a real token (24 h, by TokenRequest) of a ServiceAccount that exists, and its namespace."""
+        """A kubeconfig with a token (24 h, by TokenRequest) of an existing ServiceAccount, for its namespace."""
         made = self.kubectl("create", "token", service_account, "--namespace", namespace, "--duration=24h")
         path = self.directory / f"{namespace}.{service_account}.kubeconfig"
         self.write_kubeconfig(path, token=made.stdout.strip(), namespace=namespace)
         return path
 
     def start_apiserver(self) -> None:
-        """Returns when it is ready. Only the instance that started the control plane can start its parts again."""
+        """Start the API server and wait until it is ready. Only the instance that called `start` can do this."""
         if not self._apiserver_argv:
             raise ClusterError(f"the control plane in {self.directory} was not started by this process")
         self.processes.start("kube-apiserver", self._apiserver_argv)
         wait_until("kube-apiserver to be ready", self._is_ready, deadline_s=START_DEADLINE_S, dump=self._dump)
 
     def stop_apiserver(self) -> None:
-        """An outage, as a crash makes it: all connections break at once, etcd keeps everything."""
+        """Kill the API server, as in a crash: all connections break at once; etcd keeps the data."""
         self.processes.stop("kube-apiserver", grace_s=0)
 
     def restart_apiserver(self) -> None:
-        """An outage of some seconds on the same address; returns when it is ready again."""
+        """Interrupt the API server for some seconds; return when it is ready again at the same address."""
         self.stop_apiserver()
         self.start_apiserver()
 
     def restart_controllers(self) -> None:
-        """Makes the garbage collector know the CRDs applied so far; by itself it looks for new kinds every 30 s.
+        """Restart the controllers so that the garbage collector knows the CRDs applied so far. Takes about 1 s.
 
-        Without it the deletion of a fresh kind's object may leave its dependents for 40 s (measured). Takes about 1 s.
+        The collector looks for new kinds only every 30 s. Without a restart, the dependents of a new kind's object can
+        outlive it by 40 s (measured).
         """
         self.processes.stop("kube-controller-manager", grace_s=0.5)
         self._start_controller_manager()
@@ -181,7 +183,7 @@ class ControlPlane:
     def write_kubeconfig(
         self, path: Path, *, pair: KeyPair | None = None, token: str | None = None, namespace: str = "default"
     ) -> None:
-        """For a client that shows a certificate or a token; only its owner may read the file."""
+        """Write a kubeconfig with a client certificate or a token; only its owner can read the file."""
         user = {"token": token} if pair is None else _inline(pair)
         document = {
             "apiVersion": "v1",
@@ -247,13 +249,13 @@ class ControlPlane:
 
     def _start_controller_manager(self) -> None:
         log = self.processes.log("kube-controller-manager")
-        former_lives = log.stat().st_size if log.exists() else 0
+        old_log_bytes = log.stat().st_size if log.exists() else 0
         self.processes.start("kube-controller-manager", self._controller_manager_argv)
 
         def collector_runs() -> bool:
-            """The garbage collector is the last to be up, and only the log tells."""
+            """The garbage collector starts last, and only the log shows when."""
             self.processes.check("etcd", "kube-apiserver", "kube-controller-manager")
-            return b"all resource monitors have synced" in log.read_bytes()[former_lives:]
+            return b"all resource monitors have synced" in log.read_bytes()[old_log_bytes:]
 
         wait_until(
             "the controllers to run",
@@ -272,7 +274,7 @@ class ControlPlane:
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
             "--leader-elect=false",
-            # With the default of 20 calls a second the controllers start one by one, in five seconds.
+            # With the default of 20 calls a second the controllers take five seconds to start.
             "--kube-api-qps=1000",
             "--kube-api-burst=1000",
             "--use-service-account-credentials=true",

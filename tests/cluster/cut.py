@@ -1,4 +1,4 @@
-"""A TCP relay in front of a server, whose connections a test cuts: a network that fails, made real."""
+"""A TCP relay in front of a server. A test cuts its connections to simulate a network failure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER with zero seconds: close() sends RS
 
 
 class CuttableRelay:
-    """Relays 127.0.0.1:`port` to `target` (a URL's host and port), while the `with` block lasts.
+    """Relays 127.0.0.1:`port` to `target` (host and port of a URL) within the `with` block.
 
     Attributes:
-        accepted: connections taken so far.
+        accepted: number of connections accepted so far.
     """
 
     def __init__(self, target: str) -> None:
@@ -44,7 +44,7 @@ class CuttableRelay:
         self.cut(for_good=True)
 
     def cut(self, *, for_good: bool = False) -> None:
-        """Resets every connection; `for_good`: new ones are refused until `restore`."""
+        """Reset every connection. With `for_good`, refuse new ones until `restore`."""
         if for_good and self._listener:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() would leave asleep
             self._listener.close()
@@ -58,13 +58,13 @@ class CuttableRelay:
             connection.close()
 
     def restore(self) -> None:
-        """Takes connections (again), on the same port."""
+        """Accept connections again, on the same port."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def write_kubeconfig(self, original: Path, path: Path, *, namespace: str) -> Path:
-        """A copy of `original` that goes through here, to `namespace`."""
+        """A copy of `original` that connects through this relay, with `namespace` as its default namespace."""
         document = json.loads(original.read_text())
         document["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{self.port}"
         document["contexts"][0]["context"]["namespace"] = namespace
@@ -76,11 +76,11 @@ class CuttableRelay:
         while True:
             try:
                 client, _ = listener.accept()
-            except OSError:  # it was closed
+            except OSError:  # the listener was closed
                 return
             try:
                 server = socket.create_connection(self._target)
-            except OSError:  # the server is away: so is the relay
+            except OSError:  # the server is down: close the client's connection too
                 client.close()
                 continue
             with self._lock:

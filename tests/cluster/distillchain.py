@@ -1,6 +1,6 @@
-"""distillchain on the lasting cluster of `cluster up`: CRD, rights, operator, and what examples/cluster needs in S3.
+"""Install distillchain on the cluster of `cluster up`: CRD, RBAC, operator, and the data of examples/cluster in S3.
 
-Everything a platform team would do by hand, so that a person only types `kubectl apply`.
+This is what a platform team does by hand. Afterwards `kubectl apply` is enough to run a chain.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from cluster.processes import Processes
 from cluster.whole import WholeCluster
 
 OPERATOR = "distillchain-operator"
-MATERIAL = ("data", "models/bert-tiny")  # what examples/cluster/chain.yaml reads
+CHAIN_INPUTS = ("data", "models/bert-tiny")  # read by examples/cluster/chain.yaml
 
 
 def operator_processes(cluster: WholeCluster) -> Processes:
-    """The operator's process record, where it runs as a process; it outlives this program."""
+    """The record of the operator's process, if it runs as one. The process outlives this program."""
     return Processes(cluster.directory / "operator", outlive_caller=True)
 
 
 def install_distillchain(cluster: WholeCluster, *, bucket: str) -> str:
-    """Installs CRD, RBAC and Secret, starts the operator, and brings models and data into the bucket; repeatable.
+    """Install CRD, RBAC and Secret, start the operator, and upload models and data into the bucket. Idempotent.
 
-    Returns: how the operator runs: in a pod of the image that is built from this checkout, or, on a machine that
-        cannot build images, as a process of this checkout beside the cluster; the sentence says why.
-    Raises: ClusterError, also when the build itself fails.
+    Returns: one sentence that says how the operator runs: in a pod of the image built from this checkout, or, on a
+        machine that cannot build images, as a process of this checkout. In the latter case it gives the reason.
+    Raises: ClusterError, also if the build fails.
     """
     control_plane = cluster.control_plane
     _apply_secret(cluster)
-    # Pods have no name servers here: the endpoint of the store comes with the template, not with the chain.
+    # The endpoint is known only now, so it goes into the pod template and not into the example chain.
     endpoint = {
         "OMP_WAIT_POLICY": "PASSIVE",
         "AWS_ENDPOINT_URL_S3": cluster.s3.endpoint,
@@ -58,31 +58,31 @@ def install_distillchain(cluster: WholeCluster, *, bucket: str) -> str:
     except PrerequisiteMissing as missing:
         install_manifests(control_plane)
         _start_operator_process(cluster, template)
-        how = f"runs as a process beside the cluster, for its image cannot be built here: {missing}"
+        how = f"runs as a process beside the cluster because its image cannot be built here: {missing}"
     else:
         image = builder.build("operator")
         builder.load(image, cluster.node)
         create_operator_namespace(control_plane)
         values = {"operator": {"logFormat": "plain"}, "chains": {"podTemplate": template}}
         release_of(cluster).install(image, trainer_image=HOST_PYTHON_IMAGE, values=values)
-        control_plane.restart_controllers()  # the garbage collector learns of the new kind at once
-        how = f"runs in the namespace {OPERATOR_NAMESPACE}, installed by Helm from the image {image.name} of this checkout"
-    _bring_material(cluster, bucket)
+        control_plane.restart_controllers()  # so that the garbage collector knows the new kind
+        how = f"runs in namespace {OPERATOR_NAMESPACE}, installed by Helm from image {image.name} of this checkout"
+    _upload_chain_inputs(cluster, bucket)
     return how
 
 
 def operator_is_running(cluster: WholeCluster) -> bool:
-    """As a process or in a pod."""
+    """Whether it runs, as a process or in a pod."""
     return operator_processes(cluster).is_running(OPERATOR) or release_of(cluster).is_available()
 
 
 def release_of(cluster: WholeCluster) -> Release:
-    """The operator's release, where it runs in a pod."""
+    """The operator's Helm release, if it runs in a pod."""
     return Release(cluster.control_plane, "distillchain")
 
 
 def stop_operator(cluster: WholeCluster) -> None:
-    """Ends its process, if there is one; a pod ends with the node."""
+    """Stop its process, if there is one. A pod stops with the node."""
     operator_processes(cluster).stop_all()
 
 
@@ -103,7 +103,7 @@ def _start_operator_process(cluster: WholeCluster, template: dict[str, Any]) -> 
 
 
 def _apply_secret(cluster: WholeCluster) -> None:
-    """For chains in the namespace `default`."""
+    """Create the S3 credentials for chains in the namespace `default`."""
     cluster.control_plane.apply(
         {
             "apiVersion": "v1",
@@ -118,17 +118,17 @@ def _apply_secret(cluster: WholeCluster) -> None:
 
 
 def quickstart_material() -> Path:
-    """Models and data of the quick start, prepared once into the user's cache."""
+    """Folder with the models and data of the quick start, prepared once in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillchain" / "quickstart"
     prepare = CHECKOUT / "examples" / "quickstart" / "prepare.py"
     subprocess.run([sys.executable, str(prepare), "--into", str(cache)], check=True, stdout=sys.stderr)
     return cache
 
 
-def _bring_material(cluster: WholeCluster, bucket: str) -> None:
+def _upload_chain_inputs(cluster: WholeCluster, bucket: str) -> None:
     source = quickstart_material()
     client = cluster.s3.client()
-    for name in MATERIAL:
+    for name in CHAIN_INPUTS:
         for path in sorted((source / name).rglob("*")):
             if path.is_file():
                 client.upload_file(str(path), bucket, f"quickstart/{path.relative_to(source).as_posix()}")

@@ -1,10 +1,10 @@
-"""What can go wrong with the cluster, in words that tell a person what to do next.
+"""Errors of the test cluster. Each message says what to do next or shows the state that caused it.
 
 ClusterError
-|- PrerequisiteMissing   the machine lacks something; the message names what brings it
-|- DidNotHappen          a deadline passed; the message carries the state that was seen instead
-|- ProcessDied           a part of the cluster ended by itself; the message carries the end of its log
-`- CommandFailed         a command (kubectl, ip, ctr, ...) said no; the message carries what it said
+|- PrerequisiteMissing   the machine lacks a program or a right; the message names the package or the remedy
+|- DidNotHappen          a deadline passed; the message shows the state at that time
+|- ProcessDied           a process of the cluster exited unexpectedly; the message shows the end of its log
+`- CommandFailed         a command (kubectl, ip, ctr, ...) exited with an error; the message shows its output
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 
 class ClusterError(RuntimeError):
-    """The cluster could not do what was asked."""
+    """An operation on the test cluster failed."""
 
 
 class PrerequisiteMissing(ClusterError):
-    """The machine lacks something."""
+    """The machine lacks a program or a right that the cluster needs."""
 
 
 class DidNotHappen(ClusterError):
@@ -25,13 +25,13 @@ class DidNotHappen(ClusterError):
 
 
 class ProcessDied(ClusterError):
-    """A part of the cluster ended by itself."""
+    """A process of the cluster exited unexpectedly."""
 
 
 class CommandFailed(ClusterError):
-    """A command ended with another code than 0."""
+    """A command exited with a code other than 0. `output` is what it printed."""
 
-    def __init__(self, argv: Sequence[str], returncode: int, said: str) -> None:
-        super().__init__(f"`{' '.join(argv)}` ended with {returncode}: {said.strip() or '(said nothing)'}")
+    def __init__(self, argv: Sequence[str], returncode: int, output: str) -> None:
+        super().__init__(f"`{' '.join(argv)}` exited with {returncode}: {output.strip() or '(no output)'}")
         self.returncode = returncode
-        self.said = said
+        self.output = output

@@ -1,7 +1,7 @@
-"""Sweeps up after a test process that was killed: `python -m cluster.guard SLOT TOKEN`, started by `cluster.node`.
+"""Clean up after a test process that was killed: `python -m cluster.guard SLOT TOKEN`, started by `cluster.node`.
 
-etcd, kubelet and the others die with the process that started them, but containers have a supervisor of their own, and
-a training pod would go on for hours. The guard holds one end of a pipe whose other end dies with that process.
+etcd, kubelet and the other servers die with the process that started them. Containers do not: each has a shim, and a
+training pod would run on for hours. The guard reads from a pipe, and the kernel closes the pipe when that process ends.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from cluster.slot import Slot, try_slot
 from cluster.waiting import POLL_S
 
-LOCK_DEADLINE_S = 60  # kubelet and scheduler hold the slot until the kernel has killed them
+LOCK_DEADLINE_S = 60  # kubelet and scheduler hold the slot's lock until the kernel has killed them
 
 
 def start_guard(slot: Slot, token: str) -> subprocess.Popen[bytes]:
-    """Sweeps the slot when this process ends without having done so; closing `stdin` tells it to look now."""
+    """Start a process that sweeps the slot if this process ends without doing so. Close its `stdin` to end it."""
     return subprocess.Popen(
         [sys.executable, "-m", "cluster.guard", str(slot.number), token],
         stdin=subprocess.PIPE,
@@ -30,14 +30,14 @@ def start_guard(slot: Slot, token: str) -> subprocess.Popen[bytes]:
 
 
 def main(number: int, token: str) -> None:
-    sys.stdin.buffer.read()  # until the other end is closed, by hand or by death
+    sys.stdin.buffer.read()  # blocks until the other end is closed, also by the kernel
     slot = Slot(number, None)
     give_up_at = time.monotonic() + LOCK_DEADLINE_S
     while slot.is_occupied_as(token) and time.monotonic() < give_up_at:
-        if (ours := try_slot(number)) is not None:
-            if ours.is_occupied_as(token):
-                ours.sweep()
-            ours.release()
+        if (locked := try_slot(number)) is not None:
+            if locked.is_occupied_as(token):
+                locked.sweep()
+            locked.release()
             return
         time.sleep(POLL_S)
 

@@ -1,7 +1,7 @@
-"""Container images made of a few files, and a pod template that borrows this machine's Python.
+"""Container images made of a few files, and a pod template that mounts this machine's Python.
 
-No registry, no builder: an image is a tar of tars. The real image of the trainer is proved elsewhere, by building the
-Dockerfile; here a pod starts in a second because all that is big is mounted from the host.
+This needs neither a registry nor a builder: an image is a tar of tars. A pod starts in a second, because everything big
+is mounted from the host. The images of the Dockerfile are tested in tests/e2e/test_images.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PAUSE_IMAGE = "distillchain.io/tests/pause:1"
 HOST_PYTHON_IMAGE = "distillchain.io/tests/host-python:1"
 
-# Nearly everything reads HOME or asks who it is: without these lines getpass.getuser() raises for uid 1000.
+TRAINER_PACKAGES = ("api", "store", "report", "trainer")  # the trainer's own folder and those it imports from
+
+# Many libraries look up HOME or the user's name: without these lines getpass.getuser() raises for uid 1000.
 PASSWD = "root:x:0:0:root:/tmp:/bin/sh\ntrainer:x:1000:1000:trainer:/tmp:/bin/sh\n"
 GROUP = "root:x:0:\ntrainer:x:1000:\n"
 
@@ -39,11 +41,11 @@ def build_scratch_image(
     command: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Path:
-    """An OCI archive of an image with just these files; same arguments, same bytes.
+    """Write an OCI archive of an image that contains only these files. The same arguments give the same bytes.
 
     Args:
         name: full reference with a tag, such as distillchain.io/tests/x:1; not `latest`, which is always pulled.
-        files: path in the image without leading slash -> content; all are executable and readable by everyone.
+        files: path in the image without leading slash -> content. Every user can read and execute them.
         command: the entrypoint.
     """
     layer = _build_layer(files or {}, directories)
@@ -81,7 +83,7 @@ def build_scratch_image(
 
 
 def build_pause_image(archive: Path, busybox: Path) -> Path:
-    """What holds a pod's namespaces; with busybox, so that it is also the image of tests that need a shell."""
+    """The image that holds a pod's namespaces. It contains busybox, so tests that need a shell use it too."""
     applets = {f"bin/{name}": b"#!/bin/busybox sh\nexec /bin/busybox " + name.encode() + b' "$@"\n' for name in APPLETS}
     return build_scratch_image(
         PAUSE_IMAGE,
@@ -98,12 +100,12 @@ def build_pause_image(archive: Path, busybox: Path) -> Path:
     )
 
 
-# Those that test pods call; the rest by `busybox NAME`.
+# Those that test pods call by name; `busybox NAME` runs any other.
 APPLETS = ("sh", "sleep", "cat", "echo", "true", "false", "wget", "id", "ls", "nc", "env", "dd", "tail")
 
 
 def build_host_python_image(archive: Path) -> Path:
-    """Nothing but mount points and /etc/passwd: see `host_python_pod_template`."""
+    """An image of mount points and /etc/passwd only: see `host_python_pod_template`."""
     return build_scratch_image(
         HOST_PYTHON_IMAGE,
         archive,
@@ -118,24 +120,24 @@ def host_python_pod_template(
 ) -> dict[str, Any]:
     """A PodTemplateSpec fragment for HOST_PYTHON_IMAGE: this process's Python, its packages and this checkout.
 
-    Everything is mounted read-only at its own path, the interpreter's prefix too: it may lie in a home directory that
-    only its owner may enter, but a mount makes its parents anew in the container, open to all.
+    Everything is mounted read-only at the same path as on this machine. The interpreter may be in a home directory that
+    only its owner can enter: its parent folders are created in the container, where every user can enter them.
 
     Args:
-        read_only: more folders of this machine, e.g. with models and data, at their own path in the pod.
-        container: whose mounts and environment these are.
-        environment: added to PATH and PYTHONPATH, which are ours.
-    Raises: ClusterError when one of the folders is for its owner only, as pytest's `tmp_path` is.
+        read_only: more folders of this machine, for example with models and data; the path in the pod is the same.
+        container: name of the container that gets the mounts and the environment.
+        environment: variables in addition to PATH and PYTHONPATH.
+    Raises: ClusterError if only its owner can enter one of the folders, which is the case for pytest's `tmp_path`.
     """
     folders = _without_nested(
         [*_system_folders(), *_python_folders(), CHECKOUT, *(path.absolute() for path in read_only)]
     )
     for folder in folders:
         if not folder.stat().st_mode & stat.S_IXOTH:
-            raise ClusterError(f"{folder} is closed to the pod's user, mounted or not; `chmod o+rx {folder}` opens it")
+            raise ClusterError(f"{folder}: the pod's user cannot enter it, even mounted; run `chmod o+rx {folder}`")
     variables = {
         "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/bin:/bin",
-        "PYTHONPATH": ":".join(str(CHECKOUT / room) for room in ("api", "report", "trainer")),
+        "PYTHONPATH": ":".join(str(CHECKOUT / package) for package in TRAINER_PACKAGES),
         **(environment or {}),
     }
     volumes = [
@@ -152,18 +154,18 @@ def host_python_pod_template(
 
 
 def _system_folders() -> list[Path]:
-    """The C library and friends; where /lib and /bin are links into /usr, a mount follows them."""
+    """The C library and other system files. A mount follows /lib and /bin if they are links into /usr."""
     return [path for path in map(Path, ("/usr", "/bin", "/lib", "/lib64")) if path.exists()]
 
 
 def _python_folders() -> list[Path]:
-    """Of the environment and of the interpreter behind it, by every name that a link between them may use."""
+    """Folders of the virtual environment and its base interpreter, under every path that links between them may use."""
     prefixes = [Path(sys.prefix), Path(sys.base_prefix)]
     return [*prefixes, *(path.resolve() for path in prefixes)]
 
 
 def _without_nested(folders: Sequence[Path]) -> list[Path]:
-    """In order and once each; a folder within another comes with it."""
+    """Sorted, without duplicates and without folders inside others."""
     kept: list[Path] = []
     for folder in sorted(set(folders)):
         if not any(folder.is_relative_to(outer) for outer in kept):
@@ -172,7 +174,7 @@ def _without_nested(folders: Sequence[Path]) -> list[Path]:
 
 
 def _build_layer(files: Mapping[str, bytes], directories: Sequence[str]) -> bytes:
-    """All folders open to everyone; /tmp as on any system."""
+    """Pack files and folders; every user can enter the folders and write to /tmp."""
     folders = {str(parent) for path in files for parent in Path(path).parents} | set(directories)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -1,4 +1,4 @@
-"""Ends that Python does not turn into an exception by itself."""
+"""Turn SIGTERM into an exception, so that `with` blocks clean up."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
-    """While it lasts, SIGTERM unwinds the stack as Ctrl-C does, so that `with` blocks stop what they started.
+    """Within the block, SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that `with` blocks stop what they started.
 
-    A handler that somebody else has set stays, and a thread other than the main one cannot set any.
+    Does nothing if the process already handles SIGTERM, and outside the main thread, where Python sets no handlers.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -1,7 +1,7 @@
-"""A node for a control plane: containerd, kubelet and kube-scheduler, with pods in real containers.
+"""A node for a control plane: containerd, kubelet and kube-scheduler. Pods run in real containers. Needs root.
 
-Pods get addresses on a bridge of the node's own; they reach this machine at `gateway`, the API server as the Service
-`kubernetes` by its address, and nothing else. Needs root. Several nodes, of several control planes, run side by side.
+Each node has its own bridge, and its pods have addresses there. They reach this machine at `gateway`, the API server
+at the address of the Service `kubernetes`, and nothing else. Nodes of several control planes can run at the same time.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ GPU = "nvidia.com/gpu"
 
 
 class Node:
-    """The one node of `control_plane`, removed when the `with` block ends, with all its pods.
+    """The only node of `control_plane`. It is removed with all its pods when the `with` block ends.
 
     Args:
-        gpus: how many nvidia.com/gpu the node claims to have; pods that ask for one queue for them as for real ones.
-        outlive_caller: as of `ControlPlane`.
+        gpus: number of nvidia.com/gpu that the node advertises. Pods that request them queue as for real GPUs.
+        outlive_caller: see `ControlPlane`.
     Attributes:
-        gateway: the address of this machine that pods reach; give it to `S3Server(address=...)`.
-        name: of the Node object.
+        gateway: the address at which pods reach this machine; pass it to `S3Server(address=...)`.
+        name: name of the Node object.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Node:
         return self.slot.gateway
 
     def start(self) -> None:
-        """Ready for pods, with the images PAUSE_IMAGE and HOST_PYTHON_IMAGE; a former life's leftovers are removed."""
+        """Remove leftovers, start the node with PAUSE_IMAGE and HOST_PYTHON_IMAGE, return when it is ready."""
         self.stop()
         self._slot = claim_slot()
         token = self._slot.occupy(self._tools.ip)
@@ -100,12 +100,12 @@ class Node:
             self.set_gpus(self.gpus)
 
     def stop(self) -> None:
-        """Ends the node and its pods and gives back all it took of the machine; may be repeated."""
+        """Stop the node and its pods and free everything it used of the machine. May be called again."""
         self.processes.stop("kubelet", grace_s=2)
         self.processes.stop("kube-scheduler", grace_s=0.5)
         if self._slot is not None and self.control_plane.is_running():
-            # Nobody is left to confirm an orderly end, and a pod whose Job has not counted it yet waits for that: so do not
-            # wait here; the processes themselves end below.
+            # Do not wait: the kubelet that would confirm the deletion has stopped, and a pod that its Job has not
+            # counted yet keeps a finalizer. The sweep below ends the processes.
             now = ("--force", "--grace-period=0", "--wait=false")
             self.control_plane.kubectl("delete", "pods", "--all", "-A", *now, check=False)
             self.control_plane.kubectl("delete", "node", self.name, "--ignore-not-found", check=False)
@@ -116,23 +116,18 @@ class Node:
             self._slot = None
         self._facts.unlink(missing_ok=True)
         if self._guard is not None:
-            self._guard.communicate()  # closes its pipe: it finds nothing to do and ends
+            self._guard.communicate()  # closes its pipe; it finds the slot swept and exits
             self._guard = None
 
     def is_running(self) -> bool:
         return all(self.processes.is_running(name) for name in ("containerd", "kube-scheduler", "kubelet"))
 
-    def import_image(self, archive: Path, *, name: str | None = None) -> None:
-        """Makes an image of an OCI or Docker archive known to the node.
-
-        Args:
-            name: the reference that pods use; without it the archive must carry a full one (ours, and Docker's, do).
-        """
-        named = [] if name is None else ["--index-name", name]
-        self.ctr("images", "import", *named, str(archive), timeout_s=1800)  # 6 GB with CUDA, on a busy machine
+    def import_image(self, archive: Path) -> None:
+        """Load the image of an OCI or Docker archive into the node, under the name in the archive."""
+        self.ctr("images", "import", str(archive), timeout_s=1800)  # 6 GB with CUDA, on a busy machine
 
     def ctr(self, *args: str, timeout_s: float = 300) -> str:
-        """containerd's own client, for what Kubernetes does not show; its standard output."""
+        """Run containerd's own client, for what Kubernetes does not show; return its standard output."""
         argv = [str(self._tools.ctr), "--address", str(self.slot.containerd_socket), "--namespace", "k8s.io", *args]
         done = subprocess.run(argv, text=True, capture_output=True, check=False, timeout=timeout_s)
         if done.returncode != 0:
@@ -140,14 +135,14 @@ class Node:
         return done.stdout
 
     def set_gpus(self, count: int) -> None:
-        """Changes what the node claims; a kubelet keeps resources that it does not know."""
+        """Change the number of GPUs that the node advertises; a kubelet keeps resources that it does not know."""
         amount = {GPU: str(count)}
-        # Allocatable too: the kubelet would copy it from capacity, but only at its next report, ten seconds later.
+        # Set allocatable too: the kubelet copies it from capacity only at its next report, ten seconds later.
         patch = json.dumps({"status": {"capacity": amount, "allocatable": amount}})
         self.control_plane.kubectl("patch", "node", self.name, "--subresource=status", "--type=merge", "-p", patch)
 
     def evict(self, namespace: str, pod: str) -> None:
-        """As `kubectl drain` does it: through the API, so the pod's status says DisruptionTarget."""
+        """Evict a pod through the API as `kubectl drain` does: its status gets the condition DisruptionTarget."""
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
         self.control_plane.kubectl("create", "--raw", path, "-f", "-", input=json.dumps(eviction))
@@ -157,7 +152,7 @@ class Node:
         return ensure_tools()
 
     def _recorded_slot(self) -> Slot | None:
-        """Of a node that another process started in this directory, unless the slot went to somebody else since."""
+        """The slot of a node that another process started in this directory, unless another node has taken it since."""
         if not self._facts.exists():
             return None
         facts = json.loads(self._facts.read_text())
@@ -174,7 +169,7 @@ class Node:
         self.wait_for_containerd()
 
     def wait_for_containerd(self) -> None:
-        """Until it answers on its socket, which is there a little before it does."""
+        """Wait until it answers; its socket exists a little earlier."""
 
         def answers() -> bool:
             self.processes.check("containerd")
@@ -236,7 +231,7 @@ path = "{self.slot.data / "containerd" / "opt"}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "distillchain.io/tests/pause:1"
 netns_mounts_under_state_dir = true
-# Where root lacks CAP_SYS_RESOURCE, runc may not lower a score and dies without a word of why.
+# Where root lacks CAP_SYS_RESOURCE, runc may not lower a score and exits without naming the reason.
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "overlayfs"
@@ -252,7 +247,7 @@ conf_dir = "{self.directory / "cni"}"
 """
 
     def _build_cni_config(self) -> dict[str, Any]:
-        """No `isGateway`: the bridge has its address from us, and the plugin would make this machine a router."""
+        """Without `isGateway`: `Slot` sets the bridge's address, and the plugin would make this machine a router."""
         pool = {"subnet": self.slot.subnet, "gateway": self.slot.gateway, "rangeStart": f"10.213.{self.slot.number}.10"}
         ipam = {
             "type": "host-local",
@@ -286,14 +281,14 @@ conf_dir = "{self.directory / "cni"}"
             "containerRuntimeEndpoint": f"unix://{self.slot.containerd_socket}",
             "podLogsDir": str(self.slot.data / "kubelet" / "pod-logs"),
             "clusterDomain": "cluster.local",
-            "clusterDNS": [self.gateway],  # nobody answers there: a lookup in a pod fails at once, not by a timeout
+            "clusterDNS": [self.gateway],  # no server there: a lookup in a pod fails at once instead of after a timeout
             "resolvConf": "",
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": False,
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
-            # A disk that is nearly full is the machine's affair, not a reason to evict a test's pods.
+            # Do not evict pods because the machine's disk is nearly full.
             "evictionHard": {
                 "memory.available": "0%",
                 "nodefs.available": "0%",
@@ -306,7 +301,7 @@ conf_dir = "{self.directory / "cni"}"
         }
 
     def _is_ready(self) -> bool:
-        """Ready and without the taint that is taken away a moment later."""
+        """Whether the node is Ready and the taint of a new node is gone, which takes a moment longer."""
         self.processes.check("containerd", "kube-scheduler", "kubelet")
         got = self.control_plane.kubectl("get", "node", self.name, "-o", "json", check=False)
         if got.returncode != 0:

@@ -1,5 +1,4 @@
-"""Our operator in a pod of a cluster of the tests, by Helm and from the image that a release brings: as a platform team
-runs it."""
+"""The operator in a pod of a test cluster: installed by Helm, from the image of a release, as a platform team does."""
 
 from __future__ import annotations
 
@@ -17,34 +16,34 @@ from cluster.errors import CommandFailed, DidNotHappen
 from cluster.operator_process import OPERATOR_NAMESPACE
 
 READY_TIMEOUT = "90s"  # measured 4
-TEST_TIMEOUT = "280s"  # of helm.DEADLINE_S; the chart's own is 240
+TEST_TIMEOUT = "280s"  # below chart.helm's DEADLINE_S; the chart's own is 240
 
 
 @dataclass(frozen=True)
 class Release:
-    """One release of the chart in the operator's namespace, whether it is installed or not."""
+    """A release of the chart in the operator's namespace. It need not be installed yet."""
 
     control_plane: ControlPlane
     name: str
 
     @property
     def deployment(self) -> str:
-        """Name of the operator's Deployment, as the chart makes it."""
+        """Name of the operator's Deployment, as the chart builds it."""
         full = self.name if "distillchain" in self.name else f"{self.name}-distillchain"
         return f"{full}-operator"
 
     @property
     def pods(self) -> tuple[str, ...]:
-        """Words for kubectl that select the operator's pods."""
+        """Arguments for kubectl that select the operator's pods."""
         labels = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=operator"
         return "-n", OPERATOR_NAMESPACE, "-l", labels
 
     def install(self, image: Image, *, trainer_image: str, values: Mapping[str, Any]) -> None:
-        """Installs or upgrades it; returns when the operator's pod is ready.
+        """Install or upgrade the release; return when the operator's pod is ready.
 
         Args:
-            values: of the chart, beside the two images.
-        Raises: DidNotHappen with the pod's state and log.
+            values: values of the chart in addition to the two images.
+        Raises: DidNotHappen with the state and log of the pod.
         """
         chains = {**values.get("chains", {}), "image": _image_values(trainer_image)}
         probes = {"startupProbe": {"periodSeconds": 1}, "readinessProbe": {"periodSeconds": 1}}
@@ -58,18 +57,18 @@ class Release:
                 raise DidNotHappen(f"{failure}\n{self.describe()}") from failure
 
     def test(self) -> str:
-        """`helm test`; what it prints. Raises: DidNotHappen."""
+        """Run `helm test`; return its output. Raises: DidNotHappen."""
         try:
             return self._helm("test", self.name, "--logs", timeout=TEST_TIMEOUT)
         except CommandFailed as failure:
             raise DidNotHappen(f"{failure}\n{self.describe()}") from failure
 
     def uninstall(self) -> None:
-        """Takes it away and waits until its pod is gone; the CRD and all chains stay."""
+        """Uninstall the release and wait until its pod is gone. The CRD and all chains stay."""
         self._helm("uninstall", self.name, "--ignore-not-found", "--wait")
 
     def is_available(self) -> bool:
-        """Whether its pod runs."""
+        """Whether its pod is ready."""
         got = self.control_plane.kubectl(
             *("get", "deployment", self.deployment, "-n", OPERATOR_NAMESPACE),
             *("-o", "jsonpath={.status.availableReplicas}"),
@@ -78,12 +77,12 @@ class Release:
         return got.returncode == 0 and got.stdout.strip() == "1"
 
     def describe(self) -> str:
-        """State of its pods and the end of their logs, for the message of a failed wait."""
-        said = [
+        """State of its pods and the end of their logs, for error messages."""
+        parts = [
             self.control_plane.kubectl("describe", "pods", *self.pods, check=False).stdout,
             self.control_plane.kubectl("logs", *self.pods, "--tail=60", check=False).stdout,
         ]
-        return "\n".join(said)
+        return "\n".join(parts)
 
     def _helm(self, *args: str, timeout: str = READY_TIMEOUT) -> str:
         where = ("--namespace", OPERATOR_NAMESPACE, "--timeout", timeout)

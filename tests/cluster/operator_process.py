@@ -1,4 +1,4 @@
-"""Our operator as a process of its own beside a cluster of the tests: with its ServiceAccount's rights and no more."""
+"""The operator as a process beside a test cluster, with the rights of its ServiceAccount only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOP_DEADLINE_S = 30
 
 
 def create_operator_namespace(control_plane: ControlPlane) -> None:
-    """The operator's namespace, under the strictest Pod Security; repeatable."""
+    """Create the operator's namespace with Pod Security `restricted`. Idempotent."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     control_plane.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE, "labels": labels}}
@@ -27,15 +27,15 @@ def create_operator_namespace(control_plane: ControlPlane) -> None:
 
 
 def install_manifests(control_plane: ControlPlane) -> None:
-    """CRD and the operator's namespace, ServiceAccount and RBAC, as a person applies them; not its Deployment."""
+    """Apply the CRD and the operator's namespace, ServiceAccount and RBAC, but not its Deployment."""
     control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))
     control_plane.wait_until_served("distillationchains")
     control_plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "config" / "access.yaml"))
-    control_plane.restart_controllers()  # the garbage collector learns of the new kind at once
+    control_plane.restart_controllers()  # so that the garbage collector knows the new kind
 
 
 def operator_environment(kubeconfig: Path, **settings: str) -> dict[str, str]:
-    """This process's environment with the operator's settings; none of our AWS credentials, which it must not need."""
+    """This process's environment plus the operator's settings, minus AWS credentials, which it must not need."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DISTILLCHAIN_"))}
     return {**inherited, "KUBECONFIG": str(kubeconfig), **settings}
 
@@ -44,7 +44,7 @@ OPERATOR_ARGV = (sys.executable, "-m", "distillchain_operator")
 
 
 class OperatorProcess:
-    """`python -m distillchain_operator`, killed when the `with` block ends; its log in `log`."""
+    """`python -m distillchain_operator` with its output in `log`, killed when the `with` block ends."""
 
     def __init__(self, kubeconfig: Path, log: Path, settings: Mapping[str, str]) -> None:
         self.log = log
@@ -61,27 +61,27 @@ class OperatorProcess:
         self.kill()
 
     def start(self) -> None:
-        """Starts it; what it missed it finds out by itself."""
+        """Start it, for the first time or again. It catches up with what happened meanwhile."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(OPERATOR_ARGV, env=self._environment, stdout=log, stderr=log)
 
     def kill(self) -> None:
-        """SIGKILL: no chance to tidy up."""
+        """Send SIGKILL: it cannot clean up."""
         if self._process:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """Send SIGTERM and return its exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(timeout=STOP_DEADLINE_S)
 
     def has_ended(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether it has exited by itself."""
         return self._process is not None and self._process.poll() is not None
 
     def tail(self, lines: int = 60) -> str:
-        """The end of its log, for the message of a failed wait."""
+        """The end of its log, for error messages."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

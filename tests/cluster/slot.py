@@ -1,8 +1,8 @@
-"""What a node takes of the machine outside its folder: a bridge, a subnet, a table of nftables, two folders.
+"""A slot: what a node uses of the machine outside its folder (a bridge, a subnet, an nftables table, two folders).
 
-A machine has sixteen such sets, and each belongs to whoever holds its lock. The lock is inherited by the node's
-kubelet and scheduler, so it lasts exactly as long as the node does, and who gets a slot whose owner was killed sweeps
-up after it: containers, mounts, bridge. `cluster.guard` does so at once, a later start at the latest.
+A machine has sixteen slots. The holder of a slot's lock owns it. The node's kubelet and scheduler inherit the lock, so
+it is held exactly as long as the node runs. If an owner is killed, the next one to lock the slot removes what is left:
+containers, mounts, bridge. `cluster.guard` does this at once; if it fails, the next start does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RUN = Path("/run/distillchain")
 DATA = Path("/var/lib/distillchain")
 CGROUPS = Path("/sys/fs/cgroup")
 
-# What a kubelet sets on the whole machine when it starts, and we set back (kubelet, container_manager_linux.go).
+# A kubelet sets these for the whole machine when it starts (container_manager_linux.go). They are restored afterwards.
 KEPT_SYSCTLS = RUN / "sysctls.json"
 SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
 
@@ -36,10 +36,10 @@ class Slot:
     """One set of machine-wide names.
 
     Attributes:
-        gateway: an address of this machine on the bridge; pods reach the host there and nothing beyond.
-        run, data: folders of the node's own, in memory and on disk. Sockets lie in both, and their paths have to be
-            short (107 bytes), which those of a test are not.
-        lock: an open file; whoever inherits it keeps the slot.
+        gateway: this machine's address on the bridge. Pods reach the host there, and nothing beyond it.
+        run, data: the node's folders in memory and on disk. Both contain sockets, whose paths are limited to 107 bytes;
+            the temporary folders of pytest are too deep for that.
+        lock: an open file; the slot is taken while any process holds it open.
     """
 
     def __init__(self, number: int, lock: IO[str] | None) -> None:
@@ -53,8 +53,8 @@ class Slot:
         self.containerd_socket = self.run / "containerd.sock"
 
     def occupy(self, ip: Path) -> str:
-        """Makes folders and bridge, and returns a token by which this occupation is known later."""
-        _remove(self.data)  # left by a reboot, which takes all the rest
+        """Create folders and bridge; return a token that identifies this occupation later."""
+        _remove(self.data)  # after a reboot only this folder is left
         for folder in (self.run, self.data):
             folder.mkdir(parents=True, mode=0o711)
         token = uuid.uuid4().hex
@@ -66,31 +66,33 @@ class Slot:
         return token
 
     def lead_to_api(self, nft: Path, port: int) -> None:
-        """Pods find the API server on 127.0.0.1:`port` at the address of the Service `kubernetes`, as everywhere.
+        """For pods of this node, redirect the address of the Service `kubernetes` to the API server on `port`.
 
-        Instead of kube-proxy: one rule for what comes from this bridge. Not by an address of the bridge, for every
-        cluster has the same one.
+        Replaces kube-proxy with one rule. The rule matches the bridge and not the pods' addresses, because the
+        Service has the same address in every cluster on this machine.
         """
-        Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")  # else 127/8 is no target
+        Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text(
+            "1"
+        )  # without it the kernel drops packets redirected to 127/8
         rule = f"iifname {self.bridge} ip daddr 10.96.0.1 tcp dport 443 dnat to 127.0.0.1:{port}"
         chain = f"chain services {{ type nat hook prerouting priority dstnat\n{rule}\n}}"
         _run(str(nft), f"table ip {self.bridge} {{\n{chain}\n}}")
 
     def is_occupied_as(self, token: str) -> bool:
-        """Whether that occupation was neither swept nor followed by another."""
+        """Whether that occupation still exists: not swept, and not replaced by another."""
         return self._facts().get("token") == token
 
     def sweep(self) -> None:
-        """Ends and removes whatever is left of the slot's node, whoever started it and however it ended."""
+        """Stop and remove everything that is left of the slot's node, whichever process started it."""
         if not self.run.exists():
             return
         for shim in _shims_of(self.containerd_socket):
             end(shim, grace_s=0)
         self._end_containers()
         for words in (["nft", "delete", "table", "ip", self.bridge], ["ip", "link", "delete", self.bridge]):
-            subprocess.run(words, capture_output=True, check=False)  # may be gone
+            subprocess.run(words, capture_output=True, check=False)  # may not exist
         _remove(self.data)
-        _remove(self.run)  # late: a sweep that is cut off is begun again
+        _remove(self.run)  # last: an interrupted sweep is repeated as long as this folder exists
         if not any(RUN.glob("node-*/")):
             _restore_sysctls()
 
@@ -104,10 +106,10 @@ class Slot:
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def _end_containers(self) -> None:
-        """All that runs in the cgroups of our containers, in each hierarchy of cgroup v1 or in the one of v2.
+        """Kill every process in the cgroups of our containers, in all hierarchies of cgroup v1 or the one of v2.
 
-        containerd names a cgroup by the container's id, 64 random digits, and keeps a folder of that name while the
-        container is there.
+        containerd names a cgroup after the container's id (64 random digits) and keeps a folder with that name while
+        the container exists.
         """
         tasks = self.run / "containerd" / "io.containerd.runtime.v2.task" / "k8s.io"
         ids = [path.name for path in tasks.iterdir()] if tasks.is_dir() else []
@@ -119,7 +121,7 @@ class Slot:
             pids = {
                 int(pid) for cgroup in cgroups for file in cgroup.rglob("cgroup.procs") for pid in _read_lines(file)
             }
-            for pid in pids - {0}:  # 0 stands for a process that we cannot see
+            for pid in pids - {0}:  # 0 is a process outside our pid namespace
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
@@ -133,9 +135,9 @@ class Slot:
 
 
 def claim_slot() -> Slot:
-    """A free slot, swept.
+    """Lock a free slot and sweep it.
 
-    Raises: ClusterError when all are taken.
+    Raises: ClusterError if all slots are taken.
     """
     RUN.mkdir(parents=True, exist_ok=True)
     for number in range(SLOTS):
@@ -147,7 +149,7 @@ def claim_slot() -> Slot:
 
 
 def try_slot(number: int) -> Slot | None:
-    """The slot with its lock, or None while somebody holds that."""
+    """The slot with its lock, or None if another process holds the lock."""
     lock = (RUN / f"node-{number}.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,7 +160,7 @@ def try_slot(number: int) -> Slot | None:
 
 
 def _keep_sysctls() -> None:
-    """What they are before the first of the nodes that run side by side."""
+    """Save the values from before the first of several concurrent nodes."""
     if not KEPT_SYSCTLS.exists():
         values = {name: Path("/proc/sys", name).read_text().strip() for name in SYSCTLS}
         KEPT_SYSCTLS.write_text(json.dumps(values))
@@ -172,7 +174,7 @@ def _restore_sysctls() -> None:
 
 
 def _shims_of(containerd_socket: Path) -> Iterator[Identity]:
-    """Each pod has a shim that outlives containerd on purpose; its command line names the socket of its containerd."""
+    """The shims of our pods. They outlive containerd by design; their command line contains its socket."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             words = _command_line(entry)
@@ -189,8 +191,8 @@ def _remove(folder: Path) -> None:
 
 
 def _unmount_below(folder: Path) -> None:
-    """Raises: ClusterError when something stays mounted: removing the folder might empty what is mounted there."""
-    for _ in range(3):  # a mount may hide another of the same place
+    """Raises: ClusterError if something stays mounted: removing the folder could delete files of the mounted one."""
+    for _ in range(3):  # a mount may hide another one at the same place
         below = [path for path in _mount_points() if path.is_relative_to(folder)]
         for path in reversed(below):
             subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)
@@ -219,7 +221,7 @@ def _remove_cgroup(folder: Path) -> None:
 def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text().split()
-    except (FileNotFoundError, OSError):  # the cgroup went meanwhile
+    except (FileNotFoundError, OSError):  # the cgroup was removed meanwhile
         return []
 
 

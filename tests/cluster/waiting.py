@@ -1,4 +1,4 @@
-"""Waiting for a condition, never for a while: a deadline that tells what was seen instead."""
+"""Wait for a condition with a deadline; on failure, report the state that was seen instead."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from cluster.errors import DidNotHappen
 
 Seen = TypeVar("Seen")
 
-POLL_S = 0.05  # a probe is a loopback call of some milliseconds; two cores stand twenty of them a second
+POLL_S = 0.05  # for a probe that is a local call of a few milliseconds
 
 
 def wait_until(
-    what: str, probe: Callable[[], Seen | None], *, deadline_s: float, dump: Callable[[], str] = lambda: ""
+    what: str,
+    probe: Callable[[], Seen | None],
+    *,
+    deadline_s: float,
+    dump: Callable[[], str] = lambda: "",
+    poll_s: float = POLL_S,
 ) -> Seen:
-    """The first truthy answer of `probe`.
+    """Call `probe` until it returns a true value; return that value.
 
     Args:
         what: the awaited state, as the end of the sentence "waited 10 s for ...".
-        probe: asked every POLL_S; what it raises ends the waiting.
-        dump: the state for the message, asked only when the deadline has passed.
+        probe: an exception from it ends the wait.
+        dump: returns the state for the message; called only when the deadline has passed.
+        poll_s: pause between two calls of `probe`.
     Raises: DidNotHappen.
     """
     give_up_at = time.monotonic() + deadline_s
@@ -30,4 +36,4 @@ def wait_until(
             return seen
         if time.monotonic() > give_up_at:
             raise DidNotHappen(f"waited {deadline_s:g} s for {what}\n{dump()}".rstrip())
-        time.sleep(POLL_S)
+        time.sleep(poll_s)

@@ -1,4 +1,4 @@
-"""A control plane, its node and an S3 server that pods reach: all that a chain needs, with one lifetime."""
+"""A control plane, its node and an S3 server that pods reach: everything that a chain needs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cluster.s3 import S3Server
 
 
 class WholeCluster:
-    """Everything in `directory`, stopped when the `with` block ends.
+    """A cluster with its files in `directory`, stopped when the `with` block ends.
 
     Args:
-        gpus, outlive_caller: as of `Node` and `ControlPlane`.
+        gpus, outlive_caller: see `Node` and `ControlPlane`.
     """
 
     def __init__(self, directory: Path, *, gpus: int = 2, outlive_caller: bool = False) -> None:
@@ -48,8 +48,8 @@ class WholeCluster:
             self._exits.close()
 
     def start(self) -> None:
-        """Fresh, but for the objects that S3 kept in this directory."""
-        ensure_tools()  # before anything is started in vain
+        """Start a new cluster. Only the objects that S3 kept in this directory remain from an earlier one."""
+        ensure_tools()  # fail before anything is started
         self.stop()
         self.control_plane.start()
         self.node.start()
@@ -57,8 +57,8 @@ class WholeCluster:
         self.s3.start()
 
     def stop(self) -> None:
-        """The node's parts first, then what they talk to; may be repeated, also by another process."""
-        with ExitStack() as stops:  # a part that will not stop keeps none of the others running
+        """Stop the node first, then the servers that it uses. May be called again, also by another process."""
+        with ExitStack() as stops:  # if one part fails to stop, the others are stopped all the same
             stops.callback(self.s3.stop)
             stops.callback(self.control_plane.stop)
             stops.callback(self.node.stop)

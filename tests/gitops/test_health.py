@@ -1,4 +1,4 @@
-"""The Lua health check for Argo CD, run by Lua 5.1 as there, over statuses that the operator writes in every phase."""
+"""The Lua health check for Argo CD, run by Lua 5.1 as in Argo CD, on the operator's status of every phase."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CHECK = "resource.customizations.health.distillchain.io_DistillationChain"
 
 
 def health(status: ChainStatus | dict[str, Any] | None, **metadata: Any) -> tuple[str, str]:
-    """What Argo CD shows of a chain of generation 1."""
+    """Health and message that Argo CD shows for a chain of generation 1."""
     lua = LuaRuntime(register_eval=False, register_builtins=False, unpack_returned_tuples=True)
     document = {"metadata": {"name": "relay", "generation": 1, **metadata}}
     if status is not None:
         document["status"] = status.to_document() if isinstance(status, ChainStatus) else status
     script = yaml.safe_load((EXAMPLES / "argocd" / "argocd-cm.yaml").read_text())["data"][CHECK]
     lua.globals().obj = lua.table_from(document, recursive=True)
-    found = lua.execute(script)
-    return found.status, found.message
+    result = lua.execute(script)
+    return result.status, result.message
 
 
 def a_status(*, pods_run: bool = False, suspend: bool = False, **entry: Any) -> ChainStatus:
-    """Of a chain of two stages, the first of which stands so."""
+    """The status of a chain of two stages, with `entry` in the status of the first one."""
     plan = build_plan(a_chain(suspend=suspend))
     stages = [StageStatus(name=stage.name, phase="Pending", digest=stage.digest) for stage in plan.stages]
     stages[0] = stages[0].model_copy(update=entry)
@@ -52,12 +52,12 @@ def succeeded() -> ChainStatus:
 CASES: dict[str, tuple[ChainStatus, str, str]] = {
     "pending": (a_status(message="waiting for its pod"), "Progressing", "0/2 stages: mini: waiting for its pod"),
     "running": (a_status(phase="Running"), "Progressing", "0/2 stages: running mini"),
-    "running, and its pod waits for an image": (
+    "running, but its pod cannot pull its image": (
         a_status(phase="Running", failure_class=FailureClass.POD_REJECTED, message="ImagePullBackOff"),
         "Degraded",
         "PodRejected: 0/2 stages: mini: ImagePullBackOff",
     ),
-    "suspended, and its pod still saves": (
+    "suspended, but its pod still saves": (
         a_status(phase="Suspended", suspend=True, pods_run=True),
         "Progressing",
         "0/2 stages: stopping mini: its state is being saved",
@@ -80,16 +80,16 @@ CASES: dict[str, tuple[ChainStatus, str, str]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_argo_cd_shows_the_health_of_every_phase(name: str):
     status, want, want_message = CASES[name]
-    got, message = health(status)
-    assert got == want
+    result, message = health(status)
+    assert result == want
     assert message.startswith(want_message)
 
 
-def test_no_phase_is_left_out():
+def test_every_phase_has_a_case():
     assert {status.phase for status, _, _ in CASES.values()} == set(get_args(ChainPhase))
 
 
-def test_a_chain_nobody_looked_at_an_edited_and_a_deleted_one_are_progressing():
+def test_a_new_an_edited_and_a_deleted_chain_are_progressing():
     assert health(None) == ("Progressing", "the operator has not looked at it yet")
     assert health(UNSEEN_STATUS) == ("Progressing", "the operator has not looked at it yet")
     assert health(succeeded(), generation=2) == ("Progressing", "the operator has not looked at the last edit yet")
@@ -100,7 +100,7 @@ def test_a_chain_nobody_looked_at_an_edited_and_a_deleted_one_are_progressing():
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))
-def test_every_example_is_yaml_with_a_kind_and_the_chains_are_chains(path: Path):
+def test_every_example_is_yaml_and_its_chains_are_valid(path: Path):
     for document in yaml.safe_load_all(path.read_text()):
         assert document["apiVersion"]
         if document["kind"] == "DistillationChain":

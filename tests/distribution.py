@@ -1,0 +1,53 @@
+"""Distribute the tests among the workers of pytest-xdist with `-n 2 --dist loadfile`.
+
+A file stays on one worker, because its module fixtures (a browser, an installed CRD) take seconds to start. All files
+that use the node go to the same worker: on two cores, two nodes are slower than one. The longest files start first, so
+that at the end no worker waits minutes for the other.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # published without types
+
+NODE = "node"
+
+# Units that take more than half a minute on two cores, the longest first. Others start after them, in order of their names.
+LONGEST = (
+    NODE,
+    "tests/report/test_browser.py",
+)
+
+
+class OneNodeScheduling(LoadFileScheduling):  # type: ignore[misc]  # its base class has no types
+    """Like `--dist loadfile`, except that all files with tests of the node are one unit."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(self.config.rootpath / nodeid.split("::", 1)[0], self.config.rootpath)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneNodeScheduling | None:
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # pytest-xdist would start the units with the most tests first
+    return OneNodeScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # in a worker of pytest-xdist
+        items.sort(key=lambda item: rank(unit_of(item.path, config.rootpath)))
+
+
+def rank(unit: str) -> int:
+    return LONGEST.index(unit) if unit in LONGEST else len(LONGEST)
+
+
+@cache
+def unit_of(path: Path, root: Path) -> str:
+    """NODE, or the path of the file relative to `root`."""
+    return NODE if "pytest.mark.node" in path.read_text() else path.relative_to(root).as_posix()
