@@ -16,6 +16,7 @@ from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.precision import best_device
 from distillchain_trainer.errors import WorkOrderInvalid
+from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.context import Context
@@ -117,18 +118,18 @@ def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoi
     order, storage = context.order, context.order.storage
     spec, field = order.student, f"{order.field}.student" if order.teacher else order.field
 
-    def fetch(uri: str, name: str, *, tokenizer_only: bool = False) -> Checkpoint:
+    def fetch(uri: str, name: str, parts: Parts) -> Checkpoint:
         return fetch_checkpoint(
             uri,
-            field=f"{field}.{'tokenizer' if tokenizer_only else 'model'}",
+            field=f"{field}.{'tokenizer' if parts == 'tokenizer' else 'model'}",
             endpoint_url=storage.endpoint_url,
             region=storage.region,
             folder=context.folder / name,
-            tokenizer_only=tokenizer_only,
+            parts=parts,
         )
 
-    tokenizer = fetch(spec.tokenizer, "tokenizer", tokenizer_only=True) if spec.tokenizer else None
-    start = fetch(spec.model, "student") if spec.model else None
+    tokenizer = fetch(spec.tokenizer, "tokenizer", "tokenizer") if spec.tokenizer else None
+    start = fetch(spec.model, "student", "weights" if tokenizer else "all") if spec.model else None
     seed = order.training.seed
     if spec.architecture is not None:
         assert tokenizer is not None

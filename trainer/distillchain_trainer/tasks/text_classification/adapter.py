@@ -25,7 +25,7 @@ from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.interface import Measurement
-from distillchain_trainer.tasks.text_classification import chance, models, rows
+from distillchain_trainer.tasks.text_classification import chance, heads, rows
 from distillchain_trainer.tasks.text_classification.comparison import write_comparison
 from distillchain_trainer.tasks.text_classification.evaluate import Classified
 
@@ -51,19 +51,19 @@ class TextClassificationAdapter:
 
     def load_teacher(self, checkpoint: Checkpoint) -> Loaded:
         """See TaskAdapter."""
-        return models.load_teacher(checkpoint, self.task, warnings=self.notes)
+        return heads.load_teacher(checkpoint, self.task, warnings=self.notes)
 
     def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
         """See TaskAdapter."""
-        return models.load_student(checkpoint, self.task, tokenizer=tokenizer, seed=seed, warnings=self.notes)
+        return heads.load_student(checkpoint, self.task, tokenizer=tokenizer, seed=seed, warnings=self.notes)
 
     def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
         """See TaskAdapter."""
-        return models.build_student(architecture, tokenizer, self.task, seed=seed, field=field)
+        return heads.build_student(architecture, tokenizer, self.task, seed=seed, field=field, warnings=self.notes)
 
     def start_is_unproven(self, student: Loaded) -> bool:
         """A head with the default class names LABEL_0.. does not say which class is which."""
-        return isinstance(student, models.Classifier) and not student.named
+        return isinstance(student, heads.Classifier) and not student.named
 
     def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
         """Keeps a head without class names only if it beats chance in class order and fits no other order better."""
@@ -79,7 +79,7 @@ class TextClassificationAdapter:
             "does not prove that they are in the order of spec.task.labels, so it starts with a new head; write the "
             "names into id2label of its config.json to keep its own"
         )
-        models.renew_head(student.model, seed=seed)
+        heads.renew_head(student.model, seed=seed)
 
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         """See TaskAdapter."""

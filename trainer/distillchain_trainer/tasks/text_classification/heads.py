@@ -1,0 +1,227 @@
+"""Classifiers ready to run: teachers, and students from a checkpoint or with new weights; classes matched by name.
+
+A teacher must be a finished classifier. A student may also start from a model without a head, and then gets a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from distillchain_api.resource.spec import Architecture
+from distillchain_api.tasks.text_classification import TextClassification as Task
+from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
+from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.configs import build_config, load_config
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.loading import load_base, load_whole, seeded, shorten
+from distillchain_trainer.models.tokenizers import (
+    agree_on_padding,
+    check_fit,
+    load_tokenizer,
+    vocabulary_size,
+    warn_of_other_vocabulary,
+)
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.text_classification.head_config import (
+    KNOWN_TO_WORK,
+    check_head,
+    class_names,
+    has_classifier_head,
+    set_classes,
+    supports_classification,
+)
+from distillchain_trainer.tasks.text_classification.labels import match_classes
+from distillchain_trainer.tasks.text_classification.working import check_works
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Classifier(Loaded):
+    """A classifier.
+
+    Attributes:
+        named: False for the default class names LABEL_0.., whose order must be proved by measuring.
+    """
+
+    named: bool = True
+
+
+def load_teacher(checkpoint: Checkpoint, task: Task, *, warnings: StageWarnings) -> Classifier:
+    """A classifier of the task. Raises: CheckpointInvalid, LabelMismatch."""
+    config = load_config(checkpoint, warnings=warnings)
+    if not has_classifier_head(config):
+        raise CheckpointInvalid(
+            f"{checkpoint.field}: {checkpoint.uri} has no classifier head "
+            f"({', '.join(config.architectures or []) or 'no architectures'} in config.json); "
+            "fine-tune it on the task first (spec.teacher.fineTune)"
+        )
+    classifier = _load_classifier(checkpoint, config, task, who="teacher", tokenizer=checkpoint, warnings=warnings)
+    check_works(classifier, task, who=f"{checkpoint.field}: {checkpoint.uri}", trains=False, warnings=warnings)
+    return classifier
+
+
+def load_student(
+    checkpoint: Checkpoint, task: Task, *, tokenizer: Checkpoint | None, seed: int, warnings: StageWarnings
+) -> Classifier:
+    """A student that starts from a checkpoint; its outputs are in the order of the task where classes have names.
+
+    Args:
+        tokenizer: where the tokenizer comes from; None: from the checkpoint.
+    Raises: CheckpointInvalid, LabelMismatch.
+    """
+    config = load_config(checkpoint, warnings=warnings)
+    source = tokenizer or checkpoint
+    if has_classifier_head(config):
+        student = _load_classifier(checkpoint, config, task, who="student", tokenizer=source, warnings=warnings)
+        if student.columns is not None:
+            turn_head(student.model, student.columns)
+            log.info("classifier head put in the order of the task", extra={"checkpoint": checkpoint.uri})
+        set_classes(student.model.config, task)
+        student = replace(student, columns=None)
+    else:
+        student = _with_new_head(checkpoint, config, task, tokenizer=source, seed=seed, warnings=warnings)
+    check_works(student, task, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True, warnings=warnings)
+    return student
+
+
+def build_student(
+    architecture: Architecture, tokenizer: Checkpoint, task: Task, *, seed: int, field: str, warnings: StageWarnings
+) -> Classifier:
+    """A student with new weights. Raises: CheckpointInvalid naming the field."""
+    kind, config = architecture.model_type, build_config(architecture, field=field)
+    if not supports_classification(config):
+        raise CheckpointInvalid(
+            f"{field}.architecture.modelType: got {kind}, which cannot classify text; use one that can, such as "
+            f"{KNOWN_TO_WORK}"
+        )
+    loaded_tokenizer, own = load_tokenizer(tokenizer), config.get_text_config()
+    if "vocab_size" not in architecture.config:
+        own.vocab_size = vocabulary_size(loaded_tokenizer)
+    if "pad_token_id" not in architecture.config:
+        own.pad_token_id = loaded_tokenizer.pad_token_id
+    agree_on_padding(loaded_tokenizer, config, what=f"{field}.architecture", warnings=warnings)
+    try:
+        with seeded(seed):
+            model = _new_classifier(set_classes(config, task))
+    except Exception as error:  # a field of the wrong type or size, or a package that is not installed
+        raise translate_unforeseen(error) or CheckpointInvalid(
+            f"{field}.architecture: {kind} with this config cannot be built: {first_line(error)}"
+        ) from error
+    check_fit(model, loaded_tokenizer, field=field, name=kind, max_length=task.max_length)
+    student = Classifier(model, loaded_tokenizer, f"architecture:{kind}", pretrained=False)
+    check_works(
+        student,
+        task,
+        who=f"{field}.architecture.modelType: got {kind}, which",
+        remedy=f"; change its config or tokenizer, or use a model type such as {KNOWN_TO_WORK}",
+        trains=True,
+        warnings=warnings,
+    )
+    return student
+
+
+def renew_head(model: Any, *, seed: int) -> None:
+    """Gives a classifier new weights in everything outside its encoder."""
+    with seeded(seed):
+        fresh = type(model)(model.config)
+    inside = f"{model.base_model_prefix}."
+    new = {name: value for name, value in fresh.state_dict().items() if not name.startswith(inside)}
+    model.load_state_dict(new, strict=False)
+
+
+def turn_head(model: Any, columns: tuple[int, ...]) -> None:
+    """Puts the outputs of a classifier into the order of the task; see ClassOrder.columns."""
+    inside = f"{model.base_model_prefix}."
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == len(columns) and not name.startswith(inside)
+    ]
+    if not heads:
+        raise CheckpointInvalid(f"{type(model).__name__} has no linear head whose classes could be put in order")
+    order = list(columns)
+    with torch.no_grad():
+        heads[-1].weight.copy_(heads[-1].weight[order].clone())
+        if heads[-1].bias is not None:
+            heads[-1].bias.copy_(heads[-1].bias[order].clone())
+
+
+def _load_classifier(
+    checkpoint: Checkpoint, config: Any, task: Task, *, who: str, tokenizer: Checkpoint, warnings: StageWarnings
+) -> Classifier:
+    check_head(checkpoint, config)
+    _check_supported(checkpoint, config)
+    order = match_classes(class_names(config), task.labels, who=f"{who} {checkpoint.uri}", warnings=warnings)
+    loaded_tokenizer = load_tokenizer(tokenizer)
+    agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
+    model = load_whole(AutoModelForSequenceClassification, checkpoint, config)
+    _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, task, warnings)
+    return Classifier(
+        model,
+        loaded_tokenizer,
+        _start(checkpoint),
+        pretrained=True,
+        columns=order.columns if order.turned else None,
+        named=order.named,
+    )
+
+
+def _with_new_head(
+    checkpoint: Checkpoint, config: Any, task: Task, *, tokenizer: Checkpoint, seed: int, warnings: StageWarnings
+) -> Classifier:
+    """The model of any checkpoint under a new classifier head; heads of other tasks are left out."""
+    _check_supported(checkpoint, config)
+    loaded_tokenizer = load_tokenizer(tokenizer)
+    agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
+    base, missing = load_base(AutoModel, checkpoint, config)
+    try:
+        with seeded(seed):
+            model = _new_classifier(set_classes(config, task))
+    except Exception as error:  # a class of transformers that cannot be built from this config
+        raise translate_unforeseen(error) or CheckpointInvalid(
+            f"{checkpoint.field}: {checkpoint.uri}: a classifier of this {config.model_type} cannot be built: "
+            f"{first_line(error)}"
+        ) from error
+    loaded = {name: value for name, value in base.state_dict().items() if name not in missing}
+    absent = set(model.base_model.load_state_dict(loaded, strict=False).missing_keys) - set(missing)
+    if absent:
+        raise CheckpointInvalid(f"{checkpoint.field}: {checkpoint.uri} lacks weights ({shorten(absent)})")
+    prefix = f"{model.base_model_prefix}."
+    new = [
+        name for name in model.state_dict() if name.removeprefix(prefix) not in loaded or not name.startswith(prefix)
+    ]
+    warnings.add(
+        f"{checkpoint.field}: {checkpoint.uri} has no head for this task; these weights start new: {shorten(new)}"
+    )
+    _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, task, warnings)
+    return Classifier(model, loaded_tokenizer, _start(checkpoint), pretrained=True)
+
+
+def _check_supported(checkpoint: Checkpoint, config: Any) -> None:
+    if not supports_classification(config):
+        raise CheckpointInvalid(
+            f"{checkpoint.field}: {checkpoint.uri} is a {config.model_type}, which cannot classify text; use a model "
+            f"type that can, such as {KNOWN_TO_WORK}"
+        )
+
+
+def _check_tokenizer_fits(
+    model: Any, loaded: Any, checkpoint: Checkpoint, tokenizer: Checkpoint, task: Task, warnings: StageWarnings
+) -> None:
+    check_fit(model, loaded, field=tokenizer.field, name=checkpoint.uri, max_length=task.max_length)
+    warn_of_other_vocabulary(model, loaded, what=f"{tokenizer.field}: {tokenizer.uri}", warnings=warnings)
+
+
+def _new_classifier(config: Any) -> Any:
+    return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]  # half typed
+
+
+def _start(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.uri} ({checkpoint.revision})"

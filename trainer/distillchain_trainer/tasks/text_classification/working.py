@@ -1,0 +1,104 @@
+"""Checks on two short texts that a classifier works with its tokenizer, and finds the side to pad batches on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from distillchain_api.tasks.text_classification import TextClassification as Task
+from distillchain_trainer.engine.tokenizing import PlainTextTokenizer
+from distillchain_trainer.errors import CheckpointInvalid
+from distillchain_trainer.models.forward_check import (
+    MIXES_PADDING,
+    ForwardFailed,
+    Rows,
+    check_training,
+    find_padding_side,
+)
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.tokenizers import set_padding_side
+from distillchain_trainer.stage_warnings import StageWarnings
+
+SHORT = "good"
+LONG = "a long film with a good story, which is told well and with care, and with 3 of the best actors of the year"
+LONG_TOKENS = 24
+
+
+def check_works(
+    loaded: Loaded, task: Task, *, who: str, trains: bool, warnings: StageWarnings, remedy: str = ""
+) -> None:
+    """Checks that a classifier gives each text one finite output per class, whatever else is in the batch.
+
+    Sets the tokenizer's padding side accordingly.
+
+    Args:
+        who: begins the message; `remedy` ends it.
+        trains: also check a forward pass in training mode.
+    Raises: CheckpointInvalid.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    try:
+        rows = _probe(tokenizer, texts=len(task.dataset.text), max_length=task.max_length)
+        _check_end_token(model.config, tokenizer, rows)
+        shape = (len(task.labels),)
+        side = find_padding_side(model, rows, pad_id=loaded.pad_id, outputs_of=_logits, shape=shape)
+        if trains:
+            check_training(model, rows, pad_id=loaded.pad_id, side=side or "right")
+    except ForwardFailed as error:
+        raise CheckpointInvalid(f"{who} {error}{remedy}") from error
+    if side is None:
+        side = _accept_mixing(model.config, who, remedy, warnings)
+    if side != tokenizer.padding_side:
+        warnings.add(
+            f"{who.removesuffix(', which')}: padding_side: the tokenizer pads on the {tokenizer.padding_side}, where "
+            f"answers would depend on the other texts in a batch; batches are padded on the {side}"
+        )
+    set_padding_side(tokenizer, side)
+
+
+def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) -> str:
+    """The padding side of a model whose answers depend on padding on both sides."""
+    if config.model_type not in MIXES_PADDING:
+        raise CheckpointInvalid(
+            f"{who} gives a text another answer when it is padded, with padding_side left and right alike; its padding "
+            f"token does not fit the model{remedy}"
+        )
+    warnings.add(
+        f"{who.removesuffix(', which')}: models of type {config.model_type} also read padding, so the answer for a text "
+        "changes slightly with the other texts in its batch"
+    )
+    return "right"
+
+
+def _probe(tokenizer: Any, *, texts: int, max_length: int) -> Rows:
+    """Inputs of a short and a long row."""
+    with_kinds = "token_type_ids" in tokenizer.model_input_names
+    plain = PlainTextTokenizer(tokenizer, max_length, with_kinds=with_kinds)
+    tokens = plain.tokenize([(SHORT,) * texts, (LONG,) * texts])
+    ids, kinds = [row.tolist() for row in tokens.ids], [row.tolist() for row in tokens.kinds]
+    if not ids[0]:  # a tokenizer without these words and without a token for unknown ones
+        word = min(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        ids = [[word], [word] * min(LONG_TOKENS, max_length)]
+        kinds = [[0] * len(row) for row in ids]
+    rows = [{"input_ids": row} for row in ids]
+    if not with_kinds:
+        return rows
+    return [row | {"token_type_ids": row_kinds} for row, row_kinds in zip(rows, kinds, strict=True)]
+
+
+def _check_end_token(config: Any, tokenizer: Any, rows: Rows) -> None:
+    """An encoder-decoder classifies by the state at its end token, so every text must have the same number of them."""
+    if not getattr(config, "is_encoder_decoder", False):
+        return
+    end = config.eos_token_id
+    counts = {list(row["input_ids"]).count(end) for row in rows}
+    if len(counts) > 1 or 0 in counts or end == tokenizer.unk_token_id:
+        raise ForwardFailed(
+            f"classifies by its end token (eos_token_id {end}), which this tokenizer does not put at the end of a text"
+        )
+
+
+def _logits(answer: Any) -> Tensor:
+    logits: Tensor = answer.logits
+    return logits
