@@ -17,11 +17,11 @@ from trainer.parts import an_order, answer_in, environment
 
 CRASH = """
 import os, signal, sys, time
-from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.signals import Signals
 signals = Signals()
 signals.install()
 {early}
-from distillchain_trainer import errors
+from distillchain_store import errors
 from distillchain_trainer.launch import process
 from distillchain_trainer.stage import run
 def crash(*_, **__):
@@ -32,7 +32,7 @@ sys.exit(process.main([], signals))
 
 
 def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.CompletedProcess[str]:
-    """The crash is put in place of the stage: real parts do not crash on demand."""
+    """The crash replaces the stage: real parts do not crash on demand."""
     return subprocess.run(
         [sys.executable, "-c", CRASH.format(statement=statement, early=early)],
         env=environment(
@@ -56,7 +56,7 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
         ),
         pytest.param("raise errors.StorageDenied('refused top-secret-value')", 69, "refused <AWS_SECRET_ACCESS_KEY>", id="a secret in a sentence"),
         pytest.param("raise errors.StorageDenied('http://bob:top@s3.test refused hub-token-value')", 69, "http://s3.test refused <HUGGING_FACE_HUB_TOKEN>", id="a password in an address"),
-        pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower training.batchSize (and raise gradientAccumulation), or raise resources.limits", id="memory"),
+        pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower microBatchSize (the result stays the same), or raise resources.limits", id="memory"),
         pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk; give the pod more ephemeral storage, or free the volume", id="disk"),
         pytest.param("print('not progress'); import os; os.system('echo nor this'); sys.exit(3)", 70, "SystemExit: 3", id="a library that exits"),
     ],
@@ -84,8 +84,8 @@ SIGTERM = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
 @pytest.mark.parametrize(
     "early, statement, step, where",
     [
-        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(3)", 0, "this attempt had not come to train", id="while it is imported"),
-        pytest.param("", SIGTERM, 0, "this attempt had not come to train", id="before training"),
+        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(3)", 0, "this attempt had not started to train", id="while it is imported"),
+        pytest.param("", SIGTERM, 0, "this attempt had not started to train", id="before training"),
         pytest.param("", f"signals.saved_step = 40; {SIGTERM}", 40, "its state at step 40 is saved", id="after a state was saved"),
     ],
 )  # fmt: skip
@@ -96,7 +96,7 @@ def test_sigterm_at_any_moment_ends_with_75(tmp_path: Path, early: str, statemen
     answer = answer_in(tmp_path)
     assert isinstance(answer, Interrupted)
     assert answer.step == step
-    assert answer.message == f"stopped from outside; {where}, the next one goes on from what is saved"
+    assert answer.message == f"stopped from outside; {where}, and the next one continues from the saved state"
 
 
 def test_the_cause_of_a_cause_is_found():

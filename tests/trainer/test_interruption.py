@@ -16,16 +16,14 @@ from safetensors.torch import load_file, save_file
 from cluster.s3 import S3Server
 from distillchain_api.wire.answer import Interrupted, ProgressPhase, parse_progress
 from distillchain_store.folder import FileStore
-from distillchain_store.s3 import S3Store
+from distillchain_store.s3.store import S3Store
 from distillchain_store.store import Fingerprint
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
 from distillchain_trainer.errors import GateNotMet, StopRequested
-from distillchain_trainer.launch.signals import Signals
-from distillchain_trainer.stage import run
-from distillchain_trainer.stage import stage_ as stage
+from distillchain_trainer.signals import Signals
+from distillchain_trainer.stage import measure, run
 from distillchain_trainer.stage.progress import Reporter
-from distillchain_trainer.tasks.text_classification.evaluate import Measurement
 from trainer.parts import (
     StopAfter,
     an_order,
@@ -91,13 +89,13 @@ def test_a_stop_while_validation_is_measured_saves_at_the_next_step(root: Path, 
     """Not after it: a large split takes longer than a pod is given to end in."""
     order = an_order(root, training={"epochs": 3})
     signals = Signals()
-    measure = stage.measure
+    real = measure.all_outputs
 
-    def stopped_meanwhile(*args: Any, **more: Any) -> Measurement:
+    def stopped_meanwhile(*args: Any, **more: Any) -> Any:
         signals.requested |= (root / "work-first/training").exists()  # the first split measured after it began
-        return measure(*args, **more)
+        return real(*args, **more)
 
-    monkeypatch.setattr(stage, "measure", stopped_meanwhile)
+    monkeypatch.setattr(measure, "all_outputs", stopped_meanwhile)
     with pytest.raises(StopRequested) as stop:
         run_here(order, root, attempt="first", signals=signals)
 
@@ -106,7 +104,7 @@ def test_a_stop_while_validation_is_measured_saves_at_the_next_step(root: Path, 
     assert not [point for point in history.points if point.validation], "the measurement was given up"
 
 
-def test_a_half_written_state_is_passed_over(root: Path, caplog: pytest.LogCaptureFixture):
+def test_an_incomplete_state_is_skipped(root: Path, caplog: pytest.LogCaptureFixture):
     order = an_order(root, training={"epochs": 3})
     stops = []
     for looks in (12, 8):
@@ -115,12 +113,12 @@ def test_a_half_written_state_is_passed_over(root: Path, caplog: pytest.LogCaptu
         stops.append(stop.value.step)
     states = sorted(root.glob(f"store/stages/{order.digest}/resume/*"))
     assert len(states) == 2
-    (states[1] / "optimizer.pt").write_bytes(b"half")
+    (states[1] / "optimizer.safetensors").write_bytes(b"half")
 
     with pytest.raises(StopRequested) as stop:
         run_here(order, root, attempt="next", signals=StopAfter(5))
 
-    assert "saved state is not whole; an older one is taken" in caplog.text
+    assert "an incomplete state is skipped; an older one is used" in caplog.text
     assert stops[0] < stop.value.step < stops[1]
 
 
@@ -203,7 +201,7 @@ def test_a_killed_attempt_loses_no_more_than_the_save_interval(root: Path):
     assert len(list(stage.glob("resume/*/index.json"))) == 2, "the newest two"
 
 
-def test_a_stop_while_uploading_is_told_with_the_finished_training_and_leaves_no_half_attempt(
+def test_a_stop_during_the_upload_keeps_the_finished_training_and_leaves_no_half_attempt(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     order, signals = an_order(root), Signals()

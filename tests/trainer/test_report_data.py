@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,11 @@ from distillchain_api.wire.records import (
     Prediction,
 )
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, WorkOrder
-from distillchain_report.load import walk_back
+from distillchain_report.commits import walk_back
 from distillchain_store.folder import FileStore
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
-from distillchain_trainer.stage import stage_ as stage
-from distillchain_trainer.tasks.text_classification.evaluate import Measurement
+from distillchain_trainer.stage import measure
 from trainer.parts import SMALL_BERT, StopAfter, a_chain_document, an_order, run_here, sentences
 
 pytestmark = pytest.mark.models
@@ -100,13 +98,13 @@ def test_a_stage_keeps_its_losses_and_what_every_epoch_reached(root: Path):
 
 
 def test_the_seconds_in_models_hold_every_measurement(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """A measurement is told to have taken 1000 s, against which all else is nothing."""
-    real = stage.measure
+    """Each measurement claims to have taken 1000 s, against which everything else is nothing."""
+    real = measure.all_outputs
 
-    def slow(*arguments: Any, **more: Any) -> Measurement:
-        return replace(real(*arguments, **more), elapsed_s=1000.0)
+    def slow(*arguments: Any, **more: Any) -> Any:
+        return real(*arguments, **more)[0], 1000.0
 
-    monkeypatch.setattr(stage, "measure", slow)
+    monkeypatch.setattr(measure, "all_outputs", slow)
     order = an_order(root, training={"epochs": 3})
 
     run_here(order, root)
@@ -152,7 +150,7 @@ def test_the_teachers_answers_and_the_texts_of_a_few_rows_are_kept(root: Path):
     assert all(example.text == [texts[example.row]] for example in examples)
 
 
-def test_texts_stay_out_of_the_store_when_told(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_texts_stay_out_of_the_store_when_the_setting_says_so(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(KEEP_TEXTS_ENV, "0")
 
     answer = run_here(an_order(root), root)
@@ -163,7 +161,7 @@ def test_texts_stay_out_of_the_store_when_told(root: Path, monkeypatch: pytest.M
     assert not [text for text, _ in sentences(60, 2) if text in page]
 
 
-def test_a_misspelt_wish_about_texts_is_said_before_training(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_misspelt_setting_about_texts_is_refused_before_training(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(KEEP_TEXTS_ENV, "no")
 
     with pytest.raises(WorkOrderInvalid, match=r"DISTILLCHAIN_KEEP_TEXTS: got 'no', expected 0 or 1; with 0 no"):
@@ -202,7 +200,7 @@ def test_a_committed_last_stage_without_a_report_gets_one_and_one_of_the_same_ma
     assert report.read_text().endswith("<!-- a person's note -->")
 
 
-def test_a_last_stage_that_is_trained_anew_gets_a_new_report(root: Path):
+def test_a_last_stage_that_is_trained_again_gets_a_new_report(root: Path):
     order = an_order(root)
     run_here(order, root)
     stage = root / "store" / "stages" / order.digest
@@ -215,7 +213,7 @@ def test_a_last_stage_that_is_trained_anew_gets_a_new_report(root: Path):
     assert "<title>default/small: distillation report</title>" in (stage / "report.html").read_text()
 
 
-def test_a_stage_before_that_is_trained_anew_changes_the_report_when_the_last_one_is_verified(root: Path):
+def test_a_stage_before_that_is_trained_again_changes_the_report_when_the_last_one_is_verified(root: Path):
     mini, tiny = relay_orders(root)
     run_here(mini, root, attempt="m")
     run_here(tiny, root, attempt="t")

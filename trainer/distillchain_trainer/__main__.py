@@ -1,4 +1,4 @@
-"""Listens for SIGTERM before anything slow is imported: as process 1 of a pod it would be lost until then."""
+"""Handles SIGTERM before anything slow is imported: process 1 of a pod has no default handler that would end it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: at once outside of training, at the end of the step within it."""
+"""SIGTERM and SIGINT: they end the stage at once, or during training at the end of the step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from distillchain_trainer.errors import StopRequested
 
 
 class Signals:
-    """Whether this process was told to stop.
+    """Whether this process was asked to stop.
 
     Attributes:
-        requested: a signal came.
-        saved_step: where a next attempt would go on: step of the newest state that is known to be saved.
+        requested: a signal arrived.
+        saved_step: step of the newest saved state, where the next attempt continues.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class Signals:
         self._deferred = 0
 
     def install(self) -> None:
-        """From now on the signals are ours, and noted until `obey`; only in the main thread."""
+        """Installs the handlers, which only record signals until `obey` is called. Main thread only."""
         self._deferred += 1
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def obey(self) -> None:
-        """Ends what `install` began. Raises: StopRequested, also for a signal that came in between."""
+        """From now on signals raise. Raises: StopRequested for a signal that was recorded since `install`."""
         self._deferred -= 1
         self.raise_if_requested()
 
@@ -40,17 +40,17 @@ class Signals:
             raise StopRequested(self.saved_step)
 
     def raise_if_requested(self) -> None:
-        """For who worked within `deferred`. Raises: StopRequested."""
+        """For code that ran within `deferred`. Raises: StopRequested."""
         if self.requested:
             raise StopRequested(self.saved_step)
 
     def defer_for_good(self) -> None:
-        """The ending has begun: nothing interrupts it any more."""
+        """Signals no longer interrupt: the process is ending."""
         self._deferred += 1
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, a signal only sets `requested`: who works there looks, saves and raises StopRequested."""
+        """Within the block a signal only sets `requested`; the code there checks it, saves and raises StopRequested."""
         self._deferred += 1
         try:
             yield

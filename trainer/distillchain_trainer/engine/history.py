@@ -1,4 +1,4 @@
-"""How training went, kept small: losses thinned to what a curve can show, validation at the end of each epoch."""
+"""The course of a training, kept small: losses thinned to what a curve can show, and validation after each epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillchain_api.wire.records import HISTORY_FILE, HISTORY_POINTS, HistoryP
 
 
 class History:
-    """The points so far; those of earlier attempts come with the saved state."""
+    """The points so far, including those of earlier attempts."""
 
     def __init__(self, points: list[HistoryPoint]) -> None:
         self._points = points
@@ -18,7 +18,7 @@ class History:
 
     @classmethod
     def read(cls, state: Path | None) -> History:
-        """What a saved state knows; nothing when there is none, or one of before histories were kept."""
+        """The history in a saved state; empty without one, or in a state of an older release."""
         path = state / HISTORY_FILE if state else None
         if path is None or not path.exists():
             return cls([])
@@ -26,11 +26,11 @@ class History:
 
     @property
     def points(self) -> list[HistoryPoint]:
-        """In the order of their steps."""
+        """In step order."""
         return list(self._points)
 
     def trained(self, step: int, of: int, epoch: float, loss: float, learning_rate: float | None) -> None:
-        """A step was made; every so many become one point, the last step always."""
+        """Adds the loss of a step. Several steps are averaged into one point; the last step always makes a point."""
         self._losses.append(loss)
         if step % math.ceil(of / HISTORY_POINTS) and step < of:
             return
@@ -41,11 +41,11 @@ class History:
         )
 
     def measured(self, step: int, epoch: float, metrics: SplitMetrics) -> None:
-        """The student on validation after this step; a second measurement of one step replaces the first."""
+        """Adds the validation metrics after a step; measuring a step again replaces the earlier point."""
         self._points = [point for point in self._points if (point.step, point.validation is None) != (step, False)]
         self._points.append(HistoryPoint(step=step, epoch=epoch, validation=metrics))
 
     def write(self, folder: Path) -> None:
-        """One JSON object a line."""
+        """One JSON object per line."""
         lines = "".join(point.to_json() + "\n" for point in self._points)
         (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")

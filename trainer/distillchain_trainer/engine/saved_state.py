@@ -1,8 +1,8 @@
-"""Resumable training state in the store: files first, a small index with their sha256 last.
+"""Resumable training states in the store: files first, a small index with their sha256 last.
 
-What has no index, or differs from it, is not whole and is passed over. States lie apart by attempt, so two pods that
-train the same stage cannot mix theirs; and by what the student is trained from (a digest holds URIs, not contents), of
-each of which the newest two are kept.
+A state without an index, or with files that differ from it, is incomplete and skipped. Each attempt has states of its
+own, so two pods that train the same stage cannot mix theirs. So has each source: a digest holds URIs, and their content
+may have changed. The newest two states of a source are kept.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SOURCE_CHARS = 16
 
 
 class ResumeIndex(Record):
-    """What a state is: where training stood, and its files."""
+    """Describes a state: where training stood, and its files."""
 
     step: int
     of: int
     elapsed_s: float
-    """Wall seconds of the stage so far, all attempts."""
+    """Wall seconds of the stage so far, over all attempts."""
     model_s: float
     train_s: float
     """Seconds of training alone."""
@@ -43,7 +43,7 @@ class ResumeIndex(Record):
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to train."""
+        """Whether training is complete."""
         return self.step >= self.of
 
 
@@ -51,7 +51,7 @@ class ResumeStates:
     """The states of one stage.
 
     Args:
-        source: sha256 over training rows, teacher and start of the student; states of other ones are never found.
+        source: sha256 over training rows, teacher and start of the student; states of another source are not found.
     """
 
     def __init__(self, store: Store, digest: str, attempt: str, *, source: str) -> None:
@@ -59,15 +59,15 @@ class ResumeStates:
         self._stage = resume_prefix(digest)
         self._prefix = f"{self._stage}{source[:SOURCE_CHARS]}-"
         self._attempt = attempt
-        self._unusable: set[str] = set()  # states that were passed over: they keep no other one out
+        self._unusable: set[str] = set()  # skipped states: they must not push out newer ones
 
     @property
     def uri(self) -> str:
-        """Where they are."""
+        """Where the states are."""
         return f"{self._store.uri}/{self._stage.rstrip('/')}"
 
     def save(self, folder: Path, index: ResumeIndex) -> None:
-        """Stores all files of `folder` as the state at `index.step`, then lets older ones go."""
+        """Stores all files of `folder` as the state at `index.step`, then deletes older states."""
         state = f"{self._prefix}{index.step:09d}-{self._attempt}-{uuid.uuid4().hex[:6]}/"
         files = []
         for path in sorted(item for item in folder.rglob("*") if item.is_file()):
@@ -80,7 +80,7 @@ class ResumeStates:
         self._drop_older()
 
     def load_newest(self, folder: Path) -> tuple[ResumeIndex, Path] | None:
-        """Fetches the newest whole state below `folder`: its index and where its files are. None: there is none."""
+        """Downloads the newest complete state below `folder`. Returns: its index and folder, or None."""
         for state in reversed(self._states()):
             place = folder / Path(state).name
             index = self._load(state, place)
@@ -90,14 +90,14 @@ class ResumeStates:
                 return index, place
         if self._store.list_objects(self._stage):
             log.warning(
-                "no saved state can be used: none is whole, or data, teacher or student have changed since; "
-                "training starts anew",
+                "no saved state can be used: none is complete, or data, teacher or student have changed; training "
+                "starts from the beginning",
                 extra={"states": self.uri},
             )
         return None
 
     def _states(self) -> list[str]:
-        """Prefixes of the states that have an index, the oldest step first."""
+        """Prefixes of the states that have an index, lowest step first."""
         keys = [item.key for item in self._store.list_objects(self._prefix)]
         return sorted(key.removesuffix(INDEX) for key in keys if key.endswith("/" + INDEX))
 
@@ -105,11 +105,13 @@ class ResumeStates:
         try:
             index = ResumeIndex.parse(self._store.read(state + INDEX))
             for entry in index.files:
-                came = self._store.download(state + entry.path, folder / entry.path)
-                if (came.size_bytes, came.sha256) != (entry.size_bytes, entry.sha256):
+                fetched = self._store.download(state + entry.path, folder / entry.path)
+                if (fetched.size_bytes, fetched.sha256) != (entry.size_bytes, entry.sha256):
                     raise ObjectMissing(f"{state}{entry.path} was altered")
         except (ObjectMissing, BadDocument) as error:
-            log.warning("saved state is not whole; an older one is taken", extra={"state": state, "why": str(error)})
+            log.warning(
+                "an incomplete state is skipped; an older one is used", extra={"state": state, "why": str(error)}
+            )
             self._unusable.add(state)
             return None
         return index
@@ -126,7 +128,7 @@ class ResumeStates:
 
 
 def clear_states(store: Store, digest: str) -> None:
-    """Deletes all states of a stage; for after the commit."""
+    """Deletes all states of a stage, after its commit."""
     discard(store, resume_prefix(digest))
 
 

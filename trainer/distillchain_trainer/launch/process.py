@@ -1,4 +1,4 @@
-"""The trainer as a process: reads the work order, runs the stage, answers. Every ending has an answer and a code."""
+"""The trainer as a process: reads the work order, runs the stage and answers, with an exit code for every ending."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ USAGE = f"""usage: python -m distillchain_trainer [--version]
 
 Runs one stage of a DistillationChain. It is configured by environment variables alone:
   {WORK_ORDER_ENV}        the work order, JSON
-  {ATTEMPT_ENV}           a name unique to this pod; empty: made up
+  {ATTEMPT_ENV}           a name unique to this pod; empty: generated
   {TERMINATION_PATH_ENV}  file of the termination message; empty: {DEFAULT_TERMINATION_PATH}
   {WORK_DIRECTORY_ENV}    folder for files in the making; empty: a temporary one
   {KEEP_TEXTS_ENV}        0: copy no validation text into store and report; empty: the few that the report shows
@@ -81,7 +81,7 @@ def _run(order: WorkOrder, signals: Signals, progress: TextIO) -> Committed:
     from distillchain_trainer.stage.run import run_stage
 
     named = os.environ.get(ATTEMPT_ENV, "")
-    # A container that is restarted within its pod must not write where the one before did.
+    # A container that restarts within its pod must not write to the folder of the one before.
     attempt = f"{named}-{secrets.token_hex(3)}" if named else secrets.token_hex(6)
     with _work_folder() as folder:
         warnings = StageWarnings()
@@ -113,7 +113,7 @@ def _read_work_order() -> WorkOrder:
 
 @contextlib.contextmanager
 def _work_folder() -> Iterator[Path]:
-    """A folder of this process alone, gone at the end."""
+    """A folder for this process alone, deleted at the end."""
     parent = os.environ.get(WORK_DIRECTORY_ENV) or None
     if parent:
         Path(parent).mkdir(parents=True, exist_ok=True)
@@ -125,13 +125,13 @@ def _work_folder() -> Iterator[Path]:
 
 
 def _interrupted(order: WorkOrder | None, step: int) -> Interrupted:
-    where = f"its state at step {step} is saved" if step else "this attempt had not come to train"
+    where = f"its state at step {step} is saved" if step else "this attempt had not started to train"
     log.info("stopped from outside", extra={"step": step})
     return Interrupted(
         stage=order.stage if order else "",
         digest=order.digest if order else "",
         step=step,
-        message=f"stopped from outside; {where}, the next one goes on from what is saved",
+        message=f"stopped from outside; {where}, and the next one continues from the saved state",
     )
 
 
@@ -154,7 +154,7 @@ def _failed(order: WorkOrder | None, error: BaseException) -> tuple[Failed, int]
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: everything is written, and taking torch apart costs another second."""
+    """Ends the process at once: everything is written, and an orderly exit of torch takes another second."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

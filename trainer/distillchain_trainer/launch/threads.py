@@ -1,6 +1,6 @@
-"""How many threads the models use, and how they wait for each other. Settled before torch is imported.
+"""How many threads the models use, and how these wait for each other. Must run before torch is imported.
 
-OpenMP's threads spin while they wait. That is 1.5 times faster on idle cores (BERT-tiny, 2 cores: 1500 against 900
+OpenMP threads spin while they wait. That is 1.5 times faster on idle cores (BERT-tiny, 2 cores: 1500 against 900
 examples/s) and 10 to 30 times slower when another process holds one of them (30 to 280 against 900 to 1000).
 """
 
@@ -22,7 +22,7 @@ def choose() -> None:
 
 
 def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs this container may use: what the kernel lets it run on, and not more than its limit (cgroup v2)."""
+    """CPUs that this container may use: its affinity, bounded by its CPU limit (cgroup v2)."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = limit_file.read_text().split()
@@ -32,7 +32,7 @@ def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def idle_cpus(*, sample_s: float = SAMPLE_S, statistics: Path = Path("/proc/stat")) -> float:
-    """CPUs of this machine that nobody used for a moment."""
+    """CPUs of this machine that were idle during the sample."""
     try:
         before, at = _idle_ticks(statistics), time.monotonic()
         time.sleep(sample_s)

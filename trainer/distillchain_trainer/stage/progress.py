@@ -1,4 +1,4 @@
-"""Progress lines on stdout: typed in the contract, one JSON object a line, about one a second."""
+"""Progress lines on stdout: one JSON object per line, about one per second, typed in distillchain_api.wire."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TextIO
 
 from distillchain_api.wire.answer import Progress, ProgressPhase
 
-INTERVAL_S = 1.0  # more often, kubectl logs and the kubelet's log files only grow
+INTERVAL_S = 1.0  # more lines would only fill kubectl logs and the kubelet's log files
 
 
 class Reporter:
-    """Writes the lines of one stage."""
+    """Writes the progress lines of one stage."""
 
     def __init__(self, stage: str, stream: TextIO | None) -> None:
         self._stage = stage
@@ -30,7 +30,7 @@ class Reporter:
         examples_per_second: float | None = None,
         eta_s: float | None = None,
     ) -> None:
-        """One line, unless one of the same phase was written just before; first and last of a phase always."""
+        """Writes a line, unless the phase had one within INTERVAL_S; its first and last are always written."""
         now = time.monotonic()
         if phase == self._phase and step < of and now - self._last_s < INTERVAL_S:
             return

@@ -1,4 +1,4 @@
-"""The chain's report in the store, beside the manifest of its last stage. It is a service: it never fails a stage."""
+"""Writes the chain's report into the store, beside the manifest of its last stage. A fault here fails no stage."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
-    """Writes the report of a chain whose last stage is committed; a fault is only logged.
+    """Writes the report of a chain whose last stage is committed. A fault is logged and nothing more.
 
     Args:
-        adopted: the stage was found committed; then a report that was made of the same manifests stays as it is.
+        adopted: the stage was found committed. A report that was made from the same manifests is kept then.
     """
     key, started = report_key(order.digest), time.monotonic()
     try:
         if adopted and _is_current(store, order.digest):
             return
         store.write(key, _build(store, order).encode())
-    except Exception:  # whatever it is: the student is committed, and `distillchain report` can be run again
+    except Exception:  # any fault: the student is committed, and `distillchain report` can make the report later
         log.warning("the chain's report could not be written; see `distillchain report`", exc_info=True)
         return
     log.info(
@@ -35,7 +35,7 @@ def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
 
 
 def _is_current(store: Store, digest: str) -> bool:
-    """The report is there, and names the manifests that are there now."""
+    """Whether there is a report of the manifests that are there now."""
     from distillchain_report.commits import manifests_digest, walk_back
 
     try:
