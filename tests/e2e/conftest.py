@@ -1,4 +1,4 @@
-"""What the end-to-end tests run on: a cluster with a node and S3, our operator, real models and sentences in S3."""
+"""Fixtures of the end-to-end tests: a cluster with a node and S3, the operator, real models and sentences in S3."""
 
 from __future__ import annotations
 
@@ -23,26 +23,31 @@ from trainer.parts import an_order, answer_in, start_process
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("DISTILLCHAIN_SHARED") or CHECKOUT.parent / "shared")
-FINE_TUNING_ROWS = 5000  # of 2,000 a pretrained BERT-tiny learns nothing
+FINE_TUNING_ROWS = 5000  # from 2,000 rows a pretrained BERT-tiny learns nothing
 FEMTO_TRAINING = {"learningRate": 1e-3, "epochs": 12}
 PASSIVE = {"spec": {"containers": [{"name": "trainer", "env": [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}]}]}}
-"""For trainers that share two cores with a cluster; else as their image has it."""
-TRAIN_ROWS = 2000  # MiniLM reads some 470 sentences a second here: its logits take five seconds
+"""Pod template for trainers from their image: idle OpenMP threads must leave the two cores to the cluster."""
+TRAIN_ROWS = 2000  # MiniLM reads about 470 sentences a second on two cores: its logits take five seconds
 
 
 @dataclass(frozen=True)
 class Relay:
-    """Models and data in S3, as fields of a chain."""
+    """Models and data in S3, as fields of a chain.
+
+    Attributes:
+        dataset: few rows, for tests in which a student need not learn.
+        teacher: value of spec.teacher.
+        tiny: URI of a fine-tuned BERT-tiny.
+        full_dataset, full_training: enough rows and steps for a femto to learn the task.
+        accuracy: stage -> lowest and highest accuracy on validation after `full_training`.
+    """
 
     dataset: dict[str, Any]
     teacher: dict[str, Any]
     tiny: str
-    """A BERT-tiny that is fine-tuned."""
-    lesson: dict[str, Any]
-    """A dataset of enough rows for a femto to learn from, and `lesson_training`, with which it does."""
-    lesson_training: dict[str, Any]
+    full_dataset: dict[str, Any]
+    full_training: dict[str, Any]
     accuracy: dict[str, tuple[float, float]]
-    """Stage -> where its accuracy on validation must be after that."""
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +61,7 @@ def relay(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory)
 
 
 def relay_in(s3: S3Server, folder: Path) -> Relay:
-    """SST-2 and a teacher fine-tuned on it where the folder `shared` is, else the quick start's packages; in the bucket
-    `material`."""
+    """Upload models and data to the bucket `material`: those of the folder `shared` if it exists, else the quick start's."""
     s3.ensure_bucket("material")
     return _sst2(s3, folder) if SHARED.is_dir() else _quickstart(s3, folder)
 
@@ -73,9 +77,9 @@ def _sst2(s3: S3Server, folder: Path) -> Relay:
         dataset=_dataset("s3://material/sst2"),
         teacher={"model": "s3://material/minilm", "gate": {"minMetric": 0.88}},
         tiny="s3://material/tiny",
-        lesson=_dataset("s3://material/sst2"),
-        lesson_training=FEMTO_TRAINING,
-        accuracy={"tiny": (0.78, 0.85), "femto": (0.66, 0.78)},  # seen: 0.814 to 0.815, 0.720 to 0.721
+        full_dataset=_dataset("s3://material/sst2"),
+        full_training=FEMTO_TRAINING,
+        accuracy={"tiny": (0.78, 0.85), "femto": (0.66, 0.78)},  # measured: 0.814 to 0.815, 0.720 to 0.721
     )
 
 
@@ -85,7 +89,7 @@ def _copy_rows(source: Path, target: Path, count: int) -> None:
 
 
 def _quickstart(s3: S3Server, folder: Path) -> Relay:
-    """BERT-tiny is its own teacher: fine-tuning the MiniLM would take minutes."""
+    """BERT-tiny teaches a BERT-tiny: fine-tuning the MiniLM as a teacher would take minutes."""
     cache = quickstart_material()
     data = folder / "data"
     data.mkdir()
@@ -93,26 +97,28 @@ def _quickstart(s3: S3Server, folder: Path) -> Relay:
     (data / "dev.tsv").write_bytes((cache / "data" / "validation.tsv").read_bytes())
     _upload(s3, _fine_tuned(cache / "models" / "bert-tiny", folder), "tiny")
     _copy_rows(cache / "data" / "train.tsv", data / "train.tsv", TRAIN_ROWS)
-    (data / "whole.tsv").write_bytes((cache / "data" / "train.tsv").read_bytes())  # of 2,000 a femto learns nothing
+    (data / "whole.tsv").write_bytes(
+        (cache / "data" / "train.tsv").read_bytes()
+    )  # from 2,000 rows a femto learns nothing
     _upload(s3, data, "data")
     return Relay(
         dataset=_dataset("s3://material/data"),
         teacher={"model": "s3://material/tiny"},
         tiny="s3://material/tiny",
-        lesson=_dataset("s3://material/data", train="whole.tsv"),
-        lesson_training={"learningRate": 1e-3, "epochs": 4, "warmupRatio": 0.1},
+        full_dataset=_dataset("s3://material/data", train="whole.tsv"),
+        full_training={"learningRate": 1e-3, "epochs": 4, "warmupRatio": 0.1},
         accuracy={"tiny": (0.70, 0.85), "femto": (0.70, 0.85)},
     )
 
 
 def _fine_tuned(model: Path, folder: Path) -> Path:
-    """The checkpoint of a stage zero, run once on this machine: the model is only pretrained."""
+    """Fine-tune a pretrained model on this machine, with the trainer; return the folder of the checkpoint."""
     training = {"epochs": 4, "learningRate": 3e-4, "warmupRatio": 0.1}
     teacher = {"model": f"file://{model}", "fineTune": training}
     trainer = start_process(an_order(folder, teacher=teacher, task={"maxLength": 64}), folder)
-    _, said = trainer.communicate()
+    _, log = trainer.communicate()
     answer = answer_in(folder)
-    assert isinstance(answer, Committed), said
+    assert isinstance(answer, Committed), log
     return Path(answer.checkpoint.removeprefix("file://"))
 
 
@@ -130,7 +136,7 @@ def _upload(s3: S3Server, folder: Path, prefix: str) -> None:
 
 @pytest.fixture(scope="session")
 def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    """Our operator for all namespaces, with the rights of config/access.yaml."""
+    """The operator for all namespaces, with the rights of config/access.yaml."""
     control_plane = whole_cluster.control_plane
     install_manifests(control_plane)
     kubeconfig = control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
@@ -145,7 +151,7 @@ def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def new_chain(whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucket: str, relay: Relay) -> Any:
-    """Builds chains of this test's namespace and bucket, with the S3 credentials in a Secret."""
+    """Builds chains in this test's namespace and bucket; the S3 credentials are in a Secret."""
     s3 = whole_cluster.s3
     whole_cluster.control_plane.apply(
         {
@@ -167,8 +173,7 @@ def new_chain(whole_cluster: WholeCluster, cluster_namespace: str, cluster_bucke
 def chain_of(
     relay: Relay, s3: S3Server, stages: list[dict[str, Any]], *, name: str, bucket: str, **template: Any
 ) -> dict[str, Any]:
-    """A chain whose trainers are this machine's Python, unless `template` says otherwise; credentials are in the Secret
-    `s3-credentials`."""
+    """A chain with its credentials in the Secret `s3-credentials`. Its trainers run in this machine's Python by default."""
     task = {"type": "TextClassification", "dataset": relay.dataset, "labels": ["negative", "positive"], "maxLength": 64}
     storage = {"uri": f"{bucket}/distill", "endpointUrl": s3.endpoint, "secretRef": {"name": "s3-credentials"}}
     python = host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE"})

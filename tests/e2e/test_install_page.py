@@ -1,6 +1,6 @@
-"""docs/install.md on a cluster with a node: its three commands, a chain to its end, its report, and uninstall.
+"""docs/install.md on a cluster with a node: its three commands, a chain that succeeds, its report, and uninstall.
 
-tests/docs runs the same blocks, and the page's others, on an API server alone.
+tests/docs runs all blocks of the page on an API server without a node.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from playwright.sync_api import Browser
 from browser import watched_page
 from cluster.build_images import Builder
 from cluster.images import HOST_PYTHON_IMAGE
+from cluster.operator_process import OPERATOR_NAMESPACE
 from cluster.waiting import wait_until
 from cluster.whole import WholeCluster
 from docs.blocks import Block, blocks
 from docs.shell import a_checkout, environment, run_block
 from e2e.conftest import PASSIVE, chain_of, femto_stage, relay_in
+from e2e.pods import END_DEADLINE_S, Pods
 
-REGISTRY = "registry.example"  # the page's
+REGISTRY = "registry.example"  # as on the page
 NAME = "reviews"
 WATCH_DEADLINE_S = 600  # measured 25
 
 
 @pytest.fixture
 def empty_cluster(tmp_path: Path) -> Iterator[WholeCluster]:
-    """Nothing of ours is installed on it."""
+    """A cluster without distillchain."""
     with WholeCluster(tmp_path / "cluster") as running:
         yield running
 
 
-@pytest.mark.timeout(3600)  # where the trainer's image is built it brings CUDA
+@pytest.mark.timeout(3600)  # the first build of the trainer's image downloads CUDA
 @pytest.mark.parametrize(
     "trainer",
     [
@@ -68,28 +70,29 @@ def test_from_the_three_commands_to_the_report_and_to_uninstall(
     run_block(the_block("docs/install.md", "helm install"), checkout, variables=variables)
     watched = command("kubectl", "distillchain", "status", NAME, "--watch", cwd=checkout, variables=variables)
 
-    assert watched.returncode == 0, f"{watched.stdout}\n{watched.stderr}\n{seen(empty_cluster)}"
+    assert watched.returncode == 0, f"{watched.stdout}\n{watched.stderr}\n{state_of(empty_cluster)}"
     status = control_plane.get(f"distillationchain/{NAME}")["status"]
     assert (status["phase"], [stage["phase"] for stage in status["stages"]]) == ("Succeeded", ["Committed"])
     (pod,) = control_plane.get("pods", "-l", f"distillchain.io/chain={NAME}")["items"]
     assert pod["spec"]["containers"][0]["image"] == operator_image.name.replace("-operator:", "-trainer:")
 
-    made = command(
+    written = command(
         *("distillchain", "report", NAME, "--to", "report.html"), cwd=checkout, variables=variables | s3.environment()
     )
-    assert made.returncode == 0, made.stderr
+    assert written.returncode == 0, written.stderr
     address = (checkout / "report.html").as_uri()
-    with watched_page(browser, lambda asked: asked in (address, "data:,"), offline=True) as page:
+    with watched_page(browser, lambda requested: requested in (address, "data:,"), offline=True) as page:
         page.goto(address)
         assert NAME in page.title()
         assert page.locator("svg").first.is_visible()
 
+    assert_operator_exits_at_sigterm(empty_cluster)
     run_block(the_block("docs/operations.md", "helm uninstall"), checkout, variables=variables)
-    system = ("-n", "distillchain-system")
+    system = ("-n", OPERATOR_NAMESPACE)
     kinds = "deploy,svc,cm,sa,role,rolebinding,secret,lease,pod"
-    wait_until("the release to be gone", lambda: left(empty_cluster, kinds, *system) == [], deadline_s=60)
+    wait_until("the release to be deleted", lambda: ours(empty_cluster, kinds, *system) == [], deadline_s=60)
     everywhere = "clusterrole,clusterrolebinding,priorityclass,validatingwebhookconfiguration,crd"
-    assert left(empty_cluster, everywhere) == ["distillationchains.distillchain.io"]
+    assert ours(empty_cluster, everywhere) == ["distillationchains.distillchain.io"]
     assert control_plane.get(f"distillationchain/{NAME}")["status"] == status
     assert control_plane.get("secret/s3-credentials")
     manifest = f"distill/stages/{status['stages'][0]['digest']}/manifest.json"
@@ -107,17 +110,26 @@ def command(*argv: str, cwd: Path, variables: dict[str, str]) -> subprocess.Comp
     )
 
 
-def left(cluster: WholeCluster, kinds: str, *where: str) -> list[str]:
-    """Names of what there is of us; Kubernetes' own objects in each namespace are not."""
+def assert_operator_exits_at_sigterm(cluster: WholeCluster) -> None:
+    selector = ("-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/component=operator")
+    (pod,) = cluster.control_plane.get("pods", *selector)["items"]
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+    end, after_s = Pods(cluster, OPERATOR_NAMESPACE).delete_and_watch(pod["metadata"]["name"])
+    assert end["exitCode"] == 0
+    assert after_s < END_DEADLINE_S
+
+
+def ours(cluster: WholeCluster, kinds: str, *where: str) -> list[str]:
+    """Names of the objects that belong to distillchain and not to Kubernetes itself."""
     items = json.loads(cluster.control_plane.kubectl("get", kinds, *where, "-o", "json").stdout)["items"]
     names = [str(item["metadata"]["name"]) for item in items]
     return [name for name in names if "distillchain" in name or "distillationchain" in name]
 
 
-def seen(cluster: WholeCluster) -> str:
-    asked = [
+def state_of(cluster: WholeCluster) -> str:
+    commands = [
         ("get", "dchain,jobs,pods,events", "-A"),
         ("logs", "-n", "distillchain-system", "-l", "app.kubernetes.io/component=operator", "--tail=40"),
         ("logs", "-l", "distillchain.io/chain", "--tail=40"),
     ]
-    return "\n".join(cluster.control_plane.kubectl(*words, check=False).stdout for words in asked)
+    return "\n".join(cluster.control_plane.kubectl(*words, check=False).stdout for words in commands)

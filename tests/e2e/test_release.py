@@ -1,4 +1,4 @@
-"""docs/release.md against a registry of Debian's, with the operator's image: the trainer's 6 GB go the same way."""
+"""docs/release.md with a local registry and the operator's image. The trainer's 6 GB would take the same path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cluster.ports import free_ports
 from cluster.prerequisites import ensure_program
 from cluster.waiting import wait_until
 
-pytestmark = pytest.mark.node  # root, as for all images here
+pytestmark = pytest.mark.node  # building an image needs root
 
 VERSION = yaml.safe_load((CHECKOUT / "charts" / "distillchain" / "Chart.yaml").read_text())["version"]
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -30,7 +30,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    """Address and prefix of an empty registry."""
+    """Address and prefix of an empty image registry."""
     program = ensure_program("docker-registry", packages=("docker-registry",))
     (port,) = free_ports(1)
     config = tmp_path / "registry.yaml"
@@ -54,7 +54,7 @@ def answers(port: int) -> bool:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What a maintainer has: a clean clone of this commit, with what is not committed yet."""
+    """A clean clone of this checkout, as a maintainer has it. Uncommitted changes are committed there."""
     folder = tmp_path / "checkout"
     for name in git(CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
         if name and (CHECKOUT / name).is_file():
@@ -77,12 +77,12 @@ def commit(folder: Path) -> None:
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    who = {"GIT_COMMITTER_NAME": "maintainer", "GIT_COMMITTER_EMAIL": "m@example.com"}
+    identity = {"GIT_COMMITTER_NAME": "maintainer", "GIT_COMMITTER_EMAIL": "m@example.com"}
     argv = ["make", "--no-print-directory", f"HELM={ensure_binaries() / 'helm'}", *words]
-    return subprocess.run(argv, cwd=folder, env=os.environ | who, capture_output=True, text=True, check=False)
+    return subprocess.run(argv, cwd=folder, env=os.environ | identity, capture_output=True, text=True, check=False)
 
 
-def test_a_tag_is_refused_until_the_commit_is_fit_for_it(checkout: Path):
+def test_a_tag_is_refused_until_changelog_and_commit_are_complete(checkout: Path):
     refused = make(checkout, "release-tag")
     assert refused.returncode != 0
     assert f"CHANGELOG.md has no heading '## {VERSION} (date)'" in refused.stdout
@@ -90,17 +90,17 @@ def test_a_tag_is_refused_until_the_commit_is_fit_for_it(checkout: Path):
     refused = make(checkout, "release-tag")
     assert "there are changes that are not committed" in refused.stdout
     commit(checkout)
-    made = make(checkout, "release-tag")
-    assert made.returncode == 0, made.stderr
+    tagged = make(checkout, "release-tag")
+    assert tagged.returncode == 0, tagged.stderr
     assert git(checkout, "tag", "--points-at", "HEAD").split() == [f"v{VERSION}"]
-    assert make(checkout, "release-tag").returncode == 0, "a release that broke off is made again"
+    assert make(checkout, "release-tag").returncode == 0, "an interrupted release can be repeated"
     (checkout / "later").touch()
     commit(checkout)
-    assert make(checkout, "release-tag").returncode != 0, "another commit is another version"
+    assert make(checkout, "release-tag").returncode != 0, "another commit needs another version"
 
 
 @pytest.mark.parametrize("tool", ["docker", "podman", "buildah"])
-def test_the_builder_that_is_there_is_found(checkout: Path, tmp_path: Path, tool: str):
+def test_the_builder_on_path_is_used(checkout: Path, tmp_path: Path, tool: str):
     path = tmp_path / "bin"
     path.mkdir()
     for name in ("make", "bash", "sed", "id", "test", "git"):
@@ -152,7 +152,7 @@ def test_the_bill_of_materials_lists_what_is_in_the_image(checkout: Path, regist
 
 
 def config_of(registry: str, image: Image) -> dict[str, str]:
-    """The image's `config`, as the registry gives it."""
+    """The image's `config` from the registry."""
     host, path = image.name.removesuffix(f":{VERSION}").split("/", 1)
 
     def get(what: str) -> dict[str, dict[str, str]]:
