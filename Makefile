@@ -83,7 +83,7 @@ generate: $(READY) ## Generate objective names, fields of pods, CRD, reference p
 
 test: check ## All tests: real API server, real S3, and (as root) real containers
 	$(BIN)/python -m cluster.build
-	$(BIN)/pytest --durations=20 -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
+	$(BIN)/pytest -q -n 2 --dist loadfile --durations=20 -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
 
 e2e: $(READY) ## Only the end-to-end tests on the whole node (root)
 	$(BIN)/pytest -m node
