@@ -1,8 +1,8 @@
-"""How the store can fail; each class carries its failure class.
+"""How the store can fail. Each class carries its failure class, and with it the exit code.
 
 StoreError
-|- StorageDenied        69  the store refuses: credentials, permissions, no such bucket
-|- StorageUnavailable   74  the store does not answer, also after several tries
+|- StorageDenied        69  the store refuses: credentials, rights, certificate, no such bucket; retrying is useless
+|- StorageUnavailable   74  the store does not answer, or refuses for now; retrying may help
 |- DiskFull             73
 |- CheckpointCorrupt    66  a committed file differs from its manifest
 |- OtherRelease         66  the manifest has the contract of another release
@@ -24,19 +24,19 @@ class StoreError(StageError):
 
 
 class StorageDenied(StoreError):
-    """The store refused."""
+    """The store refuses, and will refuse again."""
 
     failure_class = FailureClass.STORAGE_DENIED
 
 
 class StorageUnavailable(StoreError):
-    """The store or the hub did not answer, also after several tries."""
+    """The store or the hub did not answer, or refused for now. A later attempt may succeed."""
 
     failure_class = FailureClass.STORAGE_UNAVAILABLE
 
 
 class DiskFull(StoreError):
-    """No space left."""
+    """No space is left, on the volume of the store or on the local disk."""
 
     failure_class = FailureClass.DISK_FULL
 
@@ -48,7 +48,7 @@ class CheckpointCorrupt(StoreError):
 
 
 class OtherRelease(StoreError):
-    """A manifest with the contract of another release: intact, but not readable by this one."""
+    """A manifest with the contract of another release: intact, but this release cannot read it."""
 
     failure_class = FailureClass.CHECKPOINT_INVALID
 

@@ -1,4 +1,4 @@
-"""The store in a folder: a local disk, or a volume that every stage mounts."""
+"""The store in a folder: on a local disk, or on a volume that all pods of a chain mount."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
-from distillchain_store.store import PATIENCE_S, Fingerprint, StoredObject, fingerprint_of, path_of_uri
+from distillchain_store.patience import NORMAL_S, Patience
+from distillchain_store.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
 
-PART_MARK = ".part-"  # of files in the making, never listed
+PART_MARK = ".part-"  # marks files that are still being written; they are never listed
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class FileStore:
-    """Objects are files below `uri`; they appear by rename, and `create` by link, which only one writer gets."""
+    """Objects are files below `uri`. A write appears by rename, `create` by a hard link, which only one writer gets."""
 
     def __init__(self, uri: str, *, field: str = "spec.storage.uri") -> None:
         self.uri = uri
-        self.patience = lambda: PATIENCE_S  # not asked: of a mounted volume it is the file system's own
+        self.patience: Patience = lambda: NORMAL_S  # never used: a mounted volume waits by itself
         self._root = path_of_uri(uri)
         self._field = field
 
@@ -47,7 +50,7 @@ class FileStore:
             except FileExistsError:
                 return False
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                if error.errno not in NO_HARD_LINKS:
                     raise
                 created = _create_without_links(path, content)
                 self._settle(key)
@@ -62,7 +65,7 @@ class FileStore:
             shutil.copyfile(path, part)
             if fingerprint_of(part) != sent:
                 raise StorageUnavailable(
-                    f"{self._field}: {self.uri}/{key} differs from what was written; look at the disk"
+                    f"{self._field}: {self.uri}/{key} differs from what was written; check the disk"
                 )
             _sync(part)
             part.replace(self._path(key))
@@ -71,10 +74,15 @@ class FileStore:
 
     def download(self, key: str, path: Path) -> Fingerprint:
         """See Store."""
-        with self._errors(key):
+        with self._errors(key, writes_to=path):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._path(key), path)
             return fingerprint_of(path)
+
+    def size(self, key: str) -> int:
+        """See Store."""
+        with self._errors(key):
+            return self._path(key).stat().st_size
 
     def fingerprint(self, key: str) -> Fingerprint:
         """See Store."""
@@ -95,7 +103,7 @@ class FileStore:
         return sorted(found, key=lambda item: item.key)
 
     def delete(self, keys: list[str]) -> None:
-        """See Store. Folders that become empty go too."""
+        """See Store. Also removes folders that become empty."""
         for key in keys:
             path = self._path(key)
             with self._errors(key):
@@ -112,24 +120,25 @@ class FileStore:
         return self._root / key
 
     def _settle(self, key: str) -> None:
-        """A file's name is on the disk when its folders are: a manifest must not outlive what it lists."""
+        """Syncs the folders of a file, so that its name survives a crash: a manifest must not outlive its files."""
         for folder in self._path(key).parents:
-            with contextlib.suppress(FileNotFoundError):  # another pod's `delete` took it away
+            with contextlib.suppress(FileNotFoundError):  # another pod's `delete` removed it
                 _sync(folder)
             if folder == self._root:
                 break
 
     @contextlib.contextmanager
     def _part(self, key: str) -> Iterator[Path]:
+        """A file beside the object's place, to be written and then renamed; removed at the end."""
         path = self._path(key)
         part = path.with_name(f"{path.name}{PART_MARK}{uuid.uuid4().hex}")
-        for last_try in (False, True):  # another pod's `delete` may take the empty folder away in between
+        for last_try in (False, True):  # another pod's `delete` may remove the empty folder between mkdir and touch
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part.touch()
                 break
             except FileNotFoundError as error:
-                if last_try:  # nothing takes it away twice: the file system makes no folder there, as /proc
+                if last_try:  # not another pod: the file system does not allow a folder there, as in /proc
                     raise self._refused(key, error) from error
         try:
             yield part
@@ -137,7 +146,8 @@ class FileStore:
             part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _errors(self, key: str, *, writes_to: Path | None = None) -> Iterator[None]:
+        """Translates errors of the file system. `writes_to`: the local file that is written, if not the object."""
         try:
             yield
         except FileNotFoundError as error:
@@ -145,8 +155,8 @@ class FileStore:
         except OSError as error:
             where = f"{self.uri}/{key}"
             if error.errno in FULL:
-                raise DiskFull(f"{where}: no space left on the disk; {DISK_REMEDY}") from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+                raise DiskFull(f"{writes_to or where}: no space left on the disk; {DISK_REMEDY}") from error
+            if error.errno in REFUSALS:
                 raise self._refused(key, error) from error
             raise StorageUnavailable(f"{self._field}: {where}: {error.strerror}") from error
 
@@ -158,7 +168,7 @@ class FileStore:
 
 
 def _raise_unless_gone(error: OSError) -> None:
-    """A listing that lacks what could not be read would tell of a store without it."""
+    """A folder that disappears during a listing is empty; any other error would make the listing incomplete."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -168,7 +178,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems do not know it for folders
+        if error.errno != errno.EINVAL:  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)
@@ -182,9 +192,9 @@ def _write_through(path: Path, content: bytes) -> None:
 
 
 def _create_without_links(path: Path, content: bytes) -> bool:
-    """For volumes without hard links: the name is taken first, so a crash in between leaves it cut short.
+    """For volumes without hard links. Only one writer can create the name, but a crash leaves an incomplete file there.
 
-    A reader then finds the manifest corrupt and says so; it is never taken for whole.
+    A reader then reports a corrupt manifest; it never takes the incomplete one for a commit.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

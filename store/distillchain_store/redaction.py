@@ -1,4 +1,4 @@
-"""What may stand in no message, log or status."""
+"""Removes secrets from texts that become messages, logs or status."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 import re
 
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-SECRET_CHARS = 8  # what is shorter is a word of the sentence, not a secret
+SECRET_CHARS = 8  # a shorter value is more likely a word of the sentence than a secret
+# Also matches an address without a scheme, which botocore quotes when it refuses it. hf://model@revision is left alone.
 USERINFO = re.compile(r"(https?://|Invalid endpoint: )[^/\s]*@", re.IGNORECASE)
-"""Of an address, also of one that botocore refuses for having no scheme. `hf://model@revision` stays as it is."""
 
 
 def without_secrets(text: str) -> str:
-    """`text` with the names of the secret variables in place of their values, and addresses without user names."""
+    """`text` with secret values replaced by the names of their variables, and without user names in addresses."""
     for name in SECRET_VARIABLES:
         if len(secret := os.environ.get(name, "")) >= SECRET_CHARS:
             text = text.replace(secret, f"<{name}>")
@@ -20,5 +20,5 @@ def without_secrets(text: str) -> str:
 
 
 def without_userinfo(text: str) -> str:
-    """`https://bob:password@s3.example` as `https://s3.example`."""
+    """`https://bob:password@s3.example` becomes `https://s3.example`."""
     return USERINFO.sub(r"\1", text)

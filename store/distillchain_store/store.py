@@ -1,26 +1,24 @@
-"""The store: objects under a prefix, with the same semantics on S3 and in a folder.
+"""The store protocol: objects under a prefix, with the same semantics on S3 and in a folder.
 
-Whole objects appear at once or not at all; `create` lets exactly one writer win. Knows no stage and no manifest.
+An object appears whole or not at all; `create` lets exactly one writer win. Knows no stage and no manifest.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from distillchain_store.errors import StoreError
+from distillchain_store.patience import QUICK_S, Patience, with_patience
 
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
-PATIENCE_S = 30.0  # longer outages are the Job's retries
-NO_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,10 +31,21 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an object's content is."""
+    """Identifies the content of an object."""
 
     size_bytes: int
     sha256: str
+
+
+class ReadableStore(Protocol):
+    """As much of a store as a verified read needs."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+
+    def read(self, key: str) -> bytes:
+        """The content of an object. Raises: ObjectMissing."""
 
 
 class Store(Protocol):
@@ -46,65 +55,49 @@ class Store(Protocol):
     """
 
     uri: str
-    patience: Callable[[], float]
-    """For how many seconds an outage is waited out before StorageUnavailable; asked again while it lasts."""
+    patience: Patience
+    """For how many seconds an outage is waited out before StorageUnavailable; see the module `patience`."""
 
     def read(self, key: str) -> bytes:
         """The content. Raises: ObjectMissing."""
 
     def write(self, key: str, content: bytes) -> None:
-        """Replaces what was there."""
+        """Writes an object, or replaces it."""
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes unless there is such an object already (then False); of many writers at once one wins."""
+        """Writes the object unless it exists, and returns whether it did; of concurrent writers exactly one wins."""
 
     def upload(self, key: str, path: Path) -> Fingerprint:
-        """Stores a file and returns what was stored."""
+        """Stores a file. Returns: the fingerprint of what was stored."""
 
     def download(self, key: str, path: Path) -> Fingerprint:
-        """Fetches into `path` and returns what came. Raises: ObjectMissing."""
+        """Fetches an object into the file `path`. Returns: the fingerprint of what arrived. Raises: ObjectMissing."""
+
+    def size(self, key: str) -> int:
+        """Bytes of an object, asked for directly: a listing may lag behind. Raises: ObjectMissing."""
 
     def fingerprint(self, key: str) -> Fingerprint:
         """Reads the whole object. Raises: ObjectMissing."""
 
     def list_objects(self, prefix: str) -> list[StoredObject]:
-        """All objects whose key starts with `prefix`, in order of key."""
+        """All objects whose key starts with `prefix`, sorted by key."""
 
     def delete(self, keys: list[str]) -> None:
-        """Deletes; one that is not there is fine."""
+        """Deletes objects; a missing one is not an error."""
 
 
-def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field: str = "spec.storage.uri") -> Store:
-    """The store at an s3:// or file:// URI, which a person named in `field`."""
-    if uri.startswith("s3://"):
-        from distillchain_store.s3 import S3Store  # boto3 takes half a second to import
+def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> str | None:
+    """Deletes objects that are no longer needed: `keys`, or everything below `prefix`. Never raises a StoreError.
 
-        return S3Store(uri, endpoint_url=endpoint_url, region=region, field=field)
-    from distillchain_store.folder import FileStore
-
-    return FileStore(uri, field=field)
-
-
-@contextlib.contextmanager
-def with_patience(store: Store, seconds: Callable[[], float]) -> Iterator[None]:
-    """Within, outages are waited out for as long as `seconds` says."""
-    before, store.patience = store.patience, seconds
+    Returns: None, or one sentence that says what stays behind and why, for a warning of the stage.
+    """
     try:
-        yield
-    finally:
-        store.patience = before
-
-
-def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> None:
-    """Deletes what nobody reads any more: `keys`, or all below `prefix`. That the store keeps it is only logged."""
-    try:
-        with with_patience(store, lambda: NO_PATIENCE_S):  # it may be why one is here
+        with with_patience(store, QUICK_S):
             store.delete([item.key for item in store.list_objects(prefix)] if keys is None else list(keys))
     except StoreError as error:
-        log.warning(
-            "the store does not delete what nobody reads any more",
-            extra={"objects": f"{store.uri}/{prefix}", "why": str(error)},
-        )
+        log.warning("objects were not deleted", extra={"objects": f"{store.uri}/{prefix}", "why": str(error)})
+        return f"objects under {store.uri}/{prefix} could not be deleted and stay there ({error})"
+    return None
 
 
 def fingerprint_of(path: Path) -> Fingerprint:
@@ -114,7 +107,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
 
 
 def fingerprint_stream(stream: BinaryIO) -> Fingerprint:
-    """Size and sha256 of what is left in a stream."""
+    """Size and sha256 of the rest of a stream."""
     digest, size = hashlib.sha256(), 0
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)

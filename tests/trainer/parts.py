@@ -18,14 +18,12 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, ProgressPhase, parse_answer
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.work_order import TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, WORK_ORDER_ENV, WorkOrder
-from distillchain_trainer.launch.signals import Signals
+from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 
 if TYPE_CHECKING:
-    import pytest
     from transformers import PreTrainedTokenizerFast
 
-    from cluster.s3 import S3Server
 
 GOOD = ["good", "great", "fine", "lovely", "charming", "bright", "funny", "warm"]
 BAD = ["bad", "dull", "poor", "boring", "bleak", "cold", "weak", "tired"]
@@ -257,10 +255,3 @@ class Rival(Reporter):
     def report(self, phase: ProgressPhase, step: int, of: int, **_: float | None) -> None:
         if (phase, step) == ("Upload", 0):
             run_here(self._order, self._root, attempt="rival")
-
-
-def use_keys(monkeypatch: pytest.MonkeyPatch, server: S3Server, **others: str) -> None:
-    """The credentials of this process, as those of a trainer's environment."""
-    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, **others}
-    for name, value in keys.items():
-        monkeypatch.setenv(name, value)

@@ -1,18 +1,16 @@
-"""What hf:// names: snapshots of checkpoints and data sets. The one place that knows the hub's errors."""
+"""Fetches what hf:// names: checkpoints and data sets. The one place that knows the hub's errors."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distillchain_api.failures import StageError
+from distillchain_store.connection_faults import proxy_variable, tls_fault
 from distillchain_store.errors import StorageDenied, StorageUnavailable
-from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, first_line
-
-log = logging.getLogger(__name__)
+from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, first_line, translate_unforeseen
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -24,7 +22,7 @@ def split_name(uri: str) -> tuple[str, str | None]:
 
 
 def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
-    """A checkpoint's folder, its commit, and the names of all files in the repository's top folder.
+    """Downloads a checkpoint. Returns: its folder, its commit, and the names of all files in its top folder.
 
     Raises: CheckpointInvalid, StorageDenied, StorageUnavailable.
     """
@@ -33,7 +31,7 @@ def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
     name, revision = split_name(uri)
     with _errors(uri, field, CheckpointInvalid):
         info = huggingface_hub.HfApi().model_info(name, revision=revision)
-        # Only the top folder: onnx/, openvino/ and the like hold other forms of the same weights.
+        # Only the top folder: onnx/, openvino/ and the like hold the same weights in other formats.
         files = [item.rfilename for item in info.siblings or [] if "/" not in item.rfilename]
         wanted = [file for file in files if any(Path(file).match(pattern) for pattern in WANTED)]
         folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted or WANTED)
@@ -43,7 +41,7 @@ def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
 def fetch_dataset(
     uri: str, config: str | None, splits: Mapping[str, str], *, folder: Path
 ) -> tuple[dict[str, Any], str]:
-    """`datasets.Dataset` of each split, and the commit they are of.
+    """Downloads a data set. Returns: `datasets.Dataset` of each split, and their commit.
 
     Raises: DataInvalid, StorageDenied, StorageUnavailable.
     """
@@ -57,11 +55,12 @@ def fetch_dataset(
         known = datasets.get_dataset_config_names(name, revision=commit)
         if config is not None and config not in known:
             raise DataInvalid(f"spec.task.dataset.config: {uri} has no {config}; expected one of {', '.join(known)}")
-        there = datasets.get_dataset_split_names(name, config, revision=commit)
+        available = datasets.get_dataset_split_names(name, config, revision=commit)
         for role, split in splits.items():
-            if split not in there:
+            if split not in available:
                 raise DataInvalid(
-                    f"spec.task.dataset.splits.{role}: {uri} has no split {split}; expected one of {', '.join(there)}"
+                    f"spec.task.dataset.splits.{role}: {uri} has no split {split}; expected one of "
+                    f"{', '.join(available)}"
                 )
         tables = {
             role: datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=str(folder / "hub"))
@@ -70,52 +69,78 @@ def fetch_dataset(
     return tables, commit
 
 
-def _http_error() -> type[Exception]:
-    """What the hub's HTTP client raises when there is no connection."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base: type[Exception] = HfHubHTTPError.__mro__[1]
-    return base
-
-
 @contextlib.contextmanager
 def _errors(uri: str, field: str, invalid: type[StageError]) -> Iterator[None]:
-    from huggingface_hub import errors as hf
-
+    """Translates errors of the hub's client and of `datasets`. `invalid`: what a wrong name or content is."""
     try:
         yield
     except StageError:
         raise
-    except hf.GatedRepoError as error:
-        raise StorageDenied(f"{field}: {uri} is gated; accept its terms and give the pod HF_TOKEN") from error
-    except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
-        raise invalid(f"{field}: the hub has no {uri} (or HF_TOKEN may not see it); correct the name") from error
-    except hf.RevisionNotFoundError as error:
-        raise invalid(f"{field}: the hub has no revision of that name for {uri}; correct it") from error
-    except hf.HfHubHTTPError as error:
+    except Exception as error:
+        fault = tls_fault(error, bundle_variable="SSL_CERT_FILE")
+        if fault:
+            raise StorageDenied(f"{field}: the hub cannot be trusted with {uri}: {fault}") from error
+        translated = (
+            translate_unforeseen(error)  # a full disk, which `datasets` wraps like everything else
+            or _of_hub(error, uri, field, invalid)
+            or _of_dataset(error, uri, field, invalid)
+        )
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _of_hub(error: Exception, uri: str, field: str, invalid: type[StageError]) -> StageError | None:
+    """What an error of the hub's client means; None: it is of another library."""
+    from huggingface_hub import errors as hf
+
+    if isinstance(error, hf.GatedRepoError):
+        return StorageDenied(f"{field}: {uri} is gated; accept its terms and give the pod HF_TOKEN")
+    if isinstance(error, hf.RepositoryNotFoundError | hf.HFValidationError):
+        return invalid(f"{field}: the hub has no {uri} (or HF_TOKEN may not see it); correct the name")
+    if isinstance(error, hf.RevisionNotFoundError):
+        return invalid(f"{field}: the hub has no revision of that name for {uri}; correct it")
+    if isinstance(error, hf.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):
-            raise StorageDenied(f"{field}: the hub refused {uri} ({status}); correct HF_TOKEN") from error
-        raise StorageUnavailable(f"{field}: the hub answered {status} to {uri}; it is tried again") from error
-    except (hf.OfflineModeIsEnabled, hf.LocalEntryNotFoundError, _http_error(), ConnectionError, TimeoutError) as error:
-        raise StorageUnavailable(
-            f"{field}: the hub did not answer for {uri} ({type(error).__name__}); check the network, HF_ENDPOINT and "
-            "HF_HUB_OFFLINE, or copy it to s3:// and name it there"
-        ) from error
-    except _unreadable() as error:
-        root: BaseException = error
-        while root.__cause__ is not None:  # not what it only came upon on the way, such as a cache that has nothing yet
-            root = root.__cause__
-        if isinstance(root, _http_error() | ConnectionError | TimeoutError):
-            raise StorageUnavailable(
-                f"{field}: the hub broke off while {uri} was read ({type(root).__name__}); check the network, or copy "
-                "it to s3:// and name it there"
-            ) from error
-        raise invalid(f"{field}: {uri} cannot be read: {first_line(root)}") from error
+            return StorageDenied(f"{field}: the hub refused {uri} ({status}); correct HF_TOKEN")
+        return StorageUnavailable(f"{field}: the hub answered {status} for {uri}; check its status and HF_ENDPOINT")
+    if isinstance(error, hf.OfflineModeIsEnabled | hf.LocalEntryNotFoundError) or _is_of_connection(error):
+        return StorageUnavailable(
+            f"{field}: the hub did not answer for {uri} ({type(error).__name__}{_through_proxy()}); check the network, "
+            "HF_ENDPOINT and HF_HUB_OFFLINE, or copy it to s3:// and name it there"
+        )
+    return None
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What `datasets` raises for a data set it cannot read, and whatever a file of it was the reason."""
+def _of_dataset(error: Exception, uri: str, field: str, invalid: type[StageError]) -> StageError | None:
+    """What an error of `datasets` means, which wraps whatever stopped it, also a lost connection; None: our mistake."""
     from datasets.exceptions import DatasetsError
 
-    return ValueError, FileNotFoundError, DatasetsError
+    if not isinstance(error, ValueError | FileNotFoundError | DatasetsError):
+        return None
+    root: BaseException = error
+    # Explicit causes only: the implicit context may be an attempt that failed before, such as an empty cache.
+    while root.__cause__ is not None:
+        root = root.__cause__
+    if _is_of_connection(root):
+        return StorageUnavailable(
+            f"{field}: the connection to the hub broke while {uri} was read ({type(root).__name__}{_through_proxy()}); "
+            "check the network, or copy it to s3:// and name it there"
+        )
+    return invalid(f"{field}: {uri} cannot be read: {first_line(root)}")
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The base class of its HTTP client, whose package has changed its name between releases of the hub's client.
+    http_error = HfHubHTTPError.__mro__[1]
+    return isinstance(error, (http_error, ConnectionError, TimeoutError))
+
+
+def _through_proxy() -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    variable = proxy_variable(ENDPOINT)
+    return f", through the proxy in {variable}" if variable else ""

@@ -1,37 +1,33 @@
-"""The store in a folder: what a disk or a network volume refuses, cuts off or lacks."""
+"""The store in a folder: refusals, faults and missing features of disks and network volumes."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from distillchain_api import layout
-from distillchain_api.wire.manifest import parse_manifest
+from distillchain_api.layout import manifest_key
 from distillchain_store import commit
 from distillchain_store.errors import DiskFull, StorageDenied, StorageUnavailable
 from distillchain_store.folder import FileStore
-from trainer.parts import an_order, run_here
+from store.parts import DIGEST, a_manifest
 
 
-def test_a_copy_that_differs_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A copy of other bytes stands in for a disk that altered them."""
+def test_a_copy_that_differs_from_its_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A copy function that writes other bytes stands in for a disk that alters them."""
     (tmp_path / "weights").write_bytes(b"whole")
     monkeypatch.setattr("shutil.copyfile", lambda _source, target: target.write_bytes(b"wholf"))
 
-    with pytest.raises(StorageUnavailable, match=r"/store/a/weights differs from what was written; look at the disk$"):
+    with pytest.raises(StorageUnavailable, match=r"/store/a/weights differs from what was written; check the disk$"):
         FileStore(f"file://{tmp_path}/store").upload("a/weights", tmp_path / "weights")
 
     assert not list((tmp_path / "store").rglob("weights*"))
 
 
-def test_a_file_is_on_the_disk_with_its_folders_before_it_is_said_to_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_and_its_folders_are_synced_before_the_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "weights").write_bytes(b"whole")
     synced: list[str] = []
     monkeypatch.setattr(
@@ -48,7 +44,7 @@ def test_a_file_is_on_the_disk_with_its_folders_before_it_is_said_to_be(
     assert synced[-2:] == [f"{tmp_path}/store/a", f"{tmp_path}/store"]
 
 
-def test_a_folder_that_may_not_be_written_is_refused_by_name(tmp_path: Path):
+def test_a_folder_without_write_access_is_named(tmp_path: Path):
     (tmp_path / "store").write_text("a file where the folder should be")
     store = FileStore(f"file://{tmp_path}/store")
 
@@ -58,9 +54,8 @@ def test_a_folder_that_may_not_be_written_is_refused_by_name(tmp_path: Path):
     assert str(failure.value).startswith(f"spec.storage.uri: file://{tmp_path}/store/a is refused by the file system (")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_a_folder_that_cannot_be_made_is_refused_and_not_called_missing(tmp_path: Path):
-    """A trainer that is told so tries again, for hours."""
+def test_a_folder_that_cannot_be_created_is_refused_and_not_called_missing(tmp_path: Path):
+    """Of a missing object a trainer would think that it may come later."""
     store = FileStore("file:///proc/nope")
     (tmp_path / "x").write_bytes(b"x")
 
@@ -71,8 +66,8 @@ def test_a_folder_that_cannot_be_made_is_refused_and_not_called_missing(tmp_path
         store.create("a/b", b"x")
 
 
-def test_a_listing_that_cannot_be_read_whole_is_no_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A network volume that is away for a moment, which this machine lacks; without it a stage would begin anew."""
+def test_an_incomplete_listing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a network volume that is unavailable for a moment: a stage would not see its states, and start over."""
     store = FileStore(f"file://{tmp_path}/store")
     store.write("a/b/c", b"x")
 
@@ -84,7 +79,7 @@ def test_a_listing_that_cannot_be_read_whole_is_no_listing(tmp_path: Path, monke
         store.list_objects("a/")
 
 
-def test_a_listing_of_all_is_of_the_store_alone(tmp_path: Path):
+def test_a_listing_of_everything_stays_within_the_store(tmp_path: Path):
     (tmp_path / "neighbour").write_bytes(b"x")
     store = FileStore(f"file://{tmp_path}/store")
     store.write("a", b"x")
@@ -94,7 +89,7 @@ def test_a_listing_of_all_is_of_the_store_alone(tmp_path: Path):
 
 @pytest.fixture
 def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a volume of CIFS or FUSE refuses them."""
+    """Refuses hard links, as volumes of CIFS or FUSE do."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -103,13 +98,13 @@ def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_links")
-def test_without_links_what_cannot_be_written_leaves_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_links_a_failed_create_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = FileStore(f"file://{tmp_path}/store")
     written, fsync = [], os.fsync
 
     def full(descriptor: int) -> None:
         written.append(descriptor)
-        if len(written) > 1:  # the part is whole, its copy under the final name is not
+        if len(written) > 1:  # the first file is complete, its copy under the final name is not
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
@@ -120,29 +115,23 @@ def test_without_links_what_cannot_be_written_leaves_no_name(tmp_path: Path, mon
     assert store.list_objects("") == []
 
 
-@pytest.mark.models
 @pytest.mark.usefixtures("without_links")
-def test_without_links_a_rivals_manifest_is_waited_for_until_it_is_whole(root: Path):
-    order = an_order(root)
-    run_here(order, root)
-    store = FileStore(f"file://{root}/store")
-    content = store.read(layout.manifest_key(order.digest))
-    path = root / f"store/stages/{order.digest}/manifest.json"
-    path.write_bytes(content[:100])
-    whole = threading.Timer(1.0, path.write_bytes, [content])
-    whole.start()
+def test_without_links_a_manifest_that_is_still_being_written_is_waited_for(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}/store")
+    content = a_manifest("first").to_json().encode()
+    store.write(manifest_key(DIGEST), content[:100])
+    complete = threading.Timer(0.6, store.write, [manifest_key(DIGEST), content])
+    complete.start()
 
-    winner = commit.commit(store, parse_manifest(content).model_copy(update={"attempt": "late"}))
-    whole.join()
+    winner = commit.commit(store, a_manifest("second"))
+    complete.join()
 
-    assert winner.attempt == "here"
+    assert winner.attempt == "first"
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A file size limit of this process stands in for the full disk: the kernel's answer has another number, so the
-    one of a full disk is put in its place."""
-    store = FileStore("file:///dev/full")
-    store._root = tmp_path
+def test_a_full_disk_is_named_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """/dev/full gives the kernel's own answer of a full disk, in the middle of a write."""
+    store = FileStore(f"file://{tmp_path}/store")
     real_link = Path.hardlink_to
 
     def full(self: Path, target: Path) -> None:
@@ -152,7 +141,19 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "hardlink_to", full)
 
-    with pytest.raises(DiskFull, match="no space left on the disk; give the pod more ephemeral storage, or free"):
+    with pytest.raises(DiskFull) as failure:
         store.create("manifest.json", b"x")
 
-    assert list(tmp_path.iterdir()) == []
+    assert str(failure.value) == (
+        f"file://{tmp_path}/store/manifest.json: no space left on the disk; give the pod more ephemeral storage, or free "
+        "the volume"
+    )
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_full_local_disk_is_named_by_its_own_path_and_not_by_the_stores(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}/store")
+    store.write("a", b"x" * 100_000)
+
+    with pytest.raises(DiskFull, match=r"^/dev/full: no space left on the disk; "):
+        store.download("a", Path("/dev/full"))

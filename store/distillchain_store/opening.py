@@ -1,0 +1,19 @@
+"""Opens a store by its URI. boto3 is imported only for s3://: it takes half a second."""
+
+from __future__ import annotations
+
+from distillchain_store.folder import FileStore
+from distillchain_store.store import Store
+
+
+def open_store(uri: str, *, endpoint_url: str | None, region: str | None, field: str = "spec.storage.uri") -> Store:
+    """The store at an s3:// or file:// URI.
+
+    Args:
+        field: where the URI stands in the chain; messages name it.
+    """
+    if uri.startswith("s3://"):
+        from distillchain_store.s3.store import S3Store
+
+        return S3Store(uri, endpoint_url=endpoint_url, region=region, field=field)
+    return FileStore(uri, field=field)

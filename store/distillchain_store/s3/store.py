@@ -1,0 +1,288 @@
+"""The operations of a store on S3. Requests are repeated while the store is unavailable and patience lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
+
+import botocore.exceptions as aws
+import tenacity
+from boto3.s3.transfer import TransferConfig
+
+from distillchain_store.errors import ObjectMissing, StorageDenied, StorageUnavailable, StoreError
+from distillchain_store.patience import NORMAL_S, Patience
+from distillchain_store.redaction import without_userinfo
+from distillchain_store.s3.connection import Connection
+from distillchain_store.s3.translation import (
+    Address,
+    Answer,
+    CredentialsExpired,
+    Transient,
+    parse_answer,
+    translate,
+    translate_answer,
+)
+from distillchain_store.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PART_BYTES = 16 << 20
+TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
+DELETE_AT_ONCE = 1000  # S3's own limit
+TAKEN_CODES = {"PreconditionFailed", "412"}
+
+
+class _Object(TypedDict):
+    """The parameters of a request that name an object."""
+
+    Bucket: str
+    Key: str
+
+
+class S3Store:
+    """Objects under s3://bucket/prefix. Credentials come from the environment alone.
+
+    Every body is signed with its sha256 (each part of a large one), so the server refuses a body that was altered on
+    the way.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        field: str = "spec.storage.uri",
+        patience_s: float = NORMAL_S,
+    ) -> None:
+        self.uri = uri
+        self.patience: Patience = lambda: patience_s
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._field = field
+        self._deletes_many = True  # until the server refuses it
+        self._credentials_expired = False
+        self._endpoint = without_userinfo(endpoint_url or "AWS")  # for messages, until there is a client
+        self._connection = self._repeat("", lambda: Connection(endpoint_url, region))
+        self._endpoint = self._connection.endpoint
+
+    def read(self, key: str) -> bytes:
+        """See Store."""
+
+        def fetch(client: S3Client) -> bytes:
+            content: bytes = client.get_object(**self._object(key))["Body"].read()
+            return content
+
+        return self._call(key, fetch)
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        self._send(key, lambda client: client.put_object(**self._object(key), Body=content))
+
+    def create(self, key: str, content: bytes) -> bool:
+        """See Store. A retry after a lost answer may find the writer's own object: compare before giving up."""
+
+        def put(client: S3Client) -> bool:
+            try:
+                client.put_object(**self._object(key), Body=content, IfNoneMatch="*")
+            except aws.ClientError as error:
+                if parse_answer(error.response).code in TAKEN_CODES:
+                    return False
+                raise
+            return True
+
+        return self._send(key, put)
+
+    def upload(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+        stored = fingerprint_of(path)
+
+        def send(client: S3Client) -> None:
+            # upload_fileobj, because upload_file hides the server's error in a sentence.
+            with path.open("rb") as file:
+                client.upload_fileobj(file, self._bucket, self._prefix + key, Config=TRANSFER)
+
+        self._send(key, send)
+        return stored
+
+    def download(self, key: str, path: Path) -> Fingerprint:
+        """See Store."""
+
+        def receive(client: S3Client) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                client.download_fileobj(self._bucket, self._prefix + key, file, Config=TRANSFER)
+
+        try:
+            with self._bucket_is_named_if_missing(key):
+                self._call(key, receive)
+        except ObjectMissing:
+            path.unlink(missing_ok=True)
+            raise
+        return fingerprint_of(path)
+
+    def size(self, key: str) -> int:
+        """See Store."""
+        with self._bucket_is_named_if_missing(key):
+            return self._call(key, lambda client: client.head_object(**self._object(key))["ContentLength"])
+
+    def fingerprint(self, key: str) -> Fingerprint:
+        """See Store."""
+
+        def fetch(client: S3Client) -> Fingerprint:
+            return fingerprint_stream(cast("BinaryIO", client.get_object(**self._object(key))["Body"]))
+
+        return self._call(key, fetch)
+
+    def list_objects(self, prefix: str) -> list[StoredObject]:
+        """See Store."""
+
+        def fetch(client: S3Client) -> list[StoredObject]:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            return [
+                StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
+                for page in pages
+                for item in page.get("Contents", [])
+            ]
+
+        with self._missing_is_refused():
+            return sorted(self._call(prefix, fetch), key=lambda item: item.key)
+
+    def delete(self, keys: list[str]) -> None:
+        """See Store."""
+        for start in range(0, len(keys), DELETE_AT_ONCE):
+            some = keys[start : start + DELETE_AT_ONCE]
+            if self._deletes_many:
+                self._delete_many(some)
+            else:
+                self._delete_one_by_one(some)
+
+    def _delete_many(self, keys: list[str]) -> None:
+        """Some servers require a Content-MD5 here, refuse its checksum headers, or lack it: then one by one."""
+        try:
+            refused = self._call(keys[0], lambda client: self._delete_at_once(client, keys))
+        except StorageDenied as refusal:
+            log.info("the store refuses to delete many objects at once", extra={"why": str(refusal)})
+            self._delete_one_by_one(keys)
+            self._deletes_many = False
+            return
+        if refused:
+            raise refused[0]
+
+    def _delete_at_once(self, client: S3Client, keys: list[str]) -> list[StoreError]:
+        """Returns: the refusals. A refused key is no error of the request as a whole."""
+        objects = [{"Key": self._prefix + key} for key in keys]
+        # The stubs want their own TypedDict for {"Key": ...}.
+        answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+        refused = []
+        for item in answer.get("Errors", []):
+            said = Answer(item.get("Code", ""), item.get("Message", ""), status=0, server_time=None)
+            error = translate_answer(said, self._address(), item.get("Key", ""), now=_now())
+            if isinstance(error, Transient):
+                raise error
+            if not isinstance(error, ObjectMissing):
+                refused.append(error)
+        return refused
+
+    def _delete_one_by_one(self, keys: list[str]) -> None:
+        for key in keys:
+            named = self._object(key)
+            with contextlib.suppress(ObjectMissing):
+                self._call(key, functools.partial(_delete_one, named))
+
+    def _object(self, key: str) -> _Object:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def _address(self) -> Address:
+        return Address(self.uri, self._bucket, self._endpoint, self._field)
+
+    @contextlib.contextmanager
+    def _bucket_is_named_if_missing(self, key: str) -> Iterator[None]:
+        """For HEAD, whose answer has no body and so cannot tell a missing bucket from a missing key."""
+        try:
+            yield
+        except ObjectMissing:
+            self._call(key, lambda client: client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
+            raise
+
+    @contextlib.contextmanager
+    def _missing_is_refused(self) -> Iterator[None]:
+        """For requests that need no object to be there: a 404 is then about the address."""
+        try:
+            yield
+        except ObjectMissing as error:
+            raise StorageDenied(
+                f"spec.storage.endpointUrl: {self._endpoint} answered 404 for {self.uri}; check that this is the "
+                "address of an S3 server"
+            ) from error
+
+    def _call(self, key: str, request: Callable[[S3Client], T]) -> T:
+        """The answer of a request, repeated while the store is unavailable."""
+        return self._repeat(key, lambda: request(self._current_connection().client))
+
+    def _send(self, key: str, upload: Callable[[S3Client], T]) -> T:
+        """As `_call`, for requests that carry an object."""
+        with self._missing_is_refused():
+            return self._repeat(key, lambda: self._current_connection().send(upload))
+
+    def _current_connection(self) -> Connection:
+        if self._credentials_expired:
+            self._connection.renew()
+            self._credentials_expired = False
+        return self._connection
+
+    def _repeat(self, key: str, attempt: Callable[[], T]) -> T:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
+            stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience(),
+            before_sleep=self._before_repeating,
+            reraise=True,
+        )
+        try:
+            answer: T = retrying(self._translated, key, attempt)
+        except Transient as error:
+            raise StorageUnavailable(
+                f"{error.what}, also after {self.patience():.0f} s of retries; {error.remedy}"
+            ) from error.__cause__
+        return answer
+
+    def _translated(self, key: str, attempt: Callable[[], T]) -> T:
+        try:
+            return attempt()
+        except StoreError:
+            raise
+        except Exception as error:
+            translated = translate(error, self._address(), key, now=_now())
+            if translated is None:
+                raise
+            raise translated from error
+
+    def _before_repeating(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._credentials_expired = isinstance(error, CredentialsExpired)
+        log.warning(
+            "the store did not do it; repeating the request",
+            extra={"unavailable_s": round(state.seconds_since_start or 0), "why": str(error)},
+        )
+
+
+def _delete_one(named: _Object, client: S3Client) -> None:
+    client.delete_object(**named)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

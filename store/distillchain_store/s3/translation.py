@@ -1,0 +1,276 @@
+"""What the errors of botocore and of an S3 server mean to a user. Decides over values; makes no request."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions as aws
+from boto3.exceptions import RetriesExceededError
+from botocore.parsers import ResponseParserError
+
+from distillchain_store.connection_faults import bundle_fault, proxy_variable, tls_fault
+from distillchain_store.errors import (
+    DISK_REMEDY,
+    FULL,
+    DiskFull,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+    StoreError,
+)
+from distillchain_store.redaction import without_userinfo
+
+CREDENTIAL_CODES = {
+    "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
+    "AllAccessDisabled", "AccountProblem", "InvalidSecurity",
+}  # fmt: skip
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
+REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
+BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
+PASSING_CODES = {
+    "NoSuchUpload", "InvalidPart", "OperationAborted",  # a part or an answer was lost: the file is sent again
+    "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody",  # altered on the way
+}  # fmt: skip
+PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
+CONNECTION_ERRORS = (
+    aws.ConnectionError,
+    aws.HTTPClientError,
+    aws.IncompleteReadError,
+    aws.FlexibleChecksumError,  # the content was altered on the way
+    RetriesExceededError,
+)
+CA_BUNDLE = "AWS_CA_BUNDLE"
+CHECKSUM_WORDS = ("checksum", "content-md5", "contentmd5", "x-amz-trailer", "aws-chunked", "unsigned-payload-trailer")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Which store an error is about, as messages name it.
+
+    Attributes:
+        field: where in the chain the URI stands.
+    """
+
+    uri: str
+    bucket: str
+    endpoint: str
+    field: str
+
+
+class Transient(StorageUnavailable):
+    """The request failed and may succeed when it is repeated."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
+
+
+class CredentialsExpired(Transient):
+    """The credentials must be read again before the request is repeated."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an S3 server answered instead of doing what it was asked."""
+
+    code: str
+    words: str
+    status: int
+    server_time: datetime.datetime | None
+
+    @property
+    def said(self) -> str:
+        """Code and words, as messages quote them."""
+        return f"{self.code}: {self.words}" if self.words else self.code
+
+
+def parse_answer(response: Any) -> Answer:
+    """Reads the `response` of a botocore ClientError, whose parts may all be absent."""
+    error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
+    status = int(metadata.get("HTTPStatusCode", 0))
+    server_time = error.get("ServerTime") or metadata.get("HTTPHeaders", {}).get("date")
+    return Answer(
+        str(error.get("Code") or status),
+        str(error.get("Message", "")),
+        status,
+        _parse_time(server_time),
+    )
+
+
+def wants_other_checksum(error: aws.ClientError) -> bool:
+    """Whether a server refused an upload for its checksum headers: it requires one, or does not know them."""
+    answer = parse_answer(error.response)
+    if answer.code in PASSING_CODES:
+        return False  # the checksum was accepted and did not match
+    text = answer.said.lower()
+    return answer.status == 501 or answer.code == "NotImplemented" or any(word in text for word in CHECKSUM_WORDS)
+
+
+def translate(error: Exception, address: Address, key: str, *, now: datetime.datetime) -> StoreError | None:
+    """What an exception of a request means; None: it is not about the store."""
+    if isinstance(error, aws.ClientError):
+        return translate_answer(parse_answer(error.response), address, key, now=now)
+    if isinstance(error, aws.CredentialRetrievalError | aws.MetadataRetrievalError):
+        return Transient(
+            f"spec.storage: the service that gives credentials for {address.uri} did not answer "
+            f"({without_userinfo(str(error))})",
+            "check the service account's role and its agent on the node",
+        )
+    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
+        return StorageDenied(
+            f"spec.storage.secretRef: no credentials for {address.uri} ({error}); name a Secret with "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster "
+            "set these variables or AWS_PROFILE"
+        )
+    if isinstance(error, CONNECTION_ERRORS):
+        return _of_connection(error, address)
+    if isinstance(error, ResponseParserError):
+        return Transient(
+            f"spec.storage.endpointUrl: the answer of {address.endpoint} is not S3{_through_proxy(address)}",
+            "check the address",
+        )
+    if isinstance(error, aws.BotoCoreError):  # its own checks of names, profiles and configuration files
+        return StorageDenied(
+            f"spec.storage: {without_userinfo(str(error))}; correct it or the environment's AWS configuration"
+        )
+    return _of_system(error, address, key) if isinstance(error, OSError) else None
+
+
+def translate_answer(answer: Answer, address: Address, key: str, *, now: datetime.datetime) -> StoreError:
+    """What an answer of the server means."""
+    if answer.code == "NoSuchBucket":
+        return StorageDenied(
+            f"{address.field}: {address.endpoint} has no bucket {address.bucket}; create it or correct the name"
+        )
+    if answer.code in MISSING_CODES:
+        return ObjectMissing(f"{address.uri}/{key}: no such object")
+    if answer.code in CLOCK_CODES:
+        return _clock_skew(answer, address, now)
+    if answer.code in EXPIRED_CODES:
+        return CredentialsExpired(
+            f"spec.storage.secretRef: the session token for {address.uri} has expired ({answer.said})",
+            "renew AWS_SESSION_TOKEN in the Secret, or use a service account with a role, whose token renews itself",
+        )
+    if _may_pass(answer):
+        return Transient(
+            f"spec.storage.endpointUrl: {address.endpoint} could not handle the request for {address.uri}/{key} "
+            f"({answer.said}){_through_proxy(address)}",
+            "check the store",
+        )
+    return _refusal(answer, address, key)
+
+
+def _may_pass(answer: Answer) -> bool:
+    if answer.code in BUSY_CODES | PASSING_CODES or answer.status in PASSING_STATUS:
+        return True
+    if answer.code == "NotImplemented" or answer.status == 501:
+        return False
+    named = answer.code in REGION_CODES | CREDENTIAL_CODES
+    return answer.status >= 500 or (answer.status < 400 and not named)
+
+
+def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
+    if answer.code in REGION_CODES:
+        return StorageDenied(
+            f"spec.storage.region: bucket {address.bucket} is in another region ({answer.said}); name that region"
+        )
+    if answer.code in CREDENTIAL_CODES or answer.status in (401, 403):
+        return StorageDenied(
+            f"spec.storage.secretRef: {address.endpoint} refused {address.uri} ({answer.said}); correct the "
+            "credentials in the Secret, or allow them to read and write there"
+        )
+    if answer.status == 407:
+        return StorageDenied(
+            f"spec.storage.endpointUrl: a proxy refused the request for {address.uri} ({answer.said})"
+            f"{_through_proxy(address)}; give the proxy's user name and password, or add the host to NO_PROXY"
+        )
+    if answer.code == "NotImplemented" or answer.status == 501:
+        return StorageDenied(
+            f"spec.storage: {address.endpoint} does not support a request that a commit needs ({answer.said}); use "
+            "another store"
+        )
+    return StorageDenied(
+        f"spec.storage: {address.endpoint} refused the request for {address.uri}/{key} ({answer.said}); check the "
+        "store's rules for this bucket"
+    )
+
+
+def _clock_skew(answer: Answer, address: Address, now: datetime.datetime) -> Transient:
+    here = f"this machine's clock shows {_show_time(now)}"
+    if answer.server_time is None:
+        clocks = f"{here}, the store does not say its time"
+    else:
+        apart_s = abs((now - answer.server_time).total_seconds())
+        clocks = f"{here}, the store's {_show_time(answer.server_time)}: {apart_s:.0f} s apart"
+    return Transient(
+        f"spec.storage: {address.endpoint} refused {address.uri} because the clocks differ ({answer.code}): {clocks}",
+        "correct the clock that is wrong, for example with NTP",
+    )
+
+
+def _of_connection(error: Exception, address: Address) -> StoreError:
+    if isinstance(error, aws.SSLError):
+        fault = tls_fault(error, bundle_variable=CA_BUNDLE) or bundle_fault(error, bundle_variable=CA_BUNDLE)
+        if fault:
+            return StorageDenied(
+                f"spec.storage.endpointUrl: {address.endpoint} cannot be trusted{_through_proxy(address)}: {fault}"
+            )
+    if isinstance(error, aws.ProxyConnectionError):
+        return Transient(
+            f"spec.storage.endpointUrl: the proxy in {proxy_variable(address.endpoint) or 'HTTPS_PROXY'} did not "
+            f"connect to {address.endpoint} ({_of_proxy(error)})",
+            "correct that variable, or add the host to NO_PROXY",
+        )
+    return Transient(
+        f"spec.storage.endpointUrl: {address.endpoint} did not answer ({_kind(error)}){_through_proxy(address)}",
+        "check the address and the network",
+    )
+
+
+def _of_system(error: OSError, address: Address, key: str) -> StoreError | None:
+    where = Path(error.filename).as_posix() if isinstance(error.filename, str) else f"{address.uri}/{key}"
+    if error.errno in FULL:
+        return DiskFull(f"no space left on the disk for {where}; {DISK_REMEDY}")
+    if error.filename is not None:  # of the local file, not of the connection
+        return None
+    return Transient(
+        f"spec.storage.endpointUrl: {address.endpoint} did not answer ({type(error).__name__})",
+        "check the address and the network",
+    )
+
+
+def _kind(error: Exception) -> str:
+    """The name of the error; botocore's HTTPClientError wraps any other one, which says more."""
+    inner = getattr(error, "kwargs", {}).get("error")
+    return type(inner if type(error) is aws.HTTPClientError and inner is not None else error).__name__
+
+
+def _of_proxy(error: aws.ProxyConnectionError) -> str:
+    """The proxy's answer ("Tunnel connection failed: 407 ..."), or the kind of error when it gave none."""
+    reason = error.kwargs["error"].args[-1]
+    return str(reason) if str(reason).startswith("Tunnel") else type(reason).__name__
+
+
+def _through_proxy(address: Address) -> str:
+    variable = proxy_variable(address.endpoint)
+    return f", through the proxy in {variable}" if variable else ""
+
+
+def _parse_time(text: object) -> datetime.datetime | None:
+    """ISO 8601 as in S3's XML, or the date of an HTTP header."""
+    for parse in (datetime.datetime.fromisoformat, parsedate_to_datetime):
+        with contextlib.suppress(ValueError, TypeError):
+            found = parse(str(text))
+            return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+    return None
+
+
+def _show_time(time: datetime.datetime) -> str:
+    return time.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,80 @@
+"""Reads committed files and compares each with its manifest: what is used is what was committed."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from distillchain_api.layout import attempt_prefix
+from distillchain_api.wire.manifest import FileEntry, Manifest
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_store.store import Fingerprint, ReadableStore, Store
+
+VERIFY_THREADS = 8
+RESTORE = "restore it, or delete that stage's manifest.json, and try again (distillchain retry)"
+
+
+def read_file(store: ReadableStore, manifest: Manifest, path: str) -> bytes:
+    """The content of one committed file.
+
+    Args:
+        path: as `Manifest.files` names it.
+    Raises: ObjectMissing when the manifest does not list it; CheckpointCorrupt when it is gone or altered.
+    """
+    entry = next((entry for entry in manifest.files if entry.path == path), None)
+    if entry is None:
+        raise ObjectMissing(f"{_where(store, manifest, path)} was not kept when this stage was committed")
+    try:
+        content = store.read(_key(manifest, path))
+    except ObjectMissing as error:
+        raise _missing(store, manifest, path) from error
+    _compare(store, manifest, entry, Fingerprint(len(content), hashlib.sha256(content).hexdigest()))
+    return content
+
+
+def download_file(store: Store, manifest: Manifest, entry: FileEntry, folder: Path) -> None:
+    """Fetches one committed file into `folder`. Raises: CheckpointCorrupt when it is gone or altered."""
+    try:
+        found = store.download(_key(manifest, entry.path), folder / entry.path)
+    except ObjectMissing as error:
+        raise _missing(store, manifest, entry.path) from error
+    _compare(store, manifest, entry, found)
+
+
+def verify(store: Store, manifest: Manifest) -> None:
+    """Reads every committed file. Raises: CheckpointCorrupt naming one that differs from the manifest."""
+    with ThreadPoolExecutor(VERIFY_THREADS) as pool:
+        list(pool.map(lambda entry: _verify_file(store, manifest, entry), manifest.files))
+
+
+def _verify_file(store: Store, manifest: Manifest, entry: FileEntry) -> None:
+    try:
+        found = store.fingerprint(_key(manifest, entry.path))
+    except ObjectMissing as error:
+        raise _missing(store, manifest, entry.path) from error
+    _compare(store, manifest, entry, found)
+
+
+def _compare(store: ReadableStore, manifest: Manifest, entry: FileEntry, found: Fingerprint) -> None:
+    if (found.size_bytes, found.sha256) == (entry.size_bytes, entry.sha256):
+        return
+    how = (
+        f"has {found.size_bytes} bytes, its manifest lists {entry.size_bytes}"
+        if found.size_bytes != entry.size_bytes
+        else "was altered: its sha256 is not the one in its manifest"
+    )
+    raise CheckpointCorrupt(f"{_where(store, manifest, entry.path)} {how}; {RESTORE}")
+
+
+def _missing(store: ReadableStore, manifest: Manifest, path: str) -> CheckpointCorrupt:
+    return CheckpointCorrupt(f"{_where(store, manifest, path)} is missing; {RESTORE}")
+
+
+def _where(store: ReadableStore, manifest: Manifest, path: str) -> str:
+    """Where the file is now. A store may have been copied or mounted elsewhere since the manifest was written."""
+    return f"{store.uri}/{_key(manifest, path)}"
+
+
+def _key(manifest: Manifest, path: str) -> str:
+    return f"{attempt_prefix(manifest.digest, manifest.attempt)}/{path}"

@@ -1,0 +1,118 @@
+"""Answers of an S3 server, as messages to the user: which field can correct it, and whether retrying may help."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cluster.s3 import REGION
+from distillchain_store.errors import ObjectMissing, StorageDenied, StorageUnavailable, StoreError
+from distillchain_store.s3.store import S3Store
+from distillchain_store.s3.translation import Address, CredentialsExpired, Transient, translate, wants_other_checksum
+
+NOON = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
+ADDRESS = Address("s3://models/x", "models", "http://s3.test", "spec.teacher.model")
+
+
+def an_error(code: str, status: int = 400, message: str = "words", **more: Any) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": message, **more.pop("error", {})},
+        "ResponseMetadata": {"HTTPStatusCode": status, **more},
+    }
+    return ClientError(response, "GetObject")
+
+
+def translated(error: ClientError) -> StoreError:
+    found = translate(error, ADDRESS, "k", now=NOON)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "error, kind, want",
+    [
+        pytest.param(an_error("NoSuchBucket", 404), StorageDenied, "spec.teacher.model: http://s3.test has no bucket models; create it or correct the name", id="bucket"),
+        pytest.param(an_error("NoSuchKey", 404), ObjectMissing, "s3://models/x/k: no such object", id="object"),
+        pytest.param(an_error("InvalidAccessKeyId", 403), StorageDenied, "spec.storage.secretRef: http://s3.test refused s3://models/x (InvalidAccessKeyId: words); correct the credentials in the Secret, or allow them to read and write there", id="credentials"),
+        pytest.param(an_error("PermanentRedirect", 301), StorageDenied, "spec.storage.region: bucket models is in another region (PermanentRedirect: words); name that region", id="region"),
+        pytest.param(an_error("InvalidRequest"), StorageDenied, "spec.storage: http://s3.test refused the request for s3://models/x/k (InvalidRequest: words); check the store's rules for this bucket", id="refused for another reason"),
+        pytest.param(an_error("501", 501, "Not Implemented"), StorageDenied, "spec.storage: http://s3.test does not support a request that a commit needs (501: Not Implemented); use another store", id="not supported"),
+        pytest.param(an_error("SlowDown", 503), Transient, "spec.storage.endpointUrl: http://s3.test could not handle the request for s3://models/x/k (SlowDown: words); check the store", id="busy"),
+        pytest.param(an_error("ExpiredToken"), CredentialsExpired, "spec.storage.secretRef: the session token for s3://models/x has expired (ExpiredToken: words); renew AWS_SESSION_TOKEN in the Secret, or use a service account with a role, whose token renews itself", id="expired token"),
+    ],
+)  # fmt: skip
+def test_an_answer_becomes_a_message_that_names_the_field_to_correct(error: ClientError, kind: type, want: str):
+    found = translated(error)
+
+    assert type(found) is kind
+    assert str(found) == want
+
+
+@pytest.mark.parametrize(
+    "code, status",
+    [("BadDigest", 400), ("NoSuchUpload", 404), ("IncompleteBody", 400), ("409", 409), ("502", 502), ("Odd", 200)],
+)
+def test_what_may_pass_is_retried(code: str, status: int):
+    assert isinstance(translated(an_error(code, status)), StorageUnavailable)
+
+
+@pytest.mark.parametrize(
+    "more, clocks",
+    [
+        pytest.param(
+            {"error": {"ServerTime": "2026-01-01T12:20:00Z"}},
+            "this machine's clock shows 2026-01-01T12:00:00Z, the store's 2026-01-01T12:20:00Z: 1200 s apart",
+            id="in the answer",
+        ),
+        pytest.param(
+            {"HTTPHeaders": {"date": "Thu, 01 Jan 2026 11:00:00 GMT"}},
+            "this machine's clock shows 2026-01-01T12:00:00Z, the store's 2026-01-01T11:00:00Z: 3600 s apart",
+            id="in its headers",
+        ),
+        pytest.param(
+            {}, "this machine's clock shows 2026-01-01T12:00:00Z, the store does not say its time", id="nowhere"
+        ),
+    ],
+)
+def test_clocks_that_differ_are_shown_with_both_times_and_may_pass(more: dict[str, Any], clocks: str):
+    found = translated(an_error("RequestTimeTooSkewed", 403, **more))
+
+    assert isinstance(found, StorageUnavailable)
+    assert str(found) == (
+        f"spec.storage: http://s3.test refused s3://models/x because the clocks differ (RequestTimeTooSkewed): {clocks}; "
+        "correct the clock that is wrong, for example with NTP"
+    )
+
+
+@pytest.mark.parametrize(
+    "error, want",
+    [
+        (an_error("InvalidRequest", message="Content-MD5 OR x-amz-checksum- HTTP header is required"), True),
+        (an_error("MissingContentMD5"), True),
+        (an_error("NotImplemented", 501), True),
+        (an_error("InvalidArgument", message="Unsupported header 'x-amz-checksum-crc32' received"), True),
+        (an_error("BadDigest", message="The Content-MD5 you specified did not match what we received."), False),
+        (an_error("AccessDenied", 403), False),
+    ],
+)
+def test_a_refusal_for_its_checksum_is_told_from_others(error: ClientError, want: bool):
+    assert wants_other_checksum(error) is want
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://bob:top-secret@s3.test", "http://bob:top-secret@ s3.test", "bob:top-secret@s3.test"]
+)
+def test_a_password_in_the_endpoint_is_not_shown(endpoint: str):
+    """All but the first are refused by botocore, which quotes them."""
+    try:
+        store = S3Store("s3://models/x", endpoint_url=endpoint, region=REGION)
+        found = str(translate(an_error("SlowDown", 503), store._address(), "k", now=NOON))
+    except StorageDenied as error:
+        found = str(error)
+
+    assert "s3.test" in found
+    assert "bob" not in found
+    assert "top-secret" not in found
