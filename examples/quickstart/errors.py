@@ -1,14 +1,14 @@
-"""What a person can be told when the quick start cannot be prepared; prepare.py prints the message and ends with 1.
+"""Errors of the preparation of the quick start. prepare.py prints the message and exits with 1.
 
 PrepareError            the folder or the environment
-├── PackageError        a package could not be had as pinned
-├── SourceError         the sentences are not what their pinned version held
-└── CheckpointError     a checkpoint does not load whole, or loads and gives nonsense
+├── PackageError        a package is not available in its pinned version
+├── SourceError         the sentences differ from those of their pinned version
+└── CheckpointError     a checkpoint does not load completely, or its results make no sense
 """
 
 
 class PrepareError(Exception):
-    """The message says what, what was got, what was expected and what to do."""
+    """The message names the object, its value, the expectation and the remedy."""
 
 
 class PackageError(PrepareError):

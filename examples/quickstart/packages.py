@@ -1,6 +1,6 @@
-"""Brings pinned package files from the registry that pip is configured with, and hands out single members of them.
+"""Downloads pinned package files from the registry that pip uses, and extracts single members.
 
-Nothing of a package is installed, imported or run. Knows pip, digests and archives; not what is inside them.
+Nothing of a package is installed, imported or run. This module does not know what the members are for.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Package:
 
 
 def fetch_package(package: Package, into: Path) -> Path:
-    """The package's file in the folder `into`, its sha256 checked.
+    """Downloads the package's file into a folder and checks its sha256.
 
-    Raises: PackageError when pip is missing, pip fails (its own words are quoted), or the bytes are not those pinned.
+    Raises: PackageError when pip is missing or fails (its message is quoted), or when the file differs from the pin.
     """
     if importlib.util.find_spec("pip") is None:
         raise PackageError(
-            f"{sys.executable}: has no pip, which downloads {package.pin}; run '{sys.executable} -m ensurepip'"
+            f"{sys.executable}: has no pip, needed to download {package.pin}; run '{sys.executable} -m ensurepip'"
         )
-    scratch = into / "pip"  # for pip's temporary files, which a pip that was ended does not clear
+    scratch = into / "pip"  # pip's temporary files, which pip leaves behind when it is ended early
     scratch.mkdir(parents=True)
     requirement = scratch / "requirement.txt"
     requirement.write_text(f"{package.pin} --hash=sha256:{package.sha256}\n")
@@ -68,29 +68,28 @@ def fetch_package(package: Package, into: Path) -> Path:
 
 
 def pip_command(package: Package, *, requirement: Path, into: Path) -> list[str]:
-    """What to run. pip reads a wheel's metadata without running it; a source archive needs `pip_without_builds`."""
+    """The command to run. A source archive needs `pip_without_builds`, because pip would run its code."""
     download = ["download", "--no-deps", "--require-hashes", "--no-input", "--progress-bar=off"]
     arguments = [*download, f"--requirement={requirement}", f"--dest={into}"]
     if package.is_wheel:
         return [sys.executable, "-m", "pip", *arguments, "--only-binary=:all:"]
     guard = [sys.executable, "-P", str(PIP_WITHOUT_BUILDS), package.file_name, str(into / package.file_name)]
-    # --no-build-isolation: or pip would first download build tools that shall never run.
+    # Without --no-build-isolation pip first downloads build tools, which are never used here.
     return [*guard, *arguments, "--no-binary=:all:", "--no-build-isolation"]
 
 
 def pip_failure(package: Package, exit_code: int, output: str) -> str:
-    """pip's failure as a sentence with a remedy: another file than the pinned one, or none."""
+    """A failure of pip as a sentence with a remedy: the file differs from the pin, or there is none."""
     mismatch = re.search(r"Expected sha256 ([0-9a-f]{64})\s+Got\s+([0-9a-f]{64})", output)
     if mismatch:
         return sha256_mismatch(package.file_name, expected=mismatch[1], got=mismatch[2])
     lines = [line.strip() for line in output.splitlines() if line.strip() and "Retrying (Retry(" not in line]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines
-    words = " ".join(errors)[-600:] or "it said nothing"
+    words = " ".join(errors)[-600:] or "pip printed nothing"
     return (
-        f"{package.pin}: pip (exit code {exit_code}) did not bring {package.file_name}: {words}; "
-        "this step needs a Python package registry: check the network and `pip config list`, "
-        "or point pip at a mirror (PIP_INDEX_URL) or at a folder with the file (PIP_NO_INDEX=1 PIP_FIND_LINKS=folder), "
-        "then run it again"
+        f"{package.pin}: pip (exit code {exit_code}) did not download {package.file_name}: {words}; "
+        "check the network and `pip config list`, or point pip at a mirror (PIP_INDEX_URL) or at a folder with the "
+        "file (PIP_NO_INDEX=1 PIP_FIND_LINKS=folder), then run this again"
     )
 
 
@@ -101,38 +100,37 @@ def sha256_of(path: Path) -> str:
 
 def sha256_mismatch(file_name: str, *, expected: str, got: str) -> str:
     return (
-        f"{file_name}: sha256 is {got}, expected {expected}; the download was altered or cut short: "
-        "run it again, with `pip cache purge` before it if that does not help"
+        f"{file_name}: sha256 is {got}, expected {expected}; the download was altered or incomplete: "
+        "run this again; if that does not help, run `pip cache purge` first"
     )
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raises: PackageError when the file has another digest."""
+    """Raises: PackageError when the digest of the file differs."""
     got = sha256_of(path)
     if got != expected:
         raise PackageError(sha256_mismatch(path.name, expected=expected, got=got))
 
 
 def copy_members(archive: Path, members: Mapping[str, Path]) -> None:
-    """Copies the named members of a zip (a wheel is one) to the paths given.
+    """Copies members of a zip, such as a wheel, to the given paths.
 
-    No name in the archive ever decides where a file lands, so none can leave the folder; other members are not touched.
+    Names in the archive do not decide where a file is written, so none can escape from the folder.
 
-    Raises: PackageError when a name is missing, stands there twice, or is a link or a folder.
+    Raises: PackageError when a member is missing, appears twice, or is a link or a folder.
     """
     with zipfile.ZipFile(archive) as opened:
         for name, target in members.items():
             found = [entry for entry in opened.infolist() if entry.filename == name]
-            file_type = (
-                found[0].external_attr >> 28 if found else 0
-            )  # the upper 4 bits of st_mode; 8 regular, 0 not said
+            # The upper 4 bits of st_mode: 8 is a regular file, 0 means that the archive does not say.
+            file_type = found[0].external_attr >> 28 if found else 0
             only_regular_member(archive.name, name, [file_type in (0, 8) and not entry.is_dir() for entry in found])
             with opened.open(found[0]) as source:
                 copy_to(source, target)
 
 
 def copy_tar_members(archive: IO[bytes], archive_name: str, members: Mapping[str, Path]) -> None:
-    """The same for a tar, compressed or not."""
+    """As copy_members, for a tar, compressed or not."""
     with tarfile.open(fileobj=archive) as opened:
         for name, target in members.items():
             found = [entry for entry in opened.getmembers() if entry.name == name]
@@ -153,7 +151,7 @@ def only_regular_member(archive_name: str, name: str, are_regular: list[bool]) -
             else "a link or a folder"
         )
         raise PackageError(
-            f"{archive_name}: has {kind} of the name {name!r}, expected one regular file; the pinned version has it"
+            f"{archive_name}: has {kind} with the name {name!r}, expected one regular file as in the pinned version"
         )
 
 

@@ -1,16 +1,17 @@
-"""Runs pip, but lets it start no process, and ends it when it wants to run a package's code, with the archive saved.
+"""Runs pip without letting it start processes, and ends it, with the archive saved, when it would run a package's code.
 
     python -P pip_without_builds.py ARCHIVE_NAME SAVE_AS download ...
 
-Why: for a source distribution `pip download` always runs the package's build backend (setup.py) to learn its
-metadata, with --no-deps too, and no option stops it. We want the archive only. pip builds in child processes alone,
-and CPython announces each to audit hooks before it starts (PEP 578; a hook can't be removed again). The same hook
-sees which files are opened, so it knows where the archive lies: in pip's temporary folder, or where the person keeps
-it. By then pip has compared it with the --hash of the requirement; the caller compares the copy again. Rejected:
-reading the index ourselves (its address, mirrors, proxies, certificates, credentials would have to be taken from
-pip's configuration); pip's internal modules (no promise that they stay); trusting the pinned setup.py (it is
-harmless, but "never runs their code" is easier to believe when nothing can). The price: no credentials from an
-external `keyring` program. Tried with pip 23.2.1 and 26.3.
+Why: for a source distribution `pip download` always runs the package's build backend (setup.py) to learn its metadata,
+even with --no-deps, and no option prevents it. Only the archive is needed here. pip builds in child processes, and
+CPython reports each of them to audit hooks before it starts (PEP 578); a hook cannot be removed again. The same hook
+sees which files pip opens, so it knows where the archive is: in pip's temporary folder, or in a folder of the user. By
+then pip has compared the archive with the --hash of the requirement, and the caller compares the copy again.
+
+Rejected: to read the index ourselves, because mirrors, proxies, certificates and credentials would have to come from
+pip's configuration; to use pip's internal modules, which may change; to trust the pinned setup.py, which is harmless,
+but "never runs their code" is easier to believe when it is enforced. The price: credentials from an external `keyring`
+program do not work. Tried with pip 23.2.1 and 26.3.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ STARTS_A_PROCESS = frozenset(
 
 
 def refuse_processes(archive_name: str, save_as: Path) -> None:
-    """From now on no child process starts: before the archive was opened the attempt fails (pip asks `lsb_release` who
-    we are, and does without), after that it saves the archive and ends this process with 0."""
+    """From now on, starting a child process fails, or ends this process.
+
+    Before the archive is opened, it fails: pip wants to run `lsb_release`, and works without it. After that, the
+    archive is saved and this process exits with 0.
+    """
     opened: list[str] = []
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -38,7 +42,7 @@ def refuse_processes(archive_name: str, save_as: Path) -> None:
             shutil.copyfile(opened[0], save_as)
             os._exit(0)
         elif event in STARTS_A_PROCESS:
-            raise PermissionError(f"{event}: this pip starts no process")
+            raise PermissionError(f"{event}: this pip may not start a process")
 
     sys.addaudithook(hook)
 

