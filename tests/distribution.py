@@ -1,13 +1,12 @@
 """Distribute the tests among the workers of pytest-xdist with `-n 2 --dist loadfile`.
 
-A file stays on one worker, because its module fixtures (a browser, an installed CRD) take seconds to start. All files
+A file stays on one worker, because its module fixtures (a browser, an installed CRD) take seconds to start. All tests
 that use the node go to the same worker: on two cores, two nodes are slower than one. The longest files start first, so
 that at the end no worker waits minutes for the other.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +31,36 @@ LONGEST = (
 )
 
 
-class OneNodeScheduling(LoadFileScheduling):  # type: ignore[misc]  # its base class has no types
-    """Like `--dist loadfile`, except that all files with tests of the node are one unit."""
+class FilesAndOneNode(LoadFileScheduling):  # type: ignore[misc]  # its base class has no types
+    """Like `--dist loadfile`, except that the tests of the node are one unit."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return unit_of(self.config.rootpath / nodeid.split("::", 1)[0], self.config.rootpath)
+        return unit_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneNodeScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndOneNode | None:
     if config.getoption("dist") != "loadfile":
         return None
     if renamed := [unit for unit in LONGEST if unit != NODE and not (config.rootpath / unit).exists()]:
         raise pytest.UsageError(f"{Path(__file__).name}: LONGEST names files that do not exist: {', '.join(renamed)}")
     config.option.loadscopereorder = False  # pytest-xdist would start the units with the most tests first
-    return OneNodeScheduling(config, log)
+    return FilesAndOneNode(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):  # in a worker of pytest-xdist
-        items.sort(key=lambda item: rank(unit_of(item.path, config.rootpath)))
+    """In a worker, mark the ids of the node's tests, because the scheduler sees ids only, and sort the tests."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if item.get_closest_marker(NODE):
+            item._nodeid = f"{item.nodeid}@{NODE}"  # type: ignore[attr-defined]  # as pytest-xdist does for `--dist loadgroup`
+    items.sort(key=lambda item: rank(unit_of(item.nodeid)))
+
+
+def unit_of(nodeid: str) -> str:
+    return NODE if nodeid.endswith(f"@{NODE}") else nodeid.split("::", 1)[0]
 
 
 def rank(unit: str) -> int:
     return LONGEST.index(unit) if unit in LONGEST else len(LONGEST)
-
-
-@cache
-def unit_of(path: Path, root: Path) -> str:
-    """NODE, or the path of the file relative to `root`."""
-    return NODE if "pytest.mark.node" in path.read_text() else path.relative_to(root).as_posix()

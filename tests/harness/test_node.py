@@ -55,7 +55,7 @@ with WholeCluster(Path({str(tmp_path)!r})) as cluster:
     assert not [each for each in containers if each.is_alive()]
 
 
-def test_up_and_down_are_idempotent_and_up_restarts_a_killed_cluster(tmp_path: Path) -> None:
+def test_up_and_down_are_idempotent_and_down_removes_a_killed_cluster(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": str(TESTS)}
 
     def command(name: str) -> subprocess.CompletedProcess[str]:
@@ -71,8 +71,6 @@ def test_up_and_down_are_idempotent_and_up_restarts_a_killed_cluster(tmp_path: P
             if part["pid"] is not None:  # None for the operator if it runs in a pod
                 os.kill(part["pid"], signal.SIGKILL)
         assert command("status").returncode == 3
-        assert "started\n" in command("up").stderr
-        assert command("status").returncode == 0
     finally:
         assert "stopped" in command("down").stderr
     assert "nothing to do" in command("down").stderr
