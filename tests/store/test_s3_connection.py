@@ -36,7 +36,7 @@ def denied_at_once(endpoint: str) -> str:
     started = time.monotonic()
     with pytest.raises(StorageDenied) as failure:
         S3Store("s3://models/x", endpoint_url=endpoint, region=REGION).read("a")
-    assert time.monotonic() - started < 5, "it was retried"
+    assert time.monotonic() - started < 10, "it was retried"  # retries would take 30 s
     return str(failure.value)
 
 
