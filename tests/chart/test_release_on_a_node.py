@@ -52,7 +52,7 @@ class Release:
         return self.control_plane.get(*args, "-n", self.namespace)
 
     def wait(self, what: str, probe: Any, *, deadline_s: float = 120) -> Any:
-        return wait_until(what, probe, deadline_s=deadline_s, dump=self.dump)
+        return wait_until(what, probe, deadline_s=deadline_s, dump=self.dump, poll_s=0.5)
 
     def dump(self) -> str:
         asked = [
