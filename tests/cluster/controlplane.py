@@ -150,9 +150,9 @@ class ControlPlane:
 
     def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
         """A kubeconfig with a token (24 h, by TokenRequest) of an existing ServiceAccount, for its namespace."""
-        made = self.kubectl("create", "token", service_account, "--namespace", namespace, "--duration=24h")
+        created = self.kubectl("create", "token", service_account, "--namespace", namespace, "--duration=24h")
         path = self.directory / f"{namespace}.{service_account}.kubeconfig"
-        self.write_kubeconfig(path, token=made.stdout.strip(), namespace=namespace)
+        self.write_kubeconfig(path, token=created.stdout.strip(), namespace=namespace)
         return path
 
     def start_apiserver(self) -> None:
