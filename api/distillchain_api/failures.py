@@ -57,7 +57,7 @@ FAILURES = (
     Failure(
         FailureClass.CHECKPOINT_INVALID,
         66,
-        "A teacher or student cannot be loaded: a missing file, pickled weights, remote code, no tokenizer, wrong shapes.",
+        "A teacher or student cannot be loaded: missing files, pickled weights, remote code, wrong shapes.",
         "Name a checkpoint with config.json, safetensors weights and a tokenizer.",
     ),
     Failure(
@@ -96,7 +96,7 @@ FAILURES = (
         FailureClass.CRASHED,
         70,
         "The trainer ended in an unexpected way.",
-        "The stage is retried up to `retries` times. Read `kubectl logs` of the pod, and report the crash if it is a bug.",
+        "The stage is retried up to `retries` times. Read `kubectl logs` of the pod; if it is a bug, report it.",
     ),
     Failure(
         FailureClass.OUT_OF_MEMORY,
@@ -114,8 +114,8 @@ FAILURES = (
         FailureClass.STORAGE_UNAVAILABLE,
         74,
         "The store or the hub did not answer, also after several tries.",
-        "Check the network and spec.storage.endpointUrl (to change it, delete the chain and apply it again). The stage is "
-        "retried up to `retries` times.",
+        "Check the network and spec.storage.endpointUrl (to change it, delete the chain and apply it again). The stage "
+        "is retried up to `retries` times.",
     ),
     Failure(
         FailureClass.INTERRUPTED,

@@ -162,6 +162,7 @@ def merge_tagged(members: Mapping[str, Schema], *, tag_field: str, path: str) ->
     common = set.intersection(*required)
     rules = [
         *_field_rules(members, owners, tag_field=tag_field, common=common),
+        *_choice_rules(members, properties, tag_field=tag_field),
         *_member_rules(members, tag_field=tag_field),
     ]
     return {
@@ -173,10 +174,22 @@ def merge_tagged(members: Mapping[str, Schema], *, tag_field: str, path: str) ->
 
 
 def _same(known: Schema, schema: Schema, path: str, tag: str) -> Schema:
-    """The schema of a property that several members have. Their descriptions may differ; the first one is used."""
-    if {**known, "description": ""} != {**schema, "description": ""}:
+    """The schema of a property that several members have; the first description is used.
+
+    The choices of an enum may differ by member, as metrics differ by task type: all of them are allowed here, and
+    a rule narrows them for each tag. A default that differs is left to the types: the API server knows one per field.
+    """
+    differs = dict.fromkeys(("description", "enum", "default"))
+    if {**known, **differs} != {**schema, **differs} or ("enum" in known) != ("enum" in schema):
         raise UnsupportedSchema(f"{path}: {tag} gives this field another schema than the members before it")
-    return known
+    if "enum" not in known and known.get("default") != schema.get("default"):
+        raise UnsupportedSchema(f"{path}: {tag} gives this field another default than the members before it")
+    merged = dict(known)
+    if "enum" in known:
+        merged["enum"] = list(dict.fromkeys([*known["enum"], *schema["enum"]]))
+    if known.get("default") != schema.get("default"):
+        merged.pop("default", None)
+    return merged
 
 
 def _without_default(schema: Schema) -> Schema:
@@ -201,6 +214,21 @@ def _field_rules(
         for tag in tags:
             if name in members[tag].get("required", ()) and name not in common:
                 yield cel(f"self.{tag_field} != '{tag}' || has(self.{name})", f"{tag_field} {tag} needs {name}; add it")
+
+
+def _choice_rules(
+    members: Mapping[str, Schema], properties: Mapping[str, Schema], *, tag_field: str
+) -> Iterator[dict[str, str]]:
+    """For enums that differ by member: what each tag allows."""
+    for name, merged in properties.items():
+        for tag, member in members.items():
+            own = member["properties"].get(name, merged).get("enum")
+            if own is not None and own != merged["enum"]:
+                yield cel(
+                    f"self.{tag_field} != '{tag}' || !has(self.{name}) || self.{name} in {_cel_list(own)}",
+                    f"{name}: {tag_field} {tag} expects {' or '.join(own)}",
+                    fieldPath=f".{name}",
+                )
 
 
 def _member_rules(members: Mapping[str, Schema], *, tag_field: str) -> Iterator[dict[str, str]]:

@@ -37,7 +37,7 @@ from distillchain_trainer.tasks.text_classification.head_config import (
     supports_classification,
 )
 from distillchain_trainer.tasks.text_classification.labels import match_classes
-from distillchain_trainer.tasks.text_classification.working import check_works
+from distillchain_trainer.tasks.text_classification.working import check_saved_tokenizer, check_works
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ def load_student(
     else:
         student = _with_new_head(checkpoint, config, task, tokenizer=source, seed=seed, warnings=warnings)
     check_works(student, task, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True, warnings=warnings)
+    if tokenizer is not None:
+        check_saved_tokenizer(student, task, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
 
 
@@ -124,6 +126,7 @@ def build_student(
         trains=True,
         warnings=warnings,
     )
+    check_saved_tokenizer(student, task, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_trainer.engine.tokenizing import PlainTextTokenizer
-from distillchain_trainer.errors import CheckpointInvalid
+from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
 from distillchain_trainer.models.forward_check import (
     MIXES_PADDING,
     ForwardFailed,
@@ -57,6 +59,33 @@ def check_works(
     set_padding_side(tokenizer, side)
 
 
+def check_saved_tokenizer(loaded: Loaded, task: Task, *, who: str) -> None:
+    """Checks that a tokenizer of another checkpoint is the same when it is loaded beside this model.
+
+    transformers chooses the class of a tokenizer by the model type too: beside a qwen2, any tokenizer is loaded as
+    Qwen2Tokenizer, and the next stage would read other tokens than those the student has learned.
+
+    Raises: CheckpointInvalid.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        loaded.model.config.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        try:
+            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            differs, name = _ids(again, task) != _ids(loaded.tokenizer, task), type(again).__name__
+        except Exception as error:  # any class of transformers may be chosen, and fail on the files of another
+            known = translate_unforeseen(error)
+            if known is not None:
+                raise known from error
+            differs, name = True, "another class"
+    if differs:
+        kind = loaded.model.config.model_type
+        raise CheckpointInvalid(
+            f"{who}: saved with a {kind}, this tokenizer would be loaded as {name} and give other tokens; use the "
+            f"tokenizer of a {kind} checkpoint, or another model type"
+        )
+
+
 def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) -> str:
     """The padding side of a model whose answers depend on padding on both sides."""
     if config.model_type not in MIXES_PADDING:
@@ -65,10 +94,14 @@ def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) 
             f"token does not fit the model{remedy}"
         )
     warnings.add(
-        f"{who.removesuffix(', which')}: models of type {config.model_type} also read padding, so the answer for a text "
-        "changes slightly with the other texts in its batch"
+        f"{who.removesuffix(', which')}: models of type {config.model_type} also read padding, so the answer for a "
+        "text changes slightly with the other texts in its batch"
     )
     return "right"
+
+
+def _ids(tokenizer: Any, task: Task) -> list[list[int]]:
+    return [list(row["input_ids"]) for row in _probe(tokenizer, texts=1, max_length=task.max_length)]
 
 
 def _probe(tokenizer: Any, *, texts: int, max_length: int) -> Rows:

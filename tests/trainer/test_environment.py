@@ -1,0 +1,90 @@
+"""The variables of a pod: they change neither the result nor make a stage wait for processes that never come."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distillchain_api.wire.answer import Committed
+from distillchain_trainer.launch.environment import set_up_environment
+from distillchain_trainer.stage_warnings import StageWarnings
+from trainer.parts import an_order, answer_in, manifest_of, start_process, weights_of
+
+RESULT_CHANGING = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_USE_FSDP": "true",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+}
+LAUNCHER = {
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.255.255.1",
+    "MASTER_PORT": "29500",
+    "OMPI_COMM_WORLD_SIZE": "4",
+}
+
+
+def committed(root: Path, name: str, **variables: str) -> Committed:
+    folder = root / name
+    folder.mkdir()
+    order = an_order(root, storage={"uri": f"file://{folder}/store"})
+    process = start_process(order, folder, **variables)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    answer = answer_in(folder)
+    assert isinstance(answer, Committed)
+    return answer
+
+
+@pytest.mark.models
+def test_variables_of_a_platform_change_no_byte_of_the_student(root: Path):
+    plain = committed(root, "plain")
+
+    odd = committed(root, "odd", **RESULT_CHANGING, **LAUNCHER, OMP_NUM_THREADS="1")
+
+    assert weights_of(odd) == weights_of(plain)
+    named = [name for name in RESULT_CHANGING if any(name in warning for warning in odd.warnings)]
+    assert named == list(RESULT_CHANGING), "the user sees which variables are ignored"
+    assert not any(name in warning for name in LAUNCHER for warning in odd.warnings)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("threads", ["0", "many", "100000", "-1", ""])
+def test_an_impossible_number_of_threads_is_replaced_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str
+):
+    monkeypatch.setattr(os, "environ", {**os.environ, "OMP_NUM_THREADS": threads})
+    warnings = StageWarnings()
+
+    set_up_environment(tmp_path, warnings)
+
+    assert 1 <= int(os.environ["OMP_NUM_THREADS"]) <= (os.cpu_count() or 1)
+    assert [warning.partition(":")[0] for warning in warnings.sentences] == [
+        "environment variable OMP_NUM_THREADS is ignored"
+    ]
+
+
+@pytest.mark.models
+def test_the_manifest_records_versions_threads_and_number_settings(root: Path):
+    answer = committed(root, "recorded")
+
+    (path,) = (root / "recorded/store/stages").iterdir()
+    environment = manifest_of(root / "recorded", path.name).environment
+    assert answer.digest == path.name
+    assert {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "accelerate",
+        "cuda",
+        "tf32",
+        "threads",
+        "device",
+    } <= environment.keys()
+    assert (environment["threads"], environment["tf32"], environment["cuda"]) == ("1", "off", environment["cuda"])
