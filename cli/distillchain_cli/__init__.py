@@ -1,1 +1,1 @@
-"""The command line `distillchain`: the same chain on one machine, and a look at it on a cluster."""
+"""The command line `distillchain`: run a chain on this machine, and inspect and control chains on a cluster."""

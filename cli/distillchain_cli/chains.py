@@ -1,4 +1,4 @@
-"""A chain as the API server holds it: what several commands ask of it. Pure."""
+"""Questions that several commands ask about a chain as the API server holds it. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from distillchain_cli.errors import RunFailed
 
 
 def status_of(chain: dict[str, Any]) -> ChainStatus:
-    """What the operator has said of a chain. Raises: RunFailed when it is of another release."""
+    """The status that the operator wrote. Raises: RunFailed when another release wrote it."""
     try:
         return ChainStatus.model_validate_json(json.dumps(chain.get("status") or {}))
     except ValidationError as error:
-        raise RunFailed("the status is of another release than this command; use -o json to see it") from error
+        raise RunFailed("another release of the operator wrote this status; use -o json to see it") from error
 
 
 def metric_name(chain: dict[str, Any]) -> str:
@@ -27,7 +27,7 @@ def metric_name(chain: dict[str, Any]) -> str:
 
 
 def stage_names(chain: dict[str, Any]) -> list[str]:
-    """Names of its stages in order, stage zero included."""
+    """Names of the stages in order, including the stage that fine-tunes the teacher."""
     first = [TEACHER_STAGE] if chain["spec"]["teacher"].get("fineTune") is not None else []
     return [*first, *(stage["name"] for stage in chain["spec"]["stages"])]
 
@@ -37,23 +37,26 @@ def full_name(chain: dict[str, Any]) -> str:
     return f"{chain['metadata']['namespace']}/{chain['metadata']['name']}"
 
 
-def condition(status: ChainStatus, kind: str) -> Condition | None:
-    """A condition, when it is true."""
+def true_condition(status: ChainStatus, kind: str) -> Condition | None:
+    """The condition of this type if it is true, else None."""
     return next((c for c in status.conditions if c.type == kind and c.status == "True"), None)
 
 
-def behind(chain: dict[str, Any], status: ChainStatus) -> str:
-    """A warning when the operator has not seen the last edit; else empty."""
+def outdated_status_warning(chain: dict[str, Any], status: ChainStatus) -> str:
+    """A warning when the operator has not seen the latest edit; otherwise empty."""
     generation = chain["metadata"].get("generation", 0)
     if status.observed_generation >= generation:
         return ""
     if status.observed_generation < 1:
-        return "the operator has not looked at it yet; does it run, and does it watch this namespace?"
-    return f"generation {generation} is not looked at yet; this status is of generation {status.observed_generation}"
+        return "the operator has not seen this chain yet; check that it runs and watches this namespace"
+    return (
+        f"the operator has not seen generation {generation} yet; this status is of generation "
+        f"{status.observed_generation}"
+    )
 
 
 def seconds_since(timestamp: str | None, now: datetime) -> float | None:
-    """Seconds from an RFC 3339 timestamp to `now`, never below 0: two clocks need not agree."""
+    """Seconds from an RFC 3339 timestamp to `now`. Never below 0, because the clocks of two machines differ."""
     if not timestamp:
         return None
     return max(0.0, (now - datetime.fromisoformat(timestamp).astimezone(UTC)).total_seconds())

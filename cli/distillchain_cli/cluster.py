@@ -1,6 +1,6 @@
-"""The rim to the API server: reads, watches, logs and the few writes of a person, by their own kubeconfig.
+"""The only module that talks to the API server: reads, watches, logs and a few writes, with the user's kubeconfig.
 
-Every answer is plain JSON data; every error is a RunFailed with the API server's own sentence.
+Every result is plain JSON data. Every error is a RunFailed with the API server's own message.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from distillchain_cli.errors import BadInput, Expired, NotThere, Refused, RunFailed, Silent, Unreachable, require_extra
+from distillchain_cli.errors import Expired, NoData, NotFound, Refused, RunFailed, Unreachable, require_extra
+from distillchain_cli.kubeconfig import load_kubeconfig
 from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
 
 REQUEST_TIMEOUT_S = 15
-WATCH_S = 60  # the server ends each watch after this and the next goes on where it ended
-SILENCE_S = 75  # a connection that is silent for longer than a watch lasts is dead, though nobody said so
-LOG_SILENCE_S = 60  # a log may be silent for hours; it is asked again, so that a dead connection is noticed
+WATCH_S = 60  # the server ends each watch after this, and the next one continues from there
+WATCH_SILENCE_S = 75  # longer than WATCH_S: without any data for this long, the connection is dead
+LOG_SILENCE_S = 60  # a log may be silent for hours; reconnecting now and then detects a dead connection
 FIELD_MANAGER = "distillchain-cli"
 MERGE_PATCH = "application/merge-patch+json"
 TRANSIENT = (429, 500, 502, 503, 504)
@@ -33,12 +34,12 @@ class Collection:
 
 
 class Cluster:
-    """One connection to an API server, and the namespace that is looked at.
+    """A connection to an API server, and the namespace in use.
 
     Args:
-        timeout_s: of each request but watches and logs.
+        timeout_s: limit of each request, except watches and logs.
     Attributes:
-        namespace: given, else the context's.
+        namespace: the argument, or else the namespace of the context.
     """
 
     def __init__(
@@ -50,50 +51,44 @@ class Cluster:
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         require_extra("operator", "kubernetes", purpose="talking to a cluster")
-        from kubernetes import client, config
+        from kubernetes import client
 
-        try:
-            configuration = client.Configuration()
-            config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
-            contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
-            if context:
-                current = next(entry for entry in contexts if entry["name"] == context)
-        except (config.ConfigException, OSError) as error:
-            raise BadInput(f"kubeconfig: {error}; set KUBECONFIG, --kubeconfig or --context") from error
-        configuration.retries = 0  # a server that is away is said at once
-        self.namespace: str = namespace or current["context"].get("namespace") or "default"
+        configuration = client.Configuration()
+        current = load_kubeconfig(kubeconfig, context, into=configuration)
+        configuration.retries = 0  # report at once that a server does not answer
+        self.namespace: str = namespace or current.get("namespace") or "default"
         self._timeout_s = timeout_s
         self._api = client.ApiClient(configuration)
 
     def fetch_chain(self, name: str) -> dict[str, Any]:
-        """The chain as it is stored. Raises: NotThere when there is none."""
+        """The chain as it is stored. Raises: NotFound."""
         chain = self._get(f"{_chains(self.namespace)}/{name}")
         if chain is None:
-            raise NotThere(
+            raise NotFound(
                 f"there is no DistillationChain {name} in namespace {self.namespace}; see kubectl get {PLURAL} -A"
             )
         return chain
 
     def list_chains(self, *, everywhere: bool = False, selector: str | None = None) -> list[dict[str, Any]]:
-        """The chains of the namespace, or of all, in order of namespace and name."""
+        """The chains of the namespace, or of all namespaces, sorted by namespace and name."""
         query = {"labelSelector": selector} if selector else {}
         items, _ = self.list(Collection(_chains(None if everywhere else self.namespace), query))
-        for item in items:  # a list leaves them out of its items
+        for item in items:  # the items of a list lack these two fields
             item |= {"apiVersion": API_VERSION, "kind": KIND}
         return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
 
-    def the_chain(self, name: str) -> Collection:
-        """The one chain, for a watch."""
+    def chain_collection(self, name: str) -> Collection:
+        """A collection of this chain only, for a watch."""
         return Collection(_chains(self.namespace), {"fieldSelector": f"metadata.name={name}"})
 
     def pods_of(self, chain: str) -> Collection:
-        """The pods that bear the chain's label."""
+        """The pods with the label of the chain."""
         return Collection(f"/api/v1/namespaces/{self.namespace}/pods", {"labelSelector": f"{CHAIN_LABEL}={chain}"})
 
     def events(self) -> Collection:
-        """All Events of the namespace: the API server cannot choose those of a chain, its Jobs and pods at once.
+        """All Events of the namespace: the API server cannot select those of a chain with its Jobs and pods.
 
-        Of the core group, as kubectl reads them: the roles `view`, `edit` and `admin` grant no others.
+        They are read from the core group, as kubectl does: the roles `view`, `edit` and `admin` allow only that.
         """
         return Collection(f"/api/v1/namespaces/{self.namespace}/events")
 
@@ -111,17 +106,17 @@ class Cluster:
         return self._get(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
 
     def delete_job(self, name: str, *, uid: str) -> None:
-        """Deletes this very Job and, in the background, its pods; one that is gone is fine."""
+        """Deletes the Job with this UID and, in the background, its pods. Does nothing if it no longer exists."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             self._request("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
-        except NotThere:
+        except NotFound:
             return
 
     def set_suspend(self, chain: dict[str, Any], suspend: bool) -> None:
-        """Writes spec.suspend of this very chain, and no other field.
+        """Writes spec.suspend of the chain with this UID, and no other field.
 
-        Raises: Refused when it was deleted and made anew since it was read.
+        Raises: Refused when the chain was deleted and recreated since it was read.
         """
         metadata = chain["metadata"]
         self._request(
@@ -133,12 +128,12 @@ class Cluster:
         )
 
     def list(self, collection: Collection) -> tuple[list[dict[str, Any]], str]:
-        """All objects, and the version from which a watch goes on."""
+        """All objects, and the resource version from which a watch continues."""
         document = self._request("GET", collection.path, query=dict(collection.query))
         return list(document.get("items") or []), str(document["metadata"]["resourceVersion"])
 
     def watch(self, collection: Collection, version: str) -> Iterator[dict[str, Any]]:
-        """The changes after `version` as `{"type": ..., "object": ...}`, bookmarks included; ends after WATCH_S.
+        """The changes after `version` as `{"type": ..., "object": ...}`, with bookmarks. Ends after WATCH_S.
 
         Raises: Expired when `version` is too old; Unreachable when the connection broke.
         """
@@ -149,27 +144,27 @@ class Cluster:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_S),
         }
-        for line in self._stream(collection.path, query, silence_s=SILENCE_S):
-            change = _decoded(line)
+        for line in self._stream(collection.path, query, silence_s=WATCH_SILENCE_S):
+            change = _decode(line)
             if "object" not in change:
                 raise Unreachable("the watch broke off in the middle of a line")
             if change.get("type") == "ERROR":
-                answer = change.get("object") or {}
-                if answer.get("code") == 410:
-                    raise Expired(str(answer.get("message")))
-                raise Unreachable(f"the API server ended the watch: {answer.get('message')}")
+                error = change.get("object") or {}
+                if error.get("code") == 410:
+                    raise Expired(str(error.get("message")))
+                raise Unreachable(f"the API server ended the watch: {error.get('message')}")
             yield change
 
     def log_lines(
         self, pod: str, *, follow: bool = False, tail: int | None = None, since: str | None = None
     ) -> Iterator[str]:
-        """Lines of the trainer's log, each behind its timestamp and a space.
+        """Lines of the trainer's log, each after its timestamp and a space.
 
         Args:
-            follow: wait for more until the container ends.
-            tail: only the last so many.
-            since: only those of this second (RFC 3339) and later.
-        Raises: NotThere when the pod is gone; Unreachable when the connection broke, or was silent for LOG_SILENCE_S.
+            follow: wait for more lines until the container ends.
+            tail: return only the last lines, this many.
+            since: return only lines of this second (RFC 3339) and later.
+        Raises: NotFound when the pod is gone; Unreachable when the connection broke or LOG_SILENCE_S passed.
         """
         query = {"container": TRAINER_CONTAINER, "timestamps": "true", "follow": str(follow).lower()}
         if tail is not None:
@@ -181,7 +176,7 @@ class Cluster:
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
             return self._request("GET", path)
-        except NotThere:
+        except NotFound:
             return None
 
     def _request(
@@ -193,14 +188,14 @@ class Cluster:
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        """The answer. Raises: RunFailed in the API server's own words."""
-        with self._translated():
+        """The decoded response. Raises: RunFailed with the API server's message."""
+        with self._translated_errors():
             response = self._open(method, path, query or {}, body, content_type, timeout=self._timeout_s)
-            return _decoded(response.data)
+            return _decode(response.data)
 
     def _stream(self, path: str, query: dict[str, str], *, silence_s: float) -> Iterator[str]:
-        """Lines as they come, until the server ends them."""
-        with self._translated():
+        """Lines as they arrive, until the server ends the response."""
+        with self._translated_errors():
             response = self._open("GET", path, query, timeout=(self._timeout_s, silence_s))
             try:
                 rest = b""
@@ -211,7 +206,7 @@ class Cluster:
                 if rest:
                     yield rest.decode(errors="replace")
             finally:
-                response.close()  # it was not read to its end: the connection cannot serve another request
+                response.close()  # it may not have been read to its end, so the connection cannot be reused
 
     def _open(
         self,
@@ -223,7 +218,7 @@ class Cluster:
         *,
         timeout: float | tuple[float, float],
     ) -> Any:
-        """The response, its body not yet read."""
+        """The response, whose body has not been read yet."""
         response = self._api.call_api(
             path,
             method,
@@ -237,28 +232,28 @@ class Cluster:
         return response[0] if isinstance(response, tuple) else response
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Errors of the client as ours."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Turns errors of the client library into RunFailed."""
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+        host = self._api.configuration.host
         try:
             yield
         except ApiException as error:
             raise _translate(error) from error
         except ReadTimeoutError as error:
-            raise Silent(f"the API server {self._api.configuration.host} does not answer") from error
+            raise NoData(f"the API server {host} does not answer") from error
         except (HTTPError, OSError) as error:
-            host = self._api.configuration.host
             raise Unreachable(f"the API server {host} cannot be reached: {_short(error)}") from error
 
 
 def _translate(error: Any) -> RunFailed:
-    """An answer other than success, in the API server's own words."""
-    answer = _decoded(error.body)
+    """The error for a response other than success, with the API server's message."""
+    answer = _decode(error.body)
     message = answer.get("message") or error.reason
     if error.status == 404 and answer.get("reason") == "NotFound":
-        return NotThere(str(message))
+        return NotFound(str(message))
     if error.status == 410:
         return Expired(str(message))
     kind = Unreachable if error.status in TRANSIENT else Refused
@@ -266,7 +261,7 @@ def _translate(error: Any) -> RunFailed:
     return kind(f"the API server refused: {message}{hint}")
 
 
-def _decoded(content: bytes | str | None) -> dict[str, Any]:
+def _decode(content: bytes | str | None) -> dict[str, Any]:
     try:
         document = json.loads(content or "{}")
     except ValueError:
@@ -275,7 +270,7 @@ def _decoded(content: bytes | str | None) -> dict[str, Any]:
 
 
 def _short(error: Exception) -> str:
-    """The system's own words at the end of a long chain of causes."""
+    """The operating system's message, which stands at the end of a long chain of causes."""
     return str(getattr(error, "reason", error)).rpartition(": ")[2]
 
 

@@ -1,7 +1,7 @@
 """Commands for chains on a cluster: list, status, logs, events, retry, suspend, resume.
 
-What was typed comes in, what is shown goes out; the work is done elsewhere, and imported when it is needed: the
-Kubernetes client takes a second to load.
+Each command translates arguments and prints results. The work is done in other modules, which are imported inside the
+functions because the Kubernetes client takes a second to load.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillchain_cli.choices import line_count
 from distillchain_cli.completion import complete_stage
+from distillchain_cli.connection import connect
 from distillchain_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, BadInput
 from distillchain_cli.options import (
     AllNamespaces,
@@ -28,24 +30,25 @@ from distillchain_cli.options import (
     Stage,
     Verbose,
 )
-from distillchain_cli.printing import as_list, document_text, is_document, result, see, talk
+from distillchain_cli.printing import (
+    as_list,
+    document_text,
+    is_document,
+    print_message,
+    print_result,
+    troubleshooting_hint,
+)
 
 if TYPE_CHECKING:
     from distillchain_cli.cluster import Cluster
+    from distillchain_cli.status_screens import DocumentScreen, LineScreen, LiveScreen
 
 app = typer.Typer()
 
 
-def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
-    """The cluster of the kubeconfig."""
-    from distillchain_cli.cluster import Cluster
-
-    return Cluster(kubeconfig=kubeconfig, context=context, namespace=namespace)
-
-
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C is how a person ends what goes on for hours: no word about it."""
+    """Ends the command without a message on Ctrl-C, which is how users end a command that follows something."""
     try:
         yield
     except KeyboardInterrupt:
@@ -68,16 +71,16 @@ def list_(
     from distillchain_cli.status_view import list_table
 
     if everywhere and namespace:
-        raise BadInput(f"--namespace: got {namespace} beside --all-namespaces; leave one of them out")
+        raise BadInput(f"--namespace: got {namespace} together with --all-namespaces; leave one of them out")
     cluster = connect(kubeconfig, context, namespace)
     chains = cluster.list_chains(everywhere=everywhere, selector=selector)
     if is_document(output):
-        result(document_text(as_list(chains), output))
+        print_result(document_text(as_list(chains), output))
     elif chains:
-        result(list_table(chains, now=datetime.now(UTC), everywhere=everywhere, wide=output is Output.WIDE))
+        print_result(list_table(chains, now=datetime.now(UTC), everywhere=everywhere, wide=output is Output.WIDE))
     else:
         where = "on the cluster" if everywhere else f"in namespace {cluster.namespace}"
-        talk(f"there are no chains {where}" + (f" with {selector}" if selector else ""))
+        print_message(f"there are no chains {where}" + (f" with {selector}" if selector else ""))
 
 
 @app.command(epilog="Example: distillchain status sst2-femto -o json")
@@ -86,7 +89,9 @@ def status(
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", "-w", help="Follow it until it succeeds (exit code 0), fails or stays stalled for a minute (1)."
+            "--watch",
+            "-w",
+            help="Follow the chain until it succeeds (exit code 0), fails, or stays stalled for a minute (1).",
         ),
     ] = False,
     namespace: Namespace = None,
@@ -95,12 +100,12 @@ def status(
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Show how a chain on the cluster stands.
+    """Show the status of a chain on the cluster.
 
-    --watch draws a live picture on a terminal and prints a line for each change elsewhere; with -o json or yaml, the
-    status at each change. A lost connection is made anew.
+    --watch draws a live picture on a terminal, and prints a line for each change elsewhere; with -o json or yaml, it
+    prints the status after each change. It reconnects when the connection is lost.
     """
-    from distillchain_cli.chains import behind, status_of
+    from distillchain_cli.chains import outdated_status_warning, status_of
     from distillchain_cli.status_view import failure_of, status_text
 
     cluster = connect(kubeconfig, context, namespace)
@@ -109,35 +114,36 @@ def status(
         return
     chain = cluster.fetch_chain(name)
     if is_document(output):
-        result(document_text(chain.get("status") or {}, output))
+        print_result(document_text(chain.get("status") or {}, output))
         return
     found = status_of(chain)
-    result(status_text(chain, found, wide=output is Output.WIDE))
+    print_result(status_text(chain, found, wide=output is Output.WIDE))
     if failure_class := failure_of(found):
-        talk(see(failure_class))
-    if warning := behind(chain, found):
-        talk(warning)
+        print_message(troubleshooting_hint(failure_class))
+    if warning := outdated_status_warning(chain, found):
+        print_message(warning)
 
 
 def _watch(cluster: Cluster, name: str, output: Output) -> None:
     from rich.console import Console
 
-    from distillchain_cli.status_watch import Documents, Lines, Picture, watch_status
+    from distillchain_cli.status_screens import DocumentScreen, LineScreen, LiveScreen
+    from distillchain_cli.status_watch import watch_status
 
-    def document(content: dict[str, Any]) -> None:
-        as_line = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        result(as_line if output is Output.JSON else f"---\n{document_text(content, output)}")
+    def print_document(content: dict[str, Any]) -> None:
+        one_line = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        print_result(one_line if output is Output.JSON else f"---\n{document_text(content, output)}")
 
-    def screen() -> Picture | Lines | Documents:
+    def open_screen() -> LiveScreen | LineScreen | DocumentScreen:
         if is_document(output):
-            return Documents(document)
-        return Picture(Console()) if sys.stdout.isatty() else Lines(result)
+            return DocumentScreen(print_document)
+        return LiveScreen(Console()) if sys.stdout.isatty() else LineScreen(print_result)
 
     with interruptible():
-        verdict = watch_status(cluster, name, screen)
-    for line in verdict.lines:
-        talk(line)
-    if not verdict.succeeded:
+        outcome = watch_status(cluster, name, open_screen)
+    for line in outcome.lines:
+        print_message(line)
+    if not outcome.succeeded:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -145,33 +151,36 @@ def _watch(cluster: Cluster, name: str, output: Output) -> None:
 def logs(
     name: Name,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on from stage to stage and pod to pod until the chain ends.")
+        bool, typer.Option("--follow", "-f", help="Follow the logs from stage to stage until the chain ends.")
     ] = False,
     stage: Stage = None,
     tail: Annotated[
-        int | None, typer.Option(metavar="LINES", min=0, help="Only the last lines of each pod that is there.")
+        int | None,
+        typer.Option(metavar="LINES", parser=line_count, help="Only the last lines of each pod that exists now."),
     ] = None,
     previous: Annotated[
-        bool, typer.Option("--previous", "-p", help="Of the pod before the newest of its stage, while it is kept.")
+        bool, typer.Option("--previous", "-p", help="The pod before the newest of its stage, if it still exists.")
     ] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="As the trainers wrote them: progress as JSON, no stage.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Lines as the trainers wrote them: progress as JSON, no stage in front.")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Print the logs of a chain's trainers.
+    """Print the logs of a chain's trainers, in the order in which its stages ran.
 
-    In the order in which its stages ran. Log lines go to stdout, pod names and how the chain ended to stderr. The
-    log of a pod is gone with the pod: an evicted one is deleted.
+    Log lines go to stdout; pod names and the outcome of the chain go to stderr. When a pod is deleted, as after an
+    eviction, its log is lost.
     """
-    from distillchain_cli.logs import Mouth, Wanted, follow_logs, show_logs
+    from distillchain_cli.logs import LogOutput, LogSelection, follow_logs, show_logs
 
     cluster = connect(kubeconfig, context, namespace)
-    wanted = Wanted(stage=stage, tail=tail, previous=previous, raw=raw)
+    selection = LogSelection(stage=stage, tail=tail, previous=previous, raw=raw)
     read = follow_logs if follow else show_logs
     with interruptible():
-        read(cluster, name, wanted, Mouth(show=result, say=talk))
+        read(cluster, name, selection, LogOutput(line=print_result, note=print_message))
 
 
 @app.command(epilog="Example: distillchain events sst2-femto")
@@ -183,10 +192,9 @@ def events(
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Show what the cluster told of a chain.
+    """Show the Kubernetes Events of a chain, its Jobs and their pods, oldest first.
 
-    The Events of the chain, its Jobs and their pods, the oldest first. The cluster forgets Events, by default after
-    an hour.
+    The cluster deletes Events, by default after an hour.
     """
     from distillchain_cli.events import events_of, events_table
 
@@ -196,14 +204,14 @@ def events(
     found = events_of(chain, documents)
     if is_document(output):
         items = [{"apiVersion": "v1", "kind": "Event", **event.document} for event in found]
-        result(document_text(as_list(items), output))
+        print_result(document_text(as_list(items), output))
         return
     if not found:
-        talk(f"there are no Events of {name}: the cluster forgets them, by default after an hour")
+        print_message(f"there are no Events of {name}: the cluster deletes them, by default after an hour")
         return
-    result(events_table(found, now=datetime.now(UTC), wide=output is Output.WIDE))
+    print_result(events_table(found, now=datetime.now(UTC), wide=output is Output.WIDE))
     for failure_class in dict.fromkeys(event.failure_class for event in found if event.failure_class):
-        talk(see(failure_class))
+        print_message(troubleshooting_hint(failure_class))
 
 
 @app.command(epilog="Example: distillchain retry sst2-femto --stage tiny")
@@ -213,20 +221,20 @@ def retry(
     stage: Annotated[
         str | None,
         typer.Option(
-            metavar="STAGE", help="Stage to try again; empty: the one that failed.", autocompletion=complete_stage
+            metavar="STAGE", help="Stage to retry; default: the stage that failed.", autocompletion=complete_stage
         ),
     ] = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Try the failed stage of a chain again.
+    """Retry the failed stage of a chain.
 
-    Its Job is deleted, and the operator makes it anew.
+    Deletes the stage's Job, and the operator creates it again.
     """
     from distillchain_cli.retry import retry as retry_stage
 
-    result(retry_stage(connect(kubeconfig, context, namespace), name, stage))
+    print_result(retry_stage(connect(kubeconfig, context, namespace), name, stage))
 
 
 @app.command(epilog="Example: distillchain suspend sst2-femto")
@@ -237,14 +245,14 @@ def suspend(
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Stop a chain; its state is saved.
+    """Stop a chain and save its state.
 
-    The running stage saves its state and stops, and nothing is started. Sets spec.suspend and nothing else. Where
-    the chain is kept in Git, Argo CD or Flux sets it back: edit it there.
+    The running stage saves its state and stops, and no other stage starts. Sets only spec.suspend. If the chain is
+    managed from Git, Argo CD or Flux resets the field: edit it in Git instead.
     """
     from distillchain_cli.suspend import set_suspend
 
-    result(set_suspend(connect(kubeconfig, context, namespace), name, suspend=True))
+    print_result(set_suspend(connect(kubeconfig, context, namespace), name, suspend=True))
 
 
 @app.command(epilog="Example: distillchain resume sst2-femto")
@@ -255,11 +263,11 @@ def resume(
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Let a suspended chain go on.
+    """Let a suspended chain continue.
 
-    Its stage goes on from its saved state. Sets spec.suspend and nothing else. Where the chain is kept in Git, Argo
-    CD or Flux sets it back: edit it there.
+    Its stage continues from the saved state. Sets only spec.suspend. If the chain is managed from Git, Argo CD or Flux
+    resets the field: edit it in Git instead.
     """
     from distillchain_cli.suspend import set_suspend
 
-    result(set_suspend(connect(kubeconfig, context, namespace), name, suspend=False))
+    print_result(set_suspend(connect(kubeconfig, context, namespace), name, suspend=False))

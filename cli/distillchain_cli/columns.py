@@ -1,4 +1,4 @@
-"""Text in columns, as kubectl prints it: stable, two spaces apart, `-` for nothing; and numbers as people read them."""
+"""Text in columns, as kubectl prints it: stable, two spaces apart, `-` for an empty cell. And numbers in short form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NOTHING = "-"
+EMPTY = "-"
 WIDTH = 100
 GAP = "  "
 
@@ -16,7 +16,7 @@ class Column:
     """A column.
 
     Attributes:
-        right: numbers stand at the right edge.
+        right: align to the right, for numbers.
     """
 
     title: str
@@ -26,13 +26,13 @@ class Column:
 def format_columns(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None = WIDTH, wrap_last: bool = False
 ) -> str:
-    """Lines of at most `width` characters (None: as long as it takes); the widest left-aligned column gives way, with
-    `...` for what is cut.
+    """Lines of at most `width` characters (None: no limit). The widest left-aligned columns shrink until the lines fit,
+    and `...` marks a cell that is cut.
 
     Args:
-        wrap_last: nothing is cut of the last column: it goes on in lines below.
+        wrap_last: wrap the last column into further lines instead of cutting it.
     """
-    cells = [[column.title for column in columns], *[[cell or NOTHING for cell in row] for row in rows]]
+    cells = [[column.title for column in columns], *[[cell or EMPTY for cell in row] for row in rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     texts = [index for index, column in enumerate(columns) if not column.right]
     while width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
@@ -41,12 +41,12 @@ def format_columns(
             break
         widths[widest] -= 1
     if wrap_last:
-        cells = [line for row in cells for line in _wrapped(row, widths[-1])]
+        cells = [line for row in cells for line in _wrap(row, widths[-1])]
     return "\n".join(_line(columns, row, widths) for row in cells)
 
 
-def _wrapped(row: Sequence[str], width: int) -> list[list[str]]:
-    first, *more = textwrap.wrap(row[-1], width, break_on_hyphens=False) or [NOTHING]
+def _wrap(row: Sequence[str], width: int) -> list[list[str]]:
+    first, *more = textwrap.wrap(row[-1], width, break_on_hyphens=False) or [EMPTY]
     return [[*row[:-1], first], *[[*[""] * (len(row) - 1), line] for line in more]]
 
 
@@ -61,7 +61,7 @@ def _line(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) 
 def count(number: int | None) -> str:
     """`22.7M`: a number of parameters."""
     if number is None:
-        return NOTHING
+        return EMPTY
     for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if number >= size * 0.9995:  # 999,960 reads 1.0M, not 1000.0K
             return f"{number / size:.1f}{unit}"
@@ -69,9 +69,9 @@ def count(number: int | None) -> str:
 
 
 def size(size_bytes: int | None) -> str:
-    """`90.9 MB`: decimal units, as disks and object stores are sold."""
+    """`90.9 MB`: decimal units, as object stores count."""
     if size_bytes is None:
-        return NOTHING
+        return EMPTY
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= step * 0.9995:
             return f"{size_bytes / step:.1f} {unit}"
@@ -81,23 +81,23 @@ def size(size_bytes: int | None) -> str:
 def duration(seconds: float | str | None) -> str:
     """`0:00:41`."""
     if seconds is None:
-        return NOTHING
+        return EMPTY
     whole = round(float(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def rate(text: str | float | None) -> str:
-    """Examples a second: whole from ten on."""
+    """Examples per second: a whole number from 10 on."""
     if text is None:
-        return NOTHING
+        return EMPTY
     value = float(text)
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def age(seconds: float | None) -> str:
-    """`41s`, `12m`, `5h`, `3d`: how long ago, in the largest unit of which there are two, as kubectl does."""
+    """`41s`, `12m`, `5h`, `3d`: as kubectl does, in the largest unit that gives at least 2."""
     if seconds is None:
-        return NOTHING
+        return EMPTY
     for unit, size_s in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size_s:
             return f"{int(seconds // size_s)}{unit}"

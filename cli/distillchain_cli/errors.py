@@ -1,15 +1,15 @@
-"""How a command can end other than well; each class carries its exit code.
+"""How a command fails. Each class carries its exit code.
 
 CliError
-|- BadInput      2  what was typed cannot be used
-|- RunFailed     1  the chain, the store or the cluster said no
-|  |- NotThere       what was asked for is not on the cluster
-|  |- Refused        the API server answered and will not
-|  |- Unreachable    it did not answer, or broke off; asking again may help
-|  |  `- Silent         nothing came for a while: the connection may be dead, or there is nothing to say
-|  `- Expired        a watch asked for changes the API server has forgotten
-`- MissingExtra  1  a part of distillchain is not installed
-Bad documents (distillchain_api.faults.BadDocument) end with 2 as well, one line a fault.
+|- BadInput      2  an argument, option or file cannot be used
+|- RunFailed     1  the chain, the store or the cluster reported a failure
+|  |- NotFound       the object does not exist on the cluster
+|  |- Refused        the API server rejected the request
+|  |- Unreachable    the API server did not answer, or the connection broke; a retry may help
+|  |  `- NoData         nothing arrived for a while: the connection may be dead, or there is nothing to send
+|  `- Expired        a watch asked for changes that the API server no longer keeps
+`- MissingExtra  1  an optional part of distillchain is not installed
+A bad document (distillchain_api.faults.BadDocument) also ends with 2, and prints one line for each fault.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 
 
 class CliError(Exception):
-    """A sentence for stderr, and how the command ends."""
+    """A sentence for stderr, and the exit code of the command."""
 
     exit_code: ClassVar[int] = EXIT_FAILED
 
 
 class BadInput(CliError):
-    """What was typed cannot be used."""
+    """An argument, option or file cannot be used."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class RunFailed(CliError):
-    """The chain, the store or the cluster said no."""
+    """The chain, the store or the cluster reported a failure."""
 
 
-class NotThere(RunFailed):
-    """What was asked for is not on the cluster."""
+class NotFound(RunFailed):
+    """The object does not exist on the cluster."""
 
 
 class Refused(RunFailed):
-    """The API server answered and will not."""
+    """The API server rejected the request."""
 
 
 class Unreachable(RunFailed):
-    """It did not answer, or broke off; asking again may help."""
+    """The API server did not answer, or the connection broke; a retry may help."""
 
 
-class Silent(Unreachable):
-    """Nothing came for a while: the connection may be dead, or there is nothing to say."""
+class NoData(Unreachable):
+    """Nothing arrived for a while: the connection may be dead, or there is nothing to send."""
 
 
 class Expired(RunFailed):
-    """A watch asked for changes the API server has forgotten (410 Gone); what holds now must be listed again."""
+    """A watch asked for changes that the API server no longer keeps (410 Gone); list the objects again."""
 
 
 class MissingExtra(CliError):
-    """A part of distillchain is not installed."""
+    """An optional part of distillchain is not installed."""
 
 
 def require_extra(extra: str, module: str, *, purpose: str) -> None:
-    """Raises: MissingExtra when `module`, which `extra` brings, is not installed."""
+    """Raises: MissingExtra when `module`, which belongs to `extra`, is not installed."""
     if importlib.util.find_spec(module) is None:
         raise MissingExtra(f"{purpose} needs {module}, which is not installed; in a checkout: pip install '.[{extra}]'")

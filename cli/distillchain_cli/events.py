@@ -1,4 +1,4 @@
-"""What Kubernetes told about a chain, its Jobs and their pods, in order: Events as frozen values, and their table."""
+"""The Kubernetes Events of a chain, its Jobs and their pods, in order: as frozen values, and as a table."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from distillchain_cli.chains import seconds_since, status_of
 from distillchain_cli.columns import WIDTH, Column, age, format_columns
 
 STAGE_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+)[: ](?: ?(?P<failure_class>\w+):)?")
-"""How the operator words its notes about a stage (transitions.py)."""
+"""How the operator words an Event about a stage (transitions.py)."""
 STARTED_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+): Job (?P<job>\S+)")
-"""Of these, the one that names the Job."""
+"""The one of these that names the Job."""
 POD_BASE_CHARS, POD_RANDOM_CHARS = 58, 5
-"""What the API server keeps of a pod's generateName (`<job>-`), and what it makes up behind it."""
+"""How much of a pod's generateName (`<job>-`) the API server keeps, and how much it appends."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One Event, or several of the same kind that Kubernetes counts as one."""
+    """One Event, or several equal ones that Kubernetes counts as one."""
 
     first_at: str
     last_at: str
@@ -37,36 +37,37 @@ class Event:
     count: int = 1
     source: str = ""
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """As the API server told it."""
+    """The Event as the API server holds it."""
 
     @property
     def failure_class(self) -> FailureClass | None:
-        """Of the failure it tells of, if it tells of one."""
+        """The failure class in a StageFailed Event."""
         found = STAGE_NOTE.match(self.note) if self.reason == "StageFailed" else None
         name = found["failure_class"] if found else None
         return FailureClass(name) if name in set(FailureClass) else None
 
 
 def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> list[Event]:
-    """Those of the chain, its Jobs and their pods, the oldest first.
+    """The Events of the chain, its Jobs and their pods, oldest first.
 
-    Jobs and pods are known by their names, not their UIDs: an evicted pod and an edited stage's Job are gone, and what
-    was said of them is what one looks for. By whole names: the Jobs of two chains may begin alike.
+    Jobs and pods are recognised by name, not by UID: an evicted pod and the Job of an edited stage no longer exist, and
+    their Events are the ones that matter. Whole names are compared, because Jobs of two chains can start alike.
     """
     metadata = chain["metadata"]
-    told = [parse_event(document) for document in documents]
-    of_chain = [_with_stage(event) for event in told if event.kind == KIND and event.uid == metadata["uid"]]
+    all_events = [parse_event(document) for document in documents]
+    of_chain = [_with_stage(event) for event in all_events if event.kind == KIND and event.uid == metadata["uid"]]
     stages = _stages_by_job(chain, of_chain)
     stages_by_pod = {_pod_base(job): stage for job, stage in stages.items()}
     events = list(of_chain)
-    for event in told:
+    for event in all_events:
         if event.kind == "Job" and event.name in stages:
             events.append(replace(event, stage=stages[event.name]))
         elif event.kind == "Pod" and (base := event.name[:-POD_RANDOM_CHARS]) in stages_by_pod:
             events.append(replace(event, stage=stages_by_pod[base]))
-    born_at = _moment(metadata["creationTimestamp"])  # a chain of the same name may have lived before
+    # Events of an earlier, deleted chain with the same name are left out.
+    created_at = _moment(metadata["creationTimestamp"])
     return sorted(
-        (event for event in events if _moment(event.last_at) >= born_at),
+        (event for event in events if _moment(event.last_at) >= created_at),
         key=lambda event: (_moment(event.last_at), _moment(event.first_at)),
     )
 
@@ -77,19 +78,19 @@ def _with_stage(event: Event) -> Event:
 
 
 def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, str]:
-    """The chain's Jobs that are known: those of its status, and those that its own Events say were started."""
+    """Stage of each known Job: those in the status, and those that the chain's own Events say were started."""
     started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason == "StageStarted")
     jobs = {found["job"]: found["stage"] for found in started if found}
     return jobs | {entry.job: entry.name for entry in status_of(chain).stages if entry.job}
 
 
 def _pod_base(job: str) -> str:
-    """How the names of a Job's pods begin: those of a long one lack the end of its hash."""
+    """How the names of a Job's pods start; the API server cuts the end of a long Job name."""
     return f"{job}-"[:POD_BASE_CHARS]
 
 
 def parse_event(document: dict[str, Any]) -> Event:
-    """An Event of the core group out of the API server's JSON; who wrote it by events.k8s.io gave it `eventTime`."""
+    """An Event of the core group. Writers that use events.k8s.io set `eventTime` instead of the older timestamps."""
     metadata, series = document["metadata"], document.get("series") or {}
     involved = document.get("involvedObject") or {}
     first_at = document.get("eventTime") or document.get("firstTimestamp") or metadata["creationTimestamp"]
@@ -109,7 +110,7 @@ def parse_event(document: dict[str, Any]) -> Event:
 
 
 def events_table(events: Sequence[Event], *, now: datetime, wide: bool = False) -> str:
-    """One line an Event, its note going on below where it is long; `wide`: one line whatever its length."""
+    """A row for each Event. A long note is wrapped into further lines, unless `wide`."""
     columns = [Column("LAST SEEN", right=True), Column("TYPE"), Column("REASON"), Column("STAGE"), Column("KIND")]
     if wide:
         columns += [Column("NAME"), Column("FIRST SEEN", right=True), Column("COUNT", right=True), Column("SOURCE")]

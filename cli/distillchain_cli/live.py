@@ -1,4 +1,4 @@
-"""What a person sees while a chain runs: bars on a terminal, plain lines elsewhere. Talk only; it goes to stderr."""
+"""What the user sees while a chain runs: progress bars on a terminal, plain lines elsewhere. It goes to stderr."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ PHASES: dict[ProgressPhase, str] = {
 
 
 class View(Protocol):
-    """Who shows what happens."""
+    """Shows a run."""
 
     def started(self, stage: str) -> None:
         """A trainer was started."""
 
     def progress(self, line: answer.Progress) -> None:
-        """A progress line of the running trainer."""
+        """The running trainer printed a progress line."""
 
     def ended(self, entry: StageStatus) -> None:
         """A stage is committed, failed or stopped."""
 
     def note(self, text: str) -> None:
-        """Something else a person should know."""
+        """Something else that the user should know."""
 
 
 def numbers(line: answer.Progress) -> str:
-    """`loss 0.41 812 examples/s eta 0:00:41`: what of it is known."""
+    """`loss 0.41 812 examples/s eta 0:00:41`: the numbers that are known."""
     parts = [
         f"loss {line.loss:.2f}" if line.loss is not None else "",
         f"{rate(line.examples_per_second)} examples/s" if line.examples_per_second else "",
@@ -61,16 +61,21 @@ def sentence(line: answer.Progress) -> str:
 
 
 def ending(entry: StageStatus, metric: str) -> str:
-    """How a stage ended; why it failed is said once, at the end of the run."""
+    """How a stage ended. Why it failed is printed once, at the end of the run."""
     if entry.phase == "Committed":
-        how = "found committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
+        how = "already committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
         doubt = f"; it {entry.message}" if entry.message else ""
         return f"{how}, {metric} {metric_of(entry.model, metric)}: {entry.checkpoint}{doubt}"
     return f"failed: {entry.failure_class}" if entry.phase == "Failed" else "stopped"
 
 
+def warning_lines(entry: StageStatus) -> list[str]:
+    """`tiny: warning: ...`: what the trainer wants the user to know about data, checkpoints and result."""
+    return [f"{entry.name}: warning: {warning}" for warning in entry.warnings]
+
+
 class PlainView:
-    """Lines; those of progress at most every few seconds, but always the first of a phase."""
+    """Prints lines. Progress of one phase is printed every few seconds, the first line of each phase always."""
 
     def __init__(
         self,
@@ -100,6 +105,8 @@ class PlainView:
     def ended(self, entry: StageStatus) -> None:
         """See View."""
         self.note(f"stage {entry.name}: {ending(entry, self._metric)}")
+        for line in warning_lines(entry):
+            self.note(line)
 
     def note(self, text: str) -> None:
         """See View."""
@@ -107,7 +114,7 @@ class PlainView:
 
 
 class BarsView:
-    """A bar for every stage, drawn by rich."""
+    """Draws a bar for every stage with rich."""
 
     def __init__(self, bars: Progress, stages: Sequence[str], *, metric: str) -> None:
         self._bars, self._metric = bars, metric
@@ -132,12 +139,14 @@ class BarsView:
 
     def ended(self, entry: StageStatus) -> None:
         """See View."""
-        good = entry.phase == "Committed"
-        value = f"{self._metric} {metric_of(entry.model, self._metric)}" if good else (entry.failure_class or "")
-        how = "reused" if entry.reused else entry.phase.lower()
+        is_committed = entry.phase == "Committed"
+        value = f"{self._metric} {metric_of(entry.model, self._metric)}" if is_committed else entry.failure_class or ""
+        phase = "reused" if entry.reused else entry.phase.lower()
         self._bars.update(
-            self._tasks[entry.name], total=1, completed=1 if good else None, phase=how, numbers=str(value)
+            self._tasks[entry.name], total=1, completed=1 if is_committed else None, phase=phase, numbers=str(value)
         )
+        for line in warning_lines(entry):
+            self.note(line)
 
     def note(self, text: str) -> None:
         """See View."""
@@ -146,7 +155,7 @@ class BarsView:
 
 @contextlib.contextmanager
 def open_view(stream: TextIO, stages: Sequence[str], *, metric: str) -> Iterator[View]:
-    """Bars where `stream` is a terminal, else plain lines."""
+    """Bars if `stream` is a terminal, else plain lines."""
     if not stream.isatty():
         yield PlainView(stream, metric=metric)
         return

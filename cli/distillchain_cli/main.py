@@ -1,6 +1,6 @@
-"""`distillchain`: validate, plan and run a chain on this machine; cluster_commands brings those on a cluster.
+"""The command `distillchain`: validate, plan and run a chain on this machine, and the commands of the other modules.
 
-Results go to stdout, talk to stderr. Exit codes: 0 succeeded, 1 failed, 2 bad input.
+Results go to stdout, everything else to stderr. Exit codes: 0 succeeded, 1 failed, 2 bad input.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import typer.core
 from typer.completion import completion_init  # type: ignore[attr-defined]  # see completion.py
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.graph import Plan, build_plan
-from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_cli import cluster_commands, report_command
+from distillchain_cli.chain_files import plan_of, read_chain
 from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
-from distillchain_cli.documents import STDIN, read_chain
+from distillchain_cli.connection import connect
 from distillchain_cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SUCCEEDED, BadInput, CliError, require_extra
 from distillchain_cli.options import (
     Context,
     File,
+    Files,
     Kubeconfig,
     Namespace,
     Output,
@@ -37,32 +38,41 @@ from distillchain_cli.options import (
     Storage,
     Target,
     Verbose,
+    log,
 )
-from distillchain_cli.printing import document_text, is_document, outlive_readers, result, see, talk
-from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program
+from distillchain_cli.printing import (
+    document_text,
+    is_document,
+    print_faults,
+    print_message,
+    print_result,
+    survive_closed_output,
+    troubleshooting_hint,
+)
+from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program_name
 from distillchain_cli.targets import read_target
-
-log = logging.getLogger("distillchain_cli")
+from distillchain_cli.validate import validate_files
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: distillchain validate chain.yaml",
 )
 
 
 def _print_version(value: bool) -> None:
     if value:
-        result(f"distillchain {importlib.metadata.version('distillchain')}")
+        version()
         raise typer.Exit
 
 
 @app.callback()
 def distillchain(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Progressive distillation: teacher -> medium -> small -> tiny, one verified checkpoint at a time.
@@ -72,13 +82,10 @@ def distillchain(
 
 
 @app.command(epilog="Example: distillchain validate chain.yaml --set spec.task.maxLength=64")
-def validate(file: File, storage: Storage = None, overrides: Overrides = None, _verbose: Verbose = False) -> None:
-    """Check a chain and say what it is. Changes nothing; looks at no data, no model and no store."""
-    chain = read_chain(file, overrides=overrides or (), storage=storage)
-    planned = build_plan(chain)
-    relay = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.stages)])
-    source = "stdin" if file == STDIN else file
-    result(f"{source}: valid: DistillationChain {chain.name}, {relay}; nothing was changed")
+def validate(files: Files, storage: Storage = None, overrides: Overrides = None, _verbose: Verbose = False) -> None:
+    """Check chains and summarise them. Changes nothing, and reads no data, model or store."""
+    if not validate_files(files, storage=storage, overrides=overrides or ()):
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @app.command(epilog="Example: distillchain plan chain.yaml -o json")
@@ -92,30 +99,28 @@ def plan(
     kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Show what a run would do: stages, digests, what is committed in the store. Changes nothing.
+    """Show what a run would do: stages, digests, and what the store already holds. Changes nothing.
 
-    S3 credentials come from the environment, as AWS's own tools take them.
+    S3 credentials come from the environment, as for AWS's own tools.
     """
-    from distillchain_cli.plan_view import fetch_outlook, plan_table, summary
+    from distillchain_cli.plan_view import fetch_forecast, plan_table, summary
 
     chain, _ = read_target(
         target,
         storage=storage,
         overrides=overrides or (),
-        fetch_chain=lambda name: cluster_commands.connect(kubeconfig, context, namespace).fetch_chain(name),
+        fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+        note=print_message,
     )
-    planned = build_plan(chain)
-    outlook = fetch_outlook(planned)
+    planned = plan_of(chain, source=target)
+    forecasts = fetch_forecast(planned)
     if is_document(output):
-        stages = [item.to_document() for item in outlook]
-        result(
-            document_text(
-                {"chain": planned.chain.name, "storage": planned.chain.spec.storage.uri, "stages": stages}, output
-            )
-        )
+        stages = [item.to_document() for item in forecasts]
+        document = {"chain": planned.chain.name, "storage": planned.chain.spec.storage.uri, "stages": stages}
+        print_result(document_text(document, output))
     else:
-        result(plan_table(outlook, width=None if output is Output.WIDE else WIDTH))
-    talk(summary(planned, outlook))
+        print_result(plan_table(forecasts, width=None if output is Output.WIDE else WIDTH))
+    print_message(summary(planned, forecasts))
 
 
 @app.command(epilog="Example: distillchain run chain.yaml --storage file://./store")
@@ -126,53 +131,58 @@ def run(
     output: OutputFormat = Output.TABLE,
     _verbose: Verbose = False,
 ) -> None:
-    """Run a chain on this machine. Stages that are committed in the store are verified and used, not trained again.
+    """Run a chain on this machine. Stages that the store already holds are verified and used, not trained again.
 
-    Ctrl-C saves the state of the running stage; the same command goes on from there. SIGTERM and a terminal that is
-    closed do so too; a third Ctrl-C kills it and loses what is not saved. Under nohup a run outlives its terminal, and
-    one whose output nobody reads any more goes on.
+    Ctrl-C saves the state of the running stage, and the same command continues from there. SIGTERM and a closed
+    terminal do the same. A third Ctrl-C kills the trainer and loses what is not saved. Under nohup a run continues
+    after its terminal is closed, and any run continues when the reader of its output exits.
     """
-    outlive_readers()
-    chain = read_chain(file, overrides=overrides or (), storage=storage)
+    survive_closed_output()
+    chain = read_chain(file, overrides=overrides or (), storage=storage, note=print_message)
+    planned = plan_of(chain, source=file)
     if chain.spec.suspend:
         raise BadInput("spec.suspend: got true, expected false to run; add --set spec.suspend=false")
     require_extra("trainer", "torch", purpose="training")
     folder = Path(tempfile.mkdtemp(prefix=f"distillchain-{chain.name}-"))
     log.debug("logs of the trainers are in %s", folder)
-    status = _run_on_this_machine(chain, folder, output)
-    if status.phase == "Succeeded":
-        talk(f"succeeded: {status.result.checkpoint if status.result else status.message}")
-        if place := report_command.stored_report(build_plan(chain)):
-            talk(f"report: {place}")
-        if not _verbose:
-            shutil.rmtree(folder, ignore_errors=True)  # a chain that succeeded has not failed for its logs' sake
-        return
-    ended = next(entry for entry in status.stages if entry.phase in ("Failed", "Suspended"))
-    if ended.phase == "Suspended":
-        talk(f"stopped: {ended.message}")
-        talk("to go on, run the same command again")
-    else:
-        talk(f"failed: {ended.message}")
-        if ended.failure_class:
-            talk(see(ended.failure_class))
-    talk(f"logs of the trainers: {folder}")
-    raise typer.Exit(EXIT_FAILED)
+    status = _run_here(planned, folder, output)
+    if status.phase != "Succeeded":
+        _explain_failure(status)
+        print_message(f"logs of the trainers: {folder}")
+        raise typer.Exit(EXIT_FAILED)
+    print_message(f"succeeded: {status.result.checkpoint if status.result else status.message}")
+    if report := report_command.stored_report(planned):
+        print_message(f"report: {report}")
+    if not _verbose:
+        shutil.rmtree(folder, ignore_errors=True)  # logs that cannot be deleted do not make the run a failure
 
 
-def _run_on_this_machine(chain: DistillationChain, folder: Path, output: Output) -> ChainStatus:
+def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
+    """Runs the chain with a live view, and prints the result."""
     from distillchain_cli.live import open_view
-    from distillchain_cli.processes import Place
+    from distillchain_cli.processes import RunFolder
     from distillchain_cli.run import run_chain
     from distillchain_cli.table import results_table
 
-    planned: Plan = build_plan(chain)
-    with open_view(sys.stderr, [stage.name for stage in planned.stages], metric=chain.spec.task.metric) as view:
-        status = run_chain(planned, Place(folder), view=view)
+    metric = planned.chain.spec.task.metric
+    with open_view(sys.stderr, [stage.name for stage in planned.stages], metric=metric) as view:
+        status = run_chain(planned, RunFolder(folder), view=view)
     if is_document(output):
-        result(document_text(status.to_document(), output))
+        print_result(document_text(status.to_document(), output))
     else:
-        result(results_table(planned, status, width=None if output is Output.WIDE else WIDTH))
+        print_result(results_table(planned, status, width=None if output is Output.WIDE else WIDTH))
     return status
+
+
+def _explain_failure(status: ChainStatus) -> None:
+    ended = next(entry for entry in status.stages if entry.phase in ("Failed", "Suspended"))
+    if ended.phase == "Suspended":
+        print_message(f"stopped: {ended.message}")
+        print_message("to continue, run the same command again")
+        return
+    print_message(f"failed: {ended.message}")
+    if ended.failure_class:
+        print_message(troubleshooting_hint(ended.failure_class))
 
 
 app.add_typer(cluster_commands.app)
@@ -180,33 +190,39 @@ app.add_typer(report_command.app)
 app.command(epilog="Example: distillchain completion bash")(completion)
 
 
+@app.command(epilog="Example: distillchain version")
+def version() -> None:
+    """Print the version."""
+    print_result(f"distillchain {importlib.metadata.version('distillchain')}")
+
+
 def build_command() -> typer.core.TyperGroup:
-    """The command with its texts for the name under which it was started."""
+    """The command, with examples for the name under which it was started."""
     completion_init()
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
-    if program() != PROGRAM:
+    if program_name() != PROGRAM:
         for part in (command, *command.commands.values()):
-            part.epilog = (part.epilog or "").replace(f"Example: {PROGRAM} ", f"Example: {program()} ")
+            part.epilog = (part.epilog or "").replace(f"Example: {PROGRAM} ", f"Example: {program_name()} ")
     return command
 
 
 def main() -> int:
-    """The entry point: runs a command. Returns: the exit code, unless typer ends the process itself."""
+    """The entry point: runs a command. Returns: the exit code, unless typer exits the process itself."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     try:
-        build_command()(prog_name=program(), complete_var=COMPLETE_VARIABLE)
+        build_command()(prog_name=program_name(), complete_var=COMPLETE_VARIABLE)
     except BadDocument as error:
-        for fault in error.faults:
-            talk(f"{error.source}: {fault}")
-        log.debug("cause", exc_info=error)
+        print_faults(error)
         return EXIT_BAD_INPUT
     except CliError as error:
-        talk(str(error))
+        print_message(str(error))
         log.debug("cause", exc_info=error)
         return error.exit_code
-    except Exception as error:
-        talk(f"{program()} broke: {type(error).__name__}: {error}; run it again with -v, and report it")
+    except Exception as error:  # a mistake of ours
+        print_message(
+            f"{program_name()} broke: {type(error).__name__}: {error}; run it again with -v, and report the traceback"
+        )
         log.debug("cause", exc_info=error)
         return EXIT_FAILED
     return EXIT_SUCCEEDED

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from distillchain_cli.choices import choice_of
 from distillchain_cli.completion import complete_chain, complete_context, complete_namespace, complete_stage
 
 log = logging.getLogger("distillchain_cli")
@@ -22,14 +23,26 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
-def be_verbose(value: bool) -> bool:
+def set_verbose(value: bool) -> bool:
     """Callback of --verbose."""
     if value:
         log.setLevel(logging.DEBUG)
     return value
 
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A DistillationChain in YAML, or - for stdin.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A YAML or JSON file with one DistillationChain, a folder of such files, or - for stdin."
+    ),
+]
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="YAML or JSON files, folders of .yaml, .yml and .json files, or - for stdin. Other kinds are skipped.",
+    ),
+]
 Target = Annotated[
     str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
 ]
@@ -49,11 +62,16 @@ Overrides = Annotated[
 OutputFormat = Annotated[
     Output,
     typer.Option(
-        "--output", "-o", metavar="|".join(Output), help="How the result is printed; wide: more columns, nothing cut."
+        "--output",
+        "-o",
+        metavar="|".join(Output),
+        parser=choice_of(Output),
+        help="Output format; wide has more columns and cuts nothing.",
     ),
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=be_verbose, help="Say more; show the traceback of a failure.")
+    bool,
+    typer.Option("--verbose", "-v", callback=set_verbose, help="Print more, and the traceback if the command fails."),
 ]
 Stage = Annotated[str | None, typer.Option(metavar="STAGE", help="Only this stage.", autocompletion=complete_stage)]
 Namespace = Annotated[
@@ -62,15 +80,19 @@ Namespace = Annotated[
         "--namespace",
         "-n",
         metavar="NAMESPACE",
-        help="Namespace; empty: the one of the kubeconfig's context.",
+        help="Namespace; default: the namespace of the kubeconfig's context.",
         autocompletion=complete_namespace,
     ),
 ]
-AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="In all namespaces.")]
+AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
 Context = Annotated[
     str | None,
     typer.Option(
-        metavar="CONTEXT", help="Context of the kubeconfig; empty: the current one.", autocompletion=complete_context
+        metavar="CONTEXT",
+        help="Context of the kubeconfig; default: the current context.",
+        autocompletion=complete_context,
     ),
 ]
-Kubeconfig = Annotated[str | None, typer.Option(metavar="FILE", help="Empty: $KUBECONFIG, else ~/.kube/config.")]
+Kubeconfig = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Kubeconfig; default: $KUBECONFIG, or else ~/.kube/config.")
+]

@@ -1,14 +1,18 @@
-"""What a run would do, read from the store: which stages are committed, which would be trained, and why."""
+"""What a run would do, according to the store: which stages are committed, which would be trained, and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.layout import resume_prefix
 from distillchain_api.resource.spec import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
-from distillchain_cli.errors import RunFailed, require_extra
+from distillchain_cli.errors import RunFailed
+from distillchain_cli.gate_check import gate_problem
+from distillchain_cli.stores import open_chain_store
 
 if TYPE_CHECKING:
     from distillchain_store.store import Store
@@ -19,88 +23,79 @@ Action = Literal["reuse", "train", "fail", "wait"]
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What would become of a stage."""
+class StageForecast:
+    """What a run would do with a stage, and why."""
 
     stage: PlannedStage
     action: Action
-    why: str
+    reason: str
     checkpoint: str | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """As `-o json` prints it."""
+        """The forecast as `-o json` prints it."""
         order = self.stage.work_order
         document = {
             "name": self.stage.name,
             "digest": self.stage.digest,
             "teacher": order.teacher.name if order.teacher else None,
             "teacherDigest": self.stage.teacher_digest,
-            "student": start_of(order.student),
+            "student": student_start(order.student),
             "committed": self.checkpoint is not None,
             "checkpoint": self.checkpoint,
             "action": self.action,
-            "why": self.why,
+            "reason": self.reason,
         }
         return {key: value for key, value in document.items() if value is not None}
 
 
-def start_of(student: Student) -> str:
-    """Where a student starts, in a word."""
+def student_start(student: Student) -> str:
+    """Where a student starts: its checkpoint, or `new bert`."""
     return student.model or f"new {student.architecture.model_type if student.architecture else ''}"
 
 
-def fetch_outlook(plan: Plan) -> list[Outlook]:
-    """What a run would do with every stage. Reads the store, changes nothing.
+def fetch_forecast(plan: Plan) -> list[StageForecast]:
+    """What a run would do with every stage. Reads the store and changes nothing.
 
-    Raises: RunFailed in the store's own words when it cannot be read.
+    Raises: RunFailed with the store's message when it cannot be read.
     """
-    address = plan.chain.spec.storage
-    if address.uri.startswith("s3://"):
-        require_extra("trainer", "boto3", purpose=f"reading {address.uri}")
-    from distillchain_api.failures import StageError
-    from distillchain_store.store import open_store
-
     try:
-        store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
-        outlook: list[Outlook] = []
+        store = open_chain_store(plan.chain.spec.storage)
+        forecasts: list[StageForecast] = []
         for stage in plan.stages:
-            found = _outlook(store, stage, outlook)
-            if outlook and outlook[-1].action in ("fail", "wait"):
-                why = f"not reached: {outlook[-1].stage.name} would {outlook[-1].action}"
-                found = replace(found, action="wait", why=why)
-            outlook.append(found)
+            forecast = _forecast(store, stage, forecasts)
+            if forecasts and forecasts[-1].action in ("fail", "wait"):
+                reason = f"not reached: {forecasts[-1].stage.name} would {forecasts[-1].action}"
+                forecast = replace(forecast, action="wait", reason=reason)
+            forecasts.append(forecast)
     except StageError as error:
         raise RunFailed(str(error)) from error
-    return outlook
+    return forecasts
 
 
-def _outlook(store: Store, stage: PlannedStage, before: list[Outlook]) -> Outlook:
+def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) -> StageForecast:
     from distillchain_store.commit import read_manifest
     from distillchain_store.errors import CheckpointCorrupt, OtherRelease
-    from distillchain_trainer.errors import GateNotMet
-    from distillchain_trainer.stage.run import check_gate
 
     try:
         manifest = read_manifest(store, stage.digest)
     except (CheckpointCorrupt, OtherRelease) as error:
-        return Outlook(stage, "fail", str(error))
+        return StageForecast(stage, "fail", str(error))
     if manifest is not None:
-        try:
-            check_gate(stage.work_order, manifest.student, manifest.teacher, kept=f"it is {manifest.checkpoint}")
-        except GateNotMet as error:
-            return Outlook(stage, "fail", str(error), manifest.checkpoint)
-        return Outlook(stage, "reuse", "committed in the store", manifest.checkpoint)
-    why = "not in the store"
-    if store.list_objects(f"stages/{stage.digest}/resume/"):
-        why += "; a state of it is saved"
+        problem = gate_problem(stage.work_order, manifest, kept=f"it is {manifest.checkpoint}")
+        if problem is not None:
+            return StageForecast(stage, "fail", problem, manifest.checkpoint)
+        return StageForecast(stage, "reuse", "committed in the store", manifest.checkpoint)
+    reason = "not in the store"
+    if store.list_objects(resume_prefix(stage.digest)):
+        reason += "; training state is saved"
     elif before and before[-1].action == "train":
-        why += f"; after {before[-1].stage.name}"
-    return Outlook(stage, "train", why)
+        reason += f"; after {before[-1].stage.name}"
+    return StageForecast(stage, "train", reason)
 
 
-def plan_table(outlook: list[Outlook], *, width: int | None = WIDTH) -> str:
-    """One line a stage."""
-    columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "WOULD", "WHY")]
+def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> str:
+    """One line for each stage; the full reason of a failure below."""
+    columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "ACTION", "REASON")]
     rows = [
         [
             item.stage.name,
@@ -108,19 +103,19 @@ def plan_table(outlook: list[Outlook], *, width: int | None = WIDTH) -> str:
             item.stage.work_order.teacher.name if item.stage.work_order.teacher else "",
             "yes" if item.checkpoint else "no",
             item.action,
-            item.why,
+            item.reason,
         ]
-        for item in outlook
+        for item in forecasts
     ]
-    sentences = [f"{item.stage.name}: {item.why}" for item in outlook if item.action == "fail"]
-    return "\n".join([format_columns(columns, rows, width=width), *sentences])
+    failures = [f"{item.stage.name}: {item.reason}" for item in forecasts if item.action == "fail"]
+    return "\n".join([format_columns(columns, rows, width=width), *failures])
 
 
-def summary(plan: Plan, outlook: list[Outlook]) -> str:
-    """What would run, in one sentence."""
-    train = [item.stage.name for item in outlook if item.action == "train"]
-    failed = next((item.stage.name for item in outlook if item.action == "fail"), None)
+def summary(plan: Plan, forecasts: list[StageForecast]) -> str:
+    """What a run would do, in one sentence."""
+    train = [item.stage.name for item in forecasts if item.action == "train"]
+    failed = next((item.stage.name for item in forecasts if item.action == "fail"), None)
     what = f"would train {', '.join(train)}" if train else "would train nothing"
     if failed:
         what += f" and fail at {failed}"
-    return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this plan changed nothing"
+    return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this command changed nothing"

@@ -1,6 +1,6 @@
-"""Where a command's words go: results to stdout, talk to stderr; documents as JSON or YAML.
+"""Where output goes: results to stdout, everything else to stderr; documents as JSON or YAML.
 
-Who goes away while a command writes ends it, as everywhere; but not one that calls `outlive_readers`.
+By default a command exits when the reader closes the pipe, as usual. `survive_closed_output` changes that.
 """
 
 from __future__ import annotations
@@ -16,84 +16,111 @@ from typing import Any, TextIO, cast
 import yaml
 
 from distillchain_api.failures import FailureClass, troubleshooting
-from distillchain_cli.options import Output
+from distillchain_api.faults import BadDocument
+from distillchain_api.yaml_scalars import NotFinite, read_scalar
+from distillchain_cli.options import Output, log
 
 
-def result(text: str) -> None:
-    """What was asked for."""
+def print_result(text: str) -> None:
+    """Prints what the user asked for to stdout."""
     print(text, flush=True)  # noqa: T201
 
 
-def talk(text: str) -> None:
-    """Everything else."""
+def print_message(text: str) -> None:
+    """Prints progress, warnings and errors to stderr."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-READER_IS_GONE = (errno.EPIPE, errno.EIO)
-"""What a write to a pipe or to a terminal fails with once nobody is at its other end."""
+def print_faults(error: BadDocument) -> None:
+    """Prints one line for each fault, with its file. A fault of an option names the option and no file."""
+    for fault in error.faults:
+        is_of_option = fault.field.startswith("--")
+        print_message(str(fault) if is_of_option or not error.source else f"{error.source}: {fault}")
+    log.debug("cause", exc_info=error)
 
 
-def outlive_readers() -> None:
-    """From now on talk that cannot be written is dropped, and so is a result that nobody is there to read.
+NO_READER = (errno.EPIPE, errno.EIO)
+"""Errors of a write to a pipe or terminal whose other end was closed."""
 
-    A result that does not fit on the disk is still a failure.
+
+def survive_closed_output() -> None:
+    """From now on, drops output that cannot be written because its reader closed the pipe or terminal.
+
+    Messages are dropped after any write error. A result that does not fit on the disk is still an error.
     """
-    if sys.stdout is not None:  # None under `>&-`, and print() knows it
-        sys.stdout = cast("TextIO", Outliving(sys.stdout, lambda error: error.errno in READER_IS_GONE))
-    talk_to = sys.stderr if sys.stderr is not None else os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-    sys.stderr = cast("TextIO", Outliving(talk_to, lambda _: True))
+    if sys.stdout is not None:  # None under `>&-`, where print() does nothing
+        sys.stdout = cast("TextIO", TolerantStream(sys.stdout, lambda error: error.errno in NO_READER))
+    stderr = sys.stderr if sys.stderr is not None else os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = cast("TextIO", TolerantStream(stderr, lambda _: True))
 
 
-class Outliving:
-    """A stream that falls silent for good when a write fails with what `is_borne`."""
+class TolerantStream:
+    """A stream that discards all further output after a write error that `is_tolerated`."""
 
-    def __init__(self, stream: TextIO, is_borne: Callable[[OSError], bool]) -> None:
-        self._stream, self._is_borne = stream, is_borne
+    def __init__(self, stream: TextIO, is_tolerated: Callable[[OSError], bool]) -> None:
+        self._stream, self._is_tolerated = stream, is_tolerated
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As a stream does."""
-        with self._bearing():
+        """Writes as `TextIO.write` does."""
+        with self._tolerant():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As a stream does."""
-        with self._bearing():
+        """Flushes as `TextIO.flush` does."""
+        with self._tolerant():
             self._stream.flush()
 
     @contextmanager
-    def _bearing(self) -> Iterator[None]:
+    def _tolerant(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if not self._is_borne(error):
+            if not self._is_tolerated(error):
                 raise
-            # What is left in the buffer is written again, at last when the interpreter ends: to there.
+            # The buffer still holds the text, and the interpreter flushes it again at exit: send it to /dev/null.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
 
 
 def is_document(output: Output) -> bool:
-    """Whether a machine reads it."""
+    """Whether the format is for programs: JSON or YAML."""
     return output in (Output.JSON, Output.YAML)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that kubectl would read as something else, such as y, 1e3 and 018; PyYAML does not."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        is_plain = read_scalar(text) == text
+    except NotFinite:
+        is_plain = False
+    # Only double quotes keep line breaks other than \n.
+    is_plain = is_plain and not any(character in text for character in "\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def document_text(document: dict[str, Any], output: Output) -> str:
-    """A document as YAML where that was asked for, else as JSON."""
+    """A document as YAML if that is the format, else as JSON."""
     if output is Output.YAML:
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip("\n")
+        return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip("\n")
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def as_list(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Objects as kubectl prints several."""
+    """Several objects as one List, as kubectl prints them."""
     return {"apiVersion": "v1", "kind": "List", "items": list(items)}
 
 
-def see(failure_class: FailureClass | str) -> str:
-    """The last line about a failure."""
+def troubleshooting_hint(failure_class: FailureClass | str) -> str:
+    """The last line of a failure: where to read about it."""
     return f"see {troubleshooting(failure_class)}"

@@ -1,4 +1,4 @@
-"""One attempt of one stage: the trainer as a subprocess, watched to its end. Knows no chain and no retries."""
+"""One attempt of one stage: starts the trainer as a subprocess and waits for it. Does not know chain or retries."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
+from distillchain_cli.errors import RunFailed
 
 POLL_S = 0.1
 TRAINER = (sys.executable, "-m", "distillchain_cli.child")
-KILLED_AT_PRESS = 3
-GRACE_S = 120.0  # from SIGTERM to SIGKILL when the time is up, as a Job's pods have
+KILL_AT_STOP = 3
+GRACE_S = 120.0  # from SIGTERM to SIGKILL after a timeout, as for a Job's pods
 
 
 class StopSignals:
-    """How often this process was told to stop (Ctrl-C, SIGTERM, a closed terminal)."""
+    """Counts the requests to stop this process: Ctrl-C, SIGTERM, a closed terminal."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Within, the signals are counted and nothing is interrupted; one that was ignored still is, as under nohup."""
+        """Counts the signals instead of being interrupted. A signal that was ignored, as under nohup, stays ignored."""
         wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        heeded = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._on_signal) for number in heeded}
+        active = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in active}
         try:
             yield
         finally:
@@ -50,58 +51,60 @@ class StopSignals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self.count:
-            return  # the shell and the kernel each tell of one closed terminal; nobody pressed a key again
+            return  # shell and kernel both send SIGHUP for one closed terminal
         self.count += 1
 
 
 @dataclass(frozen=True)
-class End:
+class AttemptResult:
     """How an attempt ended.
 
     Attributes:
-        exit_code: negative: the signal that killed it.
-        answer: the trainer's own words; None when it had none.
-        overdue: it was stopped because its time was up.
-        log: what it said on stderr.
+        exit_code: negative: the signal that killed the trainer.
+        answer: the trainer's termination message; None if it wrote none.
+        log: file with the trainer's stderr.
+        timed_out: the trainer was stopped because its timeout had passed.
     """
 
     exit_code: int
     answer: Committed | Failed | Interrupted | None
     log: Path
-    overdue: bool = False
+    timed_out: bool = False
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the attempts of a run leave their logs and files in the making."""
+class RunFolder:
+    """The folder of logs and temporary files of a run."""
 
-    folder: Path
+    path: Path
 
     def log(self, stage: str, attempt: int) -> Path:
-        """What the trainer of an attempt says on stderr."""
-        return self.folder / f"{stage}-{attempt}.log"
+        """File with the stderr of an attempt's trainer."""
+        return self.path / f"{stage}-{attempt}.log"
 
 
 def run_attempt(
     order: WorkOrder,
     attempt: int,
-    place: Place,
+    folder: RunFolder,
     *,
     stops: StopSignals,
     deadline_at: float | None,
     on_progress: Callable[[Progress], None],
-    say: Callable[[str], None],
-) -> End:
-    """Starts the trainer on a work order and waits for its end.
+    note: Callable[[str], None],
+) -> AttemptResult:
+    """Starts the trainer with a work order and waits for its end.
 
-    A stop is handed on once, as SIGTERM: the trainer has a session of its own, so that the terminal's Ctrl-C does not
-    reach it as well. Progress goes through a file and not a pipe: a trainer that outlives us can still write and save.
+    A stop is passed on once, as SIGTERM: the trainer has its own session, so the terminal's Ctrl-C does not reach it
+    too. Progress goes through a file, not a pipe: a trainer that outlives this process can still write and save.
 
     Args:
-        deadline_at: time.monotonic() when it is stopped, and GRACE_S later killed; None: never.
+        deadline_at: value of time.monotonic() at which the trainer is stopped, and GRACE_S later killed; None: never.
+    Raises: RunFailed when the trainer cannot be started.
     """
-    termination, progress = place.folder / f"{order.stage}-{attempt}.answer", place.folder / f"{order.stage}.progress"
-    work = place.folder / "work"
+    termination = folder.path / f"{order.stage}-{attempt}.answer"
+    progress = folder.path / f"{order.stage}.progress"
+    work = folder.path / "work"
     termination.unlink(missing_ok=True)
     environment = {
         **os.environ,
@@ -110,44 +113,54 @@ def run_attempt(
         TERMINATION_PATH_ENV: str(termination),
         WORK_DIRECTORY_ENV: str(work),
     }
-    overdue = False
-    with place.log(order.stage, attempt).open("wb") as log, progress.open("wb") as out, progress.open("rb") as lines:
-        process = subprocess.Popen(
+    timed_out = False
+    with folder.log(order.stage, attempt).open("wb") as log, progress.open("wb") as out, progress.open("rb") as lines:
+        process = _start(environment, out.fileno(), log.fileno())
+        try:
+            seen_stops = 0
+            while (code := process.poll()) is None:
+                _report_progress(lines.readlines(), on_progress)
+                seen_stops = _pass_on_stop(process, stops.count, seen_stops, note)
+                over_s = time.monotonic() - deadline_at if deadline_at is not None else -1.0
+                if over_s > 0 and not timed_out and not seen_stops:  # after a stop it is already saving
+                    timed_out = True
+                    process.terminate()
+                if timed_out and over_s > GRACE_S:
+                    process.kill()
+                _wait(process)
+            _report_progress(lines.readlines(), on_progress)
+        finally:
+            if process.poll() is None:  # an exception was raised above
+                _end(process, stops)
+            shutil.rmtree(work, ignore_errors=True)
+    message = termination.read_text(encoding="utf-8", errors="replace") if termination.exists() else ""
+    return AttemptResult(code, parse_answer(message), folder.log(order.stage, attempt), timed_out)
+
+
+def _start(environment: dict[str, str], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
             [*TRAINER, str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=log,
+            stdout=stdout,
+            stderr=stderr,
             start_new_session=True,
         )
-        try:
-            told = 0
-            while (code := process.poll()) is None:
-                _report(lines.readlines(), on_progress)
-                told = _hand_on_stop(process, stops.count, told, say)
-                over_s = time.monotonic() - deadline_at if deadline_at is not None else -1.0
-                if over_s > 0 and not overdue and not told:  # who was told to stop is saving already
-                    overdue = True
-                    process.terminate()
-                if overdue and over_s > GRACE_S:
-                    process.kill()
-                _wait(process)
-            _report(lines.readlines(), on_progress)
-        finally:
-            if process.poll() is None:  # only when something above broke
-                _end(process, stops)
-            shutil.rmtree(work, ignore_errors=True)
-    words = termination.read_text(encoding="utf-8", errors="replace") if termination.exists() else ""
-    return End(code, parse_answer(words), place.log(order.stage, attempt), overdue)
+    except OSError as error:  # E2BIG when arguments and all variables together exceed the system's limit
+        size_bytes = sum(len(name) + len(value) + 2 for name, value in environment.items())
+        raise RunFailed(
+            f"the trainer cannot be started: {error.strerror}; its environment variables have {size_bytes} bytes"
+        ) from error
 
 
 def _end(process: subprocess.Popen[bytes], stops: StopSignals) -> None:
-    """Lets the trainer save its state; kills it where it has not ended GRACE_S later, or when a person wants that."""
+    """Lets the trainer save its state; kills it after GRACE_S, or when the user asks for it."""
     process.terminate()
     kill_at = time.monotonic() + GRACE_S
-    while process.poll() is None and time.monotonic() < kill_at and stops.count < KILLED_AT_PRESS:
+    while process.poll() is None and time.monotonic() < kill_at and stops.count < KILL_AT_STOP:
         _wait(process)
-    process.kill()  # no signal to one that has ended
+    process.kill()  # does nothing to a process that has ended
     process.wait()
 
 
@@ -158,21 +171,21 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _hand_on_stop(process: subprocess.Popen[bytes], count: int, told: int, say: Callable[[str], None]) -> int:
-    """Tells the trainer of the first stop, and a person what the next ones do. Returns: the count it knows of."""
-    if count == told:
-        return told
-    if told == 0:
+def _pass_on_stop(process: subprocess.Popen[bytes], count: int, seen: int, note: Callable[[str], None]) -> int:
+    """Passes the first stop on to the trainer, and tells the user what the next ones do. Returns: the stops handled."""
+    if count == seen:
+        return seen
+    if seen == 0:
         process.terminate()
-        say("stopping: the trainer saves its state")
-    if told < KILLED_AT_PRESS - 1 <= count < KILLED_AT_PRESS:
-        say("still saving; once more, and the trainer is killed and loses what is not saved")
-    if count >= KILLED_AT_PRESS > told:
+        note("stopping: the trainer saves its state")
+    if seen < KILL_AT_STOP - 1 <= count < KILL_AT_STOP:
+        note("still saving; press Ctrl-C again to kill the trainer and lose what is not saved")
+    if count >= KILL_AT_STOP > seen:
         process.kill()
     return count
 
 
-def _report(lines: list[bytes], on_progress: Callable[[Progress], None]) -> None:
+def _report_progress(lines: list[bytes], on_progress: Callable[[Progress], None]) -> None:
     for line in lines:
         progress = parse_progress(line.decode(errors="replace"))
         if progress is not None:

@@ -1,4 +1,4 @@
-"""What this program is called by its user: `distillchain`, or `kubectl distillchain` where kubectl starts it."""
+"""The name under which this program was started: `distillchain`, or `kubectl distillchain` as kubectl's plugin."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 PROGRAM = "distillchain"
 PLUGIN = "kubectl distillchain"
 COMPLETE_VARIABLE = "_DISTILLCHAIN_COMPLETE"
-"""Under which the completion script of a shell asks; one for both names."""
+"""Environment variable by which a shell's completion script asks for candidates; the same for both names."""
 
 
-def program() -> str:
-    """As it was started; help, examples and remedies name it so."""
+def program_name() -> str:
+    """The name to use in help, examples and remedies."""
     return PLUGIN if Path(sys.argv[0]).name.startswith("kubectl-") else PROGRAM

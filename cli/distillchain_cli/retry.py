@@ -1,4 +1,4 @@
-"""Another try for a stage that failed: its Job is deleted, and the operator makes it anew."""
+"""Retries a failed stage: deletes its Job, and the operator recreates it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.chains import status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed
-from distillchain_cli.program import program
+from distillchain_cli.program import program_name
 
 
 def retry(cluster: Cluster, name: str, stage: str | None) -> str:
-    """Deletes the Job of the failed stage, so that the operator makes it anew.
+    """Deletes the Job of the failed stage so that the operator recreates it.
 
-    Returns: what was done. Raises: RunFailed when there is nothing to retry; BadInput for a stage it does not have.
+    Returns: a sentence about the change. Raises: RunFailed when there is nothing to retry; BadInput for a stage that
+        the chain does not have.
     """
     chain = cluster.fetch_chain(name)
     entry = _failed_stage(name, status_of(chain), stage)
     if entry.job is None:
         raise RunFailed(
             f"stage {entry.name} has no Job yet: {entry.message}; "
-            "correct what is refused, the operator asks again by itself"
+            "correct what the API server refuses, and the operator tries again by itself"
         )
-    then = "the operator makes it anew"
+    then = "the operator creates it again"
     if chain["spec"].get("suspend"):
-        then += f" once the chain is resumed: {program()} resume {name}"
+        then += f" once the chain is resumed: {program_name()} resume {name}"
     job = cluster.fetch_job(entry.job)
     if job is None:
-        return f"Job {entry.job} of stage {entry.name} is gone already; {then}"
+        return f"Job {entry.job} of stage {entry.name} is already deleted; {then}"
     _check_job(job, chain, entry)
     cluster.delete_job(entry.job, uid=job["metadata"]["uid"])
     return f"deleted Job {entry.job} of stage {entry.name} ({entry.failure_class}); {then}"
@@ -50,10 +51,10 @@ def _failed_stage(chain: str, status: ChainStatus, wanted: str | None) -> StageS
 
 
 def _check_job(job: dict[str, Any], chain: dict[str, Any], entry: StageStatus) -> None:
-    """It is the chain's own and it is over: status may be a moment behind."""
+    """Checks that the Job belongs to the chain and has ended; the status may be a moment old."""
     owners = job["metadata"].get("ownerReferences") or []
     if not any(owner.get("uid") == chain["metadata"]["uid"] for owner in owners):
-        raise RunFailed(f"Job {entry.job} is not one of this chain; it is left alone")
+        raise RunFailed(f"Job {entry.job} does not belong to this chain; it was not deleted")
     conditions = (job.get("status") or {}).get("conditions") or []
     if not any(c["type"] in ("Failed", "Complete") and c["status"] == "True" for c in conditions):
         raise RunFailed(f"nothing to retry: Job {entry.job} of stage {entry.name} has not ended")

@@ -1,6 +1,7 @@
-"""A chain on this machine: the plan and work orders of the operator, carried out as subprocesses, strictly in order.
+"""Runs a chain on this machine: the operator's plan and work orders, as subprocesses, strictly in order.
 
-What an exit code means is the contract's table: fatal ones end the chain, crashes count against `retries`, 75 does not.
+The contract's table decides what an exit code means: fatal codes end the chain, crashes count against `retries`, and an
+interruption (75) does not count.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from distillchain_cli.live import View
-from distillchain_cli.processes import End, Place, StopSignals, run_attempt
+from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
 from distillchain_operator.status import build_chain_status, committed_entry, timestamp
 
-BACKOFF_S = 1.0  # after an interruption, and after the first crash; then it doubles up to MAX_BACKOFF_S
+BACKOFF_S = 1.0  # after an interruption and after the first crash; doubles with each further crash up to MAX_BACKOFF_S
 MAX_BACKOFF_S = 10.0
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
-"""Of two classes with one exit code the first of the table, as in the operator's policy."""
+"""If two classes share an exit code, the first of the table, as in the operator's policy."""
 
 
 @dataclass
 class _Run:
     plan: Plan
-    place: Place
+    folder: RunFolder
     view: View
     stops: StopSignals
     backoff_s: float
@@ -35,16 +36,16 @@ class _Run:
 
 
 def run_chain(
-    plan: Plan, place: Place, *, view: View, stops: StopSignals | None = None, backoff_s: float = BACKOFF_S
+    plan: Plan, folder: RunFolder, *, view: View, stops: StopSignals | None = None, backoff_s: float = BACKOFF_S
 ) -> ChainStatus:
-    """Runs a chain until it succeeded, failed or was stopped.
+    """Runs a chain until it succeeds, fails or is stopped.
 
-    Stages that are committed already are run as well: their trainer verifies them and ends in seconds.
+    Committed stages are started too: their trainer verifies the checkpoint and ends within seconds.
 
     Args:
-        stops: counts the signals; what is counted already stops the run before it starts anything.
+        stops: counts the signals; if it has counted one already, nothing is started.
     """
-    run = _Run(plan, place, view, stops or StopSignals(), backoff_s)
+    run = _Run(plan, folder, view, stops or StopSignals(), backoff_s)
     with run.stops.caught():
         for stage in plan.stages:
             entry = _run_stage(run, stage)
@@ -56,7 +57,7 @@ def run_chain(
 
 
 def build_status(plan: Plan, entries: list[StageStatus]) -> ChainStatus:
-    """The status as the cluster would hold it; stages that were not reached wait for the one before."""
+    """The status as the cluster would hold it; stages that were not reached wait for the stage before."""
     waiting = [
         StageStatus(
             name=stage.name, phase="Pending", digest=stage.digest, message=f"waiting for {entries[-1].name} to commit"
@@ -64,7 +65,7 @@ def build_status(plan: Plan, entries: list[StageStatus]) -> ChainStatus:
         for stage in plan.stages[len(entries) :]
     ]
     shown = plan
-    if entries[-1].phase == "Suspended":  # Ctrl-C is the local `suspend: true`
+    if entries[-1].phase == "Suspended":  # Ctrl-C has the same effect as `suspend: true` on a cluster
         spec = plan.chain.spec.model_copy(update={"suspend": True})
         shown = Plan(plan.chain.model_copy(update={"spec": spec}), plan.stages)
     status = build_chain_status(shown, [*entries, *waiting], previous=ChainStatus(), now=datetime.now(UTC))
@@ -72,43 +73,43 @@ def build_status(plan: Plan, entries: list[StageStatus]) -> ChainStatus:
 
 
 def _with_message(status: ChainStatus, stopped: StageStatus) -> ChainStatus:
-    """It was a signal that suspended the chain, not its spec."""
+    """The status with the reason that a signal, not the spec, suspended the chain."""
     message = f"{stopped.name}: {stopped.message}"
     conditions = [condition.model_copy(update={"message": message}) for condition in status.conditions]
     return status.model_copy(update={"message": message, "conditions": conditions})
 
 
 def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
-    """Attempts until one commits, one fails for good, or the retries are used up."""
+    """Runs attempts until one commits, one fails for good, or the retries are used up."""
     started = datetime.now(UTC)
     deadline_at = time.monotonic() + stage.timeout_s if stage.timeout_s else None
     attempt = crashes = 0
     while True:
         attempt += 1
         if run.stops.count:
-            return _stopped(stage, attempt - 1, started, "stopped before it began")
+            return _stopped(stage, attempt - 1, started, "stopped before it started")
         run.view.started(stage.name)
         end = run_attempt(
             stage.work_order,
             attempt,
-            run.place,
+            run.folder,
             stops=run.stops,
             deadline_at=deadline_at,
             on_progress=run.view.progress,
-            say=run.view.note,
+            note=run.view.note,
         )
         if end.exit_code == EXIT_COMMITTED and isinstance(end.answer, Committed) and end.answer.digest == stage.digest:
             now = timestamp(datetime.now(UTC))
             return committed_entry(stage, end.answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
         if end.exit_code in FATAL_EXIT_CODES:
             return _failed(stage, attempt, started, *diagnose(end))
-        if end.overdue:
+        if end.timed_out:
             sentence = f"ran longer than its timeout of {stage.timeout_s} s; raise timeout. It was {_saved(end)}"
             return _failed(stage, attempt, started, FailureClass.DEADLINE_EXCEEDED, sentence)
         if run.stops.count:
             return _stopped(stage, attempt, started, _saved(end))
         if end.exit_code == EXIT_INTERRUPTED:
-            run.view.note(f"stage {stage.name}: interrupted from outside; it goes on from its saved state")
+            run.view.note(f"stage {stage.name}: interrupted from outside; it continues from its saved state")
             _pause(run.stops, run.backoff_s)
             continue
         crashes += 1
@@ -124,26 +125,26 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
         _pause(run.stops, pause_s)
 
 
-def diagnose(end: End) -> tuple[FailureClass, str]:
-    """Why an attempt failed: the trainer's own sentence where there is one."""
+def diagnose(end: AttemptResult) -> tuple[FailureClass, str]:
+    """Why an attempt failed: the trainer's own sentence, or what the exit code says."""
     if isinstance(end.answer, Failed):
         return end.answer.failure_class, end.answer.message
     if end.exit_code < 0:
         name = signal.Signals(-end.exit_code).name
-        hint = " (the kernel does that when memory runs out)" if name == "SIGKILL" else ""
+        hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
         return FailureClass.CRASHED, f"the trainer was killed by {name}{hint}; see {end.log}"
     if end.exit_code == EXIT_COMMITTED:
-        return FailureClass.CRASHED, f"the trainer ended with 0 and without an answer for this stage; see {end.log}"
+        return FailureClass.CRASHED, f"the trainer exited with 0 but without an answer for this stage; see {end.log}"
     failure_class = CLASS_BY_EXIT_CODE.get(end.exit_code, FailureClass.CRASHED)
-    return failure_class, f"the trainer ended with exit code {end.exit_code} and without an answer; see {end.log}"
+    return failure_class, f"the trainer exited with code {end.exit_code} and without an answer; see {end.log}"
 
 
-def _saved(end: End) -> str:
-    """What became of the state of a trainer that was told to stop."""
+def _saved(end: AttemptResult) -> str:
+    """Whether the trainer saved its state when it was stopped."""
     if isinstance(end.answer, Interrupted):
         return end.answer.message
     why = f" ({end.answer.message})" if isinstance(end.answer, Failed) else ""
-    return f"stopped from outside before it could save{why}; the next run goes on from its last saved state"
+    return f"stopped from outside before it could save{why}; the next run continues from its last saved state"
 
 
 def _pause(stops: StopSignals, seconds: float) -> None:

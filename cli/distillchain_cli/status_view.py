@@ -1,4 +1,4 @@
-"""How chains stand, as tables: all of them in a line each, or one with a line for each stage. Pure."""
+"""The status of chains as tables: all chains with a line each, or one chain with a line for each stage. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Any
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_cli.chains import condition, full_name, metric_name, seconds_since, status_of
+from distillchain_cli.chains import full_name, metric_name, seconds_since, status_of, true_condition
 from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
 from distillchain_cli.errors import RunFailed
+from distillchain_cli.live import warning_lines
 from distillchain_operator.status import metric_of
 
 DIGEST_CHARS = 12
 
 
 def list_table(chains: Sequence[dict[str, Any]], *, now: datetime, everywhere: bool, wide: bool = False) -> str:
-    """One line a chain; `everywhere`: with its namespace."""
+    """One line for each chain.
+
+    Args:
+        everywhere: add the namespace.
+    """
     columns = [
         Column("NAME"),
         Column("PHASE"),
@@ -39,33 +44,37 @@ def _list_cells(chain: dict[str, Any], *, now: datetime, wide: bool) -> list[str
     since = age(seconds_since(metadata["creationTimestamp"], now))
     try:
         status = status_of(chain)
-    except RunFailed as error:  # of another release: the chains beside it are listed all the same
+    except RunFailed as error:  # one chain of another release must not hide the others
         phase = str(chain["status"].get("phase") or "")
         return [metadata["name"], phase, "", "", since, *([""] * 3 if wide else []), str(error)]
     row = [metadata["name"], status.phase, status.stage, status.metric or "", since]
     if wide:
         result = status.result
-        row += [count(result.parameters), result.retention, result.checkpoint] if result else [""] * 3
+        row += [count(result.parameters), result.retention or "", result.checkpoint] if result else [""] * 3
     return [*row, " ".join((status.message or "").split())]
 
 
 def status_text(chain: dict[str, Any], status: ChainStatus, *, wide: bool = False) -> str:
-    """A chain in short, and a line for each stage."""
-    lines = [headline(chain, status), status.message or ""]
+    """A summary of the chain, a line for each stage, and the warnings of its trainers."""
+    lines = [headline(chain, status)]
+    if status.message:
+        lines.append(status.message)
     if status.stages:
         lines += ["", _stages_table(status.stages, metric_name(chain), wide=wide)]
-    return "\n".join(line for index, line in enumerate(lines) if line or index != 1)
+    if warnings := [line for entry in status.stages for line in warning_lines(entry)]:
+        lines += ["", *warnings]
+    return "\n".join(lines)
 
 
 def headline(chain: dict[str, Any], status: ChainStatus) -> str:
     """`ml/sst2-femto: Running, 1/3 stages committed`."""
-    looked_at = f"{status.stage} stages committed" if status.stage else "the operator has not looked at it yet"
-    return f"{full_name(chain)}: {status.phase}, {looked_at}"
+    committed = f"{status.stage} stages committed" if status.stage else "the operator has not seen it yet"
+    return f"{full_name(chain)}: {status.phase}, {committed}"
 
 
 def failure_of(status: ChainStatus) -> FailureClass | None:
-    """Why a person is needed, if one is."""
-    if condition(status, "Stalled") is None:
+    """Why a stalled chain needs the user; None if it is not stalled."""
+    if true_condition(status, "Stalled") is None:
         return None
     return next((entry.failure_class for entry in status.stages if entry.failure_class), None)
 
@@ -95,7 +104,7 @@ def _stages_table(stages: Sequence[StageStatus], metric: str, *, wide: bool) -> 
 def _cells(entry: StageStatus, metric: str, *, wide: bool) -> list[str]:
     model = entry.model
     seen = entry.progress if entry.phase in ("Running", "Failed") else None
-    doing = f"{seen.phase} {seen.step}/{seen.of}" if seen else ""
+    progress = f"{seen.phase} {seen.step}/{seen.of}" if seen else ""
     cells = [
         entry.name,
         entry.phase,
@@ -113,4 +122,4 @@ def _cells(entry: StageStatus, metric: str, *, wide: bool) -> list[str]:
             entry.job or "",
             entry.checkpoint or "",
         ]
-    return [*cells, " ".join(filter(None, (doing, entry.message)))]
+    return [*cells, " ".join(filter(None, (progress, entry.message)))]

@@ -1,4 +1,4 @@
-"""The table at the end of a run: what each step down cost and what is left of the root teacher's metric."""
+"""The table at the end of a run: what each stage cost, and how much of the root teacher's metric it keeps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
+from distillchain_cli.live import warning_lines
 from distillchain_operator.status import metric_of, root_teacher
 
 ROOT = "teacher"
 NEW_WEIGHTS, REUSED = "*", "+"
-LEGEND = {NEW_WEIGHTS: "started from new weights, not pretrained", REUSED: "found committed, not trained in this run"}
+LEGEND = {NEW_WEIGHTS: "started from new weights, not pretrained", REUSED: "already committed, not trained in this run"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class _Row:
 
 
 def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH) -> str:
-    """Root teacher first, then the students from large to small; notes below explain marks and units."""
+    """Root teacher first, then the students in order. Below: warnings, and what marks and units mean."""
     metric = plan.chain.spec.task.metric
     root = root_teacher(plan, status.stages)
     columns = [
@@ -43,7 +44,7 @@ def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH)
 def _rows(plan: Plan, status: ChainStatus, root: MeasuredStatus | None) -> list[_Row]:
     rows = [_Row(entry.name + _marks(entry), entry.model, entry.elapsed_seconds) for entry in status.stages]
     if plan.stages[0].work_order.teacher is None:
-        return rows  # stage zero is the root teacher
+        return rows  # the first stage fine-tunes the root teacher, so it has a row already
     return [_Row(ROOT, root), *rows]
 
 
@@ -70,17 +71,18 @@ def _cells(row: _Row, root: MeasuredStatus | None, metric: str) -> list[str]:
 
 
 def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: str) -> str:
-    theirs = float(metric_of(root, metric) or 0)
-    return f"{100 * float(metric_of(model, metric)) / theirs:.1f}%" if theirs else ""
+    teacher = float(metric_of(root, metric) or 0)
+    return f"{100 * float(metric_of(model, metric)) / teacher:.1f}%" if teacher else ""
 
 
 def _notes(status: ChainStatus, metric: str) -> list[str]:
     used = "".join(_marks(entry) for entry in status.stages)
     notes = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in used]
-    notes += [
-        f"{entry.name} {entry.message}" for entry in status.stages if entry.phase == "Committed" and entry.message
-    ]
+    for entry in status.stages:
+        if entry.phase == "Committed":
+            notes += [f"{entry.name} {entry.message}"] if entry.message else []
+            notes += warning_lines(entry)
     return [
         *notes,
-        f"{metric} on validation and test; retained of the teacher's on validation; examples/s of the model alone",
+        f"{metric}: on validation; test: {metric} on test; retained: share of the teacher's {metric} on validation",
     ]

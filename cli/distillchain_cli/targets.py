@@ -1,4 +1,4 @@
-"""FILE|NAME: what is a file is a chain file, anything else is the name of a chain on the cluster."""
+"""FILE|NAME: an argument that names a file is a chain file; any other is the name of a chain on the cluster."""
 
 from __future__ import annotations
 
@@ -6,35 +6,44 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillchain_api.resource.spec import DistillationChain, Storage, parse_chain
+from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus
-from distillchain_cli.documents import STDIN, read_chain
+from distillchain_cli.chain_files import EXTENSIONS, STDIN, Note, read_chain
 from distillchain_cli.errors import BadInput
+from distillchain_cli.overrides import parse_storage
 
 FetchChain = Callable[[str], dict[str, Any]]
-"""Gives the chain of a name as the cluster holds it."""
+"""Returns the chain with a name as the cluster holds it."""
 
 
 def read_target(
-    target: str, *, storage: str | None, overrides: Sequence[str], fetch_chain: FetchChain
+    target: str, *, storage: str | None, overrides: Sequence[str], fetch_chain: FetchChain, note: Note
 ) -> tuple[DistillationChain, ChainStatus]:
     """A chain and its status, which is empty for a file.
 
     Args:
-        storage: URI of another store than the chain's.
-    Raises: BadDocument, BadInput, and what `fetch_chain` raises.
+        storage: URI of the store to use instead of the chain's.
+        note: receives a line for each document of another kind in the file.
+    Raises: BadDocument, BadInput, and whatever `fetch_chain` raises.
     """
-    if target == STDIN or Path(target).is_file():
-        return read_chain(target, overrides=overrides, storage=storage), ChainStatus()
-    if "/" in target or target.endswith((".yaml", ".yml", ".json")):
+    if _is_file(target):
+        return read_chain(target, overrides=overrides, storage=storage, note=note), ChainStatus()
+    if "/" in target or target.endswith(EXTENSIONS):
         raise BadInput(f"{target}: there is no such file; expected a chain file, or the name of a chain on the cluster")
     if overrides:
-        raise BadInput("--set: expected with a chain file only; a chain on the cluster is taken as it is there")
+        raise BadInput("--set: expected with a chain file only; a chain on the cluster is used as it is there")
     from distillchain_cli.chains import status_of
 
+    address = parse_storage(storage, Path.cwd()) if storage is not None else None
     document = fetch_chain(target)
     chain = parse_chain(document, source=target)
-    if storage is not None:
-        spec = chain.spec.model_copy(update={"storage": Storage.parse({"uri": storage}, source="--storage")})
-        chain = chain.model_copy(update={"spec": spec})
+    if address is not None:
+        chain = chain.model_copy(update={"spec": chain.spec.model_copy(update={"storage": address})})
     return chain, status_of(document)
+
+
+def _is_file(target: str) -> bool:
+    """Whether to read files. A folder counts only if it is spelt as a path, because chains have names like folders."""
+    if target == STDIN or Path(target).is_file():
+        return True
+    return Path(target).is_dir() and ("/" in target or target in (".", ".."))

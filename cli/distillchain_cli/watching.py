@@ -1,7 +1,7 @@
-"""Collections of the API server kept up to date in the background, over lost connections.
+"""Keeps collections of the API server up to date in the background, across lost connections.
 
-Level-triggered, like the operator: who looks sees what holds now, never a history of changes. The client's own
-`kubernetes.watch.Watch` hides that a connection was lost and cannot say that it is back; both are news to a person.
+Level-triggered, like the operator: a reader sees the current objects, never a history of changes. The client library's
+own `kubernetes.watch.Watch` does not report that a connection was lost or restored, and the user should know both.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from distillchain_cli.cluster import Cluster, Collection
 from distillchain_cli.errors import Expired, Refused, Unreachable
 
 Objects = Mapping[str, dict[str, Any]]
-"""By UID."""
+"""Objects by UID."""
 
-PATIENCE_S = 600  # how long an API server may be away before the command gives up
-REFUSAL_PATIENCE_S = 30  # an API server that has just started refuses, for a moment, what it will allow
+PATIENCE_S = 600  # how long the API server may be unreachable before the command gives up
+REFUSAL_PATIENCE_S = 30  # a freshly started API server refuses requests for a moment that it later allows
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
-SHORT_WATCH_S = 1.0  # a proxy that ends watches at once must not make us ask without a pause
+SHORT_WATCH_S = 1.0  # a proxy may end every watch at once; then pause instead of asking in a loop
 
 
 @dataclass(frozen=True)
-class Lost:
-    """The connection is lost and being made anew."""
+class Disconnected:
+    """The connection was lost; a new one is being opened."""
 
-    why: str
+    reason: str
 
 
-def follow(cluster: Cluster, collection: Collection) -> Iterator[Objects | Lost]:
-    """What the collection holds, each time it changed; Lost between, when the connection broke.
+def follow(cluster: Cluster, collection: Collection) -> Iterator[Objects | Disconnected]:
+    """Yields the content of the collection after each change, and Disconnected when the connection was lost.
 
-    Raises: RunFailed when it cannot be listed at first, or not again within PATIENCE_S; Refused when it may be listed
-        but not watched.
+    Raises: RunFailed when the collection cannot be listed at first, or not again within PATIENCE_S; Refused when the
+        user may list but not watch it.
     """
     objects, version = _list(cluster, collection)
     watched_at = time.monotonic()
@@ -49,23 +49,24 @@ def follow(cluster: Cluster, collection: Collection) -> Iterator[Objects | Lost]
                 watched_at = time.monotonic()
                 version = change["object"]["metadata"]["resourceVersion"]
                 if change["type"] != "BOOKMARK":
-                    objects = _changed(objects, change)
+                    objects = _apply(objects, change)
                     yield objects
         except Expired:
             pass
         except Unreachable as error:
-            yield Lost(str(error))
+            yield Disconnected(str(error))
         except Refused as error:
             if time.monotonic() - watched_at > REFUSAL_PATIENCE_S:
                 raise
-            yield Lost(str(error))
+            yield Disconnected(str(error))
             time.sleep(FIRST_PAUSE_S)
         else:
+            # The watch ended as planned: continue from the last version without a new list.
             watched_at = time.monotonic()
             if time.monotonic() - began < SHORT_WATCH_S:
                 time.sleep(SHORT_WATCH_S)
             continue
-        objects, version = _reconnect(cluster, collection)
+        objects, version = _list_with_retries(cluster, collection)
 
 
 def _list(cluster: Cluster, collection: Collection) -> tuple[Objects, str]:
@@ -73,31 +74,31 @@ def _list(cluster: Cluster, collection: Collection) -> tuple[Objects, str]:
     return {item["metadata"]["uid"]: item for item in items}, version
 
 
-def _changed(objects: Objects, change: dict[str, Any]) -> Objects:
+def _apply(objects: Objects, change: dict[str, Any]) -> Objects:
     uid = change["object"]["metadata"]["uid"]
     if change["type"] == "DELETED":
         return {key: value for key, value in objects.items() if key != uid}
     return {**objects, uid: change["object"]}
 
 
-def _reconnect(cluster: Cluster, collection: Collection) -> tuple[Objects, str]:
+def _list_with_retries(cluster: Cluster, collection: Collection) -> tuple[Objects, str]:
     retrying = Retrying(
         wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S) + wait_random(0, FIRST_PAUSE_S),
         retry=retry_if_exception_type((Unreachable, Refused)),
-        stop=_is_enough,
+        stop=_is_out_of_patience,
         reraise=True,
     )
     return retrying(_list, cluster, collection)
 
 
-def _is_enough(state: RetryCallState) -> bool:
+def _is_out_of_patience(state: RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
     waited_s = state.seconds_since_start or 0
     return waited_s > (REFUSAL_PATIENCE_S if isinstance(error, Refused) else PATIENCE_S)
 
 
-class Watched:
-    """Several collections at once, each followed by a thread of its own, which ends with the process.
+class WatchedCollections:
+    """Several collections, each followed by its own thread, which ends with the process.
 
     Raises: RunFailed when one of them cannot be listed.
     """
@@ -105,53 +106,53 @@ class Watched:
     def __init__(self, cluster: Cluster, collections: Mapping[str, Collection]) -> None:
         self._changed = threading.Condition()
         self._objects: dict[str, Objects] = {}
-        self._lost: dict[str, str] = {}
+        self._disconnected: dict[str, str] = {}
         self._error: Exception | None = None
-        self._is_news = False
+        self._has_news = False
         for name, collection in collections.items():
             source = follow(cluster, collection)
-            self._take(name, next(source))
-            threading.Thread(target=self._keep, args=(name, source), name=f"watch {name}", daemon=True).start()
+            self._store(name, next(source))
+            threading.Thread(target=self._follow, args=(name, source), name=f"watch {name}", daemon=True).start()
 
     def __getitem__(self, name: str) -> list[dict[str, Any]]:
-        """What a collection holds now."""
+        """The current objects of a collection."""
         return list(self._objects[name].values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._objects
 
     @property
-    def lost(self) -> str:
-        """Why a connection is being made anew; empty: all of them hold."""
-        return next(iter(self._lost.values()), "")
+    def disconnected(self) -> str:
+        """Why a connection is being reopened; empty when all connections are open."""
+        return next(iter(self._disconnected.values()), "")
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for news since the last wait, at most `timeout_s`. Returns: whether there is any.
+        """Waits at most `timeout_s` for a change since the last wait. Returns: whether there was one.
 
-        Raises: RunFailed when a collection is given up.
+        Raises: RunFailed when following a collection was given up.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_news, timeout_s)
-            news, self._is_news = self._is_news, False
+            self._changed.wait_for(lambda: self._has_news, timeout_s)
+            news, self._has_news = self._has_news, False
         if self._error is not None:
             raise self._error
         return news
 
-    def _keep(self, name: str, source: Iterator[Objects | Lost]) -> None:
+    def _follow(self, name: str, source: Iterator[Objects | Disconnected]) -> None:
         try:
             for news in source:
-                self._take(name, news)
-        except Exception as error:
+                self._store(name, news)
+        except Exception as error:  # raised again in the thread that waits
             with self._changed:
-                self._error, self._is_news = error, True
+                self._error, self._has_news = error, True
                 self._changed.notify_all()
 
-    def _take(self, name: str, news: Objects | Lost) -> None:
+    def _store(self, name: str, news: Objects | Disconnected) -> None:
         with self._changed:
-            if isinstance(news, Lost):
-                self._lost[name] = news.why
+            if isinstance(news, Disconnected):
+                self._disconnected[name] = news.reason
             else:
-                self._lost.pop(name, None)
+                self._disconnected.pop(name, None)
                 self._objects[name] = news
-            self._is_news = True
+            self._has_news = True
             self._changed.notify_all()

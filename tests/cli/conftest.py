@@ -1,4 +1,4 @@
-"""The scene of the commands that talk to a cluster."""
+"""The chain on a cluster that the cluster commands are tested with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command in this process and as one of its own, a chain file, and a stand-in for the trainer."""
+"""Runs the command, in this process or as a subprocess; writes a chain file; replaces the trainer by a script."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from unittest import mock
 import yaml
 
 from chain_builders import a_document
-from distillchain_cli.main import log, main
+from distillchain_api.graph import build_plan
+from distillchain_cli.chain_files import read_chain
+from distillchain_cli.main import main
+from distillchain_cli.options import log
 
 COMMAND = [sys.executable, "-W", "error", "-m", "distillchain_cli"]
-HEEDING = ["env", "--default-signal=HUP,INT,TERM"]
-"""In front of a command that is to be stopped: tests that a script runs in its background ignore Ctrl-C, and hand it on."""
+WITH_DEFAULT_SIGNALS = ["env", "--default-signal=HUP,INT,TERM"]
+"""Put before a command that is to be stopped. Tests in the background of a script ignore Ctrl-C, and children inherit it."""
 
-# For endings that the real trainer does not show on demand. Each attempt leaves a file `attempt-N`; `act` is the body.
+# For endings that the real trainer cannot be made to show. Each attempt leaves a file `attempt-N`; `act` is the body.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 order = json.loads(os.environ["DISTILLCHAIN_WORK_ORDER"])
@@ -35,10 +38,10 @@ def answer(outcome, **fields):
     document = {{"outcome": outcome, "stage": order["stage"], "digest": order["digest"], **fields}}
     pathlib.Path(os.environ["DISTILLCHAIN_TERMINATION_PATH"]).write_text(json.dumps(document))
 
-def commit():
+def commit(warnings=()):
     measured = {{"metrics": {{"validation": {{"accuracy": 0.8, "macroF1": 0.8}}}}, "parameters": 10, "sizeBytes": 40}}
     answer("Committed", attempt="a", checkpoint="file:///x", reused=False, pretrained=True, student=measured,
-           teacher=measured if "teacher" in order else None, elapsedS=1.0, examplesPerSecond=1.0)
+           teacher=measured if "teacher" in order else None, elapsedS=1.0, examplesPerSecond=1.0, warnings=list(warnings))
 
 def progress(phase, step, of):
     line = {{"kind": "progress", "stage": order["stage"], "phase": phase, "step": step, "of": of}}
@@ -51,7 +54,7 @@ def progress(phase, step, of):
 def distillchain(
     *arguments: str, cwd: Path, text: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end, as a process."""
+    """Runs the command as a subprocess, to its end."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=cwd,
@@ -67,12 +70,12 @@ def distillchain(
 def distillchain_here(
     *arguments: str, cwd: Path, text: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command in this process, which is started already; what a process would give.
+    """Runs the command in this process, which saves its start-up. Returns: what a subprocess would return.
 
-    What it starts itself (trainers) are processes; signals and terminals need distillchain().
+    Tests of signals and terminals need distillchain(). Trainers are subprocesses in any case.
     """
     stdout, stderr = io.StringIO(), io.StringIO()
-    # 80 columns: as where there is no terminal, also when a person runs the tests in one.
+    # 80 columns, as without a terminal, even if the tests run in one.
     variables = clean_environment(cwd) | {"COLUMNS": "80"} | environment
     with (
         chdir(cwd),
@@ -84,7 +87,7 @@ def distillchain_here(
         redirect_stderr(stderr),
     ):
         code = _exit_code()
-    log.setLevel(logging.NOTSET)  # -v
+    log.setLevel(logging.NOTSET)  # undo -v
     return subprocess.CompletedProcess(list(arguments), code, stdout.getvalue(), stderr.getvalue())
 
 
@@ -96,7 +99,7 @@ def _exit_code() -> int:
 
 
 def clean_environment(scratch: Path) -> dict[str, str]:
-    """Ours without what would talk to someone else's store or cluster; logs and the like go to `scratch`."""
+    """This environment without variables that lead to a store or cluster; temporary files go to `scratch`."""
     foreign = ("AWS_", "DISTILLCHAIN_", "KUBE")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
         "TMPDIR": str(scratch)
@@ -104,7 +107,7 @@ def clean_environment(scratch: Path) -> dict[str, str]:
 
 
 def write_chain(folder: Path, **parts: Any) -> Path:
-    """chain.yaml with a_document(**parts), whose store is a folder beside it."""
+    """Writes chain.yaml with a_document(**parts); its store is a folder beside it."""
     document = a_document(**{"storage": {"uri": "file://./store"}, **parts})
     path = folder / "chain.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -112,23 +115,43 @@ def write_chain(folder: Path, **parts: Any) -> Path:
 
 
 def install_stand_in(folder: Path, act: str) -> dict[str, str]:
-    """The environment in which `python -m distillchain_trainer` is the stand-in."""
+    """Variables with which `python -m distillchain_trainer` runs the script `act` instead of the trainer."""
     package = folder / "stand-in" / "distillchain_trainer"
     package.mkdir(parents=True)
-    # What the command itself reads of the trainer (its store) stays the real one.
-    (package / "__init__.py").write_text("import pkgutil\n\n__path__ = pkgutil.extend_path(__path__, __name__)\n")
+    (package / "__init__.py").touch()
     (package / "__main__.py").write_text(STAND_IN.format(act=act))
-    before = os.environ.get("PYTHONPATH", "")  # a checkout other than the installed one is found by it
+    before = os.environ.get("PYTHONPATH", "")  # the tests may run in a checkout that is not installed
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(package.parent), before)))}
 
 
+def script_until_stopped(act: str) -> str:
+    """A trainer that waits for SIGTERM or SIGINT and then does `act`. It touches `ready` once it handles signals."""
+    return f"""
+signals = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: signals.append(number))
+(here / "ready").touch()
+while not signals: time.sleep(0.02)
+{act}
+"""
+
+
+def plant_manifest(folder: Path, content: str) -> Path:
+    """Writes `content` where the manifest of the first stage of chain.yaml belongs."""
+    stage = build_plan(read_chain(str(folder / "chain.yaml"))).stages[0]
+    path = folder / "store" / "stages" / stage.digest / "manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    return path
+
+
 def attempts_of(folder: Path) -> int:
-    """How often the stand-in was started."""
+    """How often the script was started instead of the trainer."""
     return len(list((folder / "stand-in").rglob("attempt-*")))
 
 
 def example_in_help(*command: str, cwd: Path) -> list[str]:
-    """The arguments of the example that `--help` ends with."""
+    """The arguments of the example at the end of `--help`."""
     text = distillchain_here(*command, "--help", cwd=cwd).stdout
     found = re.search(r"Example: distillchain (.+)\s*\Z", text)
     assert found, text

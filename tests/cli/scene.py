@@ -1,4 +1,4 @@
-"""A chain on a real API server as the command line finds it; the tests write its status, as the operator would."""
+"""A chain on a real API server. The tests write its status, as the operator would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from chain_builders import a_commit, a_document
-from cli.parts import COMMAND, HEEDING, clean_environment, distillchain
+from cli.parts import COMMAND, WITH_DEFAULT_SIGNALS, clean_environment, distillchain
 from cluster.controlplane import ControlPlane
 from cluster.waiting import wait_until
 from distillchain_api.failures import FailureClass
@@ -25,13 +25,13 @@ MOMENT = "2026-01-01T12:00:00Z"
 
 
 class Running:
-    """A command that goes on; killed when the `with` block ends."""
+    """A command that runs in the background; killed at the end of the `with` block."""
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], kubeconfig: Path) -> None:
         self._out, self._err = folder / "running.out", folder / "running.err"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [*HEEDING, *COMMAND, *arguments],
+                [*WITH_DEFAULT_SIGNALS, *COMMAND, *arguments],
                 cwd=folder,
                 env=clean_environment(folder) | {"KUBECONFIG": str(kubeconfig)},
                 stdout=out,
@@ -53,12 +53,12 @@ class Running:
     def stderr(self) -> str:
         return self._err.read_text()
 
-    def wait_for(self, words: str) -> None:
-        """Until stdout or stderr hold the words."""
-        wait_until(words, lambda: words in self.stdout + self.stderr, deadline_s=DEADLINE_S, dump=self.dump)
+    def wait_for(self, text: str) -> None:
+        """Waits until stdout or stderr contain the text."""
+        wait_until(text, lambda: text in self.stdout + self.stderr, deadline_s=DEADLINE_S, dump=self.dump)
 
     def end(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Waits for the command to end by itself. Returns: its exit code."""
         return self.process.wait(DEADLINE_S)
 
     def dump(self) -> str:
@@ -66,7 +66,7 @@ class Running:
 
 
 class Scene:
-    """A chain in a namespace: mini committed, tiny failed (or still running)."""
+    """A chain in a namespace of its own, with the stages mini and tiny. The Job of tiny exists."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path, repository: Path) -> None:
         self.cluster, self.namespace, self.folder = control_plane, namespace, folder
@@ -80,7 +80,7 @@ class Scene:
         return self.cluster.kubectl("get", "dchain", "-A", check=False).returncode == 0
 
     def _make_job(self) -> str:
-        """The Job of tiny, suspended: no pods, only the Job counts here."""
+        """The Job of tiny. It is suspended, so that no pods are created."""
         chain = self.cluster.get("dchain", NAME, "-n", self.namespace)
         owner = {"apiVersion": chain["apiVersion"], "kind": chain["kind"], "name": NAME, "controller": True}
         pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "x"}]}
@@ -105,7 +105,13 @@ class Scene:
         self._patch("job", self.job, {"startTime": MOMENT, "conditions": conditions})
 
     def write_status(self, *, tiny: str, step: int | None = None, stalled: str | None = None) -> ChainStatus:
-        """mini is committed; tiny is as it is told, at a step of its training or stalled with a message."""
+        """Writes a status in which mini is committed.
+
+        Args:
+            tiny: phase of the stage tiny.
+            step: step of its training.
+            stalled: its message; the stage is then stalled by a rejected pod.
+        """
         plan = build_plan(self.chain)
         mini = committed_entry(plan.stages[0], a_commit(plan.stages[0]), job="gone", attempt=1)
         entry = StageStatus.model_validate(
@@ -130,16 +136,16 @@ class Scene:
         self._patch("dchain", NAME, status_patch(status))
         return status
 
-    def tell(
+    def create_event(
         self, reason: str, note: str, *, kind: str = "DistillationChain", name: str = NAME, second: int = 0, **more: Any
     ) -> None:
-        """An Event, `second` seconds from now."""
+        """Creates an Event, `second` seconds from now."""
         uid = self.cluster.get("dchain", NAME, "-n", self.namespace)["metadata"]["uid"]
         moment = (datetime.now(UTC) + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": "told-", "namespace": self.namespace},
+            "metadata": {"generateName": "event-", "namespace": self.namespace},
             "eventTime": moment,
             "reportingController": "distillchain.io/operator",
             "reportingInstance": "test",
@@ -159,11 +165,11 @@ class Scene:
         )
 
     def distillchain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """As a person whose context is of this namespace."""
+        """Runs the command with a kubeconfig whose context has this namespace."""
         return distillchain(*arguments, cwd=self.folder, KUBECONFIG=str(self.kubeconfig()))
 
     def kubeconfig(self) -> Path:
-        """Of a context of this namespace."""
+        """A kubeconfig whose context has this namespace."""
         document = json.loads(self.cluster.kubeconfig.read_text())
         document["contexts"][0]["context"]["namespace"] = self.namespace
         path = self.folder / "kubeconfig"
@@ -171,7 +177,7 @@ class Scene:
         return path
 
     def reader_kubeconfig(self) -> Path:
-        """Of a service account that may read chains and Jobs, and nothing else."""
+        """A kubeconfig of a service account that may read chains and Jobs, and nothing else."""
         of = ("-n", self.namespace)
         self.cluster.kubectl(*of, "create", "serviceaccount", "reader")
         rules = ("--verb=get,list,watch", "--resource=distillationchains.distillchain.io,jobs.batch")
@@ -182,7 +188,7 @@ class Scene:
         return self.cluster.kubeconfig_for(self.namespace, "reader")
 
     def start(self, *arguments: str, kubeconfig: Path | None = None) -> Running:
-        """The command, not waited for."""
+        """Starts the command in the background."""
         return Running(self.folder, arguments, kubeconfig or self.kubeconfig())
 
     def has_job(self) -> bool:

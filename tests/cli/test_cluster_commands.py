@@ -1,4 +1,4 @@
-"""`status` and `retry` against a real API server; the tests write the status, as the operator would."""
+"""Cluster commands on a real API server. The tests write the status, as the operator would."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_status_in_json_is_what_the_cluster_holds(scene: Scene):
     assert ChainStatus.parse(done.stdout) == want
 
 
-def test_a_chain_nobody_looked_at_has_a_status_too(scene: Scene):
+def test_a_chain_that_the_operator_has_not_seen_is_pending(scene: Scene):
     done = scene.distillchain("status", NAME)
 
-    assert done.stdout == f"{scene.namespace}/{NAME}: Pending, the operator has not looked at it yet\n"
-    assert done.stderr == "the operator has not looked at it yet; does it run, and does it watch this namespace?\n"
+    assert done.stdout == f"{scene.namespace}/{NAME}: Pending, the operator has not seen it yet\n"
+    assert done.stderr == ("the operator has not seen this chain yet; check that it runs and watches this namespace\n")
 
 
 def test_retry_deletes_the_job_of_the_failed_stage(scene: Scene):
@@ -56,12 +56,12 @@ def test_retry_deletes_the_job_of_the_failed_stage(scene: Scene):
     done = scene.distillchain("retry", NAME)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"deleted Job {scene.job} of stage tiny (LabelMismatch); the operator makes it anew\n"
+    assert done.stdout == f"deleted Job {scene.job} of stage tiny (LabelMismatch); the operator creates it again\n"
     wait_until("the Job to be gone", lambda: not scene.has_job(), deadline_s=DEADLINE_S)
 
 
-def test_a_job_that_runs_again_is_left_alone(scene: Scene):
-    scene.write_status(tiny="Failed")  # a moment behind: the Job has not failed
+def test_a_running_job_is_not_deleted(scene: Scene):
+    scene.write_status(tiny="Failed")  # an outdated status: the Job has not failed
 
     done = scene.distillchain("retry", NAME)
 
@@ -87,7 +87,7 @@ def test_a_job_that_runs_again_is_left_alone(scene: Scene):
         ),
     ],
 )
-def test_where_nothing_failed_there_is_nothing_to_retry(scene: Scene, arguments: list[str], code: int, want: str):
+def test_without_a_failed_stage_there_is_nothing_to_retry(scene: Scene, arguments: list[str], code: int, want: str):
     scene.write_status(tiny="Running")
 
     done = scene.distillchain("retry", *arguments)
@@ -96,16 +96,16 @@ def test_where_nothing_failed_there_is_nothing_to_retry(scene: Scene, arguments:
     assert scene.has_job()
 
 
-def test_an_unknown_chain_is_told_with_its_namespace(scene: Scene):
-    done = scene.distillchain("status", "nobody")
+def test_an_unknown_chain_is_reported_with_its_namespace(scene: Scene):
+    done = scene.distillchain("status", "unknown")
 
     assert done.returncode == 1
     assert done.stderr == (
-        f"there is no DistillationChain nobody in namespace {scene.namespace}; see kubectl get distillationchains -A\n"
+        f"there is no DistillationChain unknown in namespace {scene.namespace}; see kubectl get distillationchains -A\n"
     )
 
 
-def test_another_namespace_and_context_can_be_named(scene: Scene):
+def test_namespace_and_context_can_be_chosen(scene: Scene):
     assert scene.distillchain("status", NAME, "-n", "default").returncode == 1
     assert scene.distillchain("status", NAME, "--context", "nowhere").returncode == 2
 
@@ -147,22 +147,26 @@ def test_chains_are_listed_in_a_namespace_and_in_all(scene: Scene):
     assert (none.stdout, none.stderr) == ("", f"there are no chains in namespace {scene.namespace} with team=none\n")
 
 
-def test_all_namespaces_and_one_cannot_both_be_meant(scene: Scene):
+def test_all_namespaces_and_one_namespace_exclude_each_other(scene: Scene):
     done = scene.distillchain("list", "-A", "-n", "default")
 
     assert done.returncode == 2
-    assert done.stderr == "--namespace: got default beside --all-namespaces; leave one of them out\n"
+    assert done.stderr == "--namespace: got default together with --all-namespaces; leave one of them out\n"
 
 
 def test_events_are_those_of_the_chain_its_jobs_and_pods_in_order(scene: Scene):
     scene.write_status(tiny="Failed")
-    gone = f"{NAME}-mini-aaaaaaaaaa-x7k2p"  # of a Job that is no longer there
-    scene.tell("StageFailed", "stage tiny: LabelMismatch: labels differ", second=9, type="Warning")
-    scene.tell("StageStarted", f"stage mini: Job {NAME}-mini-aaaaaaaaaa", second=2)
-    scene.tell("Evicted", "The node was low on resource: memory", kind="Pod", name=gone, second=5, type="Warning")
-    scene.tell("SuccessfulCreate", "Created pod", kind="Job", name="another-mini-aaaaaaaaaa", second=6)
-    scene.tell("Scheduled", "of another chain", kind="Pod", name=f"{NAME}-two-mini-aaaaaaaaaa-x7k2p", second=6)
-    scene.tell("Scheduled", "of one that cuts alike", kind="Pod", name=f"{NAME}-mini-bbbbbbbbbb-x7k2p", second=6)
+    deleted = f"{NAME}-mini-aaaaaaaaaa-x7k2p"  # a pod of a Job that no longer exists
+    scene.create_event("StageFailed", "stage tiny: LabelMismatch: labels differ", second=9, type="Warning")
+    scene.create_event("StageStarted", f"stage mini: Job {NAME}-mini-aaaaaaaaaa", second=2)
+    scene.create_event(
+        "Evicted", "The node was low on resource: memory", kind="Pod", name=deleted, second=5, type="Warning"
+    )
+    scene.create_event("SuccessfulCreate", "Created pod", kind="Job", name="another-mini-aaaaaaaaaa", second=6)
+    scene.create_event("Scheduled", "of another chain", kind="Pod", name=f"{NAME}-two-mini-aaaaaaaaaa-x7k2p", second=6)
+    scene.create_event(
+        "Scheduled", "of a Job whose name starts alike", kind="Pod", name=f"{NAME}-mini-bbbbbbbbbb-x7k2p", second=6
+    )
     scene.cluster.kubectl("-n", scene.namespace, "delete", "events", "--field-selector", "reason=Suspended")
 
     done = scene.distillchain("events", NAME)
@@ -183,7 +187,7 @@ def test_events_are_those_of_the_chain_its_jobs_and_pods_in_order(scene: Scene):
     ]
 
 
-def test_suspend_and_resume_write_one_field_and_own_no_other(scene: Scene):
+def test_suspend_and_resume_write_and_own_only_one_field(scene: Scene):
     scene.write_status(tiny="Running")
     suspended = scene.distillchain("suspend", NAME)
     again = scene.distillchain("suspend", NAME)
@@ -191,17 +195,17 @@ def test_suspend_and_resume_write_one_field_and_own_no_other(scene: Scene):
     scene.write_status(tiny="Suspended")
     resumed = scene.distillchain("resume", NAME)
 
-    assert suspended.stdout.startswith(f"suspended {NAME}: its running stage saves its state and stops")
-    assert again.stdout == f"{NAME} is suspended already; nothing was changed\n"
+    assert suspended.stdout.startswith(f"suspended {NAME}: the running stage saves its state and stops")
+    assert again.stdout == f"{NAME} is already suspended\n"
     assert chain["spec"]["suspend"] is True
     assert chain["metadata"]["generation"] == 2
     (ours,) = [f for f in chain["metadata"]["managedFields"] if f["manager"] == "distillchain-cli"]
     assert ours["fieldsV1"] == {"f:spec": {"f:suspend": {}}}
-    assert resumed.stdout.startswith(f"resumed {NAME}: it goes on from its saved state")
+    assert resumed.stdout.startswith(f"resumed {NAME}: it continues from its saved state")
     assert scene.cluster.get("dchain", NAME, "-n", scene.namespace)["spec"]["suspend"] is False
 
 
-def test_a_person_who_may_not_is_told_by_the_api_server(scene: Scene):
+def test_a_missing_permission_is_reported_in_the_words_of_the_api_server(scene: Scene):
     reader = scene.reader_kubeconfig()
 
     read = distillchain("status", NAME, cwd=scene.folder, KUBECONFIG=str(reader))
@@ -223,7 +227,7 @@ def test_the_example_of_each_help_works(scene: Scene, command: str):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_server_that_is_away_is_told_at_once(scene: Scene):
+def test_an_unreachable_api_server_is_reported_at_once(scene: Scene):
     done = scene.distillchain("status", NAME)
     path = scene.folder / "kubeconfig"
     document = json.loads(path.read_text())

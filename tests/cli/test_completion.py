@@ -1,4 +1,4 @@
-"""What Tab offers: in bash by our own script, and in kubectl by the executables that pip installs beside it."""
+"""Completion in bash, by our own script, and in kubectl, by the executables that pip installs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONSOLE_SCRIPT = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.e
 SCRIPTS = {
     "distillchain": ("distillchain_cli.main", "main"),
     "kubectl-distillchain": ("distillchain_cli.main", "main"),
-    "kubectl_complete-distillchain": ("distillchain_cli.completion", "kubectl_complete"),
+    "kubectl_complete-distillchain": ("distillchain_cli.kubectl_completion", "kubectl_complete"),
 }
 ASK_BASH = """
 source <(distillchain completion bash)
@@ -30,7 +30,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def environment(folder: Path, kubeconfig: Path, *more_path: Path) -> dict[str, str]:
-    """With the executables that pip makes of pyproject.toml's entry points."""
+    """Variables with the executables that pip creates for the entry points of pyproject.toml."""
     scripts = folder / "bin"
     scripts.mkdir(exist_ok=True)
     for name, (module, function) in SCRIPTS.items():
@@ -41,7 +41,7 @@ def environment(folder: Path, kubeconfig: Path, *more_path: Path) -> dict[str, s
     return clean_environment(folder) | {"KUBECONFIG": str(kubeconfig), "PATH": search}
 
 
-def in_bash(words: str, folder: Path, kubeconfig: Path) -> list[str]:
+def complete_in_bash(words: str, folder: Path, kubeconfig: Path) -> list[str]:
     done = subprocess.run(
         ["bash", "--norc", "-c", ASK_BASH.format(words=words)],
         cwd=folder,
@@ -56,20 +56,25 @@ def in_bash(words: str, folder: Path, kubeconfig: Path) -> list[str]:
 
 
 def test_commands_and_formats_are_completed_without_a_cluster(tmp_path: Path):
-    assert in_bash("distillchain re", tmp_path, tmp_path / "none") == ["retry", "resume", "report"]
-    assert in_bash("distillchain status x -o ''", tmp_path, tmp_path / "none") == ["table", "wide", "json", "yaml"]
+    assert complete_in_bash("distillchain re", tmp_path, tmp_path / "none") == ["retry", "resume", "report"]
+    assert complete_in_bash("distillchain status x -o ''", tmp_path, tmp_path / "none") == [
+        "table",
+        "wide",
+        "json",
+        "yaml",
+    ]
 
 
-def test_a_cluster_that_is_away_offers_nothing_and_says_nothing(tmp_path: Path):
+def test_an_unreachable_cluster_gives_no_candidates_and_no_message(tmp_path: Path):
     nowhere = {"clusters": [{"name": "c", "cluster": {"server": "https://192.0.2.1"}}]}  # TEST-NET-1: no answer
     contexts = {"current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(str({**nowhere, **contexts, "users": [{"name": "u", "user": {"token": "t"}}]}))
     began = time.monotonic()
 
-    assert in_bash("distillchain status ''", tmp_path, kubeconfig) == []
-    assert time.monotonic() - began < 30  # two seconds of waiting; the rest is start-up on a busy machine
-    assert in_bash("distillchain status --context ''", tmp_path, kubeconfig) == ["x"]
+    assert complete_in_bash("distillchain status ''", tmp_path, kubeconfig) == []
+    assert time.monotonic() - began < 30  # two seconds of timeout, and the start-up on a busy machine
+    assert complete_in_bash("distillchain status --context ''", tmp_path, kubeconfig) == ["x"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -82,18 +87,20 @@ def test_there_is_a_script_for_each_shell(tmp_path: Path, shell: str):
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("cli")
-def test_names_of_chains_stages_and_namespaces_come_from_the_cluster(scene: Scene):
+def test_names_of_chains_stages_and_namespaces_are_completed_from_the_cluster(scene: Scene):
     kubeconfig = scene.kubeconfig()
 
-    assert in_bash("distillchain status ''", scene.folder, kubeconfig) == [NAME]
-    assert in_bash(f"distillchain logs {NAME} --stage t", scene.folder, kubeconfig) == ["tiny"]
-    assert in_bash(f"distillchain list -n {scene.namespace[:-1]}", scene.folder, kubeconfig) == [scene.namespace]
-    assert in_bash("distillchain status -n default ''", scene.folder, kubeconfig) == []
+    assert complete_in_bash("distillchain status ''", scene.folder, kubeconfig) == [NAME]
+    assert complete_in_bash(f"distillchain logs {NAME} --stage t", scene.folder, kubeconfig) == ["tiny"]
+    assert complete_in_bash(f"distillchain list -n {scene.namespace[:-1]}", scene.folder, kubeconfig) == [
+        scene.namespace
+    ]
+    assert complete_in_bash("distillchain status -n default ''", scene.folder, kubeconfig) == []
 
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("cli")
-def test_kubectl_runs_and_completes_it_as_a_plugin(scene: Scene):
+def test_kubectl_runs_and_completes_the_plugin(scene: Scene):
     scene.write_status(tiny="Running")
     variables = environment(scene.folder, scene.kubeconfig(), scene.cluster.binaries)
 

@@ -1,4 +1,4 @@
-"""`distillchain report`: on a chain file, on a chain of the cluster, and what it says when it cannot."""
+"""`distillchain report`: on a chain file, on a chain of the cluster, and its error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_cli.documents import read_chain
+from distillchain_cli.chain_files import read_chain
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.report_command import ReportFormat, report_text
 from distillchain_cli.targets import FetchChain
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def chain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """chain.yaml of two stages, of which the store holds both."""
+    """chain.yaml with two stages, both committed in its store."""
     path = write_chain(tmp_path)
     plan = build_plan(read_chain(str(path)))
     write_store(tmp_path / "store", plan, committed=2, monkeypatch=monkeypatch)
@@ -37,7 +37,7 @@ def chain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_store(folder: Path, plan: Plan, *, committed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first stages of a plan, committed under their own digests."""
+    """Commits the first stages of a plan under their digests."""
     digests = {stage.name: stage.digest for stage in plan.stages}
     monkeypatch.setattr(stores, "digest_of", lambda name: digests.get(name, "0" * 64))
     names = [stage.name for stage in plan.stages][:committed]
@@ -45,7 +45,7 @@ def write_store(folder: Path, plan: Plan, *, committed: int, monkeypatch: pytest
     write_relay(folder, Relay(names=names, accuracies=[0.93, 0.9, 0.85][: committed + 1], chain=chain))
 
 
-def test_the_example_of_its_help_writes_a_page(chain_file: Path):
+def test_the_example_of_the_help_writes_a_page(chain_file: Path):
     done = distillchain(*example_in_help("report", cwd=chain_file.parent), cwd=chain_file.parent)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "report: report.html\n")
@@ -57,24 +57,24 @@ def test_the_example_of_its_help_writes_a_page(chain_file: Path):
 @pytest.mark.parametrize(
     "form, want", [("md", "# Distillation report: default/relay\n"), ("html", "<!DOCTYPE html>\n")]
 )
-def test_it_goes_to_stdout_in_the_form_that_is_asked_for(chain_file: Path, form: str, want: str):
+def test_the_report_is_printed_to_stdout_in_the_chosen_format(chain_file: Path, form: str, want: str):
     done = distillchain_here("report", "chain.yaml", "-o", form, cwd=chain_file.parent)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(want)
 
 
-def test_an_edited_chain_is_half_done(chain_file: Path):
+def test_an_edited_chain_is_unfinished(chain_file: Path):
     edit = ("--set", "spec.stages[tiny].training.epochs=9")
 
     done = distillchain_here("report", "chain.yaml", "-o", "json", *edit, cwd=chain_file.parent)
 
     report = json.loads(done.stdout)
     assert report["outcome"] == "Unfinished"
-    assert [stage["standing"] for stage in report["stages"]] == ["Committed", "Pending"]
+    assert [stage["phase"] for stage in report["stages"]] == ["Committed", "Pending"]
 
 
-def test_a_committed_stage_is_held_to_the_gate_of_the_chain_file(chain_file: Path):
+def test_a_committed_stage_fails_if_it_misses_the_gate_of_the_chain_file(chain_file: Path):
     edit = ("--set", "spec.stages[tiny].gate={minMetric: 0.99}")
 
     done = distillchain("report", "chain.yaml", "-o", "json", *edit, cwd=chain_file.parent)
@@ -84,20 +84,20 @@ def test_a_committed_stage_is_held_to_the_gate_of_the_chain_file(chain_file: Pat
     assert report["outcome"] == "Failed"
     assert [stage.get("failureClass") for stage in report["stages"]] == [None, "GateNotMet"]
     want = (
-        "Failed at tiny (GateNotMet) with 2 of 2 stages committed: stage tiny: accuracy 0.8498 is under "
+        "Failed at tiny (GateNotMet) with 2 of 2 stages committed: stage tiny: accuracy 0.8498 is below "
         "spec.stages[1].gate.minMetric 0.99; train it better or lower the gate: its checkpoint is "
         f"file://{chain_file.parent}/store/stages/{report['stages'][1]['digest']}/attempts/a1. tiny keeps 91.4 %"
     )
     assert report["verdict"].startswith(want)
 
 
-def test_an_empty_store_makes_a_report_too(tmp_path: Path):
+def test_an_empty_store_gives_a_report_too(tmp_path: Path):
     write_chain(tmp_path)
 
     done = distillchain_here("report", "chain.yaml", "-o", "json", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    want = "Not finished: 0 of 2 stages committed; mini: not begun, or nothing saved yet."
+    want = "Not finished: 0 of 2 stages committed; mini: not started, or nothing saved yet."
     assert json.loads(done.stdout)["verdict"] == want
 
 
@@ -116,19 +116,19 @@ def test_an_empty_store_makes_a_report_too(tmp_path: Path):
         ),
         pytest.param(
             ["relay", "--set", "spec.suspend=true"],
-            "--set: expected with a chain file only; a chain on the cluster is taken as it is there",
+            "--set: expected with a chain file only; a chain on the cluster is used as it is there",
             id="an edit of a chain on the cluster",
         ),
     ],
 )
-def test_what_cannot_be_used_is_said(chain_file: Path, arguments: list[str], want: str):
+def test_arguments_that_cannot_be_used_are_explained(chain_file: Path, arguments: list[str], want: str):
     done = distillchain_here("report", *arguments, cwd=chain_file.parent)
 
     assert (done.returncode, done.stderr) == (2, want + "\n")
 
 
 def fetched(storage: str) -> FetchChain:
-    """A chain of the cluster that has succeeded."""
+    """Fetches a chain of the cluster that has succeeded."""
     document = a_document("relay", storage={"uri": storage})
     stages = build_plan(parse_chain(document)).stages
     entries = [StageStatus(name=stage.name, digest=stage.digest, phase="Committed") for stage in stages]
@@ -136,22 +136,24 @@ def fetched(storage: str) -> FetchChain:
     return lambda _name: {**document, "status": status}
 
 
-def test_a_volume_that_is_not_mounted_here_is_no_failed_chain(tmp_path: Path):
+def test_a_volume_that_is_not_mounted_here_is_an_error(tmp_path: Path):
     with pytest.raises(RunFailed) as failure:
         report_text("relay", ReportFormat.JSON, storage=None, overrides=(), fetch_chain=fetched("file:///volume/a"))
 
-    want = "file:///volume/a is not on this machine; mount that volume here, or name where its files are with --storage"
+    want = (
+        "file:///volume/a does not exist on this machine; mount that volume here, or use --storage to name the folder"
+    )
     assert str(failure.value) == want
 
 
-def test_a_mistyped_storage_is_no_chain_that_has_not_begun(chain_file: Path):
+def test_a_storage_folder_that_does_not_exist_is_an_error(chain_file: Path):
     done = distillchain("report", "chain.yaml", "--storage", "file://./stroe", cwd=chain_file.parent)
 
     assert done.returncode == 1
-    assert done.stderr.startswith(f"file://{chain_file.parent}/stroe is not on this machine; ")
+    assert done.stderr.startswith(f"file://{chain_file.parent}/stroe does not exist on this machine; ")
 
 
-def test_a_store_that_has_nothing_of_a_chain_that_succeeded_is_another_one(tmp_path: Path):
+def test_a_store_without_any_committed_stage_of_the_status_is_an_error(tmp_path: Path):
     (tmp_path / "other").mkdir()
     storage = f"file://{tmp_path}/other"
 
@@ -159,25 +161,25 @@ def test_a_store_that_has_nothing_of_a_chain_that_succeeded_is_another_one(tmp_p
         report_text("relay", ReportFormat.JSON, storage=storage, overrides=(), fetch_chain=fetched("s3://models/a"))
 
     assert str(failure.value) == (
-        f"{storage} holds none of the 2 stages that the chain's status calls committed: it is another store, or was "
-        "emptied; name the right one with --storage"
+        f"{storage} has none of the 2 stages that the chain's status lists as committed: it is another store, or it was "
+        "emptied; use --storage to name the right one"
     )
 
 
-def test_plan_would_fail_at_a_manifest_of_another_release(chain_file: Path):
+def test_a_plan_fails_at_a_manifest_of_another_release(chain_file: Path):
     for path in chain_file.parent.glob("store/stages/*/manifest.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"contract": 2}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"contract": 99}))
 
     done = distillchain("plan", "chain.yaml", "-o", "json", cwd=chain_file.parent)
 
     first = json.loads(done.stdout)["stages"][0]
     assert first["action"] == "fail"
-    assert "was made by another release (its contract is 2, this release reads 1)" in first["why"]
+    assert "its contract is 99" in first["reason"]
 
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("cli")
-def test_a_failed_chain_of_the_cluster_is_reported_from_its_bucket(
+def test_a_failed_chain_of_the_cluster_gets_a_report_from_its_bucket(
     control_plane: ControlPlane,
     namespace: str,
     bucket: str,
@@ -200,9 +202,9 @@ def test_a_failed_chain_of_the_cluster_is_reported_from_its_bucket(
     upload(tmp_path / "store", s3, bucket)
     patch_status(control_plane, chain, failed="tiny")
     kubeconfig = {"KUBECONFIG": str(control_plane.kubeconfig)}
-    mine = {name: value for name, value in s3.environment().items() if name != "AWS_ENDPOINT_URL_S3"}
+    credentials = {name: value for name, value in s3.environment().items() if name != "AWS_ENDPOINT_URL_S3"}
 
-    done = distillchain("report", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **mine)
+    done = distillchain("report", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **credentials)
     denied = distillchain(
         "report",
         "relay",
@@ -210,18 +212,16 @@ def test_a_failed_chain_of_the_cluster_is_reported_from_its_bucket(
         namespace,
         cwd=tmp_path,
         **kubeconfig,
-        **{**mine, "AWS_SECRET_ACCESS_KEY": "wrong-secret"},
+        **{**credentials, "AWS_SECRET_ACCESS_KEY": "wrong-secret"},
     )
 
-    planned = distillchain("plan", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **mine)
+    planned = distillchain("plan", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **credentials)
 
     assert [stage["action"] for stage in json.loads(planned.stdout)["stages"]] == ["reuse", "train"]
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["chain"] == f"{namespace}/relay"
-    want = (
-        "Failed at tiny (LabelMismatch) with 1 of 2 stages committed: its labels are others. mini so far keeps 96.8 %"
-    )
+    want = "Failed at tiny (LabelMismatch) with 1 of 2 stages committed: its labels differ. mini so far keeps 96.8 %"
     assert report["verdict"].startswith(want)
     assert [stage["run"]["reused"] for stage in report["stages"] if "run" in stage] == [True]
     assert denied.returncode == 1
@@ -238,13 +238,13 @@ def upload(folder: Path, s3: S3Server, bucket: str) -> None:
 
 
 def patch_status(control_plane: ControlPlane, chain: DistillationChain, *, failed: str) -> None:
-    """As the operator would write it: the stage before was found committed."""
+    """Writes the status of a chain whose stage `failed` has failed and whose others were reused."""
     entries: list[StageStatus] = []
     for stage in build_plan(chain).stages:
         committed: dict[str, Any] = {"phase": "Committed", "reused": True}
         ended: dict[str, Any] = {
             "phase": "Failed",
-            "message": "its labels are others",
+            "message": "its labels differ",
             "failure_class": FailureClass.LABEL_MISMATCH,
         }
         more = ended if stage.name == failed else committed

@@ -1,4 +1,4 @@
-"""`distillchain run` with the real trainer on small real parts: run, look, run again, interrupt and go on."""
+"""`distillchain run` with the real trainer on small models: run, run again, interrupt and continue."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.parts import COMMAND, HEEDING, clean_environment, distillchain, example_in_help
+from cli.parts import COMMAND, WITH_DEFAULT_SIGNALS, clean_environment, distillchain, example_in_help
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.manifest import Manifest
 
 pytestmark = [pytest.mark.models, pytest.mark.xdist_group("cli-models")]
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # beside other tests on two cores
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # other tests run on the same two cores
 
 
 def write_relay(root: Path, **training: Any) -> None:
@@ -42,7 +42,7 @@ def write_relay(root: Path, **training: Any) -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A folder with a chain that was run, and what the run said."""
+    """A folder with a chain that was run, and the finished command."""
     from trainer.parts import save_bert, write_data
 
     root = tmp_path_factory.mktemp("cli")
@@ -64,18 +64,18 @@ def test_a_run_ends_with_its_table(ran: tuple[Path, subprocess.CompletedProcess[
 
     lines = done.stdout.splitlines()
 
-    made = manifests(root)
+    committed = manifests(root)
     assert [line.split()[0] for line in lines[:3]] == ["STAGE", "teacher", "small"]
-    assert f"{made['small'].student.metrics.validation['accuracy']:.4f}" in lines[2]
+    assert f"{committed['small'].student.metrics.validation['accuracy']:.4f}" in lines[2]
     assert lines[2].startswith("small *")
-    assert f"succeeded: {made['small'].checkpoint}\n" in done.stderr
-    place = root / "store" / "stages" / made["small"].digest / "report.html"
-    assert f"report: file://{place}\n" in done.stderr
-    assert "Training of small" in place.read_text()
+    assert f"succeeded: {committed['small'].checkpoint}\n" in done.stderr
+    report = root / "store" / "stages" / committed["small"].digest / "report.html"
+    assert f"report: file://{report}\n" in done.stderr
+    assert "Training of small" in report.read_text()
     assert "stage small: train " in done.stderr
 
 
-def test_a_second_run_trains_nothing_and_its_status_is_the_clusters(
+def test_a_second_run_trains_nothing_and_its_status_is_that_of_a_cluster(
     ran: tuple[Path, subprocess.CompletedProcess[str]],
 ):
     root, _ = ran
@@ -89,7 +89,7 @@ def test_a_second_run_trains_nothing_and_its_status_is_the_clusters(
     assert status.result.test_metric is not None
 
 
-def test_a_plan_tells_what_is_committed_and_what_an_edit_would_train(
+def test_a_plan_shows_what_is_committed_and_what_an_edit_would_train(
     ran: tuple[Path, subprocess.CompletedProcess[str]],
 ):
     root, _ = ran
@@ -104,26 +104,26 @@ def test_a_plan_tells_what_is_committed_and_what_an_edit_would_train(
     assert actions("--set", "spec.teacher.gate={minMetric: 1.0}") == ["fail", "wait"]
 
 
-def test_a_gate_that_is_not_met_ends_with_1_and_the_trainers_sentence(
+def test_a_missed_gate_ends_with_exit_code_1_and_the_sentence_of_the_trainer(
     ran: tuple[Path, subprocess.CompletedProcess[str]],
 ):
     root, _ = ran
     gate = "spec.teacher.gate={minMetric: 1.0}"
     if manifests(root)["teacher"].student.metrics.validation["accuracy"] == 1.0:
-        pytest.fail("the random BERT learned everything; use fewer epochs")
+        pytest.fail("the random BERT reached accuracy 1.0; use fewer epochs")
 
     done = distillchain("run", "chain.yaml", "--set", gate, cwd=root)
 
     assert done.returncode == 1
     assert "failed: stage teacher: accuracy " in done.stderr
-    assert " is under spec.teacher.gate.minMetric 1.00; " in done.stderr
+    assert " is below spec.teacher.gate.minMetric 1.00; " in done.stderr
 
 
-def test_after_ctrl_c_the_same_command_goes_on(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path):
-    root = ran[0]  # the same folder: digests hold its paths
+def test_after_ctrl_c_the_same_command_continues(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path):
+    root = ran[0]  # the same folder, because digests depend on its paths
     more = ["--set", "spec.stages[small].training.epochs=150"]
     process = subprocess.Popen(
-        [*HEEDING, *COMMAND, "run", "chain.yaml", *more],
+        [*WITH_DEFAULT_SIGNALS, *COMMAND, "run", "chain.yaml", *more],
         cwd=root,
         env=clean_environment(root) | ONE_THREAD,
         stdout=subprocess.DEVNULL,
@@ -138,9 +138,9 @@ def test_after_ctrl_c_the_same_command_goes_on(ran: tuple[Path, subprocess.Compl
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "to go on, run the same command again\n" in stderr
+    assert "to continue, run the same command again\n" in stderr
     assert "small" in distillchain("plan", "chain.yaml", *more, cwd=root).stderr
-    assert "a state of it is saved" in distillchain("plan", "chain.yaml", *more, cwd=root).stdout
+    assert "training state is saved" in distillchain("plan", "chain.yaml", *more, cwd=root).stdout
 
     done = distillchain("run", "chain.yaml", *more, cwd=root, **ONE_THREAD)
 

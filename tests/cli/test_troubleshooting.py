@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md and the failure classes are equal, and its commands are ones that exist."""
+"""docs/troubleshooting.md covers every failure class, and its commands work."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def page(repository: Path) -> str:
     return (repository / TROUBLESHOOTING).read_text()
 
 
-def test_every_class_has_its_section_and_no_section_is_of_another(page: str):
+def test_every_failure_class_has_its_section_and_there_is_no_other(page: str):
     assert [name for name, _ in SECTION.findall(page)] == [str(name) for name in FailureClass]
 
 
-def test_a_published_site_is_linked_instead_of_the_source_tree(monkeypatch: pytest.MonkeyPatch):
+def test_links_lead_to_the_published_site_if_there_is_one(monkeypatch: pytest.MonkeyPatch):
     about = Message()
     about["Project-URL"] = "Source, https://git.example/distillchain"
     about["Project-URL"] = "Documentation, https://docs.example/distillchain"
@@ -41,14 +41,14 @@ def test_a_published_site_is_linked_instead_of_the_source_tree(monkeypatch: pyte
     assert troubleshooting("GateNotMet") == "https://docs.example/distillchain/troubleshooting/#gatenotmet"
 
 
-def test_every_section_says_what_how_to_see_more_and_what_to_do(page: str):
+def test_every_section_has_a_meaning_a_command_and_a_remedy(page: str):
     for name, text in SECTION.findall(page):
         assert [text.count(part) for part in PARTS] == [1, 1, 1], name
         assert BLOCK.search(text), f"{name} has no command"
 
 
-def test_links_lead_to_headings(page: str):
-    anchors = {name.lower() for name, _ in SECTION.findall(page)}  # as GitHub and MkDocs make them
+def test_links_lead_to_existing_headings(page: str):
+    anchors = {name.lower() for name, _ in SECTION.findall(page)}  # as GitHub and MkDocs build them
 
     assert {troubleshooting(name).partition("#")[2] for name in FailureClass} == anchors
     assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= anchors
@@ -63,7 +63,7 @@ def test_every_command_of_the_page_runs(page: str, scene: Scene):
     search = os.pathsep.join([str(scene.cluster.binaries), os.environ["PATH"]])
     variables = clean_environment(scene.folder) | {"KUBECONFIG": str(scene.kubeconfig()), "PATH": search}
     failed = {}
-    # What changes the chain comes last. `-w` would wait for an operator, which is not here.
+    # Commands that change the chain come last. `-w` would wait for an operator, which does not run here.
     for command in sorted(commands, key=lambda line: ("retry" in line, line)):
         line = command.replace("distillchain ", f"{shlex.join(COMMAND)} ").removesuffix(" -w")
         done = subprocess.run(
@@ -72,11 +72,11 @@ def test_every_command_of_the_page_runs(page: str, scene: Scene):
         if done.returncode != 0:
             failed[command] = done.stderr
 
-    # Without a node no pod has a log, without an S3 server no store can be read, and nobody made the Secret.
-    assert {command: words for command, words in failed.items() if not _is_of_the_scene(words)} == {}
+    # There are no pods with logs, no S3 server and no Secret in this test.
+    assert {command: error for command, error in failed.items() if not _is_expected_here(error)} == {}
     assert len(commands) > 12
 
 
-def _is_of_the_scene(words: str) -> bool:
+def _is_expected_here(error: str) -> bool:
     missing = ('s3-credentials" not found', 'nodes "NODE" not found')
-    return any(part in words for part in ("has no log", "has no earlier pod", "spec.storage", *missing))
+    return any(part in error for part in ("has no log", "has no earlier pod", "spec.storage", *missing))

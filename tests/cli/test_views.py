@@ -1,10 +1,12 @@
-"""Tables and live views, over plain values."""
+"""Tables and live views, tested on plain values."""
 
 from __future__ import annotations
 
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
@@ -12,15 +14,20 @@ from chain_builders import a_commit, a_plan
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress as Line
+from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import BarsView, PlainView
+from distillchain_cli.options import Output
+from distillchain_cli.printing import document_text
 from distillchain_cli.run import build_status
 from distillchain_cli.table import results_table
 from distillchain_operator.status import committed_entry
 
+WARNINGS = ["class high is never predicted", "17 rows are in train and in validation"]
+
 
 def a_status(plan: Plan, committed: int = 2) -> ChainStatus:
-    """`committed` stages are; the second started from new weights and was found committed."""
+    """The first stages are committed. The second started from new weights and was already committed."""
     entries = []
     for index, stage in enumerate(plan.stages[:committed]):
         commit = a_commit(stage, accuracy=0.88 - index / 20, parameters=(11_170_000, 242_700)[index], reused=index == 1)
@@ -28,7 +35,7 @@ def a_status(plan: Plan, committed: int = 2) -> ChainStatus:
     return build_status(plan, entries)
 
 
-def test_the_table_tells_what_each_step_cost_and_what_is_left():
+def test_the_table_shows_what_each_stage_cost_and_how_much_it_retains():
     plan = a_plan()
 
     table = results_table(plan, a_status(plan))
@@ -40,17 +47,22 @@ def test_the_table_tells_what_each_step_cost_and_what_is_left():
         "tiny *+      242.7K  970.8 kB    0.8300     -     90.2%    93.5x           -  0:00:41",
         "",
         "* started from new weights, not pretrained",
-        "+ found committed, not trained in this run",
-        "accuracy on validation and test; retained of the teacher's on validation; examples/s of the model alone",
+        "+ already committed, not trained in this run",
+        "accuracy: on validation; test: accuracy on test; retained: share of the teacher's accuracy on validation",
     ]
 
 
-def test_a_student_that_learned_nothing_is_named_below_the_table():
+def test_doubt_and_warnings_of_a_stage_are_below_the_table():
     plan = a_plan()
     status = a_status(plan)
-    status.stages[1] = status.stages[1].model_copy(update={"message": "may not have learned the task: why"})
+    doubt = "may not have learned the task: why"
+    status.stages[1] = status.stages[1].model_copy(update={"message": doubt, "warnings": WARNINGS})
 
-    assert "tiny may not have learned the task: why" in results_table(plan, status).splitlines()
+    assert results_table(plan, status).splitlines()[-4:-1] == [
+        "tiny may not have learned the task: why",
+        "tiny: warning: class high is never predicted",
+        "tiny: warning: 17 rows are in train and in validation",
+    ]
 
 
 def test_a_fine_tuned_root_teacher_has_one_row():
@@ -78,7 +90,7 @@ def test_a_stage_without_numbers_shows_a_dash():
     assert tiny.split() == ["tiny", *["-"] * 8]
 
 
-def test_columns_give_way_from_the_widest_text():
+def test_the_widest_text_column_shrinks_first():
     text = format_columns([Column("A"), Column("N", right=True)], [["long words", "1"], ["b", ""]], width=10)
 
     assert text.splitlines() == ["A        N", "long...  1", "b        -"]
@@ -103,7 +115,7 @@ def test_columns_give_way_from_the_widest_text():
         (rate(None), "-"),
     ],
 )
-def test_numbers_are_short(shown: str, want: str):
+def test_numbers_have_a_short_form(shown: str, want: str):
     assert shown == want
 
 
@@ -121,7 +133,7 @@ def a_line(step: int, *, phase: str = "Train") -> Line:
     )
 
 
-def test_plain_lines_come_every_five_seconds_and_at_each_new_phase():
+def test_plain_progress_is_printed_every_five_seconds_and_at_each_new_phase():
     stream, now = io.StringIO(), [100.0]
     view = PlainView(stream, metric="accuracy", clock=lambda: now[0])
 
@@ -136,14 +148,38 @@ def test_plain_lines_come_every_five_seconds_and_at_each_new_phase():
     ]
 
 
+def test_a_plain_view_prints_the_warnings_of_a_stage_when_it_ends():
+    stream = io.StringIO()
+    entry = a_status(a_plan()).stages[0].model_copy(update={"warnings": WARNINGS})
+
+    PlainView(stream, metric="accuracy").ended(entry)
+
+    first, *warnings = stream.getvalue().splitlines()
+    assert first.startswith("stage mini: committed after 0:00:41, accuracy 0.8800: s3://")
+    assert warnings == [f"mini: warning: {warning}" for warning in WARNINGS]
+
+
+def a_bars_view(console: Console) -> tuple[Progress, BarsView]:
+    texts = ("{task.description}", "{task.fields[phase]}", "{task.fields[numbers]}")
+    bars = Progress(*(TextColumn(text) for text in texts), console=console)
+    return bars, BarsView(bars, [stage.name for stage in a_plan().stages], metric="accuracy")
+
+
+def test_bars_leave_the_warnings_of_a_stage_above_them():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    _, view = a_bars_view(console)
+    entry = a_status(a_plan()).stages[0].model_copy(update={"warnings": WARNINGS})
+
+    with console.capture() as captured:
+        view.ended(entry)
+
+    assert captured.get().splitlines() == [f"mini: warning: {warning}" for warning in WARNINGS]
+
+
 def test_a_terminal_has_a_bar_for_every_stage():
     plan = a_plan()
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    bars = Progress(
-        *(TextColumn(text) for text in ("{task.description}", "{task.fields[phase]}", "{task.fields[numbers]}")),
-        console=console,
-    )
-    view = BarsView(bars, [stage.name for stage in plan.stages], metric="accuracy")
+    bars, view = a_bars_view(console)
 
     view.started("mini")
     view.ended(a_status(plan).stages[0])
@@ -155,3 +191,10 @@ def test_a_terminal_has_a_bar_for_every_stage():
     mini, tiny = captured.get().splitlines()
     assert mini.split() == ["mini", "committed", "accuracy", "0.8800"]
     assert tiny.split() == ["tiny", "train", "120/600", "loss", "0.41", "812", "examples/s", "eta", "0:00:41"]
+
+
+@given(st.text() | st.sampled_from(["1e3", "0o17", "018", "y", "1:30", "5.", "1_000", "2024-01-01", "~", ".inf"]))
+def test_text_that_is_printed_as_yaml_is_text_for_kubectl_too(text: str):
+    document = {"value": text, text: 1}
+
+    assert load_yaml(document_text(document, Output.YAML), source="") == document

@@ -1,4 +1,4 @@
-"""Following a chain on a real API server: to its end, over connections that are really lost, and over forgotten changes."""
+"""Following a chain on a real API server: to its end, across lost connections, and after changes were discarded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cluster.waiting import wait_until
 from distillchain_cli import status_watch, watching
 from distillchain_cli.cluster import Cluster, Collection
 from distillchain_cli.errors import Expired, Refused
-from distillchain_cli.watching import Lost, Watched, follow
+from distillchain_cli.snapshot import Snapshot
+from distillchain_cli.watching import Disconnected, WatchedCollections, follow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 
@@ -27,7 +28,7 @@ def connect(scene: Scene, kubeconfig: Path | None = None) -> Cluster:
     return Cluster(kubeconfig=str(kubeconfig or scene.kubeconfig()), context=None, namespace=None)
 
 
-def test_a_watch_tells_each_change_and_ends_with_0_on_success(scene: Scene):
+def test_a_watch_prints_each_change_and_ends_with_exit_code_0_on_success(scene: Scene):
     scene.write_status(tiny="Running")
     with scene.start("status", NAME, "-w") as watch:
         watch.wait_for("stage tiny: running")
@@ -49,7 +50,7 @@ def test_a_watch_tells_each_change_and_ends_with_0_on_success(scene: Scene):
     assert watch.stderr == f"succeeded: {want.result.checkpoint}\n"
 
 
-def test_a_failure_ends_the_watch_with_1_and_where_to_read_on(scene: Scene):
+def test_a_failure_ends_the_watch_with_exit_code_1_and_a_link(scene: Scene):
     scene.write_status(tiny="Running")
     with scene.start("status", NAME, "-w") as watch:
         watch.wait_for("stage tiny: running")
@@ -62,8 +63,8 @@ def test_a_failure_ends_the_watch_with_1_and_where_to_read_on(scene: Scene):
 
 
 @pytest.mark.parametrize("command", [("status", "-w"), ("logs", "-f")])
-def test_a_stall_that_clears_by_itself_ends_nothing(scene: Scene, command: tuple[str, str]):
-    """As a registry that answers one pull with 429."""
+def test_a_stall_that_clears_by_itself_does_not_end_the_command(scene: Scene, command: tuple[str, str]):
+    """For example, a registry that answers one pull with 429."""
     word, flag = command
     scene.write_status(tiny="Running", stalled="pod x: ErrImagePull: too many requests")
     with scene.start(word, NAME, flag) as watch:
@@ -81,25 +82,25 @@ def test_a_stall_that_stays_ends_the_watch(scene: Scene, monkeypatch: pytest.Mon
     monkeypatch.setattr(status_watch, "STALL_PATIENCE_S", 0.5)
     scene.write_status(tiny="Running", stalled="no such image")
 
-    verdict = status_watch.watch_status(connect(scene), NAME, lambda: nullcontext(Unseen()))
+    outcome = status_watch.watch_status(connect(scene), NAME, lambda: nullcontext(NoScreen()))
 
-    assert verdict.lines == ("stalled: tiny: no such image", "see docs/troubleshooting.md#podrejected")
-    assert not verdict.final
+    assert outcome.lines == ("stalled: tiny: no such image", "see docs/troubleshooting.md#podrejected")
+    assert not outcome.final
 
 
-class Unseen:
-    """A screen that nobody looks at."""
+class NoScreen:
+    """A screen that shows nothing."""
 
-    def show(self, _: status_watch.Scene) -> None:
+    def show(self, _: Snapshot) -> None:
         return
 
 
-def test_a_failed_stage_that_was_told_to_try_again_is_no_end(scene: Scene):
+def test_a_watch_continues_when_a_failed_stage_is_retried(scene: Scene):
     scene.write_status(tiny="Failed")
     scene.fail_job()
     assert scene.distillchain("retry", NAME).returncode == 0
     with scene.start("status", NAME, "-w") as watch:
-        watch.wait_for("stage tiny: failed")  # as the operator left it, which has yet to look
+        watch.wait_for("stage tiny: failed")  # the operator has not seen the retry yet
         scene.write_status(tiny="Running")
         watch.wait_for("stage tiny: running")
         scene.write_status(tiny="Committed")
@@ -107,7 +108,7 @@ def test_a_failed_stage_that_was_told_to_try_again_is_no_end(scene: Scene):
         assert watch.end() == 0, watch.dump()
 
 
-def test_a_watch_survives_cut_connections_and_an_api_server_that_is_away(scene: Scene):
+def test_a_watch_survives_lost_connections_and_an_unreachable_api_server(scene: Scene):
     scene.write_status(tiny="Running")
     with CuttableRelay(scene.cluster.url) as relay:
         kubeconfig = relay.write_kubeconfig(scene.cluster.kubeconfig, scene.folder / "cut", namespace=scene.namespace)
@@ -119,7 +120,9 @@ def test_a_watch_survives_cut_connections_and_an_api_server_that_is_away(scene: 
             watch.wait_for("train 120/600")
 
             relay.cut(for_good=True)
-            wait_until("the loss to be told", lambda: watch.stdout.count("reconnecting") >= 2, deadline_s=DEADLINE_S)
+            wait_until(
+                "the second loss to be printed", lambda: watch.stdout.count("reconnecting") >= 2, deadline_s=DEADLINE_S
+            )
             scene.write_status(tiny="Committed")
             assert watch.process.poll() is None
             relay.restore()
@@ -130,7 +133,7 @@ def test_a_watch_survives_cut_connections_and_an_api_server_that_is_away(scene: 
     assert "Traceback" not in watch.stderr
 
 
-def test_a_restarted_api_server_is_found_again(scene: Scene):
+def test_a_watch_survives_a_restart_of_the_api_server(scene: Scene):
     scene.write_status(tiny="Running")
     with scene.start("status", NAME, "-w") as watch:
         watch.wait_for("stage tiny: running")
@@ -142,14 +145,14 @@ def test_a_restarted_api_server_is_found_again(scene: Scene):
     assert "reconnecting: " in watch.stdout
 
 
-def test_changes_the_api_server_has_forgotten_are_listed_again(scene: Scene):
+def test_the_collection_is_listed_again_when_the_api_server_discarded_changes(scene: Scene):
     cluster = connect(scene)
-    chain = cluster.the_chain(NAME)
+    chain = cluster.chain_collection(NAME)
     with pytest.raises(Expired, match="too old"):
         list(cluster.watch(chain, "1"))
 
-    class Late(Cluster):
-        """Its first list is so old that the changes since are forgotten: a laptop that slept."""
+    class WokenUp(Cluster):
+        """A laptop that slept: the changes since its first list are discarded."""
 
         lists = 0
 
@@ -158,26 +161,26 @@ def test_changes_the_api_server_has_forgotten_are_listed_again(scene: Scene):
             self.lists += 1
             return items, version if self.lists > 1 else "1"
 
-    late = Late(kubeconfig=str(scene.kubeconfig()), context=None, namespace=None)
-    seen = follow(late, chain)
+    cluster_after_sleep = WokenUp(kubeconfig=str(scene.kubeconfig()), context=None, namespace=None)
+    seen = follow(cluster_after_sleep, chain)
     next(seen)
     again = next(seen)
     scene.write_status(tiny="Running")
     changed = next(seen)
 
-    assert late.lists == 2
-    assert not isinstance(again, Lost)
-    assert not isinstance(changed, Lost)
+    assert cluster_after_sleep.lists == 2
+    assert not isinstance(again, Disconnected)
+    assert not isinstance(changed, Disconnected)
     (item,) = changed.values()
     assert item["status"]["phase"] == "Running"
 
 
-def test_several_collections_are_kept_at_once_and_what_is_deleted_leaves(scene: Scene):
+def test_several_collections_are_watched_and_deleted_objects_leave_them(scene: Scene):
     cluster = connect(scene)
-    watched = Watched(cluster, {"chain": cluster.the_chain(NAME), "events": cluster.events()})
+    watched = WatchedCollections(cluster, {"chain": cluster.chain_collection(NAME), "events": cluster.events()})
     assert [chain["metadata"]["name"] for chain in watched["chain"]] == [NAME]
 
-    scene.tell("StageStarted", "stage mini: Job x")
+    scene.create_event("StageStarted", "stage mini: Job x")
     scene.cluster.kubectl("-n", scene.namespace, "delete", "dchain", NAME)
 
     def both() -> bool:
@@ -187,7 +190,7 @@ def test_several_collections_are_kept_at_once_and_what_is_deleted_leaves(scene: 
     wait_until("both changes", both, deadline_s=DEADLINE_S)
 
 
-def test_a_chain_that_is_deleted_ends_its_watch_in_a_sentence(scene: Scene):
+def test_deleting_the_chain_ends_its_watch_with_a_message(scene: Scene):
     scene.write_status(tiny="Running")
     with scene.start("status", NAME, "-w") as watch:
         watch.wait_for("stage tiny: running")
@@ -198,7 +201,7 @@ def test_a_chain_that_is_deleted_ends_its_watch_in_a_sentence(scene: Scene):
     assert watch.stderr == f"DistillationChain {NAME} was deleted\n"
 
 
-def test_ctrl_c_ends_a_watch_without_a_word(scene: Scene):
+def test_ctrl_c_ends_a_watch_without_a_message(scene: Scene):
     scene.write_status(tiny="Running")
     with scene.start("status", NAME, "-w") as watch:
         watch.wait_for("stage tiny: running")
@@ -209,7 +212,7 @@ def test_ctrl_c_ends_a_watch_without_a_word(scene: Scene):
     assert watch.stderr == ""
 
 
-def test_a_watch_in_json_is_a_status_a_line(scene: Scene):
+def test_a_watch_in_json_prints_a_status_per_line(scene: Scene):
     scene.write_status(tiny="Running")
     with scene.start("status", NAME, "-w", "-o", "json") as watch:
         watch.wait_for('"Running"')
@@ -221,7 +224,7 @@ def test_a_watch_in_json_is_a_status_a_line(scene: Scene):
     assert json.loads(watch.stdout.splitlines()[1]) == want.to_document()
 
 
-def test_who_may_not_read_events_and_pods_may_still_watch(scene: Scene):
+def test_a_user_who_may_not_read_events_and_pods_can_watch(scene: Scene):
     scene.write_status(tiny="Running", step=120)
     with scene.start("status", NAME, "-w", kubeconfig=scene.reader_kubeconfig()) as watch:
         watch.wait_for("train 120/600")
@@ -232,7 +235,7 @@ def test_who_may_not_read_events_and_pods_may_still_watch(scene: Scene):
 
 
 class Refusing:
-    """A stand-in for an API server whose Roles allow list and not watch; how long it is asked is ours to count."""
+    """An API server whose roles allow list but not watch. It counts the requests."""
 
     def __init__(self, allowed_after: int) -> None:
         self.allowed_after, self.lists, self.watches = allowed_after, 0, 0
@@ -249,19 +252,19 @@ class Refusing:
         yield {"type": "ADDED", "object": {"metadata": metadata}}
 
 
-def seen(server: Refusing, count: int) -> list[Any]:
+def first_news(server: Refusing, count: int) -> list[Any]:
     return list(itertools.islice(follow(cast("Cluster", server), cast("Collection", None)), count))
 
 
-def test_a_watch_that_is_refused_for_a_moment_is_made_anew():
-    told = seen(Refusing(allowed_after=1), 4)
-    assert [type(each) for each in told[:3]] == [dict, Lost, dict]
-    assert told[3] == {"u": {"metadata": {"uid": "u", "resourceVersion": "1"}}}
+def test_a_watch_that_is_refused_for_a_moment_is_tried_again():
+    news = first_news(Refusing(allowed_after=1), 4)
+    assert [type(each) for each in news[:3]] == [dict, Disconnected, dict]
+    assert news[3] == {"u": {"metadata": {"uid": "u", "resourceVersion": "1"}}}
 
 
-def test_a_watch_that_is_refused_for_good_ends_in_time(monkeypatch: pytest.MonkeyPatch):
+def test_a_watch_that_stays_refused_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(watching, "REFUSAL_PATIENCE_S", 2)
     server = Refusing(allowed_after=10**6)
     with pytest.raises(Refused, match="watch is forbidden"):
-        seen(server, 40)
-    assert server.lists <= 2 / watching.FIRST_PAUSE_S + 2, "not without a pause"
+        first_news(server, 40)
+    assert server.lists <= 2 / watching.FIRST_PAUSE_S + 2, "it pauses between requests"

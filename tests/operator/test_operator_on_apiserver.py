@@ -410,7 +410,7 @@ def _retry(relay: Relay) -> None:
         [*argv, "--kubeconfig", str(relay.cluster.kubeconfig)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "the operator makes it anew" in done.stdout
+    assert "the operator creates it again" in done.stdout
 
 
 def test_an_edit_of_the_first_stage_of_a_succeeded_chain_runs_all_of_it_again(relay: Relay):

@@ -1,4 +1,4 @@
-"""What commands say of a chain on a cluster, over plain values: Events by their names, lists, suspend and retry."""
+"""Output about chains on a cluster, tested on plain values: Events, lists, suspend and retry."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from distillchain_cli.suspend import set_suspend
 from distillchain_operator.jobs import job_name
 from distillchain_operator.transitions import transitions
 
-BORN = "2026-01-01T11:00:00Z"
+CREATED_AT = "2026-01-01T11:00:00Z"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def a_chain(name: str = "relay", *, stages: Any = ("mini", "tiny"), status: Any = None, **spec: Any) -> dict[str, Any]:
     chain = a_document(name, stages=list(stages))
-    chain["metadata"] |= {"namespace": "ml", "uid": "u", "generation": 1, "creationTimestamp": BORN}
+    chain["metadata"] |= {"namespace": "ml", "uid": "u", "generation": 1, "creationTimestamp": CREATED_AT}
     chain["spec"] |= spec
     return chain | {"status": status or {}}
 
@@ -38,12 +38,12 @@ def an_event(kind: str, name: str, *, uid: str = "", reason: str = "StageStarted
 
 
 def pod_name(job: str) -> str:
-    """As the API server makes it of the Job's generateName."""
+    """The name that the API server derives from the Job's generateName."""
     return f"{job}-"[:58] + "x7k2q"
 
 
 @pytest.mark.parametrize("name_chars", [5, 30, 31, 32, 33, 36, 37, 38, 39, 43, 63])
-def test_events_of_pods_are_found_whatever_the_length_of_the_name(name_chars: int):
+def test_events_of_pods_are_found_for_chain_names_of_any_length(name_chars: int):
     stage = "distil-medium"
     name = "n" * name_chars
     job = job_name(name, stage, "a1" * 5)
@@ -63,7 +63,9 @@ def test_events_of_pods_are_found_whatever_the_length_of_the_name(name_chars: in
         pytest.param("n" * 62 + "a", "mini", "n" * 62 + "b", "mini", id="long names cut alike"),
     ],
 )
-def test_events_of_a_chain_whose_jobs_begin_alike_are_not_shown(chain: str, stage: str, other: str, other_stage: str):
+def test_events_of_another_chain_whose_job_names_start_alike_are_left_out(
+    chain: str, stage: str, other: str, other_stage: str
+):
     ours, theirs = job_name(chain, stage, "a1" * 5), job_name(other, other_stage, "b2" * 5)
     assert ours[:-10] == theirs[:-10]
     events = [an_event(kind, name) for job in (theirs, ours) for kind, name in [("Job", job), ("Pod", pod_name(job))]]
@@ -74,7 +76,7 @@ def test_events_of_a_chain_whose_jobs_begin_alike_are_not_shown(chain: str, stag
     assert [event.name for event in found] == [ours, pod_name(ours)]
 
 
-def test_events_of_a_job_that_an_edit_replaced_are_known_by_the_event_of_its_start():
+def test_events_of_a_replaced_job_are_recognised_by_the_event_of_its_start():
     job = job_name("relay", "mini", "a1" * 5)
     running = ChainStatus.parse(stages_with("Running", job=job))
     (started,) = transitions(ChainStatus(), running)
@@ -88,7 +90,7 @@ def test_events_of_a_job_that_an_edit_replaced_are_known_by_the_event_of_its_sta
     assert [(event.kind, event.stage) for event in found] == [("DistillationChain", "mini"), ("Pod", "mini")]
 
 
-def test_a_chain_of_another_release_does_not_hide_the_others():
+def test_a_status_of_another_release_does_not_hide_the_other_chains():
     later = a_chain("later", status={"phase": "Failed", "stages": [{"phase": "NotYetKnown"}]})
 
     for wide in (False, True):
@@ -96,11 +98,11 @@ def test_a_chain_of_another_release_does_not_hide_the_others():
 
         assert header.split()[:3] == ["NAMESPACE", "NAME", "PHASE"]
         assert first.split()[:3] == ["ml", "later", "Failed"]
-        assert "the status is of another release than this command" in first
+        assert "another release of the operator wrote this status" in first
         assert second.split()[:3] == ["ml", "relay", "Pending"]
 
 
-def test_a_failed_stage_shows_how_far_it_came():
+def test_a_failed_stage_shows_its_progress():
     status = ChainStatus.parse(
         {
             "phase": "Failed",
@@ -119,8 +121,18 @@ def test_a_failed_stage_shows_how_far_it_came():
     assert status_text(a_chain(), status).splitlines()[-1].endswith("  Train 4200/21040 ran longer than its timeout")
 
 
+def test_warnings_of_the_trainers_are_below_the_stages():
+    status = ChainStatus.parse(stages_with("Committed", warnings=["class high is never predicted", "second"]))
+
+    assert status_text(a_chain(), status).splitlines()[-3:] == [
+        "",
+        "mini: warning: class high is never predicted",
+        "mini: warning: second",
+    ]
+
+
 class Recorder:
-    """A cluster with one chain and no Job of it."""
+    """A cluster with one chain and without Jobs."""
 
     def __init__(self, chain: dict[str, Any]) -> None:
         self.chain = chain
@@ -142,14 +154,14 @@ def stages_with(phase: str, *, name: str = "mini", **more: Any) -> dict[str, Any
 @pytest.mark.parametrize(
     "phase, suspended, want",
     [
-        ("Running", False, "suspended relay: its running stage saves its state and stops; to go on: distillchain resume relay"),
-        ("Committed", False, "suspended relay: none of its stages runs; to go on: distillchain resume relay"),
-        ("Failed", False, "suspended relay: none of its stages runs; to go on: distillchain resume relay"),
-        ("Suspended", True, "resumed relay: it goes on from its saved state; to follow it: distillchain status relay -w"),
+        ("Running", False, "suspended relay: the running stage saves its state and stops; to continue: distillchain resume relay"),
+        ("Committed", False, "suspended relay: no stage is running; to continue: distillchain resume relay"),
+        ("Failed", False, "suspended relay: no stage is running; to continue: distillchain resume relay"),
+        ("Suspended", True, "resumed relay: it continues from its saved state; to follow it: distillchain status relay -w"),
         ("Committed", True, "resumed relay; to follow it: distillchain status relay -w"),
     ],
 )  # fmt: skip
-def test_suspend_and_resume_promise_what_comes(phase: str, suspended: bool, want: str):
+def test_suspend_and_resume_say_what_happens_next(phase: str, suspended: bool, want: str):
     cluster: Any = Recorder(a_chain(status=stages_with(phase), suspend=suspended))
 
     assert set_suspend(cluster, "relay", suspend=not suspended) == want
@@ -158,8 +170,8 @@ def test_suspend_and_resume_promise_what_comes(phase: str, suspended: bool, want
 @pytest.mark.parametrize(
     "suspended, want",
     [
-        (False, "Job j of stage mini is gone already; the operator makes it anew"),
-        (True, "Job j of stage mini is gone already; the operator makes it anew once the chain is resumed: distillchain resume relay"),
+        (False, "Job j of stage mini is already deleted; the operator creates it again"),
+        (True, "Job j of stage mini is already deleted; the operator creates it again once the chain is resumed: distillchain resume relay"),
     ],
 )  # fmt: skip
 def test_a_retry_of_a_suspended_chain_says_that_it_waits(suspended: bool, want: str):

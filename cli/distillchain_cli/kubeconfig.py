@@ -1,0 +1,91 @@
+"""Finds and reads the user's kubeconfig, and explains what is wrong with one in terms of the option or variable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from distillchain_cli.errors import BadInput
+
+VARIABLE = "KUBECONFIG"
+DEFAULT = "~/.kube/config"
+LIBRARY_PREFIXES = ("Invalid kube-config file. ", "Invalid kube-config. ")
+
+
+def load_kubeconfig(option: str | None, context: str | None, *, into: Any) -> dict[str, Any]:
+    """Writes server and credentials of a context into a client's configuration.
+
+    Args:
+        option: value of --kubeconfig; None: $KUBECONFIG, or else ~/.kube/config.
+        context: value of --context; None: the kubeconfig's current context.
+    Returns: the context, with its `namespace` if it has one.
+    Raises: BadInput when there is no such file, no such context, or no usable kubeconfig in the file.
+    """
+    origin, files = _locate(option)
+    from kubernetes.config import ConfigException
+    from kubernetes.config.kube_config import KubeConfigLoader
+
+    try:
+        merger = _merge(files)
+        known = [entry["name"] for entry in merger.config.value.get("contexts") or []]
+        if context is not None and context not in known:
+            raise BadInput(
+                f"--context: got {context}, expected one of {', '.join(known) or 'none, there is no context'}"
+            )
+        loader = KubeConfigLoader(
+            config_dict=merger.config,
+            active_context=context,
+            config_base_path=None,
+            config_persister=merger.save_changes,
+        )
+        loader.load_and_set(into)
+        return dict(loader.current_context["context"])
+    except BadInput:
+        raise
+    except (ConfigException, OSError) as error:
+        raise BadInput(f"{origin}: {files}: {_explain(error)}; correct the file or use another context") from error
+    except Exception as error:  # the client library checks neither syntax nor types
+        raise BadInput(f"{origin}: {files} is not a kubeconfig ({type(error).__name__}); use another file") from error
+
+
+def context_names(option: str | None) -> list[str]:
+    """Names of all contexts. Raises: whatever the client library raises on a bad file, and BadInput."""
+    _, files = _locate(option)
+    return [entry["name"] for entry in _merge(files).config.value.get("contexts") or []]
+
+
+def _locate(option: str | None) -> tuple[str, str]:
+    """Where the path comes from, and the path (several of $KUBECONFIG are separated by colons).
+
+    Raises: BadInput when none of the files exists. As with kubectl, it is enough if one of several exists.
+    """
+    if option is not None:
+        origin, files, remedy = "--kubeconfig", option, "name an existing file"
+    elif os.environ.get(VARIABLE):
+        origin, files, remedy = VARIABLE, os.environ[VARIABLE], f"correct {VARIABLE} or use --kubeconfig"
+    else:
+        origin, files, remedy = "kubeconfig", DEFAULT, f"set {VARIABLE} or use --kubeconfig"
+    paths = [path for path in files.split(os.pathsep) if path]
+    if not any(Path(path).expanduser().exists() for path in paths):
+        does = "does" if len(paths) == 1 else "do"
+        raise BadInput(f"{origin}: {', '.join(paths)} {does} not exist; {remedy}")
+    return origin, files
+
+
+def _merge(files: str) -> Any:
+    """The client library's own merge of several kubeconfigs."""
+    from kubernetes.config.kube_config import KubeConfigMerger
+
+    return KubeConfigMerger(files)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    for prefix in LIBRARY_PREFIXES:
+        text = text.removeprefix(prefix)
+    if text.startswith("Expected key current-context"):
+        return "there is no current-context"
+    return text[:1].lower() + text[1:]

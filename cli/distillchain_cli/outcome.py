@@ -1,0 +1,61 @@
+"""Whether a chain has ended, and how: it sets the exit code of `status -w`, and `logs -f` stops at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distillchain_api.resource.status import ChainStatus
+from distillchain_cli.chains import outdated_status_warning, status_of, true_condition
+from distillchain_cli.cluster import Cluster
+from distillchain_cli.errors import Refused
+from distillchain_cli.printing import troubleshooting_hint
+from distillchain_cli.status_view import failure_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a chain ended.
+
+    Attributes:
+        lines: the outcome as the user reads it.
+        final: False: the chain is stalled, and continues by itself once the cause is gone.
+    """
+
+    succeeded: bool
+    lines: tuple[str, ...]
+    final: bool = True
+
+
+def outcome_of(status: ChainStatus) -> Outcome | None:
+    """The outcome in a status; None while the chain runs or is suspended."""
+    if status.phase == "Succeeded":
+        where = status.result.checkpoint if status.result else status.message
+        return Outcome(True, (f"succeeded: {where}",))
+    stalled = true_condition(status, "Stalled")
+    if stalled is None:
+        return None
+    final = status.phase == "Failed"
+    failure_class = failure_of(status)
+    sentence = f"{'failed' if final else 'stalled'}: {status.message or stalled.message}"
+    return Outcome(False, (sentence, *([troubleshooting_hint(failure_class)] if failure_class else [])), final)
+
+
+def fetch_outcome(cluster: Cluster, chain: dict[str, Any]) -> Outcome | None:
+    """As `outcome_of`, but None while the operator has not yet seen an edit or a retry.
+
+    Raises: Unreachable when the API server cannot be asked.
+    """
+    status = status_of(chain)
+    outcome = None if outdated_status_warning(chain, status) else outcome_of(status)
+    if outcome is None or outcome.succeeded:
+        return outcome
+    failed = next((entry for entry in status.stages if entry.phase == "Failed" and entry.job), None)
+    if failed is None or failed.job is None:
+        return outcome
+    try:
+        job = cluster.fetch_job(failed.job)
+    except Refused:  # the user may be allowed to read chains but not Jobs
+        return outcome
+    # `retry` deleted the Job, and the operator is about to recreate it.
+    return None if job is None or "deletionTimestamp" in job["metadata"] else outcome

@@ -1,0 +1,20 @@
+"""Opens the store of a chain. S3 credentials are those of the user's environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distillchain_api.resource.spec import Storage
+from distillchain_cli.errors import require_extra
+
+if TYPE_CHECKING:
+    from distillchain_store.store import Store
+
+
+def open_chain_store(storage: Storage) -> Store:
+    """The store of `spec.storage`. Raises: MissingExtra without boto3; StageError when the store cannot be opened."""
+    if storage.uri.startswith("s3://"):
+        require_extra("trainer", "boto3", purpose=f"reading {storage.uri}")
+    from distillchain_store.opening import open_store
+
+    return open_store(storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)

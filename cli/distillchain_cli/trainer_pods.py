@@ -1,0 +1,35 @@
+"""A trainer's pod: the facts that commands on logs and status need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distillchain_operator.labels import STAGE_LABEL
+from distillchain_operator.observed import parse_pod
+
+
+@dataclass(frozen=True)
+class TrainerPod:
+    """A pod of one stage."""
+
+    name: str
+    uid: str
+    stage: str
+    created_at: str
+    has_log: bool
+    """Its trainer runs or has ended."""
+    is_over: bool
+
+
+def parse_trainer_pod(document: dict[str, Any]) -> TrainerPod:
+    """A pod from the API server's JSON."""
+    pod = parse_pod(document)
+    return TrainerPod(
+        name=pod.name,
+        uid=pod.uid,
+        stage=(document["metadata"].get("labels") or {}).get(STAGE_LABEL, ""),
+        created_at=pod.created_at,
+        has_log=pod.running or pod.end is not None,
+        is_over=pod.is_over or pod.end is not None,
+    )

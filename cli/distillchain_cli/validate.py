@@ -1,0 +1,72 @@
+"""`distillchain validate`: checks every chain in files and folders, and reports all faults of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillchain_api.faults import BadDocument
+from distillchain_cli.chain_files import (
+    ChainDocument,
+    FileContent,
+    list_files,
+    no_chain,
+    note_skipped,
+    parse,
+    plan_of,
+    read_file,
+)
+from distillchain_cli.printing import print_faults, print_message, print_result
+
+
+def validate_files(paths: Sequence[str], *, storage: str | None, overrides: Sequence[str]) -> bool:
+    """Prints a line for each valid chain to stdout, and the faults of the others to stderr.
+
+    Returns: whether all chains are valid. Raises: BadDocument when there is no chain at all.
+    """
+    contents, are_readable = _read(paths)
+    chains = [chain for content in contents for chain in content.chains]
+    if are_readable and not chains:
+        raise no_chain([content.source for content in contents])
+    results = [
+        _validate(chain, storage=storage, overrides=overrides, is_only=len(content.chains) == 1)
+        for content in contents
+        for chain in content.chains
+    ]
+    return are_readable and all(results)
+
+
+def _read(paths: Sequence[str]) -> tuple[list[FileContent], bool]:
+    """The content of all files that can be read, and whether that was all of them."""
+    contents: list[FileContent] = []
+    are_readable = True
+    for path in paths:
+        try:
+            files = list_files(path)
+        except BadDocument as error:
+            print_faults(error)
+            are_readable = False
+            continue
+        for file in files:
+            try:
+                content = read_file(file)
+            except BadDocument as error:
+                print_faults(error)
+                are_readable = False
+                continue
+            note_skipped(content, print_message)
+            contents.append(content)
+    return contents, are_readable
+
+
+def _validate(document: ChainDocument, *, storage: str | None, overrides: Sequence[str], is_only: bool) -> bool:
+    """Prints the result for one chain. Faults name the chain too if its file has several."""
+    source = document.source if is_only else f"{document.source}: {document.name}"
+    try:
+        chain = parse(document, storage=storage, overrides=overrides, source=source)
+        planned = plan_of(chain, source=source)
+    except BadDocument as error:
+        print_faults(error)
+        return False
+    stages = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.stages)])
+    print_result(f"{document.source}: valid: DistillationChain {chain.name}, {stages}")
+    return True

@@ -1,0 +1,171 @@
+"""What every command has in common: help, exit codes, option values, kubeconfig, start-up."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.parts import COMMAND, distillchain, distillchain_here, example_in_help, install_stand_in, write_chain
+
+COMMANDS = ["validate", "plan", "run", "report", "list", "status", "logs", "events", "retry", "suspend", "resume"]
+KUBECONFIG = {
+    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    "users": [{"name": "u", "user": {"token": "t"}}],
+}
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["nothing"], ["run", "missing.yaml"], ["list", "--nothing"]])
+def test_bad_input_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]):
+    done = distillchain_here(*arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, want",
+    [
+        (["plan", "c.yaml", "-o", "yml"], "'-o': got yml, expected one of table, wide, json, yaml; did you mean yaml?"),
+        (["report", "c.yaml", "-o", "pdf"], "'-o': got pdf, expected one of html, md, json"),
+        (["completion", "tcsh"], "'bash|zsh|fish': got tcsh, expected one of bash, zsh, fish"),
+        (["logs", "relay", "--tail", "-1"], "'--tail': got -1, expected a whole number, 0 or more"),
+        (["logs", "relay", "--tail", "all"], "'--tail': got all, expected a whole number, 0 or more"),
+    ],
+)
+def test_a_bad_value_of_an_option_is_explained_with_the_valid_ones(tmp_path: Path, arguments: list[str], want: str):
+    done = distillchain_here(*arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"{want}\n")
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=" ".join)
+def test_h_is_help(tmp_path: Path, command: list[str]):
+    short = distillchain_here(*command, "-h", cwd=tmp_path)
+
+    assert short.returncode == 0
+    assert short.stdout == distillchain_here(*command, "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("argument", ["version", "--version"])
+def test_the_version_is_printed(tmp_path: Path, argument: str):
+    assert re.fullmatch(r"distillchain \d+\.\d+\.\d+\n", distillchain_here(argument, cwd=tmp_path).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [[], ["validate"], ["plan"], ["run"], ["version"]], ids=" ".join)
+def test_the_example_of_each_help_works(tmp_path: Path, command: list[str]):
+    write_chain(tmp_path)
+    stand_in = install_stand_in(tmp_path, "commit()") if command == ["run"] else {}
+
+    done = distillchain_here(*example_in_help(*command, cwd=tmp_path), cwd=tmp_path, **stand_in)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_traceback_is_printed_only_with_verbose(tmp_path: Path):
+    assert "Traceback" not in distillchain_here("validate", "missing.yaml", cwd=tmp_path).stderr
+    assert "Traceback" in distillchain("validate", "missing.yaml", "-v", cwd=tmp_path).stderr
+
+
+# --- kubeconfig
+
+
+@pytest.mark.parametrize(
+    "variables, arguments, want",
+    [
+        ({"KUBECONFIG": "/nope"}, [], "KUBECONFIG: /nope does not exist; correct KUBECONFIG or use --kubeconfig"),
+        (
+            {"KUBECONFIG": "/nope:/neither"},
+            [],
+            "KUBECONFIG: /nope, /neither do not exist; correct KUBECONFIG or use --kubeconfig",
+        ),
+        ({}, ["--kubeconfig", "/nope"], "--kubeconfig: /nope does not exist; name an existing file"),
+        ({}, [], "kubeconfig: ~/.kube/config does not exist; set KUBECONFIG or use --kubeconfig"),
+    ],
+)
+def test_a_missing_kubeconfig_is_named_with_its_origin(
+    tmp_path: Path, variables: dict[str, str], arguments: list[str], want: str
+):
+    done = distillchain_here("list", *arguments, cwd=tmp_path, HOME=str(tmp_path), **variables)
+
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{want}\n")
+
+
+@pytest.mark.parametrize(
+    "content, arguments, want",
+    [
+        pytest.param(
+            "a: [", [], "KUBECONFIG: config is not a kubeconfig (ParserError); use another file", id="not YAML"
+        ),
+        pytest.param("text", [], "KUBECONFIG: config is not a kubeconfig (TypeError); use another file", id="text"),
+        pytest.param(
+            yaml.safe_dump(KUBECONFIG),
+            [],
+            "KUBECONFIG: config: there is no current-context; correct the file or use another context",
+            id="no current context",
+        ),
+        pytest.param(
+            yaml.safe_dump(KUBECONFIG), ["--context", "y"], "--context: got y, expected one of x", id="no such context"
+        ),
+        pytest.param(
+            yaml.safe_dump(KUBECONFIG),
+            ["--context", "x"],
+            "the API server https://127.0.0.1:1 cannot be reached: Connection refused",
+            id="a context that is not the current one",
+        ),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_explained(tmp_path: Path, content: str, arguments: list[str], want: str):
+    (tmp_path / "config").write_text(content)
+
+    done = distillchain_here("list", *arguments, cwd=tmp_path, KUBECONFIG="config")
+
+    assert done.stdout == ""
+    assert done.stderr.replace("[Errno 111] ", "") == f"{want}\n"
+
+
+# --- start-up
+
+
+NO_EXIT = "try: main()\nexcept SystemExit: pass"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_start_up_imports_no_large_library(tmp_path: Path, command: str):
+    write_chain(tmp_path)
+    large = {"torch", "transformers", "boto3", "kopf", "kubernetes", "numpy", "rich.progress"}
+    probe = f"import sys; from distillchain_cli.main import main; sys.argv[1:] = [{command!r}, 'chain.yaml']\n{NO_EXIT}"
+
+    done = subprocess.run(
+        [COMMAND[0], "-c", f"{probe}\nprint(*({large!r} & set(sys.modules)))"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout.splitlines()[-1:] == [""], done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_without_the_operator_extra_a_cluster_command_says_what_to_install(tmp_path: Path):
+    hidden = (
+        "import sys, importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'kubernetes' else find(name, *more)\n"
+    )
+    probe = f"{hidden}sys.argv[1:] = ['status', 'relay']\nfrom distillchain_cli.main import main\nsys.exit(main())"
+
+    done = subprocess.run([COMMAND[0], "-c", probe], cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        "talking to a cluster needs kubernetes, which is not installed; in a checkout: pip install '.[operator]'\n"
+    )

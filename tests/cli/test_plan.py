@@ -1,0 +1,64 @@
+"""`distillchain plan`: what a run would do, from the store alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.parts import distillchain, distillchain_here, plant_manifest, write_chain
+from distillchain_api.graph import build_plan
+from distillchain_cli.chain_files import read_chain
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_plan_names_what_would_be_trained_and_changes_nothing(tmp_path: Path):
+    write_chain(tmp_path)
+
+    done = distillchain("plan", "chain.yaml", cwd=tmp_path)
+
+    mini, tiny = build_plan(read_chain(str(tmp_path / "chain.yaml"))).stages
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "STAGE  DIGEST        TEACHER  COMMITTED  ACTION  REASON",
+        f"mini   {mini.digest[:12]}  teacher  no         train   not in the store",
+        f"tiny   {tiny.digest[:12]}  mini     no         train   not in the store; after mini",
+    ]
+    assert done.stderr == (
+        f"relay in file://{tmp_path}/store: a run would train mini, tiny; this command changed nothing\n"
+    )
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_plan_says_why_a_run_would_fail(tmp_path: Path):
+    write_chain(tmp_path)
+    path = plant_manifest(tmp_path, "{}")
+
+    done = distillchain_here("plan", "chain.yaml", "-o", "json", cwd=tmp_path)
+
+    mini = json.loads(done.stdout)["stages"][0]
+    assert (mini["action"], mini["committed"]) == ("fail", False)
+    assert mini["reason"].startswith(f"file://{path} cannot be read")
+
+
+@pytest.mark.parametrize("command", ["plan", pytest.param("run", marks=pytest.mark.models)])
+def test_a_store_that_cannot_be_used_is_explained_in_a_sentence(tmp_path: Path, command: str):
+    write_chain(tmp_path)
+    (tmp_path / "store").write_text("a file, not a folder")
+
+    done = distillchain_here(command, "chain.yaml", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "spec.storage.uri: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_ignores_a_folder_with_the_name_of_a_chain(tmp_path: Path):
+    """Chains and folders have similar names; a folder has to be spelt as a path."""
+    (tmp_path / "relay").mkdir()
+    write_chain(tmp_path / "relay")
+
+    assert distillchain_here("plan", "./relay", cwd=tmp_path).returncode == 0
+    assert "kubeconfig" in distillchain_here("plan", "relay", cwd=tmp_path, HOME=str(tmp_path)).stderr
