@@ -87,8 +87,9 @@ def test_a_few_texts_with_two_labels_in_a_large_set_are_no_warning(tmp_path: Pat
     assert warnings_of(tmp_path) == []
 
 
-def same_name(folder: Path) -> str:
-    return "./train.tsv"
+def hard_link(folder: Path) -> str:
+    (folder / "same.tsv").hardlink_to(folder / "train.tsv")
+    return "same.tsv"
 
 
 def symlink(folder: Path) -> str:
@@ -108,7 +109,7 @@ def shuffled_as_another_format(folder: Path) -> str:
     return "copy.jsonl"
 
 
-@pytest.mark.parametrize("again", [same_name, symlink, copy, shuffled_as_another_format])
+@pytest.mark.parametrize("again", [hard_link, symlink, copy, shuffled_as_another_format])
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_split_that_is_another_one_is_refused(tmp_path: Path, again, split: str):
     write_splits(tmp_path, train=b"bad\t0\ngood\t1\n")
