@@ -1,33 +1,74 @@
-"""The report as data: what `-o json` prints and what the pages are made from. Shares are from 0 to 1."""
+"""The report as data: `-o json` prints it, and the pages are made from it. Shares are from 0 to 1."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import SerializeAsAny
 
 from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
+from distillchain_api.metrics import Metric
+from distillchain_api.resource.status import StagePhase
 from distillchain_api.wire.records import HistoryPoint
 
 Outcome = Literal["Succeeded", "Failed", "Unfinished"]
-StandingOf = Literal["Committed", "Failed", "Running", "Suspended", "Pending"]
+
+
+class MetricFacts(Document):
+    """A metric of the task."""
+
+    name: str
+    display_name: str
+    higher_is_better: bool
+    is_share: bool
+    """From 0 to 1, so that a ratio of two values means something."""
+
+    @classmethod
+    def of(cls, metric: Metric) -> Self:
+        """The facts of a metric of the contract."""
+        return cls(
+            name=metric.name,
+            display_name=metric.display_name,
+            higher_is_better=metric.higher_is_better,
+            is_share=metric.is_share,
+        )
 
 
 class Estimate(Document):
-    """A measured value, and the ends of its 95 % interval where the store holds what it takes to know them."""
+    """A measured value with its 95 % interval, if the store holds what the interval is computed from."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
 
-class Pairing(Document):
-    """Two models on the same validation rows: counts of rows, and McNemar's exact test."""
+class Counts(Document):
+    """On how many validation rows each of two models is right."""
 
     both_right: int
     only_teacher_right: int
     only_student_right: int
     both_wrong: int
+
+
+class Comparison(Document):
+    """A student and a teacher on the same validation rows."""
+
+    difference: float
+    """The student's metric minus the teacher's."""
     p_value: float
+    """Two-sided paired permutation test of the metric that the chain names."""
+    counts: Counts | None = None
+    """None: the task type has no right and wrong rows."""
+
+
+class ChanceLevel(Document):
+    """The value of the metric that guessing reaches."""
+
+    value: float
+    guesser: str
+    """Who guesses how, such as `always naming the most frequent class`."""
 
 
 class ModelReport(Document):
@@ -37,35 +78,39 @@ class ModelReport(Document):
     parameters: int
     size_bytes: int
     metric: Estimate
-    """`metric` of the report on validation."""
-    accuracy: Estimate
-    macro_f1: Estimate
+    """The metric that the chain names, on validation."""
+    metrics: dict[str, Estimate]
+    """All metrics of the task, on validation."""
     test: Estimate | None = None
-    """`metric` on test."""
+    """The metric that the chain names, on test."""
     retention: Estimate | None = None
-    """Its metric over the root teacher's; none of the root itself."""
+    """Its metric as a share of the root teacher's. None for the root teacher, and where a ratio means nothing."""
     compression: float
-    """Parameters of the root teacher over its own."""
+    """Parameters of the root teacher divided by its own."""
     examples_per_second: float | None = None
+    latency_p50_ms: float | None = None
+    """Milliseconds of one row at batch size 1 on the device of its stage, median."""
+    latency_p95_ms: float | None = None
+    """The same, 95th percentile."""
     pretrained: bool | None = None
-    """False: started from new weights. None: the root teacher as it was given."""
+    """False: started from new weights. None: the root teacher."""
 
 
 class Run(Document):
-    """What a committed stage took, and where its result came from."""
+    """What a committed stage cost, and where its result came from."""
 
     chain: str
-    """Who trained it."""
+    """The chain that trained it."""
     attempt: str
     committed_at: str
     reused: bool
-    """Trained by another chain, or found committed when this one ran."""
+    """Trained by another chain, or already committed when this chain ran."""
     resumed: bool
     logits_reused: bool
     elapsed_s: float
     model_s: float
     gpu_hours: float
-    """Wall hours on a GPU; 0 on a CPU. A stage has one pod, and that uses one GPU."""
+    """Wall hours on a GPU; 0 on a CPU. A stage has one pod, which uses one GPU."""
     steps: int
     final_loss: float
     examples_per_second: float
@@ -88,43 +133,21 @@ class StageReport(Document):
     name: str
     digest: str
     teacher_name: str
-    standing: StandingOf
+    phase: StagePhase
     message: str | None = None
     failure_class: FailureClass | None = None
+    warnings: list[str] = []
+    """What its trainer warned of."""
+    doubt: str | None = None
+    """Why its student may not have learned the task, as its trainer found."""
     model: ModelReport | None = None
-    """The committed student; of a failed stage too, where its commit is there."""
+    """The committed student. Present for a failed stage too, if it is committed."""
     run: Run | None = None
-    against_teacher: Pairing | None = None
-    """Against the stage's own teacher."""
+    against_teacher: Comparison | None = None
+    """Its student and its own teacher."""
     teacher_metric: float | None = None
-    """The stage's own teacher, as this stage measured it."""
+    """Its own teacher, as this stage measured it."""
     history: list[HistoryPoint] = []
-
-
-class ClassReport(Document):
-    """One class of the last committed student on validation."""
-
-    label: str
-    rows: int
-    recall: Estimate | None = None
-    """None: the class has no rows."""
-    precision: Estimate | None = None
-    """None: it was never predicted."""
-    f1: Estimate
-
-
-class Difference(Document):
-    """A validation row on which root teacher and last committed student differ much."""
-
-    row: int
-    text: list[str] | None = None
-    label: str
-    teacher: str
-    teacher_probability: float
-    student: str
-    student_probability: float
-    distance: float
-    """Total variation between the two models' probabilities."""
 
 
 class Totals(Document):
@@ -135,12 +158,21 @@ class Totals(Document):
     reused: int
     elapsed_s: float
     reused_share: float
-    """Of the wall time: what did not have to be trained again."""
+    """Share of the wall time that did not have to be spent again."""
     gpu_hours: float
 
 
+class SectionDetails(Document):
+    """What a task type adds to the report about the last committed student."""
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why that student's result is doubtful, as predicates: `never predicts ...`."""
+        return []
+
+
 class Report(Document):
-    """A chain as its store tells it."""
+    """A chain as its store shows it."""
 
     report: Literal[1] = 1
     chain: str
@@ -150,27 +182,30 @@ class Report(Document):
     """Version that made this report."""
     storage: str
     manifests: str
-    """sha256 over the manifests it was made of."""
+    """sha256 over the manifests that it was made from."""
     outcome: Outcome
+    doubts: list[str] = []
+    """Why the result of the last committed student is doubtful, a sentence each."""
     verdict: str
-    metric: str
+    metric: MetricFacts
+    """The metric that the chain names."""
+    other_metrics: list[MetricFacts] = []
+    """The other metrics that were measured."""
     task: dict[str, Any] | None = None
-    """Of the recipe; none while nothing is committed."""
+    """From the recipe; None while nothing is committed."""
     rows: dict[str, int] = {}
     """Of each split."""
-    most_frequent: Estimate | None = None
-    """`metric` of always answering the most frequent class of validation."""
+    chance: ChanceLevel | None = None
+    """On validation."""
     root: ModelReport | None = None
     stages: list[StageReport]
-    against_root: Pairing | None = None
-    """The last committed student against the root teacher."""
-    labels: list[str] = []
-    confusion: list[list[int]] | None = None
-    """Of the last committed student: rows are the true class, columns the predicted one."""
-    classes: list[ClassReport] = []
-    differences: list[Difference] = []
+    against_root: Comparison | None = None
+    """The last committed student and the root teacher."""
+    details: SerializeAsAny[SectionDetails] | None = None
+    """What the section of the task type adds."""
     totals: Totals
     missing: list[str] = []
+    """What the report lacks and why, a sentence each."""
 
     @property
     def last(self) -> StageReport | None:
@@ -179,6 +214,15 @@ class Report(Document):
 
     @property
     def models(self) -> list[ModelReport]:
-        """Root teacher first, then the committed students from large to small."""
+        """The root teacher, then the committed students from large to small."""
         students = [stage.model for stage in self.stages if stage.model and stage.model is not self.root]
         return ([self.root] if self.root else []) + students
+
+    @property
+    def warnings(self) -> list[tuple[list[str], str]]:
+        """Every warning once, with the names of the stages that have it."""
+        found: dict[str, list[str]] = {}
+        for stage in self.stages:
+            for warning in stage.warnings:
+                found.setdefault(warning, []).append(stage.name)
+        return [(names, warning) for warning, names in found.items()]

@@ -1,12 +1,13 @@
-"""Stores with chains of any length and ending, written through the contract's own types: what a trainer would leave,
-without the hours. Real ones are reported on in tests/trainer and tests/cli."""
+"""Stores with chains of any length and ending, written through the contract's own types, as a trainer would leave them.
+
+The tests in tests/trainer and tests/cli make reports from stores of real trainings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from distillchain_api.wire.records import (
 from distillchain_report.build import build_report
 from distillchain_report.load import WantedStage, load_stages
 from distillchain_report.model import Report
-from distillchain_report.statistics import macro_f1
+from distillchain_report.sections.text_classification.scores import macro_f1
 from distillchain_store.folder import FileStore
 
 MOMENT = "2026-01-01T12:00:00Z"
@@ -41,8 +42,13 @@ class Relay:
 
     Attributes:
         accuracies: of the root teacher, then of each committed student.
-        waiting: names of stages that are not committed.
-        files: which of the newer files stages have.
+        waiting: stages that are not committed.
+        files: which predictions and other files the stages have.
+        fine_tuned: the root teacher is a stage of its own.
+        doubt: why the last student may not have learned the task.
+        warnings: of each stage, by name.
+        latency: p50 and p95 of every model, in milliseconds.
+        never: classes that the last student never predicts, each with the class that it predicts instead.
     """
 
     names: Sequence[str] = ("mini", "tiny", "femto")
@@ -63,7 +69,10 @@ class Relay:
         EXAMPLES_FILE,
     )
     fine_tuned: bool = False
-    """The root teacher is stage zero."""
+    doubt: str | None = None
+    warnings: Mapping[str, list[str]] = field(default_factory=dict)
+    latency: tuple[float, float] | None = None
+    never: Mapping[str, str] = field(default_factory=dict)
 
 
 def digest_of(name: str) -> str:
@@ -71,7 +80,7 @@ def digest_of(name: str) -> str:
 
 
 def write_relay(folder: Path, relay: Relay) -> FileStore:
-    """The store of a relay below `folder`."""
+    """Writes the chain into the store in `folder`."""
     truth, answers = _answers(relay)
     names = ["teacher", *relay.names] if relay.fine_tuned else list(relay.names)
     step = 4.2 if len(answers) <= 4 else 2.1
@@ -84,7 +93,8 @@ def write_relay(folder: Path, relay: Relay) -> FileStore:
     for place in range(first, len(answers)):
         name = names[place - first]
         teacher = place - 1 if place else None
-        student = models[place].model_copy(update={"digest": digest_of(name)})
+        doubt = relay.doubt if place == len(answers) - 1 else None
+        student = models[place].model_copy(update={"digest": digest_of(name), "doubt": doubt})
         before = None
         if teacher is not None:
             taught_by = digest_of(names[teacher - first]) if teacher >= first else None
@@ -100,7 +110,7 @@ def wanted_of(relay: Relay) -> list[WantedStage]:
 
 
 def report_of(folder: Path, relay: Relay, **more: Any) -> Report:
-    """The report on a relay that was written to `folder`."""
+    """The report on a chain that was written to `folder`."""
     store = FileStore(f"file://{folder}")
     arguments = {"storage": store.uri, "generated_at": MOMENT, "version": "0.1.0", **more}
     return build_report(relay.chain, load_stages(store, wanted_of(relay)), **arguments)
@@ -113,7 +123,7 @@ def a_report(folder: Path, **parts: Any) -> Report:
 
 
 def _answers(relay: Relay) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]]:
-    """True classes, and each model's logits [rows, classes]; the harder a row, the more models miss it."""
+    """True classes, and each model's logits [rows, classes]; many models are wrong on a hard row."""
     dice = np.random.default_rng(7)
     classes = len(relay.labels)
     truth = dice.integers(0, classes, relay.rows)
@@ -128,6 +138,10 @@ def _answers(relay: Relay) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]
         logits = dice.normal(0, 0.3, (relay.rows, classes))
         logits[np.arange(relay.rows), guess] = 1.2 + 2.5 * dice.random(relay.rows)
         found.append(logits.round(6).astype(np.float32))
+    for label, instead in relay.never.items():
+        column, other = relay.labels.index(label), relay.labels.index(instead)
+        chosen = found[-1].argmax(-1) == column
+        found[-1][chosen, other] = found[-1][chosen, column] + 1
     return truth, found
 
 
@@ -143,6 +157,8 @@ def _facts(
         size_bytes=4 * parameters,
         metrics=Metrics(validation=metrics, test=metrics),
         examples_per_second=1e11 / parameters,
+        latency_p50_ms=relay.latency[0] if relay.latency else None,
+        latency_p95_ms=relay.latency[1] if relay.latency else None,
     )
 
 
@@ -239,12 +255,13 @@ def _commit(
             resumed=place == 1,
         ),
         environment={"distillchain": "0.1.0", "python": "3.12.1", "torch": "2.9.0", "device": relay.device},
+        warnings=relay.warnings.get(name, []),
         committed_at=MOMENT,
     )
     (attempt.parents[1] / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
 
 
 def rewrite_manifest(folder: Path, name: str, **parts: Any) -> None:
-    """Replaces fields of a manifest, as another trainer would have written them."""
+    """Replaces fields of a manifest."""
     path = folder / "stages" / digest_of(name) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | parts))

@@ -1,4 +1,4 @@
-"""The page as a person meets it: in a real browser, light and dark, narrow, on paper, by keyboard and by ear."""
+"""The page in a real browser: light and dark, wide and narrow, on paper, by keyboard and for a screen reader."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAILED = WantedStage(
     "femto",
     digest_of("femto"),
     phase="Failed",
-    message="student femto: accuracy 0.6123 is under spec.stages[2].gate.minMetric 0.79; train longer or lower the gate",
+    message="student femto: accuracy 0.6123 is below spec.stages[2].gate.minMetric 0.79; train longer or lower the gate",
     failure_class=FailureClass.GATE_NOT_MET,
 )
 RUNNING = WantedStage("femto", digest_of("femto"), phase="Running", message="Train 300/900")
@@ -40,6 +40,10 @@ TEN = {
 LONG = (
     "it is a truth universally acknowledged that a film in possession of a good fortune must be in want of a plot, " * 4
 )
+TOPICS = [
+    "politics and government", "science/technology", "sport", "business", "health", "entertainment", "travel",
+    "education", "environment", "food and drink", "fashion", "automotive industry",
+]  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "three stages": {},
     "one stage": {"names": ["femto"], "accuracies": [0.93, 0.88]},
@@ -55,8 +59,15 @@ CASES: dict[str, dict[str, Any]] = {
         "labels": [MARKUP, f"{MARKUP} too"], "chain": MARKUP, "text": MARKUP, "device": MARKUP,
         "names": ["m" * 32, "tiny"], "accuracies": [0.93, 0.9, 0.8],
     },
+    "six classes": {"labels": TOPICS[:6], "rows": 5000, "metric": "macroF1"},
+    "twelve classes": {"labels": TOPICS, "rows": 5000},
     "many classes": {"labels": [f"class {number}" for number in range(150)]},
-    "of an older release": {"files": [PREDICTIONS_FILE]},
+    "doubtful, with warnings": {
+        "labels": TOPICS[:6], "never": {"sport": "health"}, "latency": (1.234, 148.2),
+        "warnings": {name: [LONG, f"a warning of {name}"] for name in ("mini", "tiny", "femto")},
+        "doubt": "accuracy 0.2 on 872 validation rows could be luck",
+    },
+    "only the students' predictions": {"files": [PREDICTIONS_FILE]},
     "no predictions": {"files": [HISTORY_FILE]},
 }  # fmt: skip
 
@@ -65,7 +76,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The file of a case; each is made once."""
+    """The file of a case; each is written once."""
     folder = tmp_path_factory.mktemp("pages")
 
     def page_of(case: str) -> Path:
@@ -79,7 +90,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def open_page(browser: Browser, pages: Callable[[str], Path]) -> Iterator[Open]:
-    """Opens a case's file; at the end of the test nothing was fetched, said on the console or run."""
+    """Opens a case's file. The test fails if the page loads something or writes to the console."""
     with ExitStack() as opened:
 
         def open_case(case: str, *, dark: bool = False, width: int = 1200) -> Page:
@@ -102,7 +113,7 @@ def test_no_accessibility_rule_is_broken(open_page: Open, case: str, dark: bool)
     found = Axe().run(page)
 
     assert found.violations_count == 0, found.generate_report()
-    assert len(found.response["passes"]) > 20, "axe has looked"
+    assert len(found.response["passes"]) > 20, "axe has checked something"
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
@@ -121,6 +132,49 @@ def test_it_prints_on_two_pages(open_page: Open, case: str, paper: str):
     printed = PdfReader(io.BytesIO(page.pdf(format=paper)))
 
     assert len(printed.pages) <= 2
+
+
+@pytest.mark.parametrize("width", [1200, 1920])
+@pytest.mark.parametrize("case", ["six classes", "twelve classes", "ten stages, long texts, eight classes"])
+def test_a_confusion_matrix_fits_a_screen(open_page: Open, case: str, width: int):
+    page = open_page(case, width=width)
+
+    region = page.get_by_role("region", name="Confusion matrix")
+
+    assert region.evaluate("found => found.scrollWidth <= found.clientWidth")
+    assert region.get_by_role("columnheader", name="recall", exact=True).count() == 1
+
+
+def test_a_confusion_matrix_that_does_not_fit_has_a_visible_scroll_bar(open_page: Open):
+    region = open_page("twelve classes", width=390).get_by_role("region", name="Confusion matrix")
+
+    assert region.evaluate("found => found.scrollWidth > found.clientWidth")
+    assert region.evaluate("found => found.offsetHeight - found.clientHeight") > 5, "the bar takes its own space"
+
+
+@pytest.mark.parametrize("paper_px", [pytest.param(718, id="A4"), pytest.param(740, id="Letter")])
+@pytest.mark.parametrize("case", ["six classes", "twelve classes", "ten stages, long texts, eight classes"])
+def test_a_confusion_matrix_is_printed_whole(open_page: Open, case: str, paper_px: int):
+    """The widths are those of the papers within the page's margins, at 96 pixels an inch."""
+    page = open_page(case, width=paper_px)
+
+    page.emulate_media(media="print")
+
+    right = page.locator("table.matrix").evaluate("found => found.getBoundingClientRect().right")
+    assert right <= paper_px
+    printed = " ".join(found.extract_text() for found in PdfReader(io.BytesIO(page.pdf(format="A4"))).pages)
+    for score in page.locator("table.matrix .score .range").all_text_contents():
+        assert score in printed
+
+
+def test_the_badge_of_a_doubtful_result_is_not_green(open_page: Open):
+    def colour(case: str, words: str) -> str:
+        found: str = open_page(case).get_by_text(words, exact=True).evaluate("found => getComputedStyle(found).color")
+        return found
+
+    assert colour("three stages", "Succeeded") == "rgb(20, 108, 55)"
+    assert colour("doubtful, with warnings", "Succeeded, doubtful") == "rgb(122, 88, 0)"
+    assert colour("doubtful, with warnings", "4 warnings") == "rgb(122, 88, 0)"
 
 
 def test_the_printed_words_are_words(open_page: Open):
@@ -150,7 +204,7 @@ def test_figures_follow_the_page_from_light_to_dark(open_page: Open):
     assert dark == {"rgb(232, 235, 239)", "rgb(163, 173, 184)"}
 
 
-def test_a_screen_reader_is_told_what_every_figure_shows(open_page: Open):
+def test_every_figure_has_a_description_for_screen_readers(open_page: Open):
     page = open_page("three stages")
 
     figures = page.get_by_role("img")
@@ -158,22 +212,22 @@ def test_a_screen_reader_is_told_what_every_figure_shows(open_page: Open):
     assert figures.count() == page.locator("svg").count() == 4
     assert page.get_by_role("img", name="Share of the teacher’s accuracy kept, against compression").count() == 1
     assert page.get_by_role("img", name="Training of femto").count() == 1
-    description = page.locator("#retention-description").text_content()
+    description = page.locator("#quality-description").text_content()
     assert description is not None
     assert "femto: 89.3 % at 74× fewer parameters" in description
 
 
-def test_the_page_is_walked_by_keyboard(open_page: Open):
+def test_the_page_can_be_used_by_keyboard(open_page: Open):
     page = open_page("three stages", width=390)
 
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the verdict"
-    assert page.locator(".skip").bounding_box()["x"] >= 0, "it shows when it has the focus"  # type: ignore[index]  # it is on the page
+    assert page.locator(".skip").bounding_box()["x"] >= 0, "it is visible while it has the focus"  # type: ignore[index]  # it is on the page
     regions = []
     for _ in range(5):
         page.keyboard.press("Tab")
         regions.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
-    assert regions == ["Confusion matrix", "Step by step", "Rows that differ most", "Time", "Lineage"]
+    assert regions == ["Step by step", "Confusion matrix", "Rows that differ most", "Time", "Lineage"]
     page.get_by_role("region", name="Lineage").focus()
     page.keyboard.press("ArrowRight")
     wait_until("the table to scroll", lambda: page.evaluate("document.activeElement.scrollLeft") > 0, deadline_s=10)
@@ -189,7 +243,7 @@ def test_headings_go_down_one_level_at_a_time(open_page: Open):
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_markup_in_names_is_shown_as_it_was_written(open_page: Open):
+def test_markup_in_names_is_shown_as_text(open_page: Open):
     page = open_page("names with markup")
 
     assert page.get_by_text(MARKUP, exact=True).count() >= 2

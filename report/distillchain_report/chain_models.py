@@ -1,0 +1,105 @@
+"""The models of a chain: the root teacher and the students, with intervals and beside the root teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distillchain_api.metrics import Metric, retention
+from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.wire.manifest import Manifest, ModelFacts
+from distillchain_report.load import LoadedStage
+from distillchain_report.model import Estimate, ModelReport
+from distillchain_report.section import Section
+
+
+@dataclass(frozen=True)
+class Root:
+    """The root teacher.
+
+    Attributes:
+        answers: its predictions on validation, as the section reads them.
+        rows_sha256: identifies the validation rows that it was measured on.
+    """
+
+    model: ModelReport
+    answers: Any | None
+    rows_sha256: str
+
+
+def build_root(stages: Sequence[LoadedStage], metric: Metric, section: Section[Any]) -> Root | None:
+    """The teacher at the top, as the first stage measured it, or the result of a first stage without a teacher."""
+    first = stages[0]
+    if first.manifest is None or first.rows_sha256 is None:
+        return None
+    facts, answers, on_test = first.manifest.teacher, first.answers.teacher, None
+    if facts is None:
+        facts, answers, on_test = first.manifest.student, first.answers.student, first.answers.on_test
+    model = _model(TEACHER_STAGE, facts, answers, on_test, first.manifest, metric, section)
+    return Root(model, answers, first.rows_sha256)
+
+
+def build_student(stage: LoadedStage, root: Root | None, metric: Metric, section: Section[Any]) -> ModelReport:
+    """The student of a committed stage, beside the root teacher."""
+    manifest = stage.manifest
+    assert manifest is not None
+    answers = stage.answers
+    model = _model(
+        stage.wanted.name, manifest.student, answers.student, answers.on_test, manifest, metric, section
+    ).model_copy(update={"pretrained": manifest.pretrained})
+    if root is None:
+        return model
+    return model.model_copy(
+        update={
+            "compression": root.model.parameters / model.parameters,
+            "retention": _retention(model, stage, root, metric, section),
+        }
+    )
+
+
+def _model(
+    name: str,
+    facts: ModelFacts,
+    answers: Any | None,
+    on_test: Any | None,
+    manifest: Manifest,
+    metric: Metric,
+    section: Section[Any],
+) -> ModelReport:
+    def estimate(name: str, value: float, split: str, answers: Any | None) -> Estimate:
+        rows = manifest.data[split].rows if split in manifest.data else 0
+        low, high = section.interval(name, value, rows=rows, answers=answers) or (None, None)
+        return Estimate(value=value, low=low, high=high)
+
+    metrics = {name: estimate(name, value, "validation", answers) for name, value in facts.metrics.validation.items()}
+    test = facts.metrics.test
+    return ModelReport(
+        name=name,
+        parameters=facts.parameters,
+        size_bytes=facts.size_bytes,
+        metric=metrics[metric.name],
+        metrics=metrics,
+        test=estimate(metric.name, test[metric.name], "test", on_test) if test else None,
+        compression=1.0,
+        examples_per_second=facts.examples_per_second,
+        latency_p50_ms=facts.latency_p50_ms,
+        latency_p95_ms=facts.latency_p95_ms,
+    )
+
+
+def _retention(
+    model: ModelReport, stage: LoadedStage, root: Root, metric: Metric, section: Section[Any]
+) -> Estimate | None:
+    """The share of the root teacher's metric that a student keeps; None if they were measured on different rows."""
+    if stage.rows_sha256 != root.rows_sha256:
+        return None
+    value = retention(model.metric.value, root.model.metric.value, metric)
+    if value is None:
+        return None
+    student, teacher = stage.answers.student, root.answers
+    interval = None
+    if student is not None and teacher is not None:
+        interval = section.retention_interval(metric.name, teacher=teacher, student=student)
+    low, high = interval or (None, None)
+    return Estimate(value=value, low=low, high=high)

@@ -1,0 +1,78 @@
+"""Committed stages in a store: a chain of manifests, and the files of one commit. Knows no task type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from distillchain_api.base import Document
+from distillchain_api.digests import sha256_of
+from distillchain_api.faults import BadDocument
+from distillchain_api.layout import attempt_prefix, manifest_key
+from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.records import lines_of
+from distillchain_store.commit import read_manifest
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_store.store import ReadableStore
+from distillchain_store.verified import read_file
+
+LineT = TypeVar("LineT", bound=Document)
+
+
+def walk_back(store: ReadableStore, digest: str) -> list[Manifest]:
+    """The committed stages from the first one to `digest`, found through each stage's teacher.
+
+    Raises: CheckpointCorrupt when one of them is missing or damaged, or when they form a circle; OtherRelease.
+    """
+    found: list[Manifest] = []
+    current: str | None = digest
+    while current is not None:
+        manifest = read_manifest(store, current)
+        if manifest is None:
+            raise CheckpointCorrupt(f"{store.uri}/{manifest_key(current)} is missing")
+        if any(other.digest == manifest.digest for other in found):
+            raise CheckpointCorrupt(f"{store.uri}/{manifest_key(current)} names itself as its teacher's teacher")
+        found.append(manifest)
+        current = manifest.teacher.digest if manifest.teacher else None
+    return found[::-1]
+
+
+def manifests_digest(manifests: Sequence[Manifest]) -> str:
+    """Identifies the commits that a report was made from: sha256 over their manifests.
+
+    Without the place of the checkpoint, which `read_manifest` sets to where the store is now.
+    """
+    return sha256_of([manifest.to_document() | {"checkpoint": ""} for manifest in manifests])
+
+
+class CommittedFiles:
+    """The files of one commit. A file is used only if its content matches the manifest.
+
+    Attributes:
+        uri: folder of the commit, at the place where the store is now.
+        missing: one sentence for each file that could not be used.
+    """
+
+    def __init__(self, store: ReadableStore, manifest: Manifest) -> None:
+        self._store, self.manifest = store, manifest
+        self.uri = f"{store.uri}/{attempt_prefix(manifest.digest, manifest.attempt)}"
+        self.missing: list[str] = []
+
+    def lines(self, name: str, kind: type[LineT], *, lost: str) -> list[LineT] | None:
+        """The lines of a file; None if the file cannot be used.
+
+        Args:
+            lost: what the report then lacks, for `missing`; empty: nothing that a reader would look for.
+        """
+        try:
+            return [kind.parse(line) for line in lines_of(read_file(self._store, self.manifest, name).decode())]
+        except (ObjectMissing, CheckpointCorrupt) as error:
+            self.give_up(str(error), lost)
+        except (BadDocument, UnicodeDecodeError) as error:
+            self.give_up(f"{self.uri}/{name} cannot be read ({str(error).splitlines()[0]})", lost)
+        return None
+
+    def give_up(self, why: str, lost: str) -> None:
+        """Records that a file cannot be used."""
+        if lost:
+            self.missing.append(f"{lost}: {why}")

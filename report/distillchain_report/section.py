@@ -1,0 +1,85 @@
+"""What a task type adds to the report. The rest of the report is the same for every task type."""
+
+# ruff: noqa: ARG002 - the base class adds nothing, so its methods use none of their arguments
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from distillchain_report.commits import CommittedFiles
+from distillchain_report.model import ChanceLevel, Comparison, Report, SectionDetails
+from distillchain_report.statistics import Interval
+
+AnswersT = TypeVar("AnswersT")
+"""A model's answers on one split, as a section reads them from a predictions file."""
+
+
+@dataclass(frozen=True)
+class StageAnswers(Generic[AnswersT]):
+    """The predictions of one committed stage.
+
+    Attributes:
+        student, teacher: on validation; the teacher is the stage's own.
+        on_test: the student on test, if an interval needs it.
+        texts: of some validation rows, by row.
+    """
+
+    student: AnswersT | None = None
+    teacher: AnswersT | None = None
+    on_test: AnswersT | None = None
+    texts: Mapping[int, list[str]] = field(default_factory=dict)
+
+
+class Section(Generic[AnswersT]):
+    """The section of one chain. This class adds nothing and serves every task type without a section of its own.
+
+    A section is a module or folder of `distillchain_report.sections` that is named like the task type in snake case
+    (`TextClassification`: `text_classification`) and assigns its subclass to SECTION.
+    """
+
+    template: ClassVar[Path | None] = None
+    """HTML of the section (Jinja); it gets `report`, `details` and the values of `template_values`."""
+
+    methods: ClassVar[str] = ""
+    """How intervals and tests are computed, for the foot of the page."""
+
+    def __init__(self, task: Mapping[str, Any]) -> None:
+        self.task = task
+        """`spec.task` as the recipe of the last committed stage has it."""
+
+    def load(self, files: CommittedFiles) -> StageAnswers[AnswersT]:
+        """Reads the predictions of a commit; what cannot be used goes to `files.missing`."""
+        return StageAnswers()
+
+    def interval(self, metric: str, value: float, *, rows: int, answers: AnswersT | None) -> Interval | None:
+        """The 95 % interval of a measured metric; None if it cannot be computed."""
+        return None
+
+    def retention_interval(self, metric: str, *, teacher: AnswersT, student: AnswersT) -> Interval | None:
+        """The 95 % interval of student's metric divided by teacher's, both on the same rows."""
+        return None
+
+    def compare(self, metric: str, *, teacher: AnswersT, student: AnswersT) -> Comparison | None:
+        """A paired test of the metric on the same rows; None if they are not the same."""
+        return None
+
+    def chance(self, metric: str, student: AnswersT) -> ChanceLevel | None:
+        """The value that guessing reaches on the same rows."""
+        return None
+
+    def details(
+        self, student: AnswersT, *, root: AnswersT | None, texts: Mapping[int, list[str]]
+    ) -> SectionDetails | None:
+        """What the section shows of the last committed student, beside the root teacher if both saw the same rows."""
+        return None
+
+    def template_values(self, report: Report) -> dict[str, Any]:
+        """Further values for `template`."""
+        return {}
+
+    def markdown(self, report: Report) -> list[str]:
+        """The section as Markdown blocks."""
+        return []

@@ -1,0 +1,121 @@
+"""TextClassification in the report: intervals and tests of accuracy and macro F1, classes, confusions, example rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillchain_api.wire.records import (
+    EXAMPLES_FILE,
+    PREDICTIONS_FILE,
+    TEACHER_PREDICTIONS_FILE,
+    TEST_PREDICTIONS_FILE,
+    Example,
+)
+from distillchain_report.commits import CommittedFiles
+from distillchain_report.model import ChanceLevel, Comparison, Counts, Report
+from distillchain_report.section import Section, StageAnswers
+from distillchain_report.sections.text_classification import scores, view
+from distillchain_report.sections.text_classification.details import ClassificationDetails, build_details
+from distillchain_report.sections.text_classification.predictions import Predictions, read_predictions
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, Interval, share_interval
+
+GUESSERS = {"accuracy": "always naming the most frequent class", "macroF1": "guessing as often for each class"}
+
+
+class TextClassificationSection(Section[Predictions]):
+    """The section of one chain whose task is TextClassification."""
+
+    template = Path(__file__).with_name("section.html")
+    methods = (
+        "Intervals of accuracy, recall and precision are Wilson’s; the others come from a bootstrap over rows with "
+        f"{BOOTSTRAP_DRAWS:,} draws. p-values come from a two-sided paired permutation test of the chain’s metric and "
+        "are not corrected for the number of steps."
+    )
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes in the order of the task."""
+        labels: Sequence[str] = self.task.get("labels", [])
+        return labels
+
+    def load(self, files: CommittedFiles) -> StageAnswers[Predictions]:
+        """See Section."""
+        manifest = files.manifest
+        # Another stage's recipe may have other labels than the last one's, and predictions are read by their own.
+        labels = manifest.recipe.get("task", {}).get("labels", [])
+        has_test = manifest.student.metrics.test and self.task.get("metric") == "macroF1"
+        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
+        return StageAnswers(
+            student=read_predictions(
+                files, PREDICTIONS_FILE, labels, lost="no interval of its macro F1 and no comparison"
+            ),
+            teacher=self._load_teacher(files, labels),
+            on_test=read_predictions(files, TEST_PREDICTIONS_FILE, labels, lost="no interval of its macro F1 on test")
+            if has_test
+            else None,
+            texts={example.row: example.text for example in examples},
+        )
+
+    def _load_teacher(self, files: CommittedFiles, labels: Sequence[str]) -> Predictions | None:
+        teacher = files.manifest.teacher
+        if teacher is None:
+            return None
+        # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
+        lost = "no paired test against the root teacher" if teacher.digest is None else ""
+        return read_predictions(files, TEACHER_PREDICTIONS_FILE, labels, lost=lost)
+
+    def interval(self, metric: str, value: float, *, rows: int, answers: Predictions | None) -> Interval | None:
+        """See Section. For accuracy the number of rows is enough; for macro F1 the predictions are needed."""
+        if metric == "accuracy" and rows:
+            return share_interval(round(value * rows), rows)
+        return scores.metric_interval(metric, answers.truth, answers.predicted) if answers else None
+
+    def retention_interval(self, metric: str, *, teacher: Predictions, student: Predictions) -> Interval | None:
+        """See Section."""
+        if not np.array_equal(teacher.truth, student.truth):
+            return None
+        return scores.retention_interval(metric, student.truth, teacher.predicted, student.predicted)
+
+    def compare(self, metric: str, *, teacher: Predictions, student: Predictions) -> Comparison | None:
+        """See Section."""
+        if not np.array_equal(teacher.truth, student.truth):
+            return None
+        answers = (student.truth, teacher.predicted, student.predicted)
+        theirs, ours = teacher.predicted == teacher.truth, student.predicted == student.truth
+        return Comparison(
+            difference=scores.difference(metric, *answers),
+            p_value=scores.permutation_p_value(metric, *answers),
+            counts=Counts(
+                both_right=int((theirs & ours).sum()),
+                only_teacher_right=int((theirs & ~ours).sum()),
+                only_student_right=int((~theirs & ours).sum()),
+                both_wrong=int((~theirs & ~ours).sum()),
+            ),
+        )
+
+    def chance(self, metric: str, student: Predictions) -> ChanceLevel | None:
+        """See Section."""
+        level = scores.chance_level(metric, student.truth, student.predicted)
+        return ChanceLevel(value=level, guesser=GUESSERS[metric])
+
+    def details(
+        self, student: Predictions, *, root: Predictions | None, texts: Mapping[int, list[str]]
+    ) -> ClassificationDetails:
+        """See Section."""
+        same_rows = root is not None and np.array_equal(root.truth, student.truth)
+        return build_details(student, root=root if same_rows else None, labels=self.labels, texts=texts)
+
+    def template_values(self, report: Report) -> dict[str, Any]:
+        """See Section."""
+        return view.template_values(report)
+
+    def markdown(self, report: Report) -> list[str]:
+        """See Section."""
+        return view.markdown(report)
+
+
+SECTION = TextClassificationSection
