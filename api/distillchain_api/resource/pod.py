@@ -87,8 +87,8 @@ def _walk(template: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         elif kind in types and isinstance(value, Mapping):
             fields = types[kind]
             inner = [(join_path(path, key), fields[key], item) for key, item in value.items() if key in fields]
-        # Null is the same as an absent field, and takes away what the operator's own template says.
-        waiting += [entry for entry in inner if entry[2] is not None]
+        # A field that is null counts as absent, and removes what the operator's own template says. An item may not be.
+        waiting += [entry for entry in inner if entry[2] is not None or entry[0].endswith("]")]
 
 
 _SCALARS: dict[str, tuple[type | tuple[type, ...], str, str]] = {

@@ -1,4 +1,4 @@
-"""The resource `DistillationChain` (distillchain.io/v1alpha1): what a person asks for.
+"""The resource `DistillationChain` (distillchain.io/v1alpha1): its spec, as the user writes it.
 
 Defaults live here once; the CRD, the reference page and the plan all read them from these types. A field is optional
 (`None`) where "not said" means "take the template's".
@@ -32,14 +32,14 @@ from distillchain_api.values import (
 )
 
 TEACHER_STAGE = "teacher"
-"""Name of stage zero, which `teacher.fineTune` adds; no other stage may bear it."""
+"""Name of stage zero, which `teacher.fineTune` adds; no other stage may have this name."""
 
 MAX_URL_CHARS = 1000
 MAX_STAGES = 32  # a bound the API server needs to price the CEL rules; ten is already a long chain
 
 
 class SecretRef(Document):
-    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and maybe AWS_SESSION_TOKEN."""
+    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
     """Name of the Secret."""
@@ -68,7 +68,7 @@ class Storage(Document):
     ) = None
     """Endpoint of an S3-compatible store; empty for AWS. Immutable."""
     region: Text | None = None
-    """Region of the bucket; empty: what the environment says."""
+    """Region of the bucket; empty: the region of the environment."""
     secret_ref: SecretRef | None = None
     """Credentials; empty: the pod's service account (IRSA, workload identity)."""
 
@@ -87,16 +87,16 @@ class Gate(Document):
     """What a student must reach before it may teach; measured on validation."""
 
     min_metric: Share | None = None
-    """Least value of `task.metric`."""
+    """Minimum of `task.metric`."""
     max_drop: Share | None = None
-    """Most that `task.metric` may fall from this stage's own teacher, as a difference of shares."""
+    """Maximum drop of `task.metric` below this stage's own teacher, as a difference of shares."""
 
 
 class TeacherGate(Document):
     """What the root teacher must reach before any student is trained; measured on validation."""
 
     min_metric: Share
-    """Least value of `task.metric`."""
+    """Minimum of `task.metric`."""
 
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000), Expect("a whole number from 1 to 1000000")]
@@ -110,7 +110,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingOverrides(Document):
-    """Training values of one stage; what is not said is the template's."""
+    """Training values of one stage; fields that are not set come from the template."""
 
     epochs: PositiveInt | None = None
     """Passes over the training split."""
@@ -121,9 +121,9 @@ class TrainingOverrides(Document):
     weight_decay: NonNegative | None = None
     """Weight decay of AdamW."""
     warmup_ratio: Share | None = None
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps in which the learning rate rises."""
     scheduler: Scheduler | None = None
-    """Course of the learning rate after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     max_grad_norm: NonNegative | None = None
     """Gradients are clipped to this norm; 0: not clipped."""
     precision: Precision | None = None
@@ -135,7 +135,7 @@ class TrainingOverrides(Document):
 
 
 class Training(Document):
-    """How a student is trained, complete."""
+    """How a student is trained."""
 
     epochs: PositiveInt = 3
     """Passes over the training split."""
@@ -146,9 +146,9 @@ class Training(Document):
     weight_decay: NonNegative = 0.0
     """Weight decay of AdamW."""
     warmup_ratio: Share = 0.0
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps in which the learning rate rises."""
     scheduler: Scheduler = "linear"
-    """Course of the learning rate after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     max_grad_norm: NonNegative = 1.0
     """Gradients are clipped to this norm; 0: not clipped."""
     precision: Precision = "float32"
@@ -166,7 +166,7 @@ Alpha = Annotated[
 
 
 class DistillationOverrides(Document):
-    """Distillation values of one stage; what is not said is the template's."""
+    """Distillation values of one stage; fields that are not set come from the template."""
 
     objective: Objective | None = None
     """Loss between student and teacher."""
@@ -192,7 +192,7 @@ Retries = Annotated[int, Field(ge=0, le=100), Expect("a whole number from 0 to 1
 
 
 class Template(Document):
-    """Defaults of every stage. Only training and distillation decide the result; the rest is where it runs."""
+    """Defaults of every stage. Only training and distillation decide the result; the other fields say where it runs."""
 
     image: Text | None = None
     """Trainer image; empty: the operator's default."""
@@ -208,9 +208,9 @@ class Template(Document):
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""
     timeout: Duration | None = None
-    """Longest a stage may run in all; empty: no limit."""
+    """Maximum run time of a stage over all its pods; empty: no limit."""
     save_interval: Duration = "10m"
-    """Most training time that an abrupt end can lose."""
+    """Maximum training time that a crash can lose."""
 
 
 class Architecture(Document):
@@ -219,18 +219,18 @@ class Architecture(Document):
     model_type: Text
     """bert-hash (in the trainer), or a model type of transformers such as bert."""
     config: AnyMap = Field(default_factory=dict)
-    """Fields of its config.json that differ from that model type's defaults; one it does not know is refused."""
+    """Fields of its config.json that differ from the model type's defaults; unknown ones are refused."""
 
 
 class Student(Document):
     """Where a student starts: a checkpoint (`model`), or new weights (`architecture` with a `tokenizer`)."""
 
     model: SourceUri | None = None
-    """Pretrained checkpoint; a classifier head for `task.labels` is added when it has none."""
+    """Pretrained checkpoint; a head for the task is added if it has none."""
     architecture: Architecture | None = None
     """New weights instead; flagged `pretrained: false` everywhere."""
     tokenizer: SourceUri | None = None
-    """Checkpoint whose tokenizer is used; needed with `architecture`, otherwise the model's own."""
+    """Checkpoint whose tokenizer is used; required with `architecture`, otherwise the model's own by default."""
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
@@ -271,9 +271,9 @@ class Stage(Document):
     retries: Retries | None = None
     """Crashes before the chain fails; empty: the template's."""
     timeout: Duration | None = None
-    """Longest the stage may run in all; empty: the template's."""
+    """Maximum run time of the stage over all its pods; empty: the template's."""
     save_interval: Duration | None = None
-    """Most training time that an abrupt end can lose; empty: the template's."""
+    """Maximum training time that a crash can lose; empty: the template's."""
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
@@ -300,13 +300,13 @@ class Teacher(Document):
     model: SourceUri
     """Checkpoint fine-tuned on the task; with `fineTune`, one that is only pretrained."""
     gate: TeacherGate | None = None
-    """What it must reach; without one it must still beat chance."""
+    """What it must reach. Without a gate it must still beat chance."""
     fine_tune: TrainingOverrides | None = None
-    """Fine-tune it on the task first, as stage zero, with these values over the template's."""
+    """Fine-tune it on the task first, as stage zero; these values override the template's."""
 
 
 class ChainSpec(Document):
-    """What a person asks for."""
+    """A chain as the user describes it."""
 
     task: AnyTask
     storage: Storage
@@ -350,7 +350,7 @@ class DistillationChain(Document):
 
 
 def parse_chain(document: dict[str, Any], *, source: str = "", from_cluster: bool = False) -> DistillationChain:
-    """The chain of a decoded document; what the API server adds, such as status, is passed over.
+    """The chain of a decoded document; fields that the API server adds, such as status, are ignored.
 
     Args:
         from_cluster: the API server has accepted the document and may be newer than this release, so metadata and

@@ -100,8 +100,8 @@ class ChainResult(Record):
     """Of `task.metric` on validation."""
     test_metric: str | None = None
     parameters: int
-    retention: str
-    """Metric of the last student over that of the root teacher, both on validation."""
+    retention: str | None = None
+    """Metric of the last student as a share of the root teacher's, both on validation; empty if not a share."""
     compression: str
     """Parameters of the root teacher over those of the last student."""
 

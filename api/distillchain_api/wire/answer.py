@@ -40,7 +40,7 @@ class Committed(Document):
 
 
 class Failed(Document):
-    """The stage failed, with a sentence a person can act on."""
+    """The stage failed, with a sentence that the user can act on."""
 
     outcome: Literal["Failed"] = "Failed"
     stage: str

@@ -1,6 +1,6 @@
-"""Files of a committed stage that people and reports read: one JSON object a line, listed in its manifest.
+"""Files of a committed stage for reports and users: one JSON object per line, listed in its manifest.
 
-Manifests made before a file existed do not list it: a reader says that it is missing and goes on.
+Manifests of older releases do not list newer files: a reader reports them as missing and continues.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distillchain_api.base import Record
 from distillchain_api.wire.manifest import SplitMetrics
 
 HISTORY_FILE = "history.jsonl"
-"""Lines of HistoryPoint: the training, at most HISTORY_POINTS of it, and validation at the end of each epoch."""
+"""Lines of HistoryPoint: the training in at most HISTORY_POINTS points, and validation at the end of each epoch."""
 PREDICTIONS_FILE = "predictions-validation.jsonl"
 """Lines of Prediction: the student on validation, in the order of the split."""
 TEST_PREDICTIONS_FILE = "predictions-test.jsonl"
@@ -23,9 +23,9 @@ TEACHER_PREDICTIONS_FILE = "teacher-predictions-validation.jsonl"
 EXAMPLES_FILE = "examples-validation.jsonl"
 """Lines of Example: the texts of the few validation rows on which root teacher and student differ most."""
 
-HISTORY_POINTS = 500  # a curve on paper is some 500 pixels wide; about 45 KB
+HISTORY_POINTS = 500  # a printed curve is about 500 pixels wide; the file has about 45 KB
 EXAMPLES = 20
-EXAMPLE_CHARS = 500  # of each text; what is longer is cut
+EXAMPLE_CHARS = 500  # of each text; the rest is cut
 
 
 def lines_of(text: str) -> list[str]:
@@ -34,19 +34,19 @@ def lines_of(text: str) -> list[str]:
 
 
 class HistoryPoint(Record):
-    """Where training stood: a mean loss, or a measurement at the end of an epoch."""
+    """A point of the training: a mean loss, or the metrics at the end of an epoch."""
 
     step: Annotated[int, Field(ge=0)]
     epoch: Annotated[float, Field(ge=0)]
     loss: float | None = None
-    """Mean over the steps since the point before."""
+    """Mean over the steps since the previous point."""
     learning_rate: float | None = None
     """After this step."""
     validation: SplitMetrics | None = None
 
 
 class Prediction(Record):
-    """One row as a model answered it."""
+    """A model's answer for one row."""
 
     row: Annotated[int, Field(ge=0)]
     """Counted from 0 in the split."""

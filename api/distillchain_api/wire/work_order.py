@@ -63,7 +63,7 @@ class WorkOrder(Document):
     """namespace/name of the chain, for logs and manifests."""
     stage: str
     field: str
-    """Path of the stage in the spec, such as `spec.stages[2]`: where messages send a person."""
+    """Path of the stage in the spec, such as `spec.stages[2]`: messages refer the user to it."""
     digest: Digest
     task: AnyTask
     storage: StorageAddress

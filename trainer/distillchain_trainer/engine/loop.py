@@ -52,7 +52,7 @@ RowLosses = Callable[[Any, dict[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where training stands, for progress lines and saved states."""
+    """How far training is, for progress lines and saved states."""
 
     step: int
     of: int
@@ -249,7 +249,7 @@ class _Run:
         self.away_s += time.monotonic() - began
 
     def progress(self) -> TrainingProgress:
-        """Where training stands now."""
+        """How far training is now."""
         here_s = time.monotonic() - self.started - self.away_s
         steps = self.step - self.first_step
         return TrainingProgress(

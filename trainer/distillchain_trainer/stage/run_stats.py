@@ -27,7 +27,7 @@ class RunStats:
     resumed: bool = False
 
     def take_over(self, index: ResumeIndex) -> None:
-        """Goes on counting where a saved state stands."""
+        """Continues the counts of a saved state."""
         self.resumed = True
         self.elapsed_before_s = index.elapsed_s
         self.model_s += index.model_s
@@ -35,7 +35,7 @@ class RunStats:
         self.logits_reused = index.logits_reused
 
     def trained(self, progress: TrainingProgress) -> None:
-        """Training stands here now."""
+        """Takes over the progress of the training."""
         self.model_s += progress.train_s - self.train_s
         self.train_s, self.steps, self.final_loss = progress.train_s, progress.step, progress.loss
 
