@@ -1,11 +1,11 @@
 """The offline SST-2 relay, MiniLM-L6 -> BERT-tiny -> bert-hash femto: accuracy, time, and time not spent in models.
 
-    python bench/sst2.py                          # the published recipe: all rows, five epochs a stage
+    python bench/sst2.py                          # the published recipe: all rows, five epochs per stage
     python bench/sst2.py --rows 10000 --epochs 1  # the short one, for comparing versions
-    python bench/sst2.py --rows 10000 --epochs 1 --against-plain 3  # by turns with bench/plain.py; medians
+    python bench/sst2.py --rows 10000 --epochs 1 --against-plain 3  # alternating with bench/plain.py; medians
 
 Runs `distillchain run examples/sst2/offline.yaml` into a fresh store and reads the manifests. Needs the folder `shared`
-beside the checkout. Results worth keeping go to bench/LOG.md with date, machine and command.
+beside the checkout. Add results to bench/LOG.md with date, machine and command.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Run:
 
     @property
     def model_s(self) -> float:
-        """In models, teachers and students measured included."""
+        """Seconds in models, including the measuring of teachers and students."""
         return sum(manifest.run.model_s for manifest in self.manifests)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="rows of the training split, from its start; all when not said")
+    parser.add_argument("--rows", type=int, help="rows of the training split, from its start; default: all")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of every stage (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], help="passed on to `distillchain run`")
-    parser.add_argument("--against-plain", type=int, metavar="N", help="N turns of the chain and of bench/plain.py")
+    parser.add_argument("--set", action="append", default=[], help="passed to `distillchain run`")
+    parser.add_argument("--against-plain", type=int, metavar="N", help="alternate with bench/plain.py, N times")
     options = parser.parse_args()
     if not SST2.is_dir():
         parser.error(f"{SST2} is not there: this bench needs SST-2 and the checkpoints of the folder shared")
@@ -66,20 +66,20 @@ def main() -> int:
 
 
 def cut_data(folder: Path, rows: int | None) -> Path:
-    """The splits, the first one cut."""
+    """The splits, with the first `rows` of train."""
     folder.mkdir()
     for split in ("train", "dev", "test"):
         with (
             (SST2 / f"{split}.tsv").open(newline="") as source,
             (folder / f"{split}.tsv").open("w", newline="") as copy,
         ):
-            stop = rows + 1 if split == "train" and rows else None  # one more for the header
+            stop = rows + 1 if split == "train" and rows else None  # plus the header
             copy.writelines(itertools.islice(source, stop))
     return folder
 
 
 def run_chain(data: Path, epochs: int, settings: list[str]) -> Run:
-    """Raises: SystemExit with the code of `distillchain run` when that is not 0."""
+    """Raises: SystemExit with the exit code of `distillchain run` if it fails."""
     wanted = [f"spec.task.dataset.uri=file://{data}", f"spec.template.training.epochs={epochs}", *settings]
     with tempfile.TemporaryDirectory() as store:
         command = [*("-m", "distillchain_cli", "run", str(CHAIN), "-o", "json", "--storage", f"file://{store}")]
@@ -91,7 +91,7 @@ def run_chain(data: Path, epochs: int, settings: list[str]) -> Run:
 
 
 def clocked(command: list[str]) -> tuple[float, bytes]:
-    """Python on `command`: its seconds and what it printed. Raises: SystemExit when it fails."""
+    """Runs Python with `command`. Returns: seconds and stdout. Raises: SystemExit if it fails."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=False)
     if done.returncode:
@@ -100,22 +100,22 @@ def clocked(command: list[str]) -> tuple[float, bytes]:
 
 
 def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None:
-    """The chain and the plain script by turns; medians and their ratio."""
+    """Runs the chain and the plain script in turn and prints medians and their ratio."""
     walls: list[float] = []
     inner: list[dict[str, float]] = []
     starts: list[float] = []
     runs: list[Run] = []
     for _ in range(turns):
-        starts.append(clocked(["-c", "import distillchain_trainer.stage.stage_"])[0])
+        starts.append(clocked(["-c", "import distillchain_trainer.stage.compute"])[0])
         wall_s, answer = clocked([str(CHECKOUT / "bench/plain.py"), str(data), str(epochs)])
         walls.append(wall_s)
-        inner.append(json.loads(answer.splitlines()[-1]))  # after the words of the Trainer
+        inner.append(json.loads(answer.splitlines()[-1]))  # after the Trainer's own output
         runs.append(run_chain(data, epochs, settings))
     print("| median of the turns | plain script | distillchain run | ratio |\n|---|---|---|---|")
     worked = [sum(seconds.values()) for seconds in inner]
     for name, plain, ours in (
         ("the whole command", walls, [run.wall_s for run in runs]),
-        ("the same less its starts of Python, torch and transformers", *without(starts, walls, runs)),
+        ("the same without the start of Python, torch and transformers", *without(starts, walls, runs)),
         ("in models", worked, [run.model_s for run in runs]),
     ):
         a, b = statistics.median(plain), statistics.median(ours)
@@ -126,7 +126,7 @@ def compare(data: Path, epochs: int, settings: list[str], *, turns: int) -> None
 
 
 def without(starts: list[float], walls: list[float], runs: list[Run]) -> tuple[list[float], list[float]]:
-    """The walls less one start of the plain script, and less one for each stage of the chain."""
+    """Wall times without one start for the plain script and one per stage for the chain."""
     start_s = statistics.median(starts)
     return [wall - start_s for wall in walls], [run.wall_s - start_s * len(run.manifests) for run in runs]
 

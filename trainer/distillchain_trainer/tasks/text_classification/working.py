@@ -25,10 +25,11 @@ from distillchain_trainer.stage_warnings import StageWarnings
 SHORT = "good"
 LONG = "a long film with a good story, which is told well and with care, and with 3 of the best actors of the year"
 LONG_TOKENS = 24
+BELONG_TOGETHER = "; check that config.json, weights and tokenizer belong together"
 
 
 def check_works(
-    loaded: Loaded, task: Task, *, who: str, trains: bool, warnings: StageWarnings, remedy: str = ""
+    loaded: Loaded, task: Task, *, who: str, trains: bool, warnings: StageWarnings, remedy: str = BELONG_TOGETHER
 ) -> None:
     """Checks that a classifier gives each text one finite output per class, whatever else is in the batch.
 
