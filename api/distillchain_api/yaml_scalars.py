@@ -32,12 +32,14 @@ class NotFinite(ValueError):
 
 def read_scalar(text: str) -> Scalar:
     """The value of an unquoted scalar. Raises: NotFinite."""
+    # A table before any pattern, as in goyaml: `y` and `~` are not text.
     if text in _WORDS:
         return _WORDS[text]
     if _INFINITE.fullmatch(text):
         raise NotFinite(text)
     if not _STARTS_LIKE_A_NUMBER.match(text):
         return text
+    # goyaml leaves underscores to ParseFloat here, which wants a digit on both sides of each.
     if text.startswith("."):
         return _float(text) if _POINT_FIRST.fullmatch(text) else text
     # goyaml removes every underscore, also at the end and two in a row.

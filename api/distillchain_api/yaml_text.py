@@ -86,6 +86,7 @@ def _load_json(text: str) -> list[dict[str, Any]] | None:
             document, end = decoder.raw_decode(rest)
             documents.append(document)
             rest = rest[end:].lstrip()
+    # Faults of JSON are raised at once; a text that is not JSON may still be YAML in braces.
     except NotFinite as error:
         raise _Unreadable(None, _not_finite(str(error))) from error
     except (ValueError, RecursionError):  # not JSON: the YAML parser reads it, or says where the fault is
@@ -115,6 +116,7 @@ def _load_yaml(text: str) -> list[dict[str, Any]]:
     try:
         for node in yaml.compose_all(text, Loader=_Loader):
             value = _Reader().read(node)
+            # An empty document, or one with comments only; kubectl skips it too.
             if value is None:
                 continue
             if not isinstance(value, dict):
@@ -143,6 +145,7 @@ class _Reader:
             raise _Unreadable(node.start_mark, f"the aliases expand to more than {MAX_VALUES} values")
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
+        # An alias is the node itself, so a loop meets a node that is still being read.
         if id(node) in self._open:
             raise _Unreadable(node.start_mark, "the value contains itself through an alias")
         self._open.add(id(node))
@@ -160,6 +163,7 @@ class _Reader:
         own: set[str] = set()
         for key_node, value_node in node.value:
             is_merge = key_node.tag == PLAIN and key_node.value == MERGE
+            # A second `<<` counts as a duplicate too: kubectl would let the later one win.
             key = MERGE if is_merge else _key(key_node)
             if key in own:
                 raise _Unreadable(key_node.start_mark, _twice(key))
@@ -181,7 +185,7 @@ class _Reader:
             raise _Unreadable(node.start_mark, f"{MERGE} merges {got(value)}, expected a mapping or a list of mappings")
         merged: dict[str, Any] = {}
         for part in parts:
-            merged = {**part, **merged}
+            merged = {**part, **merged}  # earlier parts win
         if both := [key for key in merged if key in own]:
             raise _Unreadable(node.start_mark, f"it also holds {both[0]!r}, a key before {MERGE}; put {MERGE} first")
         return merged
@@ -234,6 +238,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> _Unreadable:
         if not line[: mark.column].strip():
             return _tab_indentation(mark)
         return _Unreadable(mark, "a tab is used as a space; write a space")
+    # PyYAML notices a missing colon one line later; the context mark is where the key starts.
     if start is not None and problem == "could not find expected ':'":
         return _Unreadable(start, "expected 'key: value'")
     for pattern, explanation in _EXPLANATIONS:

@@ -59,6 +59,7 @@ def list_files(path: str) -> list[str]:
 
     As with kubectl, subfolders are left out. Raises: BadDocument when the folder has no such file.
     """
+    # A path that does not exist is returned as a file: reading it gives the right error.
     if path == STDIN or not Path(path).is_dir():
         return [path]
     files = sorted(str(file) for file in Path(path).iterdir() if file.suffix in EXTENSIONS and file.is_file())
@@ -71,6 +72,7 @@ def read_file(file: str) -> FileContent:
     """The documents of a file (`-`: stdin). Raises: BadDocument when it cannot be read."""
     source = "stdin" if file == STDIN else file
     here = Path.cwd()
+    # Not resolve(): a link to a chain file keeps the folder of the link, as for a shell.
     folder = here if file == STDIN else (here / file).parent
     content = FileContent(source)
     for document in _objects(load_documents(_read(file, source), source=source)):
@@ -109,6 +111,7 @@ def read_chain(
     chains = [chain for content in contents for chain in content.chains]
     if not chains:
         raise no_chain([content.source for content in contents])
+    # To pick one of several silently, such as the first, would train the wrong chain.
     if len(chains) > 1:
         source = contents[0].source if len(contents) == 1 else path
         names = ", ".join(chain.name for chain in chains)
@@ -132,12 +135,14 @@ def parse(
     applied, faults = apply_overrides(content, overrides, here)
     if storage is not None:
         applied.append(apply_storage(content, storage, here))
+    # Without this, `spec:` with nothing below it would be reported as "got null" instead of "missing".
     if content["spec"] is None:
         del content["spec"]
     try:
         chain = parse_chain(content, source=source)
     except BadDocument as error:
         raise BadDocument(source, [*faults, *(attribute(fault, applied) for fault in error.faults)]) from error
+    # The chain is valid without the options that could not be applied, but it is not the chain the user meant.
     if faults:
         raise BadDocument(source, faults)
     return chain
@@ -153,6 +158,7 @@ def plan_of(chain: DistillationChain, *, source: str) -> Plan:
 def _read(file: str, source: str) -> str:
     try:
         content = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
+        # utf-8-sig: editors on Windows put a byte order mark in front.
         return content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise BadDocument(source, [Fault("", "there is no such file; expected a chain, or - for stdin")]) from error
@@ -172,6 +178,7 @@ def _objects(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not (kind.endswith("List") and isinstance(items, list)):
             objects.append(document)
             continue
+        # `kubectl get -o yaml` prints a List whose items name their kind; the API server's own lists omit it.
         inherited = {"apiVersion": document.get("apiVersion"), "kind": kind.removesuffix("List")}
         objects += [{**inherited, **item} if kind != "List" else item for item in items if isinstance(item, dict)]
     return objects

@@ -16,6 +16,7 @@ from distillchain_cli.errors import RunFailed
 def status_of(chain: dict[str, Any]) -> ChainStatus:
     """The status that the operator wrote. Raises: RunFailed when another release wrote it."""
     try:
+        # By way of JSON: in strict mode pydantic accepts enums and dates only from JSON.
         return ChainStatus.model_validate_json(json.dumps(chain.get("status") or {}))
     except ValidationError as error:
         raise RunFailed("another release of the operator wrote this status; use -o json to see it") from error

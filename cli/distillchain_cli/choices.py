@@ -22,6 +22,7 @@ def choice_of(choices: type[ChoiceT]) -> Callable[[str], ChoiceT]:
         except ValueError as error:
             known = [str(choice) for choice in choices]
             expected = f"expected one of {', '.join(known)}"
+            # `nearest` lists all names when none is close, and the list is there already.
             hint = nearest(text, known)
             raise _bad_value(text, expected + (f"; {hint}" if hint.startswith("did you mean") else "")) from error
 
@@ -30,6 +31,7 @@ def choice_of(choices: type[ChoiceT]) -> Callable[[str], ChoiceT]:
 
 def line_count(text: str | int) -> int:
     """A whole number from 0."""
+    # typer also passes default values, which are numbers already.
     digits = str(text)
     if not (digits.isascii() and digits.isdecimal()):
         raise _bad_value(digits, "expected a whole number, 0 or more")

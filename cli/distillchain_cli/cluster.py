@@ -55,7 +55,8 @@ class Cluster:
 
         configuration = client.Configuration()
         current = load_kubeconfig(kubeconfig, context, into=configuration)
-        configuration.retries = 0  # report at once that a server does not answer
+        # Report at once that a server does not answer. Commands that wait have their own retries, which they report.
+        configuration.retries = 0
         self.namespace: str = namespace or current.get("namespace") or "default"
         self._timeout_s = timeout_s
         self._api = client.ApiClient(configuration)
@@ -107,6 +108,7 @@ class Cluster:
 
     def delete_job(self, name: str, *, uid: str) -> None:
         """Deletes the Job with this UID and, in the background, its pods. Does nothing if it no longer exists."""
+        # The precondition protects a new Job of the same name that the operator has created meanwhile.
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             self._request("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
@@ -123,6 +125,7 @@ class Cluster:
             "PATCH",
             f"{_chains(self.namespace)}/{metadata['name']}",
             query={"fieldManager": FIELD_MANAGER},
+            # A patch with a UID fails with a conflict if the name now belongs to another chain.
             body={"metadata": {"uid": metadata["uid"]}, "spec": {"suspend": suspend}},
             content_type=MERGE_PATCH,
         )
@@ -146,6 +149,7 @@ class Cluster:
         }
         for line in self._stream(collection.path, query, silence_s=WATCH_SILENCE_S):
             change = _decode(line)
+            # A proxy that cuts the connection may leave half a line, which does not parse.
             if "object" not in change:
                 raise Unreachable("the watch broke off in the middle of a line")
             if change.get("type") == "ERROR":
@@ -199,6 +203,7 @@ class Cluster:
             response = self._open("GET", path, query, timeout=(self._timeout_s, silence_s))
             try:
                 rest = b""
+                # amt=None returns data as it arrives; a size would wait until that much is there.
                 for chunk in response.stream(amt=None, decode_content=True):
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
@@ -219,6 +224,7 @@ class Cluster:
         timeout: float | tuple[float, float],
     ) -> Any:
         """The response, whose body has not been read yet."""
+        # One generic call: the generated classes differ for each API group, and parse objects that are only passed on.
         response = self._api.call_api(
             path,
             method,
@@ -226,7 +232,7 @@ class Cluster:
             header_params={"Accept": "application/json, */*", "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
-            _preload_content=False,
+            _preload_content=False,  # the body is read by the caller, as a whole or as a stream
             _request_timeout=timeout,
         )
         return response[0] if isinstance(response, tuple) else response
@@ -252,6 +258,7 @@ def _translate(error: Any) -> RunFailed:
     """The error for a response other than success, with the API server's message."""
     answer = _decode(error.body)
     message = answer.get("message") or error.reason
+    # A 404 for the path itself, without this reason, means that the API server does not know the resource.
     if error.status == 404 and answer.get("reason") == "NotFound":
         return NotFound(str(message))
     if error.status == 410:

@@ -80,7 +80,7 @@ def complete_context(context: typer.Context, incomplete: str) -> list[str]:
 def _candidates(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
     try:
         return [name for name in names() if name.startswith(incomplete)]
-    except Exception:  # any error: no candidates
+    except Exception:  # a shell has no place for an error message here
         return []
 
 

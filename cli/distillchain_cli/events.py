@@ -57,6 +57,7 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     all_events = [parse_event(document) for document in documents]
     of_chain = [_with_stage(event) for event in all_events if event.kind == KIND and event.uid == metadata["uid"]]
     stages = _stages_by_job(chain, of_chain)
+    # Pods are known only through their Jobs: a pod's name starts with the name of its Job.
     stages_by_pod = {_pod_base(job): stage for job, stage in stages.items()}
     events = list(of_chain)
     for event in all_events:
@@ -81,6 +82,7 @@ def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, 
     """Stage of each known Job: those in the status, and those that the chain's own Events say were started."""
     started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason == "StageStarted")
     jobs = {found["job"]: found["stage"] for found in started if found}
+    # The status wins: it names the present Job of a stage.
     return jobs | {entry.job: entry.name for entry in status_of(chain).stages if entry.job}
 
 

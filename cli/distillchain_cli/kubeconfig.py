@@ -33,6 +33,8 @@ def load_kubeconfig(option: str | None, context: str | None, *, into: Any) -> di
             raise BadInput(
                 f"--context: got {context}, expected one of {', '.join(known) or 'none, there is no context'}"
             )
+        # Not list_kube_config_contexts(), the public way to the context in use: without a current-context it fails,
+        # even when --context names one.
         loader = KubeConfigLoader(
             config_dict=merger.config,
             active_context=context,
@@ -62,11 +64,13 @@ def _locate(option: str | None) -> tuple[str, str]:
     """
     if option is not None:
         origin, files, remedy = "--kubeconfig", option, "name an existing file"
+    # Read here, because the library reads the variable when it is imported.
     elif os.environ.get(VARIABLE):
         origin, files, remedy = VARIABLE, os.environ[VARIABLE], f"correct {VARIABLE} or use --kubeconfig"
     else:
         origin, files, remedy = "kubeconfig", DEFAULT, f"set {VARIABLE} or use --kubeconfig"
     paths = [path for path in files.split(os.pathsep) if path]
+    # The library itself would only say that no configuration was found, without a path.
     if not any(Path(path).expanduser().exists() for path in paths):
         does = "does" if len(paths) == 1 else "do"
         raise BadInput(f"{origin}: {', '.join(paths)} {does} not exist; {remedy}")

@@ -97,6 +97,7 @@ class PlainView:
     def progress(self, line: answer.Progress) -> None:
         """See View."""
         now = self._clock()
+        # The trainer prints several lines per second; a log file of a long run should stay readable.
         if self._shown == (line.stage, line.phase) and now - self._shown_at < self._interval_s:
             return
         self._shown, self._shown_at = (line.stage, line.phase), now
@@ -131,7 +132,7 @@ class BarsView:
         """See View."""
         self._bars.update(
             self._tasks[line.stage],
-            total=line.of or None,
+            total=line.of or None,  # None: rich draws a moving bar while the number of steps is unknown
             completed=line.step,
             phase=PHASES[line.phase],
             numbers=" ".join(filter(None, (f"{line.step}/{line.of}" if line.of else "", numbers(line)))),
@@ -150,6 +151,7 @@ class BarsView:
 
     def note(self, text: str) -> None:
         """See View."""
+        # Through the console of the bars, which moves them down. Brackets in paths are not markup.
         self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -33,6 +33,7 @@ def read_log(
         try:
             since = position.second
             for line in cluster.log_lines(pod, follow=follow, tail=None if since else tail, since=since):
+                # A line arrived, so the connection works: patience starts from zero at the next failure.
                 failed_at, pause_s = None, FIRST_PAUSE_S
                 if (text := position.advance(line)) is not None:
                     yield text
@@ -49,10 +50,10 @@ def read_log(
             note(f"pod {pod} is deleted; lines that it wrote since then are lost")
             return
         except NoData:
-            pass
+            pass  # a trainer may be silent for a long time: reconnect without a message
         except Unreachable as error:
             now = time.monotonic()
-            if failed_at is None:
+            if failed_at is None:  # once per outage, not for every attempt
                 note(f"reconnecting: {error}")
             failed_at = failed_at or now
             if now - failed_at > patience_s:

@@ -76,6 +76,7 @@ def follow_logs(cluster: Cluster, name: str, selection: LogSelection, output: Lo
         raise BadInput("--previous: expected without --follow, because a replaced pod writes no more")
     cluster.fetch_chain(name)  # fails at once if the name is wrong
     watched = WatchedCollections(cluster, {"chain": cluster.chain_collection(name), "pods": cluster.pods_of(name)})
+    # --tail is for pods that ran before this command; of later ones the user wants every line.
     at_start = {pod["metadata"]["uid"] for pod in watched["pods"]}
     shown: set[str] = set()
     last_message = last_disconnect = ""
@@ -138,6 +139,7 @@ def _pods(documents: Sequence[dict[str, Any]], chain: dict[str, Any], selection:
 
 def _previous(pods: Sequence[TrainerPod], name: str, selection: LogSelection) -> list[TrainerPod]:
     """The pod before the newest one of the selected stage, or of the stage that ran last."""
+    # Pods are sorted by age, so the last one belongs to the stage that ran last.
     same = [pod for pod in pods if pod.stage == pods[-1].stage] if pods else []
     if len(same) < 2:
         raise RunFailed(

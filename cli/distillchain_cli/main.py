@@ -137,9 +137,11 @@ def run(
     terminal do the same. A third Ctrl-C kills the trainer and loses what is not saved. Under nohup a run continues
     after its terminal is closed, and any run continues when the reader of its output exits.
     """
+    # First of all: a terminal that closes while the chain is read must not kill the command either.
     survive_closed_output()
     chain = read_chain(file, overrides=overrides or (), storage=storage, note=print_message)
     planned = plan_of(chain, source=file)
+    # On a cluster a suspended chain waits; here nobody would resume it.
     if chain.spec.suspend:
         raise BadInput("spec.suspend: got true, expected false to run; add --set spec.suspend=false")
     require_extra("trainer", "torch", purpose="training")
@@ -201,6 +203,7 @@ def build_command() -> typer.core.TyperGroup:
     completion_init()
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
+    # Examples are written with `distillchain`; under kubectl they must work when copied.
     if program_name() != PROGRAM:
         for part in (command, *command.commands.values()):
             part.epilog = (part.epilog or "").replace(f"Example: {PROGRAM} ", f"Example: {program_name()} ")

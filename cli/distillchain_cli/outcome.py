@@ -35,6 +35,7 @@ def outcome_of(status: ChainStatus) -> Outcome | None:
     stalled = true_condition(status, "Stalled")
     if stalled is None:
         return None
+    # Stalled but not failed: for example an image that cannot be pulled, which may be corrected at any time.
     final = status.phase == "Failed"
     failure_class = failure_of(status)
     sentence = f"{'failed' if final else 'stalled'}: {status.message or stalled.message}"

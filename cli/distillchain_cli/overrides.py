@@ -86,6 +86,7 @@ def _apply(document: dict[str, Any], override: str, folder: Path) -> str:
         raise _BadOverride(f"has no '='; expected path=value, such as {EXAMPLE}")
     if not SETTABLE.match(path):
         raise _BadOverride(f"expected a path under spec, or metadata.name, such as {EXAMPLE}")
+    # Path and value are both read before the document is changed: a bad value must not leave empty mappings behind.
     *parents, last = _segments(path)
     value = resolve_uris(_value(text), folder)
     holder: Any = document
@@ -118,6 +119,7 @@ def _enter(holder: Any, segment: str, walked: str) -> tuple[Any, str]:
         index = _index(holder, segment, walked)
         inner, path = holder[index], f"{walked}[{index}]"
     else:
+        # Missing, or an empty `training:` in the file, which YAML reads as null.
         if holder.get(segment) is None:
             holder[segment] = {}
         inner, path = holder[segment], f"{walked}.{segment}" if walked else segment
@@ -128,6 +130,7 @@ def _enter(holder: Any, segment: str, walked: str) -> tuple[Any, str]:
 
 def _index(items: list[Any], segment: str, walked: str) -> int:
     """The position in a list, by number or by the `name` of the item."""
+    # A number wins over a name: stages cannot have numbers as names, because names start with a letter.
     if segment.isdecimal() and int(segment) < len(items):
         return int(segment)
     names = [item.get("name") for item in items if isinstance(item, dict)]
@@ -142,9 +145,11 @@ def _index(items: list[Any], segment: str, walked: str) -> int:
 def _value(text: str) -> Any:
     """The value, read as kubectl reads YAML. Raises: _BadOverride."""
     try:
+        # Inside a mapping, so that `a: b` is refused as in a file, where it would need quotes too.
         document = load_yaml(f"value: {text}", source="")
     except BadDocument as error:
         raise _BadOverride(f"the value is not YAML ({error.faults[0].problem}); quote it") from error
+    # A line break in the value may have started a second key.
     if set(document) != {"value"}:
         raise _BadOverride("expected one value; quote it")
     return document["value"]

@@ -63,6 +63,7 @@ def fetch_forecast(plan: Plan) -> list[StageForecast]:
         forecasts: list[StageForecast] = []
         for stage in plan.stages:
             forecast = _forecast(store, stage, forecasts)
+            # The store is read for these too: their state is worth showing, even if the run stops before them.
             if forecasts and forecasts[-1].action in ("fail", "wait"):
                 reason = f"not reached: {forecasts[-1].stage.name} would {forecasts[-1].action}"
                 forecast = replace(forecast, action="wait", reason=reason)
@@ -107,6 +108,7 @@ def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> 
         ]
         for item in forecasts
     ]
+    # The REASON column is cut to the width of the terminal, and a failure needs its whole sentence.
     failures = [f"{item.stage.name}: {item.reason}" for item in forecasts if item.action == "fail"]
     return "\n".join([format_columns(columns, rows, width=width), *failures])
 

@@ -33,6 +33,7 @@ def print_message(text: str) -> None:
 
 def print_faults(error: BadDocument) -> None:
     """Prints one line for each fault, with its file. A fault of an option names the option and no file."""
+    # --set and --storage are named in the field; a file in front would blame the wrong place.
     for fault in error.faults:
         is_of_option = fault.field.startswith("--")
         print_message(str(fault) if is_of_option or not error.source else f"{error.source}: {fault}")

@@ -105,6 +105,7 @@ def run_attempt(
     termination = folder.path / f"{order.stage}-{attempt}.answer"
     progress = folder.path / f"{order.stage}.progress"
     work = folder.path / "work"
+    # An answer of an earlier run in this folder must not count for this attempt.
     termination.unlink(missing_ok=True)
     environment = {
         **os.environ,
@@ -120,6 +121,7 @@ def run_attempt(
             seen_stops = 0
             while (code := process.poll()) is None:
                 _report_progress(lines.readlines(), on_progress)
+                # Signals are handled here, not in the handler, because terminate() and printing are not safe there.
                 seen_stops = _pass_on_stop(process, stops.count, seen_stops, note)
                 over_s = time.monotonic() - deadline_at if deadline_at is not None else -1.0
                 if over_s > 0 and not timed_out and not seen_stops:  # after a stop it is already saving
@@ -128,11 +130,12 @@ def run_attempt(
                 if timed_out and over_s > GRACE_S:
                     process.kill()
                 _wait(process)
+            # Lines written between the last poll and the end of the process.
             _report_progress(lines.readlines(), on_progress)
         finally:
             if process.poll() is None:  # an exception was raised above
                 _end(process, stops)
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)  # a killed trainer leaves gigabytes there
     message = termination.read_text(encoding="utf-8", errors="replace") if termination.exists() else ""
     return AttemptResult(code, parse_answer(message), folder.log(order.stage, attempt), timed_out)
 
@@ -145,7 +148,7 @@ def _start(environment: dict[str, str], stdout: int, stderr: int) -> subprocess.
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C in the terminal must not reach the trainer directly
         )
     except OSError as error:  # E2BIG when arguments and all variables together exceed the system's limit
         size_bytes = sum(len(name) + len(value) + 2 for name, value in environment.items())

@@ -86,11 +86,13 @@ def report_text(
 
     Raises: BadDocument, BadInput, RunFailed, MissingExtra.
     """
+    # Checked before the store is read, which may take a while.
     require_extra("report", "matplotlib", purpose="the report")
     require_extra("report", "scipy", purpose="the report")
     chain, status = read_target(
         target, storage=storage, overrides=overrides, fetch_chain=fetch_chain, note=print_message
     )
+    # A chain file whose folder does not exist has simply not run yet; its report says so.
     if status.stages or storage is not None:
         _check_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
@@ -122,6 +124,7 @@ def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:
     found = []
     for stage in plan.stages:
         entry = status.stage_named(stage.name)
+        # Edited since the status was written, or changed by --storage: what the status says is about another stage.
         if entry is None or entry.digest != stage.digest:
             found.append(WantedStage(stage.name, stage.digest))
             continue
@@ -183,6 +186,7 @@ def _check_store(uri: str, stages: list[LoadedStage]) -> None:
 def _with_gate(storage: str, planned: PlannedStage, stage: LoadedStage) -> LoadedStage:
     """A committed stage without a status, marked as failed if it misses its gate as the chain states it now."""
     manifest = stage.manifest
+    # A status was written by an operator that has judged the gates already.
     if manifest is None or stage.wanted.phase is not None:
         return stage
     kept = f"its checkpoint is {storage}/{attempt_prefix(manifest.digest, manifest.attempt)}"

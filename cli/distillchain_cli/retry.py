@@ -27,6 +27,7 @@ def retry(cluster: Cluster, name: str, stage: str | None) -> str:
     then = "the operator creates it again"
     if chain["spec"].get("suspend"):
         then += f" once the chain is resumed: {program_name()} resume {name}"
+    # The Job is read before it is deleted: it may belong to someone else, or run again already.
     job = cluster.fetch_job(entry.job)
     if job is None:
         return f"Job {entry.job} of stage {entry.name} is already deleted; {then}"

@@ -45,6 +45,7 @@ def run_chain(
     Args:
         stops: counts the signals; if it has counted one already, nothing is started.
     """
+    # Committed stages are not skipped here: only their trainer verifies files and gates, as on a cluster.
     run = _Run(plan, folder, view, stops or StopSignals(), backoff_s)
     with run.stops.caught():
         for stage in plan.stages:
@@ -101,6 +102,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
         if end.exit_code == EXIT_COMMITTED and isinstance(end.answer, Committed) and end.answer.digest == stage.digest:
             now = timestamp(datetime.now(UTC))
             return committed_entry(stage, end.answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
+        # Before the checks for timeout and stop: a trainer that refuses its input fails whatever else happened.
         if end.exit_code in FATAL_EXIT_CODES:
             return _failed(stage, attempt, started, *diagnose(end))
         if end.timed_out:
@@ -108,6 +110,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             return _failed(stage, attempt, started, FailureClass.DEADLINE_EXCEEDED, sentence)
         if run.stops.count:
             return _stopped(stage, attempt, started, _saved(end))
+        # Someone else sent SIGTERM to the trainer. The pause keeps a loop of such signals from burning CPU.
         if end.exit_code == EXIT_INTERRUPTED:
             run.view.note(f"stage {stage.name}: interrupted from outside; it continues from its saved state")
             _pause(run.stops, run.backoff_s)
@@ -149,6 +152,7 @@ def _saved(end: AttemptResult) -> str:
 
 def _pause(stops: StopSignals, seconds: float) -> None:
     until = time.monotonic() + seconds
+    # In short sleeps, because a signal handler does not end time.sleep() early.
     while not stops.count and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
 

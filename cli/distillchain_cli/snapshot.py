@@ -81,7 +81,7 @@ def progress_of(entry: StageStatus) -> answer.Progress | None:
                 "phase": seen.phase,
                 "step": seen.step,
                 "of": seen.of,
-                "loss": seen.loss and float(seen.loss),
+                "loss": seen.loss and float(seen.loss),  # the status holds decimals as text
                 "examples_per_second": seen.examples_per_second and float(seen.examples_per_second),
                 "eta_s": seen.eta_seconds,
             }

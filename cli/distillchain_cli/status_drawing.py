@@ -41,6 +41,7 @@ def draw(snapshot: Snapshot, console: Console) -> RenderableType:
     message = Text(status.message or "", overflow="ellipsis")
     header = [Text(headline(snapshot.chain, status), style="bold", no_wrap=True, overflow="ellipsis")]
     header += message.wrap(console, width, overflow="fold")[:MESSAGE_LINES] if status.message else []
+    # Header and footer are wrapped first, because the stages get the lines that are left.
     footer = [part for line in _footer(snapshot, console) for part in line.wrap(console, width)[:FOOTER_LINES]]
     free_lines = height - len(header) - len(footer) - 3  # two empty lines and the line of the cursor
     return Group(*header, Text(""), _stages(snapshot, width, max(free_lines, 3)), Text(""), *footer)
@@ -61,6 +62,7 @@ class _Row:
 def _stages(snapshot: Snapshot, width: int, height: int) -> Table:
     """A line for each stage. If they do not fit, those around the current one, and how many are left out."""
     entries, metric = snapshot.status.stages, metric_name(snapshot.chain)
+    # The stages around the first one that is not committed matter most.
     current = next((i for i, entry in enumerate(entries) if entry.phase != "Committed"), len(entries))
     first, last = _window(len(entries), current, height)
     rows = [_row(entry, metric, snapshot.now, narrow=width < NARROW) for entry in entries[first:last]]
@@ -68,6 +70,7 @@ def _stages(snapshot: Snapshot, width: int, height: int) -> Table:
         max(_widest(row.name for row in rows), MORE_WIDTH if len(rows) < len(entries) else 0), LONGEST_NAME
     )
     used = name_width + _widest(row.phase for row in rows) + _widest(row.numbers for row in rows) + 3 * len(GAP)
+    # The bar takes what the texts leave; texts are never shortened for a longer bar.
     bar_width = max(SHORTEST_BAR, min(LONGEST_BAR, width - used))
     table = Table.grid(padding=(0, len(GAP)))
     table.add_column(no_wrap=True, overflow="ellipsis", width=name_width)
@@ -92,7 +95,7 @@ def _window(total: int, current: int, height: int) -> tuple[int, int]:
     """Which of `total` stages to show in `height` lines, two of which say how many are left out before and after."""
     if total <= height:
         return 0, total
-    shown = max(1, height - 2)
+    shown = max(1, height - 2)  # two lines go to the counts of stages left out
     first = min(max(0, current - shown // 2), total - shown)
     return first, first + shown
 
@@ -170,6 +173,7 @@ def sparkline(values: Sequence[float], *, ascii_only: bool = False, width: int =
     if not values:
         return ""
     columns = min(width, len(values))
+    # Edges by integer arithmetic: every value falls into exactly one bar, whatever the two counts are.
     edges = [index * len(values) // columns for index in range(columns + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(means), max(means)

@@ -30,6 +30,7 @@ class LiveScreen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # Refreshed by `show` alone. "crop": a picture higher than the terminal would scroll instead of being redrawn.
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> LiveScreen:
@@ -68,7 +69,8 @@ class LineScreen:
         self._print("chain", headline(snapshot.chain, status))
         for entry in status.stages:
             line = progress_of(entry) if entry.phase == "Running" else None
-            if line is None or entry.message:  # a message such as a crash that is retried
+            # While a stage trains, its progress lines say enough, unless there is a message such as a retried crash.
+            if line is None or entry.message:
                 self._print(entry.name, f"stage {entry.name}: {stage_sentence(entry, metric)}")
             if line is not None and self._is_due(line):
                 self._print(f"{entry.name} progress", f"stage {entry.name}: {sentence(line)}")

@@ -51,6 +51,7 @@ def _list_cells(chain: dict[str, Any], *, now: datetime, wide: bool) -> list[str
     if wide:
         result = status.result
         row += [count(result.parameters), result.retention or "", result.checkpoint] if result else [""] * 3
+    # Messages of the API server may have line breaks, which would break the table.
     return [*row, " ".join((status.message or "").split())]
 
 

@@ -12,6 +12,7 @@ def set_suspend(cluster: Cluster, name: str, *, suspend: bool) -> str:
     if bool(chain["spec"].get("suspend")) is suspend:
         return f"{name} is already suspended" if suspend else f"{name} is not suspended"
     cluster.set_suspend(chain, suspend)
+    # From the raw status: suspending must work on a chain whose status another release wrote.
     phases = {stage.get("phase") for stage in (chain.get("status") or {}).get("stages") or []}
     if suspend:
         effect = "the running stage saves its state and stops" if "Running" in phases else "no stage is running"

@@ -71,11 +71,13 @@ def _cells(row: _Row, root: MeasuredStatus | None, metric: str) -> list[str]:
 
 
 def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: str) -> str:
+    # A teacher at 0 has nothing to retain, and the quotient does not exist.
     teacher = float(metric_of(root, metric) or 0)
     return f"{100 * float(metric_of(model, metric)) / teacher:.1f}%" if teacher else ""
 
 
 def _notes(status: ChainStatus, metric: str) -> list[str]:
+    # Only the marks that occur are explained.
     used = "".join(_marks(entry) for entry in status.stages)
     notes = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in used]
     for entry in status.stages:

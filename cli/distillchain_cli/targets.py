@@ -28,12 +28,14 @@ def read_target(
     """
     if _is_file(target):
         return read_chain(target, overrides=overrides, storage=storage, note=note), ChainStatus()
+    # A mistyped path would otherwise be looked up on the cluster, and reported as a missing chain or kubeconfig.
     if "/" in target or target.endswith(EXTENSIONS):
         raise BadInput(f"{target}: there is no such file; expected a chain file, or the name of a chain on the cluster")
     if overrides:
         raise BadInput("--set: expected with a chain file only; a chain on the cluster is used as it is there")
     from distillchain_cli.chains import status_of
 
+    # Before the cluster is asked, so that a bad option is reported even without access.
     address = parse_storage(storage, Path.cwd()) if storage is not None else None
     document = fetch_chain(target)
     chain = parse_chain(document, source=target)

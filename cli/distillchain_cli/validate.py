@@ -25,8 +25,10 @@ def validate_files(paths: Sequence[str], *, storage: str | None, overrides: Sequ
     """
     contents, are_readable = _read(paths)
     chains = [chain for content in contents for chain in content.chains]
+    # After an unreadable file this error would only distract: the chain may be in that file.
     if are_readable and not chains:
         raise no_chain([content.source for content in contents])
+    # A list, not a generator: all() would stop at the first invalid chain and hide the faults of the others.
     results = [
         _validate(chain, storage=storage, overrides=overrides, is_only=len(content.chains) == 1)
         for content in contents

@@ -52,10 +52,11 @@ def follow(cluster: Cluster, collection: Collection) -> Iterator[Objects | Disco
                     objects = _apply(objects, change)
                     yield objects
         except Expired:
-            pass
+            pass  # normal after a pause such as a sleeping laptop: list again, without a message
         except Unreachable as error:
             yield Disconnected(str(error))
         except Refused as error:
+            # Some roles allow list but not watch. After a restart the API server refuses both for a moment.
             if time.monotonic() - watched_at > REFUSAL_PATIENCE_S:
                 raise
             yield Disconnected(str(error))
@@ -82,6 +83,7 @@ def _apply(objects: Objects, change: dict[str, Any]) -> Objects:
 
 
 def _list_with_retries(cluster: Cluster, collection: Collection) -> tuple[Objects, str]:
+    # The random part keeps several watches of one command, and several users, from retrying at the same moment.
     retrying = Retrying(
         wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S) + wait_random(0, FIRST_PAUSE_S),
         retry=retry_if_exception_type((Unreachable, Refused)),
@@ -111,6 +113,7 @@ class WatchedCollections:
         self._has_news = False
         for name, collection in collections.items():
             source = follow(cluster, collection)
+            # The first list runs in this thread, so that a missing permission fails the command at once.
             self._store(name, next(source))
             threading.Thread(target=self._follow, args=(name, source), name=f"watch {name}", daemon=True).start()
 

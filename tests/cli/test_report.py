@@ -119,6 +119,12 @@ def test_an_empty_store_gives_a_report_too(tmp_path: Path):
             "--set: expected with a chain file only; a chain on the cluster is used as it is there",
             id="an edit of a chain on the cluster",
         ),
+        pytest.param(
+            ["relay", "--storage", "gs://models"],
+            '--storage: got "gs://models", expected s3://bucket/prefix or file:///absolute/path; '
+            "without spaces, '//', '/./' and '/../'",
+            id="another kind of store for a chain on the cluster",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_used_are_explained(chain_file: Path, arguments: list[str], want: str):
