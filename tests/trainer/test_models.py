@@ -1,10 +1,7 @@
-"""Checkpoints as they really are: classes turned round, bf16, shards, other heads, hash embeddings."""
+"""Checkpoints as they are in practice: classes in another order, bfloat16, shards, other heads, hash embeddings."""
 
 from __future__ import annotations
 
-import copy
-import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,100 +9,78 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
     GPT2Config,
     GPT2ForSequenceClassification,
     PerceiverConfig,
+    RobertaConfig,
+    RobertaForMaskedLM,
 )
 
-from distillchain_api.resource.spec import Architecture
-from distillchain_api.tasks.text_classification import TextClassification as Task
-from distillchain_store.folder import FileStore
-from distillchain_trainer.engine.encode import Encoder
-from distillchain_trainer.engine.teacher_logits import TeacherLogits, _write_part, teacher_logits
-from distillchain_trainer.errors import CheckpointInvalid, LabelMismatch
 from distillchain_trainer.models import bert_hash
-from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
-from distillchain_trainer.tasks.text_classification.evaluate import measure
-from distillchain_trainer.tasks.text_classification.labels import ClassOrder, match_classes
-from distillchain_trainer.tasks.text_classification.models import (
-    Loaded,
+from distillchain_trainer.models.tokenizers import agree_on_padding, load_tokenizer
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.text_classification.heads import Classifier
+from trainer.checkpoint_parts import (
+    answers,
     build_student,
+    delete,
+    edit_config,
+    edit_weights,
+    fetch,
     load_student,
     load_teacher,
-    load_tokenizer,
+    shard,
+    weights_in,
+    write,
 )
-from distillchain_trainer.tasks.text_classification.rows import Split, key_of
-from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer, sentences
+from trainer.parts import LABELS, SMALL_BERT, an_order, run_here, save_bert, save_tokenizer
 
 pytestmark = pytest.mark.models
 
-
-def fetch(folder: Path) -> Checkpoint:
-    return fetch_checkpoint(
-        f"file://{folder}", field="spec.teacher.model", endpoint_url=None, region=None, folder=folder / "unused"
-    )
+THREE = ("the film is good and lovely", "bad", "a dull boring story with weak acting")
+HEAD = ("classifier.weight", "classifier.bias")
 
 
 @pytest.fixture
-def task(root: Path) -> Task:
-    return an_order(root).task
-
-
-def a_split(*texts: str) -> Split:
-    return Split("validation", [(text,) for text in texts], [0] * len(texts), [key_of((text,)) for text in texts])
-
-
-THREE = ("the film is good and lovely", "bad", "a dull boring story with weak acting")
-
-
-def answers(loaded: Loaded, task: Task, *texts: str) -> Any:
-    """Logits of some sentences in the order of the task."""
-    split = a_split(*(texts or THREE))
-    encoded = Encoder(task.max_length).encode(split, loaded.tokenizer, pad_id=loaded.pad_id)
-    return measure(
-        loaded.model, split, encoded, columns=loaded.order.columns, precision="float32", on_batch=lambda *_: None
-    ).logits
+def teacher(tmp_path: Path) -> Path:
+    return save_bert(tmp_path / "teacher")
 
 
 def turn_round(folder: Path) -> None:
     """The same classifier with its classes in the other order."""
-    weights = load_file(folder / "model.safetensors")
-    for name in ("classifier.weight", "classifier.bias"):
-        weights[name] = weights[name].flip(0).contiguous()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = read_json(folder / "config.json")
-    config["id2label"] = {"0": "positive", "1": "negative"}
-    config["label2id"] = {"positive": 0, "negative": 1}
-    (folder / "config.json").write_text(json.dumps(config))
+    edit_weights(lambda weights: weights.update({name: weights[name].flip(0) for name in HEAD}))(folder)
+    edit_config(id2label={"0": "positive", "1": "negative"}, label2id={"positive": 0, "negative": 1})(folder)
 
 
-def test_a_teacher_whose_classes_are_turned_round_answers_in_the_order_of_the_task(root: Path, task: Task):
-    want = answers(load_teacher(fetch(root / "teacher"), task), task)
-    turn_round(root / "teacher")
+def test_a_teacher_with_classes_in_another_order_answers_in_the_order_of_the_task(teacher: Path):
+    want = answers(load_teacher(teacher), *THREE)
+    turn_round(teacher)
 
-    turned = load_teacher(fetch(root / "teacher"), task)
+    turned = load_teacher(teacher)
 
-    assert turned.order.columns == (1, 0)
-    np.testing.assert_allclose(answers(turned, task), want, rtol=1e-6)
+    assert turned.columns == (1, 0)
+    np.testing.assert_allclose(answers(turned, *THREE), want, rtol=1e-6)
 
 
-def test_a_student_whose_classes_are_turned_round_is_put_in_order(root: Path, task: Task):
-    want = answers(load_student(fetch(root / "teacher"), task, tokenizer=None, seed=1), task)
-    turn_round(root / "teacher")
+def test_a_student_with_classes_in_another_order_is_put_in_order(teacher: Path):
+    want = answers(load_student(teacher), *THREE)
+    turn_round(teacher)
 
-    student = load_student(fetch(root / "teacher"), task, tokenizer=None, seed=1)
+    student = load_student(teacher)
 
     assert student.model.config.id2label == {0: "negative", 1: "positive"}
-    np.testing.assert_allclose(answers(student, task), want, rtol=1e-6)
+    assert student.columns is None
+    np.testing.assert_allclose(answers(student, *THREE), want, rtol=1e-6)
 
 
-def test_a_chain_with_a_turned_teacher_teaches_the_right_classes(root: Path):
+def test_a_chain_whose_teacher_has_another_order_teaches_the_right_classes(root: Path):
     turn_round(root / "teacher")
 
     answer = run_here(an_order(root, training={"epochs": 8}), root)
@@ -124,87 +99,199 @@ def test_a_chain_with_a_turned_teacher_teaches_the_right_classes(root: Path):
         pytest.param(-1, id="none of the vocabulary"),
     ],
 )
-@pytest.mark.parametrize("load", [load_teacher, functools.partial(load_student, tokenizer=None, seed=1)])
-def test_a_decoders_answer_does_not_depend_on_what_else_is_in_the_batch(
-    tmp_path: Path, task: Task, own: int | None, load: Callable[[Checkpoint, Task], Loaded]
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+def test_a_decoder_is_padded_with_the_token_that_its_config_names(
+    tmp_path: Path, own: int | None, load: Callable[[Path, StageWarnings], Classifier]
 ):
-    """It pools at the last token that its config does not call padding, whatever the tokenizer calls so."""
+    """It pools the last token that is not that one, whatever the tokenizer pads with."""
     words = len(save_tokenizer(tmp_path))
     config = GPT2Config(vocab_size=words, n_positions=32, n_embd=16, n_layer=1, n_head=2, pad_token_id=own)
     config.id2label, config.label2id = dict(enumerate(LABELS)), {name: index for index, name in enumerate(LABELS)}
     torch.manual_seed(0)
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    warnings = StageWarnings()
 
-    loaded = load(fetch(tmp_path), task)
+    loaded = load(tmp_path, warnings)
 
-    alone = [answers(loaded, task, text)[0] for text in THREE]
-    np.testing.assert_allclose(answers(loaded, task, *THREE), alone, rtol=1e-4, atol=1e-6)
+    alone = [answers(loaded, text)[0] for text in THREE]
+    np.testing.assert_allclose(answers(loaded, *THREE), alone, rtol=1e-4, atol=1e-6)
+    assert ["pads with id 7 (movie), the tokenizer with id 0 ([PAD])" in text for text in warnings.sentences] == (
+        [True] if own == 7 else []
+    )
 
 
-def test_a_config_that_knows_no_padding_gets_the_tokenizers(root: Path, task: Task):
-    tokenizer = fetch(root / "teacher")
-    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    null = Architecture(model_type="bert", config={**config, "pad_token_id": None})
+def test_a_config_without_padding_gets_the_tokenizers(teacher: Path):
+    tokenizer, without = load_tokenizer(fetch(teacher)), PerceiverConfig()
 
-    assert build_student(null, tokenizer, task, seed=1, field="f").pad_id == 0
-    without = PerceiverConfig()
+    assert build_student("bert", teacher, **SMALL_BERT, pad_token_id=None).pad_id == 0
     assert not hasattr(without, "pad_token_id")
-    load_tokenizer(tokenizer, without, task)
+    agree_on_padding(tokenizer, without, what="f", warnings=StageWarnings())
     assert without.pad_token_id == 0
 
 
-def test_weights_in_bfloat16_become_float32(root: Path, task: Task):
-    weights = load_file(root / "teacher/model.safetensors")
-    halves = {name: weight.bfloat16() for name, weight in weights.items()}
-    save_file(halves, root / "teacher/model.safetensors", metadata={"format": "pt"})
-    config = read_json(root / "teacher/config.json") | {"dtype": "bfloat16"}
-    (root / "teacher/config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_become_float32(teacher: Path, dtype: torch.dtype):
+    edit_weights(lambda weights: weights.update({name: weight.to(dtype) for name, weight in weights.items()}))(teacher)
+    edit_config(dtype=str(dtype).removeprefix("torch."))(teacher)
 
-    for loaded in (
-        load_teacher(fetch(root / "teacher"), task),
-        load_student(fetch(root / "teacher"), task, tokenizer=None, seed=1),
-    ):
+    for loaded in (load_teacher(teacher), load_student(teacher)):
         assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
 
 
-def test_sharded_weights_are_one_model(root: Path, task: Task):
-    want = answers(load_teacher(fetch(root / "teacher"), task), task)
-    model = AutoModelForSequenceClassification.from_pretrained(root / "teacher")
-    (root / "teacher/model.safetensors").unlink()
-    model.save_pretrained(root / "teacher", max_shard_size="4KB")
-    assert len(list((root / "teacher").glob("*.safetensors"))) > 1
+def test_sharded_weights_are_one_model(teacher: Path):
+    want = answers(load_teacher(teacher), *THREE)
+    shard(teacher)
+    assert len(list(teacher.glob("*.safetensors"))) > 1
 
-    np.testing.assert_allclose(answers(load_teacher(fetch(root / "teacher"), task), task), want, rtol=1e-6)
+    np.testing.assert_allclose(answers(load_teacher(teacher), *THREE), want, rtol=1e-6)
 
 
-def test_a_masked_language_model_gets_a_new_head_and_pooler(root: Path, task: Task):
-    words = len(save_tokenizer(root / "mlm"))
-    source = BertForMaskedLM(BertConfig(vocab_size=words, **SMALL_BERT))
-    source.save_pretrained(root / "mlm")
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param("bert.embeddings.position_ids", id="a buffer of older versions"),
+        pytest.param("cls.predictions.bias", id="the head of its pretraining"),
+        pytest.param("lm_head.weight", id="a language model's head"),
+    ],
+)
+def test_weights_without_effect_may_be_left_over(teacher: Path, extra: str):
+    want = answers(load_teacher(teacher), *THREE)
+    edit_weights(lambda weights: weights.update({extra: torch.ones(1, 32)}))(teacher)
 
-    student = load_student(fetch(root / "mlm"), task, tokenizer=None, seed=1)
+    np.testing.assert_allclose(answers(load_teacher(teacher), *THREE), want, rtol=1e-6)
+
+
+def test_a_pooler_that_a_classifier_does_not_use_may_be_left_over(tmp_path: Path):
+    """Classifiers of RoBERTa that older versions saved have one."""
+    words = len(save_tokenizer(tmp_path))
+    config = RobertaConfig(vocab_size=words, pad_token_id=0, id2label=dict(enumerate(LABELS)), **SMALL_BERT)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    edit_weights(lambda weights: weights.update({"roberta.pooler.dense.weight": torch.ones(16, 16)}))(tmp_path)
+
+    assert load_teacher(tmp_path).named
+
+
+def test_names_of_tensors_of_older_versions_are_known(teacher: Path):
+    want = answers(load_teacher(teacher), *THREE)
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): weight
+        for name, weight in weights_in(teacher).items()
+    }
+    save_file(old, teacher / "model.safetensors", metadata={"format": "pt"})
+
+    np.testing.assert_allclose(answers(load_teacher(teacher), *THREE), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
+def test_a_pretrained_model_gets_a_new_head_and_the_new_weights_are_named(tmp_path: Path, kind: Any):
+    words = len(save_tokenizer(tmp_path))
+    source = kind(BertConfig(vocab_size=words, **SMALL_BERT))
+    source.save_pretrained(tmp_path)
+    warnings = StageWarnings()
+
+    student = load_student(tmp_path, warnings)
 
     got = student.model.bert.encoder.layer[0].output.dense.weight
     torch.testing.assert_close(got, source.bert.encoder.layer[0].output.dense.weight)
     assert student.model.classifier.out_features == 2
     assert student.pretrained
-
-
-def test_new_weights_follow_the_seed(root: Path, task: Task):
-    save_bert(root / "encoder", labels=None)
-    heads = [
-        load_student(fetch(root / "encoder"), task, tokenizer=None, seed=seed).model.classifier.weight
-        for seed in (1, 1, 2)
+    has_pooler = kind is BertForPreTraining
+    new = ["classifier.bias", "classifier.weight"]
+    if not has_pooler:
+        new = ["bert.pooler.dense.bias", "bert.pooler.dense.weight", *new]
+    else:
+        torch.testing.assert_close(student.model.bert.pooler.dense.weight, source.bert.pooler.dense.weight)
+    assert warnings.sentences == [
+        f"spec.stages[0].student.model: file://{tmp_path} has no head for this task; these weights start new: "
+        f"{', '.join(new)}"
     ]
+
+
+def test_a_pooler_without_use_is_not_called_new(tmp_path: Path):
+    words = len(save_tokenizer(tmp_path))
+    RobertaForMaskedLM(RobertaConfig(vocab_size=words, pad_token_id=0, **SMALL_BERT)).save_pretrained(tmp_path)
+    warnings = StageWarnings()
+
+    load_student(tmp_path, warnings)
+
+    assert warnings.sentences == [
+        f"spec.stages[0].student.model: file://{tmp_path} has no head for this task; these weights start new: "
+        "classifier.dense.bias, classifier.dense.weight, classifier.out_proj.bias, classifier.out_proj.weight"
+    ]
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_a_student_may_have_the_tokenizer_of_another_checkpoint(
+    tmp_path: Path, teacher: Path, labels: list[str] | None
+):
+    """Its own checkpoint then needs none, and one that it has is not read."""
+    without = save_bert(tmp_path / "without", labels=labels)
+    delete("tokenizer.json", "tokenizer_config.json")(without)
+    broken = save_bert(tmp_path / "broken", labels=labels)
+    write("tokenizer.json", "{")(broken)
+    want = answers(load_student(save_bert(tmp_path / "whole", labels=labels)), *THREE)
+
+    for folder in (without, broken):
+        np.testing.assert_array_equal(answers(load_student(folder, tokenizer=teacher), *THREE), want)
+
+
+def test_a_stage_uses_the_tokenizer_that_is_named(root: Path):
+    start = save_bert(root / "start", labels=None)
+    delete("tokenizer.json", "tokenizer_config.json")(start)
+    student = {"model": f"file://{start}", "tokenizer": f"file://{root}/teacher"}
+
+    answer = run_here(an_order(root, student=student, training={"epochs": 1}), root)
+
+    saved = Path(answer.checkpoint.removeprefix("file://")) / "tokenizer.json"
+    assert saved.read_text() == (root / "teacher/tokenizer.json").read_text()
+
+
+def test_a_tokenizer_with_far_fewer_words_than_embeddings_is_reported(tmp_path: Path):
+    folder = save_bert(tmp_path, vocabulary=100)
+    save_tokenizer(folder)
+    warnings = StageWarnings()
+
+    load_teacher(folder, warnings)
+
+    assert warnings.sentences == [
+        f"spec.teacher.model: file://{folder}: the tokenizer has 38 words, the model has embeddings for 100; check that "
+        "it is the tokenizer the model was trained with"
+    ]
+
+
+def test_code_of_a_checkpoint_with_a_known_model_type_is_not_run_and_reported(teacher: Path):
+    write("mine.py", "raise SystemExit('this code was run')")(teacher)
+    edit_config(auto_map={"AutoModelForSequenceClassification": "mine.Model"})(teacher)
+    warnings = StageWarnings()
+
+    load_teacher(teacher, warnings)
+
+    assert warnings.sentences == [
+        f"spec.teacher.model: file://{teacher} brings code of its own (auto_map in config.json), which is not run: the "
+        "bert of transformers is used instead"
+    ]
+
+
+def test_new_weights_follow_the_seed(tmp_path: Path):
+    save_bert(tmp_path, labels=None)
+    heads = [load_student(tmp_path, seed=seed).model.classifier.weight for seed in (1, 1, 2)]
 
     torch.testing.assert_close(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
-def test_the_default_bert_hash_is_femto(root: Path, task: Task):
-    architecture = Architecture(model_type="bert-hash", config={"vocab_size": 30522})
+def test_a_new_pooler_follows_the_seed(tmp_path: Path):
+    words = len(save_tokenizer(tmp_path))
+    BertForMaskedLM(BertConfig(vocab_size=words, **SMALL_BERT)).save_pretrained(tmp_path)
 
-    student = build_student(architecture, fetch(root / "teacher"), task, seed=1, field="spec.stages[0].student")
+    poolers = [load_student(tmp_path, seed=seed).model.bert.pooler.dense.weight for seed in (1, 1, 2)]
+
+    torch.testing.assert_close(poolers[0], poolers[1])
+    assert not torch.equal(poolers[0], poolers[2])
+
+
+def test_the_default_bert_hash_is_femto(teacher: Path):
+    student = build_student("bert-hash", teacher, vocab_size=30522)
 
     assert student.parameters == 242_662
     assert not student.pretrained
@@ -244,89 +331,6 @@ def test_bert_hash_is_the_written_formula(tmp_path: Path):
     torch.testing.assert_close(embeddings(ids, kinds), want)
 
 
-def test_a_split_is_encoded_once_for_all_who_read_texts_alike(root: Path, task: Task):
-    """Encoding changes a tokenizer's own settings, and a saved one may hold those of who saved it."""
-    loaded, again = (load_teacher(fetch(root / "teacher"), task).tokenizer for _ in range(2))
-    again.backend_tokenizer.enable_truncation(7)
-    split = a_split("a good film", "bad")
-    encoder = Encoder(task.max_length)
-
-    first = encoder.encode(split, loaded, pad_id=0)
-
-    assert encoder.encode(split, loaded, pad_id=0) is first
-    assert encoder.encode(split, again, pad_id=0) is first
-    again.truncation_side = "left"
-    assert encoder.encode(split, again, pad_id=0) is not first, "another end of a long text is cut"
-    assert loaded.backend_tokenizer.truncation is None
-    assert again.backend_tokenizer.truncation["max_length"] == 7, "what is saved with it is as it was"
-
-
-def test_every_row_gets_its_own_logits_also_where_texts_repeat(root: Path, task: Task, tmp_path: Path):
-    """More rows than one batch, of many lengths; they are computed in order of length and equal texts once."""
-    texts = [text for text, _ in sentences(100, 4)]
-    split = a_split(*texts, *reversed(texts[:30]))
-    loaded = load_teacher(fetch(root / "teacher"), task)
-    encoder = Encoder(task.max_length)
-    one_by_one = [
-        measure(
-            loaded.model,
-            a_split(text),
-            Encoder(task.max_length).encode(a_split(text), loaded.tokenizer, pad_id=loaded.pad_id),
-            columns=(0, 1),
-            precision="float32",
-            on_batch=lambda *_: None,
-        ).logits[0]
-        for (text,) in split.texts
-    ]
-    (tmp_path / "parts").mkdir()
-    computed: list[int] = []
-
-    answer = teacher_logits(
-        FileStore(f"file://{tmp_path}/logits"),
-        "0" * 64,
-        loaded.model,
-        split,
-        encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id),
-        given=fetch(root / "teacher"),
-        classes=2,
-        precision="float32",
-        folder=tmp_path / "parts",
-        save_interval_s=0.0,
-        stop=lambda: False,
-        on_batch=lambda done, _: computed.append(done),
-    )
-
-    np.testing.assert_allclose(answer.logits, one_by_one, rtol=1e-4, atol=1e-5)
-    assert computed[-1] == len(set(texts))
-
-
-def test_logits_that_are_no_numbers_are_neither_kept_nor_used(root: Path, task: Task, tmp_path: Path):
-    """The key of what is kept holds neither device nor version: a bad moment of one would stay for ever."""
-    store = FileStore(f"file://{tmp_path}/logits")
-    loaded, split = load_teacher(fetch(root / "teacher"), task), a_split("good", "bad")
-    (tmp_path / "parts").mkdir()
-
-    def teach(model: Any) -> TeacherLogits:
-        encoded = Encoder(task.max_length).encode(split, loaded.tokenizer, pad_id=loaded.pad_id)
-        return teacher_logits(
-            store, "0" * 64, model, split, encoded, given=fetch(root / "teacher"), classes=2, precision="float32",
-            folder=tmp_path / "parts", save_interval_s=0.0, stop=lambda: False, on_batch=lambda *_: None,
-        )  # fmt: skip
-
-    broken = copy.deepcopy(loaded.model)
-    with torch.no_grad():
-        broken.classifier.bias.fill_(float("nan"))
-    with pytest.raises(CheckpointInvalid, match="outputs on validation are not numbers"):
-        teach(broken)
-    assert store.list_objects("") == []
-
-    _write_part(store, "0" * 64, {split.keys[0]: np.full(2, np.nan, dtype=np.float32)}, tmp_path / "parts")
-    answer = teach(loaded.model)
-
-    assert np.isfinite(answer.logits).all()
-    assert not answer.reused
-
-
 @pytest.mark.shared
 def test_the_pretrained_femto_loads_whole(shared: Path):
     bert_hash.register()
@@ -364,22 +368,3 @@ def test_real_checkpoints_with_unnamed_classes_teach_and_learn(shared: Path, tmp
     assert answer.pretrained
     assert answer.teacher is not None
     assert answer.teacher.parameters == 4_386_178
-
-
-@pytest.mark.parametrize(
-    "names, want",
-    [
-        pytest.param(["negative", "positive"], ClassOrder((0, 1), named=True), id="as the task"),
-        pytest.param(["positive", "negative"], ClassOrder((1, 0), named=True), id="turned round"),
-        pytest.param(["POSITIVE", "NEGATIVE"], ClassOrder((1, 0), named=True), id="another case"),
-        pytest.param(["LABEL_0", "LABEL_1"], ClassOrder((0, 1), named=False), id="unnamed"),
-    ],
-)
-def test_classes_are_matched_by_name(names: list[str], want: ClassOrder):
-    assert match_classes(names, LABELS, who="teacher x") == want
-
-
-def test_names_that_differ_only_in_case_from_two_labels_match_none():
-    with pytest.raises(LabelMismatch):
-        match_classes(["A", "b"], ["a", "B", "c"], who="teacher x")
-    assert match_classes(["a", "A"], ["A", "a"], who="teacher x").columns == (1, 0)

@@ -33,7 +33,9 @@ def encode(split: Split, teacher: Classifier) -> Encoded:
     return Encoder(16, warnings=StageWarnings()).encode(split, teacher.tokenizer, pad_id=teacher.pad_id)
 
 
-def teach(root: Path, split: Split, teacher: Classifier, *, model: Any = None, computed: list[int]) -> TeacherOutputs:
+def teach(
+    root: Path, split: Split, teacher: Classifier, *, model: Any = None, computed: list[int], checked: bool = True
+) -> TeacherOutputs:
     (root / "parts").mkdir(exist_ok=True)
     return TeacherPass(
         store=FileStore(f"file://{root}/store"),
@@ -44,7 +46,7 @@ def teach(root: Path, split: Split, teacher: Classifier, *, model: Any = None, c
         keys=split.keys,
         training=an_order(root).training,
         columns=teacher.columns,
-        check=numbers_check(split, fetch(root / "teacher")),
+        check=numbers_check(split, fetch(root / "teacher")) if checked else lambda _: None,
         folder=root / "parts",
         save_interval_s=0.0,
         stop=lambda: False,
@@ -92,6 +94,7 @@ def test_outputs_that_are_no_numbers_are_neither_kept_nor_used(tmp_path: Path):
         teach(tmp_path, split, teacher, model=broken, computed=[])
 
     assert FileStore(f"file://{tmp_path}/store").list_objects("") == []
+    teach(tmp_path, split, teacher, model=broken, computed=[], checked=False)  # as an older release kept them
     outputs = teach(tmp_path, split, teacher, computed=[])
     assert torch.isfinite(outputs.batch([0, 1])).all()
     assert not outputs.reused

@@ -121,7 +121,7 @@ def build_student(
     check_works(
         student,
         task,
-        who=f"{field}.architecture.modelType: got {kind}, which",
+        who=f"{field}.architecture.modelType: got {kind}",
         remedy=f"; change its config or tokenizer, or use a model type such as {KNOWN_TO_WORK}",
         trains=True,
         warnings=warnings,

@@ -49,13 +49,13 @@ def check_works(
         if trains:
             check_training(model, rows, pad_id=loaded.pad_id, side=side or "right")
     except ForwardFailed as error:
-        raise CheckpointInvalid(f"{who} {error}{remedy}") from error
+        raise CheckpointInvalid(f"{who}: the model {error}{remedy}") from error
     if side is None:
         side = _accept_mixing(model.config, who, remedy, warnings)
     if side != tokenizer.padding_side:
         warnings.add(
-            f"{who.removesuffix(', which')}: padding_side: the tokenizer pads on the {tokenizer.padding_side}, where "
-            f"answers would depend on the other texts in a batch; batches are padded on the {side}"
+            f"{who}: padding_side of the tokenizer is {tokenizer.padding_side}; batches are padded on the {side}, so "
+            "that the answer for a text does not depend on the other texts in its batch"
         )
     set_padding_side(tokenizer, side)
 
@@ -91,11 +91,11 @@ def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) 
     """The padding side of a model whose answers depend on padding on both sides."""
     if config.model_type not in MIXES_PADDING:
         raise CheckpointInvalid(
-            f"{who} gives a text another answer when it is padded, with padding_side left and right alike; its padding "
-            f"token does not fit the model{remedy}"
+            f"{who}: the model gives a padded text another answer, with padding_side left and right alike; its padding "
+            f"token does not fit{remedy}"
         )
     warnings.add(
-        f"{who.removesuffix(', which')}: models of type {config.model_type} also read padding, so the answer for a "
+        f"{who}: models of type {config.model_type} also read padding, so the answer for a "
         "text changes slightly with the other texts in its batch"
     )
     return "right"
