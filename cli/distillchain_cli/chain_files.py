@@ -156,6 +156,8 @@ def plan_of(chain: DistillationChain, *, source: str) -> Plan:
 
 
 def _read(file: str, source: str) -> str:
+    if file == STDIN and sys.stdin is None:  # `<&-` in a shell
+        raise BadDocument(source, [Fault("", "is closed; expected a chain")])
     try:
         content = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
         # utf-8-sig: editors on Windows put a byte order mark in front.

@@ -39,7 +39,7 @@ File = Annotated[
 Files = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE...",
+        metavar="FILE",
         help="YAML or JSON files, folders of .yaml, .yml and .json files, or - for stdin. Other kinds are skipped.",
     ),
 ]

@@ -40,16 +40,20 @@ def _section(name: str, command: Any) -> Iterator[str]:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     options = [param for param in command.params if param.param_type_name == "option"]
     has_options = ["[OPTIONS]"] if options else []
-    usage = " ".join([PROGRAM, name, *(argument.metavar for argument in arguments), *has_options])
+    usage = " ".join([PROGRAM, name, *map(_metavar, arguments), *has_options])
     yield f"## {name}\n\n```text\n{usage}\n```\n"
     yield _plain(command.help) + "\n"
     if command.params:
         yield "| argument or option | meaning |\n|---|---|"
     for argument in arguments:
-        yield f"| `{_escape(argument.metavar)}` | {_cell(argument.help)} |"
+        yield f"| `{_escape(_metavar(argument))}` | {_cell(argument.help)} |"
     for option in options:
         yield f"| {_names(option)} | {_cell(option.help)}{_default(option)} |"
     yield f"\n```bash\n{command.epilog.removeprefix('Example: ')}\n```\n"
+
+
+def _metavar(argument: Any) -> str:
+    return f"{argument.metavar}..." if argument.nargs == -1 else str(argument.metavar)
 
 
 def _plain(text: str) -> str:

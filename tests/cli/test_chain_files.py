@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from chain_builders import a_document
-from cli.parts import distillchain, distillchain_here, write_chain
+from cli.parts import COMMAND, distillchain, distillchain_here, write_chain
 from distillchain_api.faults import BadDocument
 from distillchain_api.wire.work_order import MAX_WORK_ORDER_BYTES, WORK_ORDER_ENV
 from distillchain_cli.chain_files import plan_of, read_chain
@@ -327,6 +328,14 @@ def test_a_chain_can_come_from_stdin(tmp_path: Path):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "stdin: valid: DistillationChain relay, hf://org/teacher -> mini -> tiny\n"
+
+
+def test_a_closed_stdin_is_reported(tmp_path: Path):
+    command = shlex.join([*COMMAND, "validate", "-"])
+
+    done = subprocess.run(["bash", "-c", f"{command} <&-"], cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (2, "stdin: is closed; expected a chain\n")
 
 
 # --- size of the work order
