@@ -9,7 +9,7 @@ from typing import Any
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
-from distillchain_api.wire.answer import Committed, Failed, Measured
+from distillchain_api.wire.answer import Committed, Failed, ModelSummary
 from distillchain_api.wire.manifest import Metrics
 from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL, SUSPENDED_ANNOTATION
@@ -20,7 +20,7 @@ NOON = "2026-01-01T12:00:00Z"
 
 
 def a_document(name: str = "relay", *, stages: Sequence[str] = ("mini", "tiny"), **spec: Any) -> dict[str, Any]:
-    """A chain as a person writes it; `spec` replaces fields of it."""
+    """A chain as a user writes it; `spec` replaces fields of it."""
     return {
         "apiVersion": "distillchain.io/v1alpha1",
         "kind": "DistillationChain",
@@ -58,8 +58,8 @@ def a_plan(**chain: Any) -> Plan:
     return build_plan(a_chain(**chain))
 
 
-def a_measured(accuracy: float, *, parameters: int = 1_000_000) -> Measured:
-    return Measured(
+def a_measured(accuracy: float, *, parameters: int = 1_000_000) -> ModelSummary:
+    return ModelSummary(
         metrics=Metrics(validation={"accuracy": accuracy, "macroF1": accuracy}),
         parameters=parameters,
         size_bytes=4 * parameters,

@@ -1,4 +1,4 @@
-"""`python -m distillchain_operator`: carries out the DistillationChains of a cluster until it is told to stop.
+"""`python -m distillchain_operator`: runs the DistillationChains of a cluster until SIGTERM.
 
 Settings come from DISTILLCHAIN_* variables (settings.py) or these arguments, the connection from $KUBECONFIG or the
 service account.
@@ -17,10 +17,11 @@ from importlib.metadata import version
 from typing import NoReturn
 
 import kopf
-from kopf._cogs.structs.references import Insights  # what kopf watches at present: an argument that it does not export
+from kopf._cogs.structs.references import Insights  # what kopf watches; kopf.operator takes it and does not export it
 
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import COMPONENT, ApiError, Cluster
-from distillchain_operator.controller import ChainKey, Controller
+from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.handlers import build_kopf_settings, build_registry
 from distillchain_operator.lease import Election, LeadershipLost, new_identity
@@ -30,7 +31,7 @@ from distillchain_operator.namespaces import follow_namespaces, list_chains, wai
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 
-WORKERS = 8  # chains looked at at once; a look is some live reads
+WORKERS = 8  # chains reconciled at the same time; each waits for a few live reads most of the time
 EXIT_BAD_SETTINGS = 2
 EXIT_LEADERSHIP_LOST = 3
 
@@ -38,7 +39,7 @@ log = logging.getLogger("distillchain_operator")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs until SIGTERM or SIGINT; 2 for settings that cannot be used, 3 when another operator took over."""
+    """Runs until SIGTERM or SIGINT; returns 2 for invalid settings and 3 when another operator took over."""
     parser = argparse.ArgumentParser(prog="python -m distillchain_operator", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"distillchain {version('distillchain')}")
     for name in setting_names():
@@ -48,16 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = Settings.from_environment({**os.environ, **given})
         configure_logging(settings)
-        # Process 1 of a container gets only the signals that it handles, and kopf sets its handlers when it starts.
-        signal.signal(signal.SIGTERM, _end)
+        # Process 1 of a container receives only signals that it handles, and kopf sets its handlers later.
+        signal.signal(signal.SIGTERM, _exit)
         return asyncio.run(_run(settings))
     except BadSetting as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_SETTINGS
 
 
-def _end(*_: object) -> NoReturn:
-    """Unwinds: an operator that still waits for the API server has nothing to finish."""
+def _exit(*_: object) -> NoReturn:
+    """Exits at once: an operator that still waits for the API server has nothing to finish."""
     raise SystemExit(0)
 
 
@@ -71,7 +72,7 @@ async def _run(settings: Settings) -> int:
         lists_chains = asyncio.Event()
 
         def is_ready() -> bool:
-            return lists_chains.is_set() and (election is None or election.stands)
+            return lists_chains.is_set() and (election is None or election.is_candidate)
 
         await stack.enter_async_context(serve(settings.metrics_port, metrics_page(metrics)))
         await stack.enter_async_context(serve(settings.health_port, probes(is_ready)))
@@ -83,21 +84,22 @@ async def _run(settings: Settings) -> int:
         metrics.leads()
         exit_code = 0
         try:
-            await _work(cluster, settings, metrics, election)
+            await _reconcile_all(cluster, settings, metrics, election)
         except* LeadershipLost as lost:
-            # Nothing that is known here may be true any more; the kubelet starts a process that knows nothing.
+            # Everything in memory may be outdated, so the kubelet starts a fresh process.
             log.critical("leadership lost", extra={"error": str(lost.exceptions[0])})
             exit_code = EXIT_LEADERSHIP_LOST
         log.info("operator stopped")
         return exit_code
 
 
-async def _work(cluster: Cluster, settings: Settings, metrics: Metrics, election: Election | None) -> None:
-    """Carries out chains until SIGTERM or SIGINT, which kopf hears; an error of any part ends all of them."""
-    queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(Controller(cluster, settings, metrics=metrics).look))
+async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics, election: Election | None) -> None:
+    """Reconciles chains until SIGTERM or SIGINT, which kopf handles; an error in any task ends all of them."""
+    controller = Controller(cluster, settings, metrics=metrics)
+    queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile))
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
-    readable = await wait_for_chains(cluster, settings.namespaces)  # anew: it may have stood by for long
+    readable = await wait_for_chains(cluster, settings.namespaces)  # again: it may have been on standby for long
     watched = Insights()
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -113,7 +115,7 @@ async def _work(cluster: Cluster, settings: Settings, metrics: Metrics, election
             settings=build_kopf_settings(),
             memo=kopf.Memo(queue=queue),
             standalone=True,
-            # kopf would ask for the user's name, which a numeric user may not have.
+            # Without it, kopf asks for the user's name, which a numeric user may not have.
             identity=COMPONENT,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
             clusterwide=not settings.namespaces,
             namespaces=[namespace for namespace in readable if namespace],
@@ -124,10 +126,10 @@ async def _work(cluster: Cluster, settings: Settings, metrics: Metrics, election
 
 
 async def _resync(cluster: Cluster, queue: WorkQueue[ChainKey], settings: Settings, metrics: Metrics) -> None:
-    """Looks at every chain from time to time: what no event told is found then."""
+    """Reconciles every chain periodically, to find changes whose event was lost."""
     while True:
         await asyncio.sleep(settings.resync_s)
-        with contextlib.suppress(ApiError):  # the next round is soon enough
+        with contextlib.suppress(ApiError):  # the next resync is soon enough
             chains = await list_chains(cluster, settings.namespaces)
             keys = [ChainKey(chain["metadata"]["namespace"], chain["metadata"]["name"]) for chain in chains]
             for key in keys:

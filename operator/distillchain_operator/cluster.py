@@ -1,6 +1,6 @@
-"""The rim to the API server: live reads and the few writes the operator makes, by the official async client.
+"""The connection to the API server: live reads and the operator's few writes, by the official async client.
 
-Every answer is plain JSON data; every error is an `ApiError` with the API server's own sentence.
+Every answer is plain JSON data; every error is an `ApiError` with the API server's own message.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from distillchain_operator.settings import BadSetting
 from distillchain_operator.transitions import ChainEvent
 
 REQUEST_TIMEOUT_S = 30
-LOG_TAIL_LINES = 50  # progress lines come every second or so, talk stands between them
+LOG_TAIL_LINES = 50  # a progress line comes about every second, with other lines between them
 MERGE_PATCH = "application/merge-patch+json"
 COMPONENT = "distillchain-operator"
 
 
 class ApiError(Exception):
-    """The API server refused, or could not be reached (status 0)."""
+    """The API server refused a request, or could not be reached (status 0)."""
 
-    is_expected = True
+    is_expected = True  # the queue logs it without a traceback
 
     def __init__(self, status: int, message: str, *, reason: str = "", causes: frozenset[str] = frozenset()) -> None:
         self.status, self.message, self.reason, self.causes = status, message, reason, causes
@@ -36,18 +36,23 @@ class ApiError(Exception):
 
     @property
     def is_namespace_terminating(self) -> bool:
-        """Nothing can be made in the namespace any more: it is being deleted."""
+        """The namespace is being deleted, so nothing can be created in it."""
         return "NamespaceTerminating" in self.causes
 
     @property
     def is_refusal(self) -> bool:
-        """The object itself is refused: invalid, forbidden by admission or quota; asking again changes nothing."""
+        """The object is invalid, or admission or a quota forbids it; the same request would be refused again."""
         return self.status in (400, 403, 413, 422)
 
     @property
     def is_quota(self) -> bool:
-        """The namespace's quota is used up: what other work frees, this may have."""
+        """The namespace's quota is used up; other work may free some."""
         return self.status == 403 and "exceeded quota" in self.message
+
+    @property
+    def has_unknown_field(self) -> bool:
+        """The object has a field that the API server does not know."""
+        return self.status in (400, 422) and "unknown field" in self.message
 
 
 class Cluster:
@@ -59,10 +64,10 @@ class Cluster:
 
     @classmethod
     async def connect(cls, *, answered: Callable[[str, int], None] = lambda *_: None) -> Self:
-        """By $KUBECONFIG, else as the pod's service account, else by ~/.kube/config.
+        """Connects by $KUBECONFIG, else as the pod's service account, else by ~/.kube/config.
 
         Args:
-            answered: is told method and HTTP code of every request; code 0: there was no answer.
+            answered: called with the method and HTTP code of every request; code 0: there was no answer.
         Raises: BadSetting.
         """
         kubeconfig = os.environ.get("KUBECONFIG")
@@ -89,7 +94,7 @@ class Cluster:
         return _items(await self._request("GET", _chains(namespace)))
 
     async def check_chains(self, namespace: str | None) -> None:
-        """Asks, at little cost, whether `list_chains` would answer. Raises: ApiError."""
+        """Checks cheaply whether `list_chains` would succeed. Raises: ApiError."""
         await self._request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -97,11 +102,11 @@ class Cluster:
         return await self._get(f"{_chains(namespace)}/{name}")
 
     async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-        """The Jobs that bear the chain's label."""
+        """The Jobs with the chain's label."""
         return _items(await self._request("GET", _jobs(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
 
     async def list_pods(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-        """The pods that bear the chain's label."""
+        """The pods with the chain's label."""
         return _items(await self._request("GET", _pods(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
 
     async def get_job(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -109,19 +114,19 @@ class Cluster:
         return await self._get(f"{_jobs(namespace)}/{name}")
 
     async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
-        """Makes a Job, or asks whether it would be accepted."""
+        """Creates a Job, or checks whether it would be accepted."""
         await self._request("POST", _jobs(job["metadata"]["namespace"]), query=_dry(dry_run), body=job)
 
     async def dry_run_pod(self, pod: dict[str, Any]) -> None:
-        """Asks whether a pod would be accepted; none is made."""
+        """Checks whether a pod would be accepted; creates none."""
         try:
             await self._request("POST", _pods(pod["metadata"]["namespace"]), query=_dry(True), body=pod)
         except ApiError as error:
-            if error.reason != "AlreadyExists":  # the last thing asked: all of admission has said yes
+            if error.reason != "AlreadyExists":  # checked after admission, which has accepted the pod then
                 raise
 
     async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
-        """Deletes this very Job, its pods first; one that is gone or another of its name is fine."""
+        """Deletes the Job with this UID, its pods first; no error if it is gone or another has its name."""
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", f"{_jobs(namespace)}/{name}", body=body)
@@ -130,12 +135,12 @@ class Cluster:
                 raise
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
-        """Suspends or resumes this very Job; one that is gone or another of its name is fine."""
+        """Suspends or resumes the Job with this UID; no error if it is gone or another has its name."""
         metadata = {"uid": uid, "annotations": {SUSPENDED_ANNOTATION: "true" if suspend else None}}
         await self._patch_job(namespace, name, {"metadata": metadata, "spec": {"suspend": suspend}})
 
     async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
-        """Annotates this very Job; one that is gone or another of its name is fine."""
+        """Annotates the Job with this UID; no error if it is gone or another has its name."""
         await self._patch_job(namespace, name, {"metadata": {"uid": uid, "annotations": annotations}})
 
     async def _patch_job(self, namespace: str, name: str, body: dict[str, Any]) -> None:
@@ -146,15 +151,15 @@ class Cluster:
                 raise
 
     async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> None:
-        """Writes the status if the chain is still the one that was read.
+        """Writes the status if the chain has not changed since it was read.
 
-        Raises: ApiError 409 when it is not.
+        Raises: ApiError 409 when it has.
         """
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
         await self._request("PATCH", f"{_chains(namespace)}/{name}/status", body=body, content_type=MERGE_PATCH)
 
     async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
-        """Tells an Event about a chain."""
+        """Creates an Event about a chain."""
         metadata = chain["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -183,9 +188,9 @@ class Cluster:
         return await self._get(f"{_leases(namespace)}/{name}")
 
     async def own_service_account(self, namespace: str) -> dict[str, Any] | None:
-        """An ownerReference to the ServiceAccount that this process is, or None where it is none of the namespace.
+        """An ownerReference to this process's ServiceAccount; None if it has none in the namespace.
 
-        SelfSubjectReview: every authenticated user may ask it (Kubernetes 1.28 and later).
+        Every authenticated user may create a SelfSubjectReview (Kubernetes 1.28 and later).
         """
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         try:
@@ -200,28 +205,28 @@ class Cluster:
         return {"apiVersion": "v1", "kind": "ServiceAccount", "name": name.removeprefix(prefix), "uid": uid}
 
     async def create_lease(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-        """Makes a Lease.
+        """Creates a Lease.
 
-        Raises: ApiError 409 when there is one.
+        Raises: ApiError 409 when it exists.
         """
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         return await self._request("POST", _leases(metadata["namespace"]), body=body)
 
     async def replace_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
-        """Writes a Lease if it is still the one that was read.
+        """Writes a Lease if it has not changed since it was read.
 
-        Raises: ApiError 409 when it is not.
+        Raises: ApiError 409 when it has.
         """
         metadata = lease["metadata"]
         return await self._request("PUT", f"{_leases(metadata['namespace'])}/{metadata['name']}", body=lease)
 
     async def log_tail(self, namespace: str, pod: str) -> list[str]:
-        """The last lines of the container `trainer`; none while they cannot be read."""
+        """The last lines of the container `trainer`; none if they cannot be read."""
         query = {"container": TRAINER_CONTAINER, "tailLines": str(LOG_TAIL_LINES)}
         try:
             status, text = await self._exchange("GET", f"{_pods(namespace)}/{pod}/log", query=query)
         except ApiError:
-            return []  # progress is a courtesy, and the API server is asked again soon
+            return []  # the next reconcile reads them
         return text.splitlines() if status == 200 else []
 
     async def _get(self, path: str) -> dict[str, Any] | None:
@@ -299,7 +304,7 @@ def _leases(namespace: str) -> str:
 
 
 def _dry(dry_run: bool) -> dict[str, str]:
-    # Unknown fields in a user's pod template are a mistake to be told, not to be dropped.
+    # Strict, so that an unknown field in the user's pod template is refused instead of dropped.
     return {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
 
 

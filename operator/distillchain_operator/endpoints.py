@@ -1,4 +1,4 @@
-"""What the operator answers over HTTP: the kubelet's probes and Prometheus."""
+"""The operator's HTTP endpoints, for the kubelet's probes and for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillchain_operator.metrics import Metrics
 
 @asynccontextmanager
 async def serve(port: int, routes: dict[str, Handler]) -> AsyncIterator[None]:
-    """GET on the paths of `routes`, on all addresses while the block runs; port 0: nothing is served."""
+    """Serves GET on the paths of `routes`, on all addresses, while the block runs; port 0: serves nothing."""
     if not port:
         yield
         return
@@ -31,7 +31,7 @@ async def serve(port: int, routes: dict[str, Handler]) -> AsyncIterator[None]:
 
 
 def probes(is_ready: Callable[[], bool]) -> dict[str, Handler]:
-    """`/healthz`: the event loop turns. `/readyz`: it can read what it needs, and leads or stands by; else 503."""
+    """`/healthz`: the event loop runs. `/readyz`: chains can be listed, and this operator leads or is on standby."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")

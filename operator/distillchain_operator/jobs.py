@@ -1,8 +1,8 @@
-"""The one Job of one stage. Same arguments, same bytes: no clock, no lookup.
+"""The Job of one stage. The same arguments give the same bytes: no clock, no lookup.
 
-The user's PodTemplateSpec, laid over the operator's, stays theirs; the container `trainer` is written into it. Whatever
-they state about command, image, security and volumes wins over our defaults; labels, work order, credentials, restart
-policy and the missing service account token are ours.
+The user's PodTemplateSpec is merged over the operator's, and the container `trainer` is written into it. What the user
+states about command, image, security and volumes takes precedence over the defaults here; labels, work order,
+credentials, restart policy and the missing service account token do not depend on the user.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.wire.work_order import ATTEMPT_ENV, WORK_ORDER_ENV
 from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL, TRAINER_CONTAINER, digest_label
-from distillchain_operator.podtemplate import BadPodTemplate, check_pod_template, overlay
+from distillchain_operator.podtemplate import overlay
 from distillchain_operator.policy import POD_FAILURE_POLICY
 
 MAX_NAME_CHARS = 63  # of a Job's name, which becomes a label of its pods
-HASH_CHARS = 10  # 40 bits: among the few Jobs of one chain and stage a clash will not be seen
+HASH_CHARS = 10  # 40 bits: enough for the few Jobs of one chain and stage
 STAGE_PART_CHARS = 24
-TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
+TMP = "/tmp"  # noqa: S108 - a volume of the pod
 TMP_VOLUME = "distillchain-tmp"
-USER_ID = 65532  # "nonroot" of distroless images; any other works too: the trainer writes only to /tmp
+USER_ID = 65532  # "nonroot" of distroless images; any other works too, because the trainer writes only to /tmp
 GRACE_S = 120  # time to save the state of a large student to the store after SIGTERM
 COMMAND = ["python", "-m", "distillchain_trainer"]
 
 
+class MissingImage(ValueError):
+    """Neither the chain nor the operator names a trainer image; the message names the field."""
+
+
 @dataclass(frozen=True)
 class JobDefaults:
-    """What the operator gives to stages that do not say it themselves."""
+    """What a stage gets from the operator where the chain does not say it."""
 
     image: str | None = None
     pod: Mapping[str, Any] = field(default_factory=dict)
@@ -46,9 +50,9 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
     """The Job of a stage.
 
     Args:
-        defaults: the image is used when neither stage nor template nor the pod template names one; what the stage's pod
-            says is laid over the pod.
-    Raises: BadPodTemplate when the template cannot be written into.
+        defaults: the image is used if neither the stage nor the template nor the pod template names one; the stage's
+            pod is merged over the pod.
+    Raises: MissingImage.
     """
     spec = _job_spec(chain, stage, defaults=defaults)
     return {
@@ -74,13 +78,13 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
 
 
 def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:
-    """A pod as the Job controller would make it, for a dry run: it finds what only pod admission refuses.
+    """A pod as the Job controller would create it, for a dry run: it finds what only pod admission refuses.
 
-    Its name is always the same: refusals name it, and their text stands in status. Policies against pods that nothing
-    controls see the chain as its controller, as no Job is there yet.
+    Its name never changes, because refusals name the pod and their text is in status. Its controller is the chain,
+    because no Job exists yet and some policies refuse pods that have no controller.
     """
     template = job["spec"]["template"]
-    # Without blockOwnerDeletion: admission would ask for rights on the chain that only a Job's owner needs.
+    # With blockOwnerDeletion, admission would require rights on the chain that only the owner of a Job needs.
     owners = [{**owner, "blockOwnerDeletion": False} for owner in job["metadata"].get("ownerReferences", [])]
     return {
         "apiVersion": "v1",
@@ -96,10 +100,10 @@ def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_name(chain: str, stage: str, spec_hash: str) -> str:
-    """`<chain>-<stage>-<hash>` in 63 characters; a long chain or stage name is cut, the hash keeps it unique."""
+    """`<chain>-<stage>-<hash>` in 63 characters; long names are truncated, and the hash keeps the result unique."""
     stage_part = stage[:STAGE_PART_CHARS].rstrip("-")
-    room = MAX_NAME_CHARS - len(stage_part) - HASH_CHARS - len("--")
-    chain_part = chain.replace(".", "-")[:room].rstrip("-")  # a dot would have to stand between letters
+    chain_chars = MAX_NAME_CHARS - len(stage_part) - HASH_CHARS - len("--")
+    chain_part = chain.replace(".", "-")[:chain_chars].rstrip("-")  # a name with a dot before a dash is invalid
     return f"{chain_part}-{stage_part}-{spec_hash[:HASH_CHARS]}"
 
 
@@ -120,17 +124,14 @@ def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
         "backoffLimit": stage.retries,
         **deadline,
         "podFailurePolicy": copy.deepcopy(POD_FAILURE_POLICY),
-        # A replacement starts only when its forerunner is gone: never two pods on one stage.
+        # A replacement starts only when the pod before it has ended: never two pods on one stage.
         "podReplacementPolicy": "Failed",
         "template": _pod_template(chain, stage, defaults=defaults),
     }
 
 
 def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
-    given = stage.pod or {}
-    check_pod_template(defaults.pod, "DISTILLCHAIN_POD_TEMPLATE")
-    check_pod_template(given, stage.pod_field)
-    template = overlay(defaults.pod, given)
+    template = overlay(defaults.pod, stage.pod)
     metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
     containers: list[dict[str, Any]] = spec.get("containers") or []
     trainer = next((c for c in containers if c["name"] == TRAINER_CONTAINER), None)
@@ -138,7 +139,7 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
         trainer = {"name": TRAINER_CONTAINER}
         containers.insert(0, trainer)
     mounts, volumes = trainer.get("volumeMounts") or [], spec.get("volumes") or []
-    if not any(isinstance(mount, dict) and str(mount.get("mountPath")).rstrip("/") == TMP for mount in mounts):
+    if not any((mount.get("mountPath") or "").rstrip("/") == TMP for mount in mounts):
         mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": TMP}]
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
     _write_trainer(trainer, chain, stage, image=defaults.image, mounts=mounts)
@@ -169,21 +170,21 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
 def _write_trainer(
     trainer: dict[str, Any], chain: DistillationChain, stage: PlannedStage, *, image: str | None, mounts: list[Any]
 ) -> None:
-    """Writes ours into the container `trainer` of the user's template."""
+    """Writes image, environment, mounts and security context into the container `trainer`."""
     image = stage.image or trainer.get("image") or image
     if not image:
-        raise BadPodTemplate(
-            f"spec.template.image: missing, and this operator has no default; set it (stage {stage.name} needs it), or "
-            "DISTILLCHAIN_TRAINER_IMAGE of the operator"
+        raise MissingImage(
+            f"spec.template.image: missing for stage {stage.name}, and the operator has no default; set it, or the "
+            "operator's DISTILLCHAIN_TRAINER_IMAGE"
         )
     own_env = _trainer_env(chain, stage)
-    ours = {entry["name"] for entry in own_env}
-    given_env = [entry for entry in trainer.get("env") or [] if entry["name"] not in ours]
-    stated = {entry["name"] for entry in given_env}
-    homes = [entry for entry in _HOME_ENV if entry["name"] not in stated]
+    own_names = {entry["name"] for entry in own_env}
+    users_env = [entry for entry in trainer.get("env") or [] if entry["name"] not in own_names]
+    users_names = {entry["name"] for entry in users_env}
+    homes = [entry for entry in _HOME_ENV if entry["name"] not in users_names]
     trainer.update(
         image=image,
-        env=[*given_env, *homes, *own_env],
+        env=[*users_env, *homes, *own_env],
         volumeMounts=mounts,
         terminationMessagePath="/dev/termination-log",
         terminationMessagePolicy="File",
@@ -200,7 +201,7 @@ def _write_trainer(
         trainer["resources"] = copy.deepcopy(stage.resources)
 
 
-# A user ID without a line in /etc/passwd has no name and no home, and libraries ask for both.
+# A user ID without a line in /etc/passwd has neither name nor home, and libraries read both.
 _HOME_ENV = (
     {"name": "HOME", "value": TMP},
     {"name": "USER", "value": "trainer"},
@@ -226,7 +227,7 @@ def _trainer_env(chain: DistillationChain, stage: PlannedStage) -> list[dict[str
 
 
 def _escaped(text: str) -> str:
-    """Kubernetes expands $(NAME) in values; a dollar that must stay is doubled."""
+    """Kubernetes expands $(NAME) in values and reads $$ as one dollar."""
     return text.replace("$", "$$")
 
 

@@ -1,4 +1,4 @@
-"""Names by which the operator finds what it made."""
+"""Labels and annotations by which the operator finds its Jobs and pods."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ DIGEST_LABEL = "distillchain.io/digest"
 """The first DIGEST_LABEL_CHARS of the stage's digest: a label holds 63 characters, a digest has 64."""
 
 PODS_ANNOTATION = "distillchain.io/pods"
-"""Of a Job: the pods seen of it, by the first POD_UID_CHARS of their UIDs. An evicted pod is deleted, and the Job
-controller does not count it: without this note nobody could tell how many attempts there were."""
+"""On a Job: the pods that it has had, by the first POD_UID_CHARS of their UIDs. An evicted pod is deleted, and the Job
+controller does not count it, so the number of attempts could not be known without this annotation."""
 
 SUSPENDED_ANNOTATION = "distillchain.io/suspended"
-"""Of a Job: this operator has suspended it. One without it was suspended by another, such as Kueue, who resumes it."""
+"""On a Job: this operator suspended it. A suspended Job without it is resumed by the controller that suspended it, such
+as Kueue."""
 
 POD_UID_CHARS = 8
 DIGEST_LABEL_CHARS = 32
@@ -20,5 +21,5 @@ TRAINER_CONTAINER = "trainer"
 
 
 def digest_label(digest: str) -> str:
-    """A digest as it stands in the label."""
+    """A digest in the form of the label."""
     return digest[:DIGEST_LABEL_CHARS]

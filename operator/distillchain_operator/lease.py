@@ -1,10 +1,11 @@
-"""Leader election: of several operators the holder of one Lease works, the others stand by.
+"""Leader election: of several operators, the holder of one Lease works and the others are on standby.
 
-The rules are those of client-go's tools/leaderelection. Two clocks are never compared: a lease is over when its reader
-has not seen it change for its duration, by the reader's own clock; and its holder gives up some seconds before that.
+The rules are those of client-go's tools/leaderelection. The clocks of two machines are never compared: a lease has
+expired when its reader has not seen it change for its duration, by the reader's own clock, and its holder stops working
+some seconds before that.
 
-A process that was frozen can wake and act for a moment beside its successor, as with any lease. Nothing rests on that
-it does not: a Job's name follows from chain and digest, and a status is written over the one that was read alone.
+A process that was frozen can wake up and act for a moment beside its successor, as with any lease. That does no harm: a
+Job's name is derived from chain and digest, and a status is written only if it has not changed since it was read.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 class LeadershipLost(Exception):
-    """Another operator holds the lease, or it could not be renewed in time: this one must stop at once."""
+    """Another operator holds the lease, or it could not be renewed in time; this operator must stop at once."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds; client-go's defaults. The holder gives up `duration_s - deadline_s` before others may take over."""
+    """Client-go's defaults. The holder stops `duration_s - deadline_s` before others may take over."""
 
     duration_s: int = 15
     deadline_s: float = 10.0
@@ -36,16 +37,16 @@ class Timing:
 
 
 def new_identity() -> str:
-    """Of this process, and of no other that ever was: the pod's name and some random characters."""
+    """A name for this process that no other process ever has: the pod's name and random characters."""
     return f"{os.environ.get('HOSTNAME', COMPONENT)}_{uuid.uuid4().hex[:8]}"
 
 
 class Election:
-    """One candidate for one Lease: `acquire`, then `keep` until the end, then `release`.
+    """One candidate for one Lease: call `acquire`, then `keep` until the end, then `release`.
 
     Attributes:
-        stands: the lease was read, so that this candidate leads or will when its turn comes.
-        leads: it is held.
+        is_candidate: the lease could be read, so this candidate leads or can take over.
+        leads: this candidate holds the lease.
     """
 
     def __init__(
@@ -56,38 +57,38 @@ class Election:
         self._timing = timing or Timing()
         self._lease: dict[str, Any] = {}  # as last read or written
         self._changed_at = self._renewed_at = 0.0  # by the event loop's clock
-        self.stands = self.leads = False
+        self.is_candidate = self.leads = False
 
     async def acquire(self) -> None:
         """Returns when this candidate leads."""
-        said = ""
+        logged = ""
         while not self.leads:
-            news = await self._try_to_acquire()
-            if news and news != said:
-                said = news
-                log.info("standing by", extra={"lease": f"{self._namespace}/{self._name}", "why": news})
+            why = await self._try_to_acquire()
+            if why and why != logged:
+                logged = why
+                log.info("on standby", extra={"lease": f"{self._namespace}/{self._name}", "why": why})
             if not self.leads:
                 await asyncio.sleep(self._timing.retry_s)
         log.info("leading", extra={"lease": f"{self._namespace}/{self._name}", "identity": self._identity})
 
     async def _try_to_acquire(self) -> str:
-        """Why this candidate does not lead, or nothing when it does."""
+        """Why this candidate does not lead; empty when it does."""
         try:
-            async with asyncio.timeout(self._timing.deadline_s):  # what was asked long ago is no answer any more
-                return await self._look_and_take()
+            async with asyncio.timeout(self._timing.deadline_s):  # a later answer would be outdated
+                return await self._read_and_take()
         except TimeoutError:
             return "the API server does not answer"
         except ApiError as error:
-            return "another candidate was first" if error.status == 409 else error.message
+            return "another candidate was faster" if error.status == 409 else error.message
 
-    async def _look_and_take(self) -> str:
+    async def _read_and_take(self) -> str:
         asked_at = self._now()
         found = await self._cluster.get_lease(self._namespace, self._name)
         if found is None:
             metadata = await self._owned({"namespace": self._namespace, "name": self._name})
             self._lease = await self._cluster.create_lease(metadata, self._spec({}))
         else:
-            self.stands = True
+            self.is_candidate = True
             if _record(found) != _record(self._lease):
                 self._changed_at = self._now()
             self._lease = found
@@ -96,7 +97,7 @@ class Election:
             if holder and self._now() - self._changed_at <= duration_s:
                 return f"{holder} leads"
             self._lease = await self._take(found | {"spec": self._spec(found["spec"])})
-        self.stands = self.leads = True
+        self.is_candidate = self.leads = True
         self._renewed_at = asked_at
         return ""
 
@@ -107,11 +108,11 @@ class Election:
         except ApiError as error:
             if error.status != 403 or owned == lease:
                 raise
-            # OwnerReferencesPermissionEnforcement lets only who may delete an object change its owners.
+            # With OwnerReferencesPermissionEnforcement, changing the owners of an object needs the right to delete it.
             return await self._cluster.replace_lease(lease)
 
     async def _owned(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """The lease goes with the ServiceAccount of who holds it: an uninstalled release leaves none behind."""
+        """The metadata with the holder's ServiceAccount as owner: uninstalling the release then deletes the lease."""
         owner = await self._cluster.own_service_account(self._namespace)
         if owner is None:
             return metadata
@@ -150,18 +151,18 @@ class Election:
             await asyncio.sleep(self._timing.retry_s)
 
     async def _read_again(self) -> None:
-        """After somebody else wrote: goes on if the lease is still ours, as after an answer that was lost."""
+        """After another writer: continues if this candidate still holds the lease, as after a lost answer."""
         try:
             found = await self._cluster.get_lease(self._namespace, self._name)
         except ApiError:
-            return  # the deadline ends this
+            return  # retried until the deadline
         holder = found["spec"].get("holderIdentity") if found else None
         if found is None or holder != self._identity:
-            raise LeadershipLost(f"{holder} leads" if holder else "the lease was deleted or given up by another")
+            raise LeadershipLost(f"{holder} leads" if holder else "the lease was deleted or released by another writer")
         self._lease = found
 
     async def release(self) -> None:
-        """Gives the lease up, so that nobody waits for its end; without one, or when that fails, nothing happens."""
+        """Releases the lease, if held, so that another candidate need not wait until it expires."""
         if not self.leads:
             return
         self.leads = False
@@ -170,7 +171,7 @@ class Election:
             async with asyncio.timeout(self._timing.retry_s):
                 await self._cluster.replace_lease(self._lease | {"spec": spec})
         except (ApiError, TimeoutError) as error:
-            log.warning("lease not given up, it ends by itself", extra={"error": str(error) or "no answer"})
+            log.warning("lease not released; it expires", extra={"error": str(error) or "no answer"})
 
     def _spec(self, before: dict[str, Any]) -> dict[str, Any]:
         now = _micro_time()

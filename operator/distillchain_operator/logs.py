@@ -1,4 +1,4 @@
-"""Log lines: constant text and fields, as JSON for machines or plain for people."""
+"""Log lines: constant text and fields, as JSON or as plain text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class FieldFormatter(logging.Formatter):
-    """One line a record, its `extra` fields included.
+    """One line for each record, its `extra` fields included.
 
     Args:
-        as_json: a JSON object, else `time level text key=value ...`.
+        as_json: writes a JSON object, else `time level text key=value ...`.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -25,7 +25,7 @@ class FieldFormatter(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line; a traceback follows in the field `traceback`, or below it in plain text."""
+        """The record as one line; a traceback is in the field `traceback`, in plain text below the line."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         extra = {key: value for key, value in vars(record).items() if key not in _STANDARD and not key.startswith("_")}
         trace = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
@@ -43,7 +43,7 @@ class FieldFormatter(logging.Formatter):
 
 
 def configure_logging(settings: Settings) -> None:
-    """All logs to stderr; what kopf says of its own matters from WARNING on."""
+    """Writes all logs to stderr; of libraries only WARNING and above, unless the level is debug."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FieldFormatter(as_json=settings.log_format == "json"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)

@@ -1,19 +1,19 @@
-"""What Prometheus is told of the operator: one registry of its own, filled by a few calls from the others.
+"""The operator's metrics for Prometheus, in a registry of their own.
 
-Labels are bounded: namespaces, phases, failure classes, HTTP codes; a chain is named only while its stage waits, runs
-or is stuck, and at most NAMED_CHAINS of them are, the oldest first. Decides nothing, and nothing decides by it.
+The number of series is bounded: labels are namespaces, phases, failure classes and HTTP codes. A chain is named only
+while its stage is pending or running, or while it is stalled, and at most NAMED_CHAINS of them, the oldest first.
 """
 
 from __future__ import annotations
 
+import collections
 import platform
 import time
-from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -21,14 +21,12 @@ from prometheus_client.registry import Collector
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainPhase, ChainStatus, StageStatus
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError
 
-if TYPE_CHECKING:
-    from distillchain_operator.controller import ChainKey  # which tells us
-
-NAMED_CHAINS = 500  # series of one metric; a chain of its own is told by `kubectl get` as well
-# A look is some five calls of the API server: 20 ms each when all is well, 30 s (the client's limit) when it is not.
-LOOK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+NAMED_CHAINS = 500  # series of one metric; `kubectl get` lists the others
+# A reconcile makes about five requests: 20 ms each in the usual case, 30 s (the client's limit) in the worst.
+RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 StageState = Literal["pending", "running"]
 Outcome = Literal["done", "conflict", "error"]
@@ -37,7 +35,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class _Seen:
-    """A chain as it was last looked at."""
+    """A chain at its last reconcile."""
 
     status: ChainStatus
     stage: str = ""
@@ -56,31 +54,31 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._clock = clock
         self._seen: dict[ChainKey, _Seen] = {}
-        self._looks = Counter(
-            "distillchain_looks", "Looks at a chain, by how they ended.", ["outcome"], registry=registry
+        self._reconciles = Counter(
+            "distillchain_reconciles", "Reconciles of chains by outcome.", ["outcome"], registry=registry
         )
         self._duration = Histogram(
-            "distillchain_look_duration_seconds",
-            "Duration of a look at a chain.",
-            buckets=LOOK_SECONDS,
+            "distillchain_reconcile_duration_seconds",
+            "Duration of the reconcile of one chain.",
+            buckets=RECONCILE_SECONDS,
             registry=registry,
         )
-        self.queue_depth = Gauge("distillchain_queue_depth", "Chains that wait to be looked at.", registry=registry)
+        self.queue_depth = Gauge("distillchain_queue_depth", "Chains that wait for a reconcile.", registry=registry)
         self.queue_failing = Gauge(
-            "distillchain_queue_failing", "Chains whose last look failed and is tried again.", registry=registry
+            "distillchain_queue_failing", "Chains whose last reconcile failed and is retried.", registry=registry
         )
         self._requests = Counter(
             "distillchain_api_requests",
-            "Requests to the Kubernetes API server by HTTP code; 0: it could not be reached.",
+            "Requests to the Kubernetes API server by HTTP code; 0: no answer.",
             ["method", "code"],
             registry=registry,
         )
         self._jobs = Counter(
-            "distillchain_jobs", "Jobs that were created, or refused by the API server.", ["outcome"], registry=registry
+            "distillchain_jobs", "Jobs created, and Jobs that the API server refused.", ["outcome"], registry=registry
         )
         self._committed = Counter(
             "distillchain_stages_committed",
-            "Stages that were committed; reused: found in the store, not trained.",
+            "Stages committed; reused: found in the store, not trained.",
             ["namespace", "reused"],
             registry=registry,
         )
@@ -92,69 +90,74 @@ class Metrics:
         )
         self._replaced = Counter(
             "distillchain_stage_pods_replaced",
-            "Pods of stages that a further pod took over from: evictions, interruptions, crashes and suspensions.",
+            "Pods of stages that another pod replaced, after an eviction, interruption, crash or suspension.",
             ["namespace"],
             registry=registry,
         )
         self._leader = Gauge(
-            "distillchain_leader", "1 while this operator leads, 0 while it stands by.", registry=registry
+            "distillchain_leader", "1 while this operator leads, 0 while it is on standby.", registry=registry
         )
         self._resynced = Gauge(
             "distillchain_last_resync_timestamp_seconds",
-            "When all chains were last listed whole; at first when the operator began to lead.",
+            "Time of the last complete list of chains; before the first, the time when the operator became the leader.",
             registry=registry,
         )
         self._resynced.set(clock())
         for outcome in get_args(Outcome):
-            self._looks.labels(outcome)
+            self._reconciles.labels(outcome)
         for outcome in ("created", "refused"):
             self._jobs.labels(outcome)
         build = Gauge(
-            "distillchain_build_info", "Always 1; its labels say what runs.", ["version", "python"], registry=registry
+            "distillchain_build_info",
+            "Always 1; the labels are the versions of operator and Python.",
+            ["version", "python"],
+            registry=registry,
         )
         build.labels(version("distillchain"), platform.python_version()).set(1)
         registry.register(_OfChains(self._seen))
         ProcessCollector(registry=registry)
 
-    def timed(self, look: Callable[[Key], Awaitable[float | None]]) -> Callable[[Key], Awaitable[float | None]]:
-        """`look`, counted and measured."""
+    def timed(self, reconcile: Callable[[Key], Awaitable[float | None]]) -> Callable[[Key], Awaitable[float | None]]:
+        """`reconcile`, counted and timed."""
 
         async def measured(key: Key) -> float | None:
             started = time.monotonic()
             outcome: Outcome = "error"
             try:
-                due_s = await look(key)
+                due_s = await reconcile(key)
                 outcome = "done"
             except ApiError as error:
-                outcome = "conflict" if error.status == 409 else "error"  # another writer came first: looked at again
+                # After a conflict, another writer was faster; the chain is reconciled again.
+                outcome = "conflict" if error.status == 409 else "error"
                 raise
             else:
                 return due_s
             finally:
-                self._looks.labels(outcome).inc()
+                self._reconciles.labels(outcome).inc()
                 self._duration.observe(time.monotonic() - started)
 
         return measured
 
     def answered(self, method: str, code: int) -> None:
-        """The API server answered a request; code 0: it did not."""
+        """Counts a request to the API server; code 0: there was no answer."""
         self._requests.labels(method, str(code)).inc()
 
     def job_created(self) -> None:
-        """A Job was made."""
+        """Counts a created Job."""
         self._jobs.labels("created").inc()
 
     def job_refused(self) -> None:
-        """The API server would not have a Job."""
+        """Counts a Job that the API server refused."""
         self._jobs.labels("refused").inc()
 
-    def looked(self, key: ChainKey, status: ChainStatus, *, runs_since: str | None = None) -> None:
-        """A chain stands so.
+    def reconciled(self, key: ChainKey, status: ChainStatus, *, runs_since: str | None = None) -> None:
+        """Updates what is known of a chain.
 
         Args:
-            runs_since: when the pod that runs its trainer was made; None: none runs.
+            runs_since: creation time of the pod whose trainer runs; None: none runs.
         """
-        self._replaced.labels(key.namespace)  # from 0 on: `increase` does not see a counter's first value
+        # Every counter starts at 0, because `increase` does not count the first value that it sees.
+        self._replaced.labels(key.namespace)
         for reused in ("true", "false"):
             self._committed.labels(key.namespace, reused)
         for failure_class in FailureClass:
@@ -170,28 +173,28 @@ class Metrics:
     def _pending_since(self, key: ChainKey, current: StageStatus) -> float:
         before = self._seen.get(key)
         if before is None and current.started_at:
-            return _seconds(current.started_at)  # another life of the operator made the Job
+            return _seconds(current.started_at)  # the Job was created before the operator was restarted
         if before is not None and (before.stage, before.state) == (current.name, "pending"):
             return before.since
         return self._clock()
 
     def leads(self) -> None:
-        """This operator begins to work."""
+        """This operator became the leader."""
         self._leader.set(1)
         self._resynced.set(self._clock())
 
     def forget(self, key: ChainKey) -> None:
-        """A chain is gone."""
+        """The chain was deleted."""
         self._seen.pop(key, None)
 
     def resynced(self, keys: Iterable[ChainKey]) -> None:
-        """All chains that may be read were listed, and these are all."""
+        """All readable chains were listed; others that are known were deleted."""
         for gone in self._seen.keys() - set(keys):
             self.forget(gone)
         self._resynced.set(self._clock())
 
     def changed(self, key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
-        """The status of a chain was written."""
+        """Counts what changed when the status of a chain was written."""
         for entry in new.stages:
             before = old.stage_named(entry.name)
             same = before is not None and (before.digest, before.job) == (entry.digest, entry.job)
@@ -205,14 +208,14 @@ class Metrics:
 
 
 class _OfChains(Collector):
-    """Metrics that are read off the chains as they were last looked at: a deleted chain leaves nothing behind."""
+    """Metrics computed from the chains at every scrape, so that a deleted chain leaves no series."""
 
     def __init__(self, seen: dict[ChainKey, _Seen]) -> None:
         self._seen = seen
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Every scrape anew."""
-        phases = Tally((key.namespace, seen.status.phase) for key, seen in self._seen.items())
+        """The gauges of all chains."""
+        phases = collections.Counter((key.namespace, seen.status.phase) for key, seen in self._seen.items())
         chains = GaugeMetricFamily("distillchain_chains", "Chains by phase.", labels=["namespace", "phase"])
         for namespace in sorted({key.namespace for key in self._seen}):
             for phase in get_args(ChainPhase):
@@ -220,7 +223,7 @@ class _OfChains(Collector):
         yield chains
         since = GaugeMetricFamily(
             "distillchain_stage_since_timestamp_seconds",
-            "Since when the present stage of an unfinished chain has been pending or running.",
+            "Since when the current stage of an unfinished chain has been pending or running.",
             labels=["namespace", "chain", "stage", "state"],
         )
         waiting = sorted(
@@ -231,7 +234,7 @@ class _OfChains(Collector):
         yield since
         stalled = GaugeMetricFamily(
             "distillchain_chain_stalled",
-            "1 for a chain that a person must act on, with the reason of its condition Stalled.",
+            "1 for a chain that needs the user, with the reason of its condition Stalled.",
             labels=["namespace", "chain", "reason"],
         )
         stuck = sorted((key, reason) for key, seen in self._seen.items() if (reason := _stalled_reason(seen.status)))

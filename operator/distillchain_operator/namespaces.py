@@ -1,6 +1,6 @@
-"""In which of its namespaces the operator may work at present: one may be deleted, with its Role, or be made late.
+"""Which of its namespaces the operator may read now: one may be deleted with its Role, or be created later.
 
-The others are none the worse for it. Where all are watched by one ClusterRole (no namespaces given), that one decides.
+The other namespaces are not affected. Without a list of namespaces, the ClusterRole covers all of them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 async def list_chains(cluster: Cluster, namespaces: Sequence[str]) -> list[dict[str, Any]]:
-    """The chains of all namespaces that may be read; of the whole cluster where none are given.
+    """The chains of all readable namespaces; of the whole cluster if no namespaces are given.
 
-    Raises: ApiError where nothing may be read, or the API server is away.
+    Raises: ApiError if none is readable or the API server is unavailable.
     """
     return [
         chain
@@ -34,9 +34,9 @@ async def list_chains(cluster: Cluster, namespaces: Sequence[str]) -> list[dict[
 
 
 async def readable_namespaces(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None]:
-    """Those whose chains may be listed; {None} where none are given.
+    """The namespaces whose chains may be listed; {None} if no namespaces are given.
 
-    Raises: ApiError where nothing may be read, or the API server is away.
+    Raises: ApiError if none is readable or the API server is unavailable.
     """
     found: set[str | None] = set()
     refusals = []
@@ -54,7 +54,7 @@ async def readable_namespaces(cluster: Cluster, namespaces: Sequence[str]) -> se
 
 
 async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None]:
-    """The namespaces whose chains can be listed, once there is one: kopf looks for the kind only when it starts."""
+    """Waits until the chains of a namespace can be listed, because kopf discovers the kind only when it starts."""
     while True:
         try:
             return await readable_namespaces(cluster, namespaces)
@@ -64,16 +64,16 @@ async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[st
 
 
 async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched: Insights) -> None:
-    """Has kopf watch the namespaces that may be read, and no other: it ends when one is refused for a minute."""
-    told: set[str | None] | None = None
+    """Keeps kopf watching exactly the readable namespaces; it would exit if one were refused for a minute."""
+    logged: set[str | None] | None = None
     while True:
         readable = await _readable_now(cluster, namespaces)
-        if readable is not None and readable != told:
-            told = readable
+        if readable is not None and readable != logged:
+            logged = readable
             works_in = ",".join(name for name in namespaces if name in readable)
             refused = ",".join(name for name in namespaces if name not in readable)
             level = logging.WARNING if refused else logging.INFO
-            log.log(level, "namespaces to work in", extra={"namespaces": works_in, "refused": refused})
+            log.log(level, "readable namespaces changed", extra={"namespaces": works_in, "refused": refused})
         if readable is not None and readable != watched.namespaces:
             async with watched.revised:
                 watched.namespaces.clear()
@@ -83,7 +83,7 @@ async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched
 
 
 async def _readable_now(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None] | None:
-    """None while the API server is away."""
+    """None while the API server is unavailable."""
     try:
         return await readable_namespaces(cluster, namespaces)
     except ApiError as error:

@@ -1,6 +1,6 @@
-"""What was seen of a chain's Jobs and pods, as frozen values: the door where Kubernetes' JSON ends.
+"""A chain's Jobs and pods as frozen values; no Kubernetes JSON goes beyond this module.
 
-Refuses to know what any of it means for the chain; reconcile and policy decide that.
+Does not know what any of it means for the chain; reconcile and policy decide that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from distillchain_api.failures import EXIT_INTERRUPTED
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_operator.labels import (
     DIGEST_LABEL,
@@ -24,7 +25,7 @@ JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
 
 class JobState(Enum):
-    """Where a Job is in its life."""
+    """The phase of a Job."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -46,10 +47,15 @@ class TrainerEnd:
         """The trainer's own answer, if it gave one."""
         return parse_answer(self.message)
 
+    @property
+    def is_interruption(self) -> bool:
+        """It was stopped from outside and saved its state: no crash."""
+        return self.exit_code == EXIT_INTERRUPTED
+
 
 @dataclass(frozen=True)
 class WaitingContainer:
-    """A container that has not started, and the kubelet's reason and sentence."""
+    """A container that has not started, and the kubelet's reason and message."""
 
     name: str
     reason: str
@@ -66,40 +72,41 @@ class ObservedPod:
     phase: str
     created_at: str
     job_uid: str = ""
-    """Of the Job that made it; one of the same name may have come after."""
+    """Of the Job that created it; a later Job may have the same name."""
     node: str = ""
     stop_by: str = ""
-    """When it was to be gone, its grace period included; empty: nobody asked it to go."""
+    """When it must have stopped, its grace period included; empty: it was not asked to stop."""
     disrupted: str = ""
     """Why it was evicted or preempted; empty: it was not."""
     waiting: tuple[WaitingContainer, ...] = ()
     """The trainer first."""
     unschedulable: str = ""
-    """The scheduler's sentence; empty: scheduled or not looked at yet."""
+    """The scheduler's message; empty: scheduled, or not tried yet."""
     rejected: str = ""
-    """The kubelet's reason and sentence for a pod it would not run or threw out, such as Evicted."""
+    """The kubelet's reason and message for a pod that it refused or evicted."""
     running: bool = False
     """The container `trainer` runs."""
     others_running: tuple[str, ...] = ()
-    """The user's own containers that run."""
+    """Names of the user's own containers that run."""
     broken_container: str = ""
-    """A container of the user's that ended with an error."""
+    """A container of the user that ended with an error."""
     broken_how: str = ""
+    """How it ended."""
     end: TrainerEnd | None = None
 
     @property
     def short_uid(self) -> str:
-        """As it is noted at its Job."""
+        """The form that is recorded on its Job."""
         return self.uid[:POD_UID_CHARS]
 
     @property
     def deleting(self) -> bool:
-        """It was asked to go."""
+        """It was asked to stop."""
         return bool(self.stop_by)
 
     @property
     def is_over(self) -> bool:
-        """No container of it runs any more."""
+        """None of its containers runs any more."""
         return self.phase in ("Succeeded", "Failed")
 
 
@@ -111,15 +118,15 @@ class ObservedJob:
     uid: str
     stage: str
     digest: str
-    """Shortened, as it stands in the label."""
+    """Shortened, as in the label."""
     state: JobState
     deleting: bool = False
     noted_pods: frozenset[str] = frozenset()
-    """Short UIDs of the pods that were seen of it, deleted ones included."""
+    """Short UIDs of the pods that it has had, deleted ones included."""
     suspend_wanted: bool = False
-    """`spec.suspend`, which the Job controller follows a moment later."""
+    """`spec.suspend`; the Job controller acts on it a moment later."""
     noted_suspended: bool = False
-    """This operator has suspended it and not resumed it, whatever others did since."""
+    """This operator suspended it and has not resumed it, whatever other controllers did since."""
     created_at: str = ""
     started_at: str = ""
     finished_at: str = ""
@@ -133,6 +140,11 @@ class ObservedJob:
     message: str = ""
 
     @property
+    def has_failed(self) -> bool:
+        """The Job controller has given it up."""
+        return self.state is JobState.FAILED
+
+    @property
     def is_finished(self) -> bool:
         """It will never run a pod again."""
         return self.state in (JobState.SUCCEEDED, JobState.FAILED)
@@ -140,26 +152,26 @@ class ObservedJob:
 
 @dataclass(frozen=True)
 class Observed:
-    """All that was seen of one chain at one moment."""
+    """The Jobs and pods of one chain at one moment."""
 
     jobs: tuple[ObservedJob, ...] = ()
     pods: tuple[ObservedPod, ...] = ()
-    """Those of foreign Jobs, and of Jobs that are gone, included: they may still run."""
+    """Pods of foreign Jobs and of deleted Jobs are included, because they may still run."""
     foreign_jobs: frozenset[str] = frozenset()
-    """UIDs of Jobs that bear the chain's label and have another owner, such as an earlier chain of its name."""
+    """UIDs of Jobs that have the chain's label and another owner, such as a deleted chain of the same name."""
     by_name: Mapping[str, ObservedJob] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {job.name: job for job in self.jobs})
 
     def pods_of(self, job: ObservedJob) -> list[ObservedPod]:
-        """Pods of this very Job, oldest first."""
+        """Pods of this Job, oldest first."""
         own = (pod for pod in self.pods if pod.job_uid == job.uid)
         return sorted(own, key=lambda pod: (pod.created_at, pod.name))
 
 
 def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> Observed:
-    """Of the Jobs those that the chain of this UID controls, and all the pods."""
+    """The Jobs that the chain of this UID controls, and all of the pods."""
     jobs = tuple(jobs)
     owned = tuple(parse_job(job) for job in jobs if is_controlled_by(job, chain_uid))
     foreign = frozenset(job["metadata"]["uid"] for job in jobs if not is_controlled_by(job, chain_uid))
@@ -173,7 +185,7 @@ def is_controlled_by(document: dict[str, Any], uid: str) -> bool:
 
 
 def parse_job(document: dict[str, Any]) -> ObservedJob:
-    """A Job out of the API server's JSON."""
+    """A Job from the API server's JSON."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
@@ -208,7 +220,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
 
 
 def parse_pod(document: dict[str, Any]) -> ObservedPod:
-    """A pod out of the API server's JSON."""
+    """A pod from the API server's JSON."""
     metadata, status = document["metadata"], document.get("status") or {}
     labels = metadata.get("labels") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or []}
@@ -216,7 +228,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
     scheduled = conditions.get("PodScheduled", {})
     containers = status.get("containerStatuses") or []
     trainer: dict[str, Any] = next((c for c in containers if c.get("name") == TRAINER_CONTAINER), {})
-    # An init container of the user's may wait for an image or a Secret just as well.
+    # The user's own containers, init containers too, may wait for an image or a Secret as well.
     users = [c for c in containers if c is not trainer] + (status.get("initContainerStatuses") or [])
     everyone = [trainer, *users]
     state = trainer.get("state") or {}

@@ -1,6 +1,6 @@
-"""Which ends of a pod count against a stage, and what to call the end of one that failed.
+"""Which pod failures count against a stage's retries, and how a failure is described. Pure.
 
-The table of design.md, section 4, as a podFailurePolicy and as sentences. Pure.
+The exit codes of distillchain_api.failures as a podFailurePolicy and as messages.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distillchain_operator.labels import TRAINER_CONTAINER
 from distillchain_operator.observed import ObservedJob, ObservedPod
 
 POD_FAILURE_POLICY: dict[str, Any] = {
-    # The first rule that fits decides. Disruption stands first: what a pod says while it is being thrown out of its
-    # node (no network, no store) must not end the chain.
+    # The first rule that matches decides. Disruption comes first: an exit code from a pod that is being evicted (no
+    # network, no store) must not fail the chain.
     "rules": [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
@@ -41,23 +41,25 @@ STUCK_REASONS = frozenset(
         "CreateContainerConfigError",
         "CreateContainerError",
         "ErrImageNeverPull",
-        "ErrImagePull",  # the kubelet says it and ImagePullBackOff by turns
+        "ErrImagePull",  # the kubelet alternates between it and ImagePullBackOff
         "ImagePullBackOff",
         "InvalidImageName",
         "RunContainerError",
     }
 )
-"""Waiting reasons of a container that pass only when somebody does something."""
-LONG = timedelta(minutes=2)  # for a pod to start in; an image of 6 GB may take longer, and is worth a look too
-OVERDUE = timedelta(minutes=3)  # for a kubelet to tell that a pod has stopped; slow volumes take a minute or two
+"""Reasons why a container waits that do not go away without the user."""
+# Guesses. A pod starts within two minutes unless it pulls an image of several GB, and a kubelet confirms within three
+# minutes that a pod has stopped; slow volumes take one or two.
+LONG = timedelta(minutes=2)
+OVERDUE = timedelta(minutes=3)
 
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
-"""Of two classes with one exit code the first of the table: all that can be told without the trainer's own answer."""
+"""Of two classes with one exit code, the first in the table; only the trainer's own answer can tell them apart."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a stage failed, or will not start: a row of docs/failures.md and a sentence."""
+    """Why a stage failed or does not start: a class of docs/failures.md and a message."""
 
     failure_class: FailureClass
     message: str
@@ -65,29 +67,29 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class PodNote:
-    """A sentence about a pod that is not over."""
+    """The state of an unfinished pod."""
 
     message: str
-    needs_person: bool = False
-    """It waits for something that does not come by itself."""
+    needs_user: bool = False
+    """It waits for something that does not happen without the user."""
 
 
 def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "") -> Diagnosis:
-    """Why a failed Job failed: the trainer's own sentence where there is one.
+    """Why a failed Job failed, in the trainer's own words if it answered.
 
     Args:
-        waited_for: what status last said of a Job whose trainer never told progress; the Job controller deletes the
-            pods of a Job whose time is up.
+        waited_for: the last status message of a Job whose trainer never reported progress. The Job controller deletes
+            the pods of a Job that exceeds its deadline, so they cannot be asked.
     """
     if job.reason == "DeadlineExceeded" and waited_for:
         return Diagnosis(
             FailureClass.DEADLINE_EXCEEDED,
-            fit(f"did not get to train within its timeout of {job.deadline_s} s; it was last seen so: {waited_for}"),
+            fit(f"training did not start within the timeout of {job.deadline_s} s; last known state: {waited_for}"),
         )
     if job.reason == "DeadlineExceeded":
         return Diagnosis(
             FailureClass.DEADLINE_EXCEEDED,
-            f"ran longer than its timeout of {job.deadline_s} s; raise timeout: training goes on from the saved state",
+            f"ran longer than its timeout of {job.deadline_s} s; raise timeout: training resumes from the saved state",
         )
     last = next((pod for pod in reversed(pods) if pod.phase == "Failed"), None)
     if last is None:
@@ -100,7 +102,7 @@ def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "")
 
 def _without_pods(job: ObservedJob) -> str:
     why = ": ".join(filter(None, (job.reason, job.message)))
-    return f"Job {job.name} failed and its pods are gone ({why or 'no reason given'}); delete the Job to try again"
+    return f"Job {job.name} failed and its pods were deleted ({why or 'no reason given'}); delete the Job to retry"
 
 
 def diagnose_pod(pod: ObservedPod) -> Diagnosis:
@@ -111,14 +113,14 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
         return Diagnosis(FailureClass.CRASHED, fit(f"container {name} of pod {pod.name} {pod.broken_how}; see {where}"))
     if end is None:
         why = pod.rejected or pod.disrupted or "no reason given"
-        return Diagnosis(FailureClass.POD_REJECTED, fit(f"pod {pod.name} was not run: {why}"))
+        return Diagnosis(FailureClass.POD_REJECTED, fit(f"pod {pod.name} did not run: {why}"))
     if isinstance(end.answer, Failed):
         return Diagnosis(end.answer.failure_class, end.answer.message)
     if end.reason == "OOMKilled":
         return Diagnosis(
             FailureClass.OUT_OF_MEMORY,
-            f"pod {pod.name} was OOMKilled (exit code {end.exit_code}): it wanted more than its memory limit; "
-            "lower training.batchSize and raise gradientAccumulation, or raise resources.limits.memory",
+            f"pod {pod.name} was OOMKilled (exit code {end.exit_code}): it exceeded its memory limit; lower "
+            "microBatchSize (the result stays the same), or raise resources.limits.memory",
         )
     if end.exit_code == OOM_KILLED_EXIT_CODE:
         return Diagnosis(
@@ -132,27 +134,27 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
     )
 
 
-def lasts_long(since: str, *, now: datetime) -> bool:
-    """Whether this moment, as Kubernetes writes it, is a while ago."""
+def is_long_ago(since: str, *, now: datetime) -> bool:
+    """Whether a moment, as Kubernetes writes it, is more than LONG ago; False for an empty one."""
     return bool(since) and now - datetime.fromisoformat(since) > LONG
 
 
 def overdue_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
-    """In what time from now a pod that does not go needs a person; None for one that need not go."""
+    """The time from now until a pod that does not stop needs the user; None for a pod that need not stop."""
     if pod.is_over or not pod.stop_by or not pod.node:
         return None
     return datetime.fromisoformat(pod.stop_by) + OVERDUE - now
 
 
 def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
-    """What is to be said of an unfinished pod; None when its trainer runs and nothing is amiss."""
+    """The state of an unfinished pod; None when its trainer runs without a problem."""
     overdue = overdue_in(pod, now=now)
     if overdue is not None and overdue <= timedelta():
         return PodNote(
             f"node {pod.node} does not confirm that pod {pod.name} has stopped; if the machine is off: kubectl taint "
             f"nodes {pod.node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod "
             f"{pod.name} --force",
-            needs_person=True,
+            needs_user=True,
         )
     if pod.deleting:
         return PodNote(f"pod {pod.name} is stopping" + (f" ({pod.disrupted})" if pod.disrupted else ""))
@@ -161,14 +163,14 @@ def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
         return PodNote(broken) if broken else None
     if pod.end is not None:
         names = ", ".join(pod.others_running)
-        left = f"container {names} of pod {pod.name} still runs" if names else f"pod {pod.name} is ending"
-        return PodNote(fit(f"its trainer has ended, {broken or left}"), needs_person=bool(broken))
+        left = f"container {names} of pod {pod.name} still runs" if names else f"pod {pod.name} is still stopping"
+        return PodNote(fit(f"the trainer has finished, but {broken or left}"), needs_user=bool(broken))
     if broken:
-        return PodNote(broken, needs_person=True)
+        return PodNote(broken, needs_user=True)
     if pod.unschedulable:
-        return PodNote(fit(f"pod {pod.name} waits for a node: {pod.unschedulable}"))
-    if lasts_long(pod.created_at, now=now):
-        return PodNote(f"pod {pod.name} has not started yet; kubectl describe pod {pod.name} says why")
+        return PodNote(fit(f"pod {pod.name} is waiting for a node: {pod.unschedulable}"))
+    if is_long_ago(pod.created_at, now=now):
+        return PodNote(f"pod {pod.name} has not started yet; run kubectl describe pod {pod.name} to see why")
     return PodNote(f"pod {pod.name} is starting")
 
 

@@ -1,6 +1,6 @@
-"""A work queue of keys: each key once, one worker per key, failures later and later.
+"""A work queue of keys: each key is queued once, has one worker at a time, and is retried with exponential backoff.
 
-A key added while it is worked on is worked on again afterwards, so no news is lost and none is handled twice at once.
+A key that is added while a worker has it is processed again afterwards, so no event is lost.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class WorkQueue(Generic[Key]):
-    """Keys to work on.
+    """Keys that wait for a worker, and those that are due later.
 
     Args:
-        work: handles one key; returns the seconds after which the key is due without news, or None.
+        work: processes one key; returns the seconds after which the key is due again without an event, or None.
     """
 
     def __init__(self, work: Callable[[Key], Awaitable[float | None]]) -> None:
@@ -30,7 +30,7 @@ class WorkQueue(Generic[Key]):
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: set[Key] = set()  # in _ready
         self._busy: set[Key] = set()
-        self._again: set[Key] = set()  # news of a busy key
+        self._again: set[Key] = set()  # added while a worker has it
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
@@ -41,11 +41,11 @@ class WorkQueue(Generic[Key]):
 
     @property
     def failing(self) -> int:
-        """Keys whose last work failed."""
+        """Keys whose last run failed."""
         return len(self._failures)
 
     def add(self, key: Key) -> None:
-        """There is news of `key`."""
+        """Queues `key`."""
         if key in self._busy:
             self._again.add(key)
         elif key not in self._waiting:
@@ -53,7 +53,7 @@ class WorkQueue(Generic[Key]):
             self._ready.put_nowait(key)
 
     def add_after(self, key: Key, delay_s: float) -> None:
-        """`key` is due in `delay_s`, unless it already is sooner."""
+        """Queues `key` in `delay_s`, unless it is due sooner already."""
         loop = asyncio.get_running_loop()
         known = self._timers.get(key)
         if known is not None and known.when() <= loop.time() + delay_s:
@@ -67,7 +67,7 @@ class WorkQueue(Generic[Key]):
         self.add(key)
 
     async def run(self, *, workers: int) -> None:
-        """Works until cancelled."""
+        """Processes keys until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
@@ -84,11 +84,11 @@ class WorkQueue(Generic[Key]):
             try:
                 delay_s = await self._work(key)
                 self._failures.pop(key, None)
-            except Exception as error:  # one bad chain must not stop the others; it is tried again, and said
+            except Exception as error:  # one chain must not stop the others
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 delay_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 20), MAX_BACKOFF_S)
                 log.warning(
-                    "work failed, will be tried again",
+                    "reconcile failed, will be retried",
                     extra={"key": str(key), "failures": failures, "delay_s": delay_s, "error": str(error)},
                     exc_info=not getattr(error, "is_expected", False),
                 )

@@ -1,4 +1,4 @@
-"""The operator's settings: read once from the environment, frozen, handed down."""
+"""The operator's settings, read once from the environment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from distillchain_api.faults import BadDocument
+from distillchain_api.resource.pod import pod_faults, unknown_fields
 from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
     KEEP_TEXTS_ENV,
@@ -20,38 +21,38 @@ from distillchain_api.wire.work_order import (
 )
 from distillchain_api.yaml_text import load_yaml
 
-# What Kubernetes puts into pods for a Service, should one be called distillchain-...
+# Kubernetes sets such variables in every pod for a Service named distillchain-...
 _SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)$")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "plain"]
 PREFIX = "DISTILLCHAIN_"
-# Variables of the trainer and the command line that may stand in one environment with the operator's.
+# Variables of the trainer, the command line and the tests that may be in the operator's environment.
 OF_TRAINERS = (WORK_ORDER_ENV, ATTEMPT_ENV, TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, KEEP_TEXTS_ENV)
 OF_TESTS = ("DISTILLCHAIN_UPDATE_GOLDEN", "DISTILLCHAIN_SHARED")
 FOREIGN = frozenset((*OF_TRAINERS, *OF_TESTS))
 
 
 class BadSetting(ValueError):
-    """A setting that cannot be used: variable, value, expectation, remedy."""
+    """An invalid setting; the message gives variable, value, expectation and remedy."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How this operator works."""
+    """How this operator works; each field is set by the variable DISTILLCHAIN_<FIELD>."""
 
     trainer_image: str = ""
-    """Image of stages that name none; empty: every chain must name one."""
+    """Trainer image of stages that name none; empty: every chain must name one."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
-    """Path of a YAML file with a PodTemplateSpec over which a stage's `pod` is laid; empty: none."""
+    """Path of a YAML file with a PodTemplateSpec; a stage's `pod` is merged over it; empty: none."""
     namespaces: tuple[str, ...] = ()
-    """Namespaces whose chains are carried out, separated by commas; empty: all, which needs the ClusterRole."""
+    """Namespaces whose chains are run, separated by commas; empty: all, which needs the ClusterRole."""
     resync_s: float = 300.0
-    """Seconds after which every chain is looked at again without news."""
+    """Seconds after which every chain is reconciled again without an event."""
     progress_s: float = 15.0
-    """Least seconds between two looks at a running pod's log."""
+    """Least seconds between two reads of a running pod's log."""
     lease: str = ""
-    """NAMESPACE/NAME of the Lease whose holder, of several operators, works; empty: none, this one works at once."""
+    """NAMESPACE/NAME of the Lease that the working operator of several holds; empty: none, it works at once."""
     health_port: int = 0
     """Port of GET /healthz and /readyz; 0: none."""
     metrics_port: int = 0
@@ -59,13 +60,13 @@ class Settings:
     log_level: LogLevel = "info"
     """debug, info, warning or error."""
     log_format: LogFormat = "json"
-    """json: one object a line; plain: for a person."""
+    """json: one object for each line; plain: text."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The settings of DISTILLCHAIN_<FIELD> variables.
+        """The settings from DISTILLCHAIN_<FIELD> variables.
 
-        Raises: BadSetting with all that is wrong.
+        Raises: BadSetting with every fault.
         """
         known = {f"{PREFIX}{name}": setting for name, setting in zip(setting_names(), fields(cls), strict=True)}
         values: dict[str, object] = {}
@@ -74,7 +75,7 @@ class Settings:
             if not name.startswith(PREFIX) or name in FOREIGN:
                 continue
             if _SERVICE_LINK.search(name) and (name not in known or "://" in text):
-                continue  # a Service called distillchain-metrics makes a DISTILLCHAIN_METRICS_PORT of its own
+                continue  # a Service named distillchain-metrics sets a DISTILLCHAIN_METRICS_PORT
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
@@ -90,7 +91,7 @@ class Settings:
 
 
 def setting_names() -> list[str]:
-    """As they stand after DISTILLCHAIN_, such as TRAINER_IMAGE."""
+    """The names after DISTILLCHAIN_, such as TRAINER_IMAGE."""
     return [setting.name.upper() for setting in fields(Settings)]
 
 
@@ -130,9 +131,14 @@ def _log_format(text: str) -> str:
 
 def _pod_template(path: str) -> dict[str, Any]:
     try:
-        return load_yaml(Path(path).read_text(encoding="utf-8"), source=path)
+        template = load_yaml(Path(path).read_text(encoding="utf-8"), source=path)
     except (OSError, BadDocument) as error:
         raise ValueError(f"the path of a YAML file with a PodTemplateSpec; {error}") from error
+    # Below spec, the cluster may know fields that this release does not; its strict dry run finds the others.
+    unknown = [fault for fault in unknown_fields(template, field="pod") if not fault.field.startswith("spec.")]
+    if faults := [*unknown, *pod_faults(template)]:
+        raise ValueError("a PodTemplateSpec in that file; " + "; ".join(map(str, faults)))
+    return template
 
 
 _PARSERS: dict[str, Callable[[str], object]] = {

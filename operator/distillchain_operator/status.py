@@ -1,6 +1,6 @@
-"""What a chain's status says, built from the plan and what became of its stages. Pure; the command line uses it too.
+"""The status of a chain, built from the plan and the entries of its stages. Pure; the command line uses it too.
 
-Conditions follow kstatus: Reconciling while work is under way, Stalled when somebody must act, Ready when it is done.
+Conditions follow kstatus: Reconciling while work is in progress, Stalled when the user must act, Ready when it is done.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from typing import Any, Literal, NamedTuple
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.metrics import retention
 from distillchain_api.resource.status import (
     ChainPhase,
     ChainResult,
     ChainStatus,
     Condition,
     ConditionType,
+    MeasuredMetrics,
     MeasuredStatus,
     MetricStrings,
-    SplitMetricStrings,
     StageProgress,
     StageStatus,
 )
-from distillchain_api.wire.answer import Committed, Measured, Progress, fit
+from distillchain_api.wire.answer import Committed, Progress, fit
+from distillchain_api.wire.manifest import ModelSummary
 
 INVALID_SPEC = "InvalidSpec"
-MESSAGE_BYTES = 2048  # a condition may hold 32 KiB; nobody reads that in `kubectl get`
+MESSAGE_BYTES = 2048  # a condition may hold 32 KiB, which is too much to read in `kubectl get`
+MAX_WARNINGS = 16  # of one stage
+WARNING_BYTES = 512  # 32 stages with all their warnings stay below 300 KB of the 1.5 MB that etcd takes
 
 
 def timestamp(moment: datetime) -> str:
@@ -35,19 +39,19 @@ def timestamp(moment: datetime) -> str:
 
 
 def decimal(value: float) -> str:
-    """A share or a rate with four decimals: Kubernetes APIs hold no floats."""
+    """A share or a rate with four decimals, as text, because Kubernetes APIs avoid floats."""
     return f"{value:.4f}"
 
 
-def measured_status(model: Measured) -> MeasuredStatus:
-    """A measured model as status holds it."""
+def measured_status(model: ModelSummary) -> MeasuredStatus:
+    """A measured model in the form of status."""
 
-    def split(metrics: dict[str, float]) -> SplitMetricStrings:
-        return SplitMetricStrings(accuracy=decimal(metrics["accuracy"]), macro_f1=decimal(metrics["macroF1"]))
+    def split(metrics: dict[str, float]) -> MetricStrings:
+        return {name: decimal(value) for name, value in metrics.items()}
 
     test = model.metrics.test
     return MeasuredStatus(
-        metrics=MetricStrings(validation=split(model.metrics.validation), test=split(test) if test else None),
+        metrics=MeasuredMetrics(validation=split(model.metrics.validation), test=split(test) if test else None),
         parameters=model.parameters,
         size_bytes=model.size_bytes,
         examples_per_second=None if model.examples_per_second is None else f"{model.examples_per_second:.1f}",
@@ -63,7 +67,7 @@ def committed_entry(
     started_at: str | None = None,
     finished_at: str | None = None,
 ) -> StageStatus:
-    """The entry of a stage whose trainer answered that it is committed."""
+    """The entry of a stage whose trainer reported the commit."""
     return StageStatus(
         name=planned.name,
         phase="Committed",
@@ -80,11 +84,19 @@ def committed_entry(
         elapsed_seconds=f"{answer.elapsed_s:.1f}",
         examples_per_second=f"{answer.examples_per_second:.1f}",
         message=f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None,
+        warnings=bounded_warnings(answer.warnings),
     )
 
 
+def bounded_warnings(warnings: Sequence[str]) -> list[str]:
+    """The first warnings, and how many are left out; the manifest has all of them."""
+    shown = [fit(warning, WARNING_BYTES) for warning in warnings[:MAX_WARNINGS]]
+    hidden = len(warnings) - len(shown)
+    return [*shown, f"{hidden} more in the manifest"] if hidden else shown
+
+
 def progress_status(progress: Progress) -> StageProgress:
-    """A progress line as status holds it."""
+    """A progress line in the form of status."""
     return StageProgress(
         phase=progress.phase,
         step=progress.step,
@@ -96,16 +108,13 @@ def progress_status(progress: Progress) -> StageProgress:
 
 
 def metric_of(model: MeasuredStatus | None, metric: str, *, split: Literal["validation", "test"] = "validation") -> str:
-    """`task.metric` of a measured model; empty when there is none."""
+    """A metric of a measured model; empty if there is none."""
     metrics = None if model is None else model.metrics.validation if split == "validation" else model.metrics.test
-    if metrics is None:
-        return ""
-    return metrics.accuracy if metric == "accuracy" else metrics.macro_f1
+    return (metrics or {}).get(metric, "")
 
 
 def root_teacher(plan: Plan, stages: Sequence[StageStatus]) -> MeasuredStatus | None:
-    """The root teacher as measured: stage zero's own model where the chain fine-tunes it, else as the first student's
-    stage measured it."""
+    """The root teacher as stage zero measured it if the chain fine-tunes it, else as the first student's stage did."""
     entry = next((entry for entry in stages if entry.name == plan.stages[0].name), None)
     if entry is None:
         return None
@@ -113,7 +122,7 @@ def root_teacher(plan: Plan, stages: Sequence[StageStatus]) -> MeasuredStatus | 
 
 
 def chain_result(plan: Plan, stages: Sequence[StageStatus]) -> ChainResult | None:
-    """What the chain was for; None until every stage is committed."""
+    """The result of the chain; None until every stage is committed."""
     by_name = {entry.name: entry for entry in stages}
     entries = [by_name.get(planned.name) for planned in plan.stages]
     if any(entry is None or entry.phase != "Committed" for entry in entries):
@@ -121,20 +130,21 @@ def chain_result(plan: Plan, stages: Sequence[StageStatus]) -> ChainResult | Non
     last, root = entries[-1], root_teacher(plan, stages)
     if last is None or last.model is None or last.checkpoint is None or root is None:
         return None
-    metric = plan.chain.spec.task.metric
-    ours, theirs = float(metric_of(last.model, metric)), float(metric_of(root, metric))
+    metric = plan.chain.spec.task.deciding_metric
+    student, teacher = metric_of(last.model, metric.name), metric_of(root, metric.name)
+    kept = retention(float(student), float(teacher), metric)
     return ChainResult(
         checkpoint=last.checkpoint,
-        metric=metric_of(last.model, metric),
-        test_metric=metric_of(last.model, metric, split="test") or None,
+        metric=student,
+        test_metric=metric_of(last.model, metric.name, split="test") or None,
         parameters=last.model.parameters,
-        retention=decimal(ours / theirs) if theirs else decimal(0),
+        retention=None if kept is None else decimal(kept),
         compression=f"{root.parameters / last.model.parameters:.1f}",
     )
 
 
 class _Facts(NamedTuple):
-    """What all conditions say at once."""
+    """What all conditions have in common."""
 
     phase: ChainPhase
     reason: str
@@ -144,12 +154,12 @@ class _Facts(NamedTuple):
 def build_chain_status(
     plan: Plan, stages: Sequence[StageStatus], *, previous: ChainStatus, now: datetime, pods_run: bool = False
 ) -> ChainStatus:
-    """The status of a chain whose stages stand so.
+    """The status of a chain with these stages.
 
     Args:
-        stages: one entry for each of the plan, in order.
-        previous: gives the times of conditions that did not change.
-        pods_run: a pod of the chain still runs; a suspended chain is still stopping then.
+        stages: one entry for each stage of the plan, in order.
+        previous: has the times of conditions that do not change.
+        pods_run: a pod of the chain still runs, so a suspended chain is still stopping.
     """
     chain = plan.chain
     metric = chain.spec.task.metric
@@ -176,7 +186,7 @@ def build_chain_status(
 
 
 def _is_stuck(entry: StageStatus) -> bool:
-    """A pod waits for something only a person can give: not failed, but nothing goes on."""
+    """A pod waits for something that needs the user: the stage has not failed, but makes no progress."""
     return entry.phase != "Failed" and entry.failure_class is not None
 
 
@@ -186,12 +196,12 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
         reason = failed.failure_class or FailureClass.CRASHED
         return _Facts("Failed", str(reason), _of_stage(failed.name, failed.message or reason))
     waiting = next((entry for entry in stages if entry.phase != "Committed"), None)
-    # A later stage runs before an earlier one when a gate was tightened meanwhile.
+    # A later stage may still run when the gate of an earlier one is tightened.
     current = next((entry for entry in stages if entry.phase == "Running"), waiting)
     if current is None:
         return _Facts("Succeeded", "Succeeded", _success(plan, stages, result))
-    begun = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
-    phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if begun else "Pending"
+    has_started = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
+    phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if has_started else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
     if _is_stuck(current):
         return _Facts(phase, str(current.failure_class), sentence)
@@ -204,7 +214,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
 
 
 def _of_stage(name: str, sentence: str) -> str:
-    """The sentence with its stage in front, unless it names it itself."""
+    """The message with the stage's name in front, unless it begins with it."""
     return sentence if sentence.startswith(f"stage {name}") else f"{name}: {sentence}"
 
 
@@ -212,9 +222,10 @@ def _success(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | No
     if result is None:
         return "every stage is committed"
     last = stages[-1]
+    kept = f", {result.retention} of the root teacher's" if result.retention else ""
     sentence = (
-        f"{last.name}: {plan.chain.spec.task.metric} {result.metric}, {result.retention} of the root teacher's, with "
-        f"{result.compression} times fewer parameters"
+        f"{last.name}: {plan.chain.spec.task.metric} {result.metric}{kept}, with {result.compression} times fewer "
+        "parameters"
     )
     return f"{sentence}; it {last.message}" if last.message else sentence
 
@@ -232,11 +243,11 @@ def _conditions(
         "Suspended": suspended,
     }
     before = {condition.type: condition for condition in previous.conditions}
-    made = []
+    conditions = []
     for kind, truth in truths.items():
         status: Literal["True", "False"] = "True" if truth else "False"
         old = before.get(kind)
-        made.append(
+        conditions.append(
             Condition(
                 type=kind,
                 status=status,
@@ -246,13 +257,13 @@ def _conditions(
                 last_transition_time=old.last_transition_time if old and old.status == status else timestamp(now),
             )
         )
-    return made
+    return conditions
 
 
 def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainStatus, now: datetime) -> ChainStatus:
-    """The status of a chain whose spec the API server let through but the types refuse: all faults at once.
+    """The status of a chain whose spec the API server accepted but the types refuse, with all faults.
 
-    What is known of its stages stays: the spec may be mended.
+    The entries of its stages are kept for when the spec is corrected.
     """
     facts = _Facts("Failed", INVALID_SPEC, fit("\n".join(faults), MESSAGE_BYTES))
     return previous.model_copy(
@@ -269,12 +280,12 @@ def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainSta
 
 
 def with_entry(stages: Sequence[StageStatus], name: str, **changes: Any) -> list[StageStatus]:
-    """`stages` with the entry of one changed."""
+    """`stages` with changes to the entry of one stage."""
     return [entry.model_copy(update=changes) if entry.name == name else entry for entry in stages]
 
 
 def status_patch(status: ChainStatus) -> dict[str, Any]:
-    """`status` as a merge patch: what is no longer there is null, or the API server would keep it."""
+    """`status` as a merge patch: a removed field is null, or the API server would keep it."""
     document = status.to_document()
     patch = {_camel(name): document.get(_camel(name)) for name in ChainStatus.model_fields}
     if status.result is not None:

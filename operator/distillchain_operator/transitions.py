@@ -1,4 +1,4 @@
-"""The Kubernetes Events of one change of status: each is told once, when the change is written. Pure."""
+"""The Kubernetes Events for a change of status; each is created once, when the change is written. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import fit
 
-NOTE_BYTES = 1000  # the API server allows 1024 in a message of an Event
+NOTE_BYTES = 1000  # the API server allows 1024 in the note of an Event
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ChainEvent:
 
 
 def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
-    """What happened between two statuses of a chain."""
+    """The Events for what changed between two statuses of a chain."""
     events = [event for entry in new.stages for event in _of_stage(old.stage_named(entry.name), entry)]
     was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
     if is_suspended and not was_suspended:
@@ -47,13 +47,26 @@ def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
     if new.phase == "Running" and not (old is not None and same and old.phase == "Suspended"):
         return [ChainEvent("StageStarted", f"stage {new.name}: Job {new.job}")]
     if new.phase == "Committed" and not (old is not None and old.digest == new.digest and old.phase == "Committed"):
-        how = "was committed before" if new.reused else "is committed"
-        sentence = f"stage {new.name} {how}: {new.checkpoint}"
-        if new.message is None:
-            return [ChainEvent("StageCommitted", fit(sentence, NOTE_BYTES))]
-        sentence += f"; it {new.message}"
-        return [ChainEvent("StageCommitted", fit(sentence, NOTE_BYTES), "Warning")]
+        return _committed(new)
     if new.phase == "Failed":
         sentence = f"stage {new.name}: {new.failure_class}: {new.message}"
         return [ChainEvent("StageFailed", fit(sentence, NOTE_BYTES), "Warning")]
     return []
+
+
+def _committed(stage: StageStatus) -> list[ChainEvent]:
+    how = "was already committed" if stage.reused else "is committed"
+    note = f"stage {stage.name} {how}: {stage.checkpoint}"
+    if stage.message is None:
+        events = [ChainEvent("StageCommitted", fit(note, NOTE_BYTES))]
+    else:
+        events = [ChainEvent("StageCommitted", fit(f"{note}; it {stage.message}", NOTE_BYTES), "Warning")]
+    if stage.warnings:
+        events.append(ChainEvent("StageWarnings", _warnings_note(stage), "Warning"))
+    return events
+
+
+def _warnings_note(stage: StageStatus) -> str:
+    """How many warnings a stage has, and as many of them as an Event holds."""
+    count = len(stage.warnings)
+    return fit(f"stage {stage.name}: {count} warning{'s' * (count > 1)}: {'; '.join(stage.warnings)}", NOTE_BYTES)

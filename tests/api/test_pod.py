@@ -20,7 +20,7 @@ GOOD_POD: dict[str, Any] = {
     "metadata": {"labels": {"team": "nlp"}, "annotations": {"note": "any text"}, "creationTimestamp": None},
     "spec": {
         "nodeSelector": {"gpu": "a100"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "tolerationSeconds": 30}],
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}],
         "affinity": {
             "nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {

@@ -1,6 +1,6 @@
-"""The order in which one look is done, where the real parts cannot be made to show it: refusals and logs.
+"""The steps of one reconcile where the real parts cannot show them: refusals, progress and logs.
 
-`Remembering` stands in for the API server; the real one is in test_operator_on_apiserver.py.
+`FakeApiServer` replaces the API server; tests on the real one are in test_chains_on_apiserver.py.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from typing import Any, cast
 
 import pytest
 
-from chain_builders import CHAIN_UID, a_document, a_job, a_plan, a_pod
+from chain_builders import CHAIN_UID, IMAGE, a_document, a_job, a_plan, a_pod
 from distillchain_api.wire.answer import Progress
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.controller import ChainKey, Controller
+from distillchain_operator.controller import Controller
 from distillchain_operator.settings import Settings
 from distillchain_operator.transitions import ChainEvent
 
 KEY = ChainKey("ml", "relay")
 
 
-class Remembering:
-    """An API server that keeps one chain and answers creates as it is told."""
+class FakeApiServer:
+    """An API server that holds one chain and refuses dry runs with `refusal`."""
 
     def __init__(self) -> None:
         self.chain = a_document()
@@ -31,7 +32,7 @@ class Remembering:
         self.log: list[str] = []
         self.log_reads = 0
         self.refusal: ApiError | None = None
-        self.asked = 0
+        self.dry_runs = 0
         self.statuses: list[dict[str, Any]] = []
         self.events: list[str] = []
 
@@ -48,7 +49,7 @@ class Remembering:
         return next((job for job in self.jobs if job["metadata"]["name"] == name), None)
 
     async def dry_run_pod(self, pod: dict[str, Any]) -> None:
-        self.asked += 1
+        self.dry_runs += 1
         if self.refusal is not None:
             raise self.refusal
 
@@ -76,8 +77,8 @@ class Remembering:
         return self.log
 
 
-class Watch:
-    """A monotonic clock that goes on when it is told to."""
+class FakeClock:
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -86,67 +87,69 @@ class Watch:
         return self.now_s
 
 
-def a_controller(server: Remembering, watch: Watch | None = None, *, namespaces: tuple[str, ...] = ()) -> Controller:
+def a_controller(
+    server: FakeApiServer, clock: FakeClock | None = None, *, namespaces: tuple[str, ...] = ()
+) -> Controller:
     return Controller(
         cast("Cluster", server),
         Settings(progress_s=60, namespaces=namespaces),
         clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
-        monotonic=watch or Watch(),
+        monotonic=clock or FakeClock(),
     )
 
 
 async def test_an_unchanged_status_is_not_written_again():
-    server = Remembering()
+    server = FakeApiServer()
     controller = a_controller(server)
     for _ in range(3):
-        await controller.look(KEY)
+        await controller.reconcile(KEY)
     assert len(server.jobs) == 1
     assert len(server.statuses) <= 2  # created, then seen
     assert server.events == ["StageStarted"]
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
-async def test_a_refusal_is_said_once_and_tried_again_later(status: int):
-    server = Remembering()
+async def test_a_refusal_is_reported_once_and_retried_later(status: int):
+    server = FakeApiServer()
     server.refusal = ApiError(status, 'pods "relay-mini-" is forbidden: violates PodSecurity "restricted"')
-    watch = Watch()
-    controller = a_controller(server, watch)
-    assert await controller.look(KEY) == 30.0
-    await controller.look(KEY)
+    clock = FakeClock()
+    controller = a_controller(server, clock)
+    assert await controller.reconcile(KEY) == 30.0
+    await controller.reconcile(KEY)
     assert server.jobs == []
     assert len(server.statuses) == 1
     assert server.chain["status"]["message"] == (
-        "mini: the operator's dry run of the stage's pod was refused: "
-        'pods "relay-mini-" is forbidden: violates PodSecurity "restricted"; tried again every 30 s'
+        "mini: the API server refused a dry run of the stage's pod: "
+        'pods "relay-mini-" is forbidden: violates PodSecurity "restricted"; retrying every 30 s'
     )
     assert server.events == ["StageFailed"]
     server.refusal = None
-    watch.now_s = 30
-    await controller.look(KEY)
+    clock.now_s = 30
+    await controller.reconcile(KEY)
     assert len(server.jobs) == 1
 
 
-async def test_a_refusal_that_reads_differently_each_time_is_not_asked_for_again_before_its_time():
-    server, watch = Remembering(), Watch()
-    controller = a_controller(server, watch)
+async def test_a_refusal_whose_text_differs_each_time_is_not_retried_before_the_backoff_has_expired():
+    server, clock = FakeApiServer(), FakeClock()
+    controller = a_controller(server, clock)
     for now_s in range(30):
-        watch.now_s = now_s
+        clock.now_s = now_s
         server.refusal = ApiError(500, f"failed calling webhook: read tcp 10.0.0.1:{40000 + now_s}: connection reset")
-        assert await controller.look(KEY) == 30.0 - now_s
-    assert (server.asked, len(server.statuses)) == (1, 1)
-    watch.now_s = 30
-    await controller.look(KEY)
-    assert (server.asked, len(server.statuses)) == (2, 2)
+        assert await controller.reconcile(KEY) == 30.0 - now_s
+    assert (server.dry_runs, len(server.statuses)) == (1, 1)
+    clock.now_s = 30
+    await controller.reconcile(KEY)
+    assert (server.dry_runs, len(server.statuses)) == (2, 2)
 
 
 async def test_an_edit_of_a_chain_whose_job_was_refused_is_tried_at_once():
-    server = Remembering()
+    server = FakeApiServer()
     server.refusal = ApiError(403, "exceeded quota: gpu")
     controller = a_controller(server)
-    await controller.look(KEY)
+    await controller.reconcile(KEY)
     server.refusal = None
     server.chain["metadata"]["generation"] = 2
-    await controller.look(KEY)
+    await controller.reconcile(KEY)
     assert len(server.jobs) == 1
 
 
@@ -158,75 +161,75 @@ async def test_an_edit_of_a_chain_whose_job_was_refused_is_tried_at_once():
         pytest.param(409, "Operation cannot be fulfilled on resourcequotas", id="two writers of one quota"),
     ],
 )
-async def test_what_may_pass_by_itself_is_waited_for_and_said(status: int, sentence: str):
-    server = Remembering()
+async def test_a_refusal_that_may_pass_without_the_user_keeps_the_stage_pending(status: int, sentence: str):
+    server = FakeApiServer()
     server.refusal = ApiError(status, sentence)
-    watch = Watch()
-    controller = a_controller(server, watch)
-    assert (await controller.look(KEY) or 0) > 0
+    clock = FakeClock()
+    controller = a_controller(server, clock)
+    assert (await controller.reconcile(KEY) or 0) > 0
     assert server.chain["status"]["phase"] == "Pending"
     assert server.chain["status"]["message"].startswith("mini: ")
-    assert f"{sentence}; tried again" in server.chain["status"]["message"]
+    assert f"{sentence}; retrying" in server.chain["status"]["message"]
     assert server.events == []
     server.refusal = None
-    watch.now_s = 30
-    await controller.look(KEY)
+    clock.now_s = 30
+    await controller.reconcile(KEY)
     assert len(server.jobs) == 1
 
 
-async def test_an_api_server_that_is_away_changes_nothing_and_is_left_to_the_queue():
-    server = Remembering()
+async def test_without_an_api_server_nothing_changes_and_the_queue_retries():
+    server = FakeApiServer()
     server.refusal = ApiError(0, "cannot connect")
     with pytest.raises(ApiError):
-        await a_controller(server).look(KEY)
+        await a_controller(server).reconcile(KEY)
     assert (server.jobs, server.statuses) == ([], [])
 
 
-async def test_a_namespace_that_is_deleted_fails_no_chain():
-    server = Remembering()
+async def test_a_namespace_that_is_being_deleted_fails_no_chain():
+    server = FakeApiServer()
     server.refusal = ApiError(403, "is being terminated", causes=frozenset({"NamespaceTerminating"}))
-    await a_controller(server).look(KEY)
+    await a_controller(server).reconcile(KEY)
     assert server.chain["status"]["phase"] == "Pending"
 
 
-async def test_a_chain_that_may_not_be_read_any_more_is_left_alone():
-    """Its namespace is deleted, and the Role of the operator went first."""
+async def test_a_chain_that_may_no_longer_be_read_is_left_alone():
+    """Its namespace is being deleted, and the operator's Role in it was deleted first."""
 
-    class Refusing(Remembering):
+    class Refusing(FakeApiServer):
         async def get_chain(self, namespace: str, name: str) -> dict[str, Any]:
             raise ApiError(403, "distillationchains.distillchain.io is forbidden")
 
-    assert await a_controller(Refusing(), namespaces=(KEY.namespace,)).look(KEY) is None
-    with pytest.raises(ApiError):  # with a ClusterRole a mistake in RBAC is the only reason
-        await a_controller(Refusing()).look(KEY)
+    assert await a_controller(Refusing(), namespaces=(KEY.namespace,)).reconcile(KEY) is None
+    with pytest.raises(ApiError):  # with a ClusterRole, a mistake in RBAC is the only reason
+        await a_controller(Refusing()).reconcile(KEY)
 
 
-async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_look():
-    server = Remembering()
+async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_reconcile():
+    server = FakeApiServer()
     server.jobs = [a_job(a_plan(), "mini", active=1)]
     server.pods = [a_pod(server.jobs[0])]
     lines = [Progress(stage="mini", phase="Train", step=step, of=100, loss=0.5) for step in (1, 2)]
-    server.log = [*(line.to_json() for line in lines), "talk"]
+    server.log = [*(line.to_json() for line in lines), "another line"]
     controller = a_controller(server)
-    assert await controller.look(KEY) == 60
-    await controller.look(KEY)
+    assert await controller.reconcile(KEY) == 60
+    await controller.reconcile(KEY)
     assert server.log_reads == 1
     assert server.chain["status"]["stages"][0]["progress"] == {"phase": "Train", "step": 2, "of": 100, "loss": "0.5000"}
 
 
-async def test_a_chain_whose_pod_is_stopping_is_looked_at_when_its_node_is_to_have_told_so():
-    server = Remembering()
+async def test_a_chain_whose_pod_is_stopping_is_due_again_when_its_node_must_have_confirmed_it():
+    server = FakeApiServer()
     server.jobs = [a_job(a_plan(), "mini", active=1)]
     server.pods = [a_pod(server.jobs[0])]
     server.pods[0]["metadata"]["deletionTimestamp"] = "2026-01-01T11:59:00Z"
-    assert await a_controller(server).look(KEY) == 120
+    assert await a_controller(server).reconcile(KEY) == 120
 
 
-async def test_a_spec_that_only_the_types_refuse_is_said_in_stalled_with_all_faults():
-    server = Remembering()
+async def test_a_spec_that_only_the_types_refuse_is_reported_in_stalled_with_all_faults():
+    server = FakeApiServer()
     server.chain["spec"]["task"]["labels"] = ["one"]
     server.chain["spec"]["stages"][0]["studnet"] = {}
-    await a_controller(server).look(KEY)
+    await a_controller(server).reconcile(KEY)
     stalled = next(c for c in server.chain["status"]["conditions"] if c["type"] == "Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "InvalidSpec")
     assert "spec.task.labels: got" in stalled["message"]
@@ -234,34 +237,67 @@ async def test_a_spec_that_only_the_types_refuse_is_said_in_stalled_with_all_fau
 
 
 @pytest.mark.parametrize("suspend", [False, True])
-async def test_what_runs_under_a_spec_that_became_invalid_goes_on_and_is_named_unless_it_is_suspended(suspend: bool):
-    server = Remembering()
+async def test_a_job_keeps_running_under_a_spec_that_became_invalid_unless_the_chain_is_suspended(suspend: bool):
+    server = FakeApiServer()
     controller = a_controller(server)
-    await controller.look(KEY)
+    await controller.reconcile(KEY)
     (job,) = server.jobs
     server.chain["spec"]["task"]["labels"] = ["one"]
     server.chain["spec"]["suspend"] = suspend
-    await controller.look(KEY)
+    await controller.reconcile(KEY)
     name = job["metadata"]["name"]
     assert job["spec"]["suspend"] is suspend
-    assert (f"Job {name} goes on; spec.suspend: true stops it" in server.chain["status"]["message"]) is not suspend
+    hint = f"Job {name} keeps running; set spec.suspend: true to stop it"
+    assert (hint in server.chain["status"]["message"]) is not suspend
 
 
-async def test_a_status_with_a_field_of_a_later_release_is_neither_written_again_nor_told_again():
-    server = Remembering()
+async def test_a_status_with_a_field_of_a_later_release_causes_no_further_write_and_no_event():
+    server = FakeApiServer()
     controller = a_controller(server)
     for _ in range(2):  # created, then seen
-        await controller.look(KEY)
+        await controller.reconcile(KEY)
     server.chain["status"]["budget"] = {"left": 1}
     server.chain["status"]["stages"][0]["cost"] = 3
-    written, told = len(server.statuses), len(server.events)
+    before = len(server.statuses), len(server.events)
     for _ in range(3):
-        await controller.look(KEY)
-    assert (len(server.statuses), len(server.events)) == (written, told)
+        await controller.reconcile(KEY)
+    assert (len(server.statuses), len(server.events)) == before
 
 
-async def test_a_status_of_another_release_is_built_anew():
-    server = Remembering()
+async def test_a_status_that_cannot_be_read_is_rebuilt():
+    server = FakeApiServer()
     server.chain["status"] = {"phase": "Dreaming"}
-    await a_controller(server).look(KEY)
+    await a_controller(server).reconcile(KEY)
     assert server.chain["status"]["phase"] == "Running"
+
+
+MISSPELT: dict[str, Any] = {"image": IMAGE, "pod": {"spec": {"nodeSelctor": {"gpu": "a100"}}}}
+
+
+async def test_a_misspelt_field_that_the_api_server_refuses_is_reported_with_its_path_and_the_name_meant():
+    server = FakeApiServer()
+    server.chain["spec"]["template"] = MISSPELT
+    server.refusal = ApiError(400, 'strict decoding error: unknown field "spec.nodeSelctor"')
+    await a_controller(server).reconcile(KEY)
+    assert server.chain["status"]["stages"][0]["failureClass"] == "PodRejected"
+    assert server.chain["status"]["message"] == (
+        "mini: spec.template.pod.spec.nodeSelctor: unknown field; did you mean nodeSelector?; the API server refused a "
+        'dry run of the stage\'s pod: strict decoding error: unknown field "spec.nodeSelctor"; retrying every 30 s'
+    )
+
+
+async def test_a_field_that_only_a_newer_api_server_knows_is_accepted_with_it():
+    server = FakeApiServer()
+    server.chain["spec"]["template"] = MISSPELT
+    server.chain["metadata"]["shard"] = "a"
+    await a_controller(server).reconcile(KEY)
+    assert [job["spec"]["template"]["spec"]["nodeSelctor"] for job in server.jobs] == [{"gpu": "a100"}]
+
+
+async def test_a_work_order_too_large_for_an_environment_variable_is_reported_with_the_field_to_shorten():
+    server = FakeApiServer()
+    server.chain["spec"]["task"]["labels"] = [f"{number:0200d}" for number in range(900)]
+    await a_controller(server).reconcile(KEY)
+    stalled = next(c for c in server.chain["status"]["conditions"] if c["type"] == "Stalled")
+    assert (stalled["reason"], server.jobs) == ("InvalidSpec", [])
+    assert stalled["message"].startswith("spec.task.labels: takes 182701 bytes")

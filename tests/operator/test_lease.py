@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 
 NAME = "distillchain-operator"
 QUICK = Timing(duration_s=2, deadline_s=1.5, retry_s=0.2)
-LONG = Timing(duration_s=600, deadline_s=5, retry_s=0.2)  # who waited for its end would wait for ever
+LONG = Timing(duration_s=600, deadline_s=5, retry_s=0.2)  # does not expire within a test
 WITHIN_S = 60
 
 
@@ -36,9 +36,9 @@ def kubeconfig(control_plane: ControlPlane, namespace: str, repository: Path, mo
     control_plane.wait_until_served("distillationchains")
     control_plane.kubectl("apply", "-n", namespace, "-k", str(repository / "config" / "namespaced"))
     control_plane.kubectl("delete", "deployment", "--all", "-n", namespace)
-    made = control_plane.kubeconfig_for(namespace, NAME)
-    monkeypatch.setenv("KUBECONFIG", str(made))
-    return made
+    path = control_plane.kubeconfig_for(namespace, NAME)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    return path
 
 
 @asynccontextmanager
@@ -52,12 +52,12 @@ def lease(control_plane: ControlPlane, namespace: str) -> dict[str, Any]:
     return spec
 
 
-def make_empty_lease(control_plane: ControlPlane, namespace: str) -> None:
+def create_empty_lease(control_plane: ControlPlane, namespace: str) -> None:
     metadata = {"name": NAME, "namespace": namespace}
     control_plane.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
 
 
-async def test_one_leads_and_the_other_takes_over_when_it_falls_silent_and_not_before(
+async def test_one_leads_and_the_other_takes_over_only_when_it_stops_renewing(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
     async with candidate(namespace, "first", QUICK) as first, candidate(namespace, "second", QUICK) as second:
@@ -66,9 +66,9 @@ async def test_one_leads_and_the_other_takes_over_when_it_falls_silent_and_not_b
             keeping = asyncio.create_task(first.keep())
             waiting = asyncio.create_task(second.acquire())
             await asyncio.sleep(2 * QUICK.duration_s)
-            assert (first.leads, second.leads, second.stands) == (True, False, True)
+            assert (first.leads, second.leads, second.is_candidate) == (True, False, True)
             assert not keeping.done()
-            keeping.cancel()  # as if it had been killed: nothing is given up
+            keeping.cancel()  # as if it were killed: the lease is not released
             await waiting
         assert second.leads
         spec = lease(control_plane, namespace)
@@ -76,20 +76,20 @@ async def test_one_leads_and_the_other_takes_over_when_it_falls_silent_and_not_b
 
 
 def allow_to_delete_leases(control_plane: ControlPlane, namespace: str) -> None:
-    """Who may change the owner of what is there already must be allowed to delete it, on some clusters (OpenShift)."""
+    """Some clusters (OpenShift) require this right for changing the owner of an existing object."""
     role = ("role", "owner", "--verb=delete", "--resource=leases.coordination.k8s.io")
     control_plane.kubectl("create", *role, "-n", namespace)
     binding = ("rolebinding", "owner", "--role=owner", f"--serviceaccount={namespace}:{NAME}")
     control_plane.kubectl("create", *binding, "-n", namespace)
 
 
-@pytest.mark.parametrize("there_before", [False, True])
-async def test_the_lease_goes_with_the_service_account_of_its_holder(
-    kubeconfig: Path, control_plane: ControlPlane, namespace: str, there_before: bool
+@pytest.mark.parametrize("exists", [False, True])
+async def test_the_lease_is_deleted_with_the_service_account_of_its_holder(
+    kubeconfig: Path, control_plane: ControlPlane, namespace: str, exists: bool
 ):
-    """What `helm uninstall` deletes; also where the lease was there before, from another service account."""
-    if there_before:
-        make_empty_lease(control_plane, namespace)
+    """`helm uninstall` deletes the account; the lease may have existed before."""
+    if exists:
+        create_empty_lease(control_plane, namespace)
         allow_to_delete_leases(control_plane, namespace)
     async with candidate(namespace, "first", QUICK) as first, asyncio.timeout(WITHIN_S):
         await first.acquire()
@@ -101,10 +101,10 @@ async def test_the_lease_goes_with_the_service_account_of_its_holder(
     wait_until("the garbage collector", is_gone, deadline_s=WITHIN_S)
 
 
-async def test_where_owners_may_not_be_changed_the_lease_is_taken_all_the_same(
+async def test_a_lease_whose_owners_may_not_be_changed_is_taken_without_an_owner(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
-    make_empty_lease(control_plane, namespace)
+    create_empty_lease(control_plane, namespace)
     async with candidate(namespace, "first", QUICK) as first, asyncio.timeout(WITHIN_S):
         await first.acquire()
 
@@ -112,7 +112,7 @@ async def test_where_owners_may_not_be_changed_the_lease_is_taken_all_the_same(
     assert "ownerReferences" not in control_plane.get("lease", NAME, "-n", namespace)["metadata"]
 
 
-async def test_a_lease_that_was_given_up_is_taken_without_waiting_for_its_end(kubeconfig: Path, namespace: str):
+async def test_a_released_lease_is_taken_before_it_expires(kubeconfig: Path, namespace: str):
     async with candidate(namespace, "first", LONG) as first, candidate(namespace, "second", LONG) as second:
         async with asyncio.timeout(WITHIN_S):
             await first.acquire()
@@ -124,7 +124,7 @@ async def test_a_lease_that_was_given_up_is_taken_without_waiting_for_its_end(ku
         assert (first.leads, second.leads) == (False, True)
 
 
-async def test_a_holder_whose_lease_another_took_gives_up_at_once_and_releases_nothing(
+async def test_a_holder_that_lost_its_lease_stops_at_once_and_does_not_release_it(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
     async with candidate(namespace, "first", LONG) as first, asyncio.timeout(WITHIN_S):
@@ -137,7 +137,7 @@ async def test_a_holder_whose_lease_another_took_gives_up_at_once_and_releases_n
         assert lease(control_plane, namespace)["holderIdentity"] == "second"
 
 
-async def test_a_holder_that_cannot_renew_gives_up_before_others_may_take_over(
+async def test_a_holder_that_cannot_renew_stops_before_others_may_take_over(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
     async with candidate(namespace, "first", QUICK) as first, asyncio.timeout(WITHIN_S):
@@ -148,10 +148,10 @@ async def test_a_holder_that_cannot_renew_gives_up_before_others_may_take_over(
         assert not first.leads
 
 
-async def test_a_write_that_does_not_concern_the_holder_loses_nothing(
+async def test_a_write_that_keeps_the_holder_does_not_end_its_leadership(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ):
-    """As when an answer was lost: the version is another, the holder the same."""
+    """As after a lost answer, the version differs and the holder does not."""
     async with candidate(namespace, "first", QUICK) as first, asyncio.timeout(WITHIN_S):
         await first.acquire()
         control_plane.kubectl("annotate", "lease", NAME, "-n", namespace, "note=kept")
@@ -161,9 +161,7 @@ async def test_a_write_that_does_not_concern_the_holder_loses_nothing(
         keeping.cancel()
 
 
-async def test_a_lease_without_a_holder_is_taken_even_if_it_says_nothing_at_all(
-    kubeconfig: Path, control_plane: ControlPlane, namespace: str
-):
+async def test_a_lease_with_an_empty_spec_is_taken(kubeconfig: Path, control_plane: ControlPlane, namespace: str):
     metadata = {"name": NAME, "namespace": namespace}
     control_plane.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
     async with candidate(namespace, "first", LONG) as first, asyncio.timeout(WITHIN_S):
@@ -171,7 +169,7 @@ async def test_a_lease_without_a_holder_is_taken_even_if_it_says_nothing_at_all(
     assert lease(control_plane, namespace)["holderIdentity"] == "first"
 
 
-async def test_a_candidate_without_the_right_stands_nowhere(
+async def test_without_the_right_to_read_the_lease_there_is_no_candidate(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str, caplog: pytest.LogCaptureFixture
 ):
     control_plane.kubectl("delete", "rolebinding", f"{NAME}-leader", "-n", namespace)
@@ -180,8 +178,10 @@ async def test_a_candidate_without_the_right_stands_nowhere(
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(5 * QUICK.retry_s):
                 await first.acquire()
-        assert not first.stands
-    assert [record.why for record in caplog.records if "leases" in getattr(record, "why", "")]  # once, not every time
+        assert not first.is_candidate
+    assert [
+        record.why for record in caplog.records if "leases" in getattr(record, "why", "")
+    ]  # once, not at every retry
 
 
 class Replica(OperatorProcess):
@@ -213,7 +213,7 @@ class Replica(OperatorProcess):
         return "distillchain_leader 1.0" in self.get(self.metrics, "/metrics")
 
 
-def test_of_two_operators_one_works_and_the_other_goes_on_when_it_is_killed(
+def test_of_two_operators_one_works_and_the_other_takes_over_when_it_is_killed(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str, tmp_path: Path
 ):
     def wait(what: str, probe: Any) -> Any:
@@ -239,14 +239,16 @@ def test_of_two_operators_one_works_and_the_other_goes_on_when_it_is_killed(
         control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(a_document("after")))
         killed_at = time.monotonic()
         wait("the other to lead", standby.leads)
-        assert time.monotonic() - killed_at > Timing().deadline_s - Timing().retry_s  # it may still have been working
+        assert (
+            time.monotonic() - killed_at > Timing().deadline_s - Timing().retry_s
+        )  # the killed one may work until then
         wait("the second chain's Job", lambda: jobs() == ["after", "before"])
         assert standby.log.read_text().count("job created") == 1
 
         leader.start()  # as the kubelet does
         wait("it to stand by", leader.is_ready)
         assert not leader.leads()
-        assert leader.stop() == 0  # also while it waits
+        assert leader.stop() == 0  # also on standby
         taken = json.dumps({"spec": {"holderIdentity": "third"}})
         control_plane.kubectl("patch", "lease", NAME, "-n", namespace, "--type=merge", "-p", taken)
         wait("it to end", standby.has_ended)
@@ -255,7 +257,7 @@ def test_of_two_operators_one_works_and_the_other_goes_on_when_it_is_killed(
         assert "Traceback" not in first.log.read_text() + second.log.read_text()
 
 
-def test_an_operator_that_stops_hands_over_at_once(
+def test_an_operator_that_stops_releases_its_lease(
     kubeconfig: Path, control_plane: ControlPlane, namespace: str, tmp_path: Path
 ):
     with Replica(kubeconfig, tmp_path, "first", namespace) as first:

@@ -1,4 +1,4 @@
-"""What Prometheus reads: from the pure object, and over HTTP."""
+"""The operator's metrics, in the registry and over HTTP."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from chain_builders import a_commit, a_plan
 from cluster.ports import free_ports
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus, Condition, StageStatus
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError
-from distillchain_operator.controller import ChainKey
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.metrics import NAMED_CHAINS, Metrics
 from distillchain_operator.status import committed_entry
@@ -47,57 +47,57 @@ def a_status(chain_phase: Any = "Running", *, stalled: str = "", **entry: Any) -
 
 def test_chains_are_counted_by_phase_and_a_deleted_one_disappears():
     metrics = Metrics()
-    metrics.looked(RELAY, a_status("Running"))
-    metrics.looked(OTHER, a_status("Failed", phase="Failed"))
+    metrics.reconciled(RELAY, a_status("Running"))
+    metrics.reconciled(OTHER, a_status("Failed", phase="Failed"))
     chains = samples(metrics, "distillchain_chains")
     assert {labels: value for labels, value in chains.items() if value} == {("ml", "Running"): 1, ("nlp", "Failed"): 1}
-    assert chains["ml", "Failed"] == 0  # an alert needs a zero to come from
+    assert chains["ml", "Failed"] == 0  # an alert on an increase needs a zero first
     metrics.forget(RELAY)
     assert {namespace for namespace, _ in samples(metrics, "distillchain_chains")} == {"nlp"}
 
 
-def test_a_resync_forgets_the_chains_whose_end_nobody_told_and_notes_its_time():
+def test_a_resync_forgets_chains_that_were_deleted_without_an_event_and_records_its_time():
     clock = Clock()
     metrics = Metrics(clock=clock)
-    metrics.looked(RELAY, a_status())
-    metrics.looked(OTHER, a_status())
+    metrics.reconciled(RELAY, a_status())
+    metrics.reconciled(OTHER, a_status())
     clock.now = 1300
     metrics.resynced([OTHER])
     assert {labels[1] for labels in samples(metrics, "distillchain_stage_since_timestamp_seconds")} == {"other"}
     assert samples(metrics, "distillchain_last_resync_timestamp_seconds") == {(): 1300}
 
 
-def test_a_stage_is_pending_since_its_first_look_and_running_since_its_pod_was_made():
+def test_a_stage_is_pending_since_its_first_reconcile_and_running_since_its_pod_was_created():
     clock = Clock()
     metrics = Metrics(clock=clock)
 
     def since() -> dict[tuple[str, ...], float]:
         return samples(metrics, "distillchain_stage_since_timestamp_seconds")
 
-    metrics.looked(RELAY, a_status())
+    metrics.reconciled(RELAY, a_status())
     clock.now = 1060
-    metrics.looked(RELAY, a_status())
+    metrics.reconciled(RELAY, a_status())
     assert since() == {("ml", "relay", "mini", "pending"): 1000}
-    metrics.looked(RELAY, a_status(), runs_since="1970-01-01T00:17:00Z")
+    metrics.reconciled(RELAY, a_status(), runs_since="1970-01-01T00:17:00Z")
     assert since() == {("ml", "relay", "mini", "running"): 1020}
-    metrics.looked(RELAY, a_status())  # evicted
+    metrics.reconciled(RELAY, a_status())  # evicted
     assert since() == {("ml", "relay", "mini", "pending"): 1060}
-    metrics.looked(RELAY, a_status("Suspended", phase="Suspended"))
+    metrics.reconciled(RELAY, a_status("Suspended", phase="Suspended"))
     assert since() == {}
 
 
-def test_another_life_of_the_operator_knows_since_when_a_job_waits():
+def test_after_a_restart_a_pending_stage_counts_from_the_creation_of_its_job():
     metrics = Metrics()
-    metrics.looked(RELAY, a_status(started_at="1970-01-01T00:10:00Z"))
+    metrics.reconciled(RELAY, a_status(started_at="1970-01-01T00:10:00Z"))
     assert samples(metrics, "distillchain_stage_since_timestamp_seconds") == {("ml", "relay", "mini", "pending"): 600}
 
 
-def test_no_more_chains_than_a_bound_are_named_and_the_oldest_are():
+def test_the_number_of_named_chains_is_bounded_and_the_oldest_are_named():
     clock = Clock()
     metrics = Metrics(clock=clock)
     for number in range(NAMED_CHAINS + 3):
         clock.now += 1
-        metrics.looked(ChainKey("ml", f"chain-{number}"), a_status(stalled="PodRejected"))
+        metrics.reconciled(ChainKey("ml", f"chain-{number}"), a_status(stalled="PodRejected"))
     named = samples(metrics, "distillchain_stage_since_timestamp_seconds")
     assert len(named) == NAMED_CHAINS
     assert ("ml", "chain-0", "mini", "pending") in named
@@ -107,8 +107,8 @@ def test_no_more_chains_than_a_bound_are_named_and_the_oldest_are():
 
 def test_a_stalled_chain_is_named_with_its_reason():
     metrics = Metrics()
-    metrics.looked(RELAY, a_status("Failed", stalled="GateNotMet", phase="Failed"))
-    metrics.looked(OTHER, a_status())
+    metrics.reconciled(RELAY, a_status("Failed", stalled="GateNotMet", phase="Failed"))
+    metrics.reconciled(OTHER, a_status())
     assert samples(metrics, "distillchain_chain_stalled") == {("ml", "relay", "GateNotMet"): 1}
 
 
@@ -127,25 +127,25 @@ def test_commits_failures_and_replaced_pods_are_counted_once():
     assert samples(metrics, "distillchain_stage_pods_replaced_total") == {("ml",): 3}
 
 
-async def test_looks_are_counted_by_how_they_ended():
+async def test_reconciles_are_counted_by_outcome():
     metrics = Metrics()
     ends: list[Exception | None] = [None, ApiError(409, "conflict"), ApiError(500, "down"), ValueError("ours")]
 
-    async def look(key: ChainKey) -> float | None:
+    async def reconcile(key: ChainKey) -> float | None:
         if end := ends.pop(0):
             raise end
         return 7.0
 
-    measured = metrics.timed(look)
+    measured = metrics.timed(reconcile)
     assert await measured(RELAY) == 7.0
     for _ in range(3):
         with pytest.raises((ApiError, ValueError)):
             await measured(RELAY)
-    assert samples(metrics, "distillchain_looks_total") == {("done",): 1, ("conflict",): 1, ("error",): 2}
-    assert samples(metrics, "distillchain_look_duration_seconds_count") == {(): 4}
+    assert samples(metrics, "distillchain_reconciles_total") == {("done",): 1, ("conflict",): 1, ("error",): 2}
+    assert samples(metrics, "distillchain_reconcile_duration_seconds_count") == {(): 4}
 
 
-async def test_they_are_served_at_metrics_and_nowhere_else():
+async def test_metrics_are_served_at_their_path_only():
     metrics, (port,) = Metrics(), free_ports(1)
     metrics.answered("GET", 200)
     async with serve(port, metrics_page(metrics)), aiohttp.ClientSession() as client:
@@ -156,7 +156,7 @@ async def test_they_are_served_at_metrics_and_nowhere_else():
             assert answer.status == 404
 
 
-async def test_probes_say_alive_at_once_and_ready_when_it_is():
+async def test_the_operator_is_alive_at_once_and_ready_later():
     ready, (port,) = [False], free_ports(1)
     async with serve(port, probes(lambda: ready[0])), aiohttp.ClientSession() as client:
 
@@ -169,16 +169,16 @@ async def test_probes_say_alive_at_once_and_ready_when_it_is():
         assert await status_of("/readyz") == 200
 
 
-def test_counters_of_a_namespace_begin_at_zero():
-    """`increase` in Prometheus takes a counter's first value for where it began."""
+def test_the_counters_of_a_namespace_start_at_zero():
+    """`increase` in Prometheus does not count the first value that it sees."""
     metrics = Metrics()
-    metrics.looked(RELAY, a_status())
+    metrics.reconciled(RELAY, a_status())
     assert samples(metrics, "distillchain_stage_pods_replaced_total") == {("ml",): 0}
     assert samples(metrics, "distillchain_stages_committed_total") == {("ml", "true"): 0, ("ml", "false"): 0}
     assert samples(metrics, "distillchain_stages_failed_total") == {("ml", str(each)): 0 for each in FailureClass}
 
 
-def test_it_leads_when_it_is_told_and_its_last_resync_is_counted_from_there():
+def test_the_last_resync_counts_from_the_moment_when_the_operator_became_the_leader():
     clock = Clock()
     metrics = Metrics(clock=clock)
     assert samples(metrics, "distillchain_leader") == {(): 0}

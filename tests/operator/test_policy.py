@@ -1,4 +1,4 @@
-"""Which ends of a pod count, and what the end of a failed stage is called."""
+"""Which pod failures count against the retries, and how a failure is described."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAN = a_plan()
 
 
 def action_for(*, exit_code: int, disrupted: bool = False) -> str:
-    """What the Job controller does: the first rule that fits, else it counts the failure."""
+    """What the Job controller does: the first rule that matches, else it counts the failure."""
     for rule in POD_FAILURE_POLICY["rules"]:
         if disrupted and "onPodConditions" in rule:
             return str(rule["action"])
@@ -34,10 +34,10 @@ def action_for(*, exit_code: int, disrupted: bool = False) -> str:
         pytest.param(69, True, "Ignore", id="lost its network while it was evicted"),
         pytest.param(137, False, "Count", id="out of memory"),
         pytest.param(70, False, "Count", id="crash"),
-        pytest.param(74, False, "Count", id="store away"),
+        pytest.param(74, False, "Count", id="store unavailable"),
     ],
 )
-def test_the_table_of_the_design_is_the_policy(exit_code: int, disrupted: bool, want: str):
+def test_an_exit_code_leads_to_the_action_of_the_design(exit_code: int, disrupted: bool, want: str):
     assert action_for(exit_code=exit_code, disrupted=disrupted) == want
 
 
@@ -49,7 +49,7 @@ def test_the_table_of_the_design_is_the_policy(exit_code: int, disrupted: bool, 
             [{"exit_code": 68, "message": a_failure(PLAN.stages[0], FailureClass.GATE_NOT_MET, "too weak").to_json()}],
             FailureClass.GATE_NOT_MET,
             "too weak",
-            id="the trainer's own sentence",
+            id="the trainer's own message",
         ),
         pytest.param(
             "BackoffLimitExceeded",
@@ -70,7 +70,7 @@ def test_the_table_of_the_design_is_the_policy(exit_code: int, disrupted: bool, 
             [{"exit_code": 1, "message": "no module named distillchain_trainer"}],
             FailureClass.CRASHED,
             "ended with exit code 1: no module named distillchain_trainer",
-            id="no answer, but last words",
+            id="no answer, but some output",
         ),
         pytest.param(
             "PodFailurePolicy", [{"exit_code": 66}], FailureClass.CHECKPOINT_INVALID, "exit code 66", id="only a code"
@@ -78,17 +78,19 @@ def test_the_table_of_the_design_is_the_policy(exit_code: int, disrupted: bool, 
         pytest.param(
             "DeadlineExceeded", [], FailureClass.DEADLINE_EXCEEDED, "ran longer than its timeout", id="timeout"
         ),
-        pytest.param("BackoffLimitExceeded", [], FailureClass.CRASHED, "its pods are gone", id="no pod is left"),
+        pytest.param("BackoffLimitExceeded", [], FailureClass.CRASHED, "its pods were deleted", id="no pod is left"),
         pytest.param(
             "BackoffLimitExceeded",
             [{"exit_code": None, "podReason": "UnexpectedAdmissionError"}],
             FailureClass.POD_REJECTED,
-            "was not run: UnexpectedAdmissionError",
-            id="the kubelet would not run it",
+            "did not run: UnexpectedAdmissionError",
+            id="the kubelet refused it",
         ),
     ],
 )
-def test_a_failed_job_is_named(reason: str, pods: list[dict[str, Any]], want_class: FailureClass, want_words: str):
+def test_the_failure_of_a_job_has_a_class_and_a_message(
+    reason: str, pods: list[dict[str, Any]], want_class: FailureClass, want_words: str
+):
     job = a_job(PLAN, "mini", condition="Failed", reason=reason, failed=len(pods))
     seen = []
     for pod in pods:
@@ -104,9 +106,9 @@ def test_a_failed_job_is_named(reason: str, pods: list[dict[str, Any]], want_cla
 
 @pytest.mark.parametrize(
     "trainer",
-    [pytest.param(None, id="before the trainer began"), pytest.param(0, id="after the trainer was done")],
+    [pytest.param(None, id="before the trainer started"), pytest.param(0, id="after the trainer finished")],
 )
-def test_a_container_of_the_users_that_fails_is_named(trainer: int | None):
+def test_a_failed_container_of_the_user_is_named(trainer: int | None):
     job = a_job(PLAN, "mini", condition="Failed", reason="BackoffLimitExceeded", failed=1)
     pod = a_pod(job, phase="Failed", exit_code=trainer)
     ended = {"exitCode": 3, "reason": "Error", "message": "no such bucket"}
@@ -118,10 +120,10 @@ def test_a_container_of_the_users_that_fails_is_named(trainer: int | None):
     assert diagnosis.message == want
 
 
-def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
+def test_a_timeout_before_training_reports_what_the_pod_waited_for():
     job = a_job(PLAN, "mini", condition="Failed", reason="DeadlineExceeded")
     diagnosis = diagnose(parse_job(job), [], waited_for="pod p waits for a node: 0/1 nodes")
-    assert "did not get to train within its timeout" in diagnosis.message
+    assert diagnosis.message.startswith("training did not start within the timeout of")
     assert diagnosis.message.endswith("pod p waits for a node: 0/1 nodes")
 
 
@@ -129,12 +131,12 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
     "status, want_words, want_stuck",
     [
         pytest.param({}, "is starting", False, id="fresh"),
-        pytest.param({"old": True}, "has not started yet; kubectl describe pod", False, id="for long"),
+        pytest.param({"old": True}, "has not started yet; run kubectl describe pod", False, id="for minutes"),
         pytest.param(
             {"containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "ErrImagePull"}}}]},
             "cannot start: ErrImagePull",
             True,
-            id="a wrong image, by turns",
+            id="a wrong image, the other reason",
         ),
         pytest.param(
             {
@@ -143,9 +145,9 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
                     {"name": "shipper", "state": {"running": {}}},
                 ]
             },
-            "its trainer has ended, container shipper of pod",
+            "the trainer has finished, but container shipper of pod",
             False,
-            id="a sidecar that goes on",
+            id="a sidecar that still runs",
         ),
         pytest.param(
             {
@@ -156,7 +158,7 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
             },
             "cannot start: ErrImagePull: no such image",
             True,
-            id="a sidecar that keeps the pod of a trainer that has ended",
+            id="a sidecar that cannot start after the trainer has finished",
         ),
         pytest.param(
             {
@@ -167,7 +169,7 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
             },
             "container shipper of pod relay-mini",
             False,
-            id="a sidecar that does not start beside a trainer that runs",
+            id="a sidecar that cannot start while the trainer runs",
         ),
         pytest.param(
             {
@@ -175,7 +177,7 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
                 ]
             },
-            "waits for a node: 0/1 nodes",
+            "is waiting for a node: 0/1 nodes",
             False,
             id="no free GPU",
         ),
@@ -205,7 +207,7 @@ def test_a_timeout_that_ran_out_before_training_says_what_was_waited_for():
         ),
     ],
 )
-def test_what_a_pod_waits_for_is_said(status: dict[str, Any], want_words: str, want_stuck: bool):
+def test_the_note_on_a_pod_says_what_it_waits_for(status: dict[str, Any], want_words: str, want_stuck: bool):
     pod = a_pod(a_job(PLAN, "mini"), phase="Pending")
     now = datetime(2026, 1, 1, 12, 30 if status.pop("old", False) else 1, tzinfo=UTC)
     pod["status"] |= status
@@ -213,4 +215,4 @@ def test_what_a_pod_waits_for_is_said(status: dict[str, Any], want_words: str, w
     note = describe_pod(seen, now=now)
     assert note is not None
     assert want_words in note.message
-    assert note.needs_person is want_stuck
+    assert note.needs_user is want_stuck

@@ -1,4 +1,4 @@
-"""The work queue: each key once, never twice at once, no news lost."""
+"""The work queue: each key is queued once, has one worker at a time, and no event is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def run_until(queue: WorkQueue[str], done: asyncio.Event) -> None:
         await asyncio.gather(worker, return_exceptions=True)
 
 
-async def test_a_key_added_many_times_is_worked_on_once():
+async def test_a_key_that_is_added_many_times_is_processed_once():
     seen: list[str] = []
     done = asyncio.Event()
 
@@ -35,7 +35,7 @@ async def test_a_key_added_many_times_is_worked_on_once():
     assert seen == ["a", "last"]
 
 
-async def test_news_of_a_busy_key_is_handled_after_and_not_beside():
+async def test_a_key_that_is_added_while_it_is_processed_is_processed_again_afterwards():
     running = 0
     rounds = 0
     done = asyncio.Event()
@@ -58,7 +58,7 @@ async def test_news_of_a_busy_key_is_handled_after_and_not_beside():
     assert rounds == 2
 
 
-async def test_a_failed_key_is_tried_again_and_the_others_go_on():
+async def test_a_failed_key_is_retried_and_does_not_stop_the_others():
     tries: list[str] = []
     done = asyncio.Event()
 

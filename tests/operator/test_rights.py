@@ -1,4 +1,4 @@
-"""The operator's roles, right by right."""
+"""The operator's roles grant exactly what it calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.operator_process import SERVICE_ACCOUNT
 CALLS = {
     "distillchain.io/distillationchains": {"get", "list", "watch"},
     "distillchain.io/distillationchains/status": {"patch"},
-    "distillchain.io/distillationchains/finalizers": {"update"},  # by an admission plugin when a Job names its owner
+    "distillchain.io/distillationchains/finalizers": {"update"},  # an admission plugin requires it to own a Job
     "batch/jobs": {"get", "list", "watch", "create", "patch", "delete"},
     "/pods": {"list", "watch", "create"},
     "/pods/log": {"get"},
@@ -20,7 +20,7 @@ CALLS = {
     "coordination.k8s.io/leases": {"create"},
     "coordination.k8s.io/leases distillchain-operator": {"get", "update"},
 }
-"""What the operator calls. Whoever gives it another right says here what for."""
+"""What the operator calls. Add a right here together with the call that needs it."""
 
 
 def test_the_role_grants_what_is_called_and_nothing_else(repository: Path):

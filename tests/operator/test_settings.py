@@ -1,4 +1,4 @@
-"""Settings of the operator, and what is said of those that cannot be used."""
+"""Settings of the operator, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillchain_operator.__main__ import EXIT_BAD_SETTINGS, main
 from distillchain_operator.settings import BadSetting, Settings
 
 
-def test_the_environment_is_read_and_foreign_variables_are_passed_over():
+def test_the_environment_is_read_and_other_variables_are_ignored():
     got = Settings.from_environment(
         {
             "DISTILLCHAIN_NAMESPACES": "ml, nlp,",
@@ -29,7 +29,7 @@ def test_the_environment_is_read_and_foreign_variables_are_passed_over():
     assert got == Settings(namespaces=("ml", "nlp"), trainer_image="x:1")
 
 
-def test_all_bad_settings_are_told_together():
+def test_all_bad_settings_are_reported_together():
     with pytest.raises(BadSetting) as refused:
         Settings.from_environment(
             {
@@ -47,12 +47,12 @@ def test_all_bad_settings_are_told_together():
     ]
 
 
-def test_what_kubernetes_makes_of_a_service_called_distillchain_metrics_is_no_setting():
+def test_the_variables_of_a_service_named_distillchain_metrics_are_no_settings():
     assert Settings.from_environment({"DISTILLCHAIN_METRICS_PORT": "tcp://10.96.0.7:9090"}).metrics_port == 0
     assert Settings.from_environment({"DISTILLCHAIN_METRICS_PORT": "9090"}).metrics_port == 9090
 
 
-def test_an_argument_stands_for_its_setting_and_wins(
+def test_an_argument_takes_precedence_over_the_variable_of_its_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("DISTILLCHAIN_RESYNC_S", "60")
@@ -70,7 +70,7 @@ def test_a_misspelt_argument_is_refused(capsys: pytest.CaptureFixture[str]):
     assert "unrecognized arguments: --resync=60" in capsys.readouterr().err
 
 
-def test_a_kubeconfig_that_is_not_there_is_told_with_the_remedy(tmp_path: Path):
+def test_a_missing_kubeconfig_is_reported_with_the_remedy(tmp_path: Path):
     """As a process: main() would leave its signal handler behind."""
     environment = {"PATH": os.environ["PATH"], "KUBECONFIG": str(tmp_path / "gone")}
     argv = [sys.executable, "-m", "distillchain_operator"]
@@ -79,3 +79,33 @@ def test_a_kubeconfig_that_is_not_there_is_told_with_the_remedy(tmp_path: Path):
     want = f"KUBECONFIG: got '{tmp_path}/gone', expected the path of a kubeconfig with a current context"
     assert want in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "template, want",
+    [
+        pytest.param(
+            "nodeSelector: {gpu: a100}",
+            "nodeSelector: unknown field; did you mean pod.spec.nodeSelector?",
+            id="the spec level is missing",
+        ),
+        pytest.param("metadata: {lables: {}}", "metadata.lables: unknown field; did you mean labels?", id="misspelt"),
+        pytest.param("spec: {tolerations: gpu}", 'spec.tolerations: got "gpu", expected a list', id="a wrong type"),
+        pytest.param("spec: {containers: [{image: x}]}", "spec.containers[0].name: missing; add it", id="no name"),
+    ],
+)
+def test_a_fault_in_the_operators_pod_template_is_found_at_its_start(tmp_path: Path, template: str, want: str):
+    path = tmp_path / "pod.yaml"
+    path.write_text(template)
+    with pytest.raises(BadSetting) as refused:
+        Settings.from_environment({"DISTILLCHAIN_POD_TEMPLATE": str(path)})
+    assert str(refused.value) == (
+        f"DISTILLCHAIN_POD_TEMPLATE: got '{path}', expected a PodTemplateSpec in that file; {want}"
+    )
+
+
+def test_a_field_below_spec_that_only_a_newer_cluster_knows_is_left_to_its_api_server(tmp_path: Path):
+    path = tmp_path / "pod.yaml"
+    path.write_text("spec: {gangName: a}")
+    settings = Settings.from_environment({"DISTILLCHAIN_POD_TEMPLATE": str(path)})
+    assert settings.pod_template == {"spec": {"gangName": "a"}}

@@ -1,4 +1,4 @@
-"""What status says: numbers, conditions, events, the patch."""
+"""The status of a chain: numbers, conditions, Events and the patch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from chain_builders import a_chain, a_commit, a_plan
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.wire.answer import Measured
-from distillchain_api.wire.manifest import Metrics
+from distillchain_api.wire.manifest import Metrics, ModelSummary
 from distillchain_operator.status import (
     build_chain_status,
     chain_result,
@@ -44,11 +43,11 @@ def truths(status: ChainStatus) -> dict[str, str]:
 
 
 def test_metrics_are_strings_with_four_decimals():
-    model = Measured(
+    model = ModelSummary(
         metrics=Metrics(validation={"accuracy": 0.81, "macroF1": 0.7999999}), parameters=242_500, size_bytes=970_000
     )
     got = measured_status(model)
-    assert (got.metrics.validation.accuracy, got.metrics.validation.macro_f1) == ("0.8100", "0.8000")
+    assert got.metrics.validation == {"accuracy": "0.8100", "macroF1": "0.8000"}
     assert got.metrics.test is None
 
 
@@ -89,7 +88,7 @@ def test_the_five_conditions_in_each_phase():
     assert truths(build(suspended, stages)) == off | {"Suspended": "True"}
 
 
-def test_a_conditions_time_moves_only_with_its_status():
+def test_the_time_of_a_condition_changes_only_with_its_status():
     plan = a_plan()
     first = build(plan, pending(plan))
     later = build(plan, committed(plan), previous=first, now=ONE)
@@ -103,7 +102,7 @@ def test_a_conditions_time_moves_only_with_its_status():
     }
 
 
-def test_an_invalid_spec_says_all_faults_and_keeps_what_is_known():
+def test_an_invalid_spec_reports_all_faults_and_keeps_the_stages():
     plan = a_plan()
     before = build(plan, committed(plan))
     status = invalid_status(["spec.a: wrong", "spec.b: wrong"], generation=2, previous=before, now=ONE)
@@ -114,7 +113,7 @@ def test_an_invalid_spec_says_all_faults_and_keeps_what_is_known():
     assert transitions(status, status) == []
 
 
-def test_a_patch_says_null_where_something_is_gone():
+def test_a_patch_has_null_for_a_removed_field():
     plan = a_plan()
     patch = status_patch(build(plan, pending(plan)))
     assert patch["result"] is None
@@ -123,13 +122,13 @@ def test_a_patch_says_null_where_something_is_gone():
     assert full["result"]["testMetric"] is None
 
 
-def test_a_status_survives_the_way_through_the_api_server():
+def test_a_status_can_be_read_back():
     plan = a_plan()
     status = build(plan, committed(plan))
     assert ChainStatus.parse(status.to_document()) == status
 
 
-def test_a_student_that_learned_nothing_is_told_wherever_success_is():
+def test_a_doubt_about_the_student_is_part_of_message_and_event():
     plan = a_plan()
     answers = [a_commit(stage) for stage in plan.stages]
     guesser = answers[-1].student.model_copy(update={"doubt": "accuracy 0.5 is not above chance"})
@@ -139,12 +138,12 @@ def test_a_student_that_learned_nothing_is_told_wherever_success_is():
     assert done.phase == "Succeeded"
     assert done.message is not None
     assert done.message.endswith("; it may not have learned the task: accuracy 0.5 is not above chance")
-    told = transitions(build(plan, pending(plan)), done)
-    assert [event.type for event in told] == ["Normal", "Warning", "Normal"]
-    assert told[1].message.endswith("; it may not have learned the task: accuracy 0.5 is not above chance")
+    events = transitions(build(plan, pending(plan)), done)
+    assert [event.type for event in events] == ["Normal", "Warning", "Normal"]
+    assert events[1].message.endswith("; it may not have learned the task: accuracy 0.5 is not above chance")
 
 
-def test_events_tell_each_change_once():
+def test_each_change_has_one_event():
     plan = a_plan()
     start, done = build(plan, pending(plan)), build(plan, committed(plan))
     assert [event.reason for event in transitions(start, done)] == [
@@ -153,3 +152,31 @@ def test_events_tell_each_change_once():
         "ChainSucceeded",
     ]
     assert transitions(done, done) == []
+
+
+def with_warnings(plan: Plan, *warnings: str) -> list[StageStatus]:
+    """The entries of a plan whose first stage was committed with these warnings."""
+    first = a_commit(plan.stages[0]).model_copy(update={"warnings": list(warnings)})
+    return [committed_entry(plan.stages[0], first), *pending(plan)[1:]]
+
+
+def test_warnings_of_a_commit_are_in_the_status_and_in_one_event():
+    plan = a_plan()
+    before = build(plan, pending(plan))
+    after = build(plan, with_warnings(plan, "class high has no rows", "17 texts are in train too"), previous=before)
+    assert after.stages[0].warnings == ["class high has no rows", "17 texts are in train too"]
+
+    committed_event, warning = transitions(before, after)
+    assert committed_event.reason == "StageCommitted"
+    assert (warning.reason, warning.type) == ("StageWarnings", "Warning")
+    assert warning.message == "stage mini: 2 warnings: class high has no rows; 17 texts are in train too"
+    assert transitions(after, after) == []
+
+
+def test_warnings_are_bounded():
+    plan = a_plan()
+    entry = with_warnings(plan, *(["x" * 3000] * 40))[0]
+    assert len(entry.to_json()) < 16 * 1024
+    assert entry.warnings[-1] == "24 more in the manifest"
+    event = transitions(build(plan, pending(plan)), build(plan, [entry, *pending(plan)[1:]]))[-1]
+    assert len(event.message.encode()) <= 1024

@@ -1,0 +1,57 @@
+"""What reconcile decides: actions on Jobs, and the status of the chain once they are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distillchain_api.resource.status import ChainStatus
+
+
+@dataclass(frozen=True)
+class CreateJob:
+    """Create the Job of a stage, after a dry run."""
+
+    stage: str
+    job: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Delete a Job, its pods first."""
+
+    name: str
+    uid: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SetSuspend:
+    """Stop the pods of a Job (they save their state), or let it resume."""
+
+    name: str
+    uid: str
+    suspend: bool
+
+
+@dataclass(frozen=True)
+class NotePods:
+    """Record on a Job which pods it has had."""
+
+    name: str
+    uid: str
+    pods: tuple[str, ...]
+    """Short UIDs of all of them."""
+
+
+Action = CreateJob | DeleteJob | SetSuspend | NotePods
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and the status once it is done."""
+
+    actions: tuple[Action, ...]
+    status: ChainStatus
+    look_again_s: float | None = None
+    """Seconds after which the status changes even if nothing happens."""

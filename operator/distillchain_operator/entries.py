@@ -1,0 +1,166 @@
+"""The status entry of a stage that is not committed: pending, running, suspended, blocked or failed. Pure."""
+
+from __future__ import annotations
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.status import StageStatus
+from distillchain_api.wire.answer import fit
+from distillchain_operator.observed import ObservedJob, ObservedPod
+from distillchain_operator.policy import PodNote, describe_pod, diagnose, diagnose_pod, is_long_ago
+from distillchain_operator.status import progress_status
+from distillchain_operator.view import View
+
+NOTE_BYTES = 512  # for the failure of an earlier attempt while the next one runs
+
+
+def pending(stage: PlannedStage, message: str) -> StageStatus:
+    """A stage that waits."""
+    return StageStatus(name=stage.name, phase="Pending", digest=stage.digest, message=message)
+
+
+def failed(
+    stage: PlannedStage,
+    failure_class: FailureClass,
+    message: str,
+    *,
+    job: ObservedJob | None = None,
+    attempt: int = 0,
+) -> StageStatus:
+    """A stage that failed, with the Job that did, if there was one."""
+    return StageStatus(
+        name=stage.name,
+        phase="Failed",
+        digest=stage.digest,
+        job=job.name if job else None,
+        attempt=attempt,
+        started_at=(job.created_at or None) if job else None,
+        finished_at=(job.finished_at or None) if job else None,
+        message=message,
+        failure_class=failure_class,
+    )
+
+
+def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
+    """A stage whose Job is not finished; suspended when the spec says so."""
+    pods = view.observed.pods_of(job)
+    attempt = view.attempt(stage, job)
+    pod = next((pod for pod in reversed(pods) if not pod.is_over), None)
+    before = view.entry_of(stage, job)
+    progress = before.progress if before else None
+    if view.progress is not None and view.progress.stage == stage.name:
+        progress = progress_status(view.progress)
+    # While the chain is suspended, the only question about a pod is whether it stops.
+    note = describe_pod(pod, now=view.now) if pod and (pod.deleting or not view.suspends) else None
+    is_stuck = note is not None and note.needs_user
+    message = _running_message(view, job, pods, note, attempt=attempt)
+    if view.suspends and not is_stuck:
+        message = _suspended_message(pod)
+    return StageStatus(
+        name=stage.name,
+        phase="Suspended" if view.suspends else "Running",
+        digest=stage.digest,
+        job=job.name,
+        attempt=attempt,
+        started_at=job.created_at or None,
+        progress=progress,
+        message=message,
+        failure_class=FailureClass.POD_REJECTED if is_stuck else None,
+    )
+
+
+def _suspended_message(pod: ObservedPod | None) -> str:
+    if pod is None:
+        return "suspended; it resumes from its last saved state"
+    return f"stopping: pod {pod.name} is saving its state"
+
+
+def _running_message(
+    view: View, job: ObservedJob, pods: list[ObservedPod], note: PodNote | None, *, attempt: int
+) -> str | None:
+    notes = [note.message] if note else []
+    if job.suspend_wanted and not job.noted_suspended:
+        patch = f"""kubectl patch job {job.name} -p '{{"spec":{{"suspend":false}}}}'"""
+        notes.append(
+            f"Job {job.name} was suspended by another controller (such as Kueue), which resumes it; to resume it "
+            f"yourself: {patch}"
+        )
+    elif all(pod.is_over for pod in pods):
+        is_late = not pods and is_long_ago(job.started_at, now=view.now)
+        notes.append("waiting for its pod" + (f"; run kubectl describe job {job.name} to see why" if is_late else ""))
+    notes.extend(_earlier_attempts(job, pods, attempt=attempt))
+    return "; ".join(notes) or None
+
+
+def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int) -> list[str]:
+    """How many pods of the Job were replaced, and why the last one was; nothing during a first attempt."""
+    crashed = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and not p.end.is_interruption]
+    over = [pod for pod in pods if pod.is_over]
+    notes = []
+    if job.failed and crashed:
+        last = fit(diagnose_pod(crashed[-1]).message, NOTE_BYTES)
+        notes.append(f"attempt {attempt}, {job.failed} of {job.retries + 1} allowed crashes used: {last}")
+    elif attempt > 1:
+        notes.append(f"attempt {attempt}")
+    if over and over[-1].disrupted:
+        why = over[-1].rejected or over[-1].disrupted
+        notes.append(fit(f"the last pod was evicted from node {over[-1].node}: {why}", NOTE_BYTES))
+    return notes
+
+
+def failed_job(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
+    """A stage whose Job failed, or succeeded without a trainer's answer."""
+    attempt = view.attempt(stage, job)
+    if not job.has_failed:
+        message = (
+            f"Job {job.name} succeeded, but its trainer reported no result for this stage; use the trainer image of "
+            "this release"
+        )
+        return failed(stage, FailureClass.CRASHED, message, job=job, attempt=attempt)
+    before = view.entry_of(stage, job)
+    never_trained = before is not None and before.phase == "Running" and before.progress is None
+    waited_for = (before.message or "") if before and never_trained else ""
+    diagnosis = diagnose(job, view.observed.pods_of(job), waited_for=waited_for)
+    entry = failed(stage, diagnosis.failure_class, diagnosis.message, job=job, attempt=attempt)
+    # When a Job times out, its pods are deleted and their logs with them, so the last known progress is kept.
+    return entry.model_copy(update={"progress": before.progress if before else None})
+
+
+def blocked(view: View, stage: PlannedStage, *, leaving: set[str]) -> StageStatus | None:
+    """The entry of a stage whose Job may not be created yet; None when it may.
+
+    Args:
+        leaving: names of Jobs that this reconcile deletes.
+    """
+    for job in view.observed.jobs:
+        pods = [pod for pod in view.observed.pods_of(job) if not pod.is_over]
+        if job.deleting or job.name in leaving:
+            # A pod that is not deleted yet may wait for something, but it is about to go.
+            stopping = [pod for pod in pods if pod.deleting]
+            return _waits_for(view, stage, f"the pods of Job {job.name} to terminate", stopping)
+        if not job.is_finished:
+            return _waits_for(view, stage, f"Job {job.name} of stage {job.stage} to finish", pods)
+    pods = [pod for pod in view.observed.pods if not pod.is_over]
+    if not pods:
+        return None
+    what = f"pod {pods[0].name} of Job {pods[0].job} to terminate"
+    if pods[0].job_uid in view.observed.foreign_jobs:
+        what = foreign_job(pods[0].job, view.plan.chain.name)
+    return _waits_for(view, stage, what, pods)
+
+
+def foreign_job(job: str, chain: str) -> str:
+    """What a stage waits for while a Job of another owner is in its way, and how to remove it."""
+    return (
+        f"Job {job} to be deleted: it belongs to another owner, such as a deleted chain {chain}; if it is not needed: "
+        f"kubectl delete job {job}"
+    )
+
+
+def _waits_for(view: View, stage: PlannedStage, what: str, pods: list[ObservedPod]) -> StageStatus:
+    """The entry of a stage that waits for these pods to end, and whether they will end without the user."""
+    found = [note for pod in pods if (note := describe_pod(pod, now=view.now))]
+    note = next((note for note in found if note.needs_user), found[0] if found else None)
+    entry = pending(stage, f"waiting for {what}" + (f": {note.message}" if note else ""))
+    is_stuck = note is not None and note.needs_user
+    return entry.model_copy(update={"failure_class": FailureClass.POD_REJECTED}) if is_stuck else entry

@@ -1,0 +1,97 @@
+"""What one reconcile sees of a chain, and the lookups in it that the decisions need. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from distillchain_api.failures import EXIT_COMMITTED
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.wire.answer import Committed, Progress
+from distillchain_operator.jobs import JobDefaults
+from distillchain_operator.labels import digest_label
+from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that a decision about one chain depends on.
+
+    Attributes:
+        previous: the status as stored.
+        defaults: the operator's trainer image and pod template.
+        progress: newest progress line of the running pod, if it was read.
+    """
+
+    plan: Plan
+    observed: Observed
+    previous: ChainStatus
+    defaults: JobDefaults
+    progress: Progress | None
+    now: datetime
+
+    @property
+    def suspends(self) -> bool:
+        """The spec says to suspend the chain."""
+        return self.plan.chain.spec.suspend
+
+    @property
+    def was_edited(self) -> bool:
+        """The spec was edited since the status was written.
+
+        An operator of another release, or with another default image, would give Jobs other names; that alone is no
+        reason to run anything again.
+        """
+        return self.previous.observed_generation != self.plan.chain.metadata.generation
+
+    def is_wanted(self, job: ObservedJob) -> bool:
+        """Whether the Job is of a stage as the spec has it now."""
+        return (job.stage, job.digest) in {(stage.name, digest_label(stage.digest)) for stage in self.plan.stages}
+
+    def jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
+        """The Jobs of this very stage, of whatever image or placement."""
+        wanted = (stage.name, digest_label(stage.digest))
+        return [job for job in self.observed.jobs if (job.stage, job.digest) == wanted]
+
+    def unfinished_jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
+        """Those that run, or will run a pod."""
+        return [job for job in self.jobs_of(stage) if not job.is_finished and not job.deleting]
+
+    def previous_entry(self, stage: PlannedStage) -> StageStatus | None:
+        """What status says of this very stage; None when it describes another digest."""
+        entry = self.previous.stage_named(stage.name)
+        return entry if entry and entry.digest == stage.digest else None
+
+    def entry_of(self, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
+        """What status says of this very Job; an earlier one may have had the same name."""
+        entry = self.previous_entry(stage)
+        return entry if entry and entry.job == job.name and entry.started_at == job.created_at else None
+
+    def has_started(self, job: ObservedJob) -> bool:
+        """Whether a pod of the Job has run.
+
+        A pod that has succeeded counts before the Job controller counts it: deleting the Job would lose its answer.
+        """
+        return any(pod.running or pod.phase in ("Running", "Succeeded") for pod in self.observed.pods_of(job))
+
+    def pods_so_far(self, job: ObservedJob) -> frozenset[str]:
+        """Short UIDs of the Job's pods; the name of a trainer's attempt begins with the UID of its pod."""
+        return job.noted_pods | {pod.short_uid for pod in self.observed.pods_of(job)}
+
+    def attempt(self, stage: PlannedStage, job: ObservedJob) -> int:
+        """Number of the Job's pods so far, evicted and deleted ones included."""
+        before = self.entry_of(stage, job)
+        known = before.attempt if before else 0
+        return max(known, job.active + job.failed + job.succeeded, len(self.pods_so_far(job)))
+
+    def answer_of(self, stage: PlannedStage, job: ObservedJob) -> tuple[Committed, ObservedPod] | None:
+        """The answer of a trainer that committed the stage, however its pod and the Job ended.
+
+        A sidecar may fail, or the timeout expire, a moment after the commit.
+        """
+        for pod in reversed(self.observed.pods_of(job)):
+            answer = pod.end.answer if pod.end and pod.end.exit_code == EXIT_COMMITTED else None
+            if isinstance(answer, Committed) and answer.digest == stage.digest:
+                return answer, pod
+        return None

@@ -1,0 +1,142 @@
+"""What one reconcile decides after an edit: which stages run again, and which Jobs are replaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chain_builders import (
+    IMAGE,
+    a_chain,
+    a_committed_job,
+    a_document,
+    a_job,
+    a_plan,
+    a_pod,
+)
+from deciding import committed_status, created, decide, entry
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_operator.actions import DeleteJob
+
+TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
+
+
+@pytest.mark.parametrize(
+    "stage, change, want_started",
+    [
+        pytest.param("mini", {"training": {"epochs": 9}}, "mini", id="the first"),
+        pytest.param("tiny", {"training": {"epochs": 9}}, "tiny", id="the second"),
+        pytest.param("tiny", {"image": "registry.example/other:1"}, None, id="only the placement of the second"),
+        pytest.param("tiny", {"gate": {"minMetric": 0.7}}, None, id="a gate that is met"),
+        pytest.param("tiny", {"gate": {"minMetric": 0.99}}, "tiny", id="a gate that is not met"),
+        pytest.param("tiny", {"gate": {"maxDrop": 0.01}}, "tiny", id="a drop that is too large"),
+        pytest.param("mini", {"gate": {"minMetric": 0.85}}, "mini", id="a gate within rounding: the trainer decides"),
+    ],
+)
+def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
+    stage: str, change: dict[str, Any], want_started: str | None
+):
+    status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)
+    stages = [{"name": name, "student": {"model": f"hf://org/{name}"}} for name in ("mini", "tiny")]
+    edited = [entry | change if entry["name"] == stage else entry for entry in stages]
+    decision = decide(
+        build_plan(a_chain(generation=2).model_copy(update={"spec": a_chain_spec(edited)})), previous=status
+    )
+    assert created(decision) == ([want_started] if want_started else [])
+
+
+def a_chain_spec(stages: list[dict[str, Any]]) -> Any:
+
+    document = a_document()
+    document["spec"]["stages"] = stages
+    return parse_chain(document).spec
+
+
+def test_a_tighter_gate_of_the_root_teacher_runs_the_first_stage_again():
+    status = committed_status(a_plan(), "mini", "tiny", teacher_accuracy=0.92)
+    tight = a_plan(generation=2, teacher=TIGHT)
+    decision = decide(tight, previous=status)
+    assert created(decision) == ["mini"]
+    assert entry(decision, "tiny").phase == "Committed"
+
+
+def test_a_running_job_of_an_outdated_stage_is_deleted_and_nothing_starts_until_its_pods_are_gone():
+    old, new = a_plan(), a_plan(template={"image": IMAGE, "training": {"epochs": 9}})
+    job = a_job(old, "mini", active=1)
+    decision = decide(new, job, pods=(a_pod(job),))
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:05Z"
+    decision = decide(new, job, pods=(a_pod(job),))
+    assert decision.actions == ()
+    assert "to terminate" in entry(decision, "mini").message
+    assert created(decide(new, pods=(a_pod(job),))) == []  # the Job is deleted, its pod not yet
+    assert created(decide(new)) == ["mini"]
+
+
+def test_a_running_job_that_differs_only_in_its_placement_keeps_running():
+    old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
+    job = a_job(old, "mini", active=1)
+    decision = decide(new, job, pods=(a_pod(job),))
+    assert decision.actions == ()
+    assert entry(decision, "mini").job == job["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    "phase, suspended, failed",
+    [
+        pytest.param("Pending", False, 0, id="its pod waits for a node, an image or a Secret"),
+        pytest.param("Failed", False, 1, id="its pod crashed, and the next one does not exist yet"),
+        pytest.param("Failed", True, 0, id="it is suspended"),
+    ],
+)
+def test_an_edit_replaces_a_job_whose_pod_has_not_started(phase: str, suspended: bool, failed: int):
+    old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
+    job = a_job(old, "mini", active=1, failed=failed, suspended=suspended)
+    decision = decide(new, job, pods=(a_pod(job, phase=phase, exit_code=137 if failed else None),))
+    deleted = [action.name for action in decision.actions if isinstance(action, DeleteJob)]
+    assert deleted == [job["metadata"]["name"]]
+    assert created(decision) == []
+    assert created(decide(new)) == ["mini"]
+
+
+def test_a_job_whose_pod_has_succeeded_is_not_replaced_before_the_job_controller_counts_it():
+    old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
+    job = a_job(old, "mini", active=1)
+    decision = decide(new, job, pods=(a_pod(job, phase="Succeeded", exit_code=0),))
+    assert decision.actions == ()
+
+
+def test_a_later_stage_keeps_running_when_an_earlier_gate_is_tightened():
+    loose, tight = a_plan(), a_plan(generation=2, teacher=TIGHT)
+    job = a_job(loose, "tiny", active=1)
+    decision = decide(tight, job, pods=(a_pod(job),), previous=committed_status(loose, "mini"))
+    assert (entry(decision, "tiny").phase, entry(decision, "tiny").job) == ("Running", job["metadata"]["name"])
+    assert decision.status.phase == "Running"
+    assert decision.status.message.startswith("running tiny")
+
+
+def test_another_default_image_does_not_run_a_stage_again_whose_metric_equals_its_gate():
+    """Status has four decimals, so it cannot say whether the gate is met beyond rounding."""
+    gates = {"template": {}, "teacher": {"model": "hf://org/teacher", "gate": {"minMetric": 0.92}}}
+    plan = a_plan(**gates)
+    job, pod = a_committed_job(plan, "mini", image=IMAGE)
+    status = decide(plan, job, pods=(pod,), image=IMAGE).status
+    assert created(decide(plan, previous=status, image="registry.example/newer:2")) == ["tiny"]
+
+    edited = a_plan(**gates, generation=2)
+    assert created(decide(edited, previous=status, image="registry.example/newer:2")) == ["mini"]
+
+
+def test_one_edit_that_tightens_two_gates_runs_both_stages_again():
+    status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)
+    stages = [
+        {"name": name, "student": {"model": f"hf://org/{name}"}, "gate": {"minMetric": 0.85}}
+        for name in ("mini", "tiny")
+    ]
+    edited = build_plan(a_chain(generation=2).model_copy(update={"spec": a_chain_spec(stages)}))
+    first = decide(edited, previous=status)
+    assert created(first) == ["mini"]
+    job, pod = a_committed_job(edited, "mini", accuracy=0.8501)
+    assert created(decide(edited, job, pods=(pod,), previous=first.status)) == ["tiny"]
