@@ -117,6 +117,17 @@ def test_a_tokenizer_that_becomes_another_beside_the_model_is_refused(tokenizer:
     )
 
 
+def test_the_check_of_a_model_leaves_it_as_it_was(tokenizer: Path):
+    """BigBird gives up its sparse attention at a short text, I-BERT notes the range of the values that it sees."""
+    big_bird = build_student("big_bird", tokenizer, **TINY, max_position_embeddings=2048)
+    ibert = build_student("ibert", tokenizer, **TINY, quant_mode=True)
+
+    assert big_bird.model.bert.attention_type == "block_sparse"
+    ranges = [buffer for name, buffer in ibert.model.named_buffers() if name.endswith(("x_min", "x_max"))]
+    assert ranges
+    assert all(buffer.abs().max() <= 1e-5 for buffer in ranges), "as they are initialised"
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_same_seed_gives_the_same_weights_whatever_happened_before(tokenizer: Path, kind: str):
     torch.manual_seed(3)

@@ -81,10 +81,17 @@ def test_a_saved_student_answers_in_a_pipeline_as_it_was_measured(tmp_path: Path
     np.testing.assert_allclose([[row["negative"], row["positive"]] for row in scores], shares, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind, side, used", [("gpt2", "left", "right"), ("xlnet", "right", "left")])
-def test_another_padding_side_is_reported_and_saved(tmp_path: Path, kind: str, side: str, used: str):
+@pytest.mark.parametrize(
+    "kind, own, side, used",
+    [
+        ("gpt2", "left", "left", "right"),
+        ("xlnet", "right", "right", "left"),
+        pytest.param("xlnet", None, "right", "left", id="xlnet-by default"),
+    ],
+)
+def test_another_padding_side_is_reported_and_saved(tmp_path: Path, kind: str, own: str | None, side: str, used: str):
     folder = save_classifier(tmp_path / "model", kind, **dict(FAMILIES)[kind])
-    edit_json("tokenizer_config.json", padding_side=side)(folder)
+    edit_json("tokenizer_config.json", padding_side=own)(folder)
     warnings = StageWarnings()
 
     student = load_student(folder, warnings)

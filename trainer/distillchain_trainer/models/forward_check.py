@@ -112,8 +112,9 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 @contextmanager
 def _at_rest(model: Any) -> Iterator[None]:
     """Within, the model is in evaluation mode and nothing that is done with it lasts."""
-    training = model.training
+    training, base = model.training, model.base_model
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    attention = getattr(base, "attention_type", None)
     model.eval()
     try:
         with torch.no_grad(), seeded(0):
@@ -122,4 +123,6 @@ def _at_rest(model: Any) -> Iterator[None]:
         for name, buffer in model.named_buffers():  # I-BERT, for one, notes the range of values that it sees
             if name in buffers and buffers[name].shape == buffer.shape:
                 buffer.copy_(buffers[name])
+        if attention is not None and base.attention_type != attention:  # BigBird changes it for good at a short text
+            base.set_attention_type(attention)
         model.train(training)
