@@ -34,7 +34,7 @@ class StageAnswers(Generic[AnswersT]):
 
 
 class Section(Generic[AnswersT]):
-    """The section of one chain. This class adds nothing and serves every task type without a section of its own.
+    """The section of one task. This class adds nothing and serves every task type without a section of its own.
 
     A section is a module or folder of `distillchain_report.sections` that is named like the task type in snake case
     (`TextClassification`: `text_classification`) and assigns its subclass to SECTION.
@@ -48,7 +48,7 @@ class Section(Generic[AnswersT]):
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self.task = task
-        """`spec.task` as the recipe of the last committed stage has it."""
+        """`spec.task` as the recipe has it: of the stage that is loaded, or of the last committed one."""
 
     def load(self, files: CommittedFiles) -> StageAnswers[AnswersT]:
         """Reads the predictions of a commit; what cannot be used goes to `files.missing`."""

@@ -27,7 +27,7 @@ GUESSERS = {"accuracy": "always naming the most frequent class", "macroF1": "gue
 
 
 class TextClassificationSection(Section[Predictions]):
-    """The section of one chain whose task is TextClassification."""
+    """The section of a TextClassification task."""
 
     template = Path(__file__).with_name("section.html")
     methods = (
@@ -44,29 +44,27 @@ class TextClassificationSection(Section[Predictions]):
 
     def load(self, files: CommittedFiles) -> StageAnswers[Predictions]:
         """See Section."""
-        manifest = files.manifest
-        # Another stage's recipe may have other labels than the last one's, and predictions are read by their own.
-        labels = manifest.recipe.get("task", {}).get("labels", [])
-        has_test = manifest.student.metrics.test and self.task.get("metric") == "macroF1"
+        needs_test = files.manifest.student.metrics.test and self.task.get("metric") == "macroF1"
         examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
         return StageAnswers(
-            student=read_predictions(
-                files, PREDICTIONS_FILE, labels, lost="no interval of its macro F1 and no comparison"
-            ),
-            teacher=self._load_teacher(files, labels),
-            on_test=read_predictions(files, TEST_PREDICTIONS_FILE, labels, lost="no interval of its macro F1 on test")
-            if has_test
+            student=self._read(files, PREDICTIONS_FILE, lost="no interval of its macro F1 and no comparison"),
+            teacher=self._read_teacher(files),
+            on_test=self._read(files, TEST_PREDICTIONS_FILE, lost="no interval of its macro F1 on test")
+            if needs_test
             else None,
             texts={example.row: example.text for example in examples},
         )
 
-    def _load_teacher(self, files: CommittedFiles, labels: Sequence[str]) -> Predictions | None:
+    def _read(self, files: CommittedFiles, name: str, *, lost: str) -> Predictions | None:
+        return read_predictions(files, name, self.labels, lost=lost)
+
+    def _read_teacher(self, files: CommittedFiles) -> Predictions | None:
         teacher = files.manifest.teacher
         if teacher is None:
             return None
         # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
         lost = "no paired test against the root teacher" if teacher.digest is None else ""
-        return read_predictions(files, TEACHER_PREDICTIONS_FILE, labels, lost=lost)
+        return self._read(files, TEACHER_PREDICTIONS_FILE, lost=lost)
 
     def interval(self, metric: str, value: float, *, rows: int, answers: Predictions | None) -> Interval | None:
         """See Section. For accuracy the number of rows is enough; for macro F1 the predictions are needed."""
