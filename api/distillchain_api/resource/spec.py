@@ -39,7 +39,7 @@ MAX_STAGES = 32  # a bound the API server needs to price the CEL rules; ten is a
 
 
 class SecretRef(Document):
-    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN."""
+    """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and perhaps AWS_SESSION_TOKEN."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
     """Name of the Secret."""
