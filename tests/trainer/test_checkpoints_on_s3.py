@@ -8,6 +8,7 @@ import pytest
 
 from cluster.s3 import REGION, S3Server
 from distillchain_trainer.errors import CheckpointInvalid
+from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
 from store.parts import use_keys
 from trainer.checkpoint_parts import LFS_POINTER, LORA, Edit, delete, shard, write
@@ -23,9 +24,9 @@ def upload(folder: Path, s3: S3Server, bucket: str) -> str:
     return f"{bucket}/models/teacher"
 
 
-def fetch(uri: str, s3: S3Server, folder: Path) -> Checkpoint:
+def fetch(uri: str, s3: S3Server, folder: Path, *, parts: Parts = "all") -> Checkpoint:
     return fetch_checkpoint(
-        uri, field="spec.teacher.model", endpoint_url=s3.endpoint, region=REGION, folder=folder / "local"
+        uri, field="spec.teacher.model", endpoint_url=s3.endpoint, region=REGION, folder=folder / "local", parts=parts
     )
 
 
@@ -41,6 +42,24 @@ def test_a_checkpoint_has_the_same_digest_on_s3_and_in_a_folder(
     here = fetch_checkpoint(f"file://{folder}", field="f", endpoint_url=None, region=None, folder=tmp_path / "unused")
     assert (there.digest, there.revision, there.weight_bytes) == (here.digest, here.revision, here.weight_bytes)
     assert not (tmp_path / "local/pytorch_model.bin").exists()
+
+
+def test_a_tokenizer_is_used_without_the_weights_beside_it(
+    tmp_path: Path, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    use_keys(monkeypatch, s3)
+    folder = save_bert(tmp_path / "teacher")
+    uri = upload(folder, s3, bucket)
+
+    there = fetch(uri, s3, tmp_path, parts="tokenizer")
+
+    assert not (tmp_path / "local/model.safetensors").exists()
+    assert (tmp_path / "local/tokenizer.json").exists()
+    save_bert(folder, seed=5)
+    here = fetch_checkpoint(
+        f"file://{folder}", field="f", endpoint_url=None, region=None, folder=tmp_path / "unused", parts="tokenizer"
+    )
+    assert here.digest == there.digest, "other weights beside it change nothing"
 
 
 def without_a_shard(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""hf:// names: teacher, student and data from a hub, and every refusal of it."""
+"""hf:// names: teacher, student and data from a hub, and what it can refuse."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _hub_files(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = tmp_path_factory.mktemp("hub")
     teacher = files / "models/org/teacher"
     shutil.copytree(taught / "teacher", teacher)
-    (teacher / "pytorch_model.bin").write_bytes(b"a pickle that nobody fetches")
+    (teacher / "pytorch_model.bin").write_bytes(b"a pickle that is not downloaded")
     (teacher / "onnx").mkdir()
-    (teacher / "onnx/model.safetensors").write_bytes(b"nor this")
+    (teacher / "onnx/model.safetensors").write_bytes(b"not downloaded either")
     pickled = files / "models/org/pickled"
     shutil.copytree(teacher, pickled)
     (pickled / "model.safetensors").unlink()
     reviews = files / "datasets/org/reviews"
-    # The hub's classes are the other way round than the task's: numbers must become names before they are matched.
+    # The hub's classes have another order than the task's: numbers must become names before they are matched.
     features = datasets.Features(
         {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["positive", "negative"])}
     )
@@ -72,19 +72,19 @@ def _run(root: Path, hub: Hub, *, token: str = "", **parts: Any) -> tuple[Commit
     process = start_process(
         order, root, HF_ENDPOINT=hub.url, HF_HOME=str(root / "hf"), HF_TOKEN=token, HF_HUB_OFFLINE="0"
     )
-    _, talk = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=120)
     answer = answer_in(root)
     assert isinstance(answer, (Committed, Failed))
-    return answer, talk
+    return answer, stderr
 
 
 _TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
-    answer, talk = _run(tmp_path, hub)
+    answer, stderr = _run(tmp_path, hub)
 
-    assert isinstance(answer, Committed), (answer, talk, hub.requests)
+    assert isinstance(answer, Committed), (answer, stderr, hub.requests)
     (path,) = tmp_path.glob("store/stages/*/manifest.json")
     manifest = Manifest.parse(path.read_bytes())
     assert manifest.teacher is not None
@@ -155,7 +155,7 @@ def test_what_the_hub_does_not_have_is_named(
 
 
 def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
-    """Its pages are damaged, its footer is not: it is found when rows are read, and `datasets` says only that it failed."""
+    """The pages are damaged, the footer is not, so reading the rows fails, and `datasets` reports only that it failed."""
     for path in hub.folder("datasets", "org/reviews").glob("short/*.parquet"):
         content = path.read_bytes()
         path.write_bytes(content[:4] + b"x" * 200 + content[204:])
@@ -175,11 +175,11 @@ def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
         pytest.param(
             "---\nconfigs:\n- config_name: short\n  data_files:\n  - split: train\n    path: nothing/*\n---\n",
             "No (supported) data files found in org/reviews",
-            id="a card that names what is not there",
+            id="a card that names files that do not exist",
         ),
     ],
 )
-def test_a_data_set_without_its_files_is_told_so(hub: Hub, tmp_path: Path, card: str, want: str):
+def test_a_data_set_without_its_files_is_refused(hub: Hub, tmp_path: Path, card: str, want: str):
     reviews = hub.folder("datasets", "org/reviews")
     for path in reviews.glob("*/*.parquet"):
         path.unlink()
@@ -193,18 +193,18 @@ def test_a_data_set_without_its_files_is_told_so(hub: Hub, tmp_path: Path, card:
 
 def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path):
     hub.gated.add("org/teacher")
-    answer, talk = _run(tmp_path, hub, token="hf_wrong_and_secret")
+    answer, stderr = _run(tmp_path, hub, token="hf_wrong_and_secret")
 
     assert isinstance(answer, Failed)
     assert answer.failure_class == "StorageDenied"
     assert "hf://org/teacher is gated; accept its terms and give the pod HF_TOKEN" in answer.message
-    assert "hf_wrong_and_secret" not in talk + answer.message
+    assert "hf_wrong_and_secret" not in stderr + answer.message
 
-    answer, talk = _run(tmp_path, hub, token="hf_right")
+    answer, _ = _run(tmp_path, hub, token="hf_right")
     assert isinstance(answer, Committed), answer
 
 
-def test_a_hub_that_is_down_is_worth_another_try(hub: Hub, tmp_path: Path):
+def test_a_hub_that_is_down_is_tried_again_later(hub: Hub, tmp_path: Path):
     hub.broken = True
     answer, _ = _run(tmp_path, hub)
 

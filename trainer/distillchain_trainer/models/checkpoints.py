@@ -25,7 +25,7 @@ class Checkpoint:
         uri: what messages call it.
         field: the field of the spec that names it.
         revision: commit of the hub, else the sha256 over its weights.
-        digest: sha256 over config, weights and tokenizer: the same digest gives the same outputs.
+        digest: sha256 over the files that are used: the same digest gives the same outputs.
     """
 
     uri: str
@@ -62,7 +62,7 @@ def fetch_checkpoint(
         where, names = folder, _fetch_prefix(uri, field, endpoint_url, region, folder, parts)
     with reading(f"{field}: {uri}", CheckpointInvalid):
         check_contents(where, names, uri=uri, field=field, parts=parts)
-        return _described(uri, field, where, commit)
+        return _described(uri, field, where, commit, parts)
 
 
 def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Path) -> Checkpoint:
@@ -73,7 +73,7 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
     for entry in manifest.files:
         if entry.path.endswith(WANTED):
             download_file(store, manifest, entry, folder)
-    return _described(manifest.checkpoint, field, folder, None)
+    return _described(manifest.checkpoint, field, folder, None, "all")
 
 
 def _names_in(folder: Path, uri: str, field: str) -> list[str]:
@@ -95,14 +95,21 @@ def _fetch_prefix(
     check_names(names, uri=uri, field=field, parts=parts)  # before gigabytes are downloaded
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if name.endswith(WANTED):
+        if name.endswith(WANTED) and _is_used(name, parts):
             store.download(name, folder / name)
     return names
 
 
-def _described(uri: str, field: str, folder: Path, commit: str | None) -> Checkpoint:
+def _is_used(name: str, parts: Parts) -> bool:
+    """Whether a file matters: the weights do not where only the tokenizer is used."""
+    return parts != "tokenizer" or not name.endswith(".safetensors")
+
+
+def _described(uri: str, field: str, folder: Path, commit: str | None, parts: Parts) -> Checkpoint:
     weights, rest = {}, {}
     for path in sorted(folder.iterdir()):
+        if not _is_used(path.name, parts):
+            continue
         if path.name.endswith(".safetensors"):
             weights[path.name] = fingerprint_of(path)
         elif path.name.endswith(WANTED) and not path.name.startswith("predictions"):
