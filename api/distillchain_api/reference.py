@@ -25,7 +25,7 @@ def render_resource() -> str:
         "",
         "`apiVersion: distillchain.io/v1alpha1`, `kind: DistillationChain`. **Bold** fields are required. Fields of",
         "`template` (image, resources, pod, retries, timeout, saveInterval, training, distillation) are the defaults",
-        "of every stage; a stage overrides them field by field, `pod` and `resources` as a whole.",
+        "of every stage. A stage overrides them field by field, but `pod` and `resources` as a whole.",
         "",
     ]
     for title, model, with_defaults in (("spec", ChainSpec, True), ("status", ChainStatus, False)):
@@ -78,8 +78,8 @@ def render_failures() -> str:
         NOTE,
         "# Exit codes and failure classes",
         "",
-        "A trainer ends with an exit code and a termination message that names a failure class; both stand in the",
-        "stage's status (`failureClass`, `message`). The Job's podFailurePolicy follows the code.",
+        "A trainer ends with an exit code and a termination message that names a failure class. Class and message are",
+        "in the stage's status (`failureClass`, `message`). The Job's podFailurePolicy depends on the exit code.",
         "",
         "| exit code | class | what the Job does |",
         "|---|---|---|",
@@ -107,10 +107,10 @@ def _job_does(code: int | None) -> str:
     if code is None:
         return "found by the operator; the chain fails"
     if code in FATAL_EXIT_CODES:
-        return "fails at once: trying again would end the same way"
+        return "fails at once, because a retry would fail in the same way"
     if code == 75:
         return "replaces the pod; not counted against `retries`"
-    return "tries again, counted against `retries`"
+    return "retries, counted against `retries`"
 
 
 PAGES = {"resource": render_resource, "failures": render_failures}

@@ -1,6 +1,6 @@
-"""Small values with rules of their own: URIs, names, durations, digests.
+"""Small values with their own rules: URIs, names, durations, digests.
 
-Patterns are RE2 as well as Python, because the API server checks the very same ones.
+Patterns are valid in RE2 and in Python, because the API server checks the same ones.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ StageName = Annotated[
     Expect("a DNS label: lowercase letters, digits and '-', starting with a letter, 32 at most", "for example tiny-2"),
 ]
 
-DURATION = r"^([0-9]+h([0-9]+m)?([0-9]+s)?|[0-9]+m([0-9]+s)?|[0-9]+s)$"
+# The API server reads a duration as nanoseconds in 64 bits, at most 292 years; these digits stay below that.
+_HOURS, _MINUTES, _SECONDS = "[0-9]{1,6}h", "[0-9]{1,7}m", "[0-9]{1,9}s"
+DURATION = f"^({_HOURS}({_MINUTES})?({_SECONDS})?|{_MINUTES}({_SECONDS})?|{_SECONDS})$"
 
 
 def duration_seconds(text: str) -> int:

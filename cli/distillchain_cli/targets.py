@@ -38,7 +38,7 @@ def read_target(
     # Before the cluster is asked, so that a bad option is reported even without access.
     address = parse_storage(storage, Path.cwd()) if storage is not None else None
     document = fetch_chain(target)
-    chain = parse_chain(document, source=target)
+    chain = parse_chain(document, source=target, from_cluster=True)
     if address is not None:
         chain = chain.model_copy(update={"spec": chain.spec.model_copy(update={"storage": address})})
     return chain, status_of(document)

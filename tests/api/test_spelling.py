@@ -83,3 +83,15 @@ def test_other_spellings_of_a_file_are_refused(name: str):
     with pytest.raises(BadDocument) as refused:
         changed(lambda spec: spec["task"]["dataset"]["splits"].update(train=name))
     assert refused.value.faults[0].field == "spec.task.dataset.splits.train"
+
+
+@pytest.mark.parametrize("text, is_valid", [("292y", False), ("999999h", True), ("9999999h", False), ("9h99m", True)])
+def test_a_duration_has_at_most_the_digits_that_the_api_server_can_read(text: str, is_valid: bool):
+    def change(spec: dict[str, Any]) -> None:
+        spec["template"] = {"timeout": text}
+
+    if is_valid:
+        assert changed(change).spec.template.timeout == text
+    else:
+        with pytest.raises(BadDocument, match=r"^spec\.template\.timeout: "):
+            changed(change)

@@ -17,9 +17,9 @@ from distillchain_api.resource.structural import structural_schema
 
 PRINTER_COLUMNS = (
     ("Phase", "string", ".status.phase", "Pending, Running, Suspended, Succeeded or Failed"),
-    ("Stage", "string", ".status.stage", "Committed stages of all"),
+    ("Stage", "string", ".status.stage", "Committed stages out of all"),
     ("Metric", "string", ".status.metric", "spec.task.metric of the last committed student on validation"),
-    ("Message", "string", ".status.message", "What it does, waits for, or failed of"),
+    ("Message", "string", ".status.message", "What it does, what it waits for, or why it failed"),
     ("Age", "date", ".metadata.creationTimestamp", ""),
 )
 NAME_RULE = {
@@ -27,13 +27,13 @@ NAME_RULE = {
     "rule": "self.metadata.name.size() <= 63",
     "message": "metadata.name: expected 63 characters at most",
 }
-# kstatus takes a resource that has no status for a finished one: Flux and `helm --wait` would look once, in the moment
-# before the operator does, and call a new chain ready. No generation is -1.
+# kstatus treats a resource without a status as finished. Without this default, Flux and `helm --wait` would call a new
+# chain ready if they read it before the operator does. No generation is -1.
 UNSEEN_STATUS = {"observedGeneration": -1}
 
 
 def build_crd() -> dict[str, Any]:
-    """The CRD as plain data. Same types, same bytes."""
+    """The CRD as plain data. The same types give the same bytes."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -85,7 +85,7 @@ def _root_schema() -> dict[str, Any]:
 
 
 def render_crd() -> str:
-    """The CRD as YAML with a note of where it comes from."""
+    """The CRD as YAML, with a note on how it is generated."""
     body = yaml.safe_dump(build_crd(), sort_keys=False, width=120, allow_unicode=True)
     return f"# Generated from api/distillchain_api by `make generate`; edit the types, not this file.\n{body}"
 
