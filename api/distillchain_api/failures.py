@@ -102,7 +102,7 @@ FAILURES = (
         FailureClass.OUT_OF_MEMORY,
         71,
         "The container or the GPU ran out of memory.",
-        "Lower microBatchSize (the result stays the same), or raise resources.limits.",
+        "Lower microBatchSize (the digest stays the same), or raise resources.limits.",
     ),
     Failure(
         FailureClass.DISK_FULL,

@@ -33,7 +33,7 @@ def missed_gate(
     """The first gate of a stage that its models miss; None when they meet all.
 
     Args:
-        student, teacher: values of `task.metric` on validation. None: not measured; a gate on it is missed as if 0.
+        student, teacher: values of `task.metric` on validation. None: not measured, which misses every gate.
         slack: how far a value may be off; negative where values are rounded and doubt must count as a miss.
     """
     misses = (
@@ -68,7 +68,7 @@ def missed_student_gate(
 
 
 def _reaches(value: float | None, minimum: float, slack: float) -> bool:
-    """A minimum of 0 is always reached, also by a value that rounding might put below it."""
+    """A measured value always reaches a minimum of 0, also one that rounding might put below it."""
     return value is not None and (value >= minimum - slack or minimum == 0)
 
 

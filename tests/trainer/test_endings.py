@@ -56,7 +56,7 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
         ),
         pytest.param("raise errors.StorageDenied('refused top-secret-value')", 69, "refused <AWS_SECRET_ACCESS_KEY>", id="a secret in a sentence"),
         pytest.param("raise errors.StorageDenied('http://bob:top@s3.test refused hub-token-value')", 69, "http://s3.test refused <HUGGING_FACE_HUB_TOKEN>", id="a password in an address"),
-        pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower microBatchSize (the result stays the same), or raise resources.limits", id="memory"),
+        pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower microBatchSize (the digest stays the same), or raise resources.limits", id="memory"),
         pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk; give the pod more ephemeral storage, or free the volume", id="disk"),
         pytest.param("print('not progress'); import os; os.system('echo nor this'); sys.exit(3)", 70, "SystemExit: 3", id="a library that exits"),
     ],
@@ -84,9 +84,9 @@ SIGTERM = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
 @pytest.mark.parametrize(
     "early, statement, step, where",
     [
-        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(3)", 0, "this attempt had not started to train", id="while it is imported"),
-        pytest.param("", SIGTERM, 0, "this attempt had not started to train", id="before training"),
-        pytest.param("", f"signals.saved_step = 40; {SIGTERM}", 40, "its state at step 40 is saved", id="after a state was saved"),
+        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(3)", 0, "this attempt had not started to train, and the next one starts from what is in the store", id="while it is imported"),
+        pytest.param("", SIGTERM, 0, "this attempt had not started to train, and the next one starts from what is in the store", id="before training"),
+        pytest.param("", f"signals.saved_step = 40; {SIGTERM}", 40, "its state at step 40 is saved, and the next attempt continues from it", id="after a state was saved"),
     ],
 )  # fmt: skip
 def test_sigterm_at_any_moment_ends_with_75(tmp_path: Path, early: str, statement: str, step: int, where: str):
@@ -96,7 +96,7 @@ def test_sigterm_at_any_moment_ends_with_75(tmp_path: Path, early: str, statemen
     answer = answer_in(tmp_path)
     assert isinstance(answer, Interrupted)
     assert answer.step == step
-    assert answer.message == f"stopped from outside; {where}, and the next one continues from the saved state"
+    assert answer.message == f"stopped from outside; {where}"
 
 
 def test_the_cause_of_a_cause_is_found():

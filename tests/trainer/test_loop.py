@@ -44,6 +44,7 @@ class Rows:
 
 
 def row_losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
+    """SoftTargets at temperature 2."""
     return soft_target_loss(answer.logits, compared["teacher"], temperature=2.0)
 
 
@@ -73,6 +74,7 @@ def train(
     resume_from: tuple[Path, int] | None = None,
     history: History | None = None,
     losses: loop.RowLosses = row_losses,
+    validate: Callable[[], dict[str, float]] = lambda: {"accuracy": 0.5},
     keep: list[tuple[Path, int]] | None = None,
 ) -> TrainingProgress:
     def save(state: Path, progress: TrainingProgress) -> bool:
@@ -95,7 +97,7 @@ def train(
         train_s_before=0.0,
         save_interval_s=3600.0,
         history=history or History([]),
-        hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=lambda: {"accuracy": 0.5}),
+        hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=validate),
     )
 
 
@@ -163,6 +165,28 @@ def test_micro_batches_of_any_size_give_the_same_weights(tmp_path: Path, count: 
     train(cut, rows, training, tmp_path, micro_batch_size=micro)
 
     assert distance(whole, cut) < 1e-5
+
+
+def test_every_step_is_trained_with_dropout_also_after_a_measurement_in_evaluation_mode(tmp_path: Path):
+    student, modes = a_student(dropout=0.2).eval(), []
+
+    def losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
+        modes.append(student.training)
+        return row_losses(answer, compared)
+
+    def validate() -> dict[str, float]:
+        student.eval()
+        return {"accuracy": 0.5}
+
+    train(student, Rows(20), recipe(epochs=3), tmp_path, losses=losses, validate=validate)
+
+    assert modes == [True] * 9
+
+
+@pytest.mark.parametrize("losses", [lambda *both: row_losses(*both).mean(), lambda *both: row_losses(*both)[:-1]])
+def test_a_loss_that_is_not_one_value_per_row_is_refused(tmp_path: Path, losses: loop.RowLosses):
+    with pytest.raises(ValueError, match="expected one value for each of 8 rows"):
+        train(a_student(), Rows(20), recipe(), tmp_path, losses=losses)
 
 
 def test_the_first_gradient_is_that_of_the_mean_over_the_rows_of_the_step(tmp_path: Path):
@@ -260,17 +284,19 @@ def test_the_same_parameters_decay_as_in_transformers_trainer(tmp_path: Path, ki
 
 
 class _Small(torch.nn.Module):
-    """A device that holds `room` rows, which this machine lacks; it learns one number."""
+    """A device that holds `room` tokens, which this machine lacks; it learns one number, with dropout."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.dropout = torch.nn.Dropout(dropout)
         self.room = room
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        if len(input_ids) > self.room:
+        if input_ids.numel() > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return SimpleNamespace(logits=self.weight * attention_mask.sum(-1, keepdim=True).expand(-1, CLASSES))
+        sizes = self.dropout(attention_mask.float()).sum(-1, keepdim=True)
+        return SimpleNamespace(logits=self.weight * sizes.expand(-1, CLASSES))
 
 
 def _squares(answer: Any, compared: dict[str, Tensor]) -> Tensor:
@@ -278,14 +304,67 @@ def _squares(answer: Any, compared: dict[str, Tensor]) -> Tensor:
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved_and_the_result_stays(tmp_path: Path):
+    """Batches differ in length, so it is often a later micro-batch of a step that does not fit."""
     rows = Rows(45)
-    large, small = _Small(room=100), _Small(room=3)
+    large, small = _Small(room=10_000), _Small(room=30)
 
     train(large, rows, recipe(batch_size=16), tmp_path, losses=_squares)
-    train(small, rows, recipe(batch_size=16), tmp_path, losses=_squares)
+    progress = train(small, rows, recipe(batch_size=16), tmp_path, losses=_squares, micro_batch_size=5)
 
     assert large.weight.item() == pytest.approx(small.weight.item(), abs=1e-6)
     assert large.weight.item() != 0
+    assert progress.micro_batch_size < 5
+
+
+def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_number_behind(tmp_path: Path):
+    """With dropout: the step that is made again draws the numbers of a run that was that small from the start."""
+    rows, training = Rows(30), recipe(batch_size=30, epochs=1)
+    asked, short = _Small(room=10_000, dropout=0.5), _Small(room=10_000, dropout=0.5)
+    calls = iter(range(1, 100))
+    real = short.forward
+
+    def fails_once(input_ids: Tensor, attention_mask: Tensor) -> Any:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(input_ids, attention_mask)
+
+    short.forward = fails_once  # type: ignore[method-assign]  # a device that is full once
+
+    train(asked, rows, training, tmp_path, losses=_squares, micro_batch_size=5)
+    train(short, rows, training, tmp_path, losses=_squares, micro_batch_size=10)
+
+    assert asked.weight.item() == short.weight.item() != 0
+
+
+def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path: Path):
+    rows, training, kept = Rows(61), recipe(batch_size=16), []  # type: ignore[var-annotated]
+    whole, first, second = (_Small(room=40, dropout=0.5) for _ in range(3))
+    looks = iter(range(1, 1000))
+    (tmp_path / "first").mkdir()
+    train(whole, rows, training, tmp_path / "whole", losses=_squares)
+
+    with pytest.raises(StopRequested):
+        train(first, rows, training, tmp_path / "first", losses=_squares, keep=kept, stop=lambda: next(looks) >= 30)
+    train(second, rows, training, tmp_path / "second", losses=_squares, resume_from=kept[-1])
+
+    assert 0 < kept[-1][1] < 8
+    assert whole.weight.item() == second.weight.item() != 0
+
+
+def test_a_stop_within_a_long_step_saves_the_step_before_and_the_result_stays(tmp_path: Path):
+    """One step of many micro-batches may take longer than a pod has to stop."""
+    rows, training, start = Rows(40), recipe(batch_size=40, epochs=3), a_student(dropout=0.2)
+    whole, first, second = (copy.deepcopy(start) for _ in range(3))
+    looks, kept = iter(range(1, 1000)), []  # type: ignore[var-annotated]
+    (tmp_path / "first").mkdir()
+    train(whole, rows, training, tmp_path / "whole", micro_batch_size=4)
+
+    with pytest.raises(StopRequested) as stop:
+        train(first, rows, training, tmp_path / "first", micro_batch_size=4, keep=kept, stop=lambda: next(looks) >= 15)
+    train(second, rows, training, tmp_path / "second", micro_batch_size=4, resume_from=kept[-1])
+
+    assert stop.value.step == 1, "ten looks are the first step's, the fifteenth is within the second"
+    assert distance(whole, second) == 0.0
 
 
 def test_a_gpu_too_small_for_one_row_is_reported(tmp_path: Path):

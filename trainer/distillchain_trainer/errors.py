@@ -102,7 +102,7 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         text = str(cause)
         if "No space left on device" in text:  # safetensors and torch raise errors of their own
             return DiskFull(f"no space left on the disk; {DISK_REMEDY}")
-        remedy = "lower microBatchSize (the result stays the same), or raise resources.limits"
+        remedy = "lower microBatchSize (the digest stays the same), or raise resources.limits"
         if type(cause).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
             return OutOfMemory(f"the GPU ran out of memory; {remedy}")
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:

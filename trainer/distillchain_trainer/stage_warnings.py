@@ -17,12 +17,12 @@ class StageWarnings:
 
     def add(self, sentence: str) -> None:
         """Logs a warning and keeps it; one that was added before is not repeated."""
-        if sentence in self._sentences or len(self._sentences) >= MAX_WARNINGS:
-            return
-        self._sentences[sentence] = None
-        log.warning("%s", sentence)
+        if sentence not in self._sentences:
+            self._sentences[sentence] = None
+            log.warning("%s", sentence)
 
     @property
     def sentences(self) -> list[str]:
         """In the order in which they were added."""
-        return list(self._sentences)
+        kept, more = list(self._sentences)[:MAX_WARNINGS], len(self._sentences) - MAX_WARNINGS
+        return [*kept, f"{more} more warnings: see the trainer's log"] if more > 0 else kept

@@ -203,7 +203,7 @@ class Template(Document):
     it."""
     training: Training = Training()
     micro_batch_size: PositiveInt | None = None
-    """Rows of one forward pass on one device; empty: batchSize. Changes memory and speed, not the result or digest."""
+    """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
     distillation: Distillation = Distillation()
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from distillchain_api.task import Task
 from distillchain_api.values import ClassName
 
 MAX_LABELS = 1000
+NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 
 
 class TextClassification(Task):
@@ -35,6 +37,10 @@ class TextClassification(Task):
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise fault("labels", expected(self.labels, "every class name once"))
+        numbers = [float(name) for name in self.labels if NUMBER.fullmatch(name)]
+        if len(set(numbers)) != len(numbers):
+            # A label column of numbers could mean either: 1 is both "1" and "1.0".
+            raise fault("labels", expected(self.labels, "class names that are different numbers", "rename one of them"))
         return self
 
 

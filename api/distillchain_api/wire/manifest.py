@@ -96,7 +96,9 @@ class RunFacts(Record):
     logits_reused: bool
     """The teacher's logits were found in the store."""
     resumed: bool
-    """Went on from an earlier attempt's state."""
+    """Continued from an earlier attempt's state."""
+    micro_batch_size: int | None = None
+    """Rows of one forward pass in training; smaller than asked for where GPU memory was short."""
 
 
 class Manifest(Record):

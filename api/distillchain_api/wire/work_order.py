@@ -72,7 +72,7 @@ class WorkOrder(Document):
     student: Student
     training: Training
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Rows of one forward pass on one device; None: all of a step. Decides no result, so it is in no digest."""
+    """Rows of one forward pass on one device; None: all of a step. In no digest: it moves only dropout masks."""
     distillation: Distillation | None = None
     """None exactly when `teacher` is."""
     gate: Gate = Gate()

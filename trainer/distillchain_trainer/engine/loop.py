@@ -6,6 +6,7 @@ weighs by its rows, a state on disk has no pickles, and losses stay on the GPU u
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -23,13 +24,21 @@ from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from distillchain_trainer.engine.precision import apply_tf32, autocast, device_of
-from distillchain_trainer.engine.training_state import load_state, save_state, set_seed
+from distillchain_trainer.engine.precision import autocast, device_of
+from distillchain_trainer.engine.training_state import (
+    RandomState,
+    load_state,
+    random_state,
+    save_state,
+    set_random_state,
+    set_seed,
+)
 from distillchain_trainer.errors import OutOfMemory, StopRequested, TrainingDiverged
 
 log = logging.getLogger(__name__)
 
 DIVERGED_REMEDY = "lower training.learningRate, add warmupRatio, or use precision float32"
+LOOP = "loop.json"
 SAVE_AGAIN_S = 60.0  # after a state could not be saved
 RECENT_STEPS = 50  # of which progress shows the mean loss
 GPU_CHECK_STEPS = 50  # reading a loss from a GPU waits for the GPU, so losses are read in groups of so many steps
@@ -62,6 +71,7 @@ class TrainingProgress:
     train_s: float
     examples_per_second: float
     eta_s: float
+    micro_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class Hooks:
     """What the loop calls on its way.
 
     Attributes:
-        stop: whether to save and stop after this step.
+        stop: whether to save and stop; asked after each step and between the micro-batches of a step.
         on_step: after each step whose loss is known.
         save: stores the state in a folder; False: it could not, and training goes on.
         validate: measures the student at the end of an epoch; may raise StopRequested to skip it.
@@ -98,7 +108,8 @@ def train(
     """Trains `model` in place to the end.
 
     Args:
-        micro_batch_size: rows of one forward pass; None: all of a step. Changes memory, not the result.
+        micro_batch_size: rows of one forward pass; None: all of a step. Without dropout the weights are the same up to
+            rounding; with dropout the random masks differ.
         folder: for states in the making.
         resume_from: a saved state and its step.
         train_s_before: seconds that earlier attempts spent training.
@@ -106,7 +117,6 @@ def train(
     Raises: StopRequested once the state is saved; TrainingDiverged; OutOfMemory.
     """
     set_seed(training.seed)
-    apply_tf32(training)
     run = _Run(model, rows, row_losses, training, micro_batch_size, folder, save_interval_s, history, hooks)
     if resume_from is not None:
         run.resume(*resume_from)
@@ -144,6 +154,9 @@ class _Run:
         """Goes on after `step`."""
         load_state(state, self.model, self.optimizer)
         self.step = self.first_step = step
+        kept = json.loads((state / LOOP).read_text(encoding="utf-8"))
+        self.recent = kept["recent"]
+        self.micro_rows = min(self.micro_rows, kept["micro_rows"])  # smaller after GPU memory was short
 
     def to_the_end(self, train_s_before: float) -> TrainingProgress:
         self.train_s_before = train_s_before
@@ -162,8 +175,11 @@ class _Run:
 
     def _train_step(self, batch: list[int]) -> None:
         set_learning_rate(self.optimizer, learning_rate_at(self.step, self.steps, self.training))
-        while (loss := self._backward(batch)) is None:
-            self.optimizer.zero_grad(set_to_none=True)
+        # A step that is given up is repeated, in smaller micro-batches or after a resume, with the same random numbers.
+        may_give_up = self.device.type != "cpu" or len(batch) > self.micro_rows
+        before = random_state() if may_give_up else None
+        while (loss := self._backward(batch, before)) is None:
+            self._give_up_step(before)
             self.micro_rows = -(-min(self.micro_rows, len(batch)) // 2)
             log.warning("the GPU has too little memory for a micro-batch", extra={"micro_batch_size": self.micro_rows})
             torch.cuda.empty_cache()
@@ -175,7 +191,12 @@ class _Run:
         self.trained_rows += len(batch)
         self.unread.append(loss)
 
-    def _backward(self, batch: list[int]) -> Tensor | None:
+    def _give_up_step(self, before: RandomState | None) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if before is not None:
+            set_random_state(before)
+
+    def _backward(self, batch: list[int], before: RandomState | None) -> Tensor | None:
         """Adds the gradient of the mean loss over `batch` and returns that loss; None: a micro-batch did not fit.
 
         The loss of a micro-batch is the sum over its rows, divided by the rows of the whole step. So every row weighs
@@ -184,6 +205,11 @@ class _Run:
         total = torch.zeros((), device=self.device)
         for start in range(0, len(batch), self.micro_rows):
             micro_batch = batch[start : start + self.micro_rows]
+            if start and self.hooks.stop():  # a step of many micro-batches may outlast the grace period of a pod
+                self._give_up_step(before)
+                self._read_losses()
+                self._save()
+                raise StopRequested(self.step)
             try:
                 loss = self._loss_sum(micro_batch) / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -201,7 +227,12 @@ class _Run:
         inputs, compared = self.rows.batch(micro_batch)
         with autocast(self.device, self.training.precision):
             answer = self.model(**_on(self.device, inputs))
-        return self.row_losses(answer, _on(self.device, compared)).sum()
+        losses = self.row_losses(answer, _on(self.device, compared))
+        if losses.shape != (len(micro_batch),):
+            raise ValueError(
+                f"row losses of shape {tuple(losses.shape)}, expected one value for each of {len(micro_batch)} rows"
+            )
+        return losses.sum()
 
     def _after_step(self) -> None:
         last = self.step >= self.steps
@@ -232,6 +263,8 @@ class _Run:
         state = self.folder / f"step-{self.step}"
         state.mkdir(parents=True, exist_ok=True)
         save_state(state, self.model, self.optimizer)
+        kept = {"recent": self.recent, "micro_rows": self.micro_rows}
+        (state / LOOP).write_text(json.dumps(kept), encoding="utf-8")
         saved = self.hooks.save(state, self.progress())
         for path in state.iterdir():
             path.unlink()
@@ -260,6 +293,7 @@ class _Run:
             train_s=self.train_s_before + here_s,
             examples_per_second=self.trained_rows / max(here_s, 1e-9),
             eta_s=(self.steps - self.step) * here_s / max(steps, 1),
+            micro_batch_size=self.micro_rows,
         )
 
 

@@ -39,6 +39,8 @@ class ResumeIndex(Record):
     """Seconds of training alone."""
     final_loss: float
     logits_reused: bool = False
+    micro_batch_size: int = 0
+    warnings: list[str] = Field(default_factory=list)
     files: list[FileEntry] = Field(default_factory=list)
 
     @property

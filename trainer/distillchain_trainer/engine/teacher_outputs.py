@@ -1,7 +1,7 @@
 """What the teacher answers for every training row: computed once, kept in the store, never once per epoch.
 
-One folder per teacher and set of texts. In it, outputs are keyed by the row's text, so rows may be moved or repeated.
-They are written in parts, each named by its own sha256: an altered part is detected, discarded and computed again, and
+One folder per teacher and way to read texts. In it, outputs are keyed by the row's text, so rows may be moved,
+repeated, left out or added. They are written in parts, each named by its own sha256: an altered part is detected, discarded and computed again, and
 an interrupted pass goes on from the parts that it wrote.
 """
 
@@ -27,7 +27,6 @@ from distillchain_api.resource.spec import Training
 from distillchain_api.task import Task
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
-from distillchain_trainer.data.split import Split
 from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.forward import forward
 from distillchain_trainer.errors import StopRequested
@@ -61,8 +60,11 @@ class TeacherOutputs:
         return torch.from_numpy(picked if self.columns is None else picked[:, list(self.columns)])
 
 
-def outputs_digest(teacher_digest: str, task: Task, split: Split, training: Training) -> str:
-    """What decides the teacher's outputs: its files, the texts, and how they are read and computed."""
+def outputs_digest(teacher_digest: str, task: Task, training: Training) -> str:
+    """What decides the teacher's output for a text: its files, and how the text is read and computed.
+
+    Not the set of texts: a subset or superset of the rows finds what was computed before.
+    """
     return sha256_of(
         {
             "version": OUTPUTS_VERSION,
@@ -71,7 +73,6 @@ def outputs_digest(teacher_digest: str, task: Task, split: Split, training: Trai
             "maxLength": task.max_length,
             "precision": training.precision,
             "tf32": training.tf32,
-            "texts": split.texts_sha256,
         }
     )
 
@@ -169,6 +170,8 @@ class TeacherPass:
         values: NDArray[np.float32] | None = None
         known = np.zeros(len(index), dtype=bool)
         for item in self.store.list_objects(logits_prefix(self.digest)):
+            if self.stop():
+                raise StopRequested
             part = self._read(item.key)
             if part is None:
                 continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,42 @@ def load_weights(model: Any, folder: Path) -> None:
     safetensors.torch.load_model(model, folder / WEIGHTS)
 
 
+@dataclass(frozen=True)
+class RandomState:
+    """The state of every generator that models draw from."""
+
+    tensors: dict[str, torch.Tensor]
+    others: dict[str, Any]
+    """JSON values, except for tuples."""
+
+
+def random_state() -> RandomState:
+    """The state now."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numpy = [name, np.asarray(keys).tolist(), position, has_gauss, gauss]
+    return RandomState(tensors, {"python": random.getstate(), "numpy": numpy})
+
+
+def set_random_state(state: RandomState) -> None:
+    """Continues the random numbers from `state`."""
+    version, internal, gauss = state.others["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state.others["numpy"]))
+    torch.set_rng_state(state.tensors["torch"])
+    if torch.cuda.is_available() and "cuda" in state.tensors:
+        torch.cuda.set_rng_state(state.tensors["cuda"])
+
+
 def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
     """Everything that the next step depends on, except the step's number."""
     save_weights(model, folder)
     safetensors.torch.save_file(moments_of(optimizer), folder / MOMENTS)
-    safetensors.torch.save_file(_random_tensors(), folder / RANDOM)
-    (folder / RANDOM_PYTHON).write_text(json.dumps(_random_python()), encoding="utf-8")
+    state = random_state()
+    safetensors.torch.save_file(state.tensors, folder / RANDOM)
+    (folder / RANDOM_PYTHON).write_text(json.dumps(state.others), encoding="utf-8")
 
 
 def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
@@ -53,27 +84,5 @@ def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
     load_weights(model, folder)
     device = next(model.parameters()).device
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
-    _set_random(
-        safetensors.torch.load_file(folder / RANDOM), json.loads((folder / RANDOM_PYTHON).read_text(encoding="utf-8"))
-    )
-
-
-def _random_tensors() -> dict[str, torch.Tensor]:
-    found = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        found["cuda"] = torch.cuda.get_rng_state()
-    return found
-
-
-def _random_python() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss]}
-
-
-def _set_random(tensors: dict[str, torch.Tensor], others: dict[str, Any]) -> None:
-    version, internal, gauss = others["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(others["numpy"]))
-    torch.set_rng_state(tensors["torch"])
-    if torch.cuda.is_available() and "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda"])
+    others = json.loads((folder / RANDOM_PYTHON).read_text(encoding="utf-8"))
+    set_random_state(RandomState(safetensors.torch.load_file(folder / RANDOM), others))

@@ -13,11 +13,13 @@ from distillchain_trainer.launch import threads
 from distillchain_trainer.stage_warnings import StageWarnings
 
 # Variables that make a library compute something else than the work order says, by library:
-# accelerate and transformers (mixed precision, FSDP, DeepSpeed), NVIDIA and torch (TF32), oneDNN (bfloat16 products).
+# accelerate and transformers (mixed precision, FSDP, DeepSpeed), NVIDIA and torch (TF32), and the choice of CPU kernels
+# by torch, oneDNN and MKL (which may multiply float32 in bfloat16).
 RESULT_CHANGING = re.compile(
-    r"(ACCELERATE_|FSDP_|DEEPSPEED_).*|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
-    r"|(DNNL|ONEDNN)_DEFAULT_FPMATH_MODE"
+    r"(ACCELERATE_|FSDP_|DEEPSPEED_|DNNL_|ONEDNN_).*|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+    r"|ATEN_CPU_CAPABILITY|MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VERBOSE)"
 )
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")  # of torch, its MKL, and the tokenizers
 # A launcher's variables. One process trains a stage; a library that believes them waits for processes that never come.
 LAUNCHER = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|(OMPI_COMM_WORLD|PMI|MV2_COMM_WORLD)_.*"
@@ -64,13 +66,14 @@ def _keep_caches_in(folder: Path) -> None:
 
 
 def _check_threads(warnings: StageWarnings) -> None:
-    """More threads than the CPUs can run make training a hundred times slower: it seems to hang."""
-    value = os.environ.get("OMP_NUM_THREADS")
+    """More threads than the CPUs can run make a stage a hundred times slower: it seems to hang."""
     most = MAX_THREADS_PER_CPU * threads.cpu_share()
-    if value is None or (value.isdecimal() and 1 <= int(value) <= most):
-        return
-    del os.environ["OMP_NUM_THREADS"]
-    warnings.add(
-        f"environment variable OMP_NUM_THREADS is ignored: got {value[:40]!r}, expected a number from 1 to {most} on "
-        f"{threads.cpu_share()} CPUs"
-    )
+    for name in THREADS:
+        value = os.environ.get(name)
+        if value is None or (value.isdecimal() and 1 <= int(value) <= most):
+            continue
+        del os.environ[name]
+        warnings.add(
+            f"environment variable {name} is ignored: got {value[:40]!r}, expected a number from 1 to {most} on "
+            f"{threads.cpu_share()} CPUs"
+        )

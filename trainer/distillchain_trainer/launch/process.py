@@ -24,6 +24,7 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
+from distillchain_store.errors import FULL
 from distillchain_store.redaction import without_secrets
 from distillchain_trainer import __version__
 from distillchain_trainer.errors import StopRequested, WorkOrderInvalid, translate_unforeseen
@@ -115,9 +116,17 @@ def _read_work_order() -> WorkOrder:
 def _work_folder() -> Iterator[Path]:
     """A folder for this process alone, deleted at the end."""
     parent = os.environ.get(WORK_DIRECTORY_ENV) or None
-    if parent:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="stage-", dir=parent))
+    try:
+        if parent:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="stage-", dir=parent))
+    except OSError as error:
+        if error.errno in FULL or not parent:
+            raise
+        raise WorkOrderInvalid(
+            f"{WORK_DIRECTORY_ENV}: {parent} cannot be created ({error.strerror}); name a folder that the "
+            "trainer's user may write to"
+        ) from error
     try:
         yield folder
     finally:
@@ -125,13 +134,17 @@ def _work_folder() -> Iterator[Path]:
 
 
 def _interrupted(order: WorkOrder | None, step: int) -> Interrupted:
-    where = f"its state at step {step} is saved" if step else "this attempt had not started to train"
+    where = (
+        f"its state at step {step} is saved, and the next attempt continues from it"
+        if step
+        else "this attempt had not started to train, and the next one starts from what is in the store"
+    )
     log.info("stopped from outside", extra={"step": step})
     return Interrupted(
         stage=order.stage if order else "",
         digest=order.digest if order else "",
         step=step,
-        message=f"stopped from outside; {where}, and the next one continues from the saved state",
+        message=f"stopped from outside; {where}",
     )
 
 

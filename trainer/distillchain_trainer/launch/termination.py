@@ -35,9 +35,9 @@ def encode_answer(answer: Committed | Failed | Interrupted) -> bytes:
     """The answer as JSON that the kubelet does not cut; of many warnings the first, and how many there are."""
     if isinstance(answer, Committed) and answer.warnings:
         answer = _with_fewer_warnings(answer)
-    content = answer.to_json().encode(errors="replace")
-    assert len(content) <= TERMINATION_BYTES, "every sentence is cut to size"
-    return content
+    if isinstance(answer, Committed) and _size(answer) > TERMINATION_BYTES:
+        answer = _without_sentences(answer)  # a store with a very long URI
+    return answer.to_json().encode(errors="replace")
 
 
 def _with_fewer_warnings(answer: Committed) -> Committed:
@@ -46,6 +46,18 @@ def _with_fewer_warnings(answer: Committed) -> Committed:
         left = len(warnings) - kept
         more = [f"{left} more warnings: see manifest.json of the stage, or the report"] if left else []
         smaller = answer.model_copy(update={"warnings": [*warnings[:kept], *more]})
-        if len(smaller.to_json().encode(errors="replace")) <= TERMINATION_BYTES:
+        if _size(smaller) <= TERMINATION_BYTES:
             return smaller
     return answer.model_copy(update={"warnings": []})
+
+
+def _without_sentences(answer: Committed) -> Committed:
+    """Without doubts, which the manifest keeps; without the teacher where even that is too long."""
+    teacher = answer.teacher.model_copy(update={"doubt": None}) if answer.teacher else None
+    student = answer.student.model_copy(update={"doubt": answer.student.doubt and fit(answer.student.doubt, 100)})
+    shorter = answer.model_copy(update={"student": student, "teacher": teacher})
+    return shorter if _size(shorter) <= TERMINATION_BYTES else shorter.model_copy(update={"teacher": None})
+
+
+def _size(answer: Committed) -> int:
+    return len(answer.to_json().encode(errors="replace"))

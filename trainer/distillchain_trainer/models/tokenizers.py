@@ -163,7 +163,8 @@ def _words(path: Path, what: str) -> dict[str, int]:
     if path.suffix == ".json":
         return read_json(path, f"{what}: {path.name}")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        # Not splitlines(), which also breaks at U+2028, U+0085 and form feeds: those may be part of a word.
+        lines = [line.removesuffix("\r") for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
     except UnicodeDecodeError as error:
         raise CheckpointInvalid(f"{what}: {path.name} is not UTF-8 ({error})") from error
     return {word: index for index, word in enumerate(lines)}

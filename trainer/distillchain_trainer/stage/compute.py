@@ -18,6 +18,7 @@ from distillchain_store.errors import DiskFull
 from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, RowLosses, TrainingProgress, train
+from distillchain_trainer.engine.precision import apply_tf32
 from distillchain_trainer.engine.saved_state import ResumeStates
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
 from distillchain_trainer.engine.training_state import load_weights, save_weights
@@ -60,6 +61,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     Raises: GateNotMet, LabelMismatch, CheckpointInvalid, TrainingDiverged, OutOfMemory; StopRequested once the state is
         saved; errors of the store.
     """
+    apply_tf32(context.order.training)  # before anything computes: the teacher's outputs are keyed by it
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
     teacher = _measure_teacher(context, prepared, measurer) if prepared.teacher else None
@@ -70,6 +72,8 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     if found:
         stats.take_over(found[0])
         context.signals.saved_step = found[0].step
+        for sentence in found[0].warnings:  # of phases that this attempt may not repeat
+            context.warnings.add(sentence)
     if found and found[0].finished:
         _free_teacher(context, prepared.teacher)
         load_weights(prepared.student.model, found[1])
@@ -123,7 +127,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
     with context.signals.deferred(), context.patiently():
         outputs = TeacherPass(
             store=context.store,
-            digest=outputs_digest(teacher.checkpoint.digest, order.task, rows, order.training),
+            digest=outputs_digest(teacher.checkpoint.digest, order.task, order.training),
             model=loaded.model,
             outputs_of=prepared.task.outputs_of,
             encoded=prepared.task.encode(rows, loaded, check=context.signals.raise_if_requested),
@@ -138,7 +142,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
         ).run()
     context.signals.raise_if_requested()
     stats.model_s += outputs.elapsed_s
-    stats.logits_reused = outputs.reused
+    stats.logits_reused = outputs.reused and (stats.logits_reused or not stats.resumed)
     _free_teacher(context, teacher)
     return outputs
 
@@ -247,7 +251,8 @@ class _Training:
     def _save(self, folder: Path, progress: TrainingProgress) -> None:
         self.stats.trained(progress)
         self.history.write(folder)
-        self.states.save(folder, self.stats.index(progress, elapsed_s=self.context.elapsed_s))
+        index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
+        self.states.save(folder, index)
         self.context.signals.saved_step = progress.step
 
     def _save_on_the_way(self, folder: Path, progress: TrainingProgress) -> bool:

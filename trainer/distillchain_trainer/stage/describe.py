@@ -56,6 +56,7 @@ def build_manifest(
             final_loss=stats.final_loss,
             logits_reused=stats.logits_reused,
             resumed=stats.resumed,
+            micro_batch_size=stats.micro_batch_size,
         ),
         warnings=context.warnings.sentences,
         environment=environment(),

@@ -16,6 +16,7 @@ class RunStats:
         model_s: in forward and backward passes.
         elapsed_before_s: wall time of earlier attempts, as far as they saved it.
         train_s: in training steps.
+        micro_batch_size: rows of a forward pass; smaller than asked for where memory was short.
     """
 
     model_s: float = 0.0
@@ -25,6 +26,7 @@ class RunStats:
     steps: int = 0
     logits_reused: bool = False
     resumed: bool = False
+    micro_batch_size: int = 0
 
     def take_over(self, index: ResumeIndex) -> None:
         """Continues the counts of a saved state."""
@@ -32,15 +34,17 @@ class RunStats:
         self.elapsed_before_s = index.elapsed_s
         self.model_s += index.model_s
         self.train_s, self.steps, self.final_loss = index.train_s, index.step, index.final_loss
+        self.micro_batch_size = index.micro_batch_size
         self.logits_reused = index.logits_reused
 
     def trained(self, progress: TrainingProgress) -> None:
         """Takes over the progress of the training."""
         self.model_s += progress.train_s - self.train_s
         self.train_s, self.steps, self.final_loss = progress.train_s, progress.step, progress.loss
+        self.micro_batch_size = progress.micro_batch_size
 
-    def index(self, progress: TrainingProgress, *, elapsed_s: float) -> ResumeIndex:
-        """For a state that is saved after `elapsed_s` seconds of this attempt."""
+    def index(self, progress: TrainingProgress, *, elapsed_s: float, warnings: list[str]) -> ResumeIndex:
+        """For a state that is saved after `elapsed_s` seconds of this attempt, with its warnings so far."""
         return ResumeIndex(
             step=progress.step,
             of=progress.of,
@@ -49,4 +53,6 @@ class RunStats:
             train_s=progress.train_s,
             final_loss=progress.loss,
             logits_reused=self.logits_reused,
+            micro_batch_size=progress.micro_batch_size,
+            warnings=warnings,
         )
