@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -206,6 +207,17 @@ def test_a_full_local_disk_is_named(s3: S3Server, bucket: str, monkeypatch: pyte
 
     want = f"no space left on the disk for {bucket}/a; give the pod more ephemeral storage, or free the volume"
     assert str(failure.value) == want
+
+
+def test_a_disk_without_room_for_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(self: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    store = S3Store("s3://models/x", endpoint_url="http://127.0.0.1:9", region=REGION)
+    monkeypatch.setattr(Path, "mkdir", full)
+
+    with pytest.raises(DiskFull, match=f"^no space left on the disk for {tmp_path}/deep; "):
+        store.download("a", tmp_path / "deep" / "copy")
 
 
 @pytest.mark.cluster

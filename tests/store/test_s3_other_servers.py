@@ -233,7 +233,11 @@ def test_a_store_that_replaces_a_commit_is_refused(s3: S3Server, bucket: str):
             StorageUnavailable,
             "the answer of {0} is not S3, also after 0 s of retries; ",
         ),
-        (Answer(404, b"<html/>"), StorageDenied, "{0} answered 404 for {1}; check that this is the address of an S3 server"),
+        (
+            Answer(404, b"<html/>"),
+            StorageDenied,
+            "{0} answered 404 for {1}; check that this is the address of an S3 server",
+        ),
     ],
 )
 def test_an_address_where_no_s3_is_served_is_named(

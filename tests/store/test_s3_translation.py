@@ -88,18 +88,19 @@ def test_clocks_that_differ_are_shown_with_both_times_and_may_pass(more: dict[st
 
 
 @pytest.mark.parametrize(
-    "error, want",
+    "error, sent, want",
     [
-        (an_error("InvalidRequest", message="Content-MD5 OR x-amz-checksum- HTTP header is required"), True),
-        (an_error("MissingContentMD5"), True),
-        (an_error("NotImplemented", 501), True),
-        (an_error("InvalidArgument", message="Unsupported header 'x-amz-checksum-crc32' received"), True),
-        (an_error("BadDigest", message="The Content-MD5 you specified did not match what we received."), False),
-        (an_error("AccessDenied", 403), False),
+        (an_error("InvalidRequest", message="Content-MD5 OR x-amz-checksum- HTTP header is required"), False, True),
+        (an_error("MissingContentMD5"), False, True),
+        (an_error("InvalidArgument", message="Unsupported header 'x-amz-checksum-crc32' received"), True, True),
+        (an_error("NotImplemented", 501), True, True),
+        (an_error("NotImplemented", 501), False, False),
+        (an_error("BadDigest", message="The Content-MD5 you specified did not match what we received."), True, False),
+        (an_error("AccessDenied", 403), True, False),
     ],
 )
-def test_a_refusal_for_its_checksum_is_told_from_others(error: ClientError, want: bool):
-    assert wants_other_checksum(error) is want
+def test_only_a_refusal_of_its_checksum_makes_an_upload_try_another(error: ClientError, sent: bool, want: bool):
+    assert wants_other_checksum(error, sent=sent) is want
 
 
 @pytest.mark.parametrize(

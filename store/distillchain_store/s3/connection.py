@@ -65,7 +65,8 @@ class Connection:
             try:
                 return upload(self.client)
             except aws.ClientError as error:
-                if len(self._checksums) == 1 or not wants_other_checksum(error):
+                sent = self._checksums[0] is not Checksum.NONE
+                if len(self._checksums) == 1 or not wants_other_checksum(error, sent=sent):
                     raise
                 refused, *self._checksums = self._checksums
                 log.info(
@@ -87,8 +88,8 @@ class Connection:
                 config=_config(self._checksums[0]),
             )
         except ValueError as error:  # a malformed endpoint
-            said = without_userinfo(str(error))
-            raise StorageDenied(f"spec.storage: {said}; correct it or the environment's AWS configuration") from error
+            why = without_userinfo(str(error))
+            raise StorageDenied(f"spec.storage: {why}; correct it or the environment's AWS configuration") from error
         if self._checksums[0] is Checksum.MD5:
             for operation in ("PutObject", "UploadPart"):
                 client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)

@@ -127,8 +127,7 @@ class S3Store:
                 client.download_fileobj(self._bucket, self._prefix + key, file, Config=TRANSFER)
 
         try:
-            with self._bucket_is_named_if_missing(key):
-                self._call(key, receive)
+            self._call(key, self._with_reason(receive))
         except ObjectMissing:
             path.unlink(missing_ok=True)
             raise
@@ -136,8 +135,9 @@ class S3Store:
 
     def size(self, key: str) -> int:
         """See Store."""
-        with self._bucket_is_named_if_missing(key):
-            return self._call(key, lambda client: client.head_object(**self._object(key))["ContentLength"])
+        return self._call(
+            key, self._with_reason(lambda client: client.head_object(**self._object(key))["ContentLength"])
+        )
 
     def fingerprint(self, key: str) -> Fingerprint:
         """See Store."""
@@ -183,14 +183,14 @@ class S3Store:
             raise refused[0]
 
     def _delete_at_once(self, client: S3Client, keys: list[str]) -> list[StoreError]:
-        """Returns: the refusals. A refused key is no error of the request as a whole."""
+        """Returns: the refusals. A request succeeds although some of its keys are refused."""
         objects = [{"Key": self._prefix + key} for key in keys]
         # The stubs want their own TypedDict for {"Key": ...}.
         answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
         refused = []
         for item in answer.get("Errors", []):
-            said = Answer(item.get("Code", ""), item.get("Message", ""), status=0, server_time=None)
-            error = translate_answer(said, self._address(), item.get("Key", ""), now=_now())
+            refusal = Answer(item.get("Code", ""), item.get("Message", ""), status=0, server_time=None)
+            error = translate_answer(refusal, self._address(), item.get("Key", ""), now=_now())
             if isinstance(error, Transient):
                 raise error
             if not isinstance(error, ObjectMissing):
@@ -209,14 +209,20 @@ class S3Store:
     def _address(self) -> Address:
         return Address(self.uri, self._bucket, self._endpoint, self._field)
 
-    @contextlib.contextmanager
-    def _bucket_is_named_if_missing(self, key: str) -> Iterator[None]:
-        """For HEAD, whose answer has no body and so cannot tell a missing bucket from a missing key."""
-        try:
-            yield
-        except ObjectMissing:
-            self._call(key, lambda client: client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
-            raise
+    def _with_reason(self, request: Callable[[S3Client], T]) -> Callable[[S3Client], T]:
+        """For requests that begin with HEAD, whose answer has no body: 400 may be an expired token, 403 a wrong clock,
+        and 404 a missing bucket. A listing is refused for the same reason, and says it.
+        """
+
+        def explained(client: S3Client) -> T:
+            try:
+                return request(client)
+            except aws.ClientError as error:
+                if error.operation_name == "HeadObject":
+                    client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+                raise
+
+        return explained
 
     @contextlib.contextmanager
     def _missing_is_refused(self) -> Iterator[None]:
@@ -273,7 +279,8 @@ class S3Store:
 
     def _before_repeating(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self._credentials_expired = isinstance(error, CredentialsExpired)
+        if isinstance(error, CredentialsExpired):
+            self._credentials_expired = True
         log.warning(
             "the store did not do it; repeating the request",
             extra={"unavailable_s": round(state.seconds_since_start or 0), "why": str(error)},

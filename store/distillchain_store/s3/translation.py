@@ -104,13 +104,17 @@ def parse_answer(response: Any) -> Answer:
     )
 
 
-def wants_other_checksum(error: aws.ClientError) -> bool:
-    """Whether a server refused an upload for its checksum headers: it requires one, or does not know them."""
+def wants_other_checksum(error: aws.ClientError, *, sent: bool) -> bool:
+    """Whether a server refused an upload for its checksum headers: it requires one, or does not know them.
+
+    Args:
+        sent: the upload had such headers; if not, "not implemented" is about something else, such as If-None-Match.
+    """
     answer = parse_answer(error.response)
     if answer.code in PASSING_CODES:
         return False  # the checksum was accepted and did not match
     text = answer.said.lower()
-    return answer.status == 501 or answer.code == "NotImplemented" or any(word in text for word in CHECKSUM_WORDS)
+    return (sent and _is_not_implemented(answer)) or any(word in text for word in CHECKSUM_WORDS)
 
 
 def translate(error: Exception, address: Address, key: str, *, now: datetime.datetime) -> StoreError | None:
@@ -170,10 +174,14 @@ def translate_answer(answer: Answer, address: Address, key: str, *, now: datetim
 def _may_pass(answer: Answer) -> bool:
     if answer.code in BUSY_CODES | PASSING_CODES or answer.status in PASSING_STATUS:
         return True
-    if answer.code == "NotImplemented" or answer.status == 501:
+    if _is_not_implemented(answer):
         return False
     named = answer.code in REGION_CODES | CREDENTIAL_CODES
     return answer.status >= 500 or (answer.status < 400 and not named)
+
+
+def _is_not_implemented(answer: Answer) -> bool:
+    return answer.code == "NotImplemented" or answer.status == 501
 
 
 def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
@@ -191,7 +199,7 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
             f"spec.storage.endpointUrl: a proxy refused the request for {address.uri} ({answer.said})"
             f"{_through_proxy(address)}; give the proxy's user name and password, or add the host to NO_PROXY"
         )
-    if answer.code == "NotImplemented" or answer.status == 501:
+    if _is_not_implemented(answer):
         return StorageDenied(
             f"spec.storage: {address.endpoint} does not support a request that a commit needs ({answer.said}); use "
             "another store"
