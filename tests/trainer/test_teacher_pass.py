@@ -1,97 +1,128 @@
-"""The teacher's pass over the training rows: what it computes, keeps in the store and reuses."""
+"""The teacher's pass with a stand-in whose outputs tell which text it read: sizes, the store, stops and memory."""
 
 from __future__ import annotations
 
-import copy
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bad_chains import GOOD
+from distillchain_api.resource.spec import Training, parse_chain
 from distillchain_store.folder import FileStore
-from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.encoding import Encoded, Encoder
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass
-from distillchain_trainer.errors import CheckpointInvalid
-from distillchain_trainer.stage.measure import numbers_check
-from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.heads import Classifier
-from trainer.checkpoint_parts import answers, fetch, load_teacher
-from trainer.parts import an_order, save_bert, sentences
+from distillchain_trainer.data.split import key_of
+from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.errors import StopRequested
 
 pytestmark = pytest.mark.models
 
 
-def a_split(texts: list[str]) -> Split:
-    rows = [(text,) for text in texts]
-    return Split("train", rows, [0] * len(rows), [key_of(row) for row in rows])
+class Teacher(torch.nn.Module):
+    """Its logits are the first token id, plus the class."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(classes, dtype=torch.float32))
+        self.rows = 0
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        self.rows += len(input_ids)
+        return SimpleNamespace(logits=input_ids[:, :1].float() + self.weight)
 
 
-def encode(split: Split, teacher: Classifier) -> Encoded:
-    return Encoder(16, warnings=StageWarnings()).encode(split, teacher.tokenizer, pad_id=teacher.pad_id)
-
-
-def teach(root: Path, split: Split, teacher: Classifier, *, model: Any = None, computed: list[int]) -> TeacherOutputs:
-    (root / "parts").mkdir(exist_ok=True)
+def ask(tmp_path: Path, texts: list[int], teacher: Teacher, **more: Any) -> TeacherOutputs:
+    folder = tmp_path / "work"
+    folder.mkdir(exist_ok=True)
+    settings: dict[str, Any] = {
+        "columns": None, "save_interval_s": 3600.0, "stop": lambda: False, "on_batch": lambda *_: None, **more,
+    }  # fmt: skip
     return TeacherPass(
-        store=FileStore(f"file://{root}/store"),
-        digest="0" * 64,
-        model=model or teacher.model,
+        store=FileStore(f"file://{tmp_path}/store"),
+        digest="d" * 64,
+        model=teacher,
         outputs_of=lambda answer: answer.logits,
-        encoded=encode(split, teacher),
-        keys=split.keys,
-        training=an_order(root).training,
-        columns=teacher.columns,
-        check=numbers_check(split, fetch(root / "teacher")),
-        folder=root / "parts",
-        save_interval_s=0.0,
-        stop=lambda: False,
-        on_batch=lambda done, _: computed.append(done),
+        encoded=Encoded([np.array([text, 1], dtype=np.int32) for text in texts], None, pad_id=0, pad_left=False),
+        keys=[key_of((str(text),)) for text in texts],
+        training=Training(),
+        check=lambda _: None,
+        folder=folder,
+        **settings,
     ).run()
 
 
-def test_every_row_gets_its_own_outputs_although_equal_texts_are_computed_once(tmp_path: Path):
-    """More rows than one batch, of many lengths."""
-    texts = [text for text, _ in sentences(100, 4)]
-    texts += reversed(texts[:30])
-    teacher = load_teacher(save_bert(tmp_path / "teacher"))
-    computed: list[int] = []
+@pytest.mark.parametrize("rows", [1, 7, 64, 65, 1000])
+def test_every_row_gets_the_outputs_of_its_own_text(tmp_path: Path, rows: int):
+    texts, teacher = [5 + row % 37 for row in range(rows)], Teacher(3)
 
-    outputs = teach(tmp_path, a_split(texts), teacher, computed=computed)
+    found = ask(tmp_path, texts, teacher)
 
-    want = [answers(teacher, text)[0] for text in texts]
-    np.testing.assert_allclose(outputs.batch(range(len(texts))), want, rtol=1e-4, atol=1e-5)
-    assert computed[-1] == len(set(texts))
+    assert found.batch(range(rows)).tolist() == [[text, text + 1, text + 2] for text in texts]
+    assert teacher.rows == len(set(texts)), "repeated texts are computed once"
 
 
-def test_stored_outputs_are_reused_by_other_rows_with_the_same_texts(tmp_path: Path):
-    texts = [text for text, _ in sentences(40, 4)]
-    teacher = load_teacher(save_bert(tmp_path / "teacher"))
-    teach(tmp_path, a_split(texts[:30]), teacher, computed=[])
-    computed: list[int] = []
+def test_only_what_the_store_lacks_is_computed(tmp_path: Path):
+    ask(tmp_path, [5, 6, 7], Teacher(3))
 
-    outputs = teach(tmp_path, a_split(texts[::-1]), teacher, computed=computed)
-    again = teach(tmp_path, a_split(texts[5:9]), teacher, computed=[])
+    more = ask(tmp_path, [7, 9, 5, 8], teacher := Teacher(3))
+    again = ask(tmp_path, [9, 8, 6], fresh := Teacher(3))
 
-    want = [answers(teacher, text)[0] for text in texts[::-1]]
-    np.testing.assert_allclose(outputs.batch(range(40)), want, rtol=1e-4, atol=1e-5)
-    assert computed[-1] == len(set(texts)) - len(set(texts[:30]))
-    assert (outputs.reused, again.reused) == (False, True)
+    assert (teacher.rows, more.reused) == (2, False)
+    assert (fresh.rows, again.reused) == (0, True)
+    assert more.batch([0, 1, 2, 3])[:, 0].tolist() == [7, 9, 5, 8]
+    assert again.batch([0, 1, 2])[:, 0].tolist() == [9, 8, 6]
 
 
-def test_outputs_that_are_no_numbers_are_neither_kept_nor_used(tmp_path: Path):
-    """The key of what is kept holds neither device nor version: one bad moment would stay for ever."""
-    teacher, split = load_teacher(save_bert(tmp_path / "teacher")), a_split(["good", "bad"])
-    broken = copy.deepcopy(teacher.model)
-    with torch.no_grad():
-        broken.classifier.bias.fill_(float("nan"))
+def test_the_set_of_texts_is_no_part_of_the_digest():
+    """A subset or superset of the rows finds what was computed before."""
+    task = parse_chain(GOOD).spec.task
+    other = task.model_copy(update={"dataset": task.dataset.model_copy(update={"uri": "s3://other/rows"})})
 
-    with pytest.raises(CheckpointInvalid, match="outputs on train are not numbers"):
-        teach(tmp_path, split, teacher, model=broken, computed=[])
+    assert outputs_digest("t", task, Training()) == outputs_digest("t", other, Training())
+    assert outputs_digest("t", task, Training()) != outputs_digest("t", task, Training(tf32=True))
+    assert outputs_digest("t", task, Training()) != outputs_digest("u", task, Training())
 
-    assert FileStore(f"file://{tmp_path}/store").list_objects("") == []
-    outputs = teach(tmp_path, split, teacher, computed=[])
-    assert torch.isfinite(outputs.batch([0, 1])).all()
-    assert not outputs.reused
+
+def test_columns_are_put_in_the_order_of_the_task(tmp_path: Path):
+    found = ask(tmp_path, [5, 6], Teacher(3), columns=(2, 0, 1))
+
+    assert found.batch([1, 0]).tolist() == [[8, 6, 7], [7, 5, 6]]
+
+
+def test_a_stopped_pass_keeps_what_it_computed(tmp_path: Path):
+    texts, first, second = list(range(5, 205)), Teacher(3), Teacher(3)
+    looks = iter([False, True, True])
+    with pytest.raises(StopRequested):
+        ask(tmp_path, texts, first, stop=lambda: next(looks))
+
+    found = ask(tmp_path, texts, second)
+
+    assert first.rows + second.rows == len(texts)
+    assert second.rows > 0
+    assert found.batch(range(200))[:, 0].tolist() == texts
+
+
+def test_a_stop_ends_the_reading_of_stored_parts(tmp_path: Path):
+    ask(tmp_path, list(range(5, 205)), Teacher(3), save_interval_s=0.0)
+
+    with pytest.raises(StopRequested):
+        ask(tmp_path, [5, 6], Teacher(3), stop=lambda: True)
+
+
+def test_outputs_of_many_classes_are_held_once(tmp_path: Path):
+    """1,000 classes took 14 KB a row for 4 KB of logits."""
+    rows, classes = 2_000, 1_000
+    texts, teacher = list(range(5, 5 + rows)), Teacher(classes)
+    tracemalloc.start()
+
+    found = ask(tmp_path, texts, teacher, save_interval_s=0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    size = rows * classes * 4
+    assert found.values.nbytes == size
+    assert peak < 1.6 * size, f"{peak / size:.2f} times the logits"

@@ -1,8 +1,8 @@
 """What the teacher answers for every training row: computed once, kept in the store, never once per epoch.
 
 One folder per teacher and way to read texts. In it, outputs are keyed by the row's text, so rows may be moved,
-repeated, left out or added. They are written in parts, each named by its own sha256: an altered part is detected, discarded and computed again, and
-an interrupted pass goes on from the parts that it wrote.
+repeated, left out or added. They are written in parts, each named by its own sha256: an altered part is detected,
+discarded and computed again, and an interrupted pass goes on from the parts that it wrote.
 """
 
 from __future__ import annotations
