@@ -65,6 +65,12 @@ BAD_CHAINS = (
         ('unknown field "spec.stages[0].trainnig"',),
     ),
     BadChain(
+        "field in snake case",
+        lambda spec: spec["task"].update(max_length=64),
+        "spec.task.max_length: unknown field; did you mean maxLength?",
+        ('unknown field "spec.task.max_length"',),
+    ),
+    BadChain(
         "duplicate stage name",
         lambda spec: spec["stages"][1].update(name="mini"),
         'spec.stages[1].name: got "mini", expected a name no other stage has; rename one',

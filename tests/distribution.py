@@ -22,7 +22,7 @@ LONGEST = (
     "tests/docs/test_blocks.py",
     "tests/cli/test_cluster_commands.py",
     "tests/cli/test_run_models.py",
-    "tests/operator/test_operator_on_apiserver.py",
+    "tests/operator/test_chains_on_apiserver.py",
     "tests/trainer/test_hub.py",
     "tests/trainer/test_interruption.py",
     "tests/cli/test_watching.py",

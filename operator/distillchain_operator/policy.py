@@ -120,7 +120,7 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
         return Diagnosis(
             FailureClass.OUT_OF_MEMORY,
             f"pod {pod.name} was OOMKilled (exit code {end.exit_code}): it exceeded its memory limit; lower "
-            "microBatchSize (the result stays the same), or raise resources.limits.memory",
+            "microBatchSize (the digest stays the same), or raise resources.limits.memory",
         )
     if end.exit_code == OOM_KILLED_EXIT_CODE:
         return Diagnosis(

@@ -1,4 +1,4 @@
-"""The real helm, with the chart of this checkout."""
+"""The real helm with the chart of this checkout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DEADLINE_S = 300
 
 
 def helm(*args: str, kubeconfig: Path | None = None, home: Path | None = None) -> str:
-    """What `helm ARGS` prints. Raises: CommandFailed with what it said."""
+    """The output of `helm ARGS`. Raises: CommandFailed with the output."""
     inherited = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
-    given = {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
+    access = {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
     folders = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")} if home else {}
     argv = [str(ensure_binaries() / "helm"), *args]
     done = subprocess.run(
-        argv, env=inherited | given | folders, text=True, capture_output=True, check=False, timeout=DEADLINE_S
+        argv, env=inherited | access | folders, text=True, capture_output=True, check=False, timeout=DEADLINE_S
     )
     if done.returncode:
         raise CommandFailed(["helm", *args], done.returncode, done.stdout + done.stderr)
@@ -39,7 +39,7 @@ def values_of(name: str) -> tuple[str, str]:
 
 
 def render(*args: str) -> str:
-    """`helm template` of the chart, less the CRD, which is generated and compared elsewhere."""
+    """`helm template` of the chart without the CRD, which is generated and compared elsewhere."""
     text = helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *args)
     documents = [part for part in text.split("---\n") if part.strip()]
     return "".join(f"---\n{part}" for part in documents if "kind: CustomResourceDefinition" not in part)

@@ -1,4 +1,4 @@
-"""The alerts and panels of the chart, evaluated by Prometheus' own promtool over series that an operator could give."""
+"""The alerts and panels of the chart, evaluated by promtool over series that an operator could have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from chart.helm import documents, named, render, values_of
 from cluster.prerequisites import ensure_program
 
-pytestmark = pytest.mark.cluster  # helm comes with the cluster's binaries
+pytestmark = pytest.mark.cluster  # helm is built with the cluster's binaries
 
 OPERATOR = 'namespace="distillchain-system",pod="a"'
 STANDBY = 'namespace="distillchain-system",pod="b"'
@@ -22,10 +22,10 @@ SINCE = "distillchain_stage_since_timestamp_seconds"
 
 
 class Case(NamedTuple):
-    """When an alert fires, and when it does not."""
+    """Series for which an alert fires, and others for which it does not."""
 
     fires: dict[str, str]
-    """Series -> values, minute by minute, in promtool's notation."""
+    """Series -> values, one for each minute, in promtool's notation."""
     silent: dict[str, str]
     labels: dict[str, str]
     summary: str
@@ -62,7 +62,7 @@ CASES = {
         labels={"namespace": "ml"},
         summary="5 pods of chains in ml were replaced within an hour.",
     ),
-    "DistillchainLooksFail": Case(
+    "DistillchainReconcileFails": Case(
         fires={f"distillchain_queue_failing{{{OPERATOR}}}": "2x90"},
         silent={f"distillchain_queue_failing{{{OPERATOR}}}": "0x90"},
         labels={"namespace": "distillchain-system", "pod": "a"},
@@ -73,7 +73,7 @@ CASES = {
             f"distillchain_last_resync_timestamp_seconds{{{OPERATOR}}}": "0x90",
             f"distillchain_leader{{{OPERATOR}}}": "1x90",
         },
-        silent={  # a standby lists nothing
+        silent={  # an operator on standby lists nothing
             f"distillchain_last_resync_timestamp_seconds{{{OPERATOR}}}": "0x90",
             f"distillchain_leader{{{OPERATOR}}}": "0x90",
         },
@@ -118,7 +118,7 @@ def test_every_alert_has_a_case(rules: list[dict[str, Any]]):
 
 
 @pytest.mark.parametrize("alert", CASES)
-def test_an_alert_fires_when_it_should_and_only_then(alert: str, rules: list[dict[str, Any]], tmp_path: Path):
+def test_an_alert_fires_for_the_right_series_only(alert: str, rules: list[dict[str, Any]], tmp_path: Path):
     rule, case = next(rule for rule in rules if rule["alert"] == alert), CASES[alert]
     description = re.sub(
         r"{{ \$labels\.(\w+) }}", lambda found: case.labels[found[1]], rule["annotations"]["description"]
@@ -143,12 +143,12 @@ def test_an_alert_fires_when_it_should_and_only_then(alert: str, rules: list[dic
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_panel_of_the_dashboard_asks_what_prometheus_understands(tmp_path: Path):
+def test_prometheus_can_parse_the_query_of_every_panel(tmp_path: Path):
     dashboard = named(documents(render(*values_of("everything"))), "ConfigMap", "-dashboard")["data"]
     panels = json.loads(dashboard["distillchain.json"])["panels"]
-    asked = [target["expr"] for panel in panels for target in panel["targets"]]
-    asked = [expression.replace("$__rate_interval", "5m").replace("$namespace", "ml") for expression in asked]
-    rules = [{"record": f"panel:{index}", "expr": expression} for index, expression in enumerate(asked)]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries = [expression.replace("$__rate_interval", "5m").replace("$namespace", "ml") for expression in queries]
+    rules = [{"record": f"panel:{index}", "expr": expression} for index, expression in enumerate(queries)]
     done = promtool("check", "rules", str(write_rules(tmp_path, rules)))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(asked)} rules found" in done.stdout
+    assert f"{len(queries)} rules found" in done.stdout

@@ -1,4 +1,4 @@
-"""The rendered chart before a real API server: every object accepted, Pod Security kept, config/ the same by kustomize."""
+"""The rendered chart on a real API server: objects are accepted, Pod Security is kept, and config/ is the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart")]  # one cont
 
 
 def monitoring_kind(kind: str) -> dict[str, Any]:
-    """A stand-in for Prometheus operator's CRD, which we have no copy of: it knows the kind and takes any spec."""
+    """A CRD with the name of one of the Prometheus operator's, which accepts any spec."""
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     names = {"kind": kind, "plural": f"{kind.lower()}s", "singular": kind.lower()}
     return {
@@ -43,8 +43,8 @@ def monitoring_kind(kind: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """One of our own, for the CRD goes and comes: with our CRD, those of the Prometheus operator, and the namespaces
-    that the value sets name."""
+    """A control plane of its own, because a test deletes the CRD. It has the CRDs of the project and of the Prometheus
+    operator, and the namespaces of the value sets."""
     with ControlPlane(tmp_path_factory.mktemp("chart")) as running:
         install_manifests(running)
         running.apply(*map(monitoring_kind, ("ServiceMonitor", "PodMonitor", "PrometheusRule")))
@@ -70,9 +70,9 @@ def dry_run(cluster: ControlPlane, *objects: dict[str, Any], verb: str = "apply"
 @pytest.mark.parametrize("name", VALUES)
 def test_the_api_server_accepts_every_object(name: str, cluster: ControlPlane):
     objects = documents(render(*values_of(name)))
-    others = [item for item in objects if item["kind"] != "Pod"]  # its service account is not there in a dry run
-    said = dry_run(cluster, *others)
-    assert said.count("(server dry run)") == len(others)
+    others = [item for item in objects if item["kind"] != "Pod"]  # a dry run does not create its service account
+    output = dry_run(cluster, *others)
+    assert output.count("(server dry run)") == len(others)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -83,7 +83,7 @@ def test_every_pod_of_the_chart_is_admitted_by_pod_security_restricted(
     objects = documents(render(*values_of(name)))
     template = named(objects, "Deployment")["spec"]["template"]
     document = named(objects, "DistillationChain")
-    document["metadata"]["uid"] = str(uuid.uuid4())  # as of one that is applied
+    document["metadata"]["uid"] = str(uuid.uuid4())  # the API server sets one
     chain = parse_chain(document)
     job = build_job(chain, build_plan(chain).stages[0], defaults=JobDefaults("registry.example/trainer:1"))
     operator = {
@@ -96,7 +96,7 @@ def test_every_pod_of_the_chart_is_admitted_by_pod_security_restricted(
     for pod in pods:
         pod["metadata"] = {**pod["metadata"], "namespace": namespace}
         pod["spec"].pop("serviceAccountName", None)
-        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))  # raises when it is refused
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))  # raises if it is refused
 
     pods[0]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     with pytest.raises(CommandFailed, match="violates PodSecurity"):
@@ -108,7 +108,7 @@ def test_kustomize_applies_what_the_chart_renders(cluster: ControlPlane):
     rendered = documents(render("--values", str(CHECKOUT / "charts" / "distillchain" / "ci" / "kustomize.yaml")))
 
     def bare(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-        """By kind and name, less Helm's own labels."""
+        """By kind and name, without Helm's own labels."""
         for item in objects:
             for label in ("helm.sh/chart", "app.kubernetes.io/managed-by"):
                 item["metadata"].get("labels", {}).pop(label, None)
@@ -119,8 +119,8 @@ def test_kustomize_applies_what_the_chart_renders(cluster: ControlPlane):
     assert crd == yaml.safe_load((CHECKOUT / "crds" / "distillchain.io_distillationchains.yaml").read_text())
     assert ours.pop(("Namespace", NAMESPACE))
     assert ours == bare(rendered)
-    said = cluster.kubectl("apply", "--dry-run=server", "-k", str(CHECKOUT / "config")).stdout
-    assert said.count("(server dry run)") == len(built)
+    output = cluster.kubectl("apply", "--dry-run=server", "-k", str(CHECKOUT / "config")).stdout
+    assert output.count("(server dry run)") == len(built)
 
 
 def test_the_example_on_top_of_config_sets_both_images(cluster: ControlPlane):
@@ -131,8 +131,8 @@ def test_the_example_on_top_of_config_sets_both_images(cluster: ControlPlane):
     assert trainer == container["image"].replace("operator", "trainer")
 
 
-def test_the_chains_of_the_gitops_example_need_nothing_but_the_crd(cluster: ControlPlane):
-    cluster.kubectl("delete", "namespace", "ml")  # as on a cluster that Flux alone fills
+def test_the_chains_of_the_gitops_example_need_only_the_crd(cluster: ControlPlane):
+    cluster.kubectl("delete", "namespace", "ml")  # as on a new cluster that Flux fills
     try:
         cluster.kubectl("apply", "--server-side", "-k", str(CHECKOUT / "examples" / "gitops" / "chains"))
         assert cluster.get("dchain", "sst2-femto", "-n", "ml")
@@ -201,19 +201,19 @@ def test_kubernetes_own_roles_are_enough_for_the_command_line(
     assert ("refused" in done.stderr) == ((role, command[0]) == ("view", "suspend")), done.stderr
 
 
-def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_crd_and_chains_stay(
+def test_crd_and_chains_survive_install_upgrade_rollback_and_uninstall(
     cluster: ControlPlane, namespace: str, tmp_path: Path
 ):
-    """Without a node: what Helm itself does. test_release_on_a_node.py does it under a running stage."""
+    """Without a node. test_release_on_a_node.py does the same while a stage runs."""
 
     def run(*args: str) -> str:
         return helm(*args, "--namespace", namespace, kubeconfig=cluster.kubeconfig, home=tmp_path)
 
     chart = str(CHECKOUT / "charts" / "distillchain")
-    names = ["--set", "fullnameOverride=other"]  # cluster-wide objects of the other tests keep theirs
+    names = ["--set", "fullnameOverride=other"]  # must not change the cluster-wide objects of the other tests
     cluster.kubectl("delete", "crd", "distillationchains.distillchain.io")
-    said = run("install", "mine", str(of_an_earlier_version(tmp_path)), *names)
-    assert f"helm test mine -n {namespace} --timeout" in said
+    notes = run("install", "mine", str(of_an_earlier_version(tmp_path)), *names)
+    assert f"helm test mine -n {namespace} --timeout" in notes
     assert image(cluster, namespace).endswith(":0.0.9")
     cluster.wait_until_served("distillationchains")
     chain = without_hook(named(documents(render()), "DistillationChain"), namespace)
@@ -247,7 +247,7 @@ def without_hook(chain: dict[str, Any], namespace: str) -> dict[str, Any]:
 
 
 def of_an_earlier_version(folder: Path) -> Path:
-    """The chart with another version, which stands in labels: none of them may be one that cannot be changed."""
+    """The chart with another version, to prove that no immutable field contains the version."""
     copy = shutil.copytree(CHECKOUT / "charts" / "distillchain", folder / "earlier")
     about = yaml.safe_load((copy / "Chart.yaml").read_text()) | {"version": "0.0.9", "appVersion": "0.0.9"}
     (copy / "Chart.yaml").write_text(yaml.safe_dump(about))

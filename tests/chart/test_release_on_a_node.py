@@ -1,7 +1,7 @@
-"""A release from install to uninstall with the operator in a pod of its own, and a stage that trains meanwhile.
+"""A release from install to uninstall on a node, with the operator in a pod, while a stage trains.
 
-The images are this machine's Python (cluster.images), so the namespace cannot be `restricted` here: host folders are
-mounted. test_chart_on_apiserver.py holds the pods of the real images to that.
+The images are this machine's Python (cluster.images), which mounts host folders, so the namespace cannot be `restricted`
+here. test_chart_on_apiserver.py checks the pods of the real images for that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = "deploy,svc,cm,sa,role,rolebinding,secret,clusterrole,clusterrolebinding
 
 
 class Release:
-    """The release in a namespace of its own."""
+    """A release in its own namespace."""
 
     def __init__(self, cluster: WholeCluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
@@ -65,7 +65,7 @@ class Release:
         )
 
     def operator_pod(self) -> str:
-        """Its uid; after an upgrade the pod before ends while the new one is ready."""
+        """The UID of the only one; after an upgrade the old pod still stops while the new one is ready."""
 
         def only_one() -> str | None:
             pods = self.get("pods", "-l", "app.kubernetes.io/component=operator")["items"]
@@ -75,8 +75,8 @@ class Release:
 
 
 def host_python_values() -> dict[str, Any]:
-    """Both images are this machine's Python: mounts and paths go the same ways that a user's would."""
-    operator_path = ":".join(str(CHECKOUT / room) for room in ("api", "operator"))
+    """Values for which both images are this machine's Python, with mounts and paths as a user would set them."""
+    operator_path = ":".join(str(CHECKOUT / package) for package in ("api", "operator"))
     operator = host_python_pod_template(environment={"PYTHONPATH": operator_path})["spec"]
     registry, rest = HOST_PYTHON_IMAGE.split("/", 1)
     repository, tag = rest.split(":")
@@ -105,7 +105,7 @@ def release(whole_cluster: WholeCluster, tmp_path: Path) -> Iterator[Release]:
 
 @pytest.fixture
 def chain(release: Release, cluster_bucket: str, tmp_path: Path) -> dict[str, Any]:
-    """Two stages on the sentences and teacher of `helm test`, in S3; the first trains for some 45 s."""
+    """Two stages on the sentences and teacher of `helm test`, in S3; the first trains for about 45 s."""
     subprocess.run([sys.executable, str(CHART / "files" / "prepare.py"), str(tmp_path / "material")], check=True)
     s3, bucket = release.cluster.s3, cluster_bucket.removeprefix("s3://")
     for path in sorted((tmp_path / "material").rglob("*.*")):
@@ -133,13 +133,13 @@ def chain(release: Release, cluster_bucket: str, tmp_path: Path) -> dict[str, An
     return made
 
 
-def test_a_stage_lives_through_upgrade_and_rollback_and_chains_through_uninstall(
+def test_a_running_stage_survives_upgrade_and_rollback_and_its_chain_survives_uninstall(
     release: Release, chain: dict[str, Any]
 ):
     release.apply("install")
-    said = release.helm("test", RELEASE, "--logs", "--timeout", "150s")
-    assert "Succeeded" in said
-    assert release.get("dchain")["items"] == []  # it tidies up
+    output = release.helm("test", RELEASE, "--logs", "--timeout", "150s")
+    assert "Succeeded" in output
+    assert release.get("dchain")["items"] == []  # the hook deletes its chain
 
     release.control_plane.apply(chain)
     selector = "distillchain.io/chain=long"
@@ -154,12 +154,12 @@ def test_a_stage_lives_through_upgrade_and_rollback_and_chains_through_uninstall
 
     pod = release.wait("the first stage to train", trains)
     before = release.operator_pod()
-    # Another default for the pods of chains: what runs is left alone, what comes next has it.
+    # Another default for the pods of chains: the running stage is left alone, and the next one gets it.
     release.apply("upgrade", "--set", "chains.storage.region=eu-west-1", "--set", "operator.logLevel=debug")
     upgraded = release.operator_pod()
     assert upgraded != before
     assert stage_uids(release, selector, "long") == [pod["metadata"]["uid"]]
-    assert pod_phase(release, pod) == "Running", "the stage ended too soon to prove anything; give it more epochs"
+    assert pod_phase(release, pod) == "Running", "the stage ended before the rollback; give it more epochs"
     release.helm("rollback", RELEASE, "1", "--wait", "--timeout", "120s")
     assert release.operator_pod() != upgraded
 
@@ -178,7 +178,7 @@ def test_a_stage_lives_through_upgrade_and_rollback_and_chains_through_uninstall
     release.helm("uninstall", RELEASE, "--wait")
     release.wait("the operator's Lease to go with its service account", lambda: not release.get("leases")["items"])
     mine = ("-l", f"app.kubernetes.io/instance={RELEASE}")
-    release.wait("all that bears the release's label to be gone", lambda: not release.get(KINDS, *mine)["items"])
+    release.wait("the objects with the release's label to be gone", lambda: not release.get(KINDS, *mine)["items"])
     assert release.get("dchain/long")["status"] == status
     assert release.control_plane.get("crd/distillationchains.distillchain.io")["metadata"]["annotations"]
 

@@ -11,7 +11,7 @@ import pytest
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, FailureClass
 from distillchain_api.wire.answer import Committed, Failed
 from distillchain_store.commit import read_manifest
-from distillchain_store.store import open_store
+from distillchain_store.opening import open_store
 from trainer.parts import an_order, answer_in, start_process
 
 pytestmark = [pytest.mark.models, pytest.mark.node]

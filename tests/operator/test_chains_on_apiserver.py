@@ -1,0 +1,233 @@
+"""Chains from start to end on a real API server: order, failures, retries, suspension and killed operators."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from chain_builders import a_commit, a_document, a_failure
+from cluster.controlplane import ControlPlane
+from distillchain_api.failures import FailureClass
+from relay import RETRY_DEADLINE_S, Relay
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
+
+
+def test_two_stages_run_in_order_and_applying_the_chain_again_runs_nothing(relay: Relay):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    relay.wait("mini running", lambda: relay.stage("mini").get("phase") == "Running")
+    assert relay.jobs("tiny") == []
+    assert relay.stage("tiny")["message"] == "waiting for mini to commit"
+
+    relay.commit("mini", accuracy=0.88, parameters=11_000_000)
+    relay.commit("tiny", accuracy=0.81, parameters=4_000_000)
+    status = relay.wait_for_phase("Succeeded")
+
+    assert (status["stage"], status["metric"]) == ("2/2", "0.8100")
+    assert status["result"]["retention"] == "0.8804"
+    assert status["result"]["compression"] == "5.7"
+    relay.kubectl("wait", "dchain/relay", "--for=condition=Succeeded", "--timeout=1s")
+    relay.kubectl("wait", "dchain/relay", "--for=condition=Ready", "--timeout=1s")
+    relay.wait("the last event", lambda: "ChainSucceeded" in relay.events())
+    want_events = ["StageStarted", "StageCommitted", "StageStarted", "StageCommitted", "ChainSucceeded"]
+    assert sorted(relay.events()) == sorted(want_events)
+
+    before = relay.chain()["metadata"]["resourceVersion"]
+    relay.kubectl("delete", "jobs", "--all", "--wait")
+    relay.apply(a_document())
+    relay.operator.kill()  # on its start it lists all chains
+    relay.operator.start()
+    relay.wait_for_operator()
+    assert relay.jobs() == []
+    assert relay.chain()["metadata"]["resourceVersion"] == before  # not even the status was written
+    assert sorted(relay.events()) == sorted(want_events)
+
+
+def test_a_fatal_exit_code_fails_the_chain_at_once_with_the_trainers_message(relay: Relay):
+    relay.apply(a_document())
+    pod = relay.wait_for_pod("mini")
+    sentence = "teacher hf://org/teacher: accuracy 0.612 is under spec.teacher.gate.minMetric 0.9; fine-tune it"
+    answer = a_failure(relay.planned("mini"), FailureClass.GATE_NOT_MET, sentence)
+    relay.end(pod, exit_code=68, message=answer.to_json(), reason="Error")
+
+    status = relay.wait_for_phase("Failed")
+    assert status["message"] == f"mini: {sentence}"
+    assert relay.stage("mini")["failureClass"] == "GateNotMet"
+    assert relay.wait_for_condition("Stalled")["reason"] == "GateNotMet"
+    assert len(relay.pods("mini")) == 1  # no retry
+    assert sentence in relay.kubectl("get", "dchain")
+    relay.wait("the event", lambda: "StageFailed" in relay.events())
+    assert sentence in relay.kubectl("describe", "dchain", "relay")
+
+    relay.kubectl("delete", "job", relay.jobs("mini")[0]["metadata"]["name"])  # `distillchain retry`
+    relay.commit("mini")
+    relay.wait_for_pod("tiny")
+
+
+def test_an_evicted_and_an_interrupted_pod_are_replaced_and_not_counted(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    first = relay.wait_for_pod("mini")
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    relay.end(first, exit_code=137, reason="Error", conditions=[disrupted])
+    second = relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S)
+    assert second != first
+    relay.end(second, exit_code=75, reason="Error")
+    third = relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S)
+    assert third not in (first, second)
+    relay.kubectl("delete", "pod", first, second)  # as after an eviction
+    relay.commit("mini")
+    status = relay.wait_for_phase("Succeeded")
+    assert status["stages"][0]["attempt"] == 3
+    assert len(relay.jobs()) == 1
+
+
+def test_a_pod_out_of_memory_is_retried_and_then_reported_as_such(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 1}))
+    relay.end(relay.wait_for_pod("mini"), exit_code=137, reason="OOMKilled")
+    relay.wait("the crash in the message", lambda: "OOMKilled" in relay.stage("mini").get("message", ""))
+    assert relay.stage("mini")["phase"] == "Running"
+    relay.end(relay.wait_for_pod("mini", deadline_s=RETRY_DEADLINE_S), exit_code=137, reason="OOMKilled")
+    status = relay.wait_for_phase("Failed")
+    assert status["stages"][0]["failureClass"] == "OutOfMemory"
+    assert "was OOMKilled (exit code 137)" in status["message"]
+    assert "(the last of 2 failed attempts)" in status["message"]
+    assert relay.jobs("tiny") == []
+
+
+def test_a_suspended_chain_stops_its_pod_and_continues_when_resumed(relay: Relay):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    relay.apply(a_document(suspend=True))
+    relay.wait_for_condition("Suspended")
+    assert relay.status()["phase"] == "Suspended"
+    assert relay.pods("mini") == []
+    assert relay.jobs("mini")[0]["spec"]["suspend"] is True
+
+    relay.apply(a_document())
+    relay.commit("mini")
+    relay.apply(a_document(suspend=True))
+    relay.wait_for_phase("Suspended")
+    relay.apply(a_document())
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs()) == 2
+    assert {"Suspended", "Resumed"} <= set(relay.events())
+
+
+def test_a_job_that_another_controller_suspends_is_not_resumed(relay: Relay):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    (job,) = relay.jobs("mini")
+    name = job["metadata"]["name"]
+    relay.kubectl("patch", "job", name, "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    want = f"running mini: Job {name} was suspended by another controller (such as Kueue), which resumes it"
+    relay.wait("that message", lambda: relay.status().get("message", "").startswith(want))
+    relay.wait_for_operator()
+    assert relay.jobs("mini")[0]["spec"]["suspend"] is True
+
+    relay.kubectl("patch", "job", name, "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    relay.commit("mini")
+
+
+def test_a_chain_that_is_suspended_before_its_pod_starts_does_not_fail(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    first = relay.wait_for_pod("mini")
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"], suspend=True))
+    relay.wait_for_condition("Suspended")
+    assert relay.pods("mini") == []
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    assert relay.wait_for_pod("mini") != first
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+
+
+def test_retry_after_a_damaged_checkpoint_runs_the_stage_that_wrote_it_again(relay: Relay):
+    relay.apply(a_document())
+    relay.commit("mini")
+    sentence = "s3://models/distill/stages/x/attempts/a1/model.safetensors was altered"
+    answer = a_failure(relay.planned("tiny"), FailureClass.CHECKPOINT_CORRUPT, sentence)
+    relay.end(relay.wait_for_pod("tiny"), exit_code=66, message=answer.to_json(), reason="Error")
+    relay.wait_for_phase("Failed")
+    first = relay.jobs("mini")[0]["metadata"]["uid"]
+
+    _retry(relay)
+    relay.wait(
+        "another Job of mini", lambda: [job["metadata"]["uid"] for job in relay.jobs("mini")] not in ([], [first])
+    )
+    assert relay.jobs("tiny") == []
+    relay.commit("mini")
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+
+
+def _retry(relay: Relay) -> None:
+    argv = [sys.executable, "-m", "distillchain_cli", "retry", relay.name, "-n", relay.namespace]
+    done = subprocess.run(
+        [*argv, "--kubeconfig", str(relay.cluster.kubeconfig)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the operator creates it again" in done.stdout
+
+
+def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):
+    relay.apply(a_document())
+    relay.wait_for_pod("mini")
+    relay.kubectl("delete", "dchain", "relay", "--wait=false")
+    relay.wait("Jobs and pods gone", lambda: not relay.jobs() and not relay.pods(), deadline_s=60)
+    relay.wait("the chain gone", lambda: not relay.cluster.get("dchain", "-n", relay.namespace)["items"])
+
+
+def test_a_recreated_chain_waits_until_the_jobs_of_the_deleted_one_are_gone(relay: Relay):
+    relay.apply(a_document())
+    relay.wait_for_pod("mini")
+    old = relay.chain()["metadata"]["uid"]
+    relay.kubectl("delete", "dchain", "relay", "--cascade=orphan")
+    orphan = relay.jobs("mini")[0]["metadata"]["name"]
+    relay.apply(a_document())
+    relay.wait(
+        "the conflict of names", lambda: f"waiting for Job {orphan} to be deleted" in relay.status().get("message", "")
+    )
+    assert relay.chain()["metadata"]["uid"] != old
+    relay.kubectl("delete", "job", orphan)
+    relay.commit("mini")
+
+
+def test_an_operator_that_is_killed_during_a_stage_finds_its_commit_and_creates_no_second_job(relay: Relay):
+    relay.apply(a_document())
+    uids = {}
+    for stage in ("mini", "tiny"):
+        pod = relay.wait_for_pod(stage)
+        uids[stage] = relay.jobs(stage)[0]["metadata"]["uid"]
+        relay.operator.kill()
+        relay.end(pod, exit_code=0, message=a_commit(relay.planned(stage)).to_json())  # while no operator runs
+        relay.operator.start()
+        relay.wait(f"{stage} committed", lambda name=stage: relay.stage(name).get("phase") == "Committed")
+    relay.wait_for_phase("Succeeded")
+    assert {stage: [job["metadata"]["uid"] for job in relay.jobs(stage)] for stage in uids} == {
+        stage: [uid] for stage, uid in uids.items()
+    }
+
+
+def test_an_operator_that_is_killed_while_it_creates_a_job_ends_with_one_job(relay: Relay):
+    relay.apply(a_document(stages=["mini"]))
+    # Usually before the status is written. test_reconcile_any_order.py kills it at every other point.
+    relay.wait("a Job", lambda: relay.jobs("mini"))
+    relay.operator.kill()
+    uid = relay.jobs("mini")[0]["metadata"]["uid"]
+    relay.operator.start()
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
+    assert [job["metadata"]["uid"] for job in relay.jobs()] == [uid]
+
+
+def test_an_outage_of_the_api_server_is_survived(relay: Relay, control_plane: ControlPlane):
+    relay.apply(a_document())
+    relay.run(relay.wait_for_pod("mini"))
+    control_plane.restart_apiserver()
+    relay.commit("mini")
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+    assert len(relay.jobs()) == 2

@@ -1,0 +1,111 @@
+"""Operators with the rights of config/, for the whole cluster and for some namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain_builders import a_document
+from cluster.controlplane import ControlPlane
+from cluster.errors import CommandFailed
+from cluster.operator_process import OperatorProcess
+from relay import Relay
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
+
+
+@pytest.fixture
+def kubeconfig(
+    control_plane: ControlPlane, namespace: str, operator: OperatorProcess, repository: Path
+) -> Iterator[Path]:
+    """For an operator with a Role in `namespace`; the operator of the whole cluster is stopped meanwhile."""
+    operator.kill()
+    control_plane.kubectl("apply", "-n", namespace, "-k", str(repository / "config" / "namespaced"))
+    yield control_plane.kubeconfig_for(namespace, "distillchain-operator")
+    operator.start()
+
+
+@contextmanager
+def operator_of(kubeconfig: Path, folder: Path, *namespaces: str) -> Iterator[OperatorProcess]:
+    """An operator of these namespaces, which ends without an error."""
+    settings = {"DISTILLCHAIN_NAMESPACES": ",".join(namespaces)}
+    with OperatorProcess(kubeconfig, folder / "operator.log", settings) as running:
+        yield running
+        assert running.stop() == 0
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_the_namespaced_role_is_enough_for_its_namespace(
+    control_plane: ControlPlane, namespace: str, kubeconfig: Path, tmp_path: Path
+):
+    with operator_of(kubeconfig, tmp_path, namespace) as own:
+        relay = Relay(control_plane, namespace, own)
+        relay.apply(a_document(stages=["mini"]))
+        relay.commit("mini")
+        relay.wait_for_phase("Succeeded")
+        relay.wait("the last event", lambda: "ChainSucceeded" in relay.events())
+
+
+def test_a_namespace_that_is_created_late_or_deleted_does_not_affect_the_others(
+    control_plane: ControlPlane, namespace: str, kubeconfig: Path, tmp_path: Path
+):
+    other = f"{namespace}-2"
+    with operator_of(kubeconfig, tmp_path, namespace, other) as own:
+        stays, comes_and_goes = Relay(control_plane, namespace, own), Relay(control_plane, other, own)
+        stays.apply(a_document())
+        stays.commit("mini")
+
+        control_plane.create_namespace(other)
+        role = ["role", "distillchain-operator", "-n", namespace]
+        control_plane.apply(copied(control_plane.get(*role), other))
+        subject = f"--serviceaccount={namespace}:distillchain-operator"
+        comes_and_goes.kubectl("create", "rolebinding", "operator", "--role=distillchain-operator", subject)
+        comes_and_goes.apply(a_document(stages=["mini"]))
+        comes_and_goes.commit("mini")
+
+        control_plane.kubectl("delete", "namespace", other)
+        stays.commit("tiny")
+        stays.wait("three changes", lambda: own.log.read_text().count("readable namespaces changed") == 3)
+        own.kill()
+        own.start()
+        stays.apply(a_document(stages=["mini", "tiny", "femto"]))
+        stays.commit("femto")
+        assert not own.has_ended()
+
+
+def test_an_operator_continues_when_a_role_that_it_lost_is_restored(
+    control_plane: ControlPlane, namespace: str, kubeconfig: Path, tmp_path: Path
+):
+    with operator_of(kubeconfig, tmp_path, namespace) as own:
+        relay = Relay(control_plane, namespace, own)
+        relay.apply(a_document())
+        relay.commit("mini")
+        binding = control_plane.get("rolebinding", "distillchain-operator", "-n", namespace)
+        relay.kubectl("delete", "rolebinding", "distillchain-operator")
+        control_plane.restart_apiserver()  # ends the watches, so that new ones must be opened
+        relay.wait("a warning", lambda: f'"refused": "{namespace}"' in own.log.read_text())
+        control_plane.apply(copied(binding, namespace))
+        relay.commit("tiny")
+
+
+def copied(document: dict[str, Any], namespace: str) -> dict[str, Any]:
+    return document | {"metadata": {"name": document["metadata"]["name"], "namespace": namespace}}
+
+
+def test_the_operator_has_no_rights_that_it_does_not_need(relay: Relay, control_plane: ControlPlane):
+    user = "--as=system:serviceaccount:distillchain-system:distillchain-operator"
+
+    def may(verb: str, resource: str) -> bool:
+        done = control_plane.kubectl("auth", "can-i", verb, resource, user, "-n", relay.namespace, check=False)
+        return done.stdout.strip() == "yes"
+
+    assert may("create", "jobs.batch")
+    assert not may("get", "secrets")
+    assert not may("delete", "pods")
+    assert not may("update", "distillationchains.distillchain.io")
+    with pytest.raises(CommandFailed, match="forbidden"):
+        control_plane.kubectl("get", "secrets", user, "-n", relay.namespace)
