@@ -78,9 +78,6 @@ _HOURS, _MINUTES, _SECONDS = "[0-9]{1,6}h", "[0-9]{1,7}m", "[0-9]{1,9}s"
 DURATION = f"^({_HOURS}({_MINUTES})?({_SECONDS})?|{_MINUTES}({_SECONDS})?|{_SECONDS})$"
 
 
-MAX_DURATION_H = 87_600  # ten years; far above it a Job's deadline overflows
-
-
 def duration_seconds(text: str) -> int:
     """Seconds of a duration such as `6h`, `1h30m` or `90s`."""
     unit_s = {"h": 3600, "m": 60, "s": 1}
@@ -90,9 +87,6 @@ def duration_seconds(text: str) -> int:
 def _positive(text: str) -> str:
     if duration_seconds(text) <= 0:
         raise PydanticCustomError("fault", "{problem}", {"problem": expected(text, "a duration above zero")})
-    if duration_seconds(text) > MAX_DURATION_H * 3600:
-        problem = expected(text, f"a duration of at most {MAX_DURATION_H}h", "leave it out for no limit")
-        raise PydanticCustomError("fault", "{problem}", {"problem": problem})
     return text
 
 
@@ -104,10 +98,6 @@ Duration = Annotated[
         json_schema_extra={
             "x-kubernetes-validations": [
                 {"rule": "duration(self) > duration('0s')", "message": "expected a duration above zero"},
-                {
-                    "rule": f"duration(self) <= duration('{MAX_DURATION_H}h')",
-                    "message": f"expected a duration of at most {MAX_DURATION_H}h",
-                },
             ]
         },
     ),
