@@ -189,3 +189,17 @@ def test_the_api_server_holds_a_task_to_its_type(toys: ControlPlane, namespace: 
     if not want:
         spec = toys.get("toy/toy", "-n", namespace)["spec"]
         assert spec["task"] == {"rows": {"limit": 100, "uri": "s3://rows"}, "seed": 7, **task}
+
+
+def test_an_object_whose_default_differs_from_its_fields_defaults_is_refused():
+    """The API server fills in the fields' defaults: the resource and its types would read differently."""
+
+    class Inner(Document):
+        epochs: int = 3
+
+    class Outer(Document):
+        same: Inner = Inner()
+        other: Inner = Inner(epochs=5)
+
+    with pytest.raises(UnsupportedSchema, match=r"other\.epochs: the default of Outer\.other is 5, its own is 3"):
+        structural_schema(Outer)

@@ -66,7 +66,7 @@ class _Converter:
         if "description" in out:
             out["description"] = " ".join(out["description"].split())
         self._children(schema, out, path)
-        self._default(out)
+        self._default(out, path)
         return out
 
     def _resolve(self, schema: Schema, path: str) -> Schema:
@@ -106,12 +106,20 @@ class _Converter:
         if isinstance(extra := schema.get("additionalProperties"), dict):
             out["additionalProperties"] = self.convert(extra, f"{path}.*")
 
-    def _default(self, out: Schema) -> None:
+    def _default(self, out: Schema, path: str) -> None:
         """Of an object the children carry the defaults; an empty object is enough for the API server to reach them."""
         if not self._with_defaults or out.get("default", ...) is None:
             out.pop("default", None)
-        if "properties" in out and out.pop("default", None) is not None and _has_defaults(out):
-            out["default"] = {}
+        if "properties" in out and (default := out.pop("default", None)) is not None:
+            for name, child in out["properties"].items():
+                stated = default.get(name)
+                if stated is not None and child.get("default") != stated and not isinstance(stated, dict):
+                    raise UnsupportedSchema(
+                        f"{path}.{name}: the default of {path} is {stated!r}, its own is {child.get('default')!r}; "
+                        "the API server would use its own"
+                    )
+            if _has_defaults(out):
+                out["default"] = {}
 
     def _union(self, schema: Schema, path: str) -> Schema:
         if "discriminator" not in schema:
