@@ -88,7 +88,7 @@ FAILURES = (
     Failure(
         FailureClass.STORAGE_DENIED,
         69,
-        "The store refused: wrong credentials, no permission, or no such bucket.",
+        "The store refuses: credentials, certificate, permissions, or no such bucket.",
         "Correct the Secret that spec.storage names, its region, or the service account's role. uri and endpointUrl "
         "cannot be edited: delete the chain and apply it again.",
     ),
