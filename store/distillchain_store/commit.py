@@ -17,6 +17,7 @@ from distillchain_store.verified import verify
 
 log = logging.getLogger(__name__)
 
+# Requests at a time; each waits for the network, hardly for a CPU.
 CHECK_THREADS = 8
 WINNER_S = 10.0  # how long another pod may take to write its manifest, some 5 KB
 
@@ -35,6 +36,7 @@ def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:
     try:
         manifest = parse_manifest(content)
     except OtherContract as error:
+        # Before BadDocument, its base class: the advice there is to delete the manifest, and this one is intact.
         raise OtherRelease(
             f"{where} was made by another release ({error}); its checkpoint is good: use an image of that release"
         ) from error
@@ -43,6 +45,7 @@ def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:
         raise CheckpointCorrupt(
             f"{where} cannot be read ({why}); restore it, or delete it, and try again (distillchain retry)"
         ) from error
+    # A file restored under the wrong key parses well, but describes the student of another stage.
     if manifest.digest != digest:
         raise CheckpointCorrupt(f"{where} is the manifest of stage {manifest.digest[:12]}; restore the right one")
     # The store may have been copied, moved or mounted elsewhere since the commit.
@@ -60,6 +63,7 @@ def prove(store: Store, digest: str, attempt: str) -> str | None:
     """
     key = f"{attempt_prefix(digest, attempt)}/store-check"
     store.create(key, b"first")
+    # A server that ignores If-None-Match answers with success; only a second write of the same key shows it.
     replaced = store.create(key, b"second")
     leftover = discard(store, key, [key])
     if replaced:
@@ -82,6 +86,7 @@ def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> lis
             entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
         _check_arrived(store, prefix, entries)
     except BaseException:
+        # Also for a stop (StopRequested): nothing may stay that no manifest lists.
         # By name: in a store whose listings lag, a listing would miss the newest objects.
         discard(store, f"{prefix}/", [f"{prefix}/{name}" for name in paths])
         raise
@@ -101,6 +106,7 @@ def _check_arrived(store: Store, prefix: str, entries: list[FileEntry]) -> None:
             raise StorageUnavailable(f"{store.uri}/{key} did not arrive complete in the store; check the store")
 
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        # list(), because map() raises the exception of a check only when its result is read.
         list(pool.map(check, entries))
 
 
@@ -122,6 +128,7 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
 
     Returns: the manifest that is valid from now on.
     """
+    # All files are in the store by now. This one conditional write decides which attempt wins.
     if store.create(manifest_key(manifest.digest), manifest.to_json().encode()):
         log.info("stage committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
         return manifest
@@ -133,11 +140,13 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
         )
     if winner.attempt == manifest.attempt:
         return winner  # this attempt's own commit, whose answer was lost
+    # Read whole now: this stage reports the winner's checkpoint as its result, and the next stage is taught by it.
     verify(store, winner)
     log.info(
         "another attempt was first; its commit is adopted",
         extra={"digest": winner.digest, "attempt": winner.attempt, "own_attempt": manifest.attempt},
     )
+    # By name, for the same reason as in upload_attempt.
     prefix = attempt_prefix(manifest.digest, manifest.attempt)
     discard(store, f"{prefix}/", [f"{prefix}/{entry.path}" for entry in manifest.files])
     return winner

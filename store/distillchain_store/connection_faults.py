@@ -12,6 +12,7 @@ from urllib.request import proxy_bypass
 NOT_YET_VALID, EXPIRED, HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH = 9, 10, 62, 64
 # What OpenSSL reports when the other side answers in plain text; the name differs between its versions.
 PLAIN_TEXT_REASONS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
+# OpenSSL's reasons for a CA file that it can open but that holds no valid PEM certificate.
 BAD_BUNDLE_REASONS = {"NO_CERTIFICATE_OR_CRL_FOUND", "BAD_BASE64_DECODE", "PEM_LIB"}
 
 
@@ -34,6 +35,7 @@ def tls_fault(error: BaseException, *, bundle_variable: str) -> str | None:
 def bundle_fault(error: BaseException, *, bundle_variable: str) -> str | None:
     """Why the CA bundle of this machine cannot be read; None when that is not the cause."""
     for cause in _causes(error):
+        # A bundle that cannot be opened is an OSError; one that cannot be parsed is an SSLError.
         if isinstance(cause, FileNotFoundError | PermissionError) or (
             isinstance(cause, ssl.SSLError) and cause.reason in BAD_BUNDLE_REASONS
         ):
@@ -64,6 +66,7 @@ def proxy_variable(url: str) -> str | None:
     address = urlsplit(url)
     if not address.scheme or proxy_bypass(address.netloc):
         return None
+    # urllib, which botocore and httpx ask for proxies, prefers the lower-case name where both are set.
     name = f"{address.scheme}_proxy"
     return next((variable for variable in (name, name.upper()) if os.environ.get(variable)), None)
 
@@ -75,4 +78,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
+        # The context too: botocore raises its errors within `except`, without `from`.
         cause = cause.__cause__ or cause.__context__

@@ -16,6 +16,7 @@ import errno
 from distillchain_api.failures import FailureClass, StageError
 
 DISK_REMEDY = "give the pod more ephemeral storage, or free the volume"
+# EDQUOT: the quota of a file system is used up. For the user that is a full disk as well.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

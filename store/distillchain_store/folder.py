@@ -15,7 +15,9 @@ from distillchain_store.patience import NORMAL_S, Patience
 from distillchain_store.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
 
 PART_MARK = ".part-"  # marks files that are still being written; they are never listed
+# No retry helps: no right to the place, a read-only volume, or a file where a folder should be.
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+# What link(2) reports where it is not supported depends on the file system. EMLINK: the file has too many links.
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -37,6 +39,7 @@ class FileStore:
         """See Store."""
         with self._errors(key), self._part(key) as part:
             _write_through(part, content)
+            # A rename is atomic: a reader sees the old content or the new one, never a part of it.
             part.replace(self._path(key))
             self._settle(key)
 
@@ -46,6 +49,7 @@ class FileStore:
         with self._errors(key), self._part(key) as part:
             _write_through(part, content)
             try:
+                # Unlike a rename, a link fails if the name exists, so exactly one writer wins.
                 path.hardlink_to(part)
             except FileExistsError:
                 return False
@@ -63,10 +67,12 @@ class FileStore:
         with self._errors(key), self._part(key) as part:
             sent = fingerprint_of(path)
             shutil.copyfile(path, part)
+            # The copy is read back: its fingerprint goes into the manifest, which must describe the stored bytes.
             if fingerprint_of(part) != sent:
                 raise StorageUnavailable(
                     f"{self._field}: {self.uri}/{key} differs from what was written; check the disk"
                 )
+            # Before the rename, or after a crash of the node the name could point to missing content.
             _sync(part)
             part.replace(self._path(key))
             self._settle(key)
@@ -93,7 +99,9 @@ class FileStore:
         """See Store."""
         found = []
         with self._errors(prefix):
+            # The deepest folder above all matching keys: a walk from the root would visit every stage in the store.
             top = self._root / prefix.rpartition("/")[0]
+            # os.walk ignores errors by default: an outage of a network volume would look like an empty store.
             for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
                 for path in (Path(folder) / name for name in names if PART_MARK not in name):
                     key = path.relative_to(self._root).as_posix()
@@ -112,6 +120,8 @@ class FileStore:
                 if folder == self._root or self._root not in folder.parents:
                     break
                 try:
+                    # Fails if it is not empty, and then those above it are not either; or if another pod removes the
+                    # same folders at this moment.
                     folder.rmdir()
                 except OSError:
                     break
@@ -131,6 +141,7 @@ class FileStore:
     def _part(self, key: str) -> Iterator[Path]:
         """A file beside the object's place, to be written and then renamed; removed at the end."""
         path = self._path(key)
+        # A name of its own, because two pods may write the same key at the same time.
         part = path.with_name(f"{path.name}{PART_MARK}{uuid.uuid4().hex}")
         for last_try in (False, True):  # another pod's `delete` may remove the empty folder between mkdir and touch
             try:
@@ -158,6 +169,7 @@ class FileStore:
                 raise DiskFull(f"{writes_to or where}: no space left on the disk; {DISK_REMEDY}") from error
             if error.errno in REFUSALS:
                 raise self._refused(key, error) from error
+            # Anything else, such as EIO or ESTALE of a network volume, may pass.
             raise StorageUnavailable(f"{self._field}: {where}: {error.strerror}") from error
 
     def _refused(self, key: str, error: OSError) -> StorageDenied:

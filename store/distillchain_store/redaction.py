@@ -13,6 +13,7 @@ USERINFO = re.compile(r"(https?://|Invalid endpoint: )[^/\s]*@", re.IGNORECASE)
 
 def without_secrets(text: str) -> str:
     """`text` with secret values replaced by the names of their variables, and without user names in addresses."""
+    # By value, because a library may quote a secret without the name of its variable.
     for name in SECRET_VARIABLES:
         if len(secret := os.environ.get(name, "")) >= SECRET_CHARS:
             text = text.replace(secret, f"<{name}>")

@@ -18,6 +18,7 @@ from distillchain_store.patience import QUICK_S, Patience, with_patience
 
 log = logging.getLogger(__name__)
 
+# 1 MiB at a time, so that a checkpoint of any size is hashed in little memory.
 CHUNK_BYTES = 1 << 20
 
 
@@ -92,6 +93,7 @@ def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> str
     Returns: None, or one sentence that says what stays behind and why, for a warning of the stage.
     """
     try:
+        # Often called while an error is handled that the outage caused: a long wait would only delay its report.
         with with_patience(store, QUICK_S):
             store.delete([item.key for item in store.list_objects(prefix)] if keys is None else list(keys))
     except StoreError as error:

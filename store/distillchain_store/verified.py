@@ -11,6 +11,7 @@ from distillchain_api.wire.manifest import FileEntry, Manifest
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
 from distillchain_store.store import Fingerprint, ReadableStore, Store
 
+# Objects at a time; reading from S3 waits for the network most of the time.
 VERIFY_THREADS = 8
 RESTORE = "restore it, or delete that stage's manifest.json, and try again (distillchain retry)"
 
@@ -28,6 +29,7 @@ def read_file(store: ReadableStore, manifest: Manifest, path: str) -> bytes:
     try:
         content = store.read(_key(manifest, path))
     except ObjectMissing as error:
+        # The manifest lists the file, so its absence is damage and not just a missing object.
         raise _missing(store, manifest, path) from error
     _compare(store, manifest, entry, Fingerprint(len(content), hashlib.sha256(content).hexdigest()))
     return content
@@ -45,6 +47,7 @@ def download_file(store: Store, manifest: Manifest, entry: FileEntry, folder: Pa
 def verify(store: Store, manifest: Manifest) -> None:
     """Reads every committed file. Raises: CheckpointCorrupt naming one that differs from the manifest."""
     with ThreadPoolExecutor(VERIFY_THREADS) as pool:
+        # list(), because map() raises an exception only when the result is read.
         list(pool.map(lambda entry: _verify_file(store, manifest, entry), manifest.files))
 
 

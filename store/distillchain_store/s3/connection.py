@@ -66,6 +66,7 @@ class Connection:
                 return upload(self.client)
             except aws.ClientError as error:
                 sent = self._checksums[0] is not Checksum.NONE
+                # The last kind has nothing after it, so its refusal is the answer.
                 if len(self._checksums) == 1 or not wants_other_checksum(error, sent=sent):
                     raise
                 refused, *self._checksums = self._checksums
@@ -90,6 +91,7 @@ class Connection:
         except ValueError as error:  # a malformed endpoint
             why = without_userinfo(str(error))
             raise StorageDenied(f"spec.storage: {why}; correct it or the environment's AWS configuration") from error
+        # botocore has no setting for Content-MD5: request_checksum_calculation knows only the x-amz-checksum headers.
         if self._checksums[0] is Checksum.MD5:
             for operation in ("PutObject", "UploadPart"):
                 client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
@@ -98,12 +100,16 @@ class Connection:
 
 def _config(checksum: Checksum) -> Config:
     return Config(
+        # Timeouts are in seconds. A short one is enough to connect: `patience` decides how long to go on trying.
         connect_timeout=5,
         read_timeout=60,
+        # More than the 8 threads of a transfer or of a verification; botocore's default is 10.
         max_pool_connections=16,
         retries={"mode": "standard", "total_max_attempts": 2},  # waiting for longer is `patience`
+        # botocore's default, when_supported, sends headers that older servers refuse (see Checksum).
         request_checksum_calculation="when_supported" if checksum is Checksum.CRC32 else "when_required",
         response_checksum_validation="when_required",
+        # botocore's default over TLS: the body of an upload that carries a checksum is not part of the signature.
         s3={"payload_signing_enabled": True},
     )
 
@@ -123,6 +129,7 @@ def _checksums_to_try(session: botocore.session.Session) -> list[Checksum]:
 
 def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
     """An event handler of botocore: adds the header before the request is signed."""
+    # Not for security: a Python built for FIPS refuses md5 otherwise.
     body, digest = params["body"], hashlib.md5(usedforsecurity=False)
     if isinstance(body, bytes | bytearray):
         digest.update(body)
@@ -130,5 +137,6 @@ def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
         start = body.tell()
         while chunk := body.read(CHUNK_BYTES):
             digest.update(chunk)
+        # botocore sends the body from its current position.
         body.seek(start)
     params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()

@@ -22,6 +22,7 @@ def check_credentials(session: botocore.session.Session) -> None:
     Raises: StorageDenied naming the value, never showing it.
     """
     credentials = session.get_credentials()
+    # Missing credentials are reported by the first request. Reading refreshable ones would already fetch them.
     if credentials is None or isinstance(credentials, RefreshableCredentials):
         return
     for name, value, is_header in _values(credentials):
@@ -36,6 +37,8 @@ def describe_fault(value: str, *, is_header: bool) -> str | None:
     Args:
         is_header: it is sent in an HTTP header, which takes ASCII only. A secret key is not sent, it only signs.
     """
+    # Before the check for invisible characters, because a line break at the end, as `echo` writes it, is the usual
+    # fault.
     for place, char in (("begins", value[:1]), ("ends", value[-1:])):
         if char in ("\n", "\r"):
             return f"{place} with a line break"

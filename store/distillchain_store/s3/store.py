@@ -38,9 +38,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# 16 MiB. S3 allows 10,000 parts, so an object may have up to 156 GiB.
 PART_BYTES = 16 << 20
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
 DELETE_AT_ONCE = 1000  # S3's own limit
+# "412" is the HTTP status, which botocore gives as the code of an answer without a body.
 TAKEN_CODES = {"PreconditionFailed", "412"}
 
 
@@ -76,6 +78,7 @@ class S3Store:
         self._deletes_many = True  # until the server refuses it
         self._credentials_expired = False
         self._endpoint = without_userinfo(endpoint_url or "AWS")  # for messages, until there is a client
+        # Repeated too: an agent that provides credentials may not be up yet on a new node.
         self._connection = self._repeat("", lambda: Connection(endpoint_url, region))
         self._endpoint = self._connection.endpoint
 
@@ -93,12 +96,13 @@ class S3Store:
         self._send(key, lambda client: client.put_object(**self._object(key), Body=content))
 
     def create(self, key: str, content: bytes) -> bool:
-        """See Store. A retry after a lost answer may find the writer's own object: compare before giving up."""
+        """See Store. False may mean that the answer to an earlier try was lost: the object may be this writer's own."""
 
         def put(client: S3Client) -> bool:
             try:
                 client.put_object(**self._object(key), Body=content, IfNoneMatch="*")
             except aws.ClientError as error:
+                # Not an error, and not translated: 412 is how the server says that another writer was first.
                 if parse_answer(error.response).code in TAKEN_CODES:
                     return False
                 raise
@@ -129,8 +133,10 @@ class S3Store:
         try:
             self._call(key, self._with_reason(receive))
         except ObjectMissing:
+            # The file was created before the server answered.
             path.unlink(missing_ok=True)
             raise
+        # Of what is on the disk now, not of what the server announced.
         return fingerprint_of(path)
 
     def size(self, key: str) -> int:
@@ -177,6 +183,7 @@ class S3Store:
         except StorageDenied as refusal:
             log.info("the store refuses to delete many objects at once", extra={"why": str(refusal)})
             self._delete_one_by_one(keys)
+            # Only now: if single deletes are refused as well, the right to delete is missing, not the operation.
             self._deletes_many = False
             return
         if refused:
@@ -192,6 +199,7 @@ class S3Store:
             refusal = Answer(item.get("Code", ""), item.get("Message", ""), status=0, server_time=None)
             error = translate_answer(refusal, self._address(), item.get("Key", ""), now=_now())
             if isinstance(error, Transient):
+                # `_repeat` sends the whole request again; a key that is deleted by now is no error.
                 raise error
             if not isinstance(error, ObjectMissing):
                 refused.append(error)
@@ -218,6 +226,7 @@ class S3Store:
             try:
                 return request(client)
             except aws.ClientError as error:
+                # If the bucket can be listed after all, the answer to HEAD is about the object: raise it as it is.
                 if error.operation_name == "HeadObject":
                     client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
                 raise
@@ -245,6 +254,7 @@ class S3Store:
             return self._repeat(key, lambda: self._current_connection().send(upload))
 
     def _current_connection(self) -> Connection:
+        # Not in `_before_repeating`: an error raised here is translated and retried like that of the request itself.
         if self._credentials_expired:
             self._connection.renew()
             self._credentials_expired = False
@@ -253,7 +263,9 @@ class S3Store:
     def _repeat(self, key: str, attempt: Callable[[], T]) -> T:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
+            # Seconds. The jitter spreads the requests of pods that wait for the same server.
             wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
+            # Asks for the patience before each retry, because SIGTERM shortens it.
             stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience(),
             before_sleep=self._before_repeating,
             reraise=True,
@@ -269,6 +281,7 @@ class S3Store:
     def _translated(self, key: str, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
+        # Raised by Connection, which already knows the reason.
         except StoreError:
             raise
         except Exception as error:
@@ -279,6 +292,7 @@ class S3Store:
 
     def _before_repeating(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        # Only noted here; see `_current_connection`.
         if isinstance(error, CredentialsExpired):
             self._credentials_expired = True
         log.warning(

@@ -25,6 +25,7 @@ from distillchain_store.errors import (
 )
 from distillchain_store.redaction import without_userinfo
 
+# Codes of AWS and of other servers. botocore gives the HTTP status as the code of an answer without a body.
 CREDENTIAL_CODES = {
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "AllAccessDisabled", "AccountProblem", "InvalidSecurity",
@@ -95,6 +96,7 @@ def parse_answer(response: Any) -> Answer:
     """Reads the `response` of a botocore ClientError, whose parts may all be absent."""
     error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))
+    # AWS puts its time into the body of RequestTimeTooSkewed; every answer should have the header Date.
     server_time = error.get("ServerTime") or metadata.get("HTTPHeaders", {}).get("date")
     return Answer(
         str(error.get("Code") or status),
@@ -135,11 +137,13 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
         )
     if isinstance(error, CONNECTION_ERRORS):
         return _of_connection(error, address)
+    # HTML, for example, from a proxy or from a web server at the same address.
     if isinstance(error, ResponseParserError):
         return Transient(
             f"spec.storage.endpointUrl: the answer of {address.endpoint} is not S3{_through_proxy(address)}",
             "check the address",
         )
+    # After the classes above, which are derived from it.
     if isinstance(error, aws.BotoCoreError):  # its own checks of names, profiles and configuration files
         return StorageDenied(
             f"spec.storage: {without_userinfo(str(error))}; correct it or the environment's AWS configuration"
@@ -155,8 +159,10 @@ def translate_answer(answer: Answer, address: Address, key: str, *, now: datetim
         )
     if answer.code in MISSING_CODES:
         return ObjectMissing(f"{address.uri}/{key}: no such object")
+    # Before the status is looked at: it is 403, like that of wrong credentials.
     if answer.code in CLOCK_CODES:
         return _clock_skew(answer, address, now)
+    # May pass: the credentials are read again, and a file or an agent may have a new token by now.
     if answer.code in EXPIRED_CODES:
         return CredentialsExpired(
             f"spec.storage.secretRef: the session token for {address.uri} has expired ({answer.said})",
@@ -176,6 +182,7 @@ def _may_pass(answer: Answer) -> bool:
         return True
     if _is_not_implemented(answer):
         return False
+    # A status below 400 is that of an entry in the answer of DeleteObjects, which has only a code (status 0).
     named = answer.code in REGION_CODES | CREDENTIAL_CODES
     return answer.status >= 500 or (answer.status < 400 and not named)
 
@@ -194,6 +201,7 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
             f"spec.storage.secretRef: {address.endpoint} refused {address.uri} ({answer.said}); correct the "
             "credentials in the Secret, or allow them to read and write there"
         )
+    # A proxy asks for a user name; its answer never comes from S3.
     if answer.status == 407:
         return StorageDenied(
             f"spec.storage.endpointUrl: a proxy refused the request for {address.uri} ({answer.said})"
@@ -226,10 +234,12 @@ def _clock_skew(answer: Answer, address: Address, now: datetime.datetime) -> Tra
 def _of_connection(error: Exception, address: Address) -> StoreError:
     if isinstance(error, aws.SSLError):
         fault = tls_fault(error, bundle_variable=CA_BUNDLE) or bundle_fault(error, bundle_variable=CA_BUNDLE)
+        # Any other TLS error, such as a connection that is reset during the handshake, may pass.
         if fault:
             return StorageDenied(
                 f"spec.storage.endpointUrl: {address.endpoint} cannot be trusted{_through_proxy(address)}: {fault}"
             )
+    # Before the general answer: here the proxy has to be corrected, not the endpoint.
     if isinstance(error, aws.ProxyConnectionError):
         return Transient(
             f"spec.storage.endpointUrl: the proxy in {proxy_variable(address.endpoint) or 'HTTPS_PROXY'} did not "
@@ -244,6 +254,7 @@ def _of_connection(error: Exception, address: Address) -> StoreError:
 
 def _of_system(error: OSError, address: Address, key: str) -> StoreError | None:
     where = Path(error.filename).as_posix() if isinstance(error.filename, str) else f"{address.uri}/{key}"
+    # First: a disk that fills up during a download is no fault of the server, whatever botocore makes of it.
     if error.errno in FULL:
         return DiskFull(f"no space left on the disk for {where}; {DISK_REMEDY}")
     if error.filename is not None:  # of the local file, not of the connection
@@ -276,6 +287,7 @@ def _parse_time(text: object) -> datetime.datetime | None:
     for parse in (datetime.datetime.fromisoformat, parsedate_to_datetime):
         with contextlib.suppress(ValueError, TypeError):
             found = parse(str(text))
+            # A time without a zone is in UTC: both formats say so.
             return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
     return None
 
