@@ -80,6 +80,7 @@ async def _run(settings: Settings) -> int:
         lists_chains.set()
         if election is not None:
             await election.acquire()
+            # Registered last, so it runs before the connection is closed, and only in an operator that has led.
             stack.push_async_callback(election.release)
         metrics.leads()
         exit_code = 0
@@ -121,6 +122,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
             namespaces=[namespace for namespace in readable if namespace],
             insights=watched,
         )
+        # kopf returned, so SIGTERM or SIGINT arrived; the other tasks would run forever.
         for task in tasks:
             task.cancel()
 

@@ -47,11 +47,13 @@ class ApiError(Exception):
     @property
     def is_quota(self) -> bool:
         """The namespace's quota is used up; other work may free some."""
+        # A used-up quota has no reason of its own: it is Forbidden, like a missing right, with this text.
         return self.status == 403 and "exceeded quota" in self.message
 
     @property
     def has_unknown_field(self) -> bool:
         """The object has a field that the API server does not know."""
+        # The API server's strict decoder gives no reason or cause for it, only this text.
         return self.status in (400, 422) and "unknown field" in self.message
 
 
@@ -95,6 +97,7 @@ class Cluster:
 
     async def check_chains(self, namespace: str | None) -> None:
         """Checks cheaply whether `list_chains` would succeed. Raises: ApiError."""
+        # `resourceVersion=0` is answered from the API server's cache, without a read of etcd.
         await self._request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -103,6 +106,7 @@ class Cluster:
 
     async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
         """The Jobs with the chain's label."""
+        # No resourceVersion, so the answer is current. A cache could lack a Job that was created a moment ago.
         return _items(await self._request("GET", _jobs(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
 
     async def list_pods(self, namespace: str, chain: str) -> list[dict[str, Any]]:
@@ -127,6 +131,8 @@ class Cluster:
 
     async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
         """Deletes the Job with this UID, its pods first; no error if it is gone or another has its name."""
+        # Foreground: the Job stays listed until its pods are gone, so that no other pod starts beside them. The UID,
+        # because a new Job may have the name meanwhile.
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", f"{_jobs(namespace)}/{name}", body=body)
@@ -136,6 +142,7 @@ class Cluster:
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
         """Suspends or resumes the Job with this UID; no error if it is gone or another has its name."""
+        # The API server answers 409 if the Job of this name has another UID.
         metadata = {"uid": uid, "annotations": {SUSPENDED_ANNOTATION: "true" if suspend else None}}
         await self._patch_job(namespace, name, {"metadata": metadata, "spec": {"suspend": suspend}})
 
@@ -167,6 +174,7 @@ class Cluster:
             "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": f"{GROUP}/operator",
+            # The API server allows 128 characters here.
             "reportingInstance": os.environ.get("HOSTNAME", COMPONENT)[:128],
             "action": "Reconcile",
             "reason": event.reason,
@@ -200,6 +208,7 @@ class Cluster:
         user = answer.get("status", {}).get("userInfo", {})
         prefix = f"system:serviceaccount:{namespace}:"
         name, uid = user.get("username", ""), user.get("uid")
+        # A user of a kubeconfig, or a ServiceAccount elsewhere: an owner must be in the namespace of what it owns.
         if not (uid and name.startswith(prefix)):
             return None
         return {"apiVersion": "v1", "kind": "ServiceAccount", "name": name.removeprefix(prefix), "uid": uid}
@@ -250,6 +259,7 @@ class Cluster:
         try:
             document = json.loads(text)
         except ValueError:
+            # A proxy in front of the API server may answer with HTML.
             document = {"message": text[:500]}
         if not 200 <= status < 300:
             message = document.get("message") or f"{method} {path}: HTTP {status}"
@@ -279,6 +289,7 @@ class Cluster:
                 _preload_content=False,
                 _request_timeout=REQUEST_TIMEOUT_S,
             )
+            # A trainer's log may hold bytes that are not UTF-8.
             text = (await response.read()).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._answered(method, 0)

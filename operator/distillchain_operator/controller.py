@@ -71,6 +71,8 @@ class Controller:
             return None  # the garbage collector deletes its Jobs
         previous = parse_status(document, key)
         try:
+            # The API server has accepted the document: a field of a pod that only a newer cluster knows must pass
+            # (decision 12).
             plan = build_plan(parse_chain(document, from_cluster=True))
             check_work_orders(stage.work_order for stage in plan.stages)
         except BadDocument as error:
@@ -88,10 +90,13 @@ class Controller:
             defaults=JobDefaults(self._settings.trainer_image or None, self._settings.pod_template),
             progress=progress,
         )
+        # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
+        # was written first would name a Job that does not exist.
         status, retry_s = await self._act(plan, decision, key, previous)
         await self._write(document, key, previous, status)
         pod = running_pod(plan, observed)
         self._metrics.reconciled(key, status, runs_since=pod.created_at if pod else None)
+        # Progress is in the pod's log, and a new line there is no event.
         reads_progress = status.phase == "Running" and pod is not None
         due = (retry_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
         return min((time_s for time_s in due if time_s is not None), default=None)
@@ -112,6 +117,7 @@ class Controller:
         """The status of a chain whose spec is invalid. Running Jobs continue unless the spec says to suspend."""
         observed = await self._observe(document["metadata"]["uid"], key)
         running = [job for job in observed.jobs if not job.is_finished and not job.deleting]
+        # Read from the document, because the spec as a whole could not be parsed.
         if document["spec"].get("suspend") is True:
             for job in running:
                 if not job.suspend_wanted:
@@ -133,6 +139,7 @@ class Controller:
         if pod is None or (last is not None and self._monotonic() - last < self._settings.progress_s):
             return None
         self._progress_read_at[key] = self._monotonic()
+        # Only the newest progress line counts; between them the trainer logs other lines.
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
@@ -146,6 +153,7 @@ class Controller:
                 case CreateJob():
                     changes, retry_s = await self._creator.create(action, plan, key)
                     if changes:
+                        # The refusal changes phase and conditions of the chain too, so its status is built again.
                         stages = with_entry(status.stages, action.stage, **changes)
                         status = build_chain_status(plan, stages, previous=previous, now=self._clock())
                 case DeleteJob():
@@ -165,9 +173,12 @@ class Controller:
         return status, retry_s
 
     async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
+        # Most reconciles change nothing, and each write of a changed status causes another reconcile.
         if new == old:
             return
         try:
+            # If the chain was edited since it was read, this is a conflict (409), and the queue retries with a fresh
+            # read.
             await self._cluster.patch_status(
                 key.namespace,
                 key.name,
@@ -178,6 +189,8 @@ class Controller:
             if error.status == 404:
                 return  # deleted since it was read
             raise
+        # After the write: a reconcile that ended in a conflict is repeated and would count and report its changes
+        # twice.
         self._metrics.changed(key, old, new)
         for event in transitions(old, new):
             log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})

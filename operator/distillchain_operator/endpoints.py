@@ -21,6 +21,7 @@ async def serve(port: int, routes: dict[str, Handler]) -> AsyncIterator[None]:
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)
+    # Probes and scrapes would fill the log.
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

@@ -85,6 +85,7 @@ def _running_message(
             f"Job {job.name} was suspended by another controller (such as Kueue), which resumes it; to resume it "
             f"yourself: {patch}"
         )
+    # The Job controller creates a replacement with a delay, which doubles after each crash.
     elif all(pod.is_over for pod in pods):
         is_late = not pods and is_long_ago(job.started_at, now=view.now)
         notes.append("waiting for its pod" + (f"; run kubectl describe job {job.name} to see why" if is_late else ""))
@@ -94,9 +95,11 @@ def _running_message(
 
 def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int) -> list[str]:
     """How many pods of the Job were replaced, and why the last one was; nothing during a first attempt."""
+    # Evictions and interruptions use up no retry (POD_FAILURE_POLICY).
     crashed = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and not p.end.is_interruption]
     over = [pod for pod in pods if pod.is_over]
     notes = []
+    # The Job controller's number, because pods that crashed may have been deleted.
     if job.failed and crashed:
         last = fit(diagnose_pod(crashed[-1]).message, NOTE_BYTES)
         notes.append(f"attempt {attempt}, {job.failed} of {job.retries + 1} allowed crashes used: {last}")
@@ -118,6 +121,7 @@ def failed_job(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus
         )
         return failed(stage, FailureClass.CRASHED, message, job=job, attempt=attempt)
     before = view.entry_of(stage, job)
+    # The pods of a Job that timed out are deleted; what they waited for is known only from the last status.
     never_trained = before is not None and before.phase == "Running" and before.progress is None
     waited_for = (before.message or "") if before and never_trained else ""
     diagnosis = diagnose(job, view.observed.pods_of(job), waited_for=waited_for)
@@ -140,6 +144,7 @@ def blocked(view: View, stage: PlannedStage, *, leaving: set[str]) -> StageStatu
             return _waits_for(view, stage, f"the pods of Job {job.name} to terminate", stopping)
         if not job.is_finished:
             return _waits_for(view, stage, f"Job {job.name} of stage {job.stage} to finish", pods)
+    # Also pods whose Job is gone: a trainer that still stops would use the GPU and the store beside the next one.
     pods = [pod for pod in view.observed.pods if not pod.is_over]
     if not pods:
         return None
@@ -160,6 +165,7 @@ def foreign_job(job: str, chain: str) -> str:
 def _waits_for(view: View, stage: PlannedStage, what: str, pods: list[ObservedPod]) -> StageStatus:
     """The entry of a stage that waits for these pods to end, and whether they will end without the user."""
     found = [note for pod in pods if (note := describe_pod(pod, now=view.now))]
+    # One pod that needs the user holds up the stage, whatever the others do.
     note = next((note for note in found if note.needs_user), found[0] if found else None)
     entry = pending(stage, f"waiting for {what}" + (f": {note.message}" if note else ""))
     is_stuck = note is not None and note.needs_user

@@ -83,6 +83,7 @@ class JobCreator:
         if refusal is not None and refusal.job == job and refusal.until > self._monotonic():
             return Outcome(refusal.changes, refusal.until - self._monotonic())
         outcome = await self._create(action, plan, key)
+        # An outcome without changes is not kept: the Job exists, and the next reconcile sees it.
         if outcome.changes and outcome.retry_s:
             self._refusals[key] = _Refusal(job, outcome.changes, self._monotonic() + outcome.retry_s)
         return outcome
@@ -97,6 +98,8 @@ class JobCreator:
             await self._cluster.create_job(action.job, dry_run=True)
             await self._cluster.create_job(action.job)
         except ApiError as error:
+            # No answer: the Job may exist or not. The queue retries, and its name, which never changes, prevents a
+            # second one.
             if not error.status:
                 raise
             if error.status == 409:
@@ -107,10 +110,12 @@ class JobCreator:
         return CREATED
 
     def _refused(self, action: CreateJob, plan: Plan, key: ChainKey, error: ApiError, *, what: str) -> Outcome:
+        # A 403 as well, but the user has nothing to correct.
         if error.is_namespace_terminating:
             return Outcome(_waits("the namespace is being deleted"), REFUSED_RETRY_S)
         fields = {"chain": str(key), "stage": action.stage, "error": error.message}
         reason = f"the API server refused {what}: {error.message}; retrying every {REFUSED_RETRY_S:.0f} s"
+        # A quota may be free again, and 429 or 5xx pass, without the user: the stage waits and has not failed.
         if error.is_quota or not error.is_refusal:
             log.warning("job not accepted yet", extra=fields)
             return Outcome(_waits(reason), REFUSED_RETRY_S)

@@ -59,6 +59,8 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
+            # The hash does not cover the chain's UID: the Job of a deleted chain of this name is a conflict, not a
+            # second Job.
             "name": job_name(chain.name, stage.name, sha256_of(spec)),
             "namespace": chain.metadata.namespace,
             "labels": _labels(chain, stage),
@@ -117,6 +119,7 @@ def _labels(chain: DistillationChain, stage: PlannedStage) -> dict[str, str]:
 
 
 def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
+    # Of the Job, so it bounds all attempts together.
     deadline = {"activeDeadlineSeconds": stage.timeout_s} if stage.timeout_s else {}
     return {
         "completions": 1,
@@ -137,8 +140,10 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
     trainer = next((c for c in containers if c["name"] == TRAINER_CONTAINER), None)
     if trainer is None:
         trainer = {"name": TRAINER_CONTAINER}
+        # First, because kubectl logs and exec choose the first container by default.
         containers.insert(0, trainer)
     mounts, volumes = trainer.get("volumeMounts") or [], spec.get("volumes") or []
+    # The root file system is read-only, and the trainer and its libraries need a place to write.
     if not any((mount.get("mountPath") or "").rstrip("/") == TMP for mount in mounts):
         mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": TMP}]
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
@@ -159,7 +164,9 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
                 "seccompProfile": {"type": "RuntimeDefault"},
                 **(spec.get("securityContext") or {}),
             },
+            # podFailurePolicy requires it.
             "restartPolicy": "Never",
+            # A trainer never calls the API server.
             "automountServiceAccountToken": False,
             "containers": containers,
             "volumes": volumes,
@@ -186,6 +193,7 @@ def _write_trainer(
         image=image,
         env=[*users_env, *homes, *own_env],
         volumeMounts=mounts,
+        # The operator reads the answer from this file. FallbackToLogsOnError would put log lines in its place.
         terminationMessagePath="/dev/termination-log",
         terminationMessagePolicy="File",
         securityContext={
@@ -195,6 +203,7 @@ def _write_trainer(
             **(trainer.get("securityContext") or {}),
         },
     )
+    # Arguments alone belong to the entrypoint of the user's own image.
     if not trainer.get("command") and not trainer.get("args"):
         trainer["command"] = list(COMMAND)
     if stage.resources:
@@ -214,6 +223,7 @@ def _trainer_env(chain: DistillationChain, stage: PlannedStage) -> list[dict[str
         [
             _from_secret("AWS_ACCESS_KEY_ID", secret.name),
             _from_secret("AWS_SECRET_ACCESS_KEY", secret.name),
+            # Only temporary credentials have one.
             _from_secret("AWS_SESSION_TOKEN", secret.name, optional=True),
         ]
         if secret
@@ -221,6 +231,7 @@ def _trainer_env(chain: DistillationChain, stage: PlannedStage) -> list[dict[str
     )
     return [
         {"name": WORK_ORDER_ENV, "value": _escaped(stage.work_order.to_json())},
+        # The pod's UID: no two attempts write into the same folder of the store.
         {"name": ATTEMPT_ENV, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
         *credentials,
     ]

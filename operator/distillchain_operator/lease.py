@@ -82,6 +82,8 @@ class Election:
             return "another candidate was faster" if error.status == 409 else error.message
 
     async def _read_and_take(self) -> str:
+        # The time before the request counts: a slow answer may then only shorten this candidate's term, never overlap
+        # with its successor's.
         asked_at = self._now()
         found = await self._cluster.get_lease(self._namespace, self._name)
         if found is None:
@@ -89,13 +91,18 @@ class Election:
             self._lease = await self._cluster.create_lease(metadata, self._spec({}))
         else:
             self.is_candidate = True
+            # Only whether the lease changed counts, because its times come from another machine's clock. At the first
+            # read the candidate waits for a whole duration: it cannot know when the holder last renewed.
             if _record(found) != _record(self._lease):
                 self._changed_at = self._now()
             self._lease = found
             holder = found["spec"].get("holderIdentity")
+            # The holder's duration, which another release may have set; a lease with an empty spec has none.
             duration_s = found["spec"].get("leaseDurationSeconds") or self._timing.duration_s
+            # No holder: it was released, and need not expire.
             if holder and self._now() - self._changed_at <= duration_s:
                 return f"{holder} leads"
+            # The resourceVersion is the one that was read, so only one of several candidates can succeed.
             self._lease = await self._take(found | {"spec": self._spec(found["spec"])})
         self.is_candidate = self.leads = True
         self._renewed_at = asked_at
@@ -116,6 +123,7 @@ class Election:
         owner = await self._cluster.own_service_account(self._namespace)
         if owner is None:
             return metadata
+        # One owner of this kind: the ServiceAccount of an earlier installation may be gone.
         others = [each for each in metadata.get("ownerReferences", []) if each["kind"] != owner["kind"]]
         return metadata | {"ownerReferences": [*others, owner]}
 
@@ -129,6 +137,7 @@ class Election:
                 await asyncio.sleep(self._timing.retry_s)
                 await self._renew()
         except LeadershipLost:
+            # `release` must not overwrite the lease of the successor.
             self.leads = False
             raise
 
@@ -136,6 +145,7 @@ class Election:
         deadline, refused = self._renewed_at + self._timing.deadline_s, "the API server does not answer"
         while True:
             try:
+                # One deadline for all tries: it counts from the last renewal that succeeded.
                 async with asyncio.timeout_at(deadline):
                     asked_at = self._now()
                     spec = self._lease["spec"] | {"renewTime": _micro_time()}
@@ -146,6 +156,7 @@ class Election:
                 raise LeadershipLost(f"not renewed for {self._timing.deadline_s:.0f} s: {refused}") from None
             except ApiError as error:
                 refused = error.message
+                # 409 may also be our own write, whose answer was lost.
                 if error.status in (404, 409):
                     await self._read_again()
             await asyncio.sleep(self._timing.retry_s)
@@ -166,6 +177,7 @@ class Election:
         if not self.leads:
             return
         self.leads = False
+        # As client-go releases: 1 second, because the API server accepts no duration of 0.
         spec = self._lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time()}
         try:
             async with asyncio.timeout(self._timing.retry_s):
@@ -180,7 +192,7 @@ class Election:
             "leaseDurationSeconds": self._timing.duration_s,
             "acquireTime": now,
             "renewTime": now,
-            "leaseTransitions": before.get("leaseTransitions", -1) + 1,
+            "leaseTransitions": before.get("leaseTransitions", -1) + 1,  # 0 in a new lease
         }
 
     def _now(self) -> float:
@@ -192,4 +204,5 @@ def _record(lease: dict[str, Any]) -> dict[str, Any]:
 
 
 def _micro_time() -> str:
+    # Kubernetes' MicroTime: always six decimals, unlike `isoformat`, which omits them if they are zero.
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -37,6 +37,7 @@ class FieldFormatter(logging.Formatter):
                 "event": record.getMessage(),
                 **extra,
             }
+            # `default`: a field may hold any object, and a log line must not raise.
             return json.dumps({**line, "traceback": trace} if trace else line, default=str)
         fields = "".join(f" {key}={value}" for key, value in extra.items())
         return f"{moment} {record.levelname} {record.getMessage()}{fields}" + (f"\n{trace}" if trace else "")

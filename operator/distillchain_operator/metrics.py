@@ -102,7 +102,9 @@ class Metrics:
             "Time of the last complete list of chains; before the first, the time when the operator became the leader.",
             registry=registry,
         )
+        # Not 0, which an alert on old resyncs would read as 1970.
         self._resynced.set(clock())
+        # Series exist from the start, because `increase` does not count the first value of a new one.
         for outcome in get_args(Outcome):
             self._reconciles.labels(outcome)
         for outcome in ("created", "refused"):
@@ -197,6 +199,7 @@ class Metrics:
         """Counts what changed when the status of a chain was written."""
         for entry in new.stages:
             before = old.stage_named(entry.name)
+            # Statuses of two different Jobs say nothing about replaced pods: attempts count from 1 in each.
             same = before is not None and (before.digest, before.job) == (entry.digest, entry.job)
             if before is not None and same and entry.attempt > max(before.attempt, 1):
                 self._replaced.labels(key.namespace).inc(entry.attempt - max(before.attempt, 1))

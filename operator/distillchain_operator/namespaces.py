@@ -15,8 +15,8 @@ from kopf._cogs.structs.references import Insights
 from distillchain_operator.cluster import ApiError, Cluster
 
 CONNECT_RETRY_S = 2.0
-RECHECK_S = 5.0
-UNREADABLE = (403, 404)
+RECHECK_S = 5.0  # well below the minute of refusals after which kopf would exit
+UNREADABLE = (403, 404)  # no Role there (yet); the CRD is not installed (yet)
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched
     logged: set[str | None] | None = None
     while True:
         readable = await _readable_now(cluster, namespaces)
+        # Compared with what was logged, not with kopf's set, which kopf may have filled before the first check.
         if readable is not None and readable != logged:
             logged = readable
             works_in = ",".join(name for name in namespaces if name in readable)

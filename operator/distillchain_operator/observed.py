@@ -21,6 +21,7 @@ from distillchain_operator.labels import (
     TRAINER_CONTAINER,
 )
 
+# The second is the name before Kubernetes 1.27.
 JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
 
@@ -173,6 +174,7 @@ class Observed:
 def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> Observed:
     """The Jobs that the chain of this UID controls, and all of the pods."""
     jobs = tuple(jobs)
+    # By owner, not by label: anybody may put our label on a Job, and a deleted chain's Jobs still have it.
     owned = tuple(parse_job(job) for job in jobs if is_controlled_by(job, chain_uid))
     foreign = frozenset(job["metadata"]["uid"] for job in jobs if not is_controlled_by(job, chain_uid))
     return Observed(jobs=owned, pods=tuple(parse_pod(pod) for pod in pods), foreign_jobs=foreign)
@@ -189,11 +191,14 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
+    # Complete and Failed are final. SuccessCriteriaMet and FailureTarget, which newer releases set first, are not: pods
+    # may still be stopping.
     state, decisive = JobState.ACTIVE, {}
     if "Complete" in conditions:
         state, decisive = JobState.SUCCEEDED, conditions["Complete"]
     elif "Failed" in conditions:
         state, decisive = JobState.FAILED, conditions["Failed"]
+    # The Job controller clears the condition a moment after `suspend` is false again.
     elif "Suspended" in conditions and spec.get("suspend"):
         state = JobState.SUSPENDED
     return ObservedJob(
@@ -208,6 +213,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         noted_suspended=SUSPENDED_ANNOTATION in annotations,
         created_at=metadata.get("creationTimestamp", ""),
         started_at=status.get("startTime", ""),
+        # A failed Job has no completionTime.
         finished_at=status.get("completionTime") or decisive.get("lastTransitionTime", ""),
         active=status.get("active", 0),
         failed=status.get("failed", 0),
@@ -231,7 +237,9 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
     # The user's own containers, init containers too, may wait for an image or a Secret as well.
     users = [c for c in containers if c is not trainer] + (status.get("initContainerStatuses") or [])
     everyone = [trainer, *users]
+    # With restartPolicy Never, the trainer's current state is its only one.
     state = trainer.get("state") or {}
+    # Only of the user's containers; how the trainer ended is in `end`.
     broken = next((c for c in users if _exit_code(c)), None)
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     return ObservedPod(
@@ -268,6 +276,7 @@ def _exit_code(container: dict[str, Any]) -> int:
 def _how_it_ended(container: dict[str, Any]) -> str:
     terminated = container["state"]["terminated"]
     reason = terminated.get("reason", "")
+    # The kubelet says `Error` for every exit code but 0, which adds nothing.
     named = f" ({reason})" if reason not in ("", "Error") else ""
     words = terminated.get("message", "").strip()
     return f"ended with exit code {_exit_code(container)}{named}" + (f": {words}" if words else "")

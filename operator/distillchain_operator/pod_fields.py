@@ -58,8 +58,10 @@ def build_table() -> dict[str, Any]:
         fields = {}
         for attribute, kind in model.openapi_types.items():
             fields[model.attribute_map[attribute]] = QUANTITIES.get((name, attribute)) or _type(kind)
+            # Only models: `list` and `str` are words of a type too.
             waiting += [found for found in re.findall(r"\w+", kind) if hasattr(models, found)]
         types[_short(name)] = dict(sorted(fields.items()))
+    # The client's major version is the minor version of Kubernetes.
     return {"kubernetes": f"1.{version('kubernetes').split('.')[0]}", "types": dict(sorted(types.items()))}
 
 

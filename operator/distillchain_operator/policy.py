@@ -25,10 +25,12 @@ POD_FAILURE_POLICY: dict[str, Any] = {
     # network, no store) must not fail the chain.
     "rules": [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        # After SIGTERM the trainer has saved its state and resumes from it, so this is no crash and uses no retry.
         {
             "action": "Ignore",
             "onExitCodes": {"containerName": TRAINER_CONTAINER, "operator": "In", "values": [EXIT_INTERRUPTED]},
         },
+        # A retry would fail in the same way until the user changes something.
         {
             "action": "FailJob",
             "onExitCodes": {"containerName": TRAINER_CONTAINER, "operator": "In", "values": list(FATAL_EXIT_CODES)},
@@ -54,7 +56,7 @@ LONG = timedelta(minutes=2)
 OVERDUE = timedelta(minutes=3)
 
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
-"""Of two classes with one exit code, the first in the table; only the trainer's own answer can tell them apart."""
+"""If two classes share an exit code: the first one in the table. Only the trainer's own answer tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,12 @@ def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "")
             FailureClass.DEADLINE_EXCEEDED,
             f"ran longer than its timeout of {job.deadline_s} s; raise timeout: training resumes from the saved state",
         )
+    # The newest failed pod decided; an older one may have crashed for another reason and was replaced.
     last = next((pod for pod in reversed(pods) if pod.phase == "Failed"), None)
     if last is None:
         return Diagnosis(FailureClass.CRASHED, _without_pods(job))
     found = diagnose_pod(last)
+    # A Job that a fatal exit code failed has the reason PodFailurePolicy: there, earlier attempts did not matter.
     if job.reason == "BackoffLimitExceeded" and job.failed > 1:
         return Diagnosis(found.failure_class, fit(f"{found.message} (the last of {job.failed} failed attempts)"))
     return found
@@ -108,12 +112,14 @@ def _without_pods(job: ObservedJob) -> str:
 def diagnose_pod(pod: ObservedPod) -> Diagnosis:
     """Why a failed pod failed."""
     end = pod.end
+    # The trainer did not fail, so the pod failed because of this container.
     if pod.broken_container and (end is None or end.exit_code == 0):
         name, where = pod.broken_container, f"kubectl logs {pod.name} -c {pod.broken_container}"
         return Diagnosis(FailureClass.CRASHED, fit(f"container {name} of pod {pod.name} {pod.broken_how}; see {where}"))
     if end is None:
         why = pod.rejected or pod.disrupted or "no reason given"
         return Diagnosis(FailureClass.POD_REJECTED, fit(f"pod {pod.name} did not run: {why}"))
+    # The trainer knows more than its exit code says, which several classes share.
     if isinstance(end.answer, Failed):
         return Diagnosis(end.answer.failure_class, end.answer.message)
     if end.reason == "OOMKilled":
@@ -122,6 +128,7 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
             f"pod {pod.name} was OOMKilled (exit code {end.exit_code}): it exceeded its memory limit; lower "
             "microBatchSize (the digest stays the same), or raise resources.limits.memory",
         )
+    # 137 is any SIGKILL, such as the end of the grace period. Only the reason OOMKilled proves a lack of memory.
     if end.exit_code == OOM_KILLED_EXIT_CODE:
         return Diagnosis(
             FailureClass.CRASHED, f"pod {pod.name} was killed (exit code {end.exit_code}); see kubectl logs {pod.name}"
@@ -141,6 +148,7 @@ def is_long_ago(since: str, *, now: datetime) -> bool:
 
 def overdue_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
     """The time from now until a pod that does not stop needs the user; None for a pod that need not stop."""
+    # A pod without a node is deleted at once, because no kubelet has to confirm that it has stopped.
     if pod.is_over or not pod.stop_by or not pod.node:
         return None
     return datetime.fromisoformat(pod.stop_by) + OVERDUE - now
@@ -159,14 +167,17 @@ def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
     if pod.deleting:
         return PodNote(f"pod {pod.name} is stopping" + (f" ({pod.disrupted})" if pod.disrupted else ""))
     broken = _cannot_start(pod)
+    # A sidecar that cannot start does not stop the trainer, so it is named and does not stall the chain.
     if pod.running:
         return PodNote(broken) if broken else None
+    # The Job finishes only when every container has ended, so the next stage waits for this one.
     if pod.end is not None:
         names = ", ".join(pod.others_running)
         left = f"container {names} of pod {pod.name} still runs" if names else f"pod {pod.name} is still stopping"
         return PodNote(fit(f"the trainer has finished, but {broken or left}"), needs_user=bool(broken))
     if broken:
         return PodNote(broken, needs_user=True)
+    # Not stuck: a node may become free without the user.
     if pod.unschedulable:
         return PodNote(fit(f"pod {pod.name} is waiting for a node: {pod.unschedulable}"))
     if is_long_ago(pod.created_at, now=now):

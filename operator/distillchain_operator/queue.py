@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
+# A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
 
@@ -47,6 +48,7 @@ class WorkQueue(Generic[Key]):
     def add(self, key: Key) -> None:
         """Queues `key`."""
         if key in self._busy:
+            # The worker may have read the chain before this event.
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
@@ -56,6 +58,7 @@ class WorkQueue(Generic[Key]):
         """Queues `key` in `delay_s`, unless it is due sooner already."""
         loop = asyncio.get_running_loop()
         known = self._timers.get(key)
+        # The earlier run returns the next delay itself, so the later timer is not needed.
         if known is not None and known.when() <= loop.time() + delay_s:
             return
         if known is not None:
@@ -79,6 +82,7 @@ class WorkQueue(Generic[Key]):
     async def _worker(self) -> None:
         while True:
             key = await self._ready.get()
+            # No await between these lines, so `add` always finds the key in one of the two sets.
             self._waiting.discard(key)
             self._busy.add(key)
             try:
@@ -86,16 +90,19 @@ class WorkQueue(Generic[Key]):
                 self._failures.pop(key, None)
             except Exception as error:  # one chain must not stop the others
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
+                # An outage of hours would make the exponent overflow a float; 2 ** 20 is far above the maximum.
                 delay_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 20), MAX_BACKOFF_S)
                 log.warning(
                     "reconcile failed, will be retried",
                     extra={"key": str(key), "failures": failures, "delay_s": delay_s, "error": str(error)},
+                    # The API server's own message says enough; a traceback is for our mistakes.
                     exc_info=not getattr(error, "is_expected", False),
                 )
             finally:
                 self._busy.discard(key)
             if delay_s is not None:
                 self.add_after(key, delay_s)
+            # After the key left `_busy`, or `add` would only note it again.
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)

@@ -43,11 +43,14 @@ def reconcile(
     """
     view = View(plan, observed, previous, defaults, progress, now)
     actions: list[Action] = [*_delete_outdated(view), *_follow_suspend(view), *_note_pods(view)]
+    # `observed` still lists the Jobs that are deleted here; a step must not take one of them for the running Job.
     leaving = {action.name for action in actions if isinstance(action, DeleteJob)}
     stages: list[StageStatus] = []
     waits_for = ""
     for stage in plan.stages:
         if waits_for:
+            # Later stages are judged now, not when their turn comes: by then status has the new generation, and a gate
+            # that the edit tightened would no longer be noticed.
             stages.append(_later_entry(view, stage, waits_for))
             continue
         entry, more = _step(view, stage, leaving=leaving)
@@ -55,6 +58,7 @@ def reconcile(
         actions.extend(more)
         if entry.phase != "Committed":
             waits_for = stage.name
+    # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
     return Decision(tuple(actions), status, look_again_s=_look_again_s(view))
@@ -62,12 +66,14 @@ def reconcile(
 
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
     """The pod whose log has the chain's progress."""
+    # By labels, not by name: after an edit of the image the Job keeps running under its old name.
     wanted = {(stage.name, digest_label(stage.digest)) for stage in plan.stages}
     jobs = {job.uid for job in observed.jobs if (job.stage, job.digest) in wanted and not job.deleting}
     return next((pod for pod in observed.pods if pod.running and pod.job_uid in jobs and not pod.deleting), None)
 
 
 def _look_again_s(view: View) -> float | None:
+    # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
 
@@ -96,6 +102,8 @@ def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:
         if view.is_wanted(job)
         and not job.is_finished
         and not job.deleting
+        # Only a suspension with our note is undone, or Kueue could never hold a Job back. A note is removed even if
+        # another controller resumed the Job: otherwise the operator would resume what Kueue suspends next.
         and (not job.suspend_wanted if view.suspends else job.noted_suspended)
     ]
 
@@ -103,6 +111,7 @@ def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:
 def _note_pods(view: View) -> list[NotePods]:
     notes = []
     for job in view.observed.jobs:
+        # Recorded while the pods are listed: an evicted pod is deleted and counted nowhere else.
         seen = view.pods_so_far(job)
         if seen != job.noted_pods and not job.is_finished and not job.deleting:
             notes.append(NotePods(job.name, job.uid, tuple(sorted(seen))))
@@ -127,20 +136,25 @@ def _step(view: View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageS
     damaged_at = _found_damaged_at(view, stage)
     if before is not None and not damaged_at and _stays_committed(view, stage, before, job=wanted.name):
         return before, []
+    # A commit counts whatever the phase of the Job: a sidecar may fail, or the timeout expire, a moment after it.
     if committed := _committed_by_job(view, stage, wanted=wanted.name, after=damaged_at):
         return committed, []
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
+    # An upgrade of the operator gives Jobs other names. That alone must not retry a stage that failed.
     finished = view.observed.by_name.get(wanted.name) or _failed_before(view, before)
     if finished is not None and not finished.deleting and finished.name not in leaving:
         return _with_finished_job(view, stage, finished, damaged_at=damaged_at)
+    # Below a failed Job, because a stage that failed stays Failed while the chain is suspended.
     if view.suspends:
         return StageStatus(name=stage.name, phase="Suspended", digest=stage.digest, message="suspended"), []
+    # Below the Jobs that exist: an operator that lost its default image must not fail a stage that runs.
     if wanted.manifest is None:
         return entries.failed(stage, FailureClass.POD_REJECTED, wanted.fault), []
     if blocked := entries.blocked(view, stage, leaving=leaving):
         return blocked, []
+    # Running before the Job exists; if the API server refuses the Job, the controller corrects this entry.
     entry = StageStatus(
         name=stage.name, phase="Running", digest=stage.digest, job=wanted.name, message="waiting for its pod"
     )
@@ -150,6 +164,8 @@ def _step(view: View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageS
 def _with_running_job(
     view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str
 ) -> tuple[StageStatus, list[Action]]:
+    # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
+    # started is not stopped for it.
     if job.name == wanted or not wanted or view.has_started(job):
         return entries.running(view, stage, job), []
     # Its pod waits for a node, an image, a Secret or the end of a crash's backoff. The edit may be the correction, and
@@ -162,6 +178,7 @@ def _with_finished_job(
     view: View, stage: PlannedStage, job: ObservedJob, *, damaged_at: str
 ) -> tuple[StageStatus, list[Action]]:
     """The wanted Job has finished, and none of its pods has answered that the stage is committed."""
+    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
     if damaged_at and job.created_at <= damaged_at:
         return _run_again(stage, job, why="the next stage found its checkpoint damaged")
     before = view.entry_of(stage, job)
@@ -196,14 +213,16 @@ def _build(view: View, stage: PlannedStage) -> _Wanted:
 
 def _stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job: str) -> bool:
     """Whether a stage that is committed by its status needs nothing; an edit may have tightened a gate."""
+    # Without an edit the metrics are not compared: they are rounded, so a metric equal to its gate would run again
+    # after each upgrade of the operator. A Job of the same name had the same gates, which are part of its work order.
     return entry.phase == "Committed" and (not view.was_edited or entry.job == job or surely_meets_gates(stage, entry))
 
 
 def _found_damaged_at(view: View, stage: PlannedStage) -> str:
-    """When the next stage failed because this one's checkpoint is damaged or missing, if that failure is retried.
+    """The time when the next stage failed because this one's checkpoint is damaged or missing; empty otherwise.
 
-    It is retried when its Job was deleted. Then the status of this stage is not trusted: its trainer verifies the
-    checkpoint, or trains it again if the user has deleted the manifest. Empty otherwise.
+    Also empty until the user retries that failure by deleting its Job. Then the status of this stage is not trusted:
+    its trainer verifies the checkpoint, or trains again if the user has deleted the manifest.
     """
     following = next((later for later in view.plan.stages if later.teacher_digest == stage.digest), None)
     entry = view.previous_entry(following) if following else None
@@ -227,6 +246,8 @@ def _committed_by_job(view: View, stage: PlannedStage, *, wanted: str, after: st
     Args:
         after: a Job created at or before this moment does not count.
     """
+    # A Job of another name may have run under other gates, so it commits the stage only if it surely meets the present
+    # ones.
     jobs = sorted(view.jobs_of(stage), key=lambda job: (job.name != wanted, job.created_at))
     for job in jobs:
         answered = view.answer_of(stage, job)

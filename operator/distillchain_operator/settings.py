@@ -100,6 +100,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
+    # NaN fails this comparison too.
     if not 0 < seconds < float("inf"):
         raise ValueError("a number of seconds above 0")
     return seconds

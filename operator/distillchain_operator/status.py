@@ -83,6 +83,7 @@ def committed_entry(
         finished_at=finished_at,
         elapsed_seconds=f"{answer.elapsed_s:.1f}",
         examples_per_second=f"{answer.examples_per_second:.1f}",
+        # The success must not hide it: without this message only the report would show a student at chance.
         message=f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None,
         warnings=bounded_warnings(answer.warnings),
     )
@@ -114,7 +115,7 @@ def metric_of(model: MeasuredStatus | None, metric: str, *, split: Literal["vali
 
 
 def root_teacher(plan: Plan, stages: Sequence[StageStatus]) -> MeasuredStatus | None:
-    """The root teacher as stage zero measured it if the chain fine-tunes it, else as the first student's stage did."""
+    """The root teacher: the model of stage zero if the chain fine-tunes it, else what the first stage measured."""
     entry = next((entry for entry in stages if entry.name == plan.stages[0].name), None)
     if entry is None:
         return None
@@ -191,6 +192,7 @@ def _is_stuck(entry: StageStatus) -> bool:
 
 
 def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None, *, pods_run: bool) -> _Facts:
+    # A failure comes first: it needs the user even while a later stage still runs or the chain is suspended.
     failed = next((entry for entry in stages if entry.phase == "Failed"), None)
     if failed is not None:
         reason = failed.failure_class or FailureClass.CRASHED
@@ -203,6 +205,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     has_started = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
     phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if has_started else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
+    # Before `Suspended`: a pod that does not stop on a lost node needs the user in a suspended chain too.
     if _is_stuck(current):
         return _Facts(phase, str(current.failure_class), sentence)
     if phase == "Suspended":
@@ -237,6 +240,7 @@ def _conditions(
     reconciling = facts.phase in ("Pending", "Running") or (facts.phase == "Suspended" and not suspended)
     truths: dict[ConditionType, bool] = {
         "Ready": succeeded,
+        # kstatus reads Reconciling as `still in progress`, so tools would wait for a chain that needs the user.
         "Reconciling": reconciling and not stalled,
         "Stalled": stalled,
         "Succeeded": succeeded,
@@ -246,6 +250,7 @@ def _conditions(
     conditions = []
     for kind, truth in truths.items():
         status: Literal["True", "False"] = "True" if truth else "False"
+        # By Kubernetes' convention the transition time follows `status` alone, not reason and message.
         old = before.get(kind)
         conditions.append(
             Condition(
@@ -288,6 +293,8 @@ def status_patch(status: ChainStatus) -> dict[str, Any]:
     """`status` as a merge patch: a removed field is null, or the API server would keep it."""
     document = status.to_document()
     patch = {_camel(name): document.get(_camel(name)) for name in ChainStatus.model_fields}
+    # A merge patch also merges into objects, so the fields that `result` no longer has must be null as well. Lists
+    # are replaced as a whole and need none.
     if status.result is not None:
         patch["result"] = status.result.model_dump(mode="json", by_alias=True)
     return patch

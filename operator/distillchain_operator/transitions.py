@@ -41,9 +41,11 @@ def _invalid(status: ChainStatus) -> str:
 
 
 def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
+    # After an edit the same phase is news again: the stage has another digest or Job.
     same = old is not None and old.digest == new.digest and old.job == new.job
     if old is not None and same and old.phase == new.phase:
         return []
+    # A resumed Job was announced when it started; `Resumed` is the event of the chain.
     if new.phase == "Running" and not (old is not None and same and old.phase == "Suspended"):
         return [ChainEvent("StageStarted", f"stage {new.name}: Job {new.job}")]
     if new.phase == "Committed" and not (old is not None and old.digest == new.digest and old.phase == "Committed"):

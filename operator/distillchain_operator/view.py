@@ -43,10 +43,12 @@ class View:
         An operator of another release, or with another default image, would give Jobs other names; that alone is no
         reason to run anything again.
         """
+        # The API server raises `generation` at each edit of the spec, but not when status or labels are written.
         return self.previous.observed_generation != self.plan.chain.metadata.generation
 
     def is_wanted(self, job: ObservedJob) -> bool:
         """Whether the Job is of a stage as the spec has it now."""
+        # By name and digest: an edit of the image or placement keeps both, and the Job is still wanted.
         return (job.stage, job.digest) in {(stage.name, digest_label(stage.digest)) for stage in self.plan.stages}
 
     def jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
@@ -66,6 +68,7 @@ class View:
     def entry_of(self, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
         """What status says of this very Job; an earlier one may have had the same name."""
         entry = self.previous_entry(stage)
+        # A Job that was deleted to retry a stage is created again under the same name, so the time tells them apart.
         return entry if entry and entry.job == job.name and entry.started_at == job.created_at else None
 
     def has_started(self, job: ObservedJob) -> bool:
@@ -83,6 +86,8 @@ class View:
         """Number of the Job's pods so far, evicted and deleted ones included."""
         before = self.entry_of(stage, job)
         known = before.attempt if before else 0
+        # Each source misses some: the Job controller does not count evicted pods, deleted pods are not listed, and
+        # status has only what an earlier reconcile saw.
         return max(known, job.active + job.failed + job.succeeded, len(self.pods_so_far(job)))
 
     def answer_of(self, stage: PlannedStage, job: ObservedJob) -> tuple[Committed, ObservedPod] | None:
@@ -91,6 +96,7 @@ class View:
         A sidecar may fail, or the timeout expire, a moment after the commit.
         """
         for pod in reversed(self.observed.pods_of(job)):
+            # Both must agree: the message of a trainer that ended with another code does not count as a commit.
             answer = pod.end.answer if pod.end and pod.end.exit_code == EXIT_COMMITTED else None
             if isinstance(answer, Committed) and answer.digest == stage.digest:
                 return answer, pod
