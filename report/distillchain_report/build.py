@@ -48,12 +48,14 @@ def build_report(
     """
     committed = [stage for stage in stages if stage.manifest]
     last = committed[-1] if committed else None
+    # From the last recipe in the store, which a report without the chain's file knows as well.
     task = last.manifest.recipe.get("task", {}) if last and last.manifest else None
     others: list[Metric] = []
     if last and last.manifest and task is not None:
         metric, others = _metrics(task, last.manifest)
     section = section_of(task or {})
     root = build_root(stages, metric, section)
+    # Each stage is taught by the one before, and the first by the root teacher.
     teachers = [None, *stages[:-1]]
     parts = [
         _stage(stage, before, root, metric, chain, section) for stage, before in zip(stages, teachers, strict=True)
@@ -67,6 +69,7 @@ def build_report(
         manifests=manifests_digest([stage.manifest for stage in stages if stage.manifest]),
         outcome=_outcome(parts),
         doubts=_doubts(parts, details),
+        # Written below, from the finished report.
         verdict="",
         metric=MetricFacts.of(metric),
         other_metrics=[MetricFacts.of(other) for other in others],
@@ -96,6 +99,7 @@ def _metrics(task: Mapping[str, Any], manifest: Manifest) -> tuple[Metric, list[
     known = {metric.name: metric for metric in (known_type.metrics if known_type else ())}
     found = {name: known.get(name, Metric(name, name, is_share=False)) for name in manifest.student.metrics.validation}
     name = task.get("metric")
+    # The manifest of another release may lack the metric that its recipe names; any measured one is better than none.
     deciding = found.pop(name if name in found else next(iter(found)))
     return deciding, list(found.values())
 
@@ -131,6 +135,7 @@ def _doubts(stages: Sequence[StageReport], details: SectionDetails | None) -> li
 
 def _is_own_teacher(before: LoadedStage, manifest: Manifest) -> bool:
     """Whether the stage before, as it is committed now, taught this stage."""
+    # By the weights, not by the digest: a stage that was trained again has the same digest and other weights.
     teacher = manifest.teacher
     return before.manifest is not None and teacher is not None and before.manifest.student.revision == teacher.revision
 
@@ -145,6 +150,7 @@ def _breaks(stage: LoadedStage, before: LoadedStage | None, root: Root | None) -
             f"{stage.wanted.name}: its teacher was {before.wanted.name} with other weights "
             f"({short(manifest.teacher.revision)}) than are committed now ({short(before.manifest.student.revision)})"
         )
+    # By the content of the rows: a data set can be replaced under the same URI, which is all that a digest contains.
     if root and stage.rows_sha256 != root.rows_sha256:
         found.append(f"{stage.wanted.name}: measured on other validation rows than the root teacher; not compared")
     return found
@@ -166,6 +172,7 @@ def _stage(
         teacher_name=before.wanted.name if before else TEACHER_STAGE,
         phase=phase,
         message=message,
+        # Status also gives a class to a stage that is stuck but has not failed.
         failure_class=wanted.failure_class if phase == "Failed" else None,
     )
     if manifest is None:
@@ -201,6 +208,7 @@ def _phase(stage: LoadedStage) -> tuple[StagePhase, str | None]:
     """The phase of a stage and what there is to say about it, from its status and from the store."""
     wanted = stage.wanted
     if stage.manifest is not None:
+        # Status knows of a tightened gate or a damaged checkpoint, which the manifest does not show.
         return ("Failed", wanted.message) if wanted.phase == "Failed" else ("Committed", None)
     if wanted.phase == "Committed":
         return "Failed", stage.unreadable or "its commit is no longer in the store"
@@ -220,6 +228,7 @@ def _outcome(stages: Sequence[StageReport]) -> Outcome:
 
 
 def _is_reused(stage: LoadedStage, chain: str) -> bool:
+    # Status knows more: the store cannot tell whether an earlier run of this chain trained the stage.
     if stage.wanted.reused is not None:
         return stage.wanted.reused
     return stage.manifest is not None and stage.manifest.chain != chain
@@ -227,6 +236,7 @@ def _is_reused(stage: LoadedStage, chain: str) -> bool:
 
 def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
     run, environment = manifest.run, manifest.environment
+    # A manifest without a device counts as CPU: better no GPU-hours than invented ones.
     on_gpu = not environment.get("device", "cpu").startswith("cpu")
     return Run(
         chain=manifest.chain,

@@ -33,6 +33,7 @@ def build_root(stages: Sequence[LoadedStage], metric: Metric, section: Section[A
     first = stages[0]
     if first.manifest is None or first.rows_sha256 is None:
         return None
+    # A teacher's predictions on test are not kept, so there is no interval for them.
     facts, answers, on_test = first.manifest.teacher, first.answers.teacher, None
     if facts is None:
         facts, answers, on_test = first.manifest.student, first.answers.student, first.answers.on_test
@@ -92,6 +93,7 @@ def _retention(
     model: ModelReport, stage: LoadedStage, root: Root, metric: Metric, section: Section[Any]
 ) -> Estimate | None:
     """The share of the root teacher's metric that a student keeps; None if they were measured on different rows."""
+    # On other rows the difference may come from the rows instead of the models.
     if stage.rows_sha256 != root.rows_sha256:
         return None
     value = retention(model.metric.value, root.model.metric.value, metric)

@@ -28,8 +28,10 @@ def walk_back(store: ReadableStore, digest: str) -> list[Manifest]:
     current: str | None = digest
     while current is not None:
         manifest = read_manifest(store, current)
+        # A teacher was committed before its student, so its manifest was deleted later.
         if manifest is None:
             raise CheckpointCorrupt(f"{store.uri}/{manifest_key(current)} is missing")
+        # A store can be written by others, and a circle would never end.
         if any(other.digest == manifest.digest for other in found):
             raise CheckpointCorrupt(f"{store.uri}/{manifest_key(current)} names itself as its teacher's teacher")
         found.append(manifest)

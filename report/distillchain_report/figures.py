@@ -57,12 +57,14 @@ def _draw_quality(figure: Figure, *, report: Report, shown: Sequence[tuple[Model
     scale, teacher = (100.0, 100.0) if report.metric.is_share else (1.0, report.root.metric.value)
     axes.axhline(teacher, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     _draw_chance(axes, report, shown)
+    # Above the lines (zorder), which end in the points.
     axes.plot([1.0], [teacher], "D", color=INK, markersize=7, zorder=3)
     _write(axes, "teacher", (1, teacher), (0, 8), fontweight="bold")
     points = [(model.compression, scale * estimate.value) for model, estimate in shown]
     axes.plot([1.0, *(x for x, _ in points)], [teacher, *(y for _, y in points)], color=ACCENT, linewidth=1, alpha=0.5)
     for (_, estimate), (x, y) in zip(shown, points, strict=True):
         if estimate.low is not None and estimate.high is not None:
+            # A bootstrap interval need not contain the measured value, and matplotlib refuses a negative length.
             ends = [[max(y - scale * estimate.low, 0)], [max(scale * estimate.high - y, 0)]]
             axes.errorbar([x], [y], yerr=ends, color=ACCENT, capsize=3, linewidth=1.4)
         axes.plot([x], [y], "o", color=ACCENT, markersize=6, zorder=3)
@@ -78,6 +80,7 @@ def _draw_quality(figure: Figure, *, report: Report, shown: Sequence[tuple[Model
 def _scale_axes(axes: Axes, compressions: list[float], *, unit: str, many: bool) -> None:
     widest = max(compressions)
     axes.set_xscale("log")
+    # A student can be larger than its teacher; room on the right is for the names beside the points.
     axes.set_xlim(min(0.85, 0.85 * min(compressions)), max(widest * 1.7, 3))
     decades_fit = widest < 500  # on a wider axis the labels of 2 and 5 would overlap
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if decades_fit else (1,)))
@@ -85,6 +88,7 @@ def _scale_axes(axes: Axes, compressions: list[float], *, unit: str, many: bool)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}×"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=3))
+    # Slanted names stand higher, so they need more room above the points.
     axes.margins(y=0.3 if many else 0.14)
     axes.set_xlabel("times fewer parameters than the teacher (log scale)")
 
@@ -147,10 +151,12 @@ def _draw_history(figure: Figure, *, report: Report, stage: StageReport) -> None
     epochs = max(point.epoch for point in stage.history)
     lower.set_xlim(0, epochs * 1.03)
     lower.set_xlabel("epoch", labelpad=1)
+    # Fractions of an epoch are of use only within the first one.
     lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=epochs > 1))
     lower.margins(y=0.25)
     upper.set_ylim(bottom=0)
     if report.metric.is_share:
+        # The margin must not suggest that a share can exceed 1.
         lower.set_ylim(top=min(lower.get_ylim()[1], 1.02))
     for axes in (upper, lower):
         axes.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))

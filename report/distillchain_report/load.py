@@ -95,11 +95,14 @@ def _load_stage(store: ListableStore, wanted: WantedStage) -> LoadedStage:
     try:
         manifest = read_manifest(store, wanted.digest)
     except (CheckpointCorrupt, OtherRelease) as error:
+        # One damaged manifest must not hide the other stages.
         return LoadedStage(wanted, unreadable=str(error), missing=[f"{wanted.name}: {error}"])
     if manifest is None:
         return LoadedStage(wanted, saved=_saved_step(store, wanted.digest))
     files = CommittedFiles(store, manifest)
+    # Both are extras: without them the report has gaps, which it names, and the numbers of the manifest stand.
     history = files.lines(HISTORY_FILE, HistoryPoint, lost="no curves") or []
+    # By the recipe of this stage, not of the chain: its predictions have the labels that it was trained with.
     answers = section_of(manifest.recipe.get("task", {})).load(files)
     return LoadedStage(
         wanted,
@@ -116,6 +119,7 @@ def _saved_step(store: ListableStore, digest: str) -> tuple[int, int] | None:
     found = []
     for item in store.list_objects(resume_prefix(digest)):
         if item.key.endswith("/index.json"):
+            # Damaged, or of another release: the step is only a hint for the reader.
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 index = json.loads(store.read(item.key))
                 found.append((int(index["step"]), int(index["of"])))

@@ -55,6 +55,7 @@ def _steps(report: Report) -> str:
     has_latency = any(model.latency_p50_ms is not None for model in report.models)
     if has_latency:
         head += ["latency p50", "p95"]
+    # By identity: a model holds dictionaries, so it cannot be a key itself.
     stages = {id(stage.model): stage for stage in report.stages if stage.model}
     rows = [_step(report, model, stages.get(id(model)), has_latency=has_latency) for model in report.models]
     waiting = [stage for stage in report.stages if stage.model is None]

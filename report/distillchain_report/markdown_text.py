@@ -14,4 +14,5 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no new line."""
+    # Only characters that Markdown acts on within a line; a new line, which could start a heading, becomes a space.
     return re.sub(r"([\\`*_\[\]<>|#&~!])", r"\\\1", " ".join(text.split()))

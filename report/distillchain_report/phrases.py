@@ -71,6 +71,7 @@ def latency_note(report: Report) -> str:
     """On what the latencies were measured; nothing if there are none."""
     if not any(model.latency_p50_ms is not None for model in report.models):
         return ""
+    # A chain may have run on several kinds of nodes, and latencies on them are not comparable.
     devices = {stage.run.environment.get("device") for stage in report.stages if stage.run}
     device = devices.pop() if len(devices) == 1 else None
     return f"Latency: one row at batch size 1 on {device or 'the device of each stage (see Environment)'}."
@@ -97,8 +98,10 @@ def recipe_parts(stage: StageReport) -> list[str]:
 
 def _fields(values: Mapping[str, Any], kind: type[Document]) -> list[str]:
     order = [field.alias or name for name, field in kind.model_fields.items()]
+    # The defaults of this release; a field of another one is unknown here and always shown.
     defaults = kind().to_document()
     shown = [name for name in values if name in ALWAYS_SHOWN or values[name] != defaults.get(name)]
+    # In the order of the spec; fields of another release come last.
     shown.sort(key=lambda name: order.index(name) if name in order else len(order))
     return [f"{FIELD_NAMES.get(name) or _as_words(name)} {values[name]}" for name in shown]
 
@@ -110,6 +113,7 @@ def _as_words(name: str) -> str:
 def common_recipe(report: Report) -> list[str]:
     """The parts that all stages' recipes share; empty for a single stage."""
     recipes = [recipe_parts(stage) for stage in report.stages if stage.run]
+    # Of a single stage all parts would be common, and its own line would be empty.
     return [part for part in recipes[0] if all(part in other for other in recipes)] if len(recipes) > 1 else []
 
 

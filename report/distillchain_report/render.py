@@ -99,6 +99,7 @@ def dot_sizes(report: Report) -> dict[str, float]:
     """Diameter in pixels of each model's dot; its area is proportional to the parameters."""
     largest = max((model.parameters for model in report.models), default=1)
     return {
+        # A student 1,000 times smaller would be a dot of 2 pixels, which nobody sees.
         model.name: max(SMALLEST_DOT_PX, round(LARGEST_DOT_PX * math.sqrt(model.parameters / largest), 1))
         for model in report.models
     }

@@ -27,5 +27,6 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval:
     """The middle 95 % of bootstrap values; values that are not numbers do not count."""
     values = values[~np.isnan(values)]
     tail = (1 - CONFIDENCE) / 2
+    # No value at all: the class never occurs, so its interval is not shown.
     low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (0.0, 0.0)
     return float(low), float(high)

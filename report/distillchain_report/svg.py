@@ -55,7 +55,9 @@ def draw_svg(
     Args:
         name: prefix of the element's ids, which must be unique in the page.
     """
+    # Without a salt matplotlib's ids are random, and the same store would not give the same page.
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        # Not by pyplot, which keeps every figure in a global list.
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure)
         drawn = io.StringIO()
@@ -63,6 +65,7 @@ def draw_svg(
     # Safe to parse: matplotlib has just written it, and has escaped all names.
     root = ET.fromstring(drawn.getvalue())  # noqa: S314
     _adapt_to_page(root, name)
+    # With a fixed size the figure could not shrink on a narrow screen; the viewBox keeps its proportions.
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
     root.set("role", "img")
@@ -71,6 +74,7 @@ def draw_svg(
         element = ET.Element(f"{{{SVG}}}{kind}", {"id": f"{name}-{'title' if kind == 'title' else 'description'}"})
         element.text = text
         root.insert(place, element)
+    # Otherwise ElementTree writes `ns0:svg`, which HTML does not know as SVG.
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     return ET.tostring(root, encoding="unicode")
@@ -87,6 +91,7 @@ def _adapt_to_page(root: ET.Element, name: str) -> None:
                 parent.set(key, f"{name}-{value}")
             elif key.endswith("href"):
                 parent.set(key, value.replace("#", f"#{name}-"))
+            # Before colours, which also contain a `#`.
             elif "url(#" in value:
                 parent.set(key, value.replace("url(#", f"url(#{name}-"))
             elif "#" in value:

@@ -82,6 +82,7 @@ def _without_retention(report: Report, name: str, student: ModelReport, root: Mo
 def _with_retention(report: Report, last: StageReport, student: ModelReport, root: ModelReport) -> str:
     assert student.retention is not None
     metric = report.metric
+    # A student can be better than its teacher, and nobody keeps 103 %.
     verb = "keeps" if student.retention.value < 1 else "reaches"
     verb = verb if last is report.stages[-1] else f"so far {verb}"
     return (
@@ -93,6 +94,7 @@ def _with_retention(report: Report, last: StageReport, student: ModelReport, roo
 
 
 def _smaller(compression: float) -> str:
+    # From 9.95 on it rounds to 10. A smaller fraction would be too coarse: 1/2 for anything from 1.5 to 2.5.
     return f"1/{compression:,.0f}" if compression >= 9.95 else percent(1 / compression, 0)
 
 
@@ -102,6 +104,7 @@ def _within(text: str) -> str:
 
 def _significance(report: Report) -> str:
     last = report.last
+    # Whether a student that has not learned the task differs from its teacher is no question.
     if last is None or last.model is None or last.model is report.root or last.doubt:
         return ""
     if report.against_root is not None:

@@ -53,6 +53,7 @@ def p_value(value: float | None) -> str:
     """`0.031`; very small ones as a bound."""
     if value is None:
         return NOTHING
+    # `0.000` would claim that the difference cannot be due to chance.
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -66,6 +67,7 @@ def count(number: float | None) -> str:
     if number is None:
         return NOTHING
     for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        # 999.5 of a unit and more would round to 1000, so the next unit starts there.
         if number >= size * 0.9995:
             return f"{number / size:.1f} {unit}" if number < size * 99.95 else f"{number / size:.0f} {unit}"
     return f"{number:.0f}"
@@ -92,6 +94,7 @@ def duration(seconds: float | None) -> str:
     """`1 h 02 min`, `4 min 05 s`, `12.3 s`."""
     if seconds is None:
         return NOTHING
+    # From 59.95 on it would be written as 60.0 s.
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -109,6 +112,7 @@ def milliseconds(value: float | None) -> str:
     """`0.84 ms`, `12.3 ms`, `148 ms`."""
     if value is None:
         return NOTHING
+    # The bounds keep three digits after rounding: 9.995 is 10.0 and not 10.00.
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:,.{digits}f} ms"
 
@@ -128,6 +132,7 @@ def short(digest: str) -> str:
 
 def short_revisions(text: str) -> str:
     """A text in which every long revision is cut to twelve digits."""
+    # At least 32 digits, as md5, git and sha256 have: a shorter word of these letters may be part of a name.
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text)
 
 

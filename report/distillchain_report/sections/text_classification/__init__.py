@@ -44,6 +44,7 @@ class TextClassificationSection(Section[Predictions]):
 
     def load(self, files: CommittedFiles) -> StageAnswers[Predictions]:
         """See Section."""
+        # The interval of accuracy needs only the number of rows, so the file is not read for it.
         needs_test = files.manifest.student.metrics.test and self.task.get("metric") == "macroF1"
         examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
         return StageAnswers(
@@ -74,6 +75,7 @@ class TextClassificationSection(Section[Predictions]):
 
     def retention_interval(self, metric: str, *, teacher: Predictions, student: Predictions) -> Interval | None:
         """See Section."""
+        # Other rows, or the same ones in another order: a paired interval would be meaningless.
         if not np.array_equal(teacher.truth, student.truth):
             return None
         return scores.retention_interval(metric, student.truth, teacher.predicted, student.predicted)

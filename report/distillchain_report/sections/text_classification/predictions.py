@@ -35,6 +35,7 @@ def read_predictions(files: CommittedFiles, name: str, labels: Sequence[str], *,
     if not lines:
         return None
     index = {label: place for place, label in enumerate(labels)}
+    # A report with shifted classes would look plausible, so one odd line makes the whole file useless.
     if any(len(line.logits) != len(labels) or {line.label, line.predicted} - index.keys() for line in lines):
         files.give_up(f"{files.uri}/{name} has other labels than the task", lost)
         return None
@@ -57,6 +58,7 @@ def read_root_logits(store: ReadableStore, digest: str, *, validation_sha256: st
         return None
     if first.data["validation"].sha256 != validation_sha256:
         return None
+    # A first stage without a teacher is the fine-tuned root teacher itself.
     name = TEACHER_PREDICTIONS_FILE if first.teacher else PREDICTIONS_FILE
     labels = first.recipe.get("task", {}).get("labels", [])
     found = read_predictions(CommittedFiles(store, first), name, labels, lost="")
@@ -65,6 +67,7 @@ def read_root_logits(store: ReadableStore, digest: str, *, validation_sha256: st
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Probabilities [rows, classes]."""
+    # float64, so that rounding does not decide which of two rows differs more.
     found: NDArray[np.float64] = scipy_softmax(logits.astype(np.float64), axis=1)
     return found
 

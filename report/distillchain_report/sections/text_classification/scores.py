@@ -53,12 +53,14 @@ def chance_level(metric: str, truth: Classes, predicted: Classes) -> float:
     if metric == "accuracy":
         return float(rows.max() / rows.sum())
     occurs = rows > 0
+    # A constant answer would be too low a bar: coin tosses between two classes reach 0.5, a constant answer only 0.33.
     expected_hits = rows[occurs] * guesses[occurs] / rows.sum()
     return float((2 * expected_hits / (rows[occurs] + guesses[occurs])).mean())
 
 
 def metric_interval(metric: str, truth: Classes, predicted: Classes) -> Interval:
     """Wilson's interval for accuracy; for macro F1 the percentiles of a bootstrap over rows."""
+    # Wilson's interval needs no draws. Where every row is right, a bootstrap's would shrink to a point.
     if metric == "accuracy":
         return share_interval(int((truth == predicted).sum()), len(truth))
     cells, counts = _cells(truth, predicted)
@@ -71,6 +73,7 @@ def f1_intervals(truth: Classes, predicted: Classes, classes: int) -> list[Inter
     values = []
     for draws in _draws(counts):
         f1, occurs = _f1(draws, cells[0], cells[1], classes)
+        # A draw without a row of the class says nothing about its F1. As 0 it would push the interval down.
         values.append(np.where(occurs, f1, np.nan))
     return [percentile_interval(column) for column in np.concatenate(values).T]
 
@@ -81,6 +84,7 @@ def retention_interval(metric: str, truth: Classes, teacher: Classes, student: C
     ratios = []
     for draws in _draws(counts):
         theirs, ours = (_metric(metric, draws, cells[0], cells[which]) for which in (1, 2))
+        # A draw in which the teacher gets nothing right has no ratio.
         ratios.append(ours[theirs > 0] / theirs[theirs > 0])
     return percentile_interval(np.concatenate(ratios))
 
@@ -103,6 +107,8 @@ def permutation_p_value(
     (b + 1) / (m + 1) with b of m random swaps (Phipson and Smyth 2010), which is never too small.
     """
     if metric == "accuracy":
+        # To swap a row on which both models are right, or both wrong, changes no accuracy. Each other row is a coin
+        # toss.
         only_teacher = int(((teacher == truth) & (student != truth)).sum())
         only_student = int(((student == truth) & (teacher != truth)).sum())
         differing = only_teacher + only_student
@@ -110,12 +116,18 @@ def permutation_p_value(
     if np.array_equal(teacher, student):
         return 1.0
     swaps = _MacroF1Swaps(truth, teacher, student)
+    # Less by TIE, or rounding could exclude outcomes that are as large as the measured one.
     measured = abs(float(swaps.differences(np.zeros((1, len(swaps.counts)), dtype=np.int64))[0])) - TIE
+    # Python's integers: this product overflows 64 bits with a few dozen cells.
     outcomes = math.prod(count + 1 for count in swaps.counts.tolist())
     if outcomes <= EXACT_OUTCOMES:
         listed = np.stack(np.unravel_index(np.arange(outcomes), swaps.counts + 1), axis=1)
+        # Swapping k of a cell's rows can be done in many ways, and all ways are equally likely: hence the binomial
+        # weights.
         weights = np.prod(binom.pmf(listed, swaps.counts, 0.5), axis=1)
+        # Rounded weights may add up to a little more than 1.
         return min(1.0, float(weights[np.abs(swaps.differences(listed)) >= measured].sum()))
+    # Draws in blocks, because the classes of all draws at once would not fit into memory.
     dice = np.random.default_rng(SEED)
     as_large = 0
     for start in range(0, permutations, AT_ONCE):
@@ -148,6 +160,7 @@ class _MacroF1Swaps:
     def differences(self, swapped: NDArray[np.int64]) -> Floats:
         """Student minus teacher [outcome] for the number of swapped rows of each cell [outcome, cell]."""
         guesses, hits = swapped @ self._more_guesses, swapped @ self._more_hits
+        # Never 0 / 0: every class here occurs, so it has rows. Swaps move only predictions and hits, never the truth.
         theirs = 2 * (self._hits[0] + hits) / (self._rows + self._guesses[0] + guesses)
         ours = 2 * (self._hits[1] - hits) / (self._rows + self._guesses[1] - guesses)
         found: Floats = (ours - theirs).mean(axis=1)
@@ -188,6 +201,7 @@ def _metric(metric: str, draws: NDArray[np.int64], truth: Classes, predicted: Cl
 def _f1(draws: NDArray[np.int64], truth: Classes, predicted: Classes, classes: int) -> tuple[Floats, NDArray[np.bool_]]:
     """F1 [draw, class], 0 for a class that neither occurs nor is predicted, and whether the class occurs."""
     rows, guesses = draws @ _one_hot(truth, classes), draws @ _one_hot(predicted, classes)
+    # F1 is 2 TP / (2 TP + FP + FN). The rows of a class are TP + FN, and its predictions are TP + FP.
     hits = (draws * (truth == predicted)) @ _one_hot(truth, classes)
     with np.errstate(invalid="ignore"):
         return np.nan_to_num(2 * hits / (rows + guesses)), rows > 0

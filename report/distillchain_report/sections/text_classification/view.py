@@ -36,6 +36,7 @@ def weakest_classes(details: ClassificationDetails) -> list[ClassReport]:
     """All classes if they are few, otherwise those with the lowest F1; a class without rows comes last."""
     if len(details.classes) <= LISTED_CLASSES:
         return details.classes
+    # 2.0 is above every F1.
     return sorted(details.classes, key=lambda found: found.f1.value if found.f1 else 2.0)[:LISTED_CLASSES]
 
 
