@@ -39,6 +39,8 @@ class Document(BaseModel):
             context: what validators should know about its origin.
         Raises: BadDocument with every fault of the document.
         """
+        # Always by JSON: in strict mode pydantic accepts from JSON what it refuses from Python, such as text for an
+        # enum.
         text = document if isinstance(document, str | bytes) else json.dumps(document, default=str)
         try:
             # by_name: the API server knows maxLength alone, so max_length is an unknown field here too.

@@ -18,7 +18,7 @@ from distillchain_api.values import StageDigest
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: keys sorted, no spaces, UTF-8, 1.0 written as 1 (the API server does that too).
+    """The only spelling of a JSON value: keys sorted, no spaces, UTF-8, 1.0 written as 1.
 
     Raises: ValueError for NaN and infinities.
     """
@@ -32,6 +32,7 @@ def _canonical(value: Any) -> Any:
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
+    # kubectl and the API server write 1.0 as 1, so a chain from a file and the same one from the cluster must agree.
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -48,6 +49,7 @@ def identity_of(document: Document) -> dict[str, Any]:
     Fields at their default are left out, so a field that a later release adds does not rename what is committed. The
     price: changing a default must raise CONTRACT_VERSION, because the same identity would mean another recipe.
     """
+    # By value: a default that is written out counts as left out, because the API server fills defaults in.
     return document.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
 
 
@@ -70,5 +72,6 @@ def distill_digest(
 
 
 def _digest(task: Task, *, training: Training, **parts: Any) -> StageDigest:
+    # Storage, gates, placement and microBatchSize are missing on purpose: they do not change the result.
     recipe = {"contract": CONTRACT_VERSION, "task": identity_of(task), "training": identity_of(training), **parts}
     return StageDigest(sha256_of(recipe))

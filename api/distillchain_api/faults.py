@@ -44,6 +44,7 @@ class BadDocument(ValueError):
 
 def error_of(faults: Sequence[Fault]) -> PydanticCustomError:
     """The error of a validator that found several faults; their fields are relative to what it validates."""
+    # pydantic reports one error per validator, so the faults travel as its context (pydantic_errors.py).
     return PydanticCustomError("faults", "{count} faults", {"count": len(faults), "faults": list(faults)})
 
 
@@ -52,6 +53,7 @@ SHOWN_VALUE_CHARS = 80  # a pasted certificate or a whole pod would hide the res
 
 def got(value: Any) -> str:
     """`got 5`: a value as it is written in JSON, truncated to a readable size."""
+    # As JSON and not by repr: readers know `true` and `"5"` from their file, not `True` and `'5'`.
     text = json.dumps(value, default=str, ensure_ascii=False)
     return f"got {text if len(text) <= SHOWN_VALUE_CHARS else text[:SHOWN_VALUE_CHARS] + '...'}"
 

@@ -60,6 +60,7 @@ def missed_student_gate(
         return Miss(f"{order.field}.gate.minMetric", student or 0.0, gate.min_metric)
     if gate.max_drop is None or order.teacher is None:
         return None
+    # What was not measured counts as the worst case: a perfect teacher and a student that gets nothing right.
     drop = (teacher if teacher is not None else 1.0) - (student or 0.0)
     # Both values may be off, so the slack counts twice when it is an error bound.
     if drop > gate.max_drop + (slack if slack >= 0 else 2 * slack):

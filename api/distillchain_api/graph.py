@@ -65,6 +65,7 @@ def build_plan(chain: DistillationChain) -> Plan:
     if chain.spec.teacher.fine_tune is not None:
         stages.append(_fine_tune(chain))
     for index, stage in enumerate(chain.spec.stages):
+        # The teacher of the first stage is there already, unless the chain fine-tunes it as stage zero.
         before = stages[-1] if stages else None
         final = index == len(chain.spec.stages) - 1
         stages.append(_distill(chain, stage, field_path=f"spec.stages[{index}]", before=before, final=final))
@@ -84,6 +85,8 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
         student=Student(model=spec.teacher.model),
         training=training,
         micro_batch_size=template.micro_batch_size,
+        # Stage zero makes the root teacher, so it has that gate. Otherwise the first student's stage measures the
+        # teacher and has the gate in its TeacherRef.
         gate=Gate(min_metric=spec.teacher.gate.min_metric) if spec.teacher.gate else Gate(),
         save_interval_s=duration_seconds(template.save_interval),
     )
@@ -99,6 +102,7 @@ def _distill(
     teacher = (
         TeacherRef(name=before.name, digest=before.digest)
         if before
+        # Only here the gate of the root teacher: a teacher from a stage has passed the gate of that stage.
         else TeacherRef(name=TEACHER_STAGE, model=spec.teacher.model, gate=spec.teacher.gate)
     )
     order = WorkOrder(
@@ -135,6 +139,7 @@ def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> Pla
         resources = resources if stage.resources is None else stage.resources
         if stage.pod is not None:
             pod, pod_field = stage.pod, f"{order.field}.pod"
+        # Not `or`: 0 retries are a valid choice.
         retries = retries if stage.retries is None else stage.retries
         timeout = stage.timeout or timeout
     return PlannedStage(
@@ -152,6 +157,7 @@ def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> Pla
 
 def merge(defaults: DocumentT, overrides: Document | None) -> DocumentT:
     """`defaults` with every value that `overrides` states."""
+    # None is the default of every override, so it means `not stated`.
     stated = overrides.model_dump(exclude_none=True) if overrides else {}
     return defaults.model_copy(update=stated)
 

@@ -34,6 +34,7 @@ def retention(student: float, teacher: float, metric: Metric) -> float | None:
 def format_share(value: float, beside: float | None = None) -> str:
     """`0.612`: two to four decimals; more where `beside` would otherwise read the same."""
     text = ""
+    # Else a message could say that 0.9 is below 0.9. Nine decimals are as fine as a gate's rounding.
     for decimals in (4, 6, 9):
         whole, _, rest = f"{value:.{decimals}f}".rstrip("0").partition(".")
         text = f"{whole}.{rest:0<2}"

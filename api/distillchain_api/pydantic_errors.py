@@ -34,6 +34,7 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     place = _locate(model, details["loc"])
     path, expect = path_of(place.path), place.expect
     if kind == "extra_forbidden":
+        # The location includes the unknown field, so the known ones belong to its parent.
         owner = _locate(model, details["loc"][:-1]).annotation
         return Fault(path, f"unknown field; {nearest(str(place.path[-1]), _field_names(owner))}")
     if kind == "missing":
@@ -49,6 +50,7 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     if kind == "json_invalid":
         return Fault(path, f"not JSON: {details['msg']}")
     expectation = expect.expectation if expect else _plain(details)
+    # Otherwise "5e-3" as a learningRate would be refused as if the number were wrong.
     if _is_quoted(value, kind):
         return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; drop the quotes")
     return Fault(path, expected(value, expectation, expect.remedy if expect else ""))
@@ -68,6 +70,7 @@ def _is_quoted(value: Any, kind: str) -> bool:
 
 
 def _tag_field(context: Mapping[str, Any]) -> str:
+    # pydantic quotes the name.
     return str(context["discriminator"]).strip("'")
 
 
@@ -105,6 +108,7 @@ def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> _Place:
         if isinstance(part, str) and ("[" in part or part == "nullable"):
             continue  # such as function-after[...]
         _strip(place)
+        # pydantic puts the tag of a union into the location, and the document has no such key.
         member = _members(place).get(part)
         if member is not None:
             place.annotation, place.metadata = member, []
@@ -130,6 +134,7 @@ def _enter(place: _Place, part: int | str) -> None:
 
 def _strip(place: _Place) -> None:
     """Unwraps Annotated, NewType and Optional down to what the author of a document would call the type."""
+    # Wrappers nest in any order, such as Annotated[Annotated[NewType] | None].
     while True:
         annotation = place.annotation
         if hasattr(annotation, "__supertype__"):

@@ -78,6 +78,7 @@ def _load_json(text: str) -> list[dict[str, Any]] | None:
     decoder = json.JSONDecoder(
         object_pairs_hook=_json_mapping, parse_float=_json_float, parse_int=_json_integer, parse_constant=_json_float
     )
+    # A chain is a mapping, so other JSON can be left to the YAML parser, which explains what is wrong.
     documents, rest = [], text.strip()
     if not rest.startswith("{"):
         return None
@@ -227,6 +228,7 @@ def _twice(key: str) -> str:
 
 def _mark_at(text: str, position: int) -> yaml.Mark:
     before = text[:position]
+    # A ReaderError has a position in the text instead of a line and column.
     return yaml.Mark("", position, before.count("\n"), position - (before.rfind("\n") + 1), None, 0)
 
 
@@ -235,6 +237,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> _Unreadable:
     problem, mark, start = error.problem or "cannot be read", error.problem_mark, error.context_mark
     if mark is not None and problem.startswith(r"found character '\t'"):
         line = text.splitlines()[mark.line]
+        # PyYAML says the same of both; the remedy differs.
         if not line[: mark.column].strip():
             return _tab_indentation(mark)
         return _Unreadable(mark, "a tab is used as a space; write a space")

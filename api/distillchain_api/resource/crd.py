@@ -47,6 +47,7 @@ def build_crd() -> dict[str, Any]:
                 "plural": PLURAL,
                 "singular": KIND.lower(),
                 "shortNames": ["dchain"],
+                # `kubectl get all` then lists chains too.
                 "categories": ["all"],
             },
             "versions": [
@@ -79,6 +80,7 @@ def _root_schema() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural_schema(ChainSpec),
+            # Without defaults: the operator alone writes status, and a field that it left out must stay absent.
             "status": structural_schema(ChainStatus, with_defaults=False) | {"default": UNSEEN_STATUS},
         },
     }

@@ -40,6 +40,7 @@ def label_faults(labels: Mapping[str, Any]) -> Iterator[Fault]:
 def annotation_faults(annotations: Mapping[str, Any]) -> Iterator[Fault]:
     """What the API server would refuse in annotations; fields are relative to them."""
     for key, value in annotations.items():
+        # The API server lowers the case of an annotation's key before it checks it.
         if problem := key_problem(key.lower()):
             yield Fault(key, problem)
         if not isinstance(value, str):

@@ -52,6 +52,7 @@ def _type_faults(template: Mapping[str, Any]) -> Iterator[Fault]:
     for path, kind, value in _walk(template):
         if problem := _problem(kind, value):
             yield Fault(path, problem)
+        # A map of text is checked by the name of its field, such as `labels`; everything else by its type.
         elif check := _CHECKS.get(path.rpartition(".")[2] if kind.startswith("{}") else kind):
             yield from (Fault(join_path(path, found.field), found.problem) for found in check(value))
 
@@ -108,6 +109,7 @@ def _problem(kind: str, value: Any) -> str | None:
     if kind not in _SCALARS:
         return None if isinstance(value, Mapping) else expected(value, "a mapping")
     types, expectation, remedy = _SCALARS[kind]
+    # In Python, True is an int.
     is_right = isinstance(value, types) and (kind == "boolean") == isinstance(value, bool)
     return None if is_right else expected(value, expectation, remedy)
 
@@ -138,8 +140,10 @@ def _nameless(template: Mapping[str, Any]) -> Iterator[Fault]:
 def _meant(name: str, known: Mapping[str, str], *, owner: str, field: str) -> str:
     """The remedy for an unknown field: its place elsewhere in a pod, a similar name, or the release that was asked."""
     similar = difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR)
+    # A clear typing error comes before a place elsewhere in the pod, a vague likeness after it.
     if similar and difflib.SequenceMatcher(None, name, similar[0]).ratio() >= MISSPELT:
         return f"did you mean {similar[0]}?"
+    # Before other places: `name` and `namespace` occur elsewhere in a pod, but are not what the user meant.
     if owner.endswith(".metadata"):
         return "the Job controller names and places pods; expected only labels and annotations"
     if elsewhere := _places().get(name):
@@ -162,6 +166,7 @@ def _places() -> dict[str, str]:
             suffix = "[]" if inner.startswith("[]") else ""
             here = join_path(path, name)
             places.setdefault(name, here)
+            # Each type once: its first place is the least deep one.
             if (model := inner.removeprefix("[]")) in types and model not in seen:
                 waiting.append((here + suffix, model))
     return places

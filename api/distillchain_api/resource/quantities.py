@@ -30,14 +30,17 @@ _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 def quantity_value(quantity: object) -> Fraction | None:
     """The amount that a quantity stands for; None when it is not one."""
+    # YAML reads `cpu: 2` as a number. By its text, because the float 0.1 is not exactly 100m. In Python True is an int.
     if isinstance(quantity, int | float) and not isinstance(quantity, bool):
         return Fraction(str(quantity)) if quantity >= 0 else None
     found = re.fullmatch(QUANTITY, quantity) if isinstance(quantity, str) else None
     if found is None:
         return None
+    # Exact, so that 0.1 equals 100m when a request is compared with its limit. `1.` is a quantity too.
     number, suffix = Fraction(found[1].rstrip(".")), found[3] or ""
     if suffix in _BINARY:
         return number * Fraction(1024) ** _BINARY[suffix]
+    # `E` alone is exa; with digits after it, it is an exponent of ten.
     return number * Fraction(10) ** (3 * _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:]))
 
 
@@ -69,6 +72,7 @@ def _name_problem(name: str) -> str | None:
         return key_problem(name)
     if name in STANDARD_RESOURCES or name.startswith("hugepages-"):
         return None
+    # `gpu` and `nvidia-gpu` resemble none of the three standard names.
     near = ["nvidia.com/gpu"] if "gpu" in name.lower() else difflib.get_close_matches(name, STANDARD_RESOURCES, n=1)
     remedy = (
         f"did you mean {near[0]}?" if near else "expected cpu, memory or a name with a domain such as nvidia.com/gpu"
@@ -78,12 +82,14 @@ def _name_problem(name: str) -> str | None:
 
 def _part_problem(name: str, amount: object) -> str | None:
     value = quantity_value(amount)
+    # The API server refuses parts of devices, such as 500m of a GPU.
     if not _is_extended(name) or value is None or value.denominator == 1:
         return None
     return expected(amount, f"a whole number of {name}")
 
 
 def _request_problem(name: str, request: object, limit: object, *, complete: bool) -> str | None:
+    # Kubernetes does not overcommit devices and huge pages: their request must equal their limit.
     exact = _is_extended(name) or name.startswith("hugepages-")
     if limit is None:
         return f"got {request} without limits.{name}, which Kubernetes requires; add it" if exact and complete else None

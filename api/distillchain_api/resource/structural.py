@@ -57,6 +57,7 @@ class _Converter:
             return self._union(schema, path)
         self._check(schema, path)
         out = {key: schema[key] for key in COPIED if key in schema}
+        # A structural schema has no `const`.
         if "const" in schema:
             out["enum"] = [schema["const"]]
         for flag, bound in EXCLUSIVE_BOUNDS.items():
@@ -64,6 +65,7 @@ class _Converter:
                 out[bound], out[flag] = schema[flag], True
         out |= {key: value for key, value in schema.items() if key.startswith(EXTENSION)}
         if "description" in out:
+            # A docstring's line breaks mean nothing in `kubectl explain` and would make the CRD's YAML hard to read.
             out["description"] = " ".join(out["description"].split())
         self._children(schema, out, path)
         self._default(out, path)
@@ -71,10 +73,12 @@ class _Converter:
 
     def _resolve(self, schema: Schema, path: str) -> Schema:
         """Follows $ref and `X | None`; keywords beside them, such as description and default, take precedence."""
+        # The field's own description and default say more than those of its type.
         beside = {key: value for key, value in schema.items() if key not in REFERENCES}
         if "$ref" in schema:
             return {**self._resolve(self._defs[schema["$ref"].rsplit("/", 1)[-1]], path), **beside}
         if "anyOf" in schema:
+            # `X | None` is a field that may be absent; the API server drops a null of a field that is not nullable.
             options = [option for option in schema["anyOf"] if option.get("type") != "null"]
             if len(options) != 1:
                 raise UnsupportedSchema(
@@ -108,8 +112,11 @@ class _Converter:
 
     def _default(self, out: Schema, path: str) -> None:
         """Of an object the children carry the defaults; an empty object is enough for the API server to reach them."""
+        # pydantic writes a default of null for `X | None`. Here it means that the field may be absent.
         if not self._with_defaults or out.get("default", ...) is None:
             out.pop("default", None)
+        # The API server fills in the defaults of a field only if its object is there, hence a default of {} for the
+        # object.
         if "properties" in out and (default := out.pop("default", None)) is not None:
             for name, child in out["properties"].items():
                 stated = default.get(name)
@@ -118,12 +125,14 @@ class _Converter:
                         f"{path}.{name}: the default of {path} is {stated!r}, its own is {child.get('default')!r}; "
                         "the API server would use its own"
                     )
+            # Only then: an empty object without defaults would show up in every stored chain for nothing.
             if _has_defaults(out):
                 out["default"] = {}
 
     def _union(self, schema: Schema, path: str) -> Schema:
         if "discriminator" not in schema:
             raise UnsupportedSchema(f"{path}: a oneOf without a discriminator; use Field(discriminator=...)")
+        # A keyword beside the union would be lost, because the merged schema is built from the members alone.
         if others := set(schema) - {*UNION, *LEFT_OUT, "description", "default"}:
             raise UnsupportedSchema(f"{path}: {', '.join(sorted(others))} beside a union")
         mapping: dict[str, str] = schema["discriminator"]["mapping"]
@@ -165,8 +174,10 @@ def merge_tagged(members: Mapping[str, Schema], *, tag_field: str, path: str) ->
         if len(tags) < len(members) and "default" in properties[name]:
             # The API server would fill it in for every tag. The types fill it in for those that have it.
             properties[name] = _without_default(properties[name])
+    # The API server has no `discriminator`: an enum and rules take its place.
     selector = {"type": "string", "description": "Selects which of the other fields apply.", "enum": list(members)}
     required = [set(member.get("required", ())) for member in members.values()]
+    # A field that only some tags need cannot be `required`, which holds for all; a rule asks for it instead.
     common = set.intersection(*required)
     rules = [
         *_field_rules(members, owners, tag_field=tag_field, common=common),
@@ -187,6 +198,7 @@ def _same(known: Schema, schema: Schema, path: str, tag: str) -> Schema:
     The choices of an enum may differ by member, as metrics differ by task type: all of them are allowed here, and
     a rule narrows them for each tag. A default that differs is left to the types: the API server knows one per field.
     """
+    # These three may differ; everything else must be equal, because one property has one schema.
     differs = dict.fromkeys(("description", "enum", "default"))
     if {**known, **differs} != {**schema, **differs} or ("enum" in known) != ("enum" in schema):
         raise UnsupportedSchema(f"{path}: {tag} gives this field another schema than the members before it")
@@ -204,6 +216,7 @@ def _without_default(schema: Schema) -> Schema:
     rest = {key: value for key, value in schema.items() if key != "default"}
     if schema["default"] == {}:
         return rest
+    # The default still applies, in the types; without this sentence `kubectl explain` would not mention it.
     text = f"{schema.get('description', '')} Default: {schema['default']}."
     return {**rest, "description": text.strip()}
 
@@ -242,6 +255,7 @@ def _choice_rules(
 def _member_rules(members: Mapping[str, Schema], *, tag_field: str) -> Iterator[dict[str, str]]:
     """The members' own rules, each for its own tag; a rule that all have holds as it is."""
     own = {tag: member.get(RULES, []) for tag, member in members.items()}
+    # The API server bounds the total cost of rules, so one that all members have is written once.
     shared = [rule for rule in next(iter(own.values())) if all(rule in rules for rules in own.values())]
     yield from shared
     for tag, rules in own.items():

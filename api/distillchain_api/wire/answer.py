@@ -80,6 +80,7 @@ def fit(message: str, limit_bytes: int = MESSAGE_BYTES) -> str:
 
     if size_bytes(message) <= limit_bytes:
         return message
+    # A character takes one to six bytes in JSON, so the length is searched for; 3 bytes are for the dots.
     kept = bisect.bisect_right(range(len(message)), limit_bytes - 3, key=lambda end: size_bytes(message[:end])) - 1
     return message[:kept] + "..."
 

@@ -15,6 +15,7 @@ def check_work_orders(orders: Iterable[WorkOrder], *, source: str = "") -> None:
 
     Raises: BadDocument with one fault for each field that has to become smaller.
     """
+    # By field: `task` is part of every stage's order and would be reported once for each.
     faults = {fault.field: fault for order in orders if (fault := size_fault(order))}
     if faults:
         raise BadDocument(source, list(faults.values()))
