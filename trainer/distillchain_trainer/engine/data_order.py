@@ -21,8 +21,10 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
     the batches are shuffled: without that a group runs from its longest texts to its shortest, and a short training
     ends biased towards short texts (SST-2, 10,000 rows, 3 epochs, random femto: 62 to 72 % against 77 to 79 %).
     """
+    # The shift leaves room for 2**20 epochs, so that no other pair of seed and epoch has the same sum.
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
     rows = torch.randperm(len(lengths), generator=generator).tolist()
+    # At least four groups, as in transformers, or a small data set would be one sorted list.
     group = max(1, min(len(rows) // (batch_size * 4), GROUPED_BATCHES)) * batch_size
     for start in range(0, len(rows), group):
         rows[start : start + group] = sorted(rows[start : start + group], key=lambda row: -lengths[row])

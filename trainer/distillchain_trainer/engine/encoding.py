@@ -45,6 +45,7 @@ class Encoded:
         """Inputs of a model for some rows, padded to the longest of them."""
         longest = max(len(self.ids[row]) for row in rows)
         shape = (len(rows), longest)
+        # int64, as transformers' tokenizers give it. The rows are kept as int32, which takes half the memory.
         ids = np.full(shape, self.pad_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
         kinds = np.zeros(shape, dtype=np.int64) if self.kinds is not None else None
@@ -77,12 +78,14 @@ class Encoder:
             check: is called between blocks of rows and may raise.
         Raises: DataInvalid naming a row whose text acts as a control token, if the tokenizer cannot prevent that.
         """
+        # pad_id too: it comes from the model's config, so two models may share a tokenizer and pad differently.
         key = (split.name, self._identity(tokenizer), pad_id)
         if key not in self._done:
             self._done[key] = self._encode(split, tokenizer, pad_id, check)
         return self._done[key]
 
     def _encode(self, split: Split, tokenizer: Any, pad_id: int, check: Callable[[], None]) -> Encoded:
+        # The tokenizer knows whether its model was trained with token types; RoBERTa's, for one, has none.
         with_kinds = "token_type_ids" in tokenizer.model_input_names
         plain = PlainTextTokenizer(tokenizer, self._max_length, with_kinds=with_kinds)
         ids: list[NDArray[np.int32]] = []
@@ -95,6 +98,7 @@ class Encoder:
             kinds += block.kinds
             truncated += sum(length > self._max_length for length in block.full_lengths)
             longest = max(longest, *block.full_lengths)
+        # The number of tokens tells the warnings of teacher and student apart: equal sentences are kept only once.
         if truncated:
             self._warnings.add(
                 f"spec.task.maxLength: {truncated} of {len(split)} {split.name} texts have more than "
@@ -106,10 +110,12 @@ class Encoder:
     def _identity(self, tokenizer: Any) -> str:
         """The same for tokenizers that give the same ids."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
+        # A tokenizer written in Python has no serialization to compare: only the same object counts as equal.
         if backend is None:
             self._kept.append(tokenizer)
             content = str(id(tokenizer))
         else:
+            # Truncation and padding that an earlier call has set are serialized too, and make no difference here.
             with unchanged(tokenizer):
                 content = backend.to_str()
         parts = (content, tokenizer.padding_side, tokenizer.truncation_side, tuple(tokenizer.model_input_names))

@@ -64,6 +64,7 @@ def forward(
     start = 0
     try:
         while start < len(waiting):
+            # The rows are sorted, so the first row of a batch is its longest, and this bounds the padded tokens.
             longest = lengths[waiting[start]]
             batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))]
             started = time.perf_counter()
@@ -79,6 +80,7 @@ def forward(
             if outputs is None:  # not inside `except`, which keeps the tensors that did not fit alive
                 tokens = len(batch) * longest // 2
                 log.warning("the GPU has too little memory for a batch; it is split", extra={"tokens": tokens})
+                # Releases what torch has reserved for the batch that failed, so that smaller blocks can be allocated.
                 torch.cuda.empty_cache()
                 continue
             yield Answered(batch, outputs, time.perf_counter() - started)
@@ -100,6 +102,7 @@ def all_outputs(
     elapsed_s, done = 0.0, 0
     for answer in forward(model, encoded, outputs_of, precision=precision):
         if found is None:
+            # Filled in place: a list of batches that is joined at the end would hold all outputs twice.
             found = np.zeros((len(encoded), *answer.outputs.shape[1:]), dtype=np.float32)
         found[answer.rows] = answer.outputs
         elapsed_s += answer.elapsed_s
@@ -116,6 +119,7 @@ def latency_ms(
     device = device_of(model)
     was_training = model.training
     model.eval()
+    # Spread over the split, because its file may be sorted by class or by length.
     picked = np.linspace(0, len(encoded) - 1, num=min(LATENCY_ROWS, len(encoded)), dtype=int).tolist()
     times: list[float] = []
     try:
@@ -123,6 +127,7 @@ def latency_ms(
             started = time.perf_counter()
             _outputs(model, encoded.batch([row]), outputs_of, device, precision)
             times.append(1000 * (time.perf_counter() - started))
+            # At least one time must be counted, also for a model that takes longer than LATENCY_S.
             if sum(times) > 1000 * LATENCY_S and len(times) > 1:
                 break
     finally:
@@ -139,5 +144,6 @@ def _outputs(
 ) -> NDArray[np.float32]:
     with torch.inference_mode(), autocast(device, precision):
         answer = model(**{name: value.to(device) for name, value in inputs.items()})
+        # float(): numpy has no bfloat16. cpu() waits for the GPU, so that callers time the whole computation.
         outputs: NDArray[np.float32] = outputs_of(answer).float().cpu().numpy()
     return outputs

@@ -32,6 +32,7 @@ class History:
     def trained(self, step: int, of: int, epoch: float, loss: float, learning_rate: float | None) -> None:
         """Adds the loss of a step. Several steps are averaged into one point; the last step always makes a point."""
         self._losses.append(loss)
+        # The rounding up keeps the number of points at HISTORY_POINTS or below, whatever the number of steps.
         if step % math.ceil(of / HISTORY_POINTS) and step < of:
             return
         mean = sum(self._losses) / len(self._losses)
@@ -42,6 +43,7 @@ class History:
 
     def measured(self, step: int, epoch: float, metrics: SplitMetrics) -> None:
         """Adds the validation metrics after a step; measuring a step again replaces the earlier point."""
+        # A training that is resumed at the end of an epoch may measure it a second time.
         self._points = [point for point in self._points if (point.step, point.validation is None) != (step, False)]
         self._points.append(HistoryPoint(step=step, epoch=epoch, validation=metrics))
 

@@ -116,6 +116,7 @@ def train(
         history: gets the losses, and the metrics of `hooks.validate` at the end of each epoch but the last.
     Raises: StopRequested once the state is saved; TrainingDiverged; OutOfMemory.
     """
+    # Before dropout draws for the first time. A resumed run takes over the saved random numbers afterwards.
     set_seed(training.seed)
     run = _Run(model, rows, row_losses, training, micro_batch_size, folder, save_interval_s, history, hooks)
     if resume_from is not None:
@@ -166,8 +167,11 @@ class _Run:
         while self.step < self.steps:
             epoch, position = divmod(self.step, self.epoch_steps)
             if position == 0 and epoch > 0:
+                # Here and not after the epoch's last step: a stop at that step saves first, and the resumed run
+                # measures the epoch. The last epoch is left out, because the finished student is measured anyway.
                 self._measure_epoch(epoch)
             batches = epoch_batches(self.rows.lengths, self.training.batch_size, seed=self.training.seed, epoch=epoch)
+            # The order depends on seed and epoch alone, so a resumed epoch goes on with the batches that are left.
             for batch in batches[position:]:
                 self._train_step(batch)
                 self._after_step()
@@ -177,12 +181,15 @@ class _Run:
         set_learning_rate(self.optimizer, learning_rate_at(self.step, self.steps, self.training))
         # A step that is given up is repeated, in smaller micro-batches or after a resume, with the same random numbers.
         may_give_up = self.device.type != "cpu" or len(batch) > self.micro_rows
+        # Not needed otherwise: on a CPU, a step of one micro-batch always completes.
         before = random_state() if may_give_up else None
         while (loss := self._backward(batch, before)) is None:
             self._give_up_step(before)
+            # min(), because halving a size above that of the batch may change nothing. Rounded up, it ends at 1 row.
             self.micro_rows = -(-min(self.micro_rows, len(batch)) // 2)
             log.warning("the GPU has too little memory for a micro-batch", extra={"micro_batch_size": self.micro_rows})
             torch.cuda.empty_cache()
+        # After the last micro-batch: the norm is that of the gradient of the whole step.
         if self.training.max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
         self.optimizer.step()
@@ -219,15 +226,18 @@ class _Run:
                         "the GPU has too little memory to train on one row; lower spec.task.maxLength or use a "
                         "larger GPU"
                     ) from error
+                # Not retried here: inside `except`, the error keeps the tensors that did not fit alive.
                 return None
             total += loss.detach()
         return total
 
     def _loss_sum(self, micro_batch: list[int]) -> Tensor:
         inputs, compared = self.rows.batch(micro_batch)
+        # The forward pass alone, as torch advises: backward operations use the types of the forward ones.
         with autocast(self.device, self.training.precision):
             answer = self.model(**_on(self.device, inputs))
         losses = self.row_losses(answer, _on(self.device, compared))
+        # An objective that returns a mean would be broadcast without an error and give a wrong gradient.
         if losses.shape != (len(micro_batch),):
             raise ValueError(
                 f"row losses of shape {tuple(losses.shape)}, expected one value for each of {len(micro_batch)} rows"
@@ -235,6 +245,7 @@ class _Run:
         return losses.sum()
 
     def _after_step(self) -> None:
+        # After the last step there is nothing to save here: the caller stores the finished student, without moments.
         last = self.step >= self.steps
         stop = self.hooks.stop() and not last
         due = time.monotonic() - self.saved > self.save_interval_s and not last
@@ -248,6 +259,7 @@ class _Run:
 
     def _read_losses(self) -> None:
         """Brings the losses of the last steps from the device. Raises: TrainingDiverged naming the first bad step."""
+        # One transfer for all losses: each read from a GPU waits until the GPU has caught up.
         values = torch.stack(self.unread).tolist() if self.unread else []
         first, self.unread = self.step - len(values) + 1, []
         for step, loss in enumerate(values, start=first):
@@ -266,6 +278,7 @@ class _Run:
         kept = {"recent": self.recent, "micro_rows": self.micro_rows}
         (state / LOOP).write_text(json.dumps(kept), encoding="utf-8")
         saved = self.hooks.save(state, self.progress())
+        # One state at a time on the pod's disk: with both moments it is three times as large as the weights.
         for path in state.iterdir():
             path.unlink()
         now = time.monotonic()
@@ -283,6 +296,7 @@ class _Run:
 
     def progress(self) -> TrainingProgress:
         """How far training is now."""
+        # Rates and remaining time are of this attempt alone: an earlier one may have run on other hardware.
         here_s = time.monotonic() - self.started - self.away_s
         steps = self.step - self.first_step
         return TrainingProgress(

@@ -20,6 +20,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
 
     The order of parameters is that of `named_parameters`, so that saved moments find theirs again.
     """
+    # By class too, because a LayerNorm may have any name: GPT-2 calls its own ln_1 and ln_2.
     in_norms = {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
@@ -36,6 +37,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
             {"params": groups[False], "weight_decay": 0.0},
         ],
         lr=training.learning_rate,
+        # betas and eps are the defaults of transformers' Trainer; the spec has no fields for them.
         betas=(0.9, 0.999),
         eps=1e-8,
         fused=True,  # one kernel for all parameters, as the Trainer does
@@ -45,6 +47,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
 def learning_rate_at(step: int, steps: int, training: Training) -> float:
     """The learning rate of the optimizer step `step`, counted from 0: transformers' schedules as a pure function."""
     warmup = math.ceil(steps * training.warmup_ratio)
+    # The first step has rate 0, as in transformers.
     if step < warmup:
         return training.learning_rate * step / max(1, warmup)
     progress = (step - warmup) / max(1, steps - warmup)
@@ -76,4 +79,5 @@ def set_moments(optimizer: torch.optim.AdamW, moments: dict[str, torch.Tensor]) 
     for key, value in moments.items():
         position, _, name = key.partition(".")
         state.setdefault(int(position), {})[name] = value
+    # The groups are those of this run: rates and decay come from the work order, not from a saved state.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -22,8 +22,10 @@ from distillchain_store.store import Store, discard
 
 log = logging.getLogger(__name__)
 
+# The newest may be incomplete or damaged; then the one before it is used.
 KEPT = 2
 INDEX = "index.json"
+# 64 bits in hex: enough to tell a few sources of one stage apart, and short in a key.
 SOURCE_CHARS = 16
 
 
@@ -70,6 +72,7 @@ class ResumeStates:
 
     def save(self, folder: Path, index: ResumeIndex) -> None:
         """Stores all files of `folder` as the state at `index.step`, then deletes older states."""
+        # Padded with zeros, so that states sort by step; random, because an earlier try may have left some files.
         state = f"{self._prefix}{index.step:09d}-{self._attempt}-{uuid.uuid4().hex[:6]}/"
         files = []
         for path in sorted(item for item in folder.rglob("*") if item.is_file()):
@@ -90,6 +93,7 @@ class ResumeStates:
                 where = f"{self._store.uri}/{state}"
                 log.info("state found", extra={"step": index.step, "of": index.of, "state": where})
                 return index, place
+        # States of another source as well: without this line a user would not learn why training starts again.
         if self._store.list_objects(self._stage):
             log.warning(
                 "no saved state can be used: none is complete, or data, teacher or student have changed; training "
@@ -121,6 +125,7 @@ class ResumeStates:
     def _drop_older(self) -> None:
         kept = [state for state in self._states() if state not in self._unusable][-KEPT:]
         if kept:
+            # Nothing newer than the kept ones: a state without an index may be one that another pod is writing now.
             older = [
                 item.key
                 for item in self._store.list_objects(self._prefix)

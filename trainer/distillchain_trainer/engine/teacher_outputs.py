@@ -33,6 +33,7 @@ from distillchain_trainer.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
+# Part of the digest. Raise it when the parts or the computation change, so that older parts are not found.
 OUTPUTS_VERSION = 2
 
 
@@ -138,6 +139,7 @@ class TeacherPass:
         elapsed_s, done, since = 0.0, 0, time.monotonic()
         unwritten: list[int] = []
         for answer in forward(self.model, self.encoded, self.outputs_of, rows=rows, precision=self.training.precision):
+            # Before anything is stored, or the next attempt would reuse the NaN.
             self.check(answer.outputs)
             if values is None:
                 values = np.zeros((int(place.max()) + 1, *answer.outputs.shape[1:]), dtype=np.float32)
@@ -146,6 +148,7 @@ class TeacherPass:
             elapsed_s += answer.elapsed_s
             done += len(answer.rows)
             self.on_batch(done, len(rows))
+            # A stop writes first: the next attempt then computes only the rest.
             if self.stop() or time.monotonic() - since > self.save_interval_s:
                 self._write(unwritten, values, place)
                 unwritten, since = [], time.monotonic()
@@ -160,6 +163,7 @@ class TeacherPass:
         keys = np.frombuffer(b"".join(self.keys[row] for row in rows), dtype=np.uint8).reshape(len(rows), -1)
         content = safetensors.numpy.save({"keys": keys.copy(), "logits": values[place[rows]]})
         name = hashlib.sha256(content).hexdigest()
+        # Named by its content: two pods that compute the same rows write the same object.
         path = self.folder / f"{name}.safetensors"
         path.write_bytes(content)
         self.store.upload(f"{logits_prefix(self.digest)}{name}.safetensors", path)
@@ -169,6 +173,7 @@ class TeacherPass:
         """What the store has: values by position in `index`, and which positions are known."""
         values: NDArray[np.float32] | None = None
         known = np.zeros(len(index), dtype=bool)
+        # One part after the other: all of them beside `values` would hold the outputs twice.
         for item in self.store.list_objects(logits_prefix(self.digest)):
             if self.stop():
                 raise StopRequested
@@ -194,6 +199,7 @@ class TeacherPass:
             fetched = self.store.download(key, path)
         except ObjectMissing:
             return None  # another pod found it altered
+        # Checked before it is parsed: an altered file could make the parser fail instead.
         part = safetensors.numpy.load_file(path) if fetched.sha256 == Path(key).stem else None
         path.unlink()
         if part is None or not np.isfinite(part["logits"]).all():

@@ -97,6 +97,7 @@ class PlainTextTokenizer:
 
     def _full_lengths(self, rows: Sequence[Texts], ids: list[NDArray[np.int32]], encodings: Any) -> list[int]:
         lengths = [len(row) for row in ids]
+        # Only these can have been truncated.
         full = [row for row, length in enumerate(lengths) if length >= self._max_length]
         if encodings is not None and len(rows[0]) == 1:
             for row in full:
@@ -110,6 +111,7 @@ class PlainTextTokenizer:
 
     def _rows_with_control_tokens(self, rows: Sequence[Texts], ids: list[NDArray[np.int32]]) -> list[int]:
         affected = set(self._rows_with_control_ids(ids, texts_per_row=len(rows[0])))
+        # Every unknown word has the id of the unknown token, so its name is looked for in the texts instead.
         unknown = self._tokenizer.unk_token
         if unknown and self._backend is not None:
             affected |= {row for row, texts in enumerate(rows) if any(unknown in text for text in texts)}
@@ -121,6 +123,7 @@ class PlainTextTokenizer:
             return []
         (empty,) = self._call([("",) * texts_per_row])["input_ids"]
         expected = np.isin(empty, self._controls).sum()
+        # Counts per row are differences of running sums: no loop in Python over the tokens of 10,000 rows.
         ends = np.cumsum([len(row) for row in ids])
         starts = np.concatenate([[0], ends[:-1]])
         found = np.concatenate([[0], np.cumsum(np.isin(np.concatenate(ids), self._controls))])
@@ -128,6 +131,7 @@ class PlainTextTokenizer:
 
     def _tokenize_renamed(self, rows: Sequence[Texts], ids: list[NDArray[np.int32]], affected: list[int]) -> Tokens:
         """The affected rows, tokenized by a copy whose control tokens have other names. Raises: ControlTokenInText."""
+        # Written in Python: there is no serialization in which its tokens could get other names.
         if self._backend is None:
             raise self._refusal(affected[0], rows[affected[0]], ids[affected[0]])
         if self._renamed is None:
@@ -139,6 +143,7 @@ class PlainTextTokenizer:
         self._renamed.enable_truncation(self._max_length, direction=self._tokenizer.truncation_side)
         encodings = self._renamed.encode_batch(inputs)
         again = _arrays([encoding.ids for encoding in encodings])
+        # The copy should not have any. If it has, a refusal is better than a student that learns from other texts.
         left = self._rows_with_control_ids(again, texts_per_row=len(rows[0]))
         if left:
             raise self._refusal(affected[left[0]], rows[affected[left[0]]], again[left[0]])
@@ -160,6 +165,7 @@ def _with_renamed_tokens(backend: Any, names: Sequence[str]) -> Any:
     from tokenizers import Tokenizer
 
     content = json.loads(backend.to_str())
+    # U+10FFFF is a noncharacter, which Unicode reserves for uses like this one: no text should have it.
     new_names = {name: f"\U0010ffff{index}\U0010ffff" for index, name in enumerate(names)}
     model = content["model"]
     if isinstance(model["vocab"], dict):

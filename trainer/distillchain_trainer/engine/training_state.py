@@ -33,6 +33,7 @@ def set_seed(seed: int) -> None:
 def save_weights(model: Any, folder: Path) -> None:
     """The weights alone, for `load_weights`."""
     folder.mkdir(parents=True, exist_ok=True)
+    # save_model and not save_file, which refuses tensors that share memory, such as tied embeddings.
     safetensors.torch.save_model(model, str(folder / WEIGHTS))
 
 
@@ -62,10 +63,12 @@ def random_state() -> RandomState:
 
 def set_random_state(state: RandomState) -> None:
     """Continues the random numbers from `state`."""
+    # JSON has made lists of the tuples, and setstate takes only a tuple.
     version, internal, gauss = state.others["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state.others["numpy"]))
     torch.set_rng_state(state.tensors["torch"])
+    # A state may be resumed on a machine with another device; the result is then not equal to the last bit.
     if torch.cuda.is_available() and "cuda" in state.tensors:
         torch.cuda.set_rng_state(state.tensors["cuda"])
 
@@ -84,5 +87,6 @@ def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
     load_weights(model, folder)
     device = next(model.parameters()).device
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
+    # Random numbers last, so that nothing that is loaded before can draw from them.
     others = json.loads((folder / RANDOM_PYTHON).read_text(encoding="utf-8"))
     set_random_state(RandomState(safetensors.torch.load_file(folder / RANDOM), others))
