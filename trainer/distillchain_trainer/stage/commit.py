@@ -37,6 +37,7 @@ def commit(context: Context, prepared: Prepared, computed: Computed) -> Committe
         kept=f"the trained student is kept under {computed.states.uri}, and with another gate the chain applied again "
         "goes on from it without training",
     )
+    # The gates come before the upload: a student that misses one leaves nothing in the store but its saved state.
     manifest = _upload(
         context,
         build_manifest(
@@ -51,8 +52,10 @@ def commit(context: Context, prepared: Prepared, computed: Computed) -> Committe
         attempt,
     )
     adopted = manifest.attempt != context.attempt
+    # Gates are not part of the digest, so the faster pod may have had looser ones.
     if adopted:
         check_gates(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
+    # Only after the commit: until then, the state is what the next attempt goes on from.
     clear_states(context.store, order.digest)
     return answer_of(order, manifest, reused=adopted)
 
@@ -62,6 +65,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
     order, student, task = context.order, computed.student, prepared.task
     student.model.save_pretrained(attempt)
     student.tokenizer.save_pretrained(attempt)
+    # Described as the next stage will find it, so that both have the same revision and size.
     own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
     origin = Origin(
         source=f"{context.store.uri}/{attempt_prefix(order.digest, context.attempt)}",
@@ -73,6 +77,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
     for name, measurement in measured.items():
         measurement.write_predictions(attempt / f"predictions-{name}.jsonl")
     validation = measured["validation"]
+    # The loop measures every epoch but the last; this is the last one.
     computed.history.measured(computed.stats.steps, float(order.training.epochs), validation.metrics)
     computed.history.write(attempt)
     if computed.teacher is not None:
@@ -97,6 +102,7 @@ def _upload(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
     """Uploads the attempt, then commits it. Returns: the manifest that holds, which may be another attempt's."""
     context.reporter.report("Upload", 0, 1)
     with context.patiently():
+        # The training is over, so an outage here is waited out for as long as the trained student is worth.
         files = store_commit.upload_attempt(context.store, manifest.digest, manifest.attempt, attempt)
         winner = store_commit.commit(context.store, manifest.model_copy(update={"files": files}))
     context.reporter.report("Upload", 1, 1)

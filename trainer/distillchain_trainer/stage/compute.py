@@ -64,6 +64,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     apply_tf32(context.order.training)  # before anything computes: the teacher's outputs are keyed by it
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
+    # Before the training: a teacher below its gate, or at chance, would waste it.
     teacher = _measure_teacher(context, prepared, measurer) if prepared.teacher else None
     _settle_start(context, prepared, measurer)
     states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
@@ -71,9 +72,11 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     history = History.read(found[1] if found else None)
     if found:
         stats.take_over(found[0])
+        # From here on, a stop reports this step: the next attempt resumes there too.
         context.signals.saved_step = found[0].step
         for sentence in found[0].warnings:  # of phases that this attempt may not repeat
             context.warnings.add(sentence)
+    # Trained but not committed: the gate was missed, or the attempt was stopped before its commit.
     if found and found[0].finished:
         _free_teacher(context, prepared.teacher)
         load_weights(prepared.student.model, found[1])
@@ -124,6 +127,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
         _free_teacher(context, teacher)
         return None
     rows, loaded = prepared.data.train, teacher.loaded
+    # Deferred, because the pass itself asks for stops: it stores what is computed before it raises.
     with context.signals.deferred(), context.patiently():
         outputs = TeacherPass(
             store=context.store,
@@ -142,6 +146,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
         ).run()
     context.signals.raise_if_requested()
     stats.model_s += outputs.elapsed_s
+    # After a resume, the logits are in the store because this very stage computed them. That is no reuse.
     stats.logits_reused = outputs.reused and (stats.logits_reused or not stats.resumed)
     _free_teacher(context, teacher)
     return outputs
@@ -150,6 +155,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
 def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
     """The teacher is no longer needed; its GPU memory and disk are the student's."""
     if teacher is not None:
+        # Not `del`: `prepared` still refers to the model.
         teacher.loaded.model.to("cpu")
         forget(context.folder / "teacher")
 
@@ -206,6 +212,7 @@ class _Training:
             self.prepared.task.targets(self.prepared.data.train),
             teacher,
         )
+        # Until the finished student is stored: a signal that raised before would lose the training.
         with context.signals.deferred():
             progress = train(
                 student.model,
@@ -229,6 +236,7 @@ class _Training:
             save_weights(student.model, final)
             with context.patiently():
                 self._save(final, progress)
+        # A stop that came meanwhile ends the stage here; the next attempt measures and commits the stored student.
         context.signals.raise_if_requested()
 
     def _report(self, progress: TrainingProgress) -> None:
@@ -243,6 +251,7 @@ class _Training:
         )
 
     def _validate(self) -> SplitMetrics:
+        # Interruptible, because signals are deferred here and a measurement may take longer than the grace period.
         measured, _ = self.measurer.split(
             self.prepared.student, self.prepared.data.validation, "Evaluate", interruptible=True
         )
@@ -253,6 +262,7 @@ class _Training:
         self.history.write(folder)
         index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
         self.states.save(folder, index)
+        # After the state is stored: a stop must not report a step that cannot be resumed.
         self.context.signals.saved_step = progress.step
 
     def _save_on_the_way(self, folder: Path, progress: TrainingProgress) -> bool:
@@ -261,6 +271,7 @@ class _Training:
         The weights are in memory, and the store is needed again at the next save and at the end. Ending the stage here,
         for an expired token or a clock that is off, would lose them.
         """
+        # The last chance to save: wait for the store for as long as the grace period allows.
         if self.context.signals.requested:
             with self.context.patiently():
                 self._save(folder, progress)

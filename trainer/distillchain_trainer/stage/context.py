@@ -68,6 +68,7 @@ class Context:
         started = time.monotonic()
 
         def report(done: int, of: int) -> None:
+            # Only a measurement is given up here, never a result that has to be stored.
             if interruptible:
                 self.signals.raise_if_requested()
             elapsed_s = max(time.monotonic() - started, 1e-9)

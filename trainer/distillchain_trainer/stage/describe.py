@@ -29,6 +29,7 @@ def build_manifest(
 ) -> Manifest:
     """The manifest of an attempt, still without files."""
     order = context.order
+    # Over all attempts, because train_s covers all of them too.
     trained = len(data.train) * order.training.epochs
     parts = {"task": order.task, "student": order.student, "training": order.training}
     if order.distillation is not None:
@@ -39,6 +40,7 @@ def build_manifest(
         stage=order.stage,
         attempt=context.attempt,
         checkpoint=f"{order.storage.uri}/{attempt_prefix(order.digest, context.attempt)}",
+        # Sizes and hashes are known after the upload.
         files=[],
         teacher=teacher,
         student=student,
@@ -74,5 +76,6 @@ def environment() -> dict[str, str]:
         "cuda": torch.version.cuda or "none",
         "device": torch.cuda.get_device_name(0) if gpu else f"cpu ({torch.get_num_threads()} threads)",
         "threads": str(torch.get_num_threads()),
+        # As torch has it, and not as the work order asks for it: a manifest records what was in effect.
         "tf32": "on" if torch.get_float32_matmul_precision() != "highest" else "off",
     }

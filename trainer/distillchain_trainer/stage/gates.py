@@ -18,6 +18,7 @@ def check_gates(order: WorkOrder, student: ModelFacts, teacher: ModelFacts | Non
     metric = order.task.metric
     ours = student.metrics.validation[metric]
     theirs = teacher.metrics.validation[metric] if teacher else None
+    # Checked before the training too, but the gate may be tighter now than when this stage was committed.
     if teacher is not None and (miss := missed_teacher_gate(order, theirs)):
         raise GateNotMet(teacher_sentence(miss, order, uri=teacher.source))
     if miss := missed_student_gate(order, ours, theirs):

@@ -60,6 +60,7 @@ class Measurer:
             precision=self.context.order.training.precision,
             on_batch=self.context.batch_reporter(phase, interruptible=interruptible),
         )
+        # Before the metrics: argmax takes NaN for the largest value, so a broken model would get an accuracy.
         numbers_check(split, checkpoint)(outputs)
         self.stats.model_s += elapsed_s
         return self.task.measure(split, loaded.in_task_order(outputs)), len(split) / max(elapsed_s, 1e-9)
@@ -77,8 +78,10 @@ class Measurer:
         measured: dict[str, Measurement] = {}
         rates: dict[str, float] = {}
         for name, split in splits.items():
+            # No manifest has metrics on train, and a pass over its rows would take long.
             if name != "train":
                 measured[name], rates[name] = self.split(loaded, split, phase, checkpoint=checkpoint)
+        # By itself and at batch size 1: rates of large batches do not show what one request takes.
         p50, p95 = latency_ms(
             loaded.model,
             self.task.encode(splits["validation"], loaded, check=self.context.signals.raise_if_requested),
@@ -111,6 +114,7 @@ def numbers_check(split: Split, checkpoint: Checkpoint | None) -> Callable[[NDAr
         if np.isfinite(outputs).all():
             return
         what = f"outputs on {split.name} are not numbers (NaN or infinite)"
+        # Nothing has changed these weights since they were loaded, so the fault is not that of the training.
         if checkpoint is not None:
             raise CheckpointInvalid(
                 f"{checkpoint.field}: {checkpoint.uri}: its {what}; copy it again, or use precision float32"

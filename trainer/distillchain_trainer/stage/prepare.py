@@ -62,6 +62,7 @@ def prepare(context: Context) -> Prepared:
     order, storage = context.order, context.order.storage
     check_keep_texts()
     task = adapter_for(order.task, context.warnings)
+    # Data before models: a faulty row is found before gigabytes of weights are downloaded.
     data = task.read_data(endpoint_url=storage.endpoint_url, region=storage.region, folder=context.scratch("data"))
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
     teacher = _load_teacher(context, task)
@@ -104,6 +105,7 @@ def _fetch_teacher(context: Context) -> Checkpoint:
         )
     assert teacher.digest is not None
     manifest = read_manifest(context.store, teacher.digest)
+    # A stage starts only when its teacher is committed, so the manifest was deleted since.
     if manifest is None:
         raise CheckpointCorrupt(
             f"{context.store.uri}/{manifest_key(teacher.digest)} is missing: stage {teacher.name}, which teaches this "
@@ -129,6 +131,7 @@ def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoi
         )
 
     tokenizer = fetch(spec.tokenizer, "tokenizer", "tokenizer") if spec.tokenizer else None
+    # With a tokenizer of its own, the one of the checkpoint is not read and may be missing.
     start = fetch(spec.model, "student", "weights" if tokenizer else "all") if spec.model else None
     seed = order.training.seed
     if spec.architecture is not None:

@@ -47,6 +47,7 @@ class Reporter:
         )
         if self._stream is not None:
             self._stream.write(line.to_json() + "\n")
+            # stdout of a pod is a pipe, and Python would hold lines back until a block is full.
             self._stream.flush()
 
 

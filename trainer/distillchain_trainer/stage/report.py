@@ -42,6 +42,7 @@ def _is_current(store: Store, digest: str) -> bool:
         page = store.read(report_key(digest))
     except ObjectMissing:
         return False
+    # A page contains the digest of the manifests that it was made from.
     return manifests_digest(walk_back(store, digest)).encode() in page
 
 

@@ -57,6 +57,7 @@ def _train(context: Context) -> Committed:
     from distillchain_trainer.stage.prepare import prepare
 
     context.signals.raise_if_requested()
+    # Before anything is fetched: without the right to write, all work would be in vain.
     kept_behind = store_commit.prove(context.store, context.order.digest, context.attempt)
     if kept_behind:
         context.warnings.add(kept_behind)

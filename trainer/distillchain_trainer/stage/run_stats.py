@@ -32,6 +32,7 @@ class RunStats:
         """Continues the counts of a saved state."""
         self.resumed = True
         self.elapsed_before_s = index.elapsed_s
+        # Added, because this attempt has measured the teacher by now. The others are still zero.
         self.model_s += index.model_s
         self.train_s, self.steps, self.final_loss = index.train_s, index.step, index.final_loss
         self.micro_batch_size = index.micro_batch_size
@@ -39,6 +40,7 @@ class RunStats:
 
     def trained(self, progress: TrainingProgress) -> None:
         """Takes over the progress of the training."""
+        # Only what is new since the last call: this is called at every save.
         self.model_s += progress.train_s - self.train_s
         self.train_s, self.steps, self.final_loss = progress.train_s, progress.step, progress.loss
         self.micro_batch_size = progress.micro_batch_size
