@@ -25,6 +25,7 @@ class Signals:
 
     def install(self) -> None:
         """Installs the handlers, which only record signals until `obey` is called. Main thread only."""
+        # A counter and not a flag, because deferred blocks may be nested.
         self._deferred += 1
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -35,6 +36,7 @@ class Signals:
         self.raise_if_requested()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Noted before it raises: code that catches the exception still sees that a stop was requested.
         self.requested = True
         if not self._deferred:
             raise StopRequested(self.saved_step)

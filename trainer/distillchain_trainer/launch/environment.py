@@ -58,6 +58,7 @@ def _keep_caches_in(folder: Path) -> None:
     home = Path(os.environ.get("HOME") or "/nonexistent")
     if not os.access(home, os.W_OK):
         for name, place in caches.items():
+            # A value that is set in the pod template takes precedence.
             os.environ.setdefault(name, str(folder / place))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

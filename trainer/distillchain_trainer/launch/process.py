@@ -65,11 +65,14 @@ def main(arguments: list[str], signals: Signals) -> int:
     try:
         progress = set_up_streams()
         order = _read_work_order()
+        # Only now, so that a stop can be reported with the stage's name and digest.
         signals.obey()
         answer, code = _run(order, signals, progress), EXIT_COMMITTED
+        # The stage is committed. A signal from here on must not turn the answer into Interrupted.
         signals.defer_for_good()
     except StopRequested as stop:
         signals.defer_for_good()
+        # A stop outside the training loop carries no step, so the one of the newest saved state counts.
         answer, code = _interrupted(order, max(stop.step, signals.saved_step)), EXIT_INTERRUPTED
     except BaseException as error:  # every ending has an answer
         signals.defer_for_good()
@@ -79,6 +82,7 @@ def main(arguments: list[str], signals: Signals) -> int:
 
 
 def _run(order: WorkOrder, signals: Signals, progress: TextIO) -> Committed:
+    # Loads no torch yet: the environment, which torch reads once, is set up below.
     from distillchain_trainer.stage.run import run_stage
 
     named = os.environ.get(ATTEMPT_ENV, "")
@@ -121,6 +125,7 @@ def _work_folder() -> Iterator[Path]:
             Path(parent).mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="stage-", dir=parent))
     except OSError as error:
+        # A full disk has a failure class of its own, and without a parent folder the variable is not at fault.
         if error.errno in FULL or not parent:
             raise
         raise WorkOrderInvalid(
@@ -130,6 +135,7 @@ def _work_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        # A file that cannot be deleted must not replace the stage's answer by an error.
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -151,6 +157,7 @@ def _interrupted(order: WorkOrder | None, step: int) -> Interrupted:
 def _failed(order: WorkOrder | None, error: BaseException) -> tuple[Failed, int]:
     known = translate_unforeseen(error)
     if known is not None and known.failure_class is not FailureClass.CRASHED:
+        # A known failure is explained by its message. A traceback would hide it, and is left to the level DEBUG.
         log.error("stage failed: %s", known, extra={"failure_class": known.failure_class})
         log.debug("cause", exc_info=error)
     else:
@@ -168,6 +175,7 @@ def _failed(order: WorkOrder | None, error: BaseException) -> tuple[Failed, int]
 
 def leave(code: int) -> NoReturn:
     """Ends the process at once: everything is written, and an orderly exit of torch takes another second."""
+    # os._exit flushes nothing.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -14,10 +14,12 @@ from distillchain_store.redaction import without_secrets
 def set_up_streams() -> TextIO:
     """Returns the stream for progress lines. Whatever a library prints to stdout goes to stderr, also from C."""
     sys.stdout.flush()
+    # File descriptors and not sys.stdout, which a library in C does not know.
     progress = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Fields())
+    # force: basicConfig does nothing if a library has already added a handler.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("distillchain_trainer").setLevel(logging.INFO)
     logging.getLogger("distillchain_store").setLevel(logging.INFO)
@@ -27,6 +29,7 @@ def set_up_streams() -> TextIO:
 class _Fields(logging.Formatter):
     """Constant text, then the fields: `... INFO distillchain_store.commit: stage committed digest=9c41 attempt=1`."""
 
+    # What every record has. The formatter itself adds message and asctime, and Python 3.12 taskName.
     _usual = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
     def __init__(self) -> None:

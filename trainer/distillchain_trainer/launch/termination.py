@@ -19,15 +19,18 @@ WARNING_BYTES = 300
 def write_answer(answer: Committed | Failed | Interrupted) -> None:
     """Writes in place and in one write: the kubelet mounts this very file, so nothing can be renamed over it."""
     path = os.environ.get(TERMINATION_PATH_ENV) or DEFAULT_TERMINATION_PATH
+    # Outside a pod there is no such file, and an ordinary user cannot create it.
     if path == DEFAULT_TERMINATION_PATH and not Path(path).exists():
         log.info("answer: %s", json.dumps(answer.to_document(), ensure_ascii=False))
         return
     content = encode_answer(answer)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        # Unbuffered, so that it is one write: a pod may be killed at any moment.
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             file.write(content)
     except OSError:
+        # Not raised: the exit code still tells how the stage ended.
         log.exception("the termination message could not be written; it is: %s", answer.to_json())
 
 
@@ -37,6 +40,7 @@ def encode_answer(answer: Committed | Failed | Interrupted) -> bytes:
         answer = _with_fewer_warnings(answer)
     if isinstance(answer, Committed) and _size(answer) > TERMINATION_BYTES:
         answer = _without_sentences(answer)  # a store with a very long URI
+    # A message may quote half of a surrogate pair from a user's file, which UTF-8 cannot express.
     return answer.to_json().encode(errors="replace")
 
 

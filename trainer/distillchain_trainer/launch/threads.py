@@ -17,6 +17,7 @@ def choose() -> None:
     """Sets OMP_NUM_THREADS and OMP_WAIT_POLICY unless they are set."""
     cpus = cpu_share()
     os.environ.setdefault("OMP_NUM_THREADS", str(cpus))
+    # Half a CPU is left to the noise of other processes (a guess). A single thread has nobody to wait for.
     if cpus > 1 and "OMP_WAIT_POLICY" not in os.environ and idle_cpus() < cpus - 0.5:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
@@ -28,6 +29,7 @@ def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         quota, period = limit_file.read_text().split()
     except (OSError, ValueError):
         return cpus
+    # Rounded down: with a thread too many the kernel stops all of them when the quota of a period is used up.
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
