@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from cluster.s3 import S3Server
 from distillchain_api.wire.answer import Interrupted, ProgressPhase, parse_progress
+from distillchain_store.errors import StorageDenied, StorageUnavailable, StoreError
 from distillchain_store.folder import FileStore
+from distillchain_store.patience import TRAINED_S
 from distillchain_store.s3.store import S3Store
 from distillchain_store.store import Fingerprint
 from distillchain_trainer.engine.history import History
@@ -292,3 +294,44 @@ def test_a_store_that_is_away_while_nothing_is_lost_ends_no_training(
         assert "the state is not saved; training goes on" in [record.message for record in caplog.records]
         manifest = f"out/stages/{order.digest}/manifest.json"
         assert server.client().get_object(Bucket="models", Key=manifest)["Body"].read()
+
+
+def test_results_that_are_nowhere_else_wait_for_the_store_as_long_as_training_does(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An outage while the teacher's logits were written ended a stage after 30 s."""
+    waits: dict[str, float] = {}
+    real = FileStore.upload
+
+    def upload(self: FileStore, key: str, path: Path) -> Fingerprint:
+        kind = "checkpoint" if "/attempts/" in key else key.partition("/")[0]
+        waits[kind] = self.patience()
+        return real(self, key, path)
+
+    monkeypatch.setattr(FileStore, "upload", upload)
+
+    run_here(an_order(root), root)
+
+    assert waits == {"logits": TRAINED_S, "stages": TRAINED_S, "checkpoint": TRAINED_S}
+
+
+@pytest.mark.parametrize("fault", [StorageDenied("expired"), StorageUnavailable("away")])
+def test_a_state_that_cannot_be_saved_on_the_way_ends_no_training(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: StoreError
+):
+    """A token that expires in the middle of a training cost all of it."""
+    order = an_order(root).model_copy(update={"save_interval_s": 0})  # a state after every step
+    real = ResumeStates.save
+
+    def save(self: ResumeStates, folder: Path, index: ResumeIndex) -> None:
+        if index.step < index.of:
+            raise fault
+        real(self, folder, index)
+
+    monkeypatch.setattr(ResumeStates, "save", save)
+
+    answer = run_here(order, root)
+
+    assert manifest_of(root, order.digest).run.steps == 20
+    assert not answer.reused
+    assert "the state is not saved; training goes on" in caplog.text
