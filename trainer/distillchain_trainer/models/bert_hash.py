@@ -91,6 +91,7 @@ class BertHashModel(BertHashPreTrainedModel):  # type: ignore[no-untyped-call]  
     ) -> BaseModelOutputWithPooling:
         """Token ids [B, T] -> last hidden states [B, T, H] and pooled first tokens [B, H]."""
         embedded = self.embeddings(input_ids, token_type_ids)
+        # transformers makes the mask in the form that the chosen implementation of attention expects.
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embedded, attention_mask=attention_mask)
         states = self.encoder(embedded, attention_mask=mask).last_hidden_state
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.pooler(states))
@@ -103,6 +104,7 @@ class BertHashForSequenceClassification(BertHashPreTrainedModel):  # type: ignor
         super().__init__(config)
         self.num_labels = config.num_labels
         self.bert = BertHashModel(config)
+        # None means the dropout of the encoder, as in BERT.
         head_dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if head_dropout is None else head_dropout)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 2))
@@ -125,6 +127,7 @@ class BertHashForSequenceClassification(BertHashPreTrainedModel):  # type: ignor
 
 def register() -> None:
     """Makes the Auto classes know `bert_hash`; may be repeated."""
+    # register() raises for a name that is registered already.
     if BertHashConfig.model_type in CONFIG_MAPPING:
         return
     AutoConfig.register(BertHashConfig.model_type, BertHashConfig)

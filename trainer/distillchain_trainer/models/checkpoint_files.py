@@ -29,6 +29,7 @@ SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 COPY_AGAIN = "copy the checkpoint again"
 LFS_POINTER = b"version https://git-lfs"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+# The first bytes of formats that are found under the name of weights, and the remedy for each.
 SIGNATURES = (
     (b"\x1f\x8b", "a gzip file; decompress it"),
     (b"\x28\xb5\x2f\xfd", "a zstd file; decompress it"),
@@ -52,9 +53,11 @@ def check_names(names: Sequence[str], *, uri: str, field: str, parts: Parts) -> 
 def check_contents(folder: Path, names: Iterable[str], *, uri: str, field: str, parts: Parts) -> None:
     """Checks that each file is what its name says and that no shard is missing. Raises: CheckpointInvalid."""
     for name in sorted(name for name in names if name.endswith(WANTED)):
+        # Weights beside a tokenizer are not used and not downloaded from S3.
         if parts == "tokenizer" and name.endswith(".safetensors"):
             continue
         with (folder / name).open("rb") as file:
+            # Before the headers are read: a pointer is a short text, which would be reported as damaged weights.
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise CheckpointInvalid(
                     f"{field}: {uri}/{name} is a Git LFS pointer, a short text in place of the file; run git lfs pull "
@@ -82,6 +85,7 @@ def weight_files(folder: Path, *, uri: str, field: str) -> list[str]:
         return [WEIGHTS]
     shards = read_json(folder / INDEX, f"{field}: {uri}/{INDEX}").get("weight_map")
     names = set(shards.values()) if isinstance(shards, dict) else set()
+    # No slash: a file of the index must not lie outside of the checkpoint's folder.
     if not names or not all(isinstance(name, str) and re.fullmatch(r"[^/\\]+\.safetensors", name) for name in names):
         raise CheckpointInvalid(
             f"{field}: {uri}/{INDEX}: weight_map must give a file with a name in .safetensors for each tensor; "
@@ -97,9 +101,11 @@ def read_header(path: Path, what: str) -> dict[str, str]:
     """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
+        # The format: 8 bytes with the size of the header, the header as JSON, the tensors.
         start = file.read(8)
         header_bytes = int.from_bytes(start, "little")
         fits = len(start) == 8 and header_bytes <= MAX_HEADER_BYTES
+        # Another kind of file may announce any size here.
         content = file.read(header_bytes) if fits else b""
     try:
         header = json.loads(content)
@@ -109,6 +115,7 @@ def read_header(path: Path, what: str) -> dict[str, str]:
         if 0 < len(content) < header_bytes and content.startswith(b"{"):
             raise CheckpointInvalid(f"{what} is cut short within its header; {COPY_AGAIN}") from error
         raise CheckpointInvalid(f"{what} is not a safetensors file: {_kind(start)}") from error
+    # The tensors follow each other without gaps, so the largest end is the size of all of them.
     expected_bytes = 8 + header_bytes + max((end for _, end in tensors.values()), default=0)
     if size_bytes != expected_bytes:
         raise CheckpointInvalid(
@@ -154,12 +161,14 @@ def _check_weight_names(names: Sequence[str], what: str) -> None:
         )
     if "config.json" not in names:
         raise CheckpointInvalid(f"{what} has no config.json; expected a checkpoint in Hugging Face format")
+    # transformers would load the first and ignore the second without a word.
     if WEIGHTS in names and INDEX in names:
         raise CheckpointInvalid(
             f"{what} has both {WEIGHTS} and {INDEX}, which are two versions of the weights; delete the old one"
         )
     if WEIGHTS in names or INDEX in names:
         return
+    # Pickles get their own message, because a user may have only them, and save_pretrained converts them.
     pickle = next((name for name in names if name.endswith(PICKLES) and name not in NO_WEIGHTS), None)
     if pickle and not any(name.endswith(".safetensors") for name in names):
         raise CheckpointInvalid(

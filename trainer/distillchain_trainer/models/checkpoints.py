@@ -71,6 +71,7 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
     Raises: CheckpointCorrupt naming the object.
     """
     for entry in manifest.files:
+        # Predictions, examples and history are for the report, not for the model.
         if entry.path.endswith(WANTED):
             download_file(store, manifest, entry, folder)
     return _described(manifest.checkpoint, field, folder, None, "all")
@@ -89,6 +90,7 @@ def _fetch_prefix(
     uri: str, field: str, endpoint_url: str | None, region: str | None, folder: Path, parts: Parts
 ) -> list[str]:
     store = open_store(uri, endpoint_url=endpoint_url, region=region, field=field)
+    # The top folder alone: others, such as onnx/, hold the same weights in other formats.
     names = [item.key for item in store.list_objects("") if "/" not in item.key]
     if not names:
         raise CheckpointInvalid(f"{field}: {uri} holds no files; expected config.json and safetensors weights")
@@ -106,6 +108,7 @@ def _is_used(name: str, parts: Parts) -> bool:
 
 
 def _described(uri: str, field: str, folder: Path, commit: str | None, parts: Parts) -> Checkpoint:
+    # Apart, because a revision is that of the weights alone.
     weights, rest = {}, {}
     for path in sorted(folder.iterdir()):
         if not _is_used(path.name, parts):

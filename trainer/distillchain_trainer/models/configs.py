@@ -24,6 +24,7 @@ def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
     """The configuration of a checkpoint. Raises: CheckpointInvalid for a kind that cannot be loaded."""
     document, what = checkpoint.config(), f"{checkpoint.field}: {checkpoint.uri}"
     kind = document.get("model_type")
+    # Before AutoConfig is called, whose message would advise to trust the checkpoint's code.
     if kind not in CONFIG_MAPPING:
         if "auto_map" in document:
             raise CheckpointInvalid(
@@ -56,11 +57,13 @@ def build_config(architecture: Architecture, *, field: str) -> Any:
     """The configuration of new weights. Raises: CheckpointInvalid naming a field that the model type does not have."""
     kind = architecture.model_type
     known = CONFIG_MAPPING.keys()
+    # Names have hyphens or underscores (deberta-v2, bert_hash); either spelling is accepted.
     found = next((name for name in known if name.replace("-", "_") == kind.replace("-", "_")), None)
     if found is None:
         raise CheckpointInvalid(f"{field}.architecture.modelType: got {kind}; {nearest(kind, list(known))}")
     config_class = CONFIG_MAPPING[found]
     fields = _fields_of(config_class)
+    # transformers keeps unknown fields without an error, so a typo would have no effect.
     for name in architecture.config:
         if name not in fields:
             raise CheckpointInvalid(
@@ -88,6 +91,8 @@ def _method(quantization: Any) -> str:
 def _fields_of(config_class: Any) -> set[str]:
     """Fields that the class itself declares; those that every config has (id2label, dtype, ...) are set by us."""
     if dataclasses.is_dataclass(config_class):
+        # __mro__[1]: the base class of all configurations, whose name differs between releases of transformers.
+        # Its tie_word_embeddings is allowed, because it changes the architecture.
         common = {item.name for item in dataclasses.fields(AutoConfig.for_model("bert").__class__.__mro__[1])}
         return {item.name for item in dataclasses.fields(config_class)} - (common - {"tie_word_embeddings"})
     return set(inspect.signature(config_class.__init__).parameters) - {"self", "kwargs"}

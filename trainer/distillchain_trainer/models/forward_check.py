@@ -105,6 +105,7 @@ def _batch(rows: Rows, pad_id: int, side: str) -> dict[str, Tensor]:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
+    # Relative to the largest output. The constant is for outputs that are all zero.
     scale = torch.maximum(one.abs().max(), other.abs().max())
     return bool((one - other).abs().max() <= TOLERANCE * scale + 1e-7)
 

@@ -34,6 +34,7 @@ def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
         # Only the top folder: onnx/, openvino/ and the like hold the same weights in other formats.
         files = [item.rfilename for item in info.siblings or [] if "/" not in item.rfilename]
         wanted = [file for file in files if any(Path(file).match(pattern) for pattern in WANTED)]
+        # By commit, because the branch may move between the two requests.
         folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted or WANTED)
     return Path(folder), str(info.sha), files
 
@@ -51,6 +52,7 @@ def fetch_dataset(
     name, revision = split_name(uri)
     datasets.disable_progress_bars()
     with _errors(uri, "spec.task.dataset.uri", DataInvalid):
+        # Everything below is read from this commit, also if the branch moves meanwhile.
         commit = str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
         known = datasets.get_dataset_config_names(name, revision=commit)
         if config is not None and config not in known:
@@ -77,6 +79,7 @@ def _errors(uri: str, field: str, invalid: type[StageError]) -> Iterator[None]:
     except StageError:
         raise
     except Exception as error:
+        # First, because the hub's client reports a certificate that is not trusted as a lost connection.
         fault = tls_fault(error, bundle_variable="SSL_CERT_FILE")
         if fault:
             raise StorageDenied(f"{field}: the hub cannot be trusted with {uri}: {fault}") from error
@@ -94,12 +97,14 @@ def _of_hub(error: Exception, uri: str, field: str, invalid: type[StageError]) -
     """What an error of the hub's client means; None: it is of another library."""
     from huggingface_hub import errors as hf
 
+    # Before RepositoryNotFoundError, its base class: the name is right, but the terms must be accepted.
     if isinstance(error, hf.GatedRepoError):
         return StorageDenied(f"{field}: {uri} is gated; accept its terms and give the pod HF_TOKEN")
     if isinstance(error, hf.RepositoryNotFoundError | hf.HFValidationError):
         return invalid(f"{field}: the hub has no {uri} (or HF_TOKEN may not see it); correct the name")
     if isinstance(error, hf.RevisionNotFoundError):
         return invalid(f"{field}: the hub has no revision of that name for {uri}; correct it")
+    # After the classes above, which are derived from it.
     if isinstance(error, hf.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):

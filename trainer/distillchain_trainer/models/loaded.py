@@ -28,6 +28,7 @@ class Loaded:
     @property
     def parameters(self) -> int:
         """Number of parameters, shared ones counted once."""
+        # parameters() gives a tensor that two modules share, such as tied embeddings, only once.
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property

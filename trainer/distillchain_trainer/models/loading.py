@@ -54,6 +54,7 @@ def load_base(auto: Any, checkpoint: Checkpoint, config: Any) -> tuple[Any, list
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within, random numbers on the CPU depend on `seed` alone; afterwards they continue as if nothing had happened."""
+    # devices=[]: models are built on the CPU. By default, fork_rng also saves the state of every GPU.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -72,6 +73,7 @@ def _load(auto: Any, checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
             model, found = auto.from_pretrained(
                 checkpoint.folder,
                 config=config,
+                # Also for weights in half precision: AdamW would lose small updates in them.
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -105,6 +107,7 @@ def _check_nothing_left(checkpoint: Checkpoint, left_over: Iterable[str]) -> Non
     names = list(left_over)
     if not names:
         return
+    # peft names its tensors so. Without the adapter, the base model alone would be measured.
     if any("lora_" in name for name in names):
         raise CheckpointInvalid(
             f"{checkpoint.field}: {checkpoint.uri} has weights of an adapter ({shorten(names)}); merge it into its "
@@ -128,8 +131,10 @@ def _check_finite(checkpoint: Checkpoint, model: Any) -> None:
 
 def _is_harmless(model: Any, key: str) -> bool:
     """A tensor without effect on a complete classifier."""
+    # A classifier that uses its pooler has it among its own weights, so one that is left over is not used.
     if COMPUTED_BUFFERS.search(key) or POOLER.search(key):
         return True
+    # Where the model has a module of that name, the tensor belongs to it and would have an effect.
     return key.startswith(PRETRAINING_HEADS) and not hasattr(model, key.split(".")[0])
 
 

@@ -39,6 +39,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise CheckpointInvalid(f"{what} has no padding token and no end token; set pad_token and save it again")
+        # Decoders such as GPT-2 come without a padding token.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -85,6 +86,7 @@ def check_fit(model: Any, tokenizer: Any, *, field: str, name: str, max_length: 
         name: what messages call the model.
     """
     size, rows = vocabulary_size(tokenizer), _embedding_rows(model)
+    # A token without an embedding would fail as an index error in the middle of a pass.
     if rows is not None and size > rows:
         raise CheckpointInvalid(
             f"{field}: the tokenizer has {size} words, the model {name} has embeddings for {rows}; "
