@@ -81,6 +81,7 @@ def check_content(head: bytes, name: str, *, ending: str, is_unpacked: bool = Fa
     if binary is not None:
         what, remedy = binary.what, binary.remedy
         if what == "gzip":
+            # A file.csv.gz may be compressed twice; a file.csv that is gzip may only lack the ending .gz.
             remedy = f"decompress it{' once more' if is_unpacked else _or_add_gz(ending)}"
         raise _other_content(name, what, ending, remedy)
     text = _recognise_text(head.removeprefix(BOM).lstrip(), ending)
@@ -90,6 +91,7 @@ def check_content(head: bytes, name: str, *, ending: str, is_unpacked: bool = Fa
         shown = head[:40].decode(errors="replace").splitlines()[0] if head.strip() else ""
         what = f"text that begins with {shown!r}" if shown else "empty"
         raise _other_content(name, what, ending, "let the name end in .csv, .tsv or .jsonl, or convert it to Parquet")
+    # Last, because a binary file may have as many zeros.
     if _is_wide(head):
         what = "text in UTF-16 or UTF-32 without a byte order mark"
         raise _other_content(name, what, ending, "convert it to UTF-8")
@@ -122,6 +124,7 @@ def _recognise_binary(head: bytes) -> Signature | None:
         return Signature(b"", "a tar archive", "unpack it") if head[offset:].startswith(mark) else None
     if found.start.isascii() and not re.search(rb"[\x00-\x08\x0e-\x1f]|[\x80-\xff]", head):
         return None  # a column may be called ORC or PAR1
+    # An xlsx file is a zip archive with these names in it.
     if found.what == "a zip archive" and re.search(rb"\[Content_Types\]\.xml|xl/|_rels/", head):
         return Signature(found.start, "an Excel file (xlsx)", EXPORT)
     return found

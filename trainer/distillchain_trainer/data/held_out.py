@@ -28,6 +28,7 @@ def check_held_out(splits: Sequence[Split], sources: Mapping[str, str], warnings
         sources: file or hub split of each split, for messages.
     Raises: DataInvalid where two splits consist of the same texts: the same file under two names, a link or a copy.
     """
+    # All refusals first: warnings about overlap are of no use if a split is refused.
     for first, second in combinations(splits, 2):
         if first.texts_sha256 == second.texts_sha256:
             raise DataInvalid(
@@ -46,6 +47,7 @@ def check_held_out(splits: Sequence[Split], sources: Mapping[str, str], warnings
 def warn_of_contradictions(split: Split, warnings: StageWarnings) -> None:
     """Warns if more than NOTABLE_SHARE of the rows have a text that the split also has with another target."""
     fingerprints, targets = split.fingerprints, np.asarray(split.targets)
+    # Equal texts become neighbours. Stable, so that the rows in the message are the first ones of the file.
     order = np.argsort(fingerprints, kind="stable")
     same_text = np.diff(fingerprints[order]) == 0
     contradicts = np.flatnonzero(same_text & (targets[order][1:] != targets[order][:-1]))

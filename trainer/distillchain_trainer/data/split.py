@@ -46,6 +46,7 @@ class Split:
     @cached_property
     def facts(self) -> SplitFacts:
         """For the manifest."""
+        # In the order of the rows, because the training depends on it.
         digest = hashlib.sha256(b"".join(self.keys))
         digest.update(json.dumps(self.targets).encode())
         return SplitFacts(rows=len(self), sha256=digest.hexdigest())
@@ -58,6 +59,7 @@ class Split:
     @cached_property
     def fingerprints(self) -> NDArray[np.int64]:
         """A hash of each row's texts that ignores case and white space, [rows]; valid within this process."""
+        # Python's own hash: eight bytes per row, and fast. It differs between processes and is never stored.
         hashes = (hash("\0".join([" ".join(text.casefold().split()) for text in texts])) for texts in self.texts)
         return np.fromiter(hashes, dtype=np.int64, count=len(self))
 

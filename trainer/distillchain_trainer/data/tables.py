@@ -97,12 +97,14 @@ class _File:
             head = file.read(HEAD_BYTES)
         if not self.is_compressed:
             return head
+        # Before it is opened as gzip, whose error would not say what the file is.
         check_compressed(head, self.name)
         with self._open() as unpacked:
             return unpacked.read(HEAD_BYTES)
 
     def lines(self, *, newline: str) -> Iterator[str]:
         """The lines with their line ends; `newline` as in io.TextIOWrapper."""
+        # utf-8-sig: a byte order mark, as Excel writes it, would become part of the first column's name.
         with self._open() as file, io.TextIOWrapper(file, "utf-8-sig", newline=newline) as lines:
             number = 0
             try:
@@ -165,6 +167,7 @@ def _blank_line(name: str, number: int) -> DataInvalid:
 def _read_tsv(file: _File, header: _Header, warnings: StageWarnings) -> Iterator[Row]:
     lines = _lines(file)
     _, first = next(lines)
+    # With CR alone as line end, the whole file is one line.
     if "\r" in first:
         raise _cr_alone(file.name)
     names = first.split("\t")
@@ -224,11 +227,13 @@ def _cr_alone(name: str) -> DataInvalid:
 
 def _read_csv(file: _File, header: _Header) -> Iterator[Row]:
     csv.field_size_limit(MAX_CELL_CHARS)
+    # newline="" leaves line ends within cells to csv. strict: csv would otherwise guess at broken quoting.
     reader = csv.reader(file.lines(newline=""), strict=True)
     picked: list[int] = []
     names: list[str] = []
     blank = 0  # line of the last row without cells: allowed at the end only
     while True:
+        # Before the row is read: it may span several lines, and its place is the first of them.
         number = reader.line_num + 1
         try:
             cells = next(reader, None)
@@ -260,6 +265,7 @@ def _read_jsonl(file: _File, columns: Sequence[str]) -> Iterator[Row]:
     picked: list[str] = []
     for number, line in _lines(file):
         try:
+            # json keeps the last of several equal keys without a word.
             value = json.loads(line, object_pairs_hook=_unique_keys)
         except ValueError as error:
             if "\r" in line:
@@ -271,6 +277,7 @@ def _read_jsonl(file: _File, columns: Sequence[str]) -> Iterator[Row]:
             raise DataInvalid(
                 f"{file.name}:{number}: got {line.strip()[:40]}, expected a JSON object; write one object per line"
             )
+        # Most rows have the same keys in the same order, so columns are rarely looked up again.
         if list(value) != keys:
             keys = list(value)
             picked = [keys[i] for i in pick_columns(keys, columns, f"{file.name}:{number}")]
@@ -295,6 +302,7 @@ def _read_parquet(path: Path, columns: Sequence[str], name: str) -> Iterator[Row
             names = list(file.schema_arrow.names)
             wanted = [names[i] for i in pick_columns(names, columns, name)]
             number = 0
+            # In batches, as the file may be larger than memory.
             for batch in file.iter_batches(columns=wanted):
                 for cells in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
                     number += 1
@@ -309,6 +317,7 @@ def pick_columns(header: Sequence[str], columns: Sequence[str], place: str) -> l
     Raises: DataInvalid for a missing column, and for a wanted name that several columns have.
     """
     names = [unicodedata.normalize("NFC", name) for name in header]
+    # A name that is typed and one from a file may differ in their bytes: "é" is one character or two.
     wanted = [unicodedata.normalize("NFC", column) for column in columns]
     for column, name in zip(columns, wanted, strict=True):
         count = names.count(name)
