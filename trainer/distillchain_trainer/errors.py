@@ -94,6 +94,7 @@ def first_line(error: BaseException) -> str:
 def translate_unforeseen(error: BaseException) -> StageError | None:
     """The failure behind an exception of a library: a full disk or full memory anywhere in its causes; else None."""
     for cause in causes(error):
+        # Our own error, which a library has wrapped.
         if isinstance(cause, StageError):
             return cause
         if isinstance(cause, OSError) and cause.errno in FULL:
@@ -103,6 +104,7 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         if "No space left on device" in text:  # safetensors and torch raise errors of their own
             return DiskFull(f"no space left on the disk; {DISK_REMEDY}")
         remedy = "lower microBatchSize (the digest stays the same), or raise resources.limits"
+        # By name, because this module is imported where torch is not.
         if type(cause).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
             return OutOfMemory(f"the GPU ran out of memory; {remedy}")
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:

@@ -69,6 +69,7 @@ class TextClassificationAdapter:
         """Keeps a head without class names only if it beats chance in class order and fits no other order better."""
         answers = _classified(measured)
         classes, predicted = answers.classes.tolist(), answers.predicted.tolist()
+        # Chance is judged on accuracy, whatever the metric of the task; see chance.py.
         _, needed = chance.chance_to_beat(classes, predicted, metric=self.task.metric)
         accuracy = answers.metrics["accuracy"]
         if accuracy > needed and chance.best_order(classes, predicted, count=len(self.task.labels)) is None:
@@ -79,6 +80,7 @@ class TextClassificationAdapter:
             "does not prove that they are in the order of spec.task.labels, so it starts with a new head; write the "
             "names into id2label of its config.json to keep its own"
         )
+        # Better untrained than wrong: a head in another order would start by naming the wrong classes.
         heads.renew_head(student.model, seed=seed)
 
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
@@ -96,6 +98,7 @@ class TextClassificationAdapter:
 
     def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits [rows, classes] with class indices [rows], in nats: [rows]."""
+        # float(): under autocast the logits are bfloat16, which has three significant digits.
         return F.cross_entropy(outputs.float(), targets, reduction="none")
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Classified:
@@ -104,6 +107,7 @@ class TextClassificationAdapter:
 
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """See TaskAdapter."""
+        # First, because classes in another order look like a model at chance, and this message gives the remedy.
         if self.start_is_unproven(teacher):
             _check_order(uri, _classified(measured))
         if measured.doubt is not None:

@@ -58,6 +58,7 @@ def best_order(classes: Sequence[int], predicted: Sequence[int], *, count: int) 
     best, hits = _assign(table)
     chance, needed = chance_to_beat(classes, predicted, metric="accuracy")
     rows, margin = len(classes), (needed - chance) * len(classes)
+    # Too poor to prove any order, or the given order is as good within the margin.
     if hits <= needed * rows or hits - int(np.trace(table)) <= margin:
         return None
     # With many classes the best of all orders fits even noise well, so noise is what it is compared with.
@@ -68,6 +69,7 @@ def best_order(classes: Sequence[int], predicted: Sequence[int], *, count: int) 
 
 def _confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     table = np.zeros((count, count), dtype=np.int64)
+    # Not `table[truth, predicted] += 1`, which counts equal pairs once.
     np.add.at(table, (truth, predicted), 1)
     return table
 

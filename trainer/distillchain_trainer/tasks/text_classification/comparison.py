@@ -24,6 +24,7 @@ def write_comparison(
 ) -> None:
     """Writes both files into `folder`; both models were measured on `validation`. See TaskAdapter.write_comparison."""
     teacher.write_predictions(folder / TEACHER_PREDICTIONS_FILE)
+    # Predictions hold no texts, so they are written all the same.
     if os.environ.get(KEEP_TEXTS_ENV) == "0":
         return
     logits = _root_logits(store, validation, teacher, root)
@@ -38,6 +39,7 @@ def _root_logits(store: Store, validation: Split, teacher: Measurement, root: st
     if root is None:
         return teacher.outputs
     found = read_root_logits(store, root, validation_sha256=validation.facts.sha256)
+    # Stages of older releases have no predictions, and the root may have been measured on other rows.
     if found is None or found.shape != teacher.outputs.shape:
         log.info("the root teacher's predictions are not in the store; rows are chosen by the stage's own teacher")
         return teacher.outputs

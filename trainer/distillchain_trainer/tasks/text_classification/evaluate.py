@@ -45,6 +45,7 @@ class Classified:
         from sklearn.metrics import accuracy_score, f1_score
 
         occurring = np.unique(self.classes)
+        # zero_division: a class that is never predicted has no precision; it counts as 0.
         macro_f1 = f1_score(self.classes, self.predicted, labels=occurring, average="macro", zero_division=0.0)
         return {"accuracy": float(accuracy_score(self.classes, self.predicted)), "macroF1": float(macro_f1)}
 
@@ -78,6 +79,7 @@ class Classified:
                     "row": row,
                     "label": labels[truth],
                     "predicted": labels[guess],
+                    # Six decimals keep the file small; float32 has about seven significant digits.
                     "logits": [round(float(value), 6) for value in logits],
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -35,7 +35,9 @@ def set_classes(config: Any, task: Task) -> Any:
     """Writes the classes of the task into a configuration, and returns it."""
     config.id2label = dict(enumerate(task.labels))
     config.label2id = {name: index for index, name in enumerate(task.labels)}
+    # Otherwise transformers guesses it from the labels of the first batch that has some.
     config.problem_type = SINGLE_LABEL
+    # What is saved later is float32, whatever the checkpoint was.
     config.dtype = torch.float32
     return config
 
@@ -57,6 +59,7 @@ def check_head(checkpoint: Checkpoint, config: Any) -> None:
     names, count = document.get("id2label"), document.get("num_labels")
     if not isinstance(names, dict):
         return
+    # JSON has only strings as keys, so the numbers are read from them.
     if sorted(int(index) for index in names) != list(range(len(names))):
         raise CheckpointInvalid(
             f"{what}: id2label: got the numbers {', '.join(map(str, names))}, expected 0 to {len(names) - 1}"

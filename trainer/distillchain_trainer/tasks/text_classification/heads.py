@@ -80,6 +80,7 @@ def load_student(
     source = tokenizer or checkpoint
     if has_classifier_head(config):
         student = _load_classifier(checkpoint, config, task, who="student", tokenizer=source, warnings=warnings)
+        # The student is saved in the order of the task, so that whoever loads it needs no mapping.
         if student.columns is not None:
             turn_head(student.model, student.columns)
             log.info("classifier head put in the order of the task", extra={"checkpoint": checkpoint.uri})
@@ -104,6 +105,7 @@ def build_student(
             f"{KNOWN_TO_WORK}"
         )
     loaded_tokenizer, own = load_tokenizer(tokenizer), config.get_text_config()
+    # The sizes that follow from the tokenizer need not be written into the spec.
     if "vocab_size" not in architecture.config:
         own.vocab_size = vocabulary_size(loaded_tokenizer)
     if "pad_token_id" not in architecture.config:
@@ -133,9 +135,11 @@ def build_student(
 def renew_head(model: Any, *, seed: int) -> None:
     """Gives a classifier new weights in everything outside its encoder."""
     with seeded(seed):
+        # The whole model is built: how a head is initialised is known to its class alone.
         fresh = type(model)(model.config)
     inside = f"{model.base_model_prefix}."
     new = {name: value for name, value in fresh.state_dict().items() if not name.startswith(inside)}
+    # Not strict, because the encoder's weights are left out.
     model.load_state_dict(new, strict=False)
 
 
@@ -151,6 +155,7 @@ def turn_head(model: Any, columns: tuple[int, ...]) -> None:
         raise CheckpointInvalid(f"{type(model).__name__} has no linear head whose classes could be put in order")
     order = list(columns)
     with torch.no_grad():
+        # The last one gives the logits: a head may have further layers before it, as RoBERTa's has.
         heads[-1].weight.copy_(heads[-1].weight[order].clone())
         if heads[-1].bias is not None:
             heads[-1].bias.copy_(heads[-1].bias[order].clone())
@@ -159,6 +164,7 @@ def turn_head(model: Any, columns: tuple[int, ...]) -> None:
 def _load_classifier(
     checkpoint: Checkpoint, config: Any, task: Task, *, who: str, tokenizer: Checkpoint, warnings: StageWarnings
 ) -> Classifier:
+    # Before the weights are loaded: config.json alone shows most mistakes.
     check_head(checkpoint, config)
     _check_supported(checkpoint, config)
     order = match_classes(class_names(config), task.labels, who=f"{who} {checkpoint.uri}", warnings=warnings)
@@ -193,6 +199,7 @@ def _with_new_head(
             f"{first_line(error)}"
         ) from error
     loaded = {name: value for name, value in base.state_dict().items() if name not in missing}
+    # Not strict, because a base model may have a pooler that the classifier does not have.
     absent = set(model.base_model.load_state_dict(loaded, strict=False).missing_keys) - set(missing)
     if absent:
         raise CheckpointInvalid(f"{checkpoint.field}: {checkpoint.uri} lacks weights ({shorten(absent)})")

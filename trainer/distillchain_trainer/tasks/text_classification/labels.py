@@ -38,6 +38,7 @@ class LabelReader:
 
     def index_of(self, cell: object) -> int:
         """The class of a cell. Raises: UnknownLabel, with what was expected."""
+        # The type too, because 1, 1.0 and True are the same key of a dict.
         key = (type(cell), cell)
         if key not in self._known:
             self._known[key] = self._find(cell)
@@ -52,6 +53,7 @@ class LabelReader:
                     self.other_case[name] = self._labels[found]
                 return found
         elif isinstance(cell, bool):
+            # In Python a bool is an int, but True is a name here and not class 1.
             found = find_name(str(cell), self._labels)
             if found is not None:
                 return found
@@ -74,6 +76,7 @@ def find_name(name: str, labels: Sequence[str]) -> int | None:
     """Index of `name` among the labels: the same characters, else the same name, else the only one in another case."""
     if name in labels:
         return list(labels).index(name)
+    # From strict to loose: a label in the same case is preferred. Two that fit alike are refused, not guessed.
     for canonical in (_composed, _caseless):
         alike = [i for i, label in enumerate(labels) if canonical(label) == canonical(name)]
         if alike:
@@ -95,6 +98,7 @@ def explain_lookalike(name: object, labels: Sequence[str]) -> str:
 
 
 def _visible(name: str) -> str:
+    # NFKC makes a no-break space a space; "Cf" are characters without a shape, such as a zero-width space.
     compatible = unicodedata.normalize("NFKC", name).casefold()
     shown = "".join(character for character in compatible if unicodedata.category(character) != "Cf")
     return " ".join(shown.split())
@@ -117,6 +121,7 @@ def _number(value: object) -> float | None:
         number = float(value)  # type: ignore[arg-type]  # whatever a column holds
     except (TypeError, ValueError, OverflowError):
         return None
+    # NaN, the only number that differs from itself, is how some files mark an empty cell.
     return number if number == number else None
 
 
@@ -148,6 +153,7 @@ def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warn
             f"{who}: its head has {len(names)} classes ({shorten(names)}), spec.task.labels has {len(labels)} "
             f"({shorten(labels)}); use a checkpoint of this task, or one without a classifier head"
         )
+    # What transformers writes if nobody gives names. Such names say nothing about the order.
     if all(re.fullmatch(rf"LABEL_{i}", name) for i, name in enumerate(names)):
         return ClassOrder(tuple(range(len(labels))), named=False)
     columns = [find_name(label, names) for label in labels]

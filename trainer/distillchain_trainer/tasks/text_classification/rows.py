@@ -59,6 +59,7 @@ def read_task_data(
                 class_names=task.labels,
             )
             splits[role] = _split(task, role, table, sources[role], warnings)
+        # A folder has no commit as the hub has; the contents take its place.
         content = "".join(split.facts.sha256 for split in splits.values())
         revision = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
     check_held_out(list(splits.values()), sources, warnings)
@@ -74,6 +75,7 @@ def _locate(dataset: Dataset, role: str, name: str, endpoint_url: str | None, re
         with reading(f"{where}: {shown}", DataInvalid):
             return _local_file(path_of_uri(dataset.uri) / name, where, shown)
     store = open_store(dataset.uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
+    # A folder per split: two splits may have files of the same name in different folders.
     path = folder / role / Path(name).name
     try:
         store.download(name, path)
@@ -106,6 +108,7 @@ def hub_rows(table: Any, task: Task, shown: str) -> Table:
     header = list(table.column_names)
     columns = [header[i] for i in pick_columns(header, [*task.dataset.text, task.dataset.label], shown)]
     names = list(getattr(table.features[columns[-1]], "names", None) or [])
+    # Names "0", "1", ... only count the classes, so the numbers are taken as they are.
     by_name = names != [str(number) for number in range(len(names))]
     if by_name and any(find_name(name, task.labels) is None for name in names):
         raise DataInvalid(
@@ -121,6 +124,7 @@ def _hub_rows(table: Any, columns: list[str], names: list[str]) -> Iterator[Row]
         for cells in zip(*(batch[column] for column in columns), strict=True):
             number += 1
             label = cells[-1]
+            # -1 marks a hidden label, as in GLUE's test splits. It stays a number and is refused with its row.
             if isinstance(label, int) and 0 <= label < len(names):
                 label = names[label]
             yield Row(number, (*cells[:-1], label))
@@ -190,6 +194,7 @@ def _check_split(task: Task, split: Split, source: str, warnings: StageWarnings)
             "so no model can be distinguished from chance; add rows of the other classes"
         )
     absent = [label for index, label in enumerate(task.labels) if index not in present]
+    # Refused only in train: the student could never learn the class. Elsewhere it is a warning.
     if absent and split.name == "train":
         raise DataInvalid(
             f"{where}: no row of {source} is of class {json.dumps(absent[0], ensure_ascii=False)}; "

@@ -24,6 +24,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 
 SHORT = "good"
 LONG = "a long film with a good story, which is told well and with care, and with 3 of the best actors of the year"
+# The number of words in LONG.
 LONG_TOKENS = 24
 BELONG_TOGETHER = "; check that config.json, weights and tokenizer belong together"
 
@@ -43,6 +44,7 @@ def check_works(
     model, tokenizer = loaded.model, loaded.tokenizer
     try:
         rows = _probe(tokenizer, texts=len(task.dataset.text), max_length=task.max_length)
+        # Before the forward passes, whose error would not say that the tokenizer is the reason.
         _check_end_token(model.config, tokenizer, rows)
         shape = (len(task.labels),)
         side = find_padding_side(model, rows, pad_id=loaded.pad_id, outputs_of=_logits, shape=shape)
@@ -69,6 +71,7 @@ def check_saved_tokenizer(loaded: Loaded, task: Task, *, who: str) -> None:
     Raises: CheckpointInvalid.
     """
     with tempfile.TemporaryDirectory() as folder:
+        # The configuration is saved too, because the class of the tokenizer depends on its model type.
         loaded.model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
         try:
@@ -112,6 +115,7 @@ def _probe(tokenizer: Any, *, texts: int, max_length: int) -> Rows:
     tokens = plain.tokenize([(SHORT,) * texts, (LONG,) * texts])
     ids, kinds = [row.tolist() for row in tokens.ids], [row.tolist() for row in tokens.kinds]
     if not ids[0]:  # a tokenizer without these words and without a token for unknown ones
+        # Any ordinary token will do: what counts is that the rows differ in length.
         word = min(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
         ids = [[word], [word] * min(LONG_TOKENS, max_length)]
         kinds = [[0] * len(row) for row in ids]
@@ -127,6 +131,7 @@ def _check_end_token(config: Any, tokenizer: Any, rows: Rows) -> None:
         return
     end = config.eos_token_id
     counts = {list(row["input_ids"]).count(end) for row in rows}
+    # If the end token is the unknown one, every unknown word in a text would count as an end.
     if len(counts) > 1 or 0 in counts or end == tokenizer.unk_token_id:
         raise ForwardFailed(
             f"classifies by its end token (eos_token_id {end}), which this tokenizer does not put at the end of a text"
