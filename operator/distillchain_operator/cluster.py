@@ -42,7 +42,7 @@ class ApiError(Exception):
     @property
     def is_refusal(self) -> bool:
         """The object is invalid, or admission or a quota forbids it; the same request would be refused again."""
-        return self.status in (400, 403, 413, 422)
+        return self.status in (400, 403, 413, 422)  # 413: larger than the API server accepts
 
     @property
     def is_quota(self) -> bool:
@@ -74,6 +74,7 @@ class Cluster:
         """
         kubeconfig = os.environ.get("KUBECONFIG")
         try:
+            # Set in every pod; elsewhere load_incluster_config would raise.
             if not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST"):
                 config.load_incluster_config()
             else:
@@ -203,6 +204,7 @@ class Cluster:
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         try:
             answer = await self._request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body)
+        # Without an owner the lease outlives the release, which harms nobody.
         except ApiError:
             return None
         user = answer.get("status", {}).get("userInfo", {})

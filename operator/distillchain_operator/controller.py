@@ -71,8 +71,6 @@ class Controller:
             return None  # the garbage collector deletes its Jobs
         previous = parse_status(document, key)
         try:
-            # The API server has accepted the document: a field of a pod that only a newer cluster knows must pass
-            # (decision 12).
             plan = build_plan(parse_chain(document, from_cluster=True))
             check_work_orders(stage.work_order for stage in plan.stages)
         except BadDocument as error:

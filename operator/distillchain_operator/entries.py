@@ -47,6 +47,7 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     attempt = view.attempt(stage, job)
     pod = next((pod for pod in reversed(pods) if not pod.is_over), None)
     before = view.entry_of(stage, job)
+    # The log is read only every few seconds, so a reconcile between two reads keeps the last progress.
     progress = before.progress if before else None
     if view.progress is not None and view.progress.stage == stage.name:
         progress = progress_status(view.progress)
@@ -87,6 +88,8 @@ def _running_message(
         )
     # The Job controller creates a replacement with a delay, which doubles after each crash.
     elif all(pod.is_over for pod in pods):
+        # A quota or an admission policy can keep the Job controller from creating the pod. Only the Job's Events say
+        # so.
         is_late = not pods and is_long_ago(job.started_at, now=view.now)
         notes.append("waiting for its pod" + (f"; run kubectl describe job {job.name} to see why" if is_late else ""))
     notes.extend(_earlier_attempts(job, pods, attempt=attempt))
@@ -106,6 +109,7 @@ def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int
     elif attempt > 1:
         notes.append(f"attempt {attempt}")
     if over and over[-1].disrupted:
+        # The kubelet's message names the cause, such as low ephemeral storage; the condition has one word.
         why = over[-1].rejected or over[-1].disrupted
         notes.append(fit(f"the last pod was evicted from node {over[-1].node}: {why}", NOTE_BYTES))
     return notes
@@ -138,6 +142,7 @@ def blocked(view: View, stage: PlannedStage, *, leaving: set[str]) -> StageStatu
     """
     for job in view.observed.jobs:
         pods = [pod for pod in view.observed.pods_of(job) if not pod.is_over]
+        # A deleted Job is listed until its pods are gone (cluster.delete_job).
         if job.deleting or job.name in leaving:
             # A pod that is not deleted yet may wait for something, but it is about to go.
             stopping = [pod for pod in pods if pod.deleting]

@@ -1,7 +1,7 @@
 """Whether a committed stage still meets the gates of the spec, judged by the metrics in status. Pure.
 
-Gates are no part of a stage's digest, so an edit may tighten one after the commit. Status has four decimals and the
-trainer all of them: a value within the rounding counts as a miss, and the trainer, started again, decides.
+Gates are not part of a stage's digest, so an edit may tighten one after the commit. Metrics in status are rounded to
+four decimals. A value within the rounding counts as a miss: the stage runs again, and its trainer knows all decimals.
 """
 
 from __future__ import annotations

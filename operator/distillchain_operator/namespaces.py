@@ -45,6 +45,7 @@ async def readable_namespaces(cluster: Cluster, namespaces: Sequence[str]) -> se
             await cluster.check_chains(namespace)
             found.add(namespace)
         except ApiError as error:
+            # Any other error says nothing about the namespace: the API server is away or overloaded.
             if error.status not in UNREADABLE:
                 raise
             refusals.append(error)
@@ -76,6 +77,7 @@ async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched
             level = logging.WARNING if refused else logging.INFO
             log.log(level, "readable namespaces changed", extra={"namespaces": works_in, "refused": refused})
         if readable is not None and readable != watched.namespaces:
+            # kopf waits for this condition and adjusts its watches; a restart is not needed.
             async with watched.revised:
                 watched.namespaces.clear()
                 watched.namespaces.update(readable)  # type: ignore[arg-type]  # a NewType of str that kopf hides

@@ -183,6 +183,7 @@ def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[di
 def is_controlled_by(document: dict[str, Any], uid: str) -> bool:
     """Whether `uid` is the object's controller."""
     owners = document["metadata"].get("ownerReferences") or []
+    # The UID and not the name, which a recreated chain has as well.
     return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
@@ -208,6 +209,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
         deleting="deletionTimestamp" in metadata,
+        # `filter`, because splitting an empty text gives one empty part.
         noted_pods=frozenset(filter(None, annotations.get(PODS_ANNOTATION, "").split(","))),
         suspend_wanted=bool(spec.get("suspend")),
         noted_suspended=SUSPENDED_ANNOTATION in annotations,
@@ -241,6 +243,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
     state = trainer.get("state") or {}
     # Only of the user's containers; how the trainer ended is in `end`.
     broken = next((c for c in users if _exit_code(c)), None)
+    # SchedulingGated is another reason: a controller such as Kueue holds the pod back on purpose.
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     return ObservedPod(
         name=metadata["name"],
@@ -289,5 +292,6 @@ def _trainer_end(terminated: dict[str, Any] | None) -> TrainerEnd | None:
         exit_code=terminated.get("exitCode", 0),
         reason=terminated.get("reason", ""),
         message=terminated.get("message", ""),
+        # null if the kubelet did not see the end, as after a restart of the node.
         finished_at=terminated.get("finishedAt") or "",
     )

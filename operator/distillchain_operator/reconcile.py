@@ -130,7 +130,7 @@ def _later_entry(view: View, stage: PlannedStage, waits_for: str) -> StageStatus
 
 
 def _step(view: View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageStatus, list[Action]]:
-    """Entry and actions of the current stage: the first that is not committed, or one before it that is."""
+    """Entry and actions of a stage whose predecessors are all committed; it may be committed too."""
     wanted = _build(view, stage)
     before = view.previous_entry(stage)
     damaged_at = _found_damaged_at(view, stage)

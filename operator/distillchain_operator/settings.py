@@ -85,6 +85,7 @@ class Settings:
                     values[known[name].name] = _PARSERS[known[name].name](text)
                 except ValueError as error:
                     faults.append(f"{name}: got {text!r}, expected {error}")
+        # All faults at once, or a wrong chart value would cost one restart for each.
         if faults:
             raise BadSetting("\n".join(faults))
         return cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type

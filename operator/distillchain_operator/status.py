@@ -129,6 +129,7 @@ def chain_result(plan: Plan, stages: Sequence[StageStatus]) -> ChainResult | Non
     if any(entry is None or entry.phase != "Committed" for entry in entries):
         return None
     last, root = entries[-1], root_teacher(plan, stages)
+    # A status that another release wrote may lack them.
     if last is None or last.model is None or last.checkpoint is None or root is None:
         return None
     metric = plan.chain.spec.task.deciding_metric
@@ -202,6 +203,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     current = next((entry for entry in stages if entry.phase == "Running"), waiting)
     if current is None:
         return _Facts("Succeeded", "Succeeded", _success(plan, stages, result))
+    # A chain between two stages has started: Pending would look as if nothing had been done.
     has_started = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
     phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if has_started else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
@@ -218,6 +220,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
 
 def _of_stage(name: str, sentence: str) -> str:
     """The message with the stage's name in front, unless it begins with it."""
+    # The trainer's sentences about gates name their stage already.
     return sentence if sentence.startswith(f"stage {name}") else f"{name}: {sentence}"
 
 
@@ -276,6 +279,7 @@ def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainSta
             "observed_generation": generation,
             "phase": facts.phase,
             "message": facts.message,
+            # It is the result of the spec before.
             "result": None,
             "conditions": _conditions(
                 facts, stalled=True, suspended=False, previous=previous, generation=generation, now=now
