@@ -47,6 +47,7 @@ def build_report(
         metric: of the task, for a chain of which nothing is committed yet.
     """
     committed = [stage for stage in stages if stage.manifest]
+    # Also if it failed: when a gate was missed, its numbers are what the reader looks for.
     last = committed[-1] if committed else None
     # From the last recipe in the store, which a report without the chain's file knows as well.
     task = last.manifest.recipe.get("task", {}) if last and last.manifest else None
@@ -97,6 +98,7 @@ def _metrics(task: Mapping[str, Any], manifest: Manifest) -> tuple[Metric, list[
     """
     known_type = task_types().get(str(task.get("type")))
     known = {metric.name: metric for metric in (known_type.metrics if known_type else ())}
+    # Without a known range, a ratio of two values may mean nothing, so an unknown metric is no share.
     found = {name: known.get(name, Metric(name, name, is_share=False)) for name in manifest.student.metrics.validation}
     name = task.get("metric")
     # The manifest of another release may lack the metric that its recipe names; any measured one is better than none.
@@ -114,6 +116,7 @@ def _details(last: LoadedStage, root: Root | None, section: Section[Any]) -> Sec
 def _root_answers(stage: LoadedStage, root: Root | None) -> Any | None:
     """The root teacher's answers, if the stage has a student that was measured on the same rows."""
     is_student = stage.manifest is not None and stage.manifest.teacher is not None
+    # A comparison is paired row by row, so the same rows are necessary.
     return root.answers if root and is_student and root.rows_sha256 == stage.rows_sha256 else None
 
 
@@ -212,6 +215,7 @@ def _phase(stage: LoadedStage) -> tuple[StagePhase, str | None]:
         return ("Failed", wanted.message) if wanted.phase == "Failed" else ("Committed", None)
     if wanted.phase == "Committed":
         return "Failed", stage.unreadable or "its commit is no longer in the store"
+    # Status says why the stage is not done; the store shows only how far the training came.
     if wanted.message is not None:
         message = wanted.message
     elif stage.saved:

@@ -37,6 +37,7 @@ def build_root(stages: Sequence[LoadedStage], metric: Metric, section: Section[A
     facts, answers, on_test = first.manifest.teacher, first.answers.teacher, None
     if facts is None:
         facts, answers, on_test = first.manifest.student, first.answers.student, first.answers.on_test
+    # Named like stage zero in both cases: readers look for `teacher`.
     model = _model(TEACHER_STAGE, facts, answers, on_test, first.manifest, metric, section)
     return Root(model, answers, first.rows_sha256)
 
@@ -69,6 +70,7 @@ def _model(
     section: Section[Any],
 ) -> ModelReport:
     def estimate(name: str, value: float, split: str, answers: Any | None) -> Estimate:
+        # Without the split's rows there is no interval, but the value stands.
         rows = manifest.data[split].rows if split in manifest.data else 0
         low, high = section.interval(name, value, rows=rows, answers=answers) or (None, None)
         return Estimate(value=value, low=low, high=high)

@@ -68,6 +68,8 @@ class CommittedFiles:
         """
         try:
             return [kind.parse(line) for line in lines_of(read_file(self._store, self.manifest, name).decode())]
+        # Other errors of the store pass: a report with gaps must mean that files are missing, not that the store was
+        # away.
         except (ObjectMissing, CheckpointCorrupt) as error:
             self.give_up(str(error), lost)
         except (BadDocument, UnicodeDecodeError) as error:

@@ -123,4 +123,5 @@ def _saved_step(store: ListableStore, digest: str) -> tuple[int, int] | None:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 index = json.loads(store.read(item.key))
                 found.append((int(index["step"]), int(index["of"])))
+    # Whether training resumes from this state also depends on data, teacher and start, so only the step is reported.
     return max(found, default=None)

@@ -215,6 +215,7 @@ class Report(Document):
     @property
     def models(self) -> list[ModelReport]:
         """The root teacher, then the committed students from large to small."""
+        # Where stage zero fine-tunes the root teacher, both are the same object (build.py).
         students = [stage.model for stage in self.stages if stage.model and stage.model is not self.root]
         return ([self.root] if self.root else []) + students
 

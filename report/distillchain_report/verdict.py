@@ -25,6 +25,7 @@ def _ending(report: Report) -> str:
     done = f"{report.totals.committed} of {report.totals.stages} stages committed"
     stopped = next(stage for stage in report.stages if stage.phase != "Committed")
     if report.outcome == "Failed":
+        # The failed stage can come after one that waits: a tightened gate reopens an earlier stage.
         stopped = next((stage for stage in report.stages if stage.phase == "Failed"), stopped)
         return f"Failed at {stopped.name} ({stopped.failure_class or 'no class'}) with {done}: {_message(stopped)}"
     return f"Not finished: {done}; {stopped.name}: {_message(stopped)}"

@@ -77,6 +77,7 @@ def build_details(
 
 def _classes(student: Predictions, labels: Sequence[str]) -> list[ClassReport]:
     table = scores.confusion(student.truth, student.predicted, len(labels))
+    # For all classes at once: they share the draws, and 1,000 classes take seconds.
     f1_intervals = scores.f1_intervals(student.truth, student.predicted, len(labels))
     found = []
     for index, (label, (low, high)) in enumerate(zip(labels, f1_intervals, strict=True)):
@@ -107,6 +108,7 @@ def _differing_rows(
     root: Predictions, student: Predictions, labels: Sequence[str], texts: Mapping[int, list[str]]
 ) -> list[DifferingRow]:
     theirs, ours = softmax(root.logits), softmax(student.logits)
+    # Distances of probabilities, not of logits: a shift of all logits of a row changes no answer.
     apart = distances(theirs, ours)
     return [
         DifferingRow(
