@@ -79,5 +79,6 @@ def path_of(loc: Sequence[int | str]) -> str:
 
 def join_path(parent: str, field: str) -> str:
     """`spec.pod` and `containers[0]` as one path; either may be empty."""
+    # `spec.stages` and `[2]` are one path without a dot.
     dot = "." if parent and field and not field.startswith("[") else ""
     return f"{parent}{dot}{field}"

@@ -36,6 +36,7 @@ def missed_gate(
         student, teacher: values of `task.metric` on validation. None: not measured, which misses every gate.
         slack: how far a value may be off; negative where values are rounded and doubt must count as a miss.
     """
+    # The teacher first, because a bad teacher explains a bad student.
     misses = (
         missed_teacher_gate(order, teacher, slack=slack),
         missed_student_gate(order, student, teacher, slack=slack),
@@ -58,6 +59,7 @@ def missed_student_gate(
     gate = order.gate
     if gate.min_metric is not None and not _reaches(student, gate.min_metric, slack):
         return Miss(f"{order.field}.gate.minMetric", student or 0.0, gate.min_metric)
+    # Stage zero has no teacher to drop from.
     if gate.max_drop is None or order.teacher is None:
         return None
     # What was not measured counts as the worst case: a perfect teacher and a student that gets nothing right.

@@ -97,12 +97,12 @@ def _distill(
     chain: DistillationChain, stage: Stage, *, field_path: str, before: PlannedStage | None, final: bool
 ) -> PlannedStage:
     spec, template = chain.spec, chain.spec.template
+    # Merged before the digest: it does not matter whether the template or the stage states a value.
     training = merge(template.training, stage.training)
     distillation = merge(template.distillation, stage.distillation)
     teacher = (
         TeacherRef(name=before.name, digest=before.digest)
         if before
-        # Only here the gate of the root teacher: a teacher from a stage has passed the gate of that stage.
         else TeacherRef(name=TEACHER_STAGE, model=spec.teacher.model, gate=spec.teacher.gate)
     )
     order = WorkOrder(
@@ -111,6 +111,7 @@ def _distill(
         field=field_path,
         digest=distill_digest(
             spec.task,
+            # By the teacher's recipe, not its weights: the plan must be known before anything has run (decision 3).
             teacher=before.digest if before else spec.teacher.model,
             student=stage.student,
             training=training,

@@ -1,4 +1,4 @@
-"""The faults of a document out of pydantic's errors: fields as the user wrote them, sentences by `Expect`."""
+"""Turns pydantic's errors into the faults of a document: fields as the user wrote them, sentences from `Expect`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Place:
 
 
 def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> _Place:
-    """Follows pydantic's location, less what no document contains: names of validators and tags of unions."""
+    """Follows pydantic's location, without names of validators and tags of unions: no document contains them."""
     place = _Place(model)
     for part in loc:
         if isinstance(part, str) and ("[" in part or part == "nullable"):
@@ -133,7 +133,7 @@ def _enter(place: _Place, part: int | str) -> None:
 
 
 def _strip(place: _Place) -> None:
-    """Unwraps Annotated, NewType and Optional down to what the author of a document would call the type."""
+    """Unwraps Annotated, NewType and Optional, so that the type itself remains."""
     # Wrappers nest in any order, such as Annotated[Annotated[NewType] | None].
     while True:
         annotation = place.annotation

@@ -71,6 +71,7 @@ class Dataset(Document):
             raise fault("text", expected(self.text, "two different columns"))
         if self.label in self.text:
             raise fault("label", expected(self.label, "a column that is not also in text"))
+        # A split of a hub data set is a name, not a path.
         if not self.uri.startswith("hf://"):
             self._check_files()
         return self

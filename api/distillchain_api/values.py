@@ -85,6 +85,7 @@ def duration_seconds(text: str) -> int:
 
 
 def _positive(text: str) -> str:
+    # The pattern alone allows 0s, which some would read as `no limit` and others as `no time`.
     if duration_seconds(text) <= 0:
         raise PydanticCustomError("fault", "{problem}", {"problem": expected(text, "a duration above zero")})
     return text

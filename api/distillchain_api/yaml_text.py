@@ -33,6 +33,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_scalar_node(anchor)
 
     def resolve(self, kind: type[yaml.Node], _value: Any, implicit: Any) -> str:
+        # implicit[0]: the scalar is plain, so its text decides its type; a quoted one is always text.
         if kind is yaml.ScalarNode and implicit[0]:
             return PLAIN
         kinds = {yaml.ScalarNode: "str", yaml.SequenceNode: "seq", yaml.MappingNode: "map"}
@@ -92,6 +93,7 @@ def _load_json(text: str) -> list[dict[str, Any]] | None:
         raise _Unreadable(None, _not_finite(str(error))) from error
     except (ValueError, RecursionError):  # not JSON: the YAML parser reads it, or says where the fault is
         return None
+    # Otherwise the YAML parser reads the text and says where it is no mapping.
     return documents if all(isinstance(document, dict) for document in documents) else None
 
 
@@ -127,6 +129,7 @@ def _load_yaml(text: str) -> list[dict[str, Any]]:
         raise _Unreadable(_mark_at(text, error.position), f"character {error.character:#x} is not allowed") from error
     except yaml.MarkedYAMLError as error:
         raise _explain(error, text) from error
+    # A few KB of opening brackets are enough for it.
     except RecursionError as error:
         raise _Unreadable(None, "is nested too deeply") from error
     return documents
@@ -151,6 +154,7 @@ class _Reader:
             raise _Unreadable(node.start_mark, "the value contains itself through an alias")
         self._open.add(id(node))
         value = self._mapping(node) if isinstance(node, yaml.MappingNode) else self._sequence(node)
+        # The same anchor may be used again beside this place, only not inside it.
         self._open.remove(id(node))
         return value
 
@@ -257,6 +261,7 @@ def _tab_indentation(mark: yaml.Mark) -> _Unreadable:
 
 
 _Explanation = Callable[[re.Match[str], int], str]
+# The patterns are PyYAML's own words. If a release changes them, the user sees those instead, and a test fails.
 _EXPLANATIONS: tuple[tuple[re.Pattern[str], _Explanation], ...] = (
     (
         re.compile(r"found character '(.)' that cannot start any token"),

@@ -26,6 +26,7 @@ def label_faults(labels: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault(key, problem)
         if not isinstance(value, str):
             yield Fault(key, expected(value, "text", "quote it"))
+        # An empty value is valid, as in `node-role.kubernetes.io/gpu: ""`.
         elif value and not (len(value) <= MAX_LABEL_CHARS and _LABEL_NAME.fullmatch(value)):
             yield Fault(
                 key,

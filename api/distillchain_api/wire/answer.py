@@ -64,7 +64,7 @@ _ANSWER: TypeAdapter[Committed | Failed | Interrupted] = TypeAdapter(Answer)
 
 
 def parse_answer(text: str) -> Committed | Failed | Interrupted | None:
-    """The answer in a termination message, or None when it is not one (a crash, another container's words)."""
+    """The answer in a termination message; None for any other text, such as the last words of a crash."""
     try:
         return _ANSWER.validate_json(text)
     except ValidationError:
@@ -107,7 +107,8 @@ class Progress(Document):
 
 
 def parse_progress(line: str) -> Progress | None:
-    """The progress in one line of a trainer's log, or None when the line is talk."""
+    """The progress in one line of a trainer's log; None for any other line."""
+    # Most lines are log lines, for which the parser would build an error each.
     if not line.startswith("{"):
         return None
     try:

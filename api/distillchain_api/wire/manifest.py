@@ -24,7 +24,7 @@ class Metrics(Record):
 
 
 def _inside(path: str) -> str:
-    """Whoever writes a store decides what it holds, not where a reader's files go."""
+    """Refuses a path out of its folder: whoever writes a store must not decide where a reader writes files."""
     if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError("a path within the folder, such as model.safetensors")
     return path
@@ -132,7 +132,7 @@ class Manifest(Record):
 
 
 class OtherContract(BadDocument):
-    """A manifest of a release with another contract: good, but not for this one to read."""
+    """The manifest has another contract: it is not damaged, but this release cannot read it."""
 
 
 def parse_manifest(content: bytes) -> Manifest:
@@ -140,6 +140,7 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         return Manifest.parse(content)
     except BadDocument as error:
+        # Of another contract, other fields may be missing or wrong too: naming them would call a good manifest damaged.
         contract = _contract_of(content)
         if contract in (None, CONTRACT_VERSION):
             raise
