@@ -117,6 +117,7 @@ class Metrics:
         )
         build.labels(version("distillchain"), platform.python_version()).set(1)
         registry.register(_OfChains(self._seen))
+        # Only the library's global registry has it by default.
         ProcessCollector(registry=registry)
 
     def timed(self, reconcile: Callable[[Key], Awaitable[float | None]]) -> Callable[[Key], Awaitable[float | None]]:
@@ -191,6 +192,7 @@ class Metrics:
 
     def resynced(self, keys: Iterable[ChainKey]) -> None:
         """All readable chains were listed; others that are known were deleted."""
+        # The difference is a new set, so `forget` may change the dictionary meanwhile.
         for gone in self._seen.keys() - set(keys):
             self.forget(gone)
         self._resynced.set(self._clock())
@@ -201,6 +203,7 @@ class Metrics:
             before = old.stage_named(entry.name)
             # Statuses of two different Jobs say nothing about replaced pods: attempts count from 1 in each.
             same = before is not None and (before.digest, before.job) == (entry.digest, entry.job)
+            # The first pod of a Job replaces none.
             if before is not None and same and entry.attempt > max(before.attempt, 1):
                 self._replaced.labels(key.namespace).inc(entry.attempt - max(before.attempt, 1))
             was_committed = before is not None and before.digest == entry.digest and before.phase == "Committed"
@@ -229,6 +232,7 @@ class _OfChains(Collector):
             "Since when the current stage of an unfinished chain has been pending or running.",
             labels=["namespace", "chain", "stage", "state"],
         )
+        # By time and key only: `_Seen` has no order.
         waiting = sorted(
             ((seen.since, key, seen) for key, seen in self._seen.items() if seen.stage), key=lambda row: row[:2]
         )

@@ -163,6 +163,7 @@ class Observed:
     by_name: Mapping[str, ObservedJob] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # A frozen dataclass has no other way to set a field that is computed.
         object.__setattr__(self, "by_name", {job.name: job for job in self.jobs})
 
     def pods_of(self, job: ObservedJob) -> list[ObservedPod]:
@@ -191,6 +192,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
     """A Job from the API server's JSON."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    # A condition that no longer holds stays in the list with status False, as Suspended does after a resume.
     conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
     # Complete and Failed are final. SuccessCriteriaMet and FailureTarget, which newer releases set first, are not: pods
     # may still be stopping.
@@ -256,6 +258,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
         waiting=tuple(_waiting(c) for c in everyone if (c.get("state") or {}).get("waiting")),
         unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",
+        # Of the pod, not of a container: set for a pod that the kubelet evicts or refuses to run, not for a crash.
         rejected=": ".join(filter(None, (status.get("reason"), status.get("message")))),
         job_uid=next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner.get("controller")), ""),
         running="running" in state,

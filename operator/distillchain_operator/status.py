@@ -119,6 +119,7 @@ def root_teacher(plan: Plan, stages: Sequence[StageStatus]) -> MeasuredStatus | 
     entry = next((entry for entry in stages if entry.name == plan.stages[0].name), None)
     if entry is None:
         return None
+    # An order without a teacher is stage zero, whose own model becomes the root teacher.
     return entry.model if plan.stages[0].work_order.teacher is None else entry.teacher
 
 
