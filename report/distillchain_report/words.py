@@ -87,6 +87,7 @@ def factor(value: float | None) -> str:
     """`94x` with a multiplication sign."""
     if value is None:
         return NOTHING
+    # 9.95 would be written as 10.0.
     return f"{value:,.0f}×" if value >= 9.95 else f"{value:.1f}×"
 
 

@@ -54,6 +54,7 @@ def read_root_logits(store: ReadableStore, digest: str, *, validation_sha256: st
     """
     try:
         first = walk_back(store, digest)[0]
+    # Of use only to choose example rows, so a damaged earlier stage must not fail the commit of this one.
     except (CheckpointCorrupt, OtherRelease):
         return None
     if first.data["validation"].sha256 != validation_sha256:
