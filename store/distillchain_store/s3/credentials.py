@@ -37,8 +37,7 @@ def describe_fault(value: str, *, is_header: bool) -> str | None:
     Args:
         is_header: it is sent in an HTTP header, which takes ASCII only. A secret key is not sent, it only signs.
     """
-    # Before the check for invisible characters, because a line break at the end, as `echo` writes it, is the usual
-    # fault.
+    # First, so that a line break, as `echo` appends it, is not called an invisible character.
     for place, char in (("begins", value[:1]), ("ends", value[-1:])):
         if char in ("\n", "\r"):
             return f"{place} with a line break"

@@ -112,6 +112,7 @@ class S3Store:
 
     def upload(self, key: str, path: Path) -> Fingerprint:
         """See Store."""
+        # Of the local file: the server refuses a body that differs from its signature, so what it stores has the same.
         stored = fingerprint_of(path)
 
         def send(client: S3Client) -> None:
@@ -218,8 +219,10 @@ class S3Store:
         return Address(self.uri, self._bucket, self._endpoint, self._field)
 
     def _with_reason(self, request: Callable[[S3Client], T]) -> Callable[[S3Client], T]:
-        """For requests that begin with HEAD, whose answer has no body: 400 may be an expired token, 403 a wrong clock,
-        and 404 a missing bucket. A listing is refused for the same reason, and says it.
+        """Adds the reason to a refusal of HEAD, whose answer has no body.
+
+        400 may be an expired token, 403 a wrong clock, and 404 a missing bucket. A listing is refused for the same
+        reason, and its answer names it.
         """
 
         def explained(client: S3Client) -> T:
