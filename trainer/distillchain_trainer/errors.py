@@ -76,7 +76,7 @@ class StopRequested(BaseException):
 
 @contextlib.contextmanager
 def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
-    """Within the block, a file that cannot be read is an error of the kind `invalid` about `what`."""
+    """Within the block, raises `invalid` with a message about `what` if a file cannot be read."""
     try:
         yield
     except OSError as error:

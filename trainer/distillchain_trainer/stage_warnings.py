@@ -13,6 +13,7 @@ class StageWarnings:
     """The warnings of one stage, each a sentence that names field or file."""
 
     def __init__(self) -> None:
+        # A dict as a set that keeps its order.
         self._sentences: dict[str, None] = {}
 
     def add(self, sentence: str) -> None:

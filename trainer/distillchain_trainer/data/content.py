@@ -56,6 +56,7 @@ SIGNATURES = (
     Signature(b"\x80\x04", "a Python pickle", EXPORT),
     Signature(b"\x80\x05", "a Python pickle", EXPORT),
     Signature(b"%PDF-", "a PDF document", EXPORT),
+    # UTF-32 before UTF-16, whose byte order mark is the first half of the other.
     Signature(b"\xff\xfe\x00\x00", "text in UTF-32", "convert it to UTF-8"),
     Signature(b"\x00\x00\xfe\xff", "text in UTF-32", "convert it to UTF-8"),
     Signature(b"\xff\xfe", "text in UTF-16", "convert it to UTF-8"),
@@ -84,6 +85,7 @@ def check_content(head: bytes, name: str, *, ending: str, is_unpacked: bool = Fa
             # A file.csv.gz may be compressed twice; a file.csv that is gzip may only lack the ending .gz.
             remedy = f"decompress it{' once more' if is_unpacked else _or_add_gz(ending)}"
         raise _other_content(name, what, ending, remedy)
+    # A byte order mark of UTF-8 is allowed and says nothing about the kind of text.
     text = _recognise_text(head.removeprefix(BOM).lstrip(), ending)
     if text is not None:
         raise _other_content(name, text[0], ending, text[1])
@@ -148,5 +150,5 @@ def _recognise_text(start: bytes, ending: str) -> tuple[str, str] | None:
 
 
 def _is_wide(head: bytes) -> bool:
-    """English in UTF-16 has a zero in every second byte, in UTF-32 three in every four bytes."""
+    """Whether it may be UTF-16 or UTF-32: of English text, half or three quarters of the bytes are zero."""
     return head.count(0) > len(head) // 4

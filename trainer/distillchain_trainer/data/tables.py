@@ -26,6 +26,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_CELL_CHARS = 1 << 27  # csv's own limit of 131,072 refuses long documents
 LONG_NAME_CHARS, LONG_NAME_WORDS = 40, 4  # a longer cell of the first line is rather a text than a column name
+# A cell of the first line that is a number is rather a value than a column name.
 DECIMAL = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 
 
@@ -64,10 +65,12 @@ def read_table(
     """
     plain = name.removesuffix(".gz")
     ending = next((ending for ending in FORMATS if plain.lower().endswith(ending)), None)
+    # Parquet is compressed inside, and reading it needs random access, which a gzip stream does not allow.
     if ending is None or (ending == ".parquet" and plain != name):
         raise DataInvalid(f"{name}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet")
     file = _File(path, name, is_compressed=plain != name)
     head = file.read_head()
+    # Before the columns are looked for: in a file of another kind, a missing column would be a misleading message.
     check_content(head, name, ending=ending, is_unpacked=file.is_compressed)
     if not head.strip():
         raise DataInvalid(f"{name}: the file is empty; expected rows with {_quoted(columns)}")
@@ -110,6 +113,7 @@ class _File:
             try:
                 for line in lines:
                     number += 1
+                    # A NUL is valid UTF-8, but no text file has one.
                     if "\0" in line:
                         raise DataInvalid(
                             f"{self.name}:{number}: the line has a NUL character (byte 0x00), so the file is damaged "
@@ -126,6 +130,7 @@ class _File:
                 with gzip.open(self.path) if self.is_compressed else self.path.open("rb") as file:
                     yield cast("BinaryIO", file)
             except EOFError as error:
+                # gzip found no end marker.
                 raise DataInvalid(f"{self.name}: the file is cut short; copy it again") from error
             except (gzip.BadGzipFile, zlib.error) as error:
                 raise DataInvalid(f"{self.name}: the gzip file is damaged ({error}); copy it again") from error
@@ -181,6 +186,7 @@ def _read_tsv(file: _File, header: _Header, warnings: StageWarnings) -> Iterator
                 "a tsv cell contains neither tab nor line break, and quotation marks mean nothing: correct the line"
             )
         wanted = tuple([cells[i] for i in picked])
+        # A quick test first: most lines have no quotation mark.
         if '"' in line:
             quotes.look_at(wanted, number)
         quotes.rows += 1
@@ -215,6 +221,7 @@ class _Quotes:
                 f"csv; {remedy}"
             )
         elif self._enclosed == self.rows > 1:
+            # A single text in quotation marks is ordinary. If every row has one, a csv writer has probably added them.
             warnings.add(f"{self._name}: every row has a cell in quotation marks; {remedy}")
 
 
@@ -226,6 +233,7 @@ def _cr_alone(name: str) -> DataInvalid:
 
 
 def _read_csv(file: _File, header: _Header) -> Iterator[Row]:
+    # A setting of the whole process; csv has no other.
     csv.field_size_limit(MAX_CELL_CHARS)
     # newline="" leaves line ends within cells to csv. strict: csv would otherwise guess at broken quoting.
     reader = csv.reader(file.lines(newline=""), strict=True)
@@ -250,6 +258,7 @@ def _read_csv(file: _File, header: _Header) -> Iterator[Row]:
         if blank:
             raise _blank_line(file.name, blank)
         if not cells:
+            # csv gives a blank line as a row without cells.
             blank = number
             continue
         if len(cells) != len(names):
@@ -268,6 +277,7 @@ def _read_jsonl(file: _File, columns: Sequence[str]) -> Iterator[Row]:
             # json keeps the last of several equal keys without a word.
             value = json.loads(line, object_pairs_hook=_unique_keys)
         except ValueError as error:
+            # With CR alone as line end, the whole file is one line, which is not JSON.
             if "\r" in line:
                 raise _cr_alone(file.name) from error
             raise DataInvalid(
@@ -339,6 +349,7 @@ class _Header:
     def pick(self, cells: Sequence[str], *, mark: str) -> list[int]:
         """The index of each wanted column. Raises: DataInvalid, with a hint at what is wrong with the first line."""
         place = f"{self.name}:1"
+        # Before pick_columns, whose message suggests the nearest column. That is no help if the line is not a header.
         hint = self._hint(cells, mark)
         if hint is not None:
             raise DataInvalid(f'{place}: no column "{self.columns[0]}"; {hint}')
@@ -347,8 +358,10 @@ class _Header:
     def _hint(self, cells: Sequence[str], mark: str) -> str | None:
         """What is wrong, if no wanted column is in the first line and the reason can be recognised."""
         names = {unicodedata.normalize("NFC", cell) for cell in cells}
+        # It is a header, in which some names may be missing: pick_columns says which.
         if any(unicodedata.normalize("NFC", column) in names for column in self.columns):
             return None
+        # A single column suggests that the cells are separated by another character.
         other = next((other for other in "\t,;|" if other in cells[0]), None) if len(cells) == 1 else None
         if other is not None:
             ending = {"\t": "let the file's name end in .tsv", ",": "let the file's name end in .csv"}.get(other)

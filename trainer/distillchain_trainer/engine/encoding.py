@@ -92,6 +92,7 @@ class Encoder:
         kinds: list[NDArray[np.int32]] = []
         truncated = longest = 0
         for start in range(0, len(split), TOKENIZE_ROWS):
+            # Signals may be deferred here, and a large split may take longer than the grace period.
             check()
             block = _tokenize(plain, split, start)
             ids += block.ids
@@ -108,7 +109,7 @@ class Encoder:
         return Encoded(ids, kinds if with_kinds else None, pad_id, tokenizer.padding_side == "left")
 
     def _identity(self, tokenizer: Any) -> str:
-        """The same for tokenizers that give the same ids."""
+        """A hash that is equal for tokenizers that give the same ids."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         # A tokenizer written in Python has no serialization to compare: only the same object counts as equal.
         if backend is None:

@@ -1,7 +1,7 @@
 """The training loop: one student, one process. Knows tensors and steps, no task, teacher or store.
 
-It gives the weights of transformers' Trainer on the same batches. What it does that the Trainer does not: a micro-batch
-weighs by its rows, a state on disk has no pickles, and losses stay on the GPU until somebody needs their value.
+On the same batches it gives the same weights as transformers' Trainer. Unlike the Trainer, it weights a micro-batch by
+its rows, saves states without pickles, and leaves losses on the GPU until their values are needed.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class _Run:
         self.trained_rows = 0
 
     def resume(self, state: Path, step: int) -> None:
-        """Goes on after `step`."""
+        """Continues after `step`."""
         load_state(state, self.model, self.optimizer)
         self.step = self.first_step = step
         kept = json.loads((state / LOOP).read_text(encoding="utf-8"))

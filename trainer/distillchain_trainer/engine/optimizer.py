@@ -18,7 +18,7 @@ NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW over all trainable parameters; biases and norms are not decayed.
 
-    The order of parameters is that of `named_parameters`, so that saved moments find theirs again.
+    Parameters keep the order of `named_parameters`: saved moments are assigned by position.
     """
     # By class too, because a LayerNorm may have any name: GPT-2 calls its own ln_1 and ln_2.
     in_norms = {
@@ -74,7 +74,7 @@ def moments_of(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
 
 
 def set_moments(optimizer: torch.optim.AdamW, moments: dict[str, torch.Tensor]) -> None:
-    """Takes over what `moments_of` returned."""
+    """Restores what `moments_of` returned."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in moments.items():
         position, _, name = key.partition(".")

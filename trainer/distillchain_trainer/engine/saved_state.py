@@ -40,6 +40,7 @@ class ResumeIndex(Record):
     train_s: float
     """Seconds of training alone."""
     final_loss: float
+    # A state of an older release may lack these fields.
     logits_reused: bool = False
     micro_batch_size: int = 0
     warnings: list[str] = Field(default_factory=list)
@@ -80,8 +81,10 @@ class ResumeStates:
             stored = self._store.upload(state + name, path)
             files.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
         whole = index.model_copy(update={"files": files})
+        # Last, because the index makes the state count: a pod may be killed between two uploads.
         self._store.write(state + INDEX, whole.to_json().encode())
         log.info("state saved", extra={"step": index.step, "of": index.of, "state": f"{self._store.uri}/{state}"})
+        # Only now, so that there is always a complete state.
         self._drop_older()
 
     def load_newest(self, folder: Path) -> tuple[ResumeIndex, Path] | None:
@@ -115,6 +118,7 @@ class ResumeStates:
                 if (fetched.size_bytes, fetched.sha256) != (entry.size_bytes, entry.sha256):
                     raise ObjectMissing(f"{state}{entry.path} was altered")
         except (ObjectMissing, BadDocument) as error:
+            # Perhaps another pod deletes it at this moment: each keeps only the newest states, whoever wrote them.
             log.warning(
                 "an incomplete state is skipped; an older one is used", extra={"state": state, "why": str(error)}
             )

@@ -1,4 +1,4 @@
-"""What the teacher answers for every training row: computed once, kept in the store, never once per epoch.
+"""What the teacher answers for every training row: computed once for all epochs and kept in the store.
 
 One folder per teacher and way to read texts. In it, outputs are keyed by the row's text, so rows may be moved,
 repeated, left out or added. They are written in parts, each named by its own sha256: an altered part is detected,
@@ -114,6 +114,7 @@ class TeacherPass:
         for row, key in enumerate(self.keys):
             first_row.setdefault(key, row)  # equal texts are computed once
         index = {key: position for position, key in enumerate(first_row)}
+        # An index per row and not a copy of the outputs, so that equal texts share theirs.
         place = np.fromiter((index[key] for key in self.keys), dtype=np.int64, count=len(self.keys))
         values, known = self._stored(index)
         missing = [row for key, row in first_row.items() if not known[index[key]]]
@@ -185,6 +186,7 @@ class TeacherPass:
                 values = np.zeros((len(index), *outputs.shape[1:]), dtype=np.float32)
             if outputs.shape[1:] != values.shape[1:]:
                 continue
+            # Parts may hold texts of another data set that the same teacher has read.
             found = [(position, row) for row, key in enumerate(keys) if (position := index.get(bytes(key))) is not None]
             if found:
                 positions, rows = (list(column) for column in zip(*found, strict=True))
@@ -204,6 +206,7 @@ class TeacherPass:
         path.unlink()
         if part is None or not np.isfinite(part["logits"]).all():
             log.warning("altered teacher logits are computed again", extra={"object": f"{self.store.uri}/{key}"})
+            # Or every later run would download and reject it again.
             discard(self.store, key, [key])
             return None
         return part["keys"], part["logits"]

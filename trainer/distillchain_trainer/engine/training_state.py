@@ -38,7 +38,7 @@ def save_weights(model: Any, folder: Path) -> None:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Takes over all weights. Raises: RuntimeError when one is missing or left over."""
+    """Loads all weights. Raises: RuntimeError when one is missing or left over."""
     safetensors.torch.load_model(model, folder / WEIGHTS)
 
 
@@ -83,7 +83,7 @@ def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
 
 
 def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Takes over what `save_state` wrote."""
+    """Restores what `save_state` wrote."""
     load_weights(model, folder)
     device = next(model.parameters()).device
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))

@@ -57,6 +57,7 @@ def main(arguments: list[str], signals: Signals) -> int:
         sys.stdout.write(f"distillchain-trainer {__version__}\n")
         return 0
     if arguments:
+        # Help that was asked for is a result and goes to stdout; after a wrong argument it goes to stderr.
         asked = arguments in (["--help"], ["-h"])
         (sys.stdout if asked else sys.stderr).write(USAGE)
         return 0 if asked else 64

@@ -130,4 +130,5 @@ def _described(uri: str, field: str, folder: Path, commit: str | None, parts: Pa
 
 def forget(folder: Path) -> None:
     """Frees the disk of files that are loaded and no longer needed."""
+    # A teacher from the hub's cache or from a local folder has no files here.
     shutil.rmtree(folder, ignore_errors=True)

@@ -55,6 +55,7 @@ def fetch_dataset(
         # Everything below is read from this commit, also if the branch moves meanwhile.
         commit = str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
         known = datasets.get_dataset_config_names(name, revision=commit)
+        # Checked here and not left to `datasets`, so that the message names the field.
         if config is not None and config not in known:
             raise DataInvalid(f"spec.task.dataset.config: {uri} has no {config}; expected one of {', '.join(known)}")
         available = datasets.get_dataset_split_names(name, config, revision=commit)
@@ -119,7 +120,7 @@ def _of_hub(error: Exception, uri: str, field: str, invalid: type[StageError]) -
 
 
 def _of_dataset(error: Exception, uri: str, field: str, invalid: type[StageError]) -> StageError | None:
-    """What an error of `datasets` means, which wraps whatever stopped it, also a lost connection; None: our mistake."""
+    """What an error of `datasets` means, which wraps every cause, also a lost connection. None: a mistake of ours."""
     from datasets.exceptions import DatasetsError
 
     if not isinstance(error, ValueError | FileNotFoundError | DatasetsError):

@@ -22,6 +22,7 @@ def soft_target_loss(student: Tensor, teacher: Tensor, *, temperature: float) ->
     """
     if student.shape != teacher.shape:
         raise LabelMismatch(f"student logits are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}")
+    # float(): under autocast the logits are bfloat16. log_softmax stays finite where a probability rounds to 0.
     log_q, log_p = ((logits.float() / temperature).log_softmax(-1) for logits in (student, teacher.detach()))
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1)
 

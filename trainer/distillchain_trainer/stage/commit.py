@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def commit(context: Context, prepared: Prepared, computed: Computed) -> Committed:
-    """Measures the trained student, holds its gate, uploads it and commits, or adopts the commit of a faster pod.
+    """Measures the trained student, checks its gate, uploads it and commits, or adopts the commit of a faster pod.
 
     Raises: GateNotMet, TrainingDiverged; errors of the store.
     """
@@ -93,6 +93,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
     for sentence in validation.warnings:
         context.warnings.add(f"the student: {sentence}")
     log.info("student measured", extra={"parameters": facts.parameters, **validation.metrics})
+    # A warning and no failure: only a gate refuses a student. Status, table and report show the doubt.
     if facts.doubt:
         log.warning("the student may not have learned the task", extra={"why": facts.doubt})
     return facts

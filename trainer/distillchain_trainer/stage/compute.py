@@ -56,7 +56,7 @@ class Computed:
 
 
 def compute(context: Context, prepared: Prepared) -> Computed:
-    """Measures the teacher, holds its gate, trains the student or takes over one that was trained before.
+    """Measures the teacher, checks its gate, and trains the student or loads one that was trained before.
 
     Raises: GateNotMet, LabelMismatch, CheckpointInvalid, TrainingDiverged, OutOfMemory; StopRequested once the state is
         saved; errors of the store.
@@ -66,6 +66,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     measurer = Measurer(context, prepared.task, stats)
     # Before the training: a teacher below its gate, or at chance, would waste it.
     teacher = _measure_teacher(context, prepared, measurer) if prepared.teacher else None
+    # Before a saved state is loaded: a new head would replace its trained one.
     _settle_start(context, prepared, measurer)
     states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
     found = states.load_newest(context.scratch("resume"))
@@ -101,6 +102,7 @@ def _measure_teacher(context: Context, prepared: Prepared, measurer: Measurer) -
     miss = missed_teacher_gate(order, value)
     if miss is not None:
         raise GateNotMet(teacher_sentence(miss, order, uri=checkpoint.uri))
+    # After the user's own gate. A teacher without a gate must still beat chance.
     prepared.task.check_teacher(
         teacher.loaded, measured["validation"], uri=checkpoint.uri, remedy=teacher_remedy(order.teacher)
     )
@@ -187,6 +189,7 @@ def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLo
 
     def losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
         outputs = task.outputs_of(answer)
+        # With alpha 1 the labels have no weight, so their loss is not computed.
         label = task.label_loss(outputs, compared["targets"]) if alpha < 1 else None
         teacher = objective.row_loss(outputs, compared["teacher"], temperature=distillation.temperature)
         return combined_loss(label, teacher, alpha=alpha)
@@ -259,6 +262,7 @@ class _Training:
 
     def _save(self, folder: Path, progress: TrainingProgress) -> None:
         self.stats.trained(progress)
+        # With the state, so that a training that is resumed continues its curve.
         self.history.write(folder)
         index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
         self.states.save(folder, index)

@@ -67,7 +67,7 @@ def build_manifest(
 
 
 def environment() -> dict[str, str]:
-    """Versions, device and number settings: what may move a result by floating-point noise, or explain more."""
+    """Versions, device and number settings: what may change a result by floating-point noise or more."""
     gpu = torch.cuda.is_available()
     return {
         "distillchain": __version__,

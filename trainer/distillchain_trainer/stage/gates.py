@@ -1,4 +1,4 @@
-"""The gates of a stage as errors. Imports no torch: the command line holds gates too."""
+"""The gates of a stage as errors. Imports no torch, because the command line checks gates too."""
 
 from __future__ import annotations
 

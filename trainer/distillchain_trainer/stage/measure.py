@@ -53,6 +53,7 @@ class Measurer:
             checkpoint: where the model was loaded from and is unchanged since; NaN outputs are its fault.
         Raises: CheckpointInvalid, TrainingDiverged; StopRequested if `interruptible`.
         """
+        # In the precision of the training, for teacher and student alike, so that their metrics can be compared.
         outputs, elapsed_s = all_outputs(
             loaded.model,
             self.task.encode(split, loaded, check=self.context.signals.raise_if_requested),

@@ -83,9 +83,11 @@ def check_keep_texts() -> None:
 def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
     if context.order.teacher is None:
         return None
+    # Only a first and a last line: the clients that download report no progress to us.
     context.reporter.report("FetchTeacher", 0, 1)
     checkpoint = _fetch_teacher(context)
     loaded = task.load_teacher(checkpoint)
+    # Only now, because the checks of a loaded model run on the CPU.
     loaded.model.to(best_device())
     context.reporter.report("FetchTeacher", 1, 1)
     return LoadedTeacher(loaded, checkpoint)

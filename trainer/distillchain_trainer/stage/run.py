@@ -66,7 +66,8 @@ def _train(context: Context) -> Committed:
 
 
 def adopt(context: Context, manifest: Manifest) -> Committed:
-    """The answer for a stage that is committed already: verified, and its gates held as they are now."""
+    """The answer for a stage that is committed already. Verifies its files and checks the gates of the work order."""
+    # Every file is read: the next stage is taught by this checkpoint, so damage must show here.
     verify(context.store, manifest)
     check_gates(context.order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
     clear_states(context.store, manifest.digest)  # the pod that committed may have died before it could

@@ -126,7 +126,7 @@ def _classified(measured: Measurement) -> Classified:
 
 
 def _check_order(uri: str, measured: Classified) -> None:
-    """Raises: LabelMismatch where unnamed classes fit the labels surely better in another order."""
+    """Raises: LabelMismatch if unnamed classes fit the labels significantly better in another order."""
     classes, predicted, labels = measured.classes, measured.predicted, measured.task.labels
     best = chance.best_order(classes.tolist(), predicted.tolist(), count=len(labels))
     if best is None:

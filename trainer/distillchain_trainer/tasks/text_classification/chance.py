@@ -1,4 +1,4 @@
-"""Does a classifier know anything? Its answers against guessing, and its classes against every other order. Pure."""
+"""Tests whether a classifier beats guessing, and whether its classes fit the labels better in another order. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 20240229  # any fixed value: the same rows give the same verdict
 
 
 def chance_to_beat(classes: Sequence[int], predicted: Sequence[int], *, metric: str) -> tuple[float, float]:
-    """The accuracy that guessing reaches, and the accuracy that must be exceeded to be surely better than that.
+    """The accuracy of guessing, and the accuracy that a model must exceed to be better than guessing.
 
     With `accuracy` a guesser names the most frequent class. With `macroF1` that baseline means nothing: finding a rare
     class may cost accuracy, and a guesser reaches a higher macro F1 than the constant answer. There, chance is the
@@ -36,7 +36,7 @@ def chance_to_beat(classes: Sequence[int], predicted: Sequence[int], *, metric: 
 
 
 def doubt_of(accuracy: float, *, metric: str, classes: Sequence[int], predicted: Sequence[int]) -> str | None:
-    """Why a model's predictions on validation may be guesses; None where they surely are not."""
+    """Why a model's predictions on validation may be guesses; None where they beat chance."""
     chance, needed = chance_to_beat(classes, predicted, metric=metric)
     if accuracy > needed:
         return None
@@ -48,7 +48,7 @@ def doubt_of(accuracy: float, *, metric: str, classes: Sequence[int], predicted:
 
 
 def best_order(classes: Sequence[int], predicted: Sequence[int], *, count: int) -> tuple[int, ...] | None:
-    """The order of the model's classes that fits the labels best, where it fits surely better than the given one.
+    """The order of the model's classes that fits the labels best, if it fits significantly better than the given one.
 
     Returns: for each class of the task the model's class that stands for it; None: the given order is right, or the
         predictions are too poor to tell.

@@ -29,6 +29,7 @@ def write_comparison(
         return
     logits = _root_logits(store, validation, teacher, root)
     with (folder / EXAMPLES_FILE).open("w", encoding="utf-8") as file:
+        # In the order of the split, as the predictions are.
         for row in sorted(most_different(softmax(logits), softmax(student.outputs))):
             texts = [_printable(text[:EXAMPLE_CHARS]) for text in validation.texts[row]]
             file.write(Example(row=row, text=texts).to_json() + "\n")

@@ -39,8 +39,8 @@ class Classified:
     def metrics(self) -> SplitMetrics:
         """accuracy, and macro F1 over the classes that occur in the split.
 
-        A class that is predicted but never occurs has no recall. It costs the classes whose rows it takes, and is no
-        class of its own: one stray row of 1,000 must not turn a macro F1 of 1.0 into 0.67.
+        A class that is predicted but never occurs is left out of the average: one stray row of 1,000 must not turn a
+        macro F1 of 1.0 into 0.67. The stray row still lowers the recall of its true class.
         """
         from sklearn.metrics import accuracy_score, f1_score
 

@@ -56,6 +56,7 @@ class Classifier(Loaded):
 def load_teacher(checkpoint: Checkpoint, task: Task, *, warnings: StageWarnings) -> Classifier:
     """A classifier of the task. Raises: CheckpointInvalid, LabelMismatch."""
     config = load_config(checkpoint, warnings=warnings)
+    # transformers would add a random head and only log that.
     if not has_classifier_head(config):
         raise CheckpointInvalid(
             f"{checkpoint.field}: {checkpoint.uri} has no classifier head "
@@ -84,6 +85,7 @@ def load_student(
         if student.columns is not None:
             turn_head(student.model, student.columns)
             log.info("classifier head put in the order of the task", extra={"checkpoint": checkpoint.uri})
+        # Also where the order was right already: the names may differ from the task's in case.
         set_classes(student.model.config, task)
         student = replace(student, columns=None)
     else:
@@ -137,6 +139,7 @@ def renew_head(model: Any, *, seed: int) -> None:
     with seeded(seed):
         # The whole model is built: how a head is initialised is known to its class alone.
         fresh = type(model)(model.config)
+    # Whatever is not in the base model belongs to the head; its parts have other names in each architecture.
     inside = f"{model.base_model_prefix}."
     new = {name: value for name, value in fresh.state_dict().items() if not name.startswith(inside)}
     # Not strict, because the encoder's weights are left out.
@@ -146,6 +149,7 @@ def renew_head(model: Any, *, seed: int) -> None:
 def turn_head(model: Any, columns: tuple[int, ...]) -> None:
     """Puts the outputs of a classifier into the order of the task; see ClassOrder.columns."""
     inside = f"{model.base_model_prefix}."
+    # Not inside the encoder, where a layer may have as many outputs as there are classes by chance.
     heads = [
         module
         for name, module in model.named_modules()

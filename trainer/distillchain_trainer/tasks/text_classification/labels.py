@@ -40,6 +40,7 @@ class LabelReader:
         """The class of a cell. Raises: UnknownLabel, with what was expected."""
         # The type too, because 1, 1.0 and True are the same key of a dict.
         key = (type(cell), cell)
+        # Looked up once: a column of any length has as many different cells as there are classes.
         if key not in self._known:
             self._known[key] = self._find(cell)
         return self._known[key]
@@ -59,10 +60,12 @@ class LabelReader:
                 return found
             raise UnknownLabel(self._expectation())
         number = _number(cell)
+        # Where labels are numbers, a number is a name and never an index.
         if number is not None and self._numeric:
             if number in self._numeric:
                 return self._numeric[number]
         elif number is not None and number.is_integer() and 0 <= number < len(self._labels):
+            # Also 1.0: pandas writes whole numbers so in a column with empty cells.
             return int(number)
         raise UnknownLabel(self._expectation() + explain_lookalike(cell, self._labels))
 
@@ -119,6 +122,7 @@ def _number(value: object) -> float | None:
         return None  # float() would also read "nan", "inf" and "1_0"
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever a column holds
+    # OverflowError: JSON has integers of any size.
     except (TypeError, ValueError, OverflowError):
         return None
     # NaN, the only number that differs from itself, is how some files mark an empty cell.
@@ -157,6 +161,7 @@ def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warn
     if all(re.fullmatch(rf"LABEL_{i}", name) for i, name in enumerate(names)):
         return ClassOrder(tuple(range(len(labels))), named=False)
     columns = [find_name(label, names) for label in labels]
+    # Two labels may fit the same class, if they differ in case only.
     if None in columns or len(set(columns)) != len(columns):
         unmatched = next((label for label, column in zip(labels, columns, strict=True) if column is None), None)
         raise LabelMismatch(

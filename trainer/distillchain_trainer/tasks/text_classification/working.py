@@ -22,6 +22,7 @@ from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.tokenizers import set_padding_side
 from distillchain_trainer.stage_warnings import StageWarnings
 
+# Of different length, so that one is padded. LONG has punctuation and a digit, which tokenizers treat differently.
 SHORT = "good"
 LONG = "a long film with a good story, which is told well and with care, and with 3 of the best actors of the year"
 # The number of words in LONG.
@@ -49,6 +50,7 @@ def check_works(
         shape = (len(task.labels),)
         side = find_padding_side(model, rows, pad_id=loaded.pad_id, outputs_of=_logits, shape=shape)
         if trains:
+            # If neither side is right, any will do: this pass only has to complete.
             check_training(model, rows, pad_id=loaded.pad_id, side=side or "right")
     except ForwardFailed as error:
         raise CheckpointInvalid(f"{who}: the model {error}{remedy}") from error
@@ -81,6 +83,7 @@ def check_saved_tokenizer(loaded: Loaded, task: Task, *, who: str) -> None:
             known = translate_unforeseen(error)
             if known is not None:
                 raise known from error
+            # It cannot be loaded at all, so its class is not known.
             differs, name = True, "another class"
     if differs:
         kind = loaded.model.config.model_type
@@ -92,6 +95,7 @@ def check_saved_tokenizer(loaded: Loaded, task: Task, *, who: str) -> None:
 
 def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) -> str:
     """The padding side of a model whose answers depend on padding on both sides."""
+    # For these types it is their nature; for any other it is a fault of the checkpoint.
     if config.model_type not in MIXES_PADDING:
         raise CheckpointInvalid(
             f"{who}: the model gives a padded text another answer, with padding_side left and right alike; its padding "
