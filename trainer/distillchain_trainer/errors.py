@@ -80,6 +80,7 @@ def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Left as it is: translate_unforeseen makes it DiskFull, which is no fault of the file.
         if error.errno in FULL:
             raise
         why = error.strerror or first_line(error)
@@ -88,6 +89,7 @@ def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's message."""
+    # 300 characters are enough for a sentence, and some libraries quote a whole document.
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 

@@ -27,6 +27,7 @@ class Signals:
         """Installs the handlers, which only record signals until `obey` is called. Main thread only."""
         # A counter and not a flag, because deferred blocks may be nested.
         self._deferred += 1
+        # SIGTERM comes from the kubelet and from the command line, SIGINT from Ctrl+C.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 

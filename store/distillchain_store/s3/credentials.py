@@ -65,4 +65,5 @@ def _values(credentials: Credentials) -> list[tuple[str, str, bool]]:
         values.append((name, credentials.token, True))
     if credentials.method == "env":
         return values
+    # In a credentials file the names are in lower case.
     return [(f"{name.lower()} of {credentials.method}", value, is_header) for name, value, is_header in values]

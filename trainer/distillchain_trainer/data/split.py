@@ -54,6 +54,7 @@ class Split:
     @cached_property
     def texts_sha256(self) -> str:
         """Over the texts alone, in any order and without repetitions."""
+        # Sorted, because a shuffled copy of a file is not held out either.
         return hashlib.sha256(b"".join(sorted(set(self.keys)))).hexdigest()
 
     @cached_property

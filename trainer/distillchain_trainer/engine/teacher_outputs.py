@@ -161,6 +161,7 @@ class TeacherPass:
         return values, elapsed_s
 
     def _write(self, rows: list[int], values: NDArray[np.float32], place: NDArray[np.int64]) -> None:
+        # [rows, 32] bytes: a key is a sha256.
         keys = np.frombuffer(b"".join(self.keys[row] for row in rows), dtype=np.uint8).reshape(len(rows), -1)
         content = safetensors.numpy.save({"keys": keys.copy(), "logits": values[place[rows]]})
         name = hashlib.sha256(content).hexdigest()

@@ -56,6 +56,7 @@ def random_state() -> RandomState:
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
+    # The tuple form, because all of its parts but the array of keys are values of JSON.
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     numpy = [name, np.asarray(keys).tolist(), position, has_gauss, gauss]
     return RandomState(tensors, {"python": random.getstate(), "numpy": numpy})

@@ -35,6 +35,7 @@ class BertHashEmbeddings(nn.Module):
 
     def __init__(self, config: BertHashConfig) -> None:
         super().__init__()
+        # padding_idx: the vector of the padding token is not trained.
         self.word_embeddings: nn.Module = nn.Embedding(
             config.vocab_size, config.projections, padding_idx=config.pad_token_id
         )
@@ -58,6 +59,7 @@ class BertHashPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     config_class = BertHashConfig
     base_model_prefix = "bert"
+    # Read by transformers: what the layers support, and which modules must stay whole on one device.
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True

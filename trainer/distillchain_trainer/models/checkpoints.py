@@ -92,6 +92,7 @@ def _fetch_prefix(
     store = open_store(uri, endpoint_url=endpoint_url, region=region, field=field)
     # The top folder alone: others, such as onnx/, hold the same weights in other formats.
     names = [item.key for item in store.list_objects("") if "/" not in item.key]
+    # S3 has no folders: a wrong name only shows in a listing without objects.
     if not names:
         raise CheckpointInvalid(f"{field}: {uri} holds no files; expected config.json and safetensors weights")
     check_names(names, uri=uri, field=field, parts=parts)  # before gigabytes are downloaded

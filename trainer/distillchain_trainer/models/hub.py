@@ -30,6 +30,7 @@ def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
 
     name, revision = split_name(uri)
     with _errors(uri, field, CheckpointInvalid):
+        # All names are needed, also of files that are not downloaded: they show why a checkpoint cannot be used.
         info = huggingface_hub.HfApi().model_info(name, revision=revision)
         # Only the top folder: onnx/, openvino/ and the like hold the same weights in other formats.
         files = [item.rfilename for item in info.siblings or [] if "/" not in item.rfilename]

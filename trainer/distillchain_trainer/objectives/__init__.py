@@ -20,6 +20,7 @@ def objective_modules() -> dict[str, str]:
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            # NAME must be a literal: a value that is computed cannot be read without an import.
             match statement:
                 case ast.Assign(targets=[ast.Name("NAME")], value=ast.Constant(str(name))):
                     found[name] = path.stem

@@ -83,6 +83,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         load_weights(prepared.student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
+        # Before the training and not beside it: the teacher can then leave the GPU to the student.
         outputs = _teacher_outputs(context, prepared, stats)
         resume_from = (found[1], found[0].step) if found else None
         _Training(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
@@ -137,6 +138,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
             model=loaded.model,
             outputs_of=prepared.task.outputs_of,
             encoded=prepared.task.encode(rows, loaded, check=context.signals.raise_if_requested),
+            # By text and not by position: rows that are moved, added or left out find what was computed.
             keys=rows.keys,
             training=order.training,
             columns=loaded.columns,

@@ -20,6 +20,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 
 def utc_now() -> str:
     """RFC 3339, UTC."""
+    # Z and not +00:00, as Kubernetes writes times.
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

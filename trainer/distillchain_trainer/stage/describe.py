@@ -73,6 +73,7 @@ def environment() -> dict[str, str]:
         "distillchain": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
+        # None in a build of torch for CPUs.
         "cuda": torch.version.cuda or "none",
         "device": torch.cuda.get_device_name(0) if gpu else f"cpu ({torch.get_num_threads()} threads)",
         "threads": str(torch.get_num_threads()),

@@ -97,6 +97,7 @@ class Measurer:
             parameters=loaded.parameters,
             size_bytes=origin.size_bytes,
             metrics=Metrics(validation=measured["validation"].metrics, test=test.metrics if test else None),
+            # Of validation, which every chain has; test is optional.
             examples_per_second=round(rates["validation"], 2),
             latency_p50_ms=round(p50, 3),
             latency_p95_ms=round(p95, 3),

@@ -42,6 +42,7 @@ def run_stage(
     address = order.storage
     store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
     context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings())
+    # First of all: a stage that is committed already is adopted in seconds, without torch.
     found = store_commit.read_manifest(store, order.digest)
     answer = adopt(context, found) if found is not None else _train(context)
     if order.final:

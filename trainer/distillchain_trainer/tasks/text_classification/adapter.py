@@ -131,7 +131,9 @@ def _check_order(uri: str, measured: Classified) -> None:
     best = chance.best_order(classes.tolist(), predicted.tolist(), count=len(labels))
     if best is None:
         return
+    # The accuracy if class best[i] of the model stands for class i of the task.
     reordered = float((predicted == np.asarray(best)[classes]).mean())
+    # The inverse of `best`: which label each class of the model stands for, as id2label has to say it.
     names = [labels[best.index(column)] for column in range(len(labels))]
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     raise LabelMismatch(

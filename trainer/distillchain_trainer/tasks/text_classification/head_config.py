@@ -57,6 +57,7 @@ def check_head(checkpoint: Checkpoint, config: Any) -> None:
             "regression"
         )
     names, count = document.get("id2label"), document.get("num_labels")
+    # Without names transformers makes up LABEL_0, LABEL_1, ..., which contradict nothing.
     if not isinstance(names, dict):
         return
     # JSON has only strings as keys, so the numbers are read from them.
@@ -74,6 +75,7 @@ def _check_inverse(names: dict[str, Any], numbers: Any, what: str) -> None:
     if not isinstance(numbers, dict) or set(numbers) != set(names.values()):
         return
     for index, name in names.items():
+        # A name that two classes have has no single number.
         if str(numbers[name]) != str(index) and list(names.values()).count(name) == 1:
             raise CheckpointInvalid(
                 f"{what}: id2label says that class {index} is {name}, label2id says that {name} is {numbers[name]}; "

@@ -193,6 +193,7 @@ def _with_new_head(
     _check_supported(checkpoint, config)
     loaded_tokenizer = load_tokenizer(tokenizer)
     agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
+    # AutoModel loads the encoder alone, whatever head the checkpoint has.
     base, missing = load_base(AutoModel, checkpoint, config)
     try:
         with seeded(seed):
@@ -208,6 +209,7 @@ def _with_new_head(
     if absent:
         raise CheckpointInvalid(f"{checkpoint.field}: {checkpoint.uri} lacks weights ({shorten(absent)})")
     prefix = f"{model.base_model_prefix}."
+    # What the base did not have: the head, and the pooler where the base was trained without one.
     new = [
         name for name in model.state_dict() if name.removeprefix(prefix) not in loaded or not name.startswith(prefix)
     ]

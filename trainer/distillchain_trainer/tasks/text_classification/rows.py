@@ -135,6 +135,7 @@ def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarn
     columns = task.dataset.text
     split = Split(role, [], [], place_prefix=table.place_prefix)
     for row in table.rows:
+        # The cells are in the order of the wanted columns: the texts, then the label.
         texts = row.cells[:-1]
         for column, text in zip(columns, texts, strict=True):
             fault = _fault_of_text(text)
