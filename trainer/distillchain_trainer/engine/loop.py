@@ -156,6 +156,7 @@ class _Run:
         load_state(state, self.model, self.optimizer)
         self.step = self.first_step = step
         kept = json.loads((state / LOOP).read_text(encoding="utf-8"))
+        # The mean that progress shows then goes on, instead of starting again from a single loss.
         self.recent = kept["recent"]
         self.micro_rows = min(self.micro_rows, kept["micro_rows"])  # smaller after GPU memory was short
 

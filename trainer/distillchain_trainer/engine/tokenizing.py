@@ -87,6 +87,7 @@ class PlainTextTokenizer:
     def _call(self, rows: Sequence[Texts], **options: Any) -> Any:
         with unchanged(self._tokenizer):
             return self._tokenizer(
+                # One list of texts for each column: a pair of texts is given as two lists.
                 *([row[column] for row in rows] for column in range(len(rows[0]))),
                 padding=False,
                 return_attention_mask=False,
@@ -99,6 +100,7 @@ class PlainTextTokenizer:
         lengths = [len(row) for row in ids]
         # Only these can have been truncated.
         full = [row for row, length in enumerate(lengths) if length >= self._max_length]
+        # A tokenizer written in Python has no encodings, and so does not keep what it cut off.
         if encodings is not None and len(rows[0]) == 1:
             for row in full:
                 cut_off = encodings[row].overflowing  # each part has control tokens around it
@@ -137,6 +139,7 @@ class PlainTextTokenizer:
         if self._renamed is None:
             with unchanged(self._tokenizer):
                 self._renamed = _with_renamed_tokens(self._backend, self._names_of_control_tokens())
+        # Called directly, the backend takes a string or a pair for each row.
         inputs = [texts if len(texts) == 2 else texts[0] for texts in (rows[row] for row in affected)]
         self._renamed.no_truncation()
         lengths = [len(encoding) for encoding in self._renamed.encode_batch(inputs)]

@@ -72,6 +72,7 @@ def main(arguments: list[str], signals: Signals) -> int:
         # The stage is committed. A signal from here on must not turn the answer into Interrupted.
         signals.defer_for_good()
     except StopRequested as stop:
+        # A second signal must not interrupt the answer to the first.
         signals.defer_for_good()
         # A stop outside the training loop carries no step, so the one of the newest saved state counts.
         answer, code = _interrupted(order, max(stop.step, signals.saved_step)), EXIT_INTERRUPTED

@@ -13,6 +13,7 @@ from distillchain_store.redaction import without_secrets
 
 def set_up_streams() -> TextIO:
     """Returns the stream for progress lines. Whatever a library prints to stdout goes to stderr, also from C."""
+    # What Python still holds back belongs to the old stdout, before descriptor 1 is changed.
     sys.stdout.flush()
     # File descriptors and not sys.stdout, which a library in C does not know.
     progress = os.fdopen(os.dup(1), "w", encoding="utf-8")

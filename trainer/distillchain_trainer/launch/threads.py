@@ -24,6 +24,7 @@ def choose() -> None:
 
 def cpu_share(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """CPUs that this container may use: its affinity, bounded by its CPU limit (cgroup v2)."""
+    # macOS has no affinity.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = limit_file.read_text().split()

@@ -109,9 +109,11 @@ def read_header(path: Path, what: str) -> dict[str, str]:
         content = file.read(header_bytes) if fits else b""
     try:
         header = json.loads(content)
+        # Notes of the writer, not a tensor.
         header.pop("__metadata__", None)
         tensors = {name: (str(tensor["dtype"]), int(tensor["data_offsets"][1])) for name, tensor in header.items()}
     except (ValueError, AttributeError, LookupError, TypeError) as error:
+        # A header that ends too early. Anything else is another kind of file.
         if 0 < len(content) < header_bytes and content.startswith(b"{"):
             raise CheckpointInvalid(f"{what} is cut short within its header; {COPY_AGAIN}") from error
         raise CheckpointInvalid(f"{what} is not a safetensors file: {_kind(start)}") from error

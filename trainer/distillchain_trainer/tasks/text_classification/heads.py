@@ -91,6 +91,7 @@ def load_student(
     else:
         student = _with_new_head(checkpoint, config, task, tokenizer=source, seed=seed, warnings=warnings)
     check_works(student, task, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True, warnings=warnings)
+    # A checkpoint's own tokenizer has been loaded beside this model type already.
     if tokenizer is not None:
         check_saved_tokenizer(student, task, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
@@ -106,6 +107,7 @@ def build_student(
             f"{field}.architecture.modelType: got {kind}, which cannot classify text; use one that can, such as "
             f"{KNOWN_TO_WORK}"
         )
+    # get_text_config: the configuration of some model types nests that of the text model; others return themselves.
     loaded_tokenizer, own = load_tokenizer(tokenizer), config.get_text_config()
     # The sizes that follow from the tokenizer need not be written into the spec.
     if "vocab_size" not in architecture.config:

@@ -159,6 +159,7 @@ def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarn
 
 def _fault_of_text(text: object) -> str | None:
     """Why a cell cannot be used as text."""
+    # None is null in Parquet and JSON.
     if text is None or (isinstance(text, str) and not text.strip()):
         return EMPTY
     if not isinstance(text, str):
