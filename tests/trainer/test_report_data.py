@@ -27,6 +27,7 @@ from distillchain_api.wire.records import (
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, WorkOrder
 from distillchain_report.commits import walk_back
 from distillchain_store.folder import FileStore
+from distillchain_trainer.engine import history
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
 from distillchain_trainer.stage import measure
@@ -113,8 +114,12 @@ def test_the_seconds_in_models_hold_every_measurement(root: Path, monkeypatch: p
     assert manifest.run.model_s // 1000 == 1 + 3, "the teacher, and the student after each epoch"
 
 
+@pytest.mark.parametrize("most", [HISTORY_POINTS, 7], ids=["a point for each step", "several steps a point"])
 @pytest.mark.parametrize("looks", [pytest.param(15, id="within an epoch"), pytest.param(10, id="at its end")])
-def test_a_resumed_history_is_the_one_that_was_never_interrupted(root: Path, looks: int):
+def test_a_resumed_history_is_the_one_that_was_never_interrupted(
+    root: Path, looks: int, most: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(history, "HISTORY_POINTS", most)
     order = an_order(root, training={"epochs": 3})
     other = order.model_copy(update={"storage": order.storage.model_copy(update={"uri": f"file://{root}/other"})})
     whole = run_here(other, root, attempt="whole")

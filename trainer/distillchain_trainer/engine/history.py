@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_api.wire.records import HISTORY_FILE, HISTORY_POINTS, HistoryPoint, lines_of
 
+LOSSES_FILE = "losses.json"
+
 
 class History:
     """The points so far, including those of earlier attempts."""
 
-    def __init__(self, points: list[HistoryPoint]) -> None:
+    def __init__(self, points: list[HistoryPoint], losses: list[float] | None = None) -> None:
         self._points = points
-        self._losses: list[float] = []
+        self._losses = losses or []  # of the steps since the last point
 
     @classmethod
     def read(cls, state: Path | None) -> History:
@@ -22,7 +25,9 @@ class History:
         path = state / HISTORY_FILE if state else None
         if path is None or not path.exists():
             return cls([])
-        return cls([HistoryPoint.parse(line) for line in lines_of(path.read_text(encoding="utf-8"))])
+        points = [HistoryPoint.parse(line) for line in lines_of(path.read_text(encoding="utf-8"))]
+        losses = path.with_name(LOSSES_FILE)
+        return cls(points, json.loads(losses.read_text(encoding="utf-8")) if losses.exists() else None)
 
     @property
     def points(self) -> list[HistoryPoint]:
@@ -47,7 +52,12 @@ class History:
         self._points = [point for point in self._points if (point.step, point.validation is None) != (step, False)]
         self._points.append(HistoryPoint(step=step, epoch=epoch, validation=metrics))
 
+    def write_state(self, folder: Path) -> None:
+        """For `read`: the points, and the losses that are not part of one yet."""
+        self.write(folder)
+        (folder / LOSSES_FILE).write_text(json.dumps(self._losses), encoding="utf-8")
+
     def write(self, folder: Path) -> None:
-        """One JSON object per line."""
+        """The points, one JSON object per line."""
         lines = "".join(point.to_json() + "\n" for point in self._points)
         (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")

@@ -265,7 +265,7 @@ class _Training:
     def _save(self, folder: Path, progress: TrainingProgress) -> None:
         self.stats.trained(progress)
         # With the state, so that a training that is resumed continues its curve.
-        self.history.write(folder)
+        self.history.write_state(folder)
         index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
         self.states.save(folder, index)
         # After the state is stored: a stop must not report a step that cannot be resumed.
