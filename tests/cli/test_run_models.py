@@ -47,11 +47,19 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
 
     root = tmp_path_factory.mktemp("cli")
     write_data(root / "data", train=120, validation=60, test=40)
+    mislabel_last_row(root / "data" / "dev.tsv")
     save_bert(root / "start", labels=None)
     write_relay(root)
     done = distillchain("run", "chain.yaml", cwd=root, **ONE_THREAD)
     assert done.returncode == 0, done.stderr
     return root, done
+
+
+def mislabel_last_row(path: Path) -> None:
+    """Keeps the accuracy of every model that learns the task below 1, so that a gate of 1 is missed."""
+    *lines, last = path.read_text().splitlines()
+    text, _, label = last.rpartition("\t")
+    path.write_text("\n".join([*lines, f"{text}\t{1 - int(label)}", ""]))
 
 
 def manifests(root: Path) -> dict[str, Manifest]:
@@ -109,8 +117,6 @@ def test_a_missed_gate_ends_with_exit_code_1_and_the_sentence_of_the_trainer(
 ):
     root, _ = ran
     gate = "spec.teacher.gate={minMetric: 1.0}"
-    if manifests(root)["teacher"].student.metrics.validation["accuracy"] == 1.0:
-        pytest.fail("the random BERT reached accuracy 1.0; use fewer epochs")
 
     done = distillchain("run", "chain.yaml", "--set", gate, cwd=root)
 
