@@ -14,6 +14,7 @@ import pytest
 from cluster.controlplane import ControlPlane
 from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess
 from cluster.ports import free_ports
+from cluster.waiting import wait_until
 from relay import Relay
 
 
@@ -37,6 +38,13 @@ def operator(
         "PYTHONWARNINGS": "error::RuntimeWarning",  # such as a coroutine that was never awaited
     }
     with OperatorProcess(kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log", settings) as running:
+        # Before that, its modules are imported and SIGTERM ends it in Python's own way: a short test may end so soon.
+        wait_until(
+            "the operator to start",
+            lambda: "operator started" in running.log.read_text(),
+            deadline_s=60,
+            dump=running.tail,
+        )
         yield running
         assert running.stop() == 0
     log = running.log.read_text()
