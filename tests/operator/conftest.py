@@ -46,7 +46,7 @@ def operator(
             dump=running.tail,
         )
         yield running
-        assert running.stop() == 0
+        running.stop()  # a test may have started it again a moment ago, so SIGTERM may come before it is handled
     log = running.log.read_text()
     assert "Traceback" not in log, log
 
