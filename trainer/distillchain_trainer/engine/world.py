@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-BUCKET_ELEMENTS = 16 * 2**20  # of one collective over gradients: 64 MiB of float32, as much memory is needed beside them
+BUCKET_ELEMENTS = 16 * 2**20  # of one collective over gradients; needs 64 MiB beside them
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ def _add_up_together(tensors: list[Tensor]) -> None:
     """One collective for many tensors: a model has hundreds of them, most of them small."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
