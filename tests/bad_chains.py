@@ -142,6 +142,19 @@ BAD_CHAINS = (
         ("spec.template.saveInterval", "above zero"),
     ),
     BadChain(
+        "no node",
+        lambda spec: spec.update(template={"parallelism": {"nodes": 0}}),
+        "spec.template.parallelism.nodes: got 0, expected a whole number from 1 to 256",
+        ("spec.template.parallelism.nodes",),
+    ),
+    BadChain(
+        "sharding with one process",
+        lambda spec: spec["stages"][1].update(parallelism={"processesPerNode": 1, "sharding": "Full"}),
+        'spec.stages[1].parallelism.sharding: got "Full", expected None with one process; '
+        "sharding divides a model among several processes: set nodes or processesPerNode",
+        ("spec.stages[1].parallelism.sharding", "set nodes or processesPerNode"),
+    ),
+    BadChain(
         "quoted number",
         lambda spec: spec.update(template={"training": {"learningRate": "5e-3"}}),
         'spec.template.training.learningRate: got the text "5e-3", expected a learning rate above 0 and at most 1; '

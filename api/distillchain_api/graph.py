@@ -6,11 +6,13 @@ its teacher by digest, not by position.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from distillchain_api.base import Document
 from distillchain_api.digests import distill_digest, fine_tune_digest
+from distillchain_api.resource.parallelism import Parallelism, gpus_of, resolve
 from distillchain_api.resource.spec import (
     TEACHER_STAGE,
     DistillationChain,
@@ -21,6 +23,9 @@ from distillchain_api.resource.spec import (
 )
 from distillchain_api.values import StageDigest, duration_seconds
 from distillchain_api.wire.work_order import StorageAddress, TeacherRef, WorkOrder
+
+TRAINER_CONTAINER = "trainer"
+"""Name of the container that trains; the operator adds it to the user's pod unless it is there."""
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
@@ -37,8 +42,15 @@ class PlannedStage:
     pod: dict[str, Any] = field(default_factory=dict)
     pod_field: str = ""
     """Where the spec states `pod`."""
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    """As the spec states it; the work order has it resolved."""
+    parallelism_field: str = ""
+    """Where the spec states `parallelism`."""
+    gpus: int = 0
+    """GPUs that the spec gives the container `trainer` of each pod."""
     retries: int = 3
     timeout_s: int | None = None
+    pending_deadline_s: int | None = None
 
     @property
     def teacher_digest(self) -> StageDigest | None:
@@ -132,28 +144,46 @@ def _distill(
 
 
 def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> PlannedStage:
-    """The stage's own placement, else the template's; a stage's pod and resources replace the template's whole."""
+    """The stage's own placement, else the template's. Pod, resources and parallelism are replaced as a whole."""
     image, resources, pod, pod_field = template.image, template.resources, template.pod, "spec.template.pod"
-    retries, timeout = template.retries, template.timeout
+    parallelism, parallelism_field = template.parallelism, "spec.template.parallelism"
+    retries, timeout, pending_deadline = template.retries, template.timeout, template.pending_deadline
     if stage is not None:
         image = stage.image or image
         resources = resources if stage.resources is None else stage.resources
         if stage.pod is not None:
             pod, pod_field = stage.pod, f"{order.field}.pod"
+        if stage.parallelism is not None:
+            parallelism, parallelism_field = stage.parallelism, f"{order.field}.parallelism"
         # Not `or`: 0 retries are a valid choice.
         retries = retries if stage.retries is None else stage.retries
         timeout = stage.timeout or timeout
+        pending_deadline = stage.pending_deadline or pending_deadline
+    stated = resources.to_document() if resources else {}
+    gpus = gpus_of(stated or _trainer_resources(pod or {}))
     return PlannedStage(
         name=order.stage,
         digest=StageDigest(order.digest),
-        work_order=order,
+        work_order=order.model_copy(update={"parallelism": resolve(parallelism, gpus=gpus)}),
         image=image,
-        resources=resources.to_document() if resources else {},
+        resources=stated,
         pod=pod or {},
         pod_field=pod_field,
+        parallelism=parallelism,
+        parallelism_field=parallelism_field,
+        gpus=gpus,
         retries=retries,
         timeout_s=duration_seconds(timeout) if timeout else None,
+        pending_deadline_s=duration_seconds(pending_deadline) if pending_deadline else None,
     )
+
+
+def _trainer_resources(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Resources of the container `trainer` in a PodTemplateSpec."""
+    containers: list[dict[str, Any]] = (pod.get("spec") or {}).get("containers") or []
+    trainer = next((container for container in containers if container.get("name") == TRAINER_CONTAINER), {})
+    resources: Mapping[str, Any] = trainer.get("resources") or {}
+    return resources
 
 
 def merge(defaults: DocumentT, overrides: Document | None) -> DocumentT:

@@ -24,8 +24,8 @@ def render_resource() -> str:
         "# DistillationChain: every field",
         "",
         "`apiVersion: distillchain.io/v1alpha1`, `kind: DistillationChain`. **Bold** fields are required. Fields of",
-        "`template` (image, resources, pod, retries, timeout, saveInterval, training, distillation) are the defaults",
-        "of every stage. A stage overrides them field by field, but `pod` and `resources` as a whole.",
+        "`template` are the defaults of every stage. A stage overrides them field by field, but `pod`, `resources` and",
+        "`parallelism` as a whole.",
         "",
     ]
     for title, model, with_defaults in (("spec", ChainSpec, True), ("status", ChainStatus, False)):

@@ -15,8 +15,8 @@ from typing import Any
 from distillchain_api import GROUP, KIND
 from distillchain_api.faults import BadDocument, Fault
 from distillchain_api.graph import Plan, build_plan
+from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
-from distillchain_api.wire.work_order_size import check_work_orders
 from distillchain_api.yaml_text import load_documents
 from distillchain_cli.overrides import apply_overrides, apply_storage, attribute
 from distillchain_cli.relative_uris import resolve_uris
@@ -149,9 +149,9 @@ def parse(
 
 
 def plan_of(chain: DistillationChain, *, source: str) -> Plan:
-    """The plan of a chain whose work orders the trainer can receive. Raises: BadDocument."""
+    """The plan of a chain that the trainer can carry out. Raises: BadDocument."""
     plan = build_plan(chain)
-    check_work_orders((stage.work_order for stage in plan.stages), source=source)
+    check_plan(plan, source=source)
     return plan
 
 

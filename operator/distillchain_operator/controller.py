@@ -14,10 +14,10 @@ from typing import Any, assert_never
 
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan, build_plan
+from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress, parse_progress
-from distillchain_api.wire.work_order_size import check_work_orders
 from distillchain_operator.actions import CreateJob, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
@@ -72,7 +72,7 @@ class Controller:
         previous = parse_status(document, key)
         try:
             plan = build_plan(parse_chain(document, from_cluster=True))
-            check_work_orders(stage.work_order for stage in plan.stages)
+            check_plan(plan)
         except BadDocument as error:
             status = await self._invalid(document, key, previous, [str(fault) for fault in error.faults])
             await self._write(document, key, previous, status)

@@ -125,6 +125,16 @@ def test_key_order_does_not_matter(value: dict[str, Any], random: Any):
         pytest.param(lambda s: s.update(template={"retries": 9, "timeout": "1h", "saveInterval": "1m"}), id="retries"),
         pytest.param(lambda s: s.update(template={"microBatchSize": 4}), id="micro-batches"),
         pytest.param(lambda s: s["stages"][0].update(microBatchSize=4), id="micro-batches of a stage"),
+        pytest.param(
+            lambda s: s.update(
+                template={
+                    "parallelism": {"nodes": 4, "processesPerNode": 8, "sharding": "Full"},
+                    "pendingDeadline": "1h",
+                }
+            ),
+            id="parallelism",
+        ),
+        pytest.param(lambda s: s["stages"][0].update(parallelism={"nodes": 2}), id="parallelism of a stage"),
         pytest.param(lambda s: s.update(suspend=True), id="suspend"),
         pytest.param(lambda s: s["storage"].update(endpointUrl="http://s3:9000"), id="storage"),
         pytest.param(lambda s: s["stages"][0].update(gate={"minMetric": 0.5}), id="gate"),

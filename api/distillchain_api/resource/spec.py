@@ -16,6 +16,7 @@ from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 from distillchain_api.objectives import Objective
 from distillchain_api.resource.metadata import ObjectMeta
+from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
 from distillchain_api.resource.resources import Resources
 from distillchain_api.tasks import AnyTask
@@ -204,11 +205,15 @@ class Template(Document):
     training: Training = Training()
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
+    parallelism: Parallelism = Parallelism()
     distillation: Distillation = Distillation()
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""
     timeout: Duration | None = None
     """Maximum run time of a stage over all its pods; empty: no limit."""
+    pending_deadline: Duration | None = None
+    """Maximum time that a pod of a stage may wait to start. Then the Job is deleted, so that the other pods hold no GPU
+    in vain, and created again after a pause; empty: no limit."""
     save_interval: Duration = "10m"
     """Maximum training time that a crash can lose."""
 
@@ -260,6 +265,8 @@ class Stage(Document):
     training: TrainingOverrides = TrainingOverrides()
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: the template's."""
+    parallelism: Parallelism | None = None
+    """Replaces the template's parallelism as a whole."""
     distillation: DistillationOverrides = DistillationOverrides()
     gate: Gate = Gate()
     image: Text | None = None
@@ -272,6 +279,8 @@ class Stage(Document):
     """Crashes before the chain fails; empty: the template's."""
     timeout: Duration | None = None
     """Maximum run time of the stage over all its pods; empty: the template's."""
+    pending_deadline: Duration | None = None
+    """Maximum time that its pods may wait to start; empty: the template's."""
     save_interval: Duration | None = None
     """Maximum training time that a crash can lose; empty: the template's."""
 

@@ -90,6 +90,10 @@ class StageStatus(Record):
     """What the user should know of a committed stage's data, checkpoints and result."""
     failure_class: FailureClass | None = None
     """Row of docs/failures.md."""
+    missed_starts: int | None = None
+    """How often, since all its pods ran last, a pod waited longer than `pendingDeadline`."""
+    next_start_at: str | None = None
+    """When its Job is created again after that."""
 
 
 class ChainResult(Record):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Document
 from distillchain_api.faults import Expect
+from distillchain_api.resource.parallelism import ResolvedParallelism
 from distillchain_api.resource.spec import Distillation, Gate, Student, TeacherGate, Training
 from distillchain_api.tasks import AnyTask
 
@@ -22,6 +23,16 @@ TERMINATION_PATH_ENV = "DISTILLCHAIN_TERMINATION_PATH"
 """Environment variable with the file of the termination message; /dev/termination-log when it is not set."""
 WORK_DIRECTORY_ENV = "DISTILLCHAIN_WORK_DIRECTORY"
 """Environment variable with the folder for files in the making; a temporary one when it is not set."""
+RENDEZVOUS_ENV = "DISTILLCHAIN_RENDEZVOUS"
+"""Environment variable of each pod of a stage on several nodes: host:port of the pod of node 0, where all meet."""
+NODE_ENV = "JOB_COMPLETION_INDEX"
+"""Environment variable with the number of the pod's node, from 0; Kubernetes sets it in the pods of an Indexed Job.
+
+The pod of another node exits with 0 only after node 0 has committed. Kubernetes does not start a pod again that exited
+with 0, so if node 0 had to start again, it would wait for the other forever.
+"""
+RENDEZVOUS_PORT = 29500
+"""Port of RENDEZVOUS_ENV; torch's own process group uses the next one."""
 KEEP_TEXTS_ENV = "DISTILLCHAIN_KEEP_TEXTS"
 """Environment variable; `0`: no text of validation rows is copied into store and report. Empty or `1`: a few."""
 
@@ -73,6 +84,8 @@ class WorkOrder(Document):
     training: Training
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows of one forward pass on one device; None: all of a step. In no digest: it moves only dropout masks."""
+    parallelism: ResolvedParallelism = ResolvedParallelism()
+    """The processes that train the stage together. In no digest."""
     distillation: Distillation | None = None
     """None exactly when `teacher` is."""
     gate: Gate = Gate()
@@ -85,3 +98,10 @@ class WorkOrder(Document):
         if (self.teacher is None) != (self.distillation is None):
             raise ValueError("expected teacher and distillation together, or neither")
         return self
+
+    def to_document(self) -> dict[str, Any]:
+        """The order as plain JSON data; `parallelism` is left out for one process."""
+        document = super().to_document()
+        if self.parallelism == ResolvedParallelism():
+            del document["parallelism"]
+        return document

@@ -6,19 +6,15 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from distillchain_api.faults import BadDocument, Fault
+from distillchain_api.faults import Fault
 from distillchain_api.wire.work_order import MAX_WORK_ORDER_BYTES, WorkOrder
 
 
-def check_work_orders(orders: Iterable[WorkOrder], *, source: str = "") -> None:
-    """Checks the size of each work order.
-
-    Raises: BadDocument with one fault for each field that has to become smaller.
-    """
+def size_faults(orders: Iterable[WorkOrder]) -> list[Fault]:
+    """One fault for each field that has to become smaller, so that each work order fits."""
     # By field: `task` is part of every stage's order and would be reported once for each.
     faults = {fault.field: fault for order in orders if (fault := size_fault(order))}
-    if faults:
-        raise BadDocument(source, list(faults.values()))
+    return list(faults.values())
 
 
 def size_fault(order: WorkOrder) -> Fault | None:
