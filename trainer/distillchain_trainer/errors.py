@@ -9,11 +9,13 @@ TrainerError
 |- TrainingDiverged     68
 `- OutOfMemory          71
 StopRequested (BaseException) 75: no library's `except Exception` may swallow it
+`- LostPeers
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from distillchain_api.failures import FailureClass, StageError
@@ -74,6 +76,17 @@ class StopRequested(BaseException):
         self.step = step
 
 
+class LostPeers(StopRequested):
+    """Another process of the stage failed, ended or did not answer in time; its own process answers for that.
+
+    Ends this process as interrupted, so that only the process that failed decides whether a retry counts.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.args = (message,)
+
+
 @contextlib.contextmanager
 def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
     """Within the block, raises `invalid` with a message about `what` if a file cannot be read."""
@@ -112,6 +125,28 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
             return OutOfMemory(f"the container ran out of memory; {remedy}")
     return None
+
+
+# Texts of gloo, NCCL and torch's TCP store for a collective that another rank did not complete. Gloo has no class of
+# its own for them.
+PEER_FAILURES = re.compile(
+    "Connection (closed|reset) by peer|Timed out waiting|Application timeout caused pair closure|Connect timeout"
+    "|Gloo connectFullMesh failed|Broken pipe|[Ww]atchdog caught collective|NCCL communicator was aborted"
+    "|remote process exited|wait timeout after|Timeout waiting for key|Socket Timeout"
+)
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether a collective failed, so that the cause is probably another rank."""
+    for cause in causes(error):
+        # Errors of the store are about another network.
+        if isinstance(cause, StageError):
+            return False
+        # By name, because this module is imported where torch is not.
+        names = {base.__name__ for base in type(cause).__mro__}
+        if "DistError" in names or (type(cause) is RuntimeError and PEER_FAILURES.search(str(cause))):
+            return True
+    return False
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -2,18 +2,25 @@
 
 Every rank runs the same code on its share of the rows. With one process, everything here costs nothing and does
 nothing. Collectives must be called by all ranks in the same order, or they wait for each other until the timeout.
+Imports no torch before there are several processes: a stage that is committed already is adopted without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from distillchain_trainer.engine.peers import Peers
+from distillchain_trainer.errors import LostPeers, StopRequested
 
-BUCKET_ELEMENTS = 16 * 2**20  # of one collective over gradients; needs 64 MiB beside them
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from torch.nn import Parameter
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,13 @@ class World:
         rank: number of this process, from 0.
         size: how many processes there are.
         local_rank: number of this process on its node: the GPU that it uses.
+        peers: None for one process.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    peers: Peers | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_alone(self) -> bool:
@@ -40,53 +49,133 @@ class World:
         """Whether this is the process that talks to the store and to the user."""
         return self.rank == 0
 
+    @property
+    def leads_node(self) -> bool:
+        """Whether this is the process that fetches files for all processes of its node."""
+        return self.local_rank == 0
+
     def share(self, rows: Sequence[int]) -> list[int]:
         """This rank's part of some rows. Sizes differ by one at most; a part is empty if there are too few rows."""
         start, end = (len(rows) * (self.rank + side) // self.size for side in (0, 1))
         return list(rows[start:end])
 
+    def deal(self, rows: Sequence[int]) -> list[int]:
+        """Every n-th of some rows: of rows that are sorted by length, each rank gets as many long ones."""
+        return list(rows[self.rank :: self.size])
+
+    def meet(self, what: str) -> None:
+        """Returns when all ranks are here. Without a limit: one rank may upload meanwhile.
+
+        Call it before a collective that follows work which may fail on one rank: the failure of another rank raises
+        here, while a collective would wait for it.
+
+        Args:
+            what: the phase, for the message.
+        Raises: LostPeers.
+        """
+        if self.peers is not None:
+            self.peers.meet(what)
+
+    def from_main(self, build: Callable[[], str], what: str) -> str:
+        """The document that `build` returns on rank 0. Raises: LostPeers."""
+        return build() if self.peers is None else self.peers.document_of(0, build, what)
+
+    def from_leader(self, build: Callable[[], str], what: str) -> str:
+        """The document that `build` returns on the first rank of each node. Raises: LostPeers."""
+        leader = self.rank - self.local_rank
+        return build() if self.peers is None else self.peers.document_of(leader, build, what)
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether any rank has raised it. On CPU, so a GPU is not waited for."""
+        """For each flag, whether any rank has raised it. On the CPU, so a GPU is not waited for."""
         if self.is_alone:
             return flags
-        raised = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return tuple(bool(flag) for flag in raised.tolist())
+        from distillchain_trainer.engine import collectives
+
+        with self.collective("agreement"):
+            return collectives.any_of(flags)
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place."""
         if not self.is_alone:
-            dist.all_reduce(tensor)
+            from distillchain_trainer.engine import collectives
+
+            with self.collective("sum"):
+                collectives.add_up(tensor)
         return tensor
 
-    def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def add_up_gradients(self, parameters: Iterable[Parameter]) -> None:
         """Sums the gradients of all ranks in place.
 
         Not DistributedDataParallel, which starts its collectives during the backward pass: a rank that runs out of
         memory there would leave the others waiting. Here all ranks first agree that every one of them has finished.
         """
+        if not self.is_alone:
+            from distillchain_trainer.engine import collectives
+
+            with self.collective("sum of gradients"):
+                collectives.add_up_gradients(parameters)
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Gives the tensors the values that they have on rank 0."""
+        if not self.is_alone:
+            from distillchain_trainer.engine import collectives
+
+            with self.collective("copy of weights"):
+                collectives.copy_from_main(tensors)
+
+    def gather(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+        """The arrays of all ranks, on every rank. They may have different numbers of rows."""
         if self.is_alone:
+            return [array]
+        from distillchain_trainer.engine import collectives
+
+        with self.collective("exchange of outputs"):
+            return collectives.gather(array)
+
+    @contextlib.contextmanager
+    def collective(self, what: str) -> Iterator[None]:
+        """Within the block, a collective that fails raises LostPeers, which names it."""
+        started_s = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            # OutOfMemoryError is a RuntimeError too, but a fault of this process; it is recognised by name, because
+            # this module is imported where torch is not. gloo raises RuntimeError itself for a lost connection.
+            if self.peers is None or type(error).__name__ == "OutOfMemoryError":
+                raise
+            raise self.peers.lost(what, started_s) from error
+
+    @contextlib.contextmanager
+    def membership(self) -> Iterator[None]:
+        """The whole stage: an error that ends this rank is reported to the others, which then end too."""
+        if self.peers is None:
+            yield
             return
-        bucket: list[Tensor] = []
-        for parameter in parameters:
-            if not parameter.requires_grad:
-                continue
-            if parameter.grad is None:  # a rank without rows in this step, or a parameter that the loss does not reach
-                parameter.grad = torch.zeros_like(parameter)
-            bucket.append(parameter.grad)
-            if sum(gradient.numel() for gradient in bucket) >= BUCKET_ELEMENTS:
-                _add_up_together(bucket)
-                bucket = []
-        if bucket:
-            _add_up_together(bucket)
+        try:
+            yield
+        except LostPeers:
+            raise  # known to the others, or they are gone
+        except StopRequested as stop:
+            self.peers.fail(str(stop))
+            raise
+        except BaseException as error:
+            self.peers.fail(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.peers.leave()
 
 
 ALONE = World()
 
 
-def _add_up_together(tensors: list[Tensor]) -> None:
-    """One collective for many tensors: a model has hundreds of them, most of them small."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
-    for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(total.view_as(tensor))
+def join_world() -> World:
+    """The processes of this stage by the variables of torch's launcher, once all have come. Raises: LostPeers."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return ALONE
+    # Read once, when torch is loaded. Its C++ code reports a lost process with a stack trace for every request.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from distillchain_trainer.engine.joining import join
+
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    return World(rank, size, local_rank, join(rank, size, local_rank))

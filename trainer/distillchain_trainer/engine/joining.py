@@ -1,0 +1,78 @@
+"""Connects the processes of a stage: torch's store for messages, gloo for the CPU, NCCL for GPUs."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import sys
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in its __all__
+
+from distillchain_trainer.engine.peers import Peers
+from distillchain_trainer.errors import LostPeers
+
+log = logging.getLogger(__name__)
+
+# In a collective, a rank waits for one step of the slowest rank at most, the first with its compilation included:
+# longer work is awaited in Peers. Also the default of NCCL.
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+# Read by torch when a process group is created. They are defaults of recent versions of torch only.
+FLIGHT_RECORDER = {
+    "TORCH_FR_BUFFER_SIZE": "2000",  # collectives that are remembered
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+
+
+def join(rank: int, size: int, local_rank: int) -> Peers:
+    """Waits for all processes and connects them. Raises: LostPeers when some do not come."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if int(os.environ["LOCAL_WORLD_SIZE"]) == size and sys.platform == "linux":
+        # One node: nothing has to be reachable from outside of it.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    for name, value in FLIGHT_RECORDER.items():
+        os.environ.setdefault(name, value)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(local_rank)
+    started_s = time.monotonic()
+    try:
+        store = TCPStore(
+            host,
+            port,
+            None,
+            rank == 0,
+            timeout=COLLECTIVE_TIMEOUT,
+            wait_for_workers=False,
+            master_listen_fd=_listener(host, port) if rank == 0 else None,
+        )
+        dist.init_process_group(
+            backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
+        )
+        # A connection of its own: NCCL's threads use the other one, and a request blocks its connection.
+        peers = Peers(PrefixStore("peers", store.clone()), rank, size)
+        peers.meet("start")
+    except RuntimeError as error:
+        raise LostPeers(
+            f"lost the other processes of the stage: rank {rank} of {size}, start at {host}:{port}, after "
+            f"{time.monotonic() - started_s:.0f} s"
+        ) from error
+    log.info("processes connected", extra={"rank": rank, "processes": size, "backend": backend})
+    return peers
+
+
+def _listener(host: str, port: int) -> int | None:
+    """A socket for the store on the loopback interface; None: torch listens on all interfaces."""
+    try:
+        if not ipaddress.ip_address(host).is_loopback:
+            return None
+    except ValueError:  # a host name
+        return None
+    return socket.create_server((host, port)).detach()
