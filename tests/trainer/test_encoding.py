@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def a_split(*texts: str | tuple[str, str], place_prefix: str = "") -> Split:
 
 def encode(tokenizer: Any, *texts: str | tuple[str, str], max_length: int = 64) -> list[list[int]]:
     encoder = encoding.Encoder(max_length, warnings=StageWarnings())
-    return [ids.tolist() for ids in encoder.encode(a_split(*texts), tokenizer, pad_id=0).ids]
+    found = encoder.encode(a_split(*texts), tokenizer, pad_id=0)
+    return [found.batch([row])["input_ids"][0].tolist() for row in range(len(found))]
 
 
 def word_piece(*, controls: bool = True) -> Any:
@@ -175,8 +177,7 @@ def test_token_types_of_a_pair_with_a_control_token_are_those_of_its_texts():
 
     encoded = encoder.encode(a_split(("good [SEP] film", "bad")), tokenizer, pad_id=0)
 
-    assert encoded.kinds is not None
-    assert encoded.kinds[0].tolist() == [0] * (len(encoded.ids[0]) - 2) + [1, 1]
+    assert encoded.batch([0])["token_type_ids"].tolist() == [[0] * (len(encoded.ids) - 2) + [1, 1]]
 
 
 def test_markers_that_were_added_on_purpose_stay_tokens():
@@ -238,11 +239,12 @@ def test_truncated_texts_are_counted_with_the_longest_of_them(
 
     encoder.encode(a_split(*words), tokenizer, pad_id=0)
     encoder.encode(a_split(*words), tokenizer, pad_id=0)
+    encoder.encode(replace(a_split("a " * 12, "good"), name="test"), tokenizer, pad_id=0)
 
     assert warnings.sentences == [
-        f"spec.task.maxLength: {count} of 5 validation texts have more than 10 tokens and are truncated; the longest "
-        f"has {longest} (tokenizer with {len(tokenizer)} tokens)"
-    ]
+        f"spec.task.maxLength: texts with more than 10 tokens are truncated: {count} of 5 validation texts, 1 of 2 test "
+        f"texts; the longest has {longest} (tokenizer with {len(tokenizer)} tokens)"
+    ], "one sentence for all splits"
 
 
 def test_truncated_pairs_and_texts_with_control_tokens_are_counted():
@@ -253,7 +255,7 @@ def test_truncated_pairs_and_texts_with_control_tokens_are_counted():
     encoding.Encoder(16, warnings=warnings).encode(a_split(*rows), tokenizer, pad_id=0)
 
     (warning,) = warnings.sentences
-    assert "3 of 4 validation texts have more than 16 tokens" in warning
+    assert "3 of 4 validation texts" in warning
     assert f"the longest has {9 * 6 + 1 + 3} " in warning  # a, [, s, ##e, ##p, ] nine times
 
 

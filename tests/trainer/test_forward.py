@@ -34,7 +34,7 @@ class Model(torch.nn.Module):
 
 
 def encoded(lengths: list[int]) -> Encoded:
-    return Encoded([np.ones(size, dtype=np.int32) for size in lengths], None, pad_id=0, pad_left=False)
+    return Encoded.of([np.ones(size, dtype=np.int32) for size in lengths], pad_id=0)
 
 
 def logits_of(answer: Any) -> torch.Tensor:

@@ -18,9 +18,12 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 from distillchain_api.resource.spec import Training
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.data_order import epoch_batches
+from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, TrainingProgress
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
+from distillchain_trainer.engine.step import RowLosses
+from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.errors import OutOfMemory, StopRequested, TrainingDiverged
 from distillchain_trainer.objectives.soft_targets import soft_target_loss
 
@@ -29,18 +32,17 @@ pytestmark = pytest.mark.models
 CLASSES = 3
 
 
-class Rows:
+def Rows(count: int) -> TrainingRows:  # noqa: N802 - reads as a type in the tests
     """Random token ids of random lengths with random teacher logits."""
+    dice = torch.Generator().manual_seed(count)
+    lengths = torch.randint(3, 12, (count,), generator=dice).tolist()
+    ids = [torch.randint(1, 50, (size,), generator=dice).int().numpy() for size in lengths]
+    answers = torch.randn(count, CLASSES, generator=dice)
+    return TrainingRows(Encoded.of(ids, pad_id=0), torch.zeros(count), answers, torch.arange(count))
 
-    def __init__(self, count: int) -> None:
-        dice = torch.Generator().manual_seed(count)
-        self.lengths = torch.randint(3, 12, (count,), generator=dice).tolist()
-        self.ids = [torch.randint(1, 50, (size,), generator=dice) for size in self.lengths]
-        self.teacher = torch.randn(count, CLASSES, generator=dice)
 
-    def batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        ids = torch.nn.utils.rnn.pad_sequence([self.ids[row] for row in rows], batch_first=True)
-        return {"input_ids": ids, "attention_mask": (ids > 0).long()}, {"teacher": self.teacher[list(rows)]}
+def batch_of(rows: TrainingRows, picked: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return rows.batch(torch.tensor(picked), width=max(rows.lengths[row] for row in picked))
 
 
 def row_losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
@@ -65,7 +67,7 @@ def recipe(**values: Any) -> Training:
 
 def train(
     model: Any,
-    rows: Rows,
+    rows: TrainingRows,
     training: Training,
     folder: Path,
     *,
@@ -73,7 +75,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     resume_from: tuple[Path, int] | None = None,
     history: History | None = None,
-    losses: loop.RowLosses = row_losses,
+    losses: RowLosses = row_losses,
     validate: Callable[[], dict[str, float]] = lambda: {"accuracy": 0.5},
     keep: list[tuple[Path, int]] | None = None,
 ) -> TrainingProgress:
@@ -90,12 +92,9 @@ def train(
         model,
         rows,
         losses,
-        training=training,
-        micro_batch_size=micro_batch_size,
-        folder=folder,
+        loop.Settings(training, micro_batch_size=micro_batch_size, folder=folder, save_interval_s=3600.0),
         resume_from=resume_from,
         train_s_before=0.0,
-        save_interval_s=3600.0,
         history=history or History([]),
         hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=validate),
     )
@@ -109,7 +108,7 @@ def distance(one: Any, other: Any) -> float:
 class _FixedBatches(Trainer):
     """transformers' Trainer on the batches and the loss of our loop."""
 
-    def __init__(self, rows: Rows, batches: list[list[int]], **more: Any) -> None:
+    def __init__(self, rows: TrainingRows, batches: list[list[int]], **more: Any) -> None:
         super().__init__(train_dataset=batches, data_collator=lambda picked: picked[0], **more)
         self.rows = rows
 
@@ -117,7 +116,7 @@ class _FixedBatches(Trainer):
         return [{"rows": batch} for batch in self.train_dataset]  # type: ignore[union-attr]
 
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Tensor:
-        inputs, compared = self.rows.batch(inputs["rows"])
+        inputs, compared = batch_of(self.rows, inputs["rows"])
         return row_losses(model(**inputs), compared).mean()
 
 
@@ -184,14 +183,14 @@ def test_every_step_is_trained_with_dropout_also_after_a_measurement_in_evaluati
 
 
 @pytest.mark.parametrize("losses", [lambda *both: row_losses(*both).mean(), lambda *both: row_losses(*both)[:-1]])
-def test_a_loss_that_is_not_one_value_per_row_is_refused(tmp_path: Path, losses: loop.RowLosses):
+def test_a_loss_that_is_not_one_value_per_row_is_refused(tmp_path: Path, losses: RowLosses):
     with pytest.raises(ValueError, match="expected one value for each of 8 rows"):
         train(a_student(), Rows(20), recipe(), tmp_path, losses=losses)
 
 
 def test_the_first_gradient_is_that_of_the_mean_over_the_rows_of_the_step(tmp_path: Path):
     rows, student = Rows(7), a_student()
-    inputs, compared = rows.batch(range(7))
+    inputs, compared = batch_of(rows, range(7))
     row_losses(student(**inputs), compared).mean().backward()
     want = {
         name: parameter.grad.clone() for name, parameter in student.named_parameters() if parameter.grad is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from bad_chains import GOOD
 from distillchain_api.resource.spec import Training, parse_chain
@@ -17,6 +19,7 @@ from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
 from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.errors import StopRequested
 
 pytestmark = pytest.mark.models
@@ -46,7 +49,7 @@ def ask(tmp_path: Path, texts: list[int], teacher: Teacher, **more: Any) -> Teac
         digest="d" * 64,
         model=teacher,
         outputs_of=lambda answer: answer.logits,
-        encoded=Encoded([np.array([text, 1], dtype=np.int32) for text in texts], None, pad_id=0, pad_left=False),
+        encoded=Encoded.of([np.array([text, 1], dtype=np.int32) for text in texts], pad_id=0),
         keys=[key_of((str(text),)) for text in texts],
         training=Training(),
         check=lambda _: None,
@@ -55,13 +58,20 @@ def ask(tmp_path: Path, texts: list[int], teacher: Teacher, **more: Any) -> Teac
     ).run()
 
 
+def of_rows(found: TeacherOutputs, rows: Sequence[int]) -> Tensor:
+    """The outputs that training compares with, for some rows."""
+    encoded = Encoded.of([np.ones(1, dtype=np.int32)] * len(found.place), pad_id=0)
+    training = TrainingRows.of(encoded, torch.zeros(len(encoded)), found)
+    return training.batch(torch.tensor(rows), width=1)[1]["teacher"]
+
+
 @pytest.mark.parametrize("rows", [1, 7, 64, 65, 1000])
 def test_every_row_gets_the_outputs_of_its_own_text(tmp_path: Path, rows: int):
     texts, teacher = [5 + row % 37 for row in range(rows)], Teacher(3)
 
     found = ask(tmp_path, texts, teacher)
 
-    assert found.batch(range(rows)).tolist() == [[text, text + 1, text + 2] for text in texts]
+    assert of_rows(found, range(rows)).tolist() == [[text, text + 1, text + 2] for text in texts]
     assert teacher.rows == len(set(texts)), "repeated texts are computed once"
 
 
@@ -73,8 +83,8 @@ def test_only_what_the_store_lacks_is_computed(tmp_path: Path):
 
     assert (teacher.rows, more.reused) == (2, False)
     assert (fresh.rows, again.reused) == (0, True)
-    assert more.batch([0, 1, 2, 3])[:, 0].tolist() == [7, 9, 5, 8]
-    assert again.batch([0, 1, 2])[:, 0].tolist() == [9, 8, 6]
+    assert of_rows(more, [0, 1, 2, 3])[:, 0].tolist() == [7, 9, 5, 8]
+    assert of_rows(again, [0, 1, 2])[:, 0].tolist() == [9, 8, 6]
 
 
 def test_the_set_of_texts_is_no_part_of_the_digest():
@@ -90,7 +100,7 @@ def test_the_set_of_texts_is_no_part_of_the_digest():
 def test_columns_are_put_in_the_order_of_the_task(tmp_path: Path):
     found = ask(tmp_path, [5, 6], Teacher(3), columns=(2, 0, 1))
 
-    assert found.batch([1, 0]).tolist() == [[8, 6, 7], [7, 5, 6]]
+    assert of_rows(found, [1, 0]).tolist() == [[8, 6, 7], [7, 5, 6]]
 
 
 def test_a_stopped_pass_keeps_what_it_computed(tmp_path: Path):
@@ -103,7 +113,7 @@ def test_a_stopped_pass_keeps_what_it_computed(tmp_path: Path):
 
     assert first.rows + second.rows == len(texts)
     assert second.rows > 0
-    assert found.batch(range(200))[:, 0].tolist() == texts
+    assert of_rows(found, range(200))[:, 0].tolist() == texts
 
 
 def test_a_stop_ends_the_reading_of_stored_parts(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 log = logging.getLogger(__name__)
 
@@ -10,17 +11,26 @@ MAX_WARNINGS = 50  # a data set with thousands of odd rows must not flood the ma
 
 
 class StageWarnings:
-    """The warnings of one stage, each a sentence that names field or file."""
+    """The warnings of one stage, each a sentence that names field or file.
 
-    def __init__(self) -> None:
+    Args:
+        logged: warnings of another process of this stage, which has logged them.
+    """
+
+    def __init__(self, logged: Iterable[str] = ()) -> None:
         # A dict as a set that keeps its order.
-        self._sentences: dict[str, None] = {}
+        self._sentences: dict[str, None] = dict.fromkeys(logged)
 
     def add(self, sentence: str) -> None:
         """Logs a warning and keeps it; one that was added before is not repeated."""
         if sentence not in self._sentences:
             self._sentences[sentence] = None
             log.warning("%s", sentence)
+
+    def replace(self, before: str, sentence: str) -> None:
+        """Adds a sentence in the place of one that it contains; an empty `before` replaces none."""
+        self._sentences.pop(before, None)
+        self.add(sentence)
 
     @property
     def sentences(self) -> list[str]:

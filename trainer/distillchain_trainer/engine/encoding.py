@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,42 +23,107 @@ TOKENIZE_ROWS = 10_000  # rows of one call; bounds the memory of the tokenizer's
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of the rows of one split, each of its own length.
+    """Token ids of the rows of one split, one row after the other without padding.
 
     Attributes:
-        kinds: token types (first or second text), or None if the model has none.
+        ids: int32 [tokens]; row i has `ids[starts[i]:starts[i + 1]]`.
+        starts: int64 [rows + 1].
+        kinds: token types (first or second text), int32 [tokens], or None if the model has none.
     """
 
-    ids: list[NDArray[np.int32]]
-    kinds: list[NDArray[np.int32]] | None
+    ids: Tensor
+    starts: Tensor
+    kinds: Tensor | None
     pad_id: int
     pad_left: bool
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @classmethod
+    def of(
+        cls,
+        ids: Sequence[NDArray[np.int32]],
+        kinds: Sequence[NDArray[np.int32]] | None = None,
+        *,
+        pad_id: int,
+        pad_left: bool = False,
+    ) -> Encoded:
+        """From one array per row."""
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in ids], dtype=np.int64)])
+        return cls(_joined(ids), torch.from_numpy(starts), None if kinds is None else _joined(kinds), pad_id, pad_left)
 
-    @property
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @functools.cached_property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [len(ids) for ids in self.ids]
+        lengths: list[int] = self.starts.diff().tolist()
+        return lengths
 
-    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Inputs of a model for some rows, padded to the longest of them."""
-        longest = max(len(self.ids[row]) for row in rows)
-        shape = (len(rows), longest)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (self.ids, self.starts, self.kinds) if tensor is not None)
+
+    def to(self, device: torch.device) -> Encoded:
+        """The same rows on another device."""
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            starts=self.starts.to(device),
+            kinds=None if self.kinds is None else self.kinds.to(device),
+        )
+
+    def batch(self, rows: Sequence[int] | Tensor, *, width: int | None = None) -> dict[str, Tensor]:
+        """Inputs of a model for some rows, [rows, width], on the device of the ids.
+
+        Args:
+            rows: as a tensor, they and the results stay on the device: nothing waits for a GPU.
+            width: tokens of a padded row; needed with a tensor, otherwise by default the longest row.
+        """
+        if not isinstance(rows, Tensor):
+            width = width or max(self.lengths[row] for row in rows)
+            rows = torch.tensor(rows, device=self.ids.device)
+        assert width is not None
+        first = self.starts[rows].unsqueeze(1)
+        sizes = self.starts[rows + 1].unsqueeze(1) - first
+        column = torch.arange(width, device=self.ids.device).expand(len(rows), width)
+        if self.pad_left:
+            column = column - (width - sizes)
+        inside = (column >= 0) & (column < sizes)
+        # Clamped, because the places of padding may lie outside of all rows.
+        place = (first + column).clamp(0, len(self.ids) - 1)
         # int64, as transformers' tokenizers give it. The rows are kept as int32, which takes half the memory.
-        ids = np.full(shape, self.pad_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        kinds = np.zeros(shape, dtype=np.int64) if self.kinds is not None else None
-        for place, row in enumerate(rows):
-            size = len(self.ids[row])
-            where = slice(longest - size, longest) if self.pad_left else slice(0, size)
-            ids[place, where] = self.ids[row]
-            mask[place, where] = 1
-            if kinds is not None and self.kinds is not None:
-                kinds[place, where] = self.kinds[row]
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        return inputs | ({} if kinds is None else {"token_type_ids": torch.from_numpy(kinds)})
+        ids = torch.where(inside, self.ids[place], self.pad_id).long()
+        inputs = {"input_ids": ids, "attention_mask": inside.long()}
+        return inputs if self.kinds is None else inputs | {"token_type_ids": (self.kinds[place] * inside).long()}
+
+
+def _joined(rows: Sequence[NDArray[np.int32]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32))
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """The truncated texts of one tokenizer.
+
+    Attributes:
+        counts: how many of each split, in words.
+        longest: tokens of the longest of them.
+        vocabulary: tokens that the tokenizer knows: it tells teacher and student apart.
+    """
+
+    counts: tuple[str, ...] = ()
+    longest: int = 0
+    vocabulary: int = 0
+
+    def sentence(self, max_length: int) -> str:
+        """For the user; empty if no text is truncated."""
+        if not self.counts:
+            return ""
+        return (
+            f"spec.task.maxLength: texts with more than {max_length} tokens are truncated: {', '.join(self.counts)}; "
+            f"the longest has {self.longest} (tokenizer with {self.vocabulary} tokens)"
+        )
 
 
 class Encoder:
@@ -67,6 +133,7 @@ class Encoder:
         self._max_length = max_length
         self._warnings = warnings
         self._done: dict[tuple[str, str, int], Encoded] = {}
+        self._truncated: dict[str, Truncated] = {}
         self._kept: list[Any] = []  # tokenizers known by their Python id, which must not be given to another object
 
     def encode(self, split: Split, tokenizer: Any, *, pad_id: int, check: Callable[[], None] = lambda: None) -> Encoded:
@@ -99,14 +166,17 @@ class Encoder:
             kinds += block.kinds
             truncated += sum(length > self._max_length for length in block.full_lengths)
             longest = max(longest, *block.full_lengths)
-        # The number of tokens tells the warnings of teacher and student apart: equal sentences are kept only once.
         if truncated:
-            self._warnings.add(
-                f"spec.task.maxLength: {truncated} of {len(split)} {split.name} texts have more than "
-                f"{self._max_length} tokens and are truncated; the longest has {longest} "
-                f"(tokenizer with {len(tokenizer)} tokens)"
-            )
-        return Encoded(ids, kinds if with_kinds else None, pad_id, tokenizer.padding_side == "left")
+            self._warn(tokenizer, f"{truncated} of {len(split)} {split.name} texts", longest)
+        left = tokenizer.padding_side == "left"
+        return Encoded.of(ids, kinds if with_kinds else None, pad_id=pad_id, pad_left=left)
+
+    def _warn(self, tokenizer: Any, count: str, longest: int) -> None:
+        """One sentence for all splits that a tokenizer has read."""
+        before = self._truncated.setdefault(self._identity(tokenizer), Truncated())
+        now = Truncated((*before.counts, count), max(before.longest, longest), len(tokenizer))
+        self._truncated[self._identity(tokenizer)] = now
+        self._warnings.replace(before.sentence(self._max_length), now.sentence(self._max_length))
 
     def _identity(self, tokenizer: Any) -> str:
         """A hash that is equal for tokenizers that give the same ids."""

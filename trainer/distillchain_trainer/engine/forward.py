@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 # BERT-tiny); a GPU needs them to be busy at all.
 CPU_TOKENS, CPU_ROWS = 8_192, 64
 GPU_TOKENS, GPU_ROWS = 65_536, 4_096
+
+RESIDENT_BYTES = 2**30  # token ids of a split up to this size are copied to the GPU as a whole
+LAUNCHED_AHEAD = 1  # batches; each needs the memory of a batch
 
 LATENCY_ROWS = 64
 LATENCY_S = 2.0  # a teacher of a second per row is measured on two rows: enough to know that it is slow
@@ -59,32 +63,41 @@ def forward(
     waiting = sorted(range(len(encoded)) if rows is None else rows, key=lambda row: -lengths[row])
     device = device_of(model)
     tokens, most_rows = (CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else (GPU_TOKENS, GPU_ROWS)
+    if encoded.nbytes < RESIDENT_BYTES:
+        encoded = encoded.to(device)
     was_training = model.training
     model.eval()
+    # On a GPU, the next batch is launched before the outputs of the last are read.
+    unread: deque[_Running] = deque()
     start = 0
     try:
-        while start < len(waiting):
-            # The rows are sorted, so the first row of a batch is its longest, and this bounds the padded tokens.
-            longest = lengths[waiting[start]]
-            batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))]
+        while start < len(waiting) or unread:
             started = time.perf_counter()
-            outputs = None
+            # The rows are sorted, so the first row of a batch is its longest, and this bounds the padded tokens.
+            longest = lengths[waiting[start]] if start < len(waiting) else 0
+            batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))]
             try:
-                outputs = _outputs(model, encoded.batch(batch), outputs_of, device, precision)
+                if batch:
+                    unread.append(_launch(model, encoded, batch, outputs_of, device, precision))
             except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
+                if len(batch) == 1 and not unread:
                     raise OutOfMemory(
                         f"the GPU has too little memory for one text of {longest} tokens; lower spec.task.maxLength "
                         "or use a larger GPU"
                     ) from error
-            if outputs is None:  # not inside `except`, which keeps the tensors that did not fit alive
-                tokens = len(batch) * longest // 2
+                tokens = max(len(batch) * longest // 2, longest)
                 log.warning("the GPU has too little memory for a batch; it is split", extra={"tokens": tokens})
+                short = True
+            else:
+                short = False
+                start += len(batch)
+            if short:  # not inside `except`, which keeps the tensors that did not fit alive
                 # Releases what torch has reserved for the batch that failed, so that smaller blocks can be allocated.
                 torch.cuda.empty_cache()
-                continue
-            yield Answered(batch, outputs, time.perf_counter() - started)
-            start += len(batch)
+            if unread and (short or not batch or len(unread) > LAUNCHED_AHEAD or device.type == "cpu"):
+                done = unread.popleft()
+                outputs = done.read()
+                yield Answered(done.rows, outputs, time.perf_counter() - started)
     finally:
         model.train(was_training)
 
@@ -100,14 +113,16 @@ def all_outputs(
     """Outputs [rows, ...] of all rows, and the seconds that the model took."""
     found: NDArray[np.float32] | None = None
     elapsed_s, done = 0.0, 0
-    for answer in forward(model, encoded, outputs_of, precision=precision):
-        if found is None:
-            # Filled in place: a list of batches that is joined at the end would hold all outputs twice.
-            found = np.zeros((len(encoded), *answer.outputs.shape[1:]), dtype=np.float32)
-        found[answer.rows] = answer.outputs
-        elapsed_s += answer.elapsed_s
-        done += len(answer.rows)
-        on_batch(done, len(encoded))
+    # Around all batches, so that autocast converts the weights once and not for each.
+    with autocast(device_of(model), precision):
+        for answer in forward(model, encoded, outputs_of, precision=precision):
+            if found is None:
+                # Filled in place: a list of batches that is joined at the end would hold all outputs twice.
+                found = np.zeros((len(encoded), *answer.outputs.shape[1:]), dtype=np.float32)
+            found[answer.rows] = answer.outputs
+            elapsed_s += answer.elapsed_s
+            done += len(answer.rows)
+            on_batch(done, len(encoded))
     assert found is not None, "a split without rows is refused when it is read"
     return found, elapsed_s
 
@@ -125,7 +140,7 @@ def latency_ms(
     try:
         for row in [picked[0], *picked]:  # the first pass of a shape is slower and not counted
             started = time.perf_counter()
-            _outputs(model, encoded.batch([row]), outputs_of, device, precision)
+            _launch(model, encoded, [row], outputs_of, device, precision).read()
             times.append(1000 * (time.perf_counter() - started))
             # At least one time must be counted, also for a model that takes longer than LATENCY_S.
             if sum(times) > 1000 * LATENCY_S and len(times) > 1:
@@ -135,15 +150,39 @@ def latency_ms(
     return float(np.quantile(times[1:], 0.5)), float(np.quantile(times[1:], 0.95))
 
 
-def _outputs(
+@dataclass(frozen=True)
+class _Running:
+    """A batch that the device may still compute."""
+
+    rows: list[int]
+    outputs: Tensor
+    done: torch.cuda.Event | None
+
+    def read(self) -> NDArray[np.float32]:
+        """Waits for the batch."""
+        if self.done is not None:
+            self.done.synchronize()
+        outputs: NDArray[np.float32] = self.outputs.numpy()
+        return outputs
+
+
+def _launch(
     model: Any,
-    inputs: dict[str, Tensor],
+    encoded: Encoded,
+    rows: list[int],
     outputs_of: Callable[[Any], Tensor],
     device: torch.device,
     precision: Precision,
-) -> NDArray[np.float32]:
+) -> _Running:
     with torch.inference_mode(), autocast(device, precision):
-        answer = model(**{name: value.to(device) for name, value in inputs.items()})
-        # float(): numpy has no bfloat16. cpu() waits for the GPU, so that callers time the whole computation.
-        outputs: NDArray[np.float32] = outputs_of(answer).float().cpu().numpy()
-    return outputs
+        answer = model(**{name: value.to(device) for name, value in encoded.batch(rows).items()})
+        # float(): numpy has no bfloat16.
+        outputs = outputs_of(answer).float()
+        if device.type == "cpu":
+            return _Running(rows, outputs, None)
+        # An event and not cpu(), which would also wait for the batch that is launched next.
+        host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
+        host.copy_(outputs, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        done.record()
+        return _Running(rows, host, done)

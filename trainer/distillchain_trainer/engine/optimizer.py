@@ -31,12 +31,16 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[name not in in_norms and not NO_DECAY.search(name)].append(parameter)
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    rate = torch.tensor(training.learning_rate, device="cuda") if on_gpu else training.learning_rate
     return torch.optim.AdamW(
         [
             {"params": groups[True], "weight_decay": training.weight_decay},
             {"params": groups[False], "weight_decay": 0.0},
         ],
-        lr=training.learning_rate,
+        # On the GPU, so that a recorded step reads the rate of the moment, and its number with it.
+        lr=rate,
+        capturable=on_gpu,
         # betas and eps are the defaults of transformers' Trainer; the spec has no fields for them.
         betas=(0.9, 0.999),
         eps=1e-8,
@@ -64,7 +68,10 @@ def learning_rate_at(step: int, steps: int, training: Training) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """For all parameter groups."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def moments_of(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:

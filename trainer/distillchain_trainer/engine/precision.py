@@ -31,3 +31,31 @@ def apply_tf32(training: Training) -> None:
     # This setting is of matrix products only. Convolutions in cuDNN have their own, which is on by default.
     torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = training.tf32
+
+
+def compute_head_in_float32(model: Any, precision: Precision) -> None:
+    """Takes the task's head out of autocast: its few products cost nothing, and logits keep all their digits."""
+    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    if precision == "float32" or body is None or body is model:
+        return
+    for module in model.children():
+        if module is not body and not isinstance(module, _Float32):
+            # Another class and not another `forward`, so that copies of the model keep it; no parameter is renamed.
+            kind = type(module)
+            module.__class__ = type(kind.__name__, (_Float32, kind), {"__module__": kind.__module__})
+
+
+class _Float32:
+    """Before a module's own class: computes in float32, whatever autocast says."""
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        with torch.autocast(_device_type(inputs), enabled=False):
+            return super().__call__(*(_float32(value) for value in inputs), **named)  # type: ignore[misc]
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _device_type(inputs: tuple[Any, ...]) -> str:
+    return next((value.device.type for value in inputs if isinstance(value, torch.Tensor)), "cpu")

@@ -19,6 +19,7 @@ from distillchain_api.layout import resume_prefix
 from distillchain_api.wire.manifest import FileEntry
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
+from distillchain_trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class ResumeIndex(Record):
     # A state of an older release may lack these fields.
     logits_reused: bool = False
     micro_batch_size: int = 0
+    mode: str = "eager"
     warnings: list[str] = Field(default_factory=list)
     files: list[FileEntry] = Field(default_factory=list)
 
@@ -104,6 +106,16 @@ class ResumeStates:
                 extra={"states": self.uri},
             )
         return None
+
+    def load_named(self, name: str, folder: Path) -> tuple[ResumeIndex, Path]:
+        """Downloads the state that `load_newest` found on another node, by the name of its folder."""
+        state = f"{self._stage}{name}/"
+        index = self._load(state, folder / name)
+        if index is None:
+            raise TrainerError(
+                f"{self._store.uri}/{state} was found by another process of this stage and is gone; try again"
+            )
+        return index, folder / name
 
     def _states(self) -> list[str]:
         """Prefixes of the states that have an index, lowest step first."""

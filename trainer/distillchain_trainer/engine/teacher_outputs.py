@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,12 +28,13 @@ from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
 from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.forward import forward
+from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
 # Part of the digest. Raise it when the parts or the computation change, so that older parts are not found.
-OUTPUTS_VERSION = 2
+OUTPUTS_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ class TeacherOutputs:
     columns: tuple[int, ...] | None
     reused: bool
     elapsed_s: float
-
-    def batch(self, rows: Sequence[int]) -> Tensor:
-        """Outputs of some rows [rows, ...] in the order of the task."""
-        picked = self.values[self.place[list(rows)]]
-        return torch.from_numpy(picked if self.columns is None else picked[:, list(self.columns)])
 
 
 def outputs_digest(teacher_digest: str, task: Task, training: Training) -> str:
@@ -139,22 +134,26 @@ class TeacherPass:
         """Fills `values` for these rows and writes them to the store, some from time to time."""
         elapsed_s, done, since = 0.0, 0, time.monotonic()
         unwritten: list[int] = []
-        for answer in forward(self.model, self.encoded, self.outputs_of, rows=rows, precision=self.training.precision):
-            # Before anything is stored, or the next attempt would reuse the NaN.
-            self.check(answer.outputs)
-            if values is None:
-                values = np.zeros((int(place.max()) + 1, *answer.outputs.shape[1:]), dtype=np.float32)
-            values[place[answer.rows]] = answer.outputs
-            unwritten += answer.rows
-            elapsed_s += answer.elapsed_s
-            done += len(answer.rows)
-            self.on_batch(done, len(rows))
-            # A stop writes first: the next attempt then computes only the rest.
-            if self.stop() or time.monotonic() - since > self.save_interval_s:
-                self._write(unwritten, values, place)
-                unwritten, since = [], time.monotonic()
-                if self.stop():
-                    raise StopRequested
+        # Around all batches, so that autocast converts the weights once and not for each.
+        with autocast(device_of(self.model), self.training.precision):
+            for answer in forward(
+                self.model, self.encoded, self.outputs_of, rows=rows, precision=self.training.precision
+            ):
+                # Before anything is stored, or the next attempt would reuse the NaN.
+                self.check(answer.outputs)
+                if values is None:
+                    values = np.zeros((int(place.max()) + 1, *answer.outputs.shape[1:]), dtype=np.float32)
+                values[place[answer.rows]] = answer.outputs
+                unwritten += answer.rows
+                elapsed_s += answer.elapsed_s
+                done += len(answer.rows)
+                self.on_batch(done, len(rows))
+                # A stop writes first: the next attempt then computes only the rest.
+                if self.stop() or time.monotonic() - since > self.save_interval_s:
+                    self._write(unwritten, values, place)
+                    unwritten, since = [], time.monotonic()
+                    if self.stop():
+                        raise StopRequested
         assert values is not None
         if unwritten:
             self._write(unwritten, values, place)

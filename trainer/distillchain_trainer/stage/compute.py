@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,20 @@ from torch import Tensor
 
 from distillchain_api.failures import StageError
 from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_sentence
-from distillchain_api.resource.spec import Distillation
+from distillchain_api.resource.spec import Distillation, Training
 from distillchain_api.wire.manifest import ModelFacts, SplitMetrics
 from distillchain_store.errors import DiskFull
-from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks, RowLosses, TrainingProgress, train
-from distillchain_trainer.engine.precision import apply_tf32
+from distillchain_trainer.engine.loop import Hooks, Settings, TrainingProgress, train
+from distillchain_trainer.engine.precision import apply_tf32, compute_head_in_float32
 from distillchain_trainer.engine.saved_state import ResumeStates
+from distillchain_trainer.engine.step import RowLosses
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.engine.training_state import load_weights, save_weights
 from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.checkpoints import forget
+from distillchain_trainer.models.forward_check import MIXES_PADDING
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.objectives import load_objective
 from distillchain_trainer.objectives.objective import combined_loss
@@ -61,7 +62,8 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     Raises: GateNotMet, LabelMismatch, CheckpointInvalid, TrainingDiverged, OutOfMemory; StopRequested once the state is
         saved; errors of the store.
     """
-    apply_tf32(context.order.training)  # before anything computes: the teacher's outputs are keyed by it
+    # Before anything computes: the teacher's outputs are keyed by it.
+    apply_numbers(context.order.training, prepared)
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
     # Before the training: a teacher below its gate, or at chance, would waste it.
@@ -88,6 +90,14 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         resume_from = (found[1], found[0].step) if found else None
         _Training(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
     return Computed(prepared.student, teacher, stats, history, states)
+
+
+def apply_numbers(training: Training, prepared: Prepared) -> None:
+    """Sets what the work order says of precision, for teacher and student alike."""
+    apply_tf32(training)
+    for loaded in (prepared.teacher.loaded if prepared.teacher else None, prepared.student):
+        if loaded is not None:
+            compute_head_in_float32(loaded.model, training.precision)
 
 
 def _measure_teacher(context: Context, prepared: Prepared, measurer: Measurer) -> MeasuredTeacher:
@@ -164,25 +174,6 @@ def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
         forget(context.folder / "teacher")
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The training rows as the loop batches them: inputs, and targets and teacher outputs to compare with."""
-
-    encoded: Encoded
-    targets: Tensor
-    teacher: TeacherOutputs | None
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        return self.encoded.lengths
-
-    def batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        compared = {"targets": self.targets[list(rows)]}
-        if self.teacher is not None:
-            compared["teacher"] = self.teacher.batch(rows)
-        return self.encoded.batch(rows), compared
-
-
 def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLosses:
     """The loss of each row: labels and teacher, weighed by `alpha`; without distillation the labels alone."""
     if distillation is None or distillation.alpha == 0:
@@ -212,7 +203,7 @@ class _Training:
 
     def run(self, teacher: TeacherOutputs | None, resume_from: tuple[Path, int] | None) -> None:
         context, order, student = self.context, self.context.order, self.prepared.student
-        rows = _Rows(
+        rows = TrainingRows.of(
             self.prepared.task.encode(self.prepared.data.train, student, check=context.signals.raise_if_requested),
             self.prepared.task.targets(self.prepared.data.train),
             teacher,
@@ -223,12 +214,15 @@ class _Training:
                 student.model,
                 rows,
                 row_losses_of(self.prepared.task, order.distillation),
-                training=order.training,
-                micro_batch_size=order.micro_batch_size,
-                folder=context.scratch("training"),
+                Settings(
+                    order.training,
+                    micro_batch_size=order.micro_batch_size,
+                    folder=context.scratch("training"),
+                    save_interval_s=order.save_interval_s,
+                    pads_freely=student.model.config.model_type not in MIXES_PADDING,
+                ),
                 resume_from=resume_from,
                 train_s_before=self.stats.train_s,
-                save_interval_s=order.save_interval_s,
                 history=self.history,
                 hooks=Hooks(
                     stop=lambda: context.signals.requested,

@@ -59,6 +59,7 @@ def build_manifest(
             logits_reused=stats.logits_reused,
             resumed=stats.resumed,
             micro_batch_size=stats.micro_batch_size,
+            mode=stats.mode,
         ),
         warnings=context.warnings.sentences,
         environment=environment(),

@@ -17,6 +17,7 @@ class RunStats:
         elapsed_before_s: wall time of earlier attempts, as far as they saved it.
         train_s: in training steps.
         micro_batch_size: rows of a forward pass; smaller than asked for where memory was short.
+        mode: how steps are executed.
     """
 
     model_s: float = 0.0
@@ -27,6 +28,7 @@ class RunStats:
     logits_reused: bool = False
     resumed: bool = False
     micro_batch_size: int = 0
+    mode: str = "eager"
 
     def take_over(self, index: ResumeIndex) -> None:
         """Continues the counts of a saved state."""
@@ -35,7 +37,7 @@ class RunStats:
         # Added, because this attempt has measured the teacher by now. The others are still zero.
         self.model_s += index.model_s
         self.train_s, self.steps, self.final_loss = index.train_s, index.step, index.final_loss
-        self.micro_batch_size = index.micro_batch_size
+        self.micro_batch_size, self.mode = index.micro_batch_size, index.mode
         self.logits_reused = index.logits_reused
 
     def trained(self, progress: TrainingProgress) -> None:
@@ -43,7 +45,7 @@ class RunStats:
         # Only what is new since the last call: this is called at every save.
         self.model_s += progress.train_s - self.train_s
         self.train_s, self.steps, self.final_loss = progress.train_s, progress.step, progress.loss
-        self.micro_batch_size = progress.micro_batch_size
+        self.micro_batch_size, self.mode = progress.micro_batch_size, progress.mode
 
     def index(self, progress: TrainingProgress, *, elapsed_s: float, warnings: list[str]) -> ResumeIndex:
         """For a state that is saved after `elapsed_s` seconds of this attempt, with its warnings so far."""
@@ -56,5 +58,6 @@ class RunStats:
             final_loss=progress.loss,
             logits_reused=self.logits_reused,
             micro_batch_size=progress.micro_batch_size,
+            mode=progress.mode,
             warnings=warnings,
         )

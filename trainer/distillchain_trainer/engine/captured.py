@@ -1,0 +1,113 @@
+"""A whole training step as one CUDA graph: forward, loss, backward, clipping, AdamW.
+
+A small student is limited by the launch of hundreds of kernels per step. A graph launches them all at once.
+Method: "Accelerating PyTorch with CUDA Graphs", pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from distillchain_trainer.engine.step import Work
+from distillchain_trainer.engine.widths import width_for
+
+
+class Shape(NamedTuple):
+    """What decides which kernels a step consists of: one graph for each."""
+
+    width: int
+    full: bool
+    """No row is shorter than the width, so attention needs no mask."""
+
+
+class Replayable(Protocol):
+    """A step that was recorded."""
+
+    def replay(self) -> None:
+        """Makes the step again, with what the input tensors hold now."""
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """The loss of a step, on the device, and whether the step was replayed."""
+
+    loss: Tensor
+    replayed: bool
+
+
+class CapturedStep:
+    """Steps of at most `size` rows in one pass, recorded at the second step of a shape and replayed from then on.
+
+    A graph reads fixed tensors: `rows` and `weights` are overwritten before each step. Shorter batches are filled up
+    with rows of weight 0. Gradients are kept between steps, because all graphs add to the same ones.
+    """
+
+    def __init__(self, work: Work, size: int, *, widths: Sequence[int]) -> None:
+        self._work, self._size, self._widths = work, size, widths
+        self._rows = torch.zeros(size, dtype=torch.long, device=work.device)
+        self._weights = torch.zeros(size, device=work.device)
+        self._loss = torch.zeros((), device=work.device)
+        self._graphs: dict[Shape, Replayable] = {}
+        self._seen: set[Shape] = set()
+
+    def run(self, batch: Sequence[int]) -> StepDone:
+        """One optimizer step on `batch`; its learning rate is the one that the optimizer's tensor holds."""
+        shape = self.shape(batch)
+        self._fill(batch)
+        graph = self._graphs.get(shape)
+        if graph is None and shape in self._seen:
+            graph = self._graphs[shape] = self._capture(shape)
+        if graph is not None:
+            graph.replay()
+        else:
+            self._warm_up(shape)
+            self._seen.add(shape)
+        # A copy, because the next replay overwrites it.
+        return StepDone(self._loss.clone(), replayed=graph is not None)
+
+    def has_graph_for(self, batch: Sequence[int]) -> bool:
+        """Whether a step on `batch` is a mere replay."""
+        return self.shape(batch) in self._graphs
+
+    def shape(self, batch: Sequence[int]) -> Shape:
+        """The shape that `batch` is padded to."""
+        longest, full = self._work.width(batch)
+        width = width_for(longest, self._widths)
+        return Shape(width, full and width == longest)
+
+    def _fill(self, batch: Sequence[int]) -> None:
+        missing = self._size - len(batch)
+        self._rows.copy_(torch.tensor([*batch, *[batch[0]] * missing]), non_blocking=True)
+        self._weights.copy_(torch.tensor([1 / len(batch)] * len(batch) + [0.0] * missing), non_blocking=True)
+
+    def _step(self, shape: Shape) -> None:
+        """The step itself; everything here is recorded, so nothing may depend on a value of a tensor."""
+        self._work.optimizer.zero_grad(set_to_none=False)
+        losses = self._work.losses(self._rows, width=shape.width, full=shape.full)
+        loss = (losses * self._weights).sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._work.update()
+        self._loss.copy_(loss.detach())
+
+    def _warm_up(self, shape: Shape) -> None:
+        """The first step of a shape: libraries allocate their workspaces, which they must not do while recording."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._step(shape)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _capture(self, shape: Shape) -> Replayable:
+        """Records the step without executing it."""
+        graph = torch.cuda.CUDAGraph()
+        # One pool of memory for all graphs, because they never run at the same time.
+        first = next(iter(self._graphs.values()), None)
+        pool = first.pool() if isinstance(first, torch.cuda.CUDAGraph) else None
+        with torch.cuda.graph(graph, pool=pool):
+            self._step(shape)
+        return graph

@@ -1,0 +1,33 @@
+"""torch.compile for the layers of a model: they are alike, so one compilation serves them all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def repeated_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the longest stack of modules of one class; the model itself if it has no such stack."""
+    stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    alike = [stack for stack in stacks if len({type(layer) for layer in stack}) == 1]
+    return max(alike, key=_parameters, default=[model])
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Replaces `forward` of the layers by a compiled one; the first steps then take seconds longer."""
+    for layer in repeated_layers(model):
+        # Not layer.compile(), which cannot be undone. The module's class, name and parameters stay as they are.
+        compiled: Any = torch.compile(layer.forward)
+        layer.forward = compiled
+
+
+def uncompile_layers(model: nn.Module) -> None:
+    """Undoes compile_layers."""
+    for layer in repeated_layers(model):
+        layer.__dict__.pop("forward", None)
+
+
+def _parameters(layers: list[nn.Module]) -> int:
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())

@@ -1,0 +1,200 @@
+"""One optimizer step, executed operation by operation: the reference that every other mode must agree with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from distillchain_api.resource.spec import Training
+from distillchain_trainer.engine.precision import autocast
+from distillchain_trainer.engine.training_state import RandomState, random_state, set_random_state
+from distillchain_trainer.engine.world import ALONE, World
+from distillchain_trainer.errors import OutOfMemory
+
+log = logging.getLogger(__name__)
+
+# Below so many rows a forward pass leaves a GPU idle, so activations are computed twice before it gets any smaller.
+CHECKPOINTING_ROWS = 8
+
+
+class Rows(Protocol):
+    """The training rows; see TrainingRows."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on another device."""
+
+    def batch(self, rows: Tensor, *, width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs of the model for some rows [rows, width], and what the loss compares its answer with [rows, ...]."""
+
+
+RowLosses = Callable[[Any, dict[str, Tensor]], Tensor]
+"""The loss of each row [rows], from what the model returned and the second part of Rows.batch."""
+
+
+@dataclass
+class Work:
+    """What every step of a training computes with.
+
+    Attributes:
+        rows: on `rows_device`; on the host if they do not fit the GPU.
+    """
+
+    model: Any
+    rows: Rows
+    rows_device: torch.device
+    row_losses: RowLosses
+    training: Training
+    optimizer: torch.optim.AdamW
+    device: torch.device
+    world: World = ALONE
+
+    def losses(self, rows: Tensor, *, width: int, full: bool) -> Tensor:
+        """The loss of each of some rows, [rows].
+
+        Args:
+            full: no row is shorter than `width`. A GPU then computes attention without a mask, by a faster kernel.
+        """
+        inputs, compared = self.rows.batch(rows, width=width)
+        if full and self.device.type == "cuda":
+            del inputs["attention_mask"]
+        # The forward pass alone, as torch advises: backward operations use the types of the forward ones.
+        with autocast(self.device, self.training.precision):
+            answer = self.model(**_on(self.device, inputs))
+        losses = self.row_losses(answer, _on(self.device, compared))
+        # An objective that returns a mean would be broadcast without an error and give a wrong gradient.
+        if losses.shape != (len(rows),):
+            raise ValueError(
+                f"row losses of shape {tuple(losses.shape)}, expected one value for each of {len(rows)} rows"
+            )
+        return losses
+
+    def update(self) -> None:
+        """Changes the weights by their gradients, which are those of the whole step."""
+        if self.training.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.optimizer.step()
+
+    def width(self, rows: Sequence[int]) -> tuple[int, bool]:
+        """Tokens of the longest of some rows, and whether all have as many."""
+        sizes = [self.rows.lengths[row] for row in rows]
+        return max(sizes), min(sizes) == max(sizes)
+
+
+class EagerStep:
+    """A step in micro-batches that fit the memory of the device.
+
+    Attributes:
+        micro_rows: rows of one forward pass; halved when memory is short.
+        recomputes: activations are computed a second time in the backward pass, because memory is short.
+        pad: the width for a batch whose longest row has so many tokens.
+    """
+
+    def __init__(self, work: Work, micro_rows: int, *, pad: Callable[[int], int] = lambda longest: longest) -> None:
+        self.work = work
+        self.micro_rows = micro_rows
+        self.recomputes = False
+        self.pad = pad
+
+    def run(self, batch: Sequence[int], *, stop: Callable[[], bool]) -> Tensor | None:
+        """The mean loss over `batch`, after one optimizer step; None: given up for a stop, and nothing has changed.
+
+        Raises: OutOfMemory when not even one row fits.
+        """
+        # A step that is given up is repeated, in smaller micro-batches or after a resume, with the same random numbers.
+        # On a CPU, a step of one micro-batch always completes.
+        may_give_up = self.work.device.type != "cpu" or len(batch) > self.micro_rows or not self.work.world.is_alone
+        before = random_state() if may_give_up else None
+        while True:
+            loss, short, stopped = self._backward(batch, stop)
+            short, stopped = self.work.world.any(short, stopped)
+            if not short and not stopped:
+                break
+            self._give_up(before)
+            if stopped:
+                return None
+            self._need_less_memory(len(batch))
+        self.work.world.add_up_gradients(self.work.model.parameters())
+        # After the last micro-batch: the norm is that of the gradient of the whole step.
+        self.work.update()
+        self.work.optimizer.zero_grad(set_to_none=True)
+        return self.work.world.add_up(loss)
+
+    def recompute(self) -> None:
+        """From now on activations are computed twice, which takes less memory and gives the same gradients."""
+        self.work.model.activation_checkpointing_enable({"use_reentrant": False})
+        self.recomputes = True
+
+    def _backward(self, batch: Sequence[int], stop: Callable[[], bool]) -> tuple[Tensor, bool, bool]:
+        """Adds the gradient of this rank's share of the mean loss.
+
+        The loss of a micro-batch is the sum over its rows, divided by the rows of the whole step. So every row weighs
+        the same, however they are cut into micro-batches and over ranks.
+
+        Returns: the loss, whether memory was short, and whether it stopped early.
+        """
+        total = torch.zeros((), device=self.work.device)
+        mine = self.work.world.share(batch)
+        for start in range(0, len(mine), self.micro_rows):
+            if start and stop():  # a step of many micro-batches may outlast the grace period of a pod
+                return total, False, True
+            rows = mine[start : start + self.micro_rows]
+            longest, full = self.work.width(rows)
+            width = self.pad(longest)
+            try:
+                picked = torch.tensor(rows, device=self.work.rows_device)
+                loss = self.work.losses(picked, width=width, full=full and width == longest).sum() / len(batch)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            # Not retried here: inside `except`, the error keeps the tensors that did not fit alive.
+            except torch.OutOfMemoryError:
+                return total, True, False
+            total += loss.detach()
+        return total, False, False
+
+    def _give_up(self, before: RandomState | None) -> None:
+        self.work.optimizer.zero_grad(set_to_none=True)
+        if before is not None:
+            set_random_state(before)
+
+    def _need_less_memory(self, rows: int) -> None:
+        """Raises: OutOfMemory when nothing is left to try. All ranks decide the same."""
+        share = -(-rows // self.work.world.size)
+        fits = min(self.micro_rows, share)
+        can_recompute = not self.recomputes and getattr(self.work.model, "supports_gradient_checkpointing", False)
+        if can_recompute and fits <= CHECKPOINTING_ROWS:
+            self.recompute()
+        elif fits > 1:
+            # The smaller of both, because halving a size above that of the batch may change nothing.
+            self.micro_rows = -(-fits // 2)
+        else:
+            raise OutOfMemory(
+                "the GPU has too little memory to train on one row; lower spec.task.maxLength or use a larger GPU"
+            )
+        log.warning(
+            "the GPU has too little memory for a micro-batch",
+            extra={"micro_batch_size": self.micro_rows, "recomputes_activations": self.recomputes},
+        )
+        torch.cuda.empty_cache()
+
+
+def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _moved(tensor, device) for name, tensor in tensors.items()}
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.device == device:
+        return tensor
+    # Only a copy from pinned memory runs beside the computation.
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,136 @@
+"""Makes the steps of a training in the fastest mode that works on this device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from distillchain_trainer.engine.captured import CapturedStep
+from distillchain_trainer.engine.compiled import compile_layers, uncompile_layers
+from distillchain_trainer.engine.modes import Mode, ModeTrial
+from distillchain_trainer.engine.optimizer import set_learning_rate
+from distillchain_trainer.engine.step import EagerStep, Work
+from distillchain_trainer.engine.training_state import random_state, set_random_state
+from distillchain_trainer.engine.widths import width_for, widths_up_to
+from distillchain_trainer.errors import OutOfMemory, StopRequested
+
+log = logging.getLogger(__name__)
+
+
+class Stepper:
+    """The steps of one training.
+
+    Args:
+        pads_freely: an answer does not depend on how far its batch is padded. Otherwise batches are padded to their
+            longest row alone, which no mode but the eager one can do.
+        decided: the mode of an earlier attempt.
+    """
+
+    def __init__(
+        self, work: Work, micro_rows: int, *, pads_freely: bool, decided: Mode | None = None, recomputes: bool = False
+    ) -> None:
+        self.work = work
+        self.eager = EagerStep(work, micro_rows, pad=self._pad)
+        if recomputes:
+            self.eager.recompute()
+        self.trial = ModeTrial(available_modes(work, micro_rows, pads_freely=pads_freely), decided=decided)
+        self._widths = widths_up_to(max(work.rows.lengths))
+        self._entered = Mode.EAGER
+        self._captured: CapturedStep | None = None
+
+    @property
+    def decided_mode(self) -> Mode | None:
+        """The mode for the rest of the training; None while modes are tried."""
+        return self.trial.mode if self.trial.is_decided else None
+
+    def step(self, batch: Sequence[int], rate: float, *, steps_left: int, stop: Callable[[], bool]) -> Tensor | None:
+        """One optimizer step. Returns: its mean loss on the device; None: given up for a stop."""
+        set_learning_rate(self.work.optimizer, rate)
+        tries = not self.trial.is_decided
+        started = self._now() if tries else 0.0
+        mode = self.trial.mode
+        loss, typical = self._in_mode(mode, batch, steps_left=steps_left, stop=stop)
+        if tries and not self.trial.is_decided and loss is not None and mode == self.trial.mode:
+            self.trial.step_done(self._now() - started if typical else None, steps_left=steps_left)
+            if self.trial.is_decided:
+                seconds = {f"{name}_ms": round(1000 * value, 3) for name, value in self.trial.seconds.items()}
+                log.info("training mode chosen", extra={"mode": str(self.trial.mode), **seconds})
+        return loss
+
+    def _in_mode(
+        self, mode: Mode, batch: Sequence[int], *, steps_left: int, stop: Callable[[], bool]
+    ) -> tuple[Tensor | None, bool]:
+        """Returns: the loss, and whether the step was typical of its mode."""
+        if mode is Mode.EAGER:
+            self._enter(mode)
+            return self.eager.run(batch, stop=stop), True
+        before = random_state() if self._may_fail(batch) else None
+        try:
+            self._enter(mode)
+            return self._in_entered_mode(batch, stop)
+        except (OutOfMemory, StopRequested):
+            raise
+        except Exception as error:  # whatever a compiler or a recording may raise: the eager step needs neither
+            if before is None:
+                raise
+            log.warning(
+                "training mode failed; going on without it", extra={"mode": str(mode), "why": repr(error)[:500]}
+            )
+            self.trial.failed(steps_left=steps_left)
+            set_random_state(before)
+        # Not within `except`, where the error keeps the tensors of the failed step alive.
+        self._enter(Mode.EAGER)
+        return self.eager.run(batch, stop=stop), False
+
+    def _in_entered_mode(self, batch: Sequence[int], stop: Callable[[], bool]) -> tuple[Tensor | None, bool]:
+        if self._captured is None:
+            return self.eager.run(batch, stop=stop), True
+        done = self._captured.run(batch)
+        return done.loss, done.replayed
+
+    def _may_fail(self, batch: Sequence[int]) -> bool:
+        """Whether this step is more than the replay of a graph."""
+        return self._captured is None or not self._captured.has_graph_for(batch)
+
+    def _enter(self, mode: Mode) -> None:
+        if mode is self._entered:
+            return
+        if mode.is_compiled != self._entered.is_compiled:
+            (compile_layers if mode.is_compiled else uncompile_layers)(self.work.model)
+        # Graphs are never carried over: another mode may have freed the gradients that they write to.
+        self._captured = None
+        self.work.optimizer.zero_grad(set_to_none=True)
+        if mode.is_captured:
+            size = self.work.training.batch_size
+            if self.eager.micro_rows < size:
+                raise ValueError(
+                    f"a captured step takes {size} rows at a time, and memory holds {self.eager.micro_rows}"
+                )
+            self._captured = CapturedStep(self.work, size, widths=self._widths)
+        self._entered = mode
+
+    def _pad(self, longest: int) -> int:
+        # Compiled code is compiled again for a new width.
+        return width_for(longest, self._widths) if self._entered.is_compiled else longest
+
+    def _now(self) -> float:
+        # A GPU computes behind the program; only while modes are compared is it waited for.
+        if self.work.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def available_modes(work: Work, micro_rows: int, *, pads_freely: bool) -> tuple[Mode, ...]:
+    """The modes that may work here, in the order of trial: what is cheap to try comes first."""
+    # A CPU launches nothing, and compiling for it needs a C++ compiler, which the image does not have.
+    if work.device.type != "cuda" or not pads_freely:
+        return (Mode.EAGER,)
+    fits_one_pass = micro_rows >= work.training.batch_size and work.rows_device == work.device
+    # Collectives are not recorded: a rank that fails would leave the others waiting in theirs.
+    if work.world.is_alone and fits_one_pass:
+        return (Mode.EAGER, Mode.CAPTURED, Mode.COMPILED_CAPTURED, Mode.COMPILED)
+    return (Mode.EAGER, Mode.COMPILED)
