@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distillchain_trainer.engine.step import Work
+from distillchain_trainer.engine.transfer import moved, row_numbers
 from distillchain_trainer.engine.widths import width_for
 
 
@@ -54,6 +55,7 @@ class CapturedStep:
         self._loss = torch.zeros((), device=work.device)
         self._graphs: dict[Shape, Replayable] = {}
         self._seen: set[Shape] = set()
+        self._filled = 0  # rows that have a weight
 
     def run(self, batch: Sequence[int]) -> StepDone:
         """One optimizer step on `batch`; its learning rate is the one that the optimizer's tensor holds."""
@@ -82,8 +84,11 @@ class CapturedStep:
 
     def _fill(self, batch: Sequence[int]) -> None:
         missing = self._size - len(batch)
-        self._rows.copy_(torch.tensor([*batch, *[batch[0]] * missing]), non_blocking=True)
-        self._weights.copy_(torch.tensor([1 / len(batch)] * len(batch) + [0.0] * missing), non_blocking=True)
+        self._rows.copy_(row_numbers([*batch, *[batch[0]] * missing], self._work.device))
+        if len(batch) != self._filled:
+            weights = torch.tensor([1 / len(batch)] * len(batch) + [0.0] * missing)
+            self._weights.copy_(moved(weights, self._work.device))
+            self._filled = len(batch)
 
     def _step(self, shape: Shape) -> None:
         """The step itself; everything here is recorded, so nothing may depend on a value of a tensor."""
@@ -108,6 +113,19 @@ class CapturedStep:
         # One pool of memory for all graphs, because they never run at the same time.
         first = next(iter(self._graphs.values()), None)
         pool = first.pool() if isinstance(first, torch.cuda.CUDAGraph) else None
-        with torch.cuda.graph(graph, pool=pool):
-            self._step(shape)
+        numbers = torch.cuda.get_rng_state(self._work.device)
+        try:
+            with torch.cuda.graph(graph, pool=pool):
+                self._step(shape)
+        except Exception:
+            _replace_generator(self._work.device, numbers)
+            raise
         return graph
+
+
+def _replace_generator(device: torch.device, numbers: Tensor) -> None:
+    """Gives a GPU new random numbers, in a given state: after a failed recording the old ones refuse to be drawn."""
+    fresh = torch.Generator(device)
+    fresh.set_state(numbers)
+    default = torch.cuda.default_generators[device.index or 0]
+    default.graphsafe_set_state(fresh.graphsafe_get_state())

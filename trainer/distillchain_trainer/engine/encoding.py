@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distillchain_trainer.data.split import Split
 from distillchain_trainer.engine.tokenizing import ControlTokenInText, PlainTextTokenizer, Tokens, unchanged
+from distillchain_trainer.engine.transfer import row_numbers
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 
@@ -82,7 +83,7 @@ class Encoded:
         """
         if not isinstance(rows, Tensor):
             width = width or max(self.lengths[row] for row in rows)
-            rows = torch.tensor(rows, device=self.ids.device)
+            rows = row_numbers(rows, self.ids.device)
         assert width is not None
         first = self.starts[rows].unsqueeze(1)
         sizes = self.starts[rows + 1].unsqueeze(1) - first

@@ -17,6 +17,7 @@ from torch import Tensor
 from distillchain_api.resource.spec import Precision
 from distillchain_trainer.engine.encoding import Encoded
 from distillchain_trainer.engine.precision import autocast, device_of
+from distillchain_trainer.engine.transfer import moved
 from distillchain_trainer.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def _launch(
     precision: Precision,
 ) -> _Running:
     with torch.inference_mode(), autocast(device, precision):
-        answer = model(**{name: value.to(device) for name, value in encoded.batch(rows).items()})
+        answer = model(**{name: moved(value, device) for name, value in encoded.batch(rows).items()})
         # float(): numpy has no bfloat16.
         outputs = outputs_of(answer).float()
         if device.type == "cpu":

@@ -13,6 +13,7 @@ from torch import Tensor
 from distillchain_api.resource.spec import Training
 from distillchain_trainer.engine.precision import autocast
 from distillchain_trainer.engine.training_state import RandomState, random_state, set_random_state
+from distillchain_trainer.engine.transfer import moved, row_numbers
 from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.errors import OutOfMemory
 
@@ -154,7 +155,7 @@ class EagerStep:
             longest, full = self.work.width(rows)
             width = self.pad(longest)
             try:
-                picked = torch.tensor(rows, device=self.work.rows_device)
+                picked = row_numbers(rows, self.work.rows_device)
                 loss = self.work.losses(picked, width=width, full=full and width == longest).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             # Not retried here: inside `except`, the error keeps the tensors that did not fit alive.
@@ -190,11 +191,4 @@ class EagerStep:
 
 
 def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _moved(tensor, device) for name, tensor in tensors.items()}
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    if tensor.device == device:
-        return tensor
-    # Only a copy from pinned memory runs beside the computation.
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return {name: moved(tensor, device) for name, tensor in tensors.items()}

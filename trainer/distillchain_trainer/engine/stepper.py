@@ -124,6 +124,13 @@ class Stepper:
         return time.perf_counter()
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    """The first error: a recording that fails raises a second one when it is ended."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def available_modes(work: Work, micro_rows: int, *, pads_freely: bool) -> tuple[Mode, ...]:
     """The modes that may work here, in the order of trial: what is cheap to try comes first."""
     # A CPU launches nothing, and compiling for it needs a C++ compiler, which the image does not have.

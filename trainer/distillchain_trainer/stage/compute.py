@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from distillchain_api.wire.manifest import ModelFacts, SplitMetrics
 from distillchain_store.errors import DiskFull
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, Settings, TrainingProgress, train
-from distillchain_trainer.engine.precision import apply_tf32, compute_head_in_float32
-from distillchain_trainer.engine.saved_state import ResumeStates
+from distillchain_trainer.engine.precision import apply_tf32, choose_attention_kernels, compute_head_in_float32
+from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
 from distillchain_trainer.engine.step import RowLosses
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
 from distillchain_trainer.engine.training_rows import TrainingRows
@@ -71,7 +73,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     # Before a saved state is loaded: a new head would replace its trained one.
     _settle_start(context, prepared, measurer)
     states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
-    found = states.load_newest(context.scratch("resume"))
+    found = _find_state(context, states)
     history = History.read(found[1] if found else None)
     if found:
         stats.take_over(found[0])
@@ -95,6 +97,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
 def apply_numbers(training: Training, prepared: Prepared) -> None:
     """Sets what the work order says of precision, for teacher and student alike."""
     apply_tf32(training)
+    choose_attention_kernels()
     for loaded in (prepared.teacher.loaded if prepared.teacher else None, prepared.student):
         if loaded is not None:
             compute_head_in_float32(loaded.model, training.precision)
@@ -133,6 +136,24 @@ def _settle_start(context: Context, prepared: Prepared, measurer: Measurer) -> N
         prepared.task.settle_start(student, measured, seed=context.order.training.seed)
 
 
+def _find_state(context: Context, states: ResumeStates) -> tuple[ResumeIndex, Path] | None:
+    """The newest state, on each node; rank 0 decides which that is."""
+    world, folder = context.world, context.scratch("resume")
+
+    def newest() -> str:
+        found = states.load_newest(folder)
+        return json.dumps([found[1].name, found[0].to_document()] if found else None)
+
+    found = json.loads(world.from_main(newest, "search for a saved state"))
+    if found is None:
+        return None
+    name, index = found
+    if world.leads_node and not world.is_main:
+        states.load_named(name, folder)
+    world.meet("download of the saved state")
+    return ResumeIndex.parse(index), folder / name
+
+
 def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> TeacherOutputs | None:
     """The teacher's outputs for the training rows; None where only the labels count. The teacher is freed."""
     order, teacher = context.order, prepared.teacher
@@ -157,6 +178,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
             save_interval_s=order.save_interval_s,
             stop=lambda: context.signals.requested,
             on_batch=context.batch_reporter("TeacherLogits"),
+            world=context.world,
         ).run()
     context.signals.raise_if_requested()
     stats.model_s += outputs.elapsed_s
@@ -171,7 +193,8 @@ def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
     if teacher is not None:
         # Not `del`: `prepared` still refers to the model.
         teacher.loaded.model.to("cpu")
-        forget(context.folder / "teacher")
+        if context.world.leads_node:
+            forget(context.folder / "teacher")
 
 
 def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLosses:
@@ -208,6 +231,8 @@ class _Training:
             self.prepared.task.targets(self.prepared.data.train),
             teacher,
         )
+        # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike.
+        context.world.copy_from_main(student.model.parameters())
         # Until the finished student is stored: a signal that raised before would lose the training.
         with context.signals.deferred():
             progress = train(
@@ -220,6 +245,7 @@ class _Training:
                     folder=context.scratch("training"),
                     save_interval_s=order.save_interval_s,
                     pads_freely=student.model.config.model_type not in MIXES_PADDING,
+                    world=context.world,
                 ),
                 resume_from=resume_from,
                 train_s_before=self.stats.train_s,
@@ -231,10 +257,11 @@ class _Training:
                     validate=self._validate,
                 ),
             )
+            self.stats.trained(progress)
             final = context.scratch("final")
-            save_weights(student.model, final)
             with context.patiently():
-                self._save(final, progress)
+                self._on_main(lambda: self._save_finished(final, progress))
+            context.signals.saved_step = progress.step
         # A stop that came meanwhile ends the stage here; the next attempt measures and commits the stored student.
         context.signals.raise_if_requested()
 
@@ -256,16 +283,30 @@ class _Training:
         )
         return measured.metrics
 
+    def _on_main(self, save: Callable[[], bool]) -> bool:
+        """What `save` returns on rank 0. The others wait, for half an hour where the store is away."""
+        return self.context.world.from_main(lambda: str(save()), "saving of the state") == str(True)
+
+    def _save_finished(self, folder: Path, progress: TrainingProgress) -> bool:
+        save_weights(self.prepared.student.model, folder)
+        self._save(folder, progress)
+        return True
+
     def _save(self, folder: Path, progress: TrainingProgress) -> None:
-        self.stats.trained(progress)
         # With the state, so that a training that is resumed continues its curve.
         self.history.write_state(folder)
         index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
         self.states.save(folder, index)
-        # After the state is stored: a stop must not report a step that cannot be resumed.
-        self.context.signals.saved_step = progress.step
 
     def _save_on_the_way(self, folder: Path, progress: TrainingProgress) -> bool:
+        self.stats.trained(progress)
+        saved = self._on_main(lambda: self._try_to_save(folder, progress))
+        if saved:
+            # After the state is stored: a stop must not report a step that cannot be resumed.
+            self.context.signals.saved_step = progress.step
+        return saved
+
+    def _try_to_save(self, folder: Path, progress: TrainingProgress) -> bool:
         """Saves; while training goes on, a store that fails is only a warning.
 
         The weights are in memory, and the store is needed again at the next save and at the end. Ending the stage here,
