@@ -1,0 +1,21 @@
+"""Copies from the host to a GPU that nothing waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; the host goes on while it is copied."""
+    if tensor.device == device:
+        return tensor
+    # A copy from memory that is not pinned waits for everything that was launched before.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def row_numbers(rows: Sequence[int], device: torch.device) -> Tensor:
+    """int64 [rows] on `device`."""
+    return moved(torch.tensor(rows, dtype=torch.long), device)
