@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.launching import Nodes
 from trainer.parts import an_order, run_here, save_bert, write_data
 
 
@@ -51,6 +52,14 @@ def root(taught: Path, tmp_path: Path) -> Path:
     shutil.copytree(taught / "data", tmp_path / "data")
     shutil.copytree(taught / "teacher", tmp_path / "teacher")
     return tmp_path
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    """Starts launchers."""
+    started = Nodes(tmp_path)
+    with started.ended():
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     signals = Signals()
     signals.install()
 
-    from distillchain_trainer.launch.process import leave, main
+    from distillchain_trainer.launch.leaving import leave
+    from distillchain_trainer.launch.process import main
 
     leave(main(sys.argv[1:], signals))

@@ -127,24 +127,24 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
     return None
 
 
-# Texts of gloo, NCCL and torch's TCP store for a collective that another rank did not complete. Gloo has no class of
-# its own for them.
+# Texts of gloo and NCCL for a collective that another rank did not complete. Gloo has no class of its own for them.
 PEER_FAILURES = re.compile(
-    "Connection (closed|reset) by peer|Timed out waiting|Application timeout caused pair closure|Connect timeout"
-    "|Gloo connectFullMesh failed|Broken pipe|[Ww]atchdog caught collective|NCCL communicator was aborted"
-    "|remote process exited|wait timeout after|Timeout waiting for key|Socket Timeout"
+    "Connection (closed|reset) by peer|Timed out waiting|Application timeout caused pair closure|Broken pipe"
+    "|[Ww]atchdog caught collective|NCCL communicator was aborted|remote process exited"
 )
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether a collective failed, so that the cause is probably another rank."""
+    """Whether another rank ended this one: LostPeers, or an error of a collective that torch itself started."""
+    if isinstance(error, LostPeers):
+        return True
+    if translate_unforeseen(error) is not None:
+        return False
     for cause in causes(error):
-        # Errors of the store are about another network.
-        if isinstance(cause, StageError):
-            return False
         # By name, because this module is imported where torch is not.
-        names = {base.__name__ for base in type(cause).__mro__}
-        if "DistError" in names or (type(cause) is RuntimeError and PEER_FAILURES.search(str(cause))):
+        is_of_torch = "DistError" in {base.__name__ for base in type(cause).__mro__}
+        is_of_gloo = type(cause) is RuntimeError and PEER_FAILURES.search(str(cause)) is not None
+        if is_of_torch or is_of_gloo:
             return True
     return False
 

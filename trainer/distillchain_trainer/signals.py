@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from distillchain_trainer.errors import StopRequested
@@ -16,11 +16,13 @@ class Signals:
     Attributes:
         requested: a signal arrived.
         saved_step: step of the newest saved state, where the next attempt continues.
+        on_stop: called in the signal handler, before anything is raised.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.saved_step = 0
+        self.on_stop: Callable[[], object] | None = None
         self._deferred = 0
 
     def install(self) -> None:
@@ -39,6 +41,8 @@ class Signals:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Noted before it raises: code that catches the exception still sees that a stop was requested.
         self.requested = True
+        if self.on_stop is not None:
+            self.on_stop()
         if not self._deferred:
             raise StopRequested(self.saved_step)
 

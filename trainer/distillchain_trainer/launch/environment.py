@@ -20,19 +20,25 @@ RESULT_CHANGING = re.compile(
     r"|ATEN_CPU_CAPABILITY|MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VERBOSE)"
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")  # of torch, its MKL, and the tokenizers
-# A launcher's variables. One process trains a stage; a library that believes them waits for processes that never come.
+# A launcher's variables. Platforms set them everywhere; a library that believes them waits for processes that never
+# come. The trainer sets its own for the ranks that it starts.
 LAUNCHER = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|(OMPI_COMM_WORLD|PMI|MV2_COMM_WORLD)_.*"
 )
 MAX_THREADS_PER_CPU = 4
 
 
-def set_up_environment(folder: Path, warnings: StageWarnings) -> None:
-    """Prepares os.environ for the libraries; `folder` is for their caches where there is no home to write to."""
+def set_up_environment(folder: Path, warnings: StageWarnings, *, processes: int = 1) -> None:
+    """Prepares os.environ for the libraries, of this process or of the ranks that it starts.
+
+    Args:
+        folder: for their caches where there is no home to write to.
+        processes: how many share the CPUs of this container.
+    """
     _drop_foreign(warnings)
     _keep_caches_in(folder)
     _check_threads(warnings)
-    threads.choose()
+    threads.choose(processes)
 
 
 def _drop_foreign(warnings: StageWarnings) -> None:

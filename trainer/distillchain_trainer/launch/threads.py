@@ -13,12 +13,17 @@ from pathlib import Path
 SAMPLE_S = 0.1  # ten of the kernel's ticks
 
 
-def choose() -> None:
-    """Sets OMP_NUM_THREADS and OMP_WAIT_POLICY unless they are set."""
+def choose(processes: int = 1) -> None:
+    """Sets OMP_NUM_THREADS and OMP_WAIT_POLICY unless they are set.
+
+    Args:
+        processes: how many share the CPUs; each gets an equal part, and at least one thread.
+    """
     cpus = cpu_share()
-    os.environ.setdefault("OMP_NUM_THREADS", str(cpus))
+    threads = max(1, cpus // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # Half a CPU is left to the noise of other processes (a guess). A single thread has nobody to wait for.
-    if cpus > 1 and "OMP_WAIT_POLICY" not in os.environ and idle_cpus() < cpus - 0.5:
+    if threads > 1 and "OMP_WAIT_POLICY" not in os.environ and idle_cpus() < cpus - 0.5:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 

@@ -1,0 +1,202 @@
+"""Real launchers and real rank processes; in the ranks a few lines of a test replace the stage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distillchain_api.resource.parallelism import ResolvedParallelism
+from distillchain_api.wire.answer import Committed, Failed, Interrupted
+from distillchain_api.wire.manifest import ModelSummary, SplitMetrics
+from distillchain_api.wire.work_order import RENDEZVOUS_ENV, WorkOrder
+from distillchain_trainer.launch.place import FREE_PORTS, NODE_ENV
+from trainer.parts import an_order, answer_in, environment
+
+DEADLINE_S = 60.0
+
+RANK_PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+from distillchain_trainer.signals import Signals
+signals = Signals()
+signals.install()
+from distillchain_api.wire.answer import Committed
+from distillchain_store import errors as store_errors
+from distillchain_trainer import errors
+from distillchain_trainer.launch.leaving import leave
+from distillchain_trainer.launch.rank import main
+from distillchain_trainer.stage import run
+rank = int(os.environ["RANK"])
+shared = Path({shared!r})
+def mark(name):
+    (shared / f"{{name}}-{{rank}}").touch()
+def wait_for(name, *ranks):
+    while not all((shared / f"{{name}}-{{other}}").exists() for other in ranks):
+        time.sleep(0.01)
+def wait_for_stop(signals):
+    with signals.deferred():
+        while not signals.requested:
+            time.sleep(0.01)
+def stage(order, *, attempt, folder, reporter, signals, warnings):
+    mark("started")
+{body}
+    return Committed.parse({committed!r})
+run.run_stage = stage
+leave(main(signals))
+"""
+LAUNCHER_PROGRAM = """
+import sys
+from distillchain_trainer.signals import Signals
+signals = Signals()
+signals.install()
+from distillchain_trainer.launch import connection, host, launcher, member, process, ranks
+ranks.RANK_COMMAND = (sys.executable, {rank_program!r})
+{settings}
+sys.exit(process.main([], signals))
+"""
+
+
+def free_rendezvous() -> int:
+    """A port of which the next one is free too."""
+    for port in FREE_PORTS[os.getpid() % 1000 :: 2]:
+        with contextlib.suppress(OSError), socket.create_server(("", port)), socket.create_server(("", port + 1)):
+            return port
+    raise AssertionError("no free port")
+
+
+def a_commit(order: WorkOrder) -> Committed:
+    student = ModelSummary(parameters=1, size_bytes=1, metrics=SplitMetrics(validation={"accuracy": 0.9}))
+    return Committed(
+        stage=order.stage,
+        digest=order.digest,
+        attempt="here",
+        checkpoint="file:///here",
+        reused=False,
+        pretrained=False,
+        student=student,
+        elapsed_s=1.0,
+        examples_per_second=1.0,
+    )
+
+
+def several(order: WorkOrder, *, nodes: int = 1, processes: int = 2) -> WorkOrder:
+    parallelism = ResolvedParallelism(nodes=nodes, processes_per_node=processes)
+    return order.model_copy(update={"parallelism": parallelism})
+
+
+@dataclass
+class Node:
+    """A launcher that runs."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    shared: Path
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def until(self, text: str) -> None:
+        """Waits for a text in the log."""
+        deadline = time.monotonic() + DEADLINE_S
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.log}"
+            assert self._reader.is_alive() or text in self.log, f"ended without {text!r}:\n{self.log}"
+            time.sleep(0.02)
+
+    def until_marked(self, name: str, *ranks: int) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while missing := [rank for rank in ranks if not (self.shared / f"{name}-{rank}").exists()]:
+            assert time.monotonic() < deadline, f"ranks {missing} did not mark {name}:\n{self.log}"
+            time.sleep(0.02)
+
+    def until_gone(self, pid: int) -> None:
+        """Waits for the end of a process that is no child of ours."""
+        deadline = time.monotonic() + DEADLINE_S
+        while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            assert time.monotonic() < deadline, f"process {pid} is still there"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As when the machine fails: launcher and ranks are gone at once."""
+        self.process.kill()
+
+    def ends(self) -> tuple[int, Committed | Failed | Interrupted]:
+        """Exit code and answer."""
+        code = self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
+        assert (self.folder / "termination").exists(), self.log
+        return code, answer_in(self.folder)
+
+    @property
+    def progress(self) -> list[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout.read().splitlines()
+
+
+@dataclass
+class Nodes:
+    """Starts launchers, and ends those that a failed test has left."""
+
+    root: Path
+    port: int = field(default_factory=free_rendezvous)
+    started: list[Node] = field(default_factory=list)
+
+    def start(
+        self, body: str, *, order: WorkOrder | None = None, node: int = 0, settings: str = "", **variables: str
+    ) -> Node:
+        """A launcher whose ranks run `body` instead of the stage."""
+        order = order or several(an_order(self.root))
+        folder = self.root / f"node-{node}-{len(self.started)}"
+        shared = self.root / "shared"
+        folder.mkdir()
+        shared.mkdir(exist_ok=True)
+        program = folder / "rank.py"
+        indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
+        committed = a_commit(order).to_json()
+        program.write_text(RANK_PROGRAM.format(body=indented, shared=str(shared), committed=committed))
+        several_nodes = {NODE_ENV: str(node), RENDEZVOUS_ENV: f"127.0.0.1:{self.port}"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER_PROGRAM.format(rank_program=str(program), settings=settings)],
+            env=environment(order, folder, **(several_nodes if order.parallelism.nodes > 1 else {}), **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(Node(process, folder, shared))
+        return self.started[-1]
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for node in self.started:
+                node.process.kill()
+                node.process.wait()
+                if node.process.stdout is not None:
+                    node.process.stdout.close()
+                node._reader.join(DEADLINE_S)
+                if node.process.stderr is not None:
+                    node.process.stderr.close()
