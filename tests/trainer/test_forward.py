@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from distillchain_trainer.engine.encoding import Encoded
-from distillchain_trainer.engine.forward import CPU_ROWS, CPU_TOKENS, all_outputs, forward, latency_ms
+from distillchain_trainer.engine.forward import CPU_ROWS, CPU_TOKENS, forward, latency_ms
+from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.errors import OutOfMemory
 
 pytestmark = pytest.mark.models

@@ -103,31 +103,6 @@ def forward(
         model.train(was_training)
 
 
-def all_outputs(
-    model: Any,
-    encoded: Encoded,
-    outputs_of: Callable[[Any], Tensor],
-    *,
-    precision: Precision,
-    on_batch: Callable[[int, int], None],
-) -> tuple[NDArray[np.float32], float]:
-    """Outputs [rows, ...] of all rows, and the seconds that the model took."""
-    found: NDArray[np.float32] | None = None
-    elapsed_s, done = 0.0, 0
-    # Around all batches, so that autocast converts the weights once and not for each.
-    with autocast(device_of(model), precision):
-        for answer in forward(model, encoded, outputs_of, precision=precision):
-            if found is None:
-                # Filled in place: a list of batches that is joined at the end would hold all outputs twice.
-                found = np.zeros((len(encoded), *answer.outputs.shape[1:]), dtype=np.float32)
-            found[answer.rows] = answer.outputs
-            elapsed_s += answer.elapsed_s
-            done += len(answer.rows)
-            on_batch(done, len(encoded))
-    assert found is not None, "a split without rows is refused when it is read"
-    return found, elapsed_s
-
-
 def latency_ms(
     model: Any, encoded: Encoded, outputs_of: Callable[[Any], Tensor], *, precision: Precision
 ) -> tuple[float, float]:

@@ -67,7 +67,8 @@ class Hooks:
     Attributes:
         stop: whether to save and stop; asked after each step and between the micro-batches of a step.
         on_step: after each step whose loss is known.
-        save: stores the state in a folder; False: it could not, and training goes on.
+        save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
+            it.
         validate: measures the student at the end of an epoch; may raise StopRequested to skip it.
     """
 
@@ -134,7 +135,7 @@ def train(
     )
     saved = SavedLoop()
     if resume_from is not None:
-        load_state(resume_from[0], model, work.optimizer)
+        load_state(resume_from[0], model, work.optimizer, settings.world)
         saved = SavedLoop.parse((resume_from[0] / LOOP).read_bytes())
     return _Run(work, settings, history, hooks, saved, step=resume_from[1] if resume_from else 0).to_the_end(
         train_s_before
@@ -238,19 +239,20 @@ class _Run:
     def _save(self) -> None:
         began = time.monotonic()
         state = self.settings.folder / f"step-{self.step}"
-        state.mkdir(parents=True, exist_ok=True)
-        save_state(state, self.work.model, self.work.optimizer)
-        kept = SavedLoop(
-            recent=self.recent,
-            micro_rows=self.stepper.eager.micro_rows,
-            recomputes=self.stepper.eager.recomputes,
-            mode=self.stepper.decided_mode,
-        )
-        (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
+        save_state(state, self.work.model, self.work.optimizer, self.work.world)
+        if self.work.world.is_main:
+            kept = SavedLoop(
+                recent=self.recent,
+                micro_rows=self.stepper.eager.micro_rows,
+                recomputes=self.stepper.eager.recomputes,
+                mode=self.stepper.decided_mode,
+            )
+            (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
         saved = self.hooks.save(state, self.progress())
-        # One state at a time on the pod's disk: with both moments it is three times as large as the weights.
-        for path in state.iterdir():
-            path.unlink()
+        if self.work.world.is_main:
+            # One state at a time on the pod's disk: with both moments it is three times as large as the weights.
+            for path in state.iterdir():
+                path.unlink()
         now = time.monotonic()
         self.saved = (
             now if saved else now - self.settings.save_interval_s + min(self.settings.save_interval_s, SAVE_AGAIN_S)

@@ -27,8 +27,9 @@ from distillchain_api.task import Task
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
 from distillchain_trainer.engine.encoding import Encoded
-from distillchain_trainer.engine.forward import forward
 from distillchain_trainer.engine.precision import autocast, device_of
+from distillchain_trainer.engine.shared_forward import forward_in_rounds
+from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.errors import StopRequested
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class TeacherPass:
         check: raises for outputs that are no numbers.
         folder: for parts in the making.
         stop: whether to write what is computed and stop.
+        world: the ranks that share the rows. Rank 0 reads and writes the store; all get the outputs.
     """
 
     store: Store
@@ -97,6 +99,7 @@ class TeacherPass:
     save_interval_s: float
     stop: Callable[[], bool]
     on_batch: Callable[[int, int], None]
+    world: World = ALONE
 
     def run(self) -> TeacherOutputs:
         """Outputs of every row, from the store where it has them.
@@ -111,7 +114,7 @@ class TeacherPass:
         index = {key: position for position, key in enumerate(first_row)}
         # An index per row and not a copy of the outputs, so that equal texts share theirs.
         place = np.fromiter((index[key] for key in self.keys), dtype=np.int64, count=len(self.keys))
-        values, known = self._stored(index)
+        values, known = self._known(index)
         missing = [row for key, row in first_row.items() if not known[index[key]]]
         elapsed_s = 0.0
         if missing:
@@ -136,30 +139,39 @@ class TeacherPass:
         unwritten: list[int] = []
         # Around all batches, so that autocast converts the weights once and not for each.
         with autocast(device_of(self.model), self.training.precision):
-            for answer in forward(
-                self.model, self.encoded, self.outputs_of, rows=rows, precision=self.training.precision
-            ):
+            for part in forward_in_rounds(
+                self.world,
+                self.model,
+                self.encoded,
+                self.outputs_of,
+                rows=rows,
+                precision=self.training.precision,
                 # Before anything is stored, or the next attempt would reuse the NaN.
-                self.check(answer.outputs)
+                check=self.check,
+                stop=self.stop,
+            ):
                 if values is None:
-                    values = np.zeros((int(place.max()) + 1, *answer.outputs.shape[1:]), dtype=np.float32)
-                values[place[answer.rows]] = answer.outputs
-                unwritten += answer.rows
-                elapsed_s += answer.elapsed_s
-                done += len(answer.rows)
+                    values = np.zeros((int(place.max()) + 1, *part.outputs.shape[1:]), dtype=np.float32)
+                values[place[part.rows]] = part.outputs
+                unwritten += part.rows.tolist()
+                elapsed_s += part.device_s / self.world.size
+                done += len(part.rows)
                 self.on_batch(done, len(rows))
+                stop, due = self.world.any(self.stop(), time.monotonic() - since > self.save_interval_s)
                 # A stop writes first: the next attempt then computes only the rest.
-                if self.stop() or time.monotonic() - since > self.save_interval_s:
+                if stop or due:
                     self._write(unwritten, values, place)
                     unwritten, since = [], time.monotonic()
-                    if self.stop():
-                        raise StopRequested
+                if stop:
+                    raise StopRequested
         assert values is not None
         if unwritten:
             self._write(unwritten, values, place)
         return values, elapsed_s
 
     def _write(self, rows: list[int], values: NDArray[np.float32], place: NDArray[np.int64]) -> None:
+        if not self.world.is_main:
+            return
         # [rows, 32] bytes: a key is a sha256.
         keys = np.frombuffer(b"".join(self.keys[row] for row in rows), dtype=np.uint8).reshape(len(rows), -1)
         content = safetensors.numpy.save({"keys": keys.copy(), "logits": values[place[rows]]})
@@ -169,6 +181,21 @@ class TeacherPass:
         path.write_bytes(content)
         self.store.upload(f"{logits_prefix(self.digest)}{name}.safetensors", path)
         path.unlink()
+
+    def _known(self, index: dict[bytes, int]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+        """As `_stored`, which rank 0 calls for all ranks."""
+        values, known = self._stored(index) if self.world.is_main else (None, np.zeros(len(index), dtype=bool))
+        if self.world.is_alone:
+            return values, known
+        self.world.meet("reading of teacher logits")
+        positions = np.flatnonzero(known)
+        outputs = np.zeros(0, dtype=np.float32) if values is None else values[positions]
+        positions, outputs = self.world.gather(positions)[0], self.world.gather(outputs)[0]
+        if not self.world.is_main and len(positions):
+            values = np.zeros((len(index), *outputs.shape[1:]), dtype=np.float32)
+            values[positions] = outputs
+            known[positions] = True
+        return values, known
 
     def _stored(self, index: dict[bytes, int]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
         """What the store has: values by position in `index`, and which positions are known."""

@@ -1,26 +1,32 @@
 """The state of a training on disk: weights, moments and random numbers as safetensors, nothing pickled.
 
-A training that is resumed from it makes the same steps, bit for bit, as one that was never interrupted.
+A training that is resumed from it by as many processes makes the same steps, bit for bit, as one that was never
+interrupted. Each rank draws its own random numbers, so there is a file with them for each.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 
 from distillchain_trainer.engine.optimizer import moments_of, set_moments
+from distillchain_trainer.engine.world import ALONE, World
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
-RANDOM = "random.safetensors"
-RANDOM_PYTHON = "random.json"
+RANDOM = "random-{rank}.safetensors"
+OTHERS = "others"  # the note in such a file that holds what is no tensor
 
 
 def set_seed(seed: int) -> None:
@@ -74,20 +80,40 @@ def set_random_state(state: RandomState) -> None:
         torch.cuda.set_rng_state(state.tensors["cuda"])
 
 
-def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Everything that the next step depends on, except the step's number."""
-    save_weights(model, folder)
+def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
+    """Everything that the next step depends on, except the step's number. All ranks call it; rank 0 writes."""
+    everyones = world.gather(np.frombuffer(_packed(random_state()), dtype=np.uint8))
+    if not world.is_main:
+        return
+    save_weights(model, folder)  # creates the folder
     safetensors.torch.save_file(moments_of(optimizer), folder / MOMENTS)
-    state = random_state()
-    safetensors.torch.save_file(state.tensors, folder / RANDOM)
-    (folder / RANDOM_PYTHON).write_text(json.dumps(state.others), encoding="utf-8")
+    for rank, packed in enumerate(everyones):
+        (folder / RANDOM.format(rank=rank)).write_bytes(packed.tobytes())
 
 
-def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Restores what `save_state` wrote."""
+def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
+    """Restores what `save_state` wrote. A rank that the state knows nothing of keeps its present random numbers."""
     load_weights(model, folder)
     device = next(model.parameters()).device
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
+    saved_by = len(list(folder.glob(RANDOM.format(rank="*"))))
+    if saved_by != world.size and world.is_main:
+        log.warning(
+            "the state is of another number of processes: dropout draws other numbers from here on",
+            extra={"saved_by": saved_by, "processes": world.size},
+        )
+    own = folder / RANDOM.format(rank=world.rank)
     # Random numbers last, so that nothing that is loaded before can draw from them.
-    others = json.loads((folder / RANDOM_PYTHON).read_text(encoding="utf-8"))
-    set_random_state(RandomState(safetensors.torch.load_file(folder / RANDOM), others))
+    if own.exists():
+        set_random_state(_unpacked(own))
+
+
+def _packed(state: RandomState) -> bytes:
+    packed: bytes = safetensors.torch.save(state.tensors, {OTHERS: json.dumps(state.others)})
+    return packed
+
+
+def _unpacked(path: Path) -> RandomState:
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return RandomState(tensors, json.loads(file.metadata()[OTHERS]))

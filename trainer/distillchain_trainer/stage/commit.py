@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from distillchain_api.layout import attempt_prefix
@@ -11,6 +14,7 @@ from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_store import commit as store_commit
 from distillchain_trainer.engine.saved_state import clear_states
 from distillchain_trainer.models.checkpoints import fetch_checkpoint
+from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.answer import answer_of
 from distillchain_trainer.stage.compute import Computed
 from distillchain_trainer.stage.context import Context
@@ -18,6 +22,7 @@ from distillchain_trainer.stage.describe import build_manifest
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.measure import Measurer, Origin
 from distillchain_trainer.stage.prepare import Prepared
+from distillchain_trainer.tasks.interface import Measurement
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +30,26 @@ log = logging.getLogger(__name__)
 def commit(context: Context, prepared: Prepared, computed: Computed) -> Committed:
     """Measures the trained student, checks its gate, uploads it and commits, or adopts the commit of a faster pod.
 
+    All ranks measure; the rest is rank 0's, and the others wait for its answer.
+
     Raises: GateNotMet, TrainingDiverged; errors of the store.
     """
-    order, attempt = context.order, context.scratch("attempt")
+    attempt = context.scratch("attempt")
     student = _write_student(context, prepared, computed, attempt)
-    teacher = computed.teacher.facts if computed.teacher else None
     check_gates(
-        order,
+        context.order,
         student,
-        teacher,
+        computed.teacher.facts if computed.teacher else None,
         kept=f"the trained student is kept under {computed.states.uri}, and with another gate the chain applied again "
         "goes on from it without training",
     )
     # The gates come before the upload: a student that misses one leaves nothing in the store but its saved state.
+    publish = partial(_publish, context, prepared, computed, student, attempt)
+    return Committed.parse(context.world.from_main(lambda: publish().to_json(), "commit"))
+
+
+def _publish(context: Context, prepared: Prepared, computed: Computed, student: ModelFacts, attempt: Path) -> Committed:
+    order = context.order
     manifest = _upload(
         context,
         build_manifest(
@@ -46,7 +58,7 @@ def commit(context: Context, prepared: Prepared, computed: Computed) -> Committe
             start=prepared.student.start,
             pretrained=prepared.student.pretrained,
             student=student,
-            teacher=teacher,
+            teacher=computed.teacher.facts if computed.teacher else None,
             stats=computed.stats,
         ),
         attempt,
@@ -62,27 +74,47 @@ def commit(context: Context, prepared: Prepared, computed: Computed) -> Committe
 
 def _write_student(context: Context, prepared: Prepared, computed: Computed, attempt: Path) -> ModelFacts:
     """Writes checkpoint, predictions and history into the folder `attempt`. Returns: the student as it is measured."""
-    order, student, task = context.order, computed.student, prepared.task
+    save = partial(_save, context, computed.student, attempt)
+    origin = Origin(**json.loads(context.world.from_main(lambda: json.dumps(asdict(save())), "writing the student")))
+    measurer = Measurer(context, prepared.task, computed.stats)
+    facts, measured = measurer.facts(computed.student, origin, prepared.data.splits, "Evaluate")
+    if context.world.is_main:
+        _write_measurements(context, prepared, computed, measured, attempt)
+    for sentence in measured["validation"].warnings:
+        context.warnings.add(f"the student: {sentence}")
+    log.info("student measured", extra={"parameters": facts.parameters, **facts.metrics.validation})
+    # A warning and no failure: only a gate refuses a student. Status, table and report show the doubt.
+    if facts.doubt:
+        log.warning("the student may not have learned the task", extra={"why": facts.doubt})
+    return facts
+
+
+def _save(context: Context, student: Loaded, attempt: Path) -> Origin:
+    """Writes the checkpoint and describes it as the next stage will find it."""
     student.model.save_pretrained(attempt)
     student.tokenizer.save_pretrained(attempt)
-    # Described as the next stage will find it, so that both have the same revision and size.
+    order = context.order
     own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
-    origin = Origin(
+    return Origin(
         source=f"{context.store.uri}/{attempt_prefix(order.digest, context.attempt)}",
         revision=own.revision,
         digest=order.digest,
         size_bytes=own.weight_bytes,
     )
-    facts, measured = Measurer(context, task, computed.stats).facts(student, origin, prepared.data.splits, "Evaluate")
+
+
+def _write_measurements(
+    context: Context, prepared: Prepared, computed: Computed, measured: dict[str, Measurement], attempt: Path
+) -> None:
+    order, validation = context.order, measured["validation"]
     for name, measurement in measured.items():
         measurement.write_predictions(attempt / f"predictions-{name}.jsonl")
-    validation = measured["validation"]
     # The loop measures every epoch but the last; this is the last one.
     computed.history.measured(computed.stats.steps, float(order.training.epochs), validation.metrics)
     computed.history.write(attempt)
     if computed.teacher is not None:
         assert order.teacher is not None
-        task.write_comparison(
+        prepared.task.write_comparison(
             attempt,
             context.store,
             prepared.data.validation,
@@ -90,13 +122,6 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
             teacher=computed.teacher.on_validation,
             root=order.teacher.digest,
         )
-    for sentence in validation.warnings:
-        context.warnings.add(f"the student: {sentence}")
-    log.info("student measured", extra={"parameters": facts.parameters, **validation.metrics})
-    # A warning and no failure: only a gate refuses a student. Status, table and report show the doubt.
-    if facts.doubt:
-        log.warning("the student may not have learned the task", extra={"why": facts.doubt})
-    return facts
 
 
 def _upload(context: Context, manifest: Manifest, attempt: Path) -> Manifest:

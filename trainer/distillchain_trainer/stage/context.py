@@ -13,6 +13,7 @@ from distillchain_api.wire.answer import ProgressPhase
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.patience import patience_for_results, with_patience
 from distillchain_store.store import Store
+from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -29,7 +30,8 @@ class Context:
     """One attempt at one stage.
 
     Attributes:
-        folder: for files in the making; empty at the start.
+        folder: for files in the making, shared by the processes of a node; empty at the start.
+        world: the processes that carry out the attempt.
     """
 
     order: WorkOrder
@@ -39,6 +41,7 @@ class Context:
     reporter: Reporter
     signals: Signals
     warnings: StageWarnings = field(default_factory=StageWarnings)
+    world: World = ALONE
     started_at: str = field(default_factory=utc_now)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -60,18 +63,11 @@ class Context:
         """
         return with_patience(self.store, patience_for_results(lambda: self.signals.requested))
 
-    def batch_reporter(self, phase: ProgressPhase, *, interruptible: bool = False) -> Callable[[int, int], None]:
-        """Reports batches that are done, of all, as progress of `phase`.
-
-        Args:
-            interruptible: a stop between two batches raises StopRequested even where signals are deferred.
-        """
+    def batch_reporter(self, phase: ProgressPhase) -> Callable[[int, int], None]:
+        """Reports rows that are done, of all, as progress of `phase`."""
         started = time.monotonic()
 
         def report(done: int, of: int) -> None:
-            # Only a measurement is given up here, never a result that has to be stored.
-            if interruptible:
-                self.signals.raise_if_requested()
             elapsed_s = max(time.monotonic() - started, 1e-9)
             rate, eta_s = done / elapsed_s, (of - done) * elapsed_s / max(done, 1)
             self.reporter.report(phase, done, of, examples_per_second=rate, eta_s=eta_s)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from distillchain_api.wire.answer import ProgressPhase
 from distillchain_api.wire.manifest import Metrics, ModelFacts
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.forward import all_outputs, latency_ms
+from distillchain_trainer.engine.forward import latency_ms
+from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.errors import CheckpointInvalid, TrainingDiverged
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
@@ -47,24 +48,28 @@ class Measurer:
         checkpoint: Checkpoint | None = None,
         interruptible: bool = False,
     ) -> tuple[Measurement, float]:
-        """The model on one split, and the rows per second of its forward passes.
+        """The model on one split, and the rows per second of its forward passes on one device.
 
         Args:
             checkpoint: where the model was loaded from and is unchanged since; NaN outputs are its fault.
         Raises: CheckpointInvalid, TrainingDiverged; StopRequested if `interruptible`.
         """
-        # In the precision of the training, for teacher and student alike, so that their metrics can be compared.
-        outputs, elapsed_s = all_outputs(
+        world, signals = self.context.world, self.context.signals
+        outputs, device_s = all_outputs(
             loaded.model,
-            self.task.encode(split, loaded, check=self.context.signals.raise_if_requested),
+            self.task.encode(split, loaded, check=signals.raise_if_requested),
             self.task.outputs_of,
+            # In the precision of the training, for teacher and student alike, so that their metrics can be compared.
             precision=self.context.order.training.precision,
-            on_batch=self.context.batch_reporter(phase, interruptible=interruptible),
+            on_batch=self.context.batch_reporter(phase),
+            world=world,
+            # Elsewhere a signal raises by itself.
+            stop=lambda: interruptible and signals.requested,
         )
         # Before the metrics: argmax takes NaN for the largest value, so a broken model would get an accuracy.
         numbers_check(split, checkpoint)(outputs)
-        self.stats.model_s += elapsed_s
-        return self.task.measure(split, loaded.in_task_order(outputs)), len(split) / max(elapsed_s, 1e-9)
+        self.stats.model_s += device_s / world.size
+        return self.task.measure(split, loaded.in_task_order(outputs)), len(split) / max(device_s, 1e-9)
 
     def facts(
         self,
@@ -82,13 +87,7 @@ class Measurer:
             # No manifest has metrics on train, and a pass over its rows would take long.
             if name != "train":
                 measured[name], rates[name] = self.split(loaded, split, phase, checkpoint=checkpoint)
-        # By itself and at batch size 1: rates of large batches do not show what one request takes.
-        p50, p95 = latency_ms(
-            loaded.model,
-            self.task.encode(splits["validation"], loaded, check=self.context.signals.raise_if_requested),
-            self.task.outputs_of,
-            precision=self.context.order.training.precision,
-        )
+        p50, p95 = self._latency_ms(loaded, splits["validation"])
         test = measured.get("test")
         facts = ModelFacts(
             source=origin.source,
@@ -104,6 +103,18 @@ class Measurer:
             doubt=measured["validation"].doubt,
         )
         return facts, measured
+
+    def _latency_ms(self, loaded: Loaded, split: Split) -> tuple[float, float]:
+        """By itself and at batch size 1: rates of large batches do not show what one request takes."""
+        # Only rank 0 writes the manifest, and the others wait for it at the next meeting.
+        if not self.context.world.is_main:
+            return 0.0, 0.0
+        return latency_ms(
+            loaded.model,
+            self.task.encode(split, loaded, check=self.context.signals.raise_if_requested),
+            self.task.outputs_of,
+            precision=self.context.order.training.precision,
+        )
 
 
 def numbers_check(split: Split, checkpoint: Checkpoint | None) -> Callable[[NDArray[np.float32]], None]:

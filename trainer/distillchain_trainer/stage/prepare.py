@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 
 import transformers
 
@@ -13,9 +17,10 @@ from distillchain_api.layout import manifest_key
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
 from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt
+from distillchain_trainer.data.handover import read_task_data, write_task_data
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.precision import best_device
-from distillchain_trainer.errors import WorkOrderInvalid
+from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
 from distillchain_trainer.models.loaded import Loaded
@@ -59,15 +64,15 @@ class Prepared:
 
 def prepare(context: Context) -> Prepared:
     """Raises: DataInvalid, CheckpointInvalid, LabelMismatch, WorkOrderInvalid; errors of the store."""
-    order, storage = context.order, context.order.storage
     check_keep_texts()
-    task = adapter_for(order.task, context.warnings)
+    task = adapter_for(context.order.task, context.warnings)
     # Data before models: a faulty row is found before gigabytes of weights are downloaded.
-    data = task.read_data(endpoint_url=storage.endpoint_url, region=storage.region, folder=context.scratch("data"))
+    data = _read_data(context, task)
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
     teacher = _load_teacher(context, task)
     student, start, start_digest = _load_student(context, task)
     source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
+    _check_same(context, source)
     return Prepared(task, data, teacher, student, start, source)
 
 
@@ -80,12 +85,47 @@ def check_keep_texts() -> None:
         )
 
 
+def _read_data(context: Context, task: TaskAdapter) -> TaskData:
+    """The rows, which one process of each node fetches and checks, and hands to the others in a file."""
+    world, storage, folder = context.world, context.order.storage, context.scratch("data")
+    handed_over = folder / "rows.json"
+    data = None
+    if world.leads_node:
+        data = task.read_data(endpoint_url=storage.endpoint_url, region=storage.region, folder=folder)
+        if not world.is_alone:
+            write_task_data(handed_over, data)
+    world.meet("reading of the data")
+    return data or read_task_data(handed_over)
+
+
+def _check_same(context: Context, source: str) -> None:
+    """That all ranks have read the same. Raises: TrainerError."""
+    expected = context.world.from_main(lambda: source, "comparison of the data and models that were read")
+    if source != expected:
+        raise TrainerError(
+            f"rank {context.world.rank} has read another version of data, teacher or student than rank 0: one of them "
+            "was replaced while the processes fetched it; try again"
+        )
+
+
+def _fetch_once(context: Context, fetch: Callable[[], Checkpoint], what: str) -> Checkpoint:
+    """A checkpoint that one process of each node fetches and verifies, in the folder that they share."""
+
+    def fetched() -> str:
+        return json.dumps({name: str(value) for name, value in asdict(fetch()).items()})
+
+    found = json.loads(context.world.from_leader(fetched, what))
+    return Checkpoint(
+        **{**found, "folder": Path(found["folder"]), "weight_bytes": int(found["weight_bytes"])},
+    )
+
+
 def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
     if context.order.teacher is None:
         return None
     # Only a first and a last line: the clients that download report no progress to us.
     context.reporter.report("FetchTeacher", 0, 1)
-    checkpoint = _fetch_teacher(context)
+    checkpoint = _fetch_once(context, lambda: _fetch_teacher(context), "download of the teacher")
     loaded = task.load_teacher(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU.
     loaded.model.to(best_device())
@@ -123,7 +163,8 @@ def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoi
     spec, field = order.student, f"{order.field}.student" if order.teacher else order.field
 
     def fetch(uri: str, name: str, parts: Parts) -> Checkpoint:
-        return fetch_checkpoint(
+        fetch_it = partial(
+            fetch_checkpoint,
             uri,
             field=f"{field}.{'tokenizer' if parts == 'tokenizer' else 'model'}",
             endpoint_url=storage.endpoint_url,
@@ -131,6 +172,7 @@ def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoi
             folder=context.folder / name,
             parts=parts,
         )
+        return _fetch_once(context, fetch_it, f"download of the {name}")
 
     tokenizer = fetch(spec.tokenizer, "tokenizer", "tokenizer") if spec.tokenizer else None
     # With a tokenizer of its own, the one of the checkpoint is not read and may be missing.

@@ -13,6 +13,7 @@ from distillchain_store import commit as store_commit
 from distillchain_store.opening import open_store
 from distillchain_store.verified import verify
 from distillchain_trainer.engine.saved_state import clear_states
+from distillchain_trainer.engine.world import join_world
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.answer import answer_of
 from distillchain_trainer.stage.context import Context
@@ -35,20 +36,38 @@ def run_stage(
 ) -> Committed:
     """Carries out a work order, or adopts what is committed already.
 
+    With several processes, by the variables of torch's launcher, each of them calls this and gets the same answer.
+    Rank 0 alone talks to the store, except that one process of each node downloads.
+
     Args:
+        folder: for files in the making, empty; shared by the processes of a node.
         warnings: what was found before the stage began.
     Raises: StageError with a sentence that a user can act on; StopRequested.
     """
-    address = order.storage
-    store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
-    context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings())
-    # First of all: a stage that is committed already is adopted in seconds, without torch.
-    found = store_commit.read_manifest(store, order.digest)
-    answer = adopt(context, found) if found is not None else _train(context)
-    if order.final:
-        with signals.deferred():  # a committed stage is not reported as interrupted because of its report
-            ensure_report(store, order, adopted=answer.reused)
-    return answer
+    world = join_world()
+    with world.membership():
+        address = order.storage
+        store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
+        context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
+        answer = _adopt_or_train(context)
+        if order.final and world.is_main:
+            with signals.deferred():  # a committed stage is not reported as interrupted because of its report
+                ensure_report(store, order, adopted=answer.reused)
+        return answer
+
+
+def _adopt_or_train(context: Context) -> Committed:
+    world = context.world
+    # First of all: a stage that is committed already is adopted in seconds, by one process without torch.
+    found = store_commit.read_manifest(context.store, context.order.digest) if world.is_main else None
+    if not world.from_main(lambda: "committed" if found else "", "search for a commit"):
+        return _train(context)
+
+    def adopted() -> str:
+        assert found is not None
+        return adopt(context, found).to_json()
+
+    return Committed.parse(world.from_main(adopted, "verification of the commit"))
 
 
 def _train(context: Context) -> Committed:
@@ -59,7 +78,9 @@ def _train(context: Context) -> Committed:
 
     context.signals.raise_if_requested()
     # Before anything is fetched: without the right to write, all work would be in vain.
-    kept_behind = store_commit.prove(context.store, context.order.digest, context.attempt)
+    kept_behind = None
+    if context.world.is_main:
+        kept_behind = store_commit.prove(context.store, context.order.digest, context.attempt)
     if kept_behind:
         context.warnings.add(kept_behind)
     prepared = prepare(context)

@@ -1,0 +1,138 @@
+"""Forward passes that all ranks share: one rank computes each row, and every rank gets all outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distillchain_api.resource.spec import Precision
+from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.forward import Answered, forward
+from distillchain_trainer.engine.precision import autocast, device_of
+from distillchain_trainer.engine.world import ALONE, World
+from distillchain_trainer.errors import StopRequested
+
+# Ranks exchange outputs this often. Rare enough that the exchange takes no part of the time (about 10 ms), and often
+# enough for progress lines and for a stop.
+ROUND_S = 2.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """Outputs of some rows, the same on every rank.
+
+    Attributes:
+        device_s: seconds of forward passes, summed over the ranks.
+    """
+
+    rows: NDArray[np.int64]
+    outputs: NDArray[np.float32]
+    device_s: float
+
+
+def forward_in_rounds(
+    world: World,
+    model: Any,
+    encoded: Encoded,
+    outputs_of: Callable[[Any], Tensor],
+    *,
+    rows: Sequence[int] | None = None,
+    precision: Precision,
+    check: Callable[[NDArray[np.float32]], None] = lambda _: None,
+    stop: Callable[[], bool],
+) -> Iterator[Round]:
+    """Outputs in rounds, each row in one of them. With one process, a round is a batch.
+
+    Iterate within `autocast`, so that it converts the weights once and not for each batch.
+
+    Args:
+        rows: None: all rows.
+        check: raises for outputs that cannot be used.
+        stop: whether to end the round at once, which only the caller can then make the last one.
+    Raises: OutOfMemory when one row does not fit; LostPeers.
+    """
+    lengths = encoded.lengths
+    wanted = sorted(range(len(encoded)) if rows is None else rows, key=lambda row: -lengths[row])
+    answers = forward(model, encoded, outputs_of, rows=world.deal(wanted), precision=precision)
+    done = 0
+    while done < len(wanted):
+        found = _exchanged(world, _own_part(world, answers, check, stop))
+        done += len(found.rows)
+        yield found
+
+
+def never() -> bool:
+    """For a computation that is stopped by other means, or not at all."""
+    return False
+
+
+def all_outputs(
+    model: Any,
+    encoded: Encoded,
+    outputs_of: Callable[[Any], Tensor],
+    *,
+    precision: Precision,
+    on_batch: Callable[[int, int], None],
+    world: World = ALONE,
+    stop: Callable[[], bool] = never,
+) -> tuple[NDArray[np.float32], float]:
+    """Outputs [rows, ...] of all rows, and the seconds of forward passes, summed over the ranks.
+
+    Args:
+        on_batch: gets the number of rows that are done, and of all.
+        stop: whether to give up; asked after each round, and one rank is enough.
+    Raises: StopRequested, OutOfMemory, LostPeers.
+    """
+    found: NDArray[np.float32] | None = None
+    device_s, done = 0.0, 0
+    with autocast(device_of(model), precision):
+        for part in forward_in_rounds(world, model, encoded, outputs_of, precision=precision, stop=stop):
+            if found is None:
+                # Filled in place: a list of parts that is joined at the end would hold all outputs twice.
+                found = np.zeros((len(encoded), *part.outputs.shape[1:]), dtype=np.float32)
+            found[part.rows] = part.outputs
+            device_s += part.device_s
+            done += len(part.rows)
+            on_batch(done, len(encoded))
+            (stopped,) = world.any(stop())
+            if stopped:
+                raise StopRequested
+    assert found is not None, "a split without rows is refused when it is read"
+    return found, device_s
+
+
+def _own_part(
+    world: World,
+    answers: Iterator[Answered],
+    check: Callable[[NDArray[np.float32]], None],
+    stop: Callable[[], bool],
+) -> list[Answered]:
+    """The next batches of this rank; none if it has computed its share."""
+    started, batches = time.monotonic(), []
+    for answer in answers:
+        check(answer.outputs)
+        batches.append(answer)
+        if world.is_alone or time.monotonic() - started > ROUND_S or stop():
+            break
+    return batches
+
+
+def _exchanged(world: World, batches: list[Answered]) -> Round:
+    # A rank that fails has not come here. Without the meeting, the others would wait for it in a collective.
+    world.meet("forward passes")
+    rows = np.array([row for batch in batches for row in batch.rows], dtype=np.int64)
+    # A rank without rows does not know the shape of the outputs.
+    outputs = np.concatenate([batch.outputs for batch in batches]) if batches else np.zeros(0, dtype=np.float32)
+    seconds = np.array([sum(batch.elapsed_s for batch in batches)])
+    known = [part for part in world.gather(outputs) if len(part)]
+    return Round(
+        rows=np.concatenate(world.gather(rows)),
+        outputs=np.concatenate(known),
+        device_s=float(np.concatenate(world.gather(seconds)).sum()),
+    )
