@@ -12,7 +12,7 @@ from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.wire.answer import Committed, Failed, ModelSummary
 from distillchain_api.wire.manifest import Metrics
 from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL, SUSPENDED_ANNOTATION
+from distillchain_operator.labels import DIGEST_LABEL, INDEX_ANNOTATION, STAGE_LABEL, SUSPENDED_ANNOTATION
 
 IMAGE = "registry.example/distillchain-trainer:0.1"
 CHAIN_UID = "11111111-2222-3333-4444-555555555555"
@@ -130,17 +130,20 @@ def a_pod(
     message: str = "",
     reason: str = "",
     number: int = 0,
+    node: int | None = None,
     **status: Any,
 ) -> dict[str, Any]:
-    """A pod of a Job; `reason` is that of its terminated container."""
+    """A pod of a Job; `reason` is that of its terminated container, `node` its completion index."""
     state: dict[str, Any] = {"running": {"startedAt": NOON}} if phase == "Running" else {}
     if exit_code is not None:
         state = {"terminated": {"exitCode": exit_code, "message": message, "reason": reason, "finishedAt": NOON}}
     labels = job["metadata"]["labels"]
+    part = "" if node is None else f"{node}-"
     return {
         "metadata": {
-            "name": f"{job['metadata']['name']}-p{number}",
-            "uid": f"pod-{number}",
+            "name": f"{job['metadata']['name']}-{part}p{number}",
+            "uid": f"pod-{part}{number}",
+            "annotations": {} if node is None else {INDEX_ANNOTATION: str(node)},
             "creationTimestamp": f"2026-01-01T12:00:{number:02d}Z",
             "ownerReferences": [
                 {

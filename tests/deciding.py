@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator.actions import CreateJob, Decision
 from distillchain_operator.jobs import JobDefaults
-from distillchain_operator.labels import PODS_ANNOTATION
+from distillchain_operator.labels import INDEX_ANNOTATION, PODS_ANNOTATION
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import reconcile
 
@@ -26,15 +27,25 @@ def decide(
     previous: ChainStatus | None = None,
     image: str | None = None,
     progress: Progress | None = None,
+    now: datetime = NOON,
+    parts: bool = True,
 ) -> Decision:
-    """One reconcile. The pods are recorded on their Jobs already; recording them has a test of its own."""
+    """One reconcile. The pods are recorded on their Jobs already; recording them has a test of its own.
+
+    Args:
+        parts: Jobs on several nodes have their Services and NetworkPolicies.
+    """
     for job in jobs:
         own = [p for p in pods if p["metadata"]["labels"]["batch.kubernetes.io/job-name"] == job["metadata"]["name"]]
+        own = [p for p in own if p["metadata"]["annotations"].get(INDEX_ANNOTATION, "0") == "0"]
         annotations = job["metadata"].setdefault("annotations", {})
         annotations.setdefault(PODS_ANNOTATION, ",".join(p["metadata"]["uid"][:8] for p in own))
     observed = observe(chain_uid=CHAIN_UID, jobs=jobs, pods=pods)
+    if parts:
+        kinds = ("NetworkPolicy", "Service")
+        observed = replace(observed, parts=frozenset((kind, job.uid) for kind in kinds for job in observed.jobs))
     defaults = JobDefaults(image)
-    return reconcile(plan, observed, previous=previous or ChainStatus(), now=NOON, defaults=defaults, progress=progress)
+    return reconcile(plan, observed, previous=previous or ChainStatus(), now=now, defaults=defaults, progress=progress)
 
 
 def created(decision: Decision) -> list[str]:

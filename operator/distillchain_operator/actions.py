@@ -1,4 +1,4 @@
-"""What reconcile decides: actions on Jobs, and the status of the chain once they are done."""
+"""What reconcile decides: actions on Jobs and what belongs to them, and the status of the chain once they are done."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ class CreateJob:
 
     stage: str
     job: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CreatePart:
+    """Create the Service or NetworkPolicy of a Job on several nodes."""
+
+    stage: str
+    manifest: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class NotePods:
     """Short UIDs of all of them."""
 
 
-Action = CreateJob | DeleteJob | SetSuspend | NotePods
+Action = CreateJob | CreatePart | DeleteJob | SetSuspend | NotePods
 
 
 @dataclass(frozen=True)

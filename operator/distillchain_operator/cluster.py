@@ -122,6 +122,21 @@ class Cluster:
         """Creates a Job, or checks whether it would be accepted."""
         await self._request("POST", _jobs(job["metadata"]["namespace"]), query=_dry(dry_run), body=job)
 
+    async def list_services(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        """The Services with the chain's label."""
+        path = _collection("Service", namespace)
+        return _items(await self._request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+
+    async def list_network_policies(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        """The NetworkPolicies with the chain's label."""
+        path = _collection("NetworkPolicy", namespace)
+        return _items(await self._request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+
+    async def create_part(self, manifest: dict[str, Any], *, dry_run: bool = False) -> None:
+        """Creates a Service or NetworkPolicy, or checks whether it would be accepted."""
+        path = _collection(manifest["kind"], manifest["metadata"]["namespace"])
+        await self._request("POST", path, query=_dry(dry_run), body=manifest)
+
     async def dry_run_pod(self, pod: dict[str, Any]) -> None:
         """Checks whether a pod would be accepted; creates none."""
         try:
@@ -310,6 +325,13 @@ def _jobs(namespace: str) -> str:
 
 def _pods(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def _collection(kind: str, namespace: str) -> str:
+    """Path of the Services or NetworkPolicies of a namespace."""
+    if kind == "Service":
+        return f"/api/v1/namespaces/{namespace}/services"
+    return f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
 
 
 def _leases(namespace: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -18,14 +19,14 @@ from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress, parse_progress
-from distillchain_operator.actions import CreateJob, Decision, DeleteJob, NotePods, SetSuspend
+from distillchain_operator.actions import CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.job_creation import JobCreator
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.observed import Observed, observe
+from distillchain_operator.observed import Observed, observe, parts_of
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
@@ -56,7 +57,11 @@ class Controller:
         self._clock = clock
         self._monotonic = monotonic
         self._creator = JobCreator(
-            cluster, pod_template=settings.pod_template, monotonic=monotonic, metrics=self._metrics
+            cluster,
+            pod_template=settings.pod_template,
+            network_policies=settings.network_policies,
+            monotonic=monotonic,
+            metrics=self._metrics,
         )
         # Only spares requests: after a restart the log is read at once.
         self._progress_read_at: dict[ChainKey, float] = {}
@@ -85,7 +90,9 @@ class Controller:
             observed,
             previous=previous,
             now=self._clock(),
-            defaults=JobDefaults(self._settings.trainer_image or None, self._settings.pod_template),
+            defaults=JobDefaults(
+                self._settings.trainer_image or None, self._settings.pod_template, self._settings.network_policies
+            ),
             progress=progress,
         )
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
@@ -129,7 +136,15 @@ class Controller:
         # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too.
         jobs = await self._cluster.list_jobs(key.namespace, key.name)
         pods = await self._cluster.list_pods(key.namespace, key.name)
-        return observe(chain_uid=uid, jobs=jobs, pods=pods)
+        observed = observe(chain_uid=uid, jobs=jobs, pods=pods)
+        # A chain whose stages run on one node costs no further request.
+        if not any(job.is_open_group for job in observed.jobs):
+            return observed
+        parts = parts_of(await self._cluster.list_services(key.namespace, key.name), kind="Service")
+        if self._settings.network_policies:
+            policies = await self._cluster.list_network_policies(key.namespace, key.name)
+            parts |= parts_of(policies, kind="NetworkPolicy")
+        return replace(observed, parts=parts)
 
     async def _read_progress(self, plan: Plan, observed: Observed, key: ChainKey) -> Progress | None:
         pod = running_pod(plan, observed)
@@ -144,12 +159,13 @@ class Controller:
     async def _act(
         self, plan: Plan, decision: Decision, key: ChainKey, previous: ChainStatus
     ) -> tuple[ChainStatus, float | None]:
-        """Performs the actions; the status is the decision's unless the API server did not accept a Job."""
-        status, retry_s = decision.status, None
+        """Performs the actions; the status is the decision's unless the API server did not accept an object."""
+        status, retries_s = decision.status, []
         for action in decision.actions:
             match action:
-                case CreateJob():
+                case CreateJob() | CreatePart():
                     changes, retry_s = await self._creator.create(action, plan, key)
+                    retries_s += [] if retry_s is None else [retry_s]
                     if changes:
                         # The refusal changes phase and conditions of the chain too, so its status is built again.
                         stages = with_entry(status.stages, action.stage, **changes)
@@ -168,7 +184,7 @@ class Controller:
                     )
                 case _:
                     assert_never(action)
-        return status, retry_s
+        return status, min(retries_s, default=None)
 
     async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         # Most reconciles change nothing, and each write of a changed status causes another reconcile.

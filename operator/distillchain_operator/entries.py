@@ -45,18 +45,19 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     """A stage whose Job is not finished; suspended when the spec says so."""
     pods = view.observed.pods_of(job)
     attempt = view.attempt(stage, job)
-    pod = next((pod for pod in reversed(pods) if not pod.is_over), None)
+    unfinished = [pod for pod in reversed(pods) if not pod.is_over]
     before = view.entry_of(stage, job)
     # The log is read only every few seconds, so a reconcile between two reads keeps the last progress.
     progress = before.progress if before else None
     if view.progress is not None and view.progress.stage == stage.name:
         progress = progress_status(view.progress)
     # While the chain is suspended, the only question about a pod is whether it stops.
-    note = describe_pod(pod, now=view.now) if pod and (pod.deleting or not view.suspends) else None
+    note = _note(view, [pod for pod in unfinished if pod.deleting or not view.suspends])
     is_stuck = note is not None and note.needs_user
     message = _running_message(view, job, pods, note, attempt=attempt)
     if view.suspends and not is_stuck:
-        message = _suspended_message(pod)
+        message = _suspended_message(unfinished)
+    last = view.previous_entry(stage)
     return StageStatus(
         name=stage.name,
         phase="Suspended" if view.suspends else "Running",
@@ -67,19 +68,44 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         progress=progress,
         message=message,
         failure_class=FailureClass.POD_REJECTED if is_stuck else None,
+        # The next pause is longer, until all pods have started.
+        missed_starts=last.missed_starts if last and not _all_run(job, pods) else None,
     )
 
 
-def _suspended_message(pod: ObservedPod | None) -> str:
-    if pod is None:
+def _all_run(job: ObservedJob, pods: list[ObservedPod]) -> bool:
+    return len({pod.index for pod in pods if pod.running or pod.phase == "Succeeded"}) == job.nodes
+
+
+def _note(view: View, pods: list[ObservedPod]) -> PodNote | None:
+    """The state of the pod that matters most: one that needs the user, then one that waits, the leader first."""
+    ordered = sorted(pods, key=lambda pod: pod.index)
+    found = [note for pod in ordered if (note := describe_pod(pod, now=view.now))]
+    return next((note for note in found if note.needs_user), found[0] if found else None)
+
+
+def waits_for(view: View, job: ObservedJob) -> str:
+    """What a pod of the Job waits for; empty if none waits."""
+    note = _note(view, [pod for pod in view.observed.pods_of(job) if pod.has_not_started])
+    return note.message if note else ""
+
+
+def count_running(view: View, job: ObservedJob) -> str:
+    """`2 of 4 pods are running`, for a Job on several nodes that do not all run; otherwise empty."""
+    count = len({pod.index for pod in view.observed.pods_of(job) if pod.running})
+    return f"{count} of {job.nodes} pods are running" if count < job.nodes > 1 else ""
+
+
+def _suspended_message(unfinished: list[ObservedPod]) -> str:
+    if not unfinished:
         return "suspended; it resumes from its last saved state"
-    return f"stopping: pod {pod.name} is saving its state"
+    return f"stopping: pod {min(unfinished, key=lambda pod: pod.index).name} is saving its state"
 
 
 def _running_message(
     view: View, job: ObservedJob, pods: list[ObservedPod], note: PodNote | None, *, attempt: int
 ) -> str | None:
-    notes = [note.message] if note else []
+    notes = list(filter(None, (count_running(view, job), note.message if note else "")))
     if job.suspend_wanted and not job.noted_suspended:
         patch = f"""kubectl patch job {job.name} -p '{{"spec":{{"suspend":false}}}}'"""
         notes.append(
@@ -91,7 +117,8 @@ def _running_message(
         # A quota or an admission policy can keep the Job controller from creating the pod. Only the Job's Events say
         # so.
         is_late = not pods and is_long_ago(job.started_at, now=view.now)
-        notes.append("waiting for its pod" + (f"; run kubectl describe job {job.name} to see why" if is_late else ""))
+        what = "its pod" if job.nodes == 1 else "its pods"
+        notes.append(f"waiting for {what}" + (f"; run kubectl describe job {job.name} to see why" if is_late else ""))
     notes.extend(_earlier_attempts(job, pods, attempt=attempt))
     return "; ".join(notes) or None
 
@@ -100,7 +127,8 @@ def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int
     """How many pods of the Job were replaced, and why the last one was; nothing during a first attempt."""
     # Evictions and interruptions use up no retry (POD_FAILURE_POLICY).
     crashed = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and not p.end.is_interruption]
-    over = [pod for pod in pods if pod.is_over]
+    # The pods of a group that only lost another one end as interrupted.
+    over = [pod for pod in pods if pod.is_over and not (job.nodes > 1 and pod.end and pod.end.is_interruption)]
     notes = []
     # The Job controller's number, because pods that crashed may have been deleted.
     if job.failed and crashed:

@@ -1,4 +1,4 @@
-"""Creates the Job of a stage after dry runs; says in status why the API server does not accept it."""
+"""Creates the Job of a stage after dry runs, and what belongs to it; says in status why the API server refuses it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.pod import unknown_fields
 from distillchain_api.wire.answer import fit
-from distillchain_operator.actions import CreateJob
+from distillchain_operator.actions import CreateJob, CreatePart
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.entries import foreign_job
+from distillchain_operator.group import build_network_policy, build_service, without_owner
 from distillchain_operator.jobs import build_probe_pod
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.observed import is_controlled_by
+from distillchain_operator.observed import is_controlled_by, parse_job
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ REFUSED_RETRY_S = 30.0  # no event says that a quota is free again or a policy w
 
 
 class Outcome(NamedTuple):
-    """What became of a Job that was to be created.
+    """What became of an object that was to be created.
 
     Attributes:
-        changes: to the status entry of a stage whose Job was created; none when it was.
+        changes: to the status entry of its stage, which assumes that the object was created; none when it was.
         retry_s: seconds until the chain should be reconciled again without an event.
     """
 
@@ -43,57 +44,68 @@ CREATED = Outcome({}, None)
 class _Refusal(NamedTuple):
     """An outcome that holds until a moment of the monotonic clock."""
 
-    job: tuple[str, int, str]
-    """UID and generation of the chain, name of the Job."""
+    wanted: tuple[str, int, str, str]
+    """UID and generation of the chain, kind and name of the object."""
     changes: dict[str, Any]
     until: float
 
 
 class JobCreator:
-    """Creates Jobs; a Job that was refused is not created again until its backoff has expired."""
+    """Creates Jobs and their parts; what was refused is not created again until its backoff has expired."""
 
     def __init__(
         self,
         cluster: Cluster,
         *,
         pod_template: Mapping[str, Any],
+        network_policies: bool,
         monotonic: Callable[[], float],
         metrics: Metrics,
     ) -> None:
         self._cluster = cluster
         self._pod_template = pod_template
+        self._network_policies = network_policies
         self._monotonic = monotonic
         self._metrics = metrics
         # Only spares requests: after a restart the operator asks again and decides the same.
-        self._refusals: dict[ChainKey, _Refusal] = {}
+        self._refusals: dict[ChainKey, dict[str, _Refusal]] = {}
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted."""
         self._refusals.pop(key, None)
 
-    async def create(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:
-        """Creates the Job unless it was refused a moment ago.
+    async def create(self, action: CreateJob | CreatePart, plan: Plan, key: ChainKey) -> Outcome:
+        """Creates the object unless it was refused a moment ago.
 
         The text of a refusal may differ each time, as with the ports of a webhook's error. Writing it to status is an
         event of the chain, so without the backoff each refusal would cause the next.
         """
-        metadata = plan.chain.metadata
-        job = (metadata.uid, metadata.generation, action.job["metadata"]["name"])
-        refusal = self._refusals.get(key)
-        if refusal is not None and refusal.job == job and refusal.until > self._monotonic():
+        manifest = action.job if isinstance(action, CreateJob) else action.manifest
+        metadata, kind = plan.chain.metadata, manifest["kind"]
+        wanted = (metadata.uid, metadata.generation, kind, manifest["metadata"]["name"])
+        refusal = self._refusals.get(key, {}).get(kind)
+        if refusal is not None and refusal.wanted == wanted and refusal.until > self._monotonic():
             return Outcome(refusal.changes, refusal.until - self._monotonic())
-        outcome = await self._create(action, plan, key)
-        # An outcome without changes is not kept: the Job exists, and the next reconcile sees it.
+        if isinstance(action, CreateJob):
+            outcome = await self._create_job(action, plan, key)
+        else:
+            outcome = await self._create_part(action, key)
+        # An outcome without changes is not kept: the object exists, and the next reconcile sees it.
         if outcome.changes and outcome.retry_s:
-            self._refusals[key] = _Refusal(job, outcome.changes, self._monotonic() + outcome.retry_s)
+            until = self._monotonic() + outcome.retry_s
+            self._refusals.setdefault(key, {})[kind] = _Refusal(wanted, outcome.changes, until)
         return outcome
 
-    async def _create(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:
+    async def _create_job(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:
         name = action.job["metadata"]["name"]
         what = "a dry run of the stage's pod"
         try:
             # The Job alone would be accepted with a pod that its controller can never create.
             await self._cluster.dry_run_pod(build_probe_pod(action.job))
+            # Without its Service, a group would hold GPUs and wait.
+            for part in self._parts_of(action.job, key):
+                what = f"a dry run of {part['kind']} {part['metadata']['name']}"
+                await self._try_part(part)
             what = f"Job {name}"
             await self._cluster.create_job(action.job, dry_run=True)
             await self._cluster.create_job(action.job)
@@ -107,6 +119,44 @@ class JobCreator:
             return self._refused(action, plan, key, error, what=what)
         self._metrics.job_created()
         log.info("job created", extra={"chain": str(key), "stage": action.stage, "job": name})
+        return CREATED
+
+    def _parts_of(self, job: dict[str, Any], key: ChainKey) -> list[dict[str, Any]]:
+        """What a Job on several nodes needs beside it."""
+        group = parse_job(job)
+        if not group.is_open_group:
+            return []
+        builders = [build_service, *([build_network_policy] if self._network_policies else [])]
+        return [build(group, namespace=key.namespace, chain=key.name) for build in builders]
+
+    async def _try_part(self, manifest: dict[str, Any]) -> None:
+        try:
+            await self._cluster.create_part(without_owner(manifest), dry_run=True)
+        except ApiError as error:
+            # That of an earlier Job of this name, which the garbage collector deletes; or one of another owner, which
+            # the message about the real one names.
+            if error.reason != "AlreadyExists":
+                raise
+
+    async def _create_part(self, action: CreatePart, key: ChainKey) -> Outcome:
+        kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
+        fields = {"chain": str(key), "stage": action.stage, "kind": kind, "object": name}
+        try:
+            await self._cluster.create_part(action.manifest)
+        except ApiError as error:
+            if not error.status:
+                raise
+            log.warning("part of a group not accepted", extra={**fields, "error": error.message})
+            if error.status == 409:
+                remedy = f"if it does not go away: kubectl delete {kind.lower()} {name}"
+                message = f"the pods cannot meet yet: {kind} {name} belongs to another owner; {remedy}"
+                return Outcome({"message": fit(message)}, NAME_TAKEN_RETRY_S)
+            reason = f"the pods cannot meet: the API server refused {kind} {name}: {error.message}; retrying every "
+            changes: dict[str, Any] = {"message": fit(f"{reason}{REFUSED_RETRY_S:.0f} s")}
+            if error.is_refusal and not error.is_quota:
+                changes["failure_class"] = FailureClass.POD_REJECTED
+            return Outcome(changes, REFUSED_RETRY_S)
+        log.info("part of a group created", extra=fields)
         return CREATED
 
     def _refused(self, action: CreateJob, plan: Plan, key: ChainKey, error: ApiError, *, what: str) -> Outcome:

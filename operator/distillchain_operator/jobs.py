@@ -15,9 +15,18 @@ from typing import Any
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.parallelism import gpus_of, resolve
 from distillchain_api.resource.spec import DistillationChain
-from distillchain_api.wire.work_order import ATTEMPT_ENV, WORK_ORDER_ENV
-from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL, TRAINER_CONTAINER, digest_label
+from distillchain_api.wire.work_order import ATTEMPT_ENV, WORK_ORDER_ENV, WorkOrder
+from distillchain_operator.group import join_group
+from distillchain_operator.labels import (
+    CHAIN_LABEL,
+    DIGEST_LABEL,
+    MANAGED_BY,
+    STAGE_LABEL,
+    TRAINER_CONTAINER,
+    digest_label,
+)
 from distillchain_operator.podtemplate import overlay
 from distillchain_operator.policy import POD_FAILURE_POLICY
 
@@ -26,8 +35,13 @@ HASH_CHARS = 10  # 40 bits: enough for the few Jobs of one chain and stage
 STAGE_PART_CHARS = 24
 TMP = "/tmp"  # noqa: S108 - a volume of the pod
 TMP_VOLUME = "distillchain-tmp"
+SHM = "/dev/shm"  # noqa: S108 - a volume of the pod
+SHM_VOLUME = "distillchain-shm"
 USER_ID = 65532  # "nonroot" of distroless images; any other works too, because the trainer writes only to /tmp
-GRACE_S = 120  # time to save the state of a large student to the store after SIGTERM
+GRACE_S = 120  # time to save the state of a student to the store after SIGTERM
+# A student that needs several processes is larger. The state of a process is at most what its GPU holds, 80 GB on the
+# common ones, and a node sends 150 MB a second to a store that is not fast.
+GROUP_GRACE_S = 600
 COMMAND = ["python", "-m", "distillchain_trainer"]
 
 
@@ -41,6 +55,8 @@ class JobDefaults:
 
     image: str | None = None
     pod: Mapping[str, Any] = field(default_factory=dict)
+    network_policies: bool = True
+    """Whether a stage on several nodes gets a NetworkPolicy."""
 
 
 NO_DEFAULTS = JobDefaults()
@@ -55,13 +71,18 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
     Raises: MissingImage.
     """
     spec = _job_spec(chain, stage, defaults=defaults)
+    nodes = stage.parallelism.nodes
+    name = job_name(chain.name, stage.name, sha256_of(spec), nodes=nodes)
+    # After the name, which is part of the address of node 0.
+    if nodes > 1:
+        join_group(spec, job=name, namespace=chain.metadata.namespace)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             # The hash does not cover the chain's UID: the Job of a deleted chain of this name is a conflict, not a
             # second Job.
-            "name": job_name(chain.name, stage.name, sha256_of(spec)),
+            "name": name,
             "namespace": chain.metadata.namespace,
             "labels": _labels(chain, stage),
             "ownerReferences": [
@@ -101,10 +122,14 @@ def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def job_name(chain: str, stage: str, spec_hash: str) -> str:
-    """`<chain>-<stage>-<hash>` in 63 characters; long names are truncated, and the hash keeps the result unique."""
+def job_name(chain: str, stage: str, spec_hash: str, *, nodes: int = 1) -> str:
+    """`<chain>-<stage>-<hash>` in 63 characters; long names are truncated, and the hash keeps the result unique.
+
+    With several nodes it is shorter: the host name of the last node, `<job>-255`, has 63 characters at most too.
+    """
     stage_part = stage[:STAGE_PART_CHARS].rstrip("-")
-    chain_chars = MAX_NAME_CHARS - len(stage_part) - HASH_CHARS - len("--")
+    suffix_chars = len(f"-{nodes - 1}") if nodes > 1 else 0
+    chain_chars = MAX_NAME_CHARS - len(stage_part) - HASH_CHARS - len("--") - suffix_chars
     chain_part = chain.replace(".", "-")[:chain_chars].rstrip("-")  # a name with a dot before a dash is invalid
     return f"{chain_part}-{stage_part}-{spec_hash[:HASH_CHARS]}"
 
@@ -114,22 +139,36 @@ def _labels(chain: DistillationChain, stage: PlannedStage) -> dict[str, str]:
         CHAIN_LABEL: chain.name,
         STAGE_LABEL: stage.name,
         DIGEST_LABEL: digest_label(stage.digest),
-        "app.kubernetes.io/managed-by": "distillchain",
+        **MANAGED_BY,
     }
 
 
 def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
     # Of the Job, so it bounds all attempts together.
     deadline = {"activeDeadlineSeconds": stage.timeout_s} if stage.timeout_s else {}
+    nodes = stage.parallelism.nodes
     return {
-        "completions": 1,
-        "parallelism": 1,
+        "completions": nodes,
+        "parallelism": nodes,
         "backoffLimit": stage.retries,
+        **(_group_spec(stage) if nodes > 1 else {}),
         **deadline,
         "podFailurePolicy": copy.deepcopy(POD_FAILURE_POLICY),
         # A replacement starts only when the pod before it has ended: never two pods on one stage.
         "podReplacementPolicy": "Failed",
         "template": _pod_template(chain, stage, defaults=defaults),
+    }
+
+
+def _group_spec(stage: PlannedStage) -> dict[str, Any]:
+    return {
+        "completionMode": "Indexed",
+        # The trainer of node 0 has the answer; the others only wait for it.
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+        # Only for the delay before a pod is replaced, which then doubles after each failure of its node. Otherwise it
+        # doubles after each failed pod: of four pods that end together, the next ones start after 80 s, then 10 min.
+        # The crashes of all nodes together are limited by backoffLimit, which is reached first.
+        "backoffLimitPerIndex": stage.retries,
     }
 
 
@@ -147,14 +186,22 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
     if not any((mount.get("mountPath") or "").rstrip("/") == TMP for mount in mounts):
         mounts = [*mounts, {"name": TMP_VOLUME, "mountPath": TMP}]
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
-    _write_trainer(trainer, chain, stage, image=defaults.image, mounts=mounts)
+    if stage.resources:
+        trainer["resources"] = copy.deepcopy(stage.resources)
+    order = _with_processes(stage, trainer)
+    several = order.parallelism.processes > 1
+    # The processes of a node exchange tensors there. Without a volume, a container has 64 MB of it.
+    if several and not any((mount.get("mountPath") or "").rstrip("/") == SHM for mount in mounts):
+        mounts = [*mounts, {"name": SHM_VOLUME, "mountPath": SHM}]
+        volumes = [*volumes, {"name": SHM_VOLUME, "emptyDir": {"medium": "Memory"}}]
+    _write_trainer(trainer, chain, stage, order=order, image=defaults.image, mounts=mounts)
     return {
         "metadata": {
             **{key: value for key, value in metadata.items() if key in ("annotations", "labels")},
             "labels": {**(metadata.get("labels") or {}), **_labels(chain, stage)},
         },
         "spec": {
-            "terminationGracePeriodSeconds": GRACE_S,
+            "terminationGracePeriodSeconds": GROUP_GRACE_S if several else GRACE_S,
             **spec,
             "securityContext": {
                 "runAsNonRoot": True,
@@ -174,8 +221,23 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
     }
 
 
+def _with_processes(stage: PlannedStage, trainer: dict[str, Any]) -> WorkOrder:
+    """The work order with a process for each GPU of the container, also if only the operator's template has GPUs."""
+    order = stage.work_order
+    if stage.parallelism.processes_per_node is not None:
+        return order
+    processes = resolve(stage.parallelism, gpus=gpus_of(trainer.get("resources") or {}))
+    return order.model_copy(update={"parallelism": processes})
+
+
 def _write_trainer(
-    trainer: dict[str, Any], chain: DistillationChain, stage: PlannedStage, *, image: str | None, mounts: list[Any]
+    trainer: dict[str, Any],
+    chain: DistillationChain,
+    stage: PlannedStage,
+    *,
+    order: WorkOrder,
+    image: str | None,
+    mounts: list[Any],
 ) -> None:
     """Writes image, environment, mounts and security context into the container `trainer`."""
     image = stage.image or trainer.get("image") or image
@@ -184,7 +246,7 @@ def _write_trainer(
             f"spec.template.image: missing for stage {stage.name}, and the operator has no default; set it, or the "
             "operator's DISTILLCHAIN_TRAINER_IMAGE"
         )
-    own_env = _trainer_env(chain, stage)
+    own_env = _trainer_env(chain, order)
     own_names = {entry["name"] for entry in own_env}
     users_env = [entry for entry in trainer.get("env") or [] if entry["name"] not in own_names]
     users_names = {entry["name"] for entry in users_env}
@@ -206,8 +268,6 @@ def _write_trainer(
     # Arguments alone belong to the entrypoint of the user's own image.
     if not trainer.get("command") and not trainer.get("args"):
         trainer["command"] = list(COMMAND)
-    if stage.resources:
-        trainer["resources"] = copy.deepcopy(stage.resources)
 
 
 # A user ID without a line in /etc/passwd has neither name nor home, and libraries read both.
@@ -217,7 +277,7 @@ _HOME_ENV = (
 )
 
 
-def _trainer_env(chain: DistillationChain, stage: PlannedStage) -> list[dict[str, Any]]:
+def _trainer_env(chain: DistillationChain, order: WorkOrder) -> list[dict[str, Any]]:
     secret = chain.spec.storage.secret_ref
     credentials = (
         [
@@ -230,7 +290,7 @@ def _trainer_env(chain: DistillationChain, stage: PlannedStage) -> list[dict[str
         else []
     )
     return [
-        {"name": WORK_ORDER_ENV, "value": _escaped(stage.work_order.to_json())},
+        {"name": WORK_ORDER_ENV, "value": _escaped(order.to_json())},
         # The pod's UID: no two attempts write into the same folder of the store.
         {"name": ATTEMPT_ENV, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
         *credentials,

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from distillchain_api import graph
+
 CHAIN_LABEL = "distillchain.io/chain"
 STAGE_LABEL = "distillchain.io/stage"
 DIGEST_LABEL = "distillchain.io/digest"
 """The first DIGEST_LABEL_CHARS of the stage's digest: a label holds 63 characters, a digest has 64."""
 
 PODS_ANNOTATION = "distillchain.io/pods"
-"""On a Job: the pods that it has had, by the first POD_UID_CHARS of their UIDs. An evicted pod is deleted, and the Job
-controller does not count it, so the number of attempts could not be known without this annotation."""
+"""On a Job: the pods of node 0 that it has had, by the first POD_UID_CHARS of their UIDs. An evicted pod is deleted,
+and the Job controller does not count it, so the number of attempts could not be known without this annotation."""
 
 SUSPENDED_ANNOTATION = "distillchain.io/suspended"
 """On a Job: this operator suspended it. A suspended Job without it is resumed by the controller that suspended it, such
 as Kueue."""
 
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+"""On each pod: its Job; Kubernetes sets it (1.27 and later)."""
+
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+"""On each pod of an Indexed Job: the number of its node, from 0."""
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "distillchain"}
+
 POD_UID_CHARS = 8
 DIGEST_LABEL_CHARS = 32
-TRAINER_CONTAINER = "trainer"
+TRAINER_CONTAINER = graph.TRAINER_CONTAINER
 
 
 def digest_label(digest: str) -> str:

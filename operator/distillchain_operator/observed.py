@@ -14,6 +14,8 @@ from distillchain_api.failures import EXIT_INTERRUPTED
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_operator.labels import (
     DIGEST_LABEL,
+    INDEX_ANNOTATION,
+    JOB_NAME_LABEL,
     POD_UID_CHARS,
     PODS_ANNOTATION,
     STAGE_LABEL,
@@ -22,7 +24,7 @@ from distillchain_operator.labels import (
 )
 
 # The second is the name before Kubernetes 1.27.
-JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+JOB_NAME_LABELS = (JOB_NAME_LABEL, "job-name")
 
 
 class JobState(Enum):
@@ -74,6 +76,8 @@ class ObservedPod:
     created_at: str
     job_uid: str = ""
     """Of the Job that created it; a later Job may have the same name."""
+    index: int = 0
+    """Number of its node in a stage on several nodes."""
     node: str = ""
     stop_by: str = ""
     """When it must have stopped, its grace period included; empty: it was not asked to stop."""
@@ -106,6 +110,16 @@ class ObservedPod:
         return bool(self.stop_by)
 
     @property
+    def is_leader(self) -> bool:
+        """It has node 0, whose trainer writes progress, checkpoints and the answer of the whole stage."""
+        return self.index == 0
+
+    @property
+    def has_not_started(self) -> bool:
+        """It waits for a node, an image, a volume or a Secret."""
+        return not (self.is_over or self.deleting or self.running or self.end)
+
+    @property
     def is_over(self) -> bool:
         """None of its containers runs any more."""
         return self.phase in ("Succeeded", "Failed")
@@ -131,6 +145,8 @@ class ObservedJob:
     created_at: str = ""
     started_at: str = ""
     finished_at: str = ""
+    nodes: int = 1
+    """Pods that run at the same time."""
     active: int = 0
     failed: int = 0
     succeeded: int = 0
@@ -150,6 +166,11 @@ class ObservedJob:
         """It will never run a pod again."""
         return self.state in (JobState.SUCCEEDED, JobState.FAILED)
 
+    @property
+    def is_open_group(self) -> bool:
+        """It runs on several nodes, and its pods need to find each other."""
+        return self.nodes > 1 and not self.is_finished and not self.deleting
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -160,6 +181,8 @@ class Observed:
     """Pods of foreign Jobs and of deleted Jobs are included, because they may still run."""
     foreign_jobs: frozenset[str] = frozenset()
     """UIDs of Jobs that have the chain's label and another owner, such as a deleted chain of the same name."""
+    parts: frozenset[tuple[str, str]] = frozenset()
+    """Kind and owner's UID of each Service and NetworkPolicy of a Job."""
     by_name: Mapping[str, ObservedJob] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -179,6 +202,17 @@ def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[di
     owned = tuple(parse_job(job) for job in jobs if is_controlled_by(job, chain_uid))
     foreign = frozenset(job["metadata"]["uid"] for job in jobs if not is_controlled_by(job, chain_uid))
     return Observed(jobs=owned, pods=tuple(parse_pod(pod) for pod in pods), foreign_jobs=foreign)
+
+
+def parts_of(documents: Iterable[dict[str, Any]], *, kind: str) -> frozenset[tuple[str, str]]:
+    """Services or NetworkPolicies as `Observed.parts` has them; the items of a list do not state their kind."""
+    controllers = (_controller_uid(document) for document in documents)
+    return frozenset((kind, uid) for uid in controllers if uid)
+
+
+def _controller_uid(document: dict[str, Any]) -> str:
+    owners = document["metadata"].get("ownerReferences") or []
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
 
 
 def is_controlled_by(document: dict[str, Any], uid: str) -> bool:
@@ -219,6 +253,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         started_at=status.get("startTime", ""),
         # A failed Job has no completionTime.
         finished_at=status.get("completionTime") or decisive.get("lastTransitionTime", ""),
+        nodes=spec.get("completions", 1) if spec.get("completionMode") == "Indexed" else 1,
         active=status.get("active", 0),
         failed=status.get("failed", 0),
         succeeded=status.get("succeeded", 0),
@@ -260,7 +295,8 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",
         # Of the pod, not of a container: set for a pod that the kubelet evicts or refuses to run, not for a crash.
         rejected=": ".join(filter(None, (status.get("reason"), status.get("message")))),
-        job_uid=next((owner["uid"] for owner in metadata.get("ownerReferences") or [] if owner.get("controller")), ""),
+        job_uid=_controller_uid(document),
+        index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
         running="running" in state,
         others_running=tuple(c["name"] for c in users if "running" in (c.get("state") or {})),
         broken_container=broken["name"] if broken else "",

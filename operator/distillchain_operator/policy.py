@@ -93,15 +93,27 @@ def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "")
             FailureClass.DEADLINE_EXCEEDED,
             f"ran longer than its timeout of {job.deadline_s} s; raise timeout: training resumes from the saved state",
         )
-    # The newest failed pod decided; an older one may have crashed for another reason and was replaced.
-    last = next((pod for pod in reversed(pods) if pod.phase == "Failed"), None)
-    if last is None:
+    decisive = _decisive_pod(job, pods)
+    if decisive is None:
         return Diagnosis(FailureClass.CRASHED, _without_pods(job))
-    found = diagnose_pod(last)
+    found = diagnose_pod(decisive)
     # A Job that a fatal exit code failed has the reason PodFailurePolicy: there, earlier attempts did not matter.
     if job.reason == "BackoffLimitExceeded" and job.failed > 1:
         return Diagnosis(found.failure_class, fit(f"{found.message} (the last of {job.failed} failed attempts)"))
     return found
+
+
+def _decisive_pod(job: ObservedJob, pods: list[ObservedPod]) -> ObservedPod | None:
+    """The pod that failed the Job: the newest failed one, because an older one was replaced.
+
+    When one pod of a group fails, the others end too. Most of them end as interrupted, and a rank that noticed too late
+    may have crashed in a collective.
+    """
+    failed = [pod for pod in pods if pod.phase == "Failed"]
+    counted = [pod for pod in failed if not pod.disrupted and not (pod.end and pod.end.is_interruption)] or failed
+    fatal = [pod for pod in counted if pod.end and pod.end.exit_code in FATAL_EXIT_CODES]
+    candidates = (fatal if job.reason == "PodFailurePolicy" else []) or counted
+    return candidates[-1] if candidates else None
 
 
 def _without_pods(job: ObservedJob) -> str:

@@ -13,9 +13,10 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator import entries
-from distillchain_operator.actions import Action, CreateJob, Decision, DeleteJob, NotePods, SetSuspend
+from distillchain_operator import entries, starting
+from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.gates import surely_meets_gates
+from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, MissingImage, build_job
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import JobState, Observed, ObservedJob, ObservedPod
@@ -58,23 +59,29 @@ def reconcile(
         actions.extend(more)
         if entry.phase != "Committed":
             waits_for = stage.name
+    actions += _complete_groups(view, leaving={action.name for action in actions if isinstance(action, DeleteJob)})
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
-    return Decision(tuple(actions), status, look_again_s=_look_again_s(view))
+    return Decision(tuple(actions), status, look_again_s=_look_again_s(view, status))
 
 
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
-    """The pod whose log has the chain's progress."""
+    """The pod whose log has the chain's progress: that of node 0."""
     # By labels, not by name: after an edit of the image the Job keeps running under its old name.
     wanted = {(stage.name, digest_label(stage.digest)) for stage in plan.stages}
     jobs = {job.uid for job in observed.jobs if (job.stage, job.digest) in wanted and not job.deleting}
-    return next((pod for pod in observed.pods if pod.running and pod.job_uid in jobs and not pod.deleting), None)
+    running = (pod for pod in observed.pods if pod.running and pod.is_leader and not pod.deleting)
+    return next((pod for pod in running if pod.job_uid in jobs), None)
 
 
-def _look_again_s(view: View) -> float | None:
+def _look_again_s(view: View, status: ChainStatus) -> float | None:
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
+    # Nor does a deadline, or the end of a pause.
+    moments = [starting.starts_by(view, s, job) for s in view.plan.stages for job in view.unfinished_jobs_of(s)]
+    moments += [datetime.fromisoformat(entry.next_start_at) for entry in status.stages if entry.next_start_at]
+    left += [moment - view.now for moment in moments if moment]
     return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
 
 
@@ -106,6 +113,25 @@ def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:
         # another controller resumed the Job: otherwise the operator would resume what Kueue suspends next.
         and (not job.suspend_wanted if view.suspends else job.noted_suspended)
     ]
+
+
+def _complete_groups(view: View, *, leaving: set[str]) -> list[CreatePart]:
+    """The Services and NetworkPolicies that Jobs on several nodes lack; they are created again if they were deleted."""
+    chain = view.plan.chain
+    missing = []
+    for job in view.observed.jobs:
+        if not job.is_open_group or job.name in leaving:
+            continue
+        manifests = [build_service(job, namespace=chain.metadata.namespace, chain=chain.name)]
+        if view.defaults.network_policies:
+            # First, so that no other pod can reach the group before it is protected.
+            manifests.insert(0, build_network_policy(job, namespace=chain.metadata.namespace, chain=chain.name))
+        missing += [
+            CreatePart(job.stage, manifest)
+            for manifest in manifests
+            if (manifest["kind"], job.uid) not in view.observed.parts
+        ]
+    return missing
 
 
 def _note_pods(view: View) -> list[NotePods]:
@@ -142,6 +168,7 @@ def _step(view: View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageS
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
+    held = starting.held_back(view, stage)
     # An upgrade of the operator gives Jobs other names. That alone must not retry a stage that failed.
     finished = view.observed.by_name.get(wanted.name) or _failed_before(view, before)
     if finished is not None and not finished.deleting and finished.name not in leaving:
@@ -152,18 +179,28 @@ def _step(view: View, stage: PlannedStage, *, leaving: set[str]) -> tuple[StageS
     # Below the Jobs that exist: an operator that lost its default image must not fail a stage that runs.
     if wanted.manifest is None:
         return entries.failed(stage, FailureClass.POD_REJECTED, wanted.fault), []
-    if blocked := entries.blocked(view, stage, leaving=leaving):
-        return blocked, []
+    blocked = entries.blocked(view, stage, leaving=leaving)
+    # While the pods of the deleted Job stop, the reason for it is still what the user needs to know.
+    if held and not (blocked and blocked.failure_class):
+        return held, []
+    last = view.previous_entry(stage)
+    carried = {"missed_starts": last.missed_starts if last else None}
+    if blocked:
+        return blocked.model_copy(update=carried | {"next_start_at": held.next_start_at if held else None}), []
     # Running before the Job exists; if the API server refuses the Job, the controller corrects this entry.
     entry = StageStatus(
         name=stage.name, phase="Running", digest=stage.digest, job=wanted.name, message="waiting for its pod"
     )
-    return entry, [CreateJob(stage.name, wanted.manifest)]
+    return entry.model_copy(update=carried), [CreateJob(stage.name, wanted.manifest)]
 
 
 def _with_running_job(
     view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str
 ) -> tuple[StageStatus, list[Action]]:
+    if entry := starting.missed_start(view, stage, job):
+        return entry, [DeleteJob(job.name, job.uid, why="a pod waited longer than pendingDeadline")]
+    if _lost_its_leader(view, job):
+        return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
     # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
     # started is not stopped for it.
     if job.name == wanted or not wanted or view.has_started(job):
@@ -172,6 +209,14 @@ def _with_running_job(
     # deleting a Job that has not started loses nothing.
     why = "the chain was edited before its pod started"
     return entries.pending(stage, f"replacing Job {job.name}"), [DeleteJob(job.name, job.uid, why=why)]
+
+
+def _lost_its_leader(view: View, job: ObservedJob) -> bool:
+    """Whether node 0 started again after another node had succeeded, which the Job controller does not start again."""
+    ended = [pod.end.finished_at for pod in view.observed.pods_of(job) if pod.phase == "Succeeded" and pod.end]
+    leader = next(reversed(view.leaders_of(job)), None)
+    # A kubelet that did not see the end reports no time for it.
+    return leader is not None and not leader.is_over and bool(ended) and leader.created_at > min(ended) > ""
 
 
 def _with_finished_job(
@@ -185,7 +230,7 @@ def _with_finished_job(
     if before is not None and before.phase == "Failed":
         # Final for this Job. The pods that reported the reason may be deleted in the meantime.
         return before, []
-    if not job.has_failed and not any(pod.phase == "Succeeded" for pod in view.observed.pods_of(job)):
+    if not job.has_failed and not any(pod.phase == "Succeeded" for pod in view.leaders_of(job)):
         # The metrics were in the pod's answer. A trainer that finds its stage committed reports them within seconds.
         return _run_again(stage, job, why="its pod was deleted, and its result with it")
     return entries.failed_job(view, stage, job), []

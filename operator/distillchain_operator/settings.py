@@ -15,6 +15,7 @@ from distillchain_api.resource.pod import pod_faults, unknown_fields
 from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
     KEEP_TEXTS_ENV,
+    RENDEZVOUS_ENV,
     TERMINATION_PATH_ENV,
     WORK_DIRECTORY_ENV,
     WORK_ORDER_ENV,
@@ -28,7 +29,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "plain"]
 PREFIX = "DISTILLCHAIN_"
 # Variables of the trainer, the command line and the tests that may be in the operator's environment.
-OF_TRAINERS = (WORK_ORDER_ENV, ATTEMPT_ENV, TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, KEEP_TEXTS_ENV)
+OF_TRAINERS = (WORK_ORDER_ENV, ATTEMPT_ENV, TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, KEEP_TEXTS_ENV, RENDEZVOUS_ENV)
 OF_TESTS = ("DISTILLCHAIN_UPDATE_GOLDEN", "DISTILLCHAIN_SHARED")
 FOREIGN = frozenset((*OF_TRAINERS, *OF_TESTS))
 
@@ -45,6 +46,8 @@ class Settings:
     """Trainer image of stages that name none; empty: every chain must name one."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
     """Path of a YAML file with a PodTemplateSpec; a stage's `pod` is merged over it; empty: none."""
+    network_policies: bool = True
+    """true: create a NetworkPolicy for each stage on several nodes, so that only its own pods reach each other."""
     namespaces: tuple[str, ...] = ()
     """Namespaces whose chains are run, separated by commas; empty: all, which needs the ClusterRole."""
     resync_s: float = 300.0
@@ -107,6 +110,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _true_or_false(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise ValueError("a port from 0 to 65535")
@@ -146,6 +155,7 @@ def _pod_template(path: str) -> dict[str, Any]:
 _PARSERS: dict[str, Callable[[str], object]] = {
     "trainer_image": str,
     "pod_template": _pod_template,
+    "network_policies": _true_or_false,
     "namespaces": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "resync_s": _seconds,
     "progress_s": _seconds,

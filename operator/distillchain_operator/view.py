@@ -72,30 +72,40 @@ class View:
         return entry if entry and entry.job == job.name and entry.started_at == job.created_at else None
 
     def has_started(self, job: ObservedJob) -> bool:
-        """Whether a pod of the Job has run.
+        """Whether the pods of the Job have run and none waits to start, so that the stage may train.
 
         A pod that has succeeded counts before the Job controller counts it: deleting the Job would lose its answer.
         """
-        return any(pod.running or pod.phase in ("Running", "Succeeded") for pod in self.observed.pods_of(job))
+        pods = self.observed.pods_of(job)
+        if any(pod.is_leader and pod.phase == "Succeeded" for pod in pods):
+            return True
+        # While one pod waits, the others of a group wait for it, and nothing is lost if they are stopped.
+        ran = any(pod.running or pod.phase == "Running" for pod in pods)
+        return ran and not any(pod.phase == "Pending" and not pod.deleting for pod in pods)
+
+    def leaders_of(self, job: ObservedJob) -> list[ObservedPod]:
+        """Pods of node 0, oldest first: of a Job on one node, all of them."""
+        return [pod for pod in self.observed.pods_of(job) if pod.is_leader]
 
     def pods_so_far(self, job: ObservedJob) -> frozenset[str]:
-        """Short UIDs of the Job's pods; the name of a trainer's attempt begins with the UID of its pod."""
-        return job.noted_pods | {pod.short_uid for pod in self.observed.pods_of(job)}
+        """Short UIDs of the Job's pods of node 0; the name of a trainer's attempt begins with the UID of its pod."""
+        return job.noted_pods | {pod.short_uid for pod in self.leaders_of(job)}
 
     def attempt(self, stage: PlannedStage, job: ObservedJob) -> int:
-        """Number of the Job's pods so far, evicted and deleted ones included."""
+        """How many pods node 0 of the Job has had, evicted and deleted ones included."""
         before = self.entry_of(stage, job)
         known = before.attempt if before else 0
         # Each source misses some: the Job controller does not count evicted pods, deleted pods are not listed, and
         # status has only what an earlier reconcile saw.
-        return max(known, job.active + job.failed + job.succeeded, len(self.pods_so_far(job)))
+        counted = job.active + job.failed + job.succeeded if job.nodes == 1 else 0
+        return max(known, counted, len(self.pods_so_far(job)))
 
     def answer_of(self, stage: PlannedStage, job: ObservedJob) -> tuple[Committed, ObservedPod] | None:
         """The answer of a trainer that committed the stage, however its pod and the Job ended.
 
         A sidecar may fail, or the timeout expire, a moment after the commit.
         """
-        for pod in reversed(self.observed.pods_of(job)):
+        for pod in reversed(self.leaders_of(job)):
             # Both must agree: the message of a trainer that ended with another code does not count as a commit.
             answer = pod.end.answer if pod.end and pod.end.exit_code == EXIT_COMMITTED else None
             if isinstance(answer, Committed) and answer.digest == stage.digest:

@@ -173,6 +173,7 @@ def test_settings_and_the_pod_template_reach_the_operator():
         "DISTILLCHAIN_RESYNC_S": "60",
         "DISTILLCHAIN_PROGRESS_S": "5",
         "DISTILLCHAIN_TRAINER_IMAGE": "registry.example/ml/trainer:2.0",
+        "DISTILLCHAIN_NETWORK_POLICIES": "false",
         "HTTPS_PROXY": "http://proxy.example:3128",
     }
     assert environment_of("everything").items() >= want.items()
@@ -188,6 +189,14 @@ def test_settings_and_the_pod_template_reach_the_operator():
         "AWS_ENDPOINT_URL_S3": "https://s3.example",
         "AWS_REGION": "eu-central-1",
     }
+
+
+def test_an_operator_that_creates_no_network_policies_has_no_right_on_them():
+    def resources(name: str) -> set[str]:
+        rules = named(objects_of(name), "ClusterRole", "-operator")["rules"]
+        return {resource for rule in rules for resource in rule["resources"]}
+
+    assert resources("default") - resources("everything") == {"networkpolicies"}
 
 
 def test_the_dashboard_is_the_file_of_the_chart():

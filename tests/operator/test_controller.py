@@ -32,6 +32,8 @@ class FakeApiServer:
         self.log: list[str] = []
         self.log_reads = 0
         self.refusal: ApiError | None = None
+        self.part_refusal: ApiError | None = None
+        self.parts: list[dict[str, Any]] = []
         self.dry_runs = 0
         self.statuses: list[dict[str, Any]] = []
         self.events: list[str] = []
@@ -55,7 +57,20 @@ class FakeApiServer:
 
     async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
         if not dry_run:
-            self.jobs.append(job | {"metadata": job["metadata"] | {"creationTimestamp": "2026-01-01T12:00:00Z"}})
+            given = {"creationTimestamp": "2026-01-01T12:00:00Z", "uid": "uid-of-the-job"}
+            self.jobs.append(job | {"metadata": job["metadata"] | given})
+
+    async def create_part(self, manifest: dict[str, Any], *, dry_run: bool = False) -> None:
+        if self.part_refusal is not None:
+            raise self.part_refusal
+        if not dry_run:
+            self.parts.append(manifest)
+
+    async def list_services(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        return [part for part in self.parts if part["kind"] == "Service"]
+
+    async def list_network_policies(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        return [part for part in self.parts if part["kind"] == "NetworkPolicy"]
 
     async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> None:
         self.chain["status"] = {key: value for key, value in status.items() if value is not None}
@@ -88,11 +103,15 @@ class FakeClock:
 
 
 def a_controller(
-    server: FakeApiServer, clock: FakeClock | None = None, *, namespaces: tuple[str, ...] = ()
+    server: FakeApiServer,
+    clock: FakeClock | None = None,
+    *,
+    namespaces: tuple[str, ...] = (),
+    network_policies: bool = True,
 ) -> Controller:
     return Controller(
         cast("Cluster", server),
-        Settings(progress_s=60, namespaces=namespaces),
+        Settings(progress_s=60, namespaces=namespaces, network_policies=network_policies),
         clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
         monotonic=clock or FakeClock(),
     )
@@ -301,3 +320,63 @@ async def test_a_work_order_too_large_for_an_environment_variable_is_reported_wi
     stalled = next(c for c in server.chain["status"]["conditions"] if c["type"] == "Stalled")
     assert (stalled["reason"], server.jobs) == ("InvalidSpec", [])
     assert stalled["message"].startswith("spec.task.labels: takes 182701 bytes")
+
+
+def a_server_with_two_nodes() -> FakeApiServer:
+    server = FakeApiServer()
+    server.chain["spec"]["template"]["parallelism"] = {"nodes": 2}
+    return server
+
+
+async def test_a_service_and_a_policy_are_created_with_a_job_on_two_nodes_and_again_when_one_is_deleted():
+    server = a_server_with_two_nodes()
+    controller = a_controller(server)
+    for _ in range(3):
+        await controller.reconcile(KEY)
+    assert [part["kind"] for part in server.parts] == ["NetworkPolicy", "Service"]
+    del server.parts[1]
+    await controller.reconcile(KEY)
+    assert [part["kind"] for part in server.parts] == ["NetworkPolicy", "Service"]
+
+
+async def test_no_job_is_created_while_its_service_would_be_refused():
+    server = a_server_with_two_nodes()
+    server.part_refusal = ApiError(403, "exceeded quota: services")
+    await a_controller(server).reconcile(KEY)
+    assert server.jobs == []
+    message = server.chain["status"]["message"]
+    assert "the API server refused a dry run of Service relay-mini-" in message
+    assert server.chain["status"]["phase"] == "Pending"
+
+
+@pytest.mark.parametrize(
+    "refusal, want, stalled",
+    [
+        (ApiError(403, "denied by a policy"), "denied by a policy; retrying every 30 s", "True"),
+        (ApiError(500, "webhook down"), "webhook down; retrying every 30 s", "False"),
+        (ApiError(409, "exists", reason="AlreadyExists"), "belongs to another owner; if it does not go away", "False"),
+    ],
+)
+async def test_a_part_that_is_refused_is_reported_and_retried_later(refusal: ApiError, want: str, stalled: str):
+    server, clock = a_server_with_two_nodes(), FakeClock()
+    controller = a_controller(server, clock)
+    await controller.reconcile(KEY)
+    server.part_refusal = refusal
+    retry_s = await controller.reconcile(KEY)
+    assert retry_s in (5.0, 30.0)
+    assert want in server.chain["status"]["message"]
+    assert {c["type"]: c["status"] for c in server.chain["status"]["conditions"]}["Stalled"] == stalled
+    server.part_refusal = None
+    await controller.reconcile(KEY)
+    assert server.parts == []
+    clock.now_s = retry_s
+    await controller.reconcile(KEY)
+    assert len(server.parts) == 2
+
+
+async def test_without_network_policies_only_a_service_is_created():
+    server = a_server_with_two_nodes()
+    controller = a_controller(server, network_policies=False)
+    for _ in range(3):
+        await controller.reconcile(KEY)
+    assert [part["kind"] for part in server.parts] == ["Service"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import yaml
 from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
 from distillchain_api.graph import build_plan
-from distillchain_api.wire.work_order import WORK_ORDER_ENV, WorkOrder
+from distillchain_api.wire.work_order import NODE_ENV, RENDEZVOUS_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, MissingImage, build_job, build_probe_pod, job_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -49,6 +51,13 @@ CASES = {
             "pod": USERS_POD,
             "retries": 5,
             "timeout": "6h",
+        }
+    },
+    "job-two-nodes": {
+        "template": {
+            "image": IMAGE,
+            "resources": {"limits": {"nvidia.com/gpu": 8}},
+            "parallelism": {"nodes": 2},
         }
     },
     "job-service-account-credentials": {"storage": {"uri": "s3://models/distill", "region": "eu-west-1"}},
@@ -235,14 +244,15 @@ def test_a_chains_pod_is_merged_over_the_operators():
     assert spec["securityContext"]["runAsUser"] is None
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "mine"}, [{"key": "spot"}])
     sources = [(volume["name"], sorted(set(volume) - {"name"})) for volume in spec["volumes"]]
-    assert sources == [("ca", ["configMap"]), ("scratch", ["emptyDir"]), ("distillchain-tmp", ["emptyDir"])]
+    ours = [("distillchain-tmp", ["emptyDir"]), ("distillchain-shm", ["emptyDir"])]  # the latter for two processes
+    assert sources == [("ca", ["configMap"]), ("scratch", ["emptyDir"]), *ours]
     containers = {container["name"]: container for container in spec["containers"]}
     assert set(containers) == {"trainer", "proxy"}
     values = {entry["name"]: entry.get("value") for entry in containers["trainer"]["env"]}
     assert values["AWS_ENDPOINT_URL_S3"] == "https://s3.example"
     assert (values["AWS_REGION"], values["MORE"]) == ("us-east-1", "1")
     assert containers["trainer"]["resources"]["limits"] == {"nvidia.com/gpu": 2, "memory": "8Gi"}
-    assert [mount["mountPath"] for mount in containers["trainer"]["volumeMounts"]] == ["/etc/ca", "/tmp"]
+    assert [mount["mountPath"] for mount in containers["trainer"]["volumeMounts"]] == ["/etc/ca", "/tmp", "/dev/shm"]
 
 
 def test_null_in_a_chains_pod_removes_a_field_of_the_operators():
@@ -269,3 +279,60 @@ def test_a_pod_with_the_right_types_can_be_merged(pod: dict[str, Any]):
 def test_without_any_image_the_field_is_named():
     with pytest.raises(MissingImage, match=r"^spec\.template\.image: missing for stage mini"):
         job_of(template={})
+
+
+def processes_of(job: dict[str, Any]) -> int:
+    env = {e["name"]: e for e in trainer_of(job)["env"]}
+    return WorkOrder.parse(env[WORK_ORDER_ENV]["value"]).parallelism.processes
+
+
+def test_gpus_of_the_operators_pod_template_get_a_process_each():
+    plan = build_plan(a_chain(template={}))
+    job = build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, OPERATORS_POD))
+    assert processes_of(job) == 1
+    four = copy.deepcopy(OPERATORS_POD)
+    four["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = 4
+    assert processes_of(build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, four))) == 4
+    stated = build_plan(a_chain(template={"parallelism": {"processesPerNode": 2}}))
+    assert processes_of(build_job(stated.chain, stated.stages[0], defaults=JobDefaults(IMAGE, four))) == 2
+
+
+@pytest.mark.parametrize(
+    "parallelism, is_several", [({}, False), ({"processesPerNode": 2}, True), ({"nodes": 2}, True)]
+)
+def test_several_processes_get_shared_memory_and_longer_to_save_unless_the_user_decides(
+    parallelism: dict[str, Any], is_several: bool
+):
+    pod = job_of(template={"image": IMAGE, "parallelism": parallelism})["spec"]["template"]["spec"]
+    assert ({"name": "distillchain-shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]) == is_several
+    assert pod["terminationGracePeriodSeconds"] == (600 if is_several else 120)
+    trainer = {"name": "trainer", "volumeMounts": [{"name": "mine", "mountPath": "/dev/shm/"}]}
+    spec = {"terminationGracePeriodSeconds": 30, "containers": [trainer], "volumes": [{"name": "mine", "emptyDir": {}}]}
+    pod = job_of(template={"image": IMAGE, "parallelism": parallelism, "pod": {"spec": spec}})["spec"]["template"][
+        "spec"
+    ]
+    assert [volume["name"] for volume in pod["volumes"]] == ["mine", "distillchain-tmp"]
+    assert pod["terminationGracePeriodSeconds"] == 30
+
+
+@pytest.mark.parametrize("nodes", [2, 10, 11, 256])
+@pytest.mark.parametrize("name", ["c" * 63, "1-chain"])
+def test_host_names_and_services_of_several_nodes_are_valid(name: str, nodes: int):
+    job = job_of(name=name, stages=["s" * 32], template={"image": IMAGE, "parallelism": {"nodes": nodes}})
+    assert len(f"{job['metadata']['name']}-{nodes - 1}") <= 63
+    service = job["spec"]["template"]["spec"]["subdomain"]
+    assert re.fullmatch(r"[a-z][-a-z0-9]{0,61}[a-z0-9]", service)  # DNS-1035, which a Service's name must be
+    env = {e["name"]: e.get("value") for e in trainer_of(job)["env"]}
+    assert env[RENDEZVOUS_ENV] == f"{job['metadata']['name']}-0.{service}.ml.svc:29500"
+
+
+def test_the_users_pod_does_not_change_how_nodes_meet():
+    trainer = {"name": "trainer", "env": [{"name": RENDEZVOUS_ENV, "value": "x"}, {"name": NODE_ENV, "value": "7"}]}
+    pod = {"spec": {"subdomain": "x", "containers": [trainer]}}
+    job = job_of(template={"image": IMAGE, "parallelism": {"nodes": 2}, "pod": pod})
+    assert job["spec"]["template"]["spec"]["subdomain"] == job["metadata"]["name"]
+    env = [(e["name"], e.get("value")) for e in trainer_of(job)["env"]]
+    assert [value for name, value in env if name == RENDEZVOUS_ENV] == [
+        f"{job['metadata']['name']}-0.{job['metadata']['name']}.ml.svc:29500"
+    ]
+    assert NODE_ENV not in [name for name, _ in env]

@@ -15,6 +15,8 @@ CALLS = {
     "distillchain.io/distillationchains/finalizers": {"update"},  # an admission plugin requires it to own a Job
     "batch/jobs": {"get", "list", "watch", "create", "patch", "delete"},
     "/pods": {"list", "watch", "create"},
+    "/services": {"list", "create"},
+    "networking.k8s.io/networkpolicies": {"list", "create"},
     "/pods/log": {"get"},
     "events.k8s.io/events": {"create"},
     "coordination.k8s.io/leases": {"create"},

@@ -72,6 +72,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 # `create` is only for server-side dry runs. The Job controller creates the pods.
 - {apiGroups: [""], resources: [pods], verbs: [list, watch, create]}
 - {apiGroups: [""], resources: [pods/log], verbs: [get]}
+# The pods of a stage on several nodes find each other by a Service, and a NetworkPolicy keeps others away from them. The
+# garbage collector deletes both with the Job.
+- {apiGroups: [""], resources: [services], verbs: [list, create]}
+{{- if .Values.chains.networkPolicies }}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, create]}
+{{- end }}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
 {{- end }}
 
