@@ -6,6 +6,7 @@ Method: "Accelerating PyTorch with CUDA Graphs", pytorch.org/blog/accelerating-p
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -16,6 +17,8 @@ from torch import Tensor
 from distillchain_trainer.engine.step import Work
 from distillchain_trainer.engine.transfer import moved, row_numbers
 from distillchain_trainer.engine.widths import width_for
+
+log = logging.getLogger(__name__)
 
 
 class Shape(NamedTuple):
@@ -56,6 +59,7 @@ class CapturedStep:
         self._graphs: dict[Shape, Replayable] = {}
         self._seen: set[Shape] = set()
         self._filled = 0  # rows that have a weight
+        self._stream: torch.cuda.Stream | None = None
 
     def run(self, batch: Sequence[int]) -> StepDone:
         """One optimizer step on `batch`; its learning rate is the one that the optimizer's tensor holds."""
@@ -101,21 +105,31 @@ class CapturedStep:
 
     def _warm_up(self, shape: Shape) -> None:
         """The first step of a shape: libraries allocate their workspaces, which they must not do while recording."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        # Always the same stream, because torch keeps freed memory for the stream that used it.
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             self._step(shape)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def _capture(self, shape: Shape) -> Replayable:
-        """Records the step without executing it."""
+        """Records the step without executing it. Raises: RuntimeError for an operation that cannot be recorded."""
+        # Calls of other threads do no harm: the backward pass has a thread of its own, which may load a kernel.
+        try:
+            return self._record(shape, errors="thread_local")
+        except RuntimeError as error:
+            log.info("recording again without checks of calls outside the recording", extra={"why": repr(error)[:300]})
+        return self._record(shape, errors="relaxed")
+
+    def _record(self, shape: Shape, *, errors: str) -> Replayable:
         graph = torch.cuda.CUDAGraph()
         # One pool of memory for all graphs, because they never run at the same time.
         first = next(iter(self._graphs.values()), None)
         pool = first.pool() if isinstance(first, torch.cuda.CUDAGraph) else None
         numbers = torch.cuda.get_rng_state(self._work.device)
         try:
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode=errors):
                 self._step(shape)
         except Exception:
             _replace_generator(self._work.device, numbers)

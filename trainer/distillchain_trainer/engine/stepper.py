@@ -104,6 +104,9 @@ class Stepper:
         # Graphs are never carried over: another mode may have freed the gradients that they write to.
         self._captured = None
         self.work.optimizer.zero_grad(set_to_none=True)
+        if self.work.device.type == "cuda":
+            # Captured steps run on a stream of their own, which cannot use what torch has reserved for another.
+            torch.cuda.empty_cache()
         if mode.is_captured:
             size = self.work.training.batch_size
             if self.eager.micro_rows < size:
