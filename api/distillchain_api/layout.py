@@ -20,6 +20,11 @@ def resume_prefix(digest: str) -> str:
     return f"stages/{digest}/resume/"
 
 
+def trace_key(digest: str, attempt: str, step: int) -> str:
+    """A profiler trace that was asked for during the training."""
+    return f"stages/{digest}/traces/{attempt}-step-{step}.json.gz"
+
+
 def report_key(digest: str) -> str:
     """The chain's report, by the digest of its last stage."""
     return f"stages/{digest}/{REPORT_FILE}"

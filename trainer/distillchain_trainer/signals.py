@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: they end the stage at once, or during training at the end of the step."""
+"""SIGTERM and SIGINT end the stage at once, or during training at the end of the step; SIGUSR1 asks for a trace."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Signals:
         self.saved_step = 0
         self.on_stop: Callable[[], object] | None = None
         self._deferred = 0
+        self._wants_trace = False
 
     def install(self) -> None:
         """Installs the handlers, which only record signals until `obey` is called. Main thread only."""
@@ -32,6 +33,7 @@ class Signals:
         # SIGTERM comes from the kubelet and from the command line, SIGINT from Ctrl+C.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_trace)
 
     def obey(self) -> None:
         """From now on signals raise. Raises: StopRequested for a signal that was recorded since `install`."""
@@ -45,6 +47,14 @@ class Signals:
             self.on_stop()
         if not self._deferred:
             raise StopRequested(self.saved_step)
+
+    def _on_trace(self, _number: int, _frame: FrameType | None) -> None:
+        self._wants_trace = True
+
+    def take_trace_request(self) -> bool:
+        """Whether a trace was asked for since the last call."""
+        wanted, self._wants_trace = self._wants_trace, False
+        return wanted
 
     def raise_if_requested(self) -> None:
         """For code that ran within `deferred`. Raises: StopRequested."""

@@ -29,6 +29,7 @@ from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate
 from distillchain_trainer.engine.precision import device_of
 from distillchain_trainer.engine.step import RowLosses, Rows, Work
 from distillchain_trainer.engine.stepper import Stepper
+from distillchain_trainer.engine.tracing import StepTracer
 from distillchain_trainer.engine.training_state import load_state, save_state, set_seed
 from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.errors import StopRequested, TrainingDiverged
@@ -70,12 +71,16 @@ class Hooks:
         save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
             it.
         validate: measures the student at the end of an epoch; may raise StopRequested to skip it.
+        wants_trace: whether a profiler trace was asked for since the last call.
+        keep_trace: stores a trace that ends with a step.
     """
 
     stop: Callable[[], bool]
     on_step: Callable[[TrainingProgress], None]
     save: Callable[[Path, TrainingProgress], bool]
     validate: Callable[[], SplitMetrics]
+    wants_trace: Callable[[], bool] = lambda: False
+    keep_trace: Callable[[Path, int], None] = lambda _path, _step: None
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ class _Run:
         self.unread: list[Tensor] = []  # losses of the last steps, on the device
         self.recent = saved.recent
         self.trained_rows = 0
+        self.tracer = StepTracer(hooks.wants_trace, hooks.keep_trace, settings.folder)
 
     def to_the_end(self, train_s_before: float) -> TrainingProgress:
         self.train_s_before = train_s_before
@@ -192,7 +198,9 @@ class _Run:
             batches = epoch_batches(lengths, training.batch_size, seed=training.seed, epoch=epoch)
             # The order depends on seed and epoch alone, so a resumed epoch goes on with the batches that are left.
             for batch in batches[position:]:
+                self.tracer.before_step()
                 self._train_step(batch)
+                self.tracer.after_step(self.step)
                 self._after_step()
         return self.progress()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distillchain_api.failures import StageError
 from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_sentence
+from distillchain_api.layout import trace_key
 from distillchain_api.resource.spec import Distillation, Training
 from distillchain_api.wire.manifest import ModelFacts, SplitMetrics
 from distillchain_store.errors import DiskFull
@@ -255,6 +256,8 @@ class _Training:
                     on_step=self._report,
                     save=self._save_on_the_way,
                     validate=self._validate,
+                    wants_trace=context.signals.take_trace_request,
+                    keep_trace=self._keep_trace,
                 ),
             )
             self.stats.trained(progress)
@@ -275,6 +278,11 @@ class _Training:
             examples_per_second=progress.examples_per_second,
             eta_s=progress.eta_s,
         )
+
+    def _keep_trace(self, trace: Path, step: int) -> None:
+        key = trace_key(self.context.order.digest, self.context.attempt, step)
+        self.context.store.upload(key, trace)
+        log.info("trace stored", extra={"trace": f"{self.context.store.uri}/{key}"})
 
     def _validate(self) -> SplitMetrics:
         # Interruptible, because signals are deferred here and a measurement may take longer than the grace period.
