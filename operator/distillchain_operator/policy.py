@@ -98,8 +98,10 @@ def diagnose(job: ObservedJob, pods: list[ObservedPod], *, waited_for: str = "")
         return Diagnosis(FailureClass.CRASHED, _without_pods(job))
     found = diagnose_pod(decisive)
     # A Job that a fatal exit code failed has the reason PodFailurePolicy: there, earlier attempts did not matter.
-    if job.reason == "BackoffLimitExceeded" and job.failed > 1:
-        return Diagnosis(found.failure_class, fit(f"{found.message} (the last of {job.failed} failed attempts)"))
+    # The Job controller also counts the pods of a group that it stops when the Job fails.
+    crashes = min(job.failed, job.retries + 1)
+    if job.reason == "BackoffLimitExceeded" and crashes > 1:
+        return Diagnosis(found.failure_class, fit(f"{found.message} (the last of {crashes} failed attempts)"))
     return found
 
 

@@ -114,6 +114,13 @@ def test_a_group_failed_for_the_reason_of_the_pod_that_failed_by_itself(reason: 
     assert (stage.failure_class, stage.message) == (failure_class, "its own reason")
 
 
+def test_pods_that_were_stopped_because_the_job_failed_are_no_failed_attempts():
+    plan = two_nodes(template={"image": IMAGE, "parallelism": {"nodes": 2}, "retries": 0})
+    job = a_job(plan, "mini", condition="Failed", reason="BackoffLimitExceeded", failed=2)
+    pod = a_pod(job, node=1, phase="Failed", exit_code=137, reason="OOMKilled")
+    assert "failed attempts" not in entry(decide(plan, job, pods=(pod,)), "mini").message
+
+
 def test_attempts_are_counted_by_the_pods_of_node_0():
     plan = two_nodes()
     job = a_job(plan, "mini", active=2, failed=1)
