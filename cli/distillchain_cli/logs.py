@@ -124,7 +124,7 @@ def _ending(cluster: Cluster, chain: dict[str, Any], selection: LogSelection, sh
 
 
 def _pods(documents: Sequence[dict[str, Any]], chain: dict[str, Any], selection: LogSelection) -> list[TrainerPod]:
-    """The pods of the selected stages in the order in which they ran.
+    """The pods of node 0 of the selected stages in the order in which they ran.
 
     Raises: BadInput when the chain has no such stage.
     """
@@ -133,7 +133,7 @@ def _pods(documents: Sequence[dict[str, Any]], chain: dict[str, Any], selection:
         raise BadInput(f"--stage: got {selection.stage}, expected one of {', '.join(stages)}")
     order = {stage: index for index, stage in enumerate(stages)}
     pods = [parse_trainer_pod(document) for document in documents]
-    chosen = [pod for pod in pods if selection.stage in (None, pod.stage)]
+    chosen = [pod for pod in pods if pod.is_leader and selection.stage in (None, pod.stage)]
     return sorted(chosen, key=lambda pod: (pod.created_at, order.get(pod.stage, 0), pod.name))
 
 

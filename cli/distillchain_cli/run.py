@@ -16,6 +16,7 @@ from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from distillchain_cli.live import View
+from distillchain_cli.local_processes import count_gpus, processes_here
 from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
 from distillchain_operator.status import build_chain_status, committed_entry, timestamp
 
@@ -85,13 +86,20 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
     started = datetime.now(UTC)
     deadline_at = time.monotonic() + stage.timeout_s if stage.timeout_s else None
     attempt = crashes = 0
+    wanted, here = stage.work_order.parallelism, processes_here(stage, gpus=count_gpus())
+    order = stage.work_order.model_copy(update={"parallelism": here})
+    if here.processes != wanted.processes:
+        run.view.note(
+            f"stage {stage.name}: {here.processes} of {wanted.processes} processes, because it runs on this machine "
+            "alone; the result differs only by rounding"
+        )
     while True:
         attempt += 1
         if run.stops.count:
             return _stopped(stage, attempt - 1, started, "stopped before it started")
         run.view.started(stage.name)
         end = run_attempt(
-            stage.work_order,
+            order,
             attempt,
             run.folder,
             stops=run.stops,

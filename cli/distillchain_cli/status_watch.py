@@ -93,7 +93,7 @@ def _read_losses(cluster: Cluster, chain: str, stage: str, losses: Losses) -> No
     """Adds the losses before this command was started. Without access to logs, the curve starts now."""
     try:
         pods = [parse_trainer_pod(document) for document in cluster.list(cluster.pods_of(chain))[0]]
-        running = [pod for pod in pods if pod.stage == stage and pod.has_log and not pod.is_over]
+        running = [pod for pod in pods if pod.is_leader and pod.stage == stage and pod.has_log and not pod.is_over]
         for line in cluster.log_lines(running[-1].name, tail=LOSS_TAIL_LINES) if running else ():
             if progress := parse_progress(line.partition(" ")[2]):
                 losses.add(progress)

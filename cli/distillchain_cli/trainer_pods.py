@@ -20,6 +20,8 @@ class TrainerPod:
     has_log: bool
     """Its trainer runs or has ended."""
     is_over: bool
+    is_leader: bool
+    """It has node 0, whose log has the progress of the whole stage."""
 
 
 def parse_trainer_pod(document: dict[str, Any]) -> TrainerPod:
@@ -32,4 +34,5 @@ def parse_trainer_pod(document: dict[str, Any]) -> TrainerPod:
         created_at=pod.created_at,
         has_log=pod.running or pod.end is not None,
         is_over=pod.is_over or pod.end is not None,
+        is_leader=pod.is_leader,
     )
