@@ -1,117 +1,191 @@
-"""Starts the ranks of a stage as processes of their own, as the launcher does, without the launcher."""
+"""Runs functions and stages in several processes that know each other, as the launcher starts them, but quicker.
+
+The processes are forked from one that has loaded torch and transformers already.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import multiprocessing
+import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
-from trainer.parts import environment
-
-# What a rank runs: the stage, then its outcome on the last line of stdout. `before` is Python that a test adds.
-SCRIPT = """
-import sys, os
-from pathlib import Path
-from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.signals import Signals
-signals = Signals()
-signals.install()
 from distillchain_trainer.stage.progress import Reporter
-from distillchain_trainer.stage.run import run_stage
-rank, order = int(os.environ["RANK"]), WorkOrder.parse(os.environ["ORDER"])
-exec(os.environ.get("BEFORE", ""))
-signals.obey()
-try:
-    answer = run_stage(order, attempt=os.environ["ATTEMPT"], folder=Path(os.environ["FOLDER"]),
-                       reporter=Reporter(order.stage, None), signals=signals)
-    print("committed", answer.to_json())
-except BaseException as error:
-    print(type(error).__name__, getattr(error, "step", ""), signals.saved_step, error, sep="|")
-sys.stdout.flush()
-os._exit(0)
-"""
+from trainer.parts import StopAfter
+
+PRELOADED = ["transformers.models.bert.modeling_bert", "distillchain_trainer.stage.commit"]
+WAIT_S = 90.0
+
+Outcome = dict[str, Any]
+"""What a rank wrote: `answer`, or `error`, `message` and `step`; `log` in any case. Empty for one that was killed."""
 
 
 @dataclass
 class Ranks:
-    """The processes of one attempt, all on this node."""
+    """Some processes that run the same function."""
 
-    processes: list[subprocess.Popen[str]]
-    outcomes: list[str] = field(default_factory=list)
+    processes: list[ForkServerProcess]
+    outcomes: list[Path]
 
-    def wait(self, timeout_s: float = 120.0) -> list[str]:
-        """The last line of each rank's stdout; empty for one that was killed."""
-        deadline = time.monotonic() + timeout_s
-        try:
-            outs = [process.communicate(timeout=max(1, deadline - time.monotonic())) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        self.outcomes = [(out.strip().splitlines() or [""])[-1] for out, _ in outs]
-        self.logs = [err for _, err in outs]
-        return self.outcomes
+    def wait(self) -> list[Outcome]:
+        """Waits for all of them."""
+        deadline = time.monotonic() + WAIT_S
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        late = [process for process in self.processes if process.is_alive()]
+        for process in late:
+            process.kill()
+        assert not late, f"{len(late)} of {len(self.processes)} ranks did not end"
+        return [json.loads(path.read_text()) if path.exists() else {} for path in self.outcomes]
 
     def answers(self) -> list[Committed]:
-        """The answers of ranks that all have committed."""
-        for outcome, log in zip(self.wait(), self.logs, strict=True):
-            assert outcome.startswith("committed "), f"{outcome}\n{log[-3000:]}"
-        return [Committed.parse(outcome.removeprefix("committed ")) for outcome in self.outcomes]
+        """Of ranks that have all committed."""
+        outcomes = self.wait()
+        assert all("answer" in outcome for outcome in outcomes), outcomes
+        return [Committed.parse(outcome["answer"]) for outcome in outcomes]
 
-    def signal(self, number: int = signal.SIGTERM) -> None:
-        for process in self.processes:
-            process.send_signal(number)
+    def signal(self, number: int, *ranks: int) -> None:
+        """Sends a signal to some ranks."""
+        for rank in ranks:
+            pid = self.processes[rank].pid
+            assert pid is not None
+            os.kill(pid, number)
+
+    def wait_until(self, is_true: Callable[[], bool]) -> None:
+        """Waits for a condition while all ranks run."""
+        deadline = time.monotonic() + WAIT_S
+        while not is_true():
+            if time.monotonic() > deadline or not all(process.is_alive() for process in self.processes):
+                self.signal(signal.SIGKILL, *range(len(self.processes)))
+                raise AssertionError([path.read_text() for path in self.outcomes if path.exists()])
+            time.sleep(0.02)
 
 
 def start_ranks(
-    order: WorkOrder, root: Path, size: int, *, attempt: str = "ranks", before: str = "", local_size: int = 0
+    run: Callable[[Path, Any], Outcome], root: Path, size: int, argument: Any = None, *, nodes: int = 1, name: str
 ) -> Ranks:
-    """`local_size` processes share a folder, as on a node; 0: all."""
+    """Runs `run(folder, argument)` in `size` processes; `folder` is shared by those of a node."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    local_size = local_size or size
-    processes = []
+    processes, outcomes = [], []
+    per_node = size // nodes
     for rank in range(size):
-        folder = root / f"work-{attempt}-{rank // local_size}"
+        folder = root / f"work-{name}-{rank // per_node}"
         folder.mkdir(exist_ok=True)
         variables = {
             "RANK": str(rank),
-            "LOCAL_RANK": str(rank % local_size),
+            "LOCAL_RANK": str(rank % per_node),
             "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(local_size),
+            "LOCAL_WORLD_SIZE": str(per_node),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "ORDER": order.to_json(),
-            "ATTEMPT": attempt,
-            "FOLDER": str(folder),
-            "BEFORE": before,
         }
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", SCRIPT],
-                env=environment(order, root, **variables),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return Ranks(processes)
+        outcomes.append(root / f"outcome-{name}-{rank}.json")
+        processes.append(context.Process(target=_rank, args=(variables, run, folder, argument, outcomes[-1])))
+        processes[-1].start()
+    return Ranks(processes, outcomes)
 
 
-def wait_until(is_true: Callable[[], bool], ranks: Ranks, timeout_s: float = 60.0) -> None:
-    """Waits for a condition while the ranks run."""
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        ended = [process for process in ranks.processes if process.poll() is not None]
-        if ended or time.monotonic() > deadline:
-            for process in ranks.processes:
-                process.kill()
-            raise AssertionError([process.communicate() for process in ranks.processes])
-        time.sleep(0.02)
+def _rank(
+    variables: dict[str, str], run: Callable[[Path, Any], Outcome], folder: Path, argument: Any, outcome: Path
+) -> None:
+    import torch
+
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    lines: list[str] = []
+    logging.getLogger("distillchain_trainer").addHandler(_Lines(lines))
+    found = run(folder, argument)
+    outcome.write_text(json.dumps({**found, "log": lines}))
+    os._exit(0)
+
+
+class _Lines(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the ranks of a stage do.
+
+    Attributes:
+        stop_after: rank that is asked to stop, and how many looks later.
+        fault: is called on each rank before the stage.
+    """
+
+    order: WorkOrder
+    name: str
+    stop_after: tuple[int, int] | None = None
+    fault: Callable[[int], None] | None = None
+
+
+def start_stage(attempt: Attempt, root: Path, size: int, *, nodes: int = 1) -> Ranks:
+    """Runs a stage in several processes."""
+    return start_ranks(_run_stage, root, size, attempt, nodes=nodes, name=attempt.name)
+
+
+def _run_stage(folder: Path, attempt: Attempt) -> Outcome:
+    from distillchain_trainer.stage.run import run_stage
+
+    rank = int(os.environ["RANK"])
+    stops = attempt.stop_after is not None and attempt.stop_after[0] == rank
+    signals = StopAfter(attempt.stop_after[1]) if stops and attempt.stop_after else Signals()
+    signals.install()
+    signals.obey()
+    if attempt.fault:
+        attempt.fault(rank)
+    reporter = Reporter(attempt.order.stage, None)
+    try:
+        answer = run_stage(attempt.order, attempt=attempt.name, folder=folder, reporter=reporter, signals=signals)
+    except BaseException as error:
+        step = max(getattr(error, "step", 0), signals.saved_step)
+        return {"error": type(error).__name__, "message": str(error), "step": step}
+    return {"answer": answer.to_json()}
+
+
+def no_memory_for_more_than_two_rows(rank: int) -> None:
+    """On rank 1 alone."""
+    import torch
+
+    from distillchain_trainer.engine.step import Work
+
+    real = Work.losses
+
+    def losses(self: Work, rows: torch.Tensor, **more: Any) -> torch.Tensor:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, rows, **more)
+
+    if rank == 1:
+        Work.losses = losses  # type: ignore[method-assign]  # as monkeypatch does, but in another process
+
+
+def a_student_that_only_rank_1_cannot_load(rank: int) -> None:
+    """As if its disk were damaged."""
+    from distillchain_trainer.errors import CheckpointInvalid
+    from distillchain_trainer.tasks.text_classification.adapter import TextClassificationAdapter
+
+    def load(*_: Any, **more: Any) -> Any:
+        raise CheckpointInvalid("spec.stages[0].student.model: damaged")
+
+    if rank == 1:
+        TextClassificationAdapter.build_student = load  # type: ignore[method-assign]  # see above

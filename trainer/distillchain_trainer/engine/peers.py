@@ -91,6 +91,13 @@ class Peers:
                 time.sleep(LAST_POLL_S / 2)
                 left = self.store.add(LEFT, 0)
 
+    def has_report(self) -> bool:
+        """Whether a rank has reported that it failed."""
+        try:
+            return self.store.check([FAILURE])
+        except RuntimeError:
+            return False
+
     def raise_failure(self) -> None:
         """Raises: LostPeers when another rank has reported that it failed."""
         if self.store.check([FAILURE]):

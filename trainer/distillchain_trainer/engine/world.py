@@ -151,10 +151,13 @@ class World:
         if self.peers is None:
             yield
             return
+        others_come = True
         try:
             yield
         except LostPeers:
-            raise  # known to the others, or they are gone
+            # Without a report a rank was killed, and would be awaited in vain.
+            others_come = self.peers.has_report()
+            raise
         except StopRequested as stop:
             self.peers.fail(str(stop))
             raise
@@ -162,7 +165,8 @@ class World:
             self.peers.fail(f"{type(error).__name__}: {error}")
             raise
         finally:
-            self.peers.leave()
+            if others_come:
+                self.peers.leave()
 
 
 ALONE = World()

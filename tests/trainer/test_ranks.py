@@ -1,0 +1,186 @@
+"""A stage that several processes carry out: the result is that of one, and all of them end together."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.work_order import WorkOrder
+from trainer.parts import SMALL_BERT, an_order, manifest_of, read_json, run_here, weights_of, write_data
+from trainer.rank_parts import (
+    Attempt,
+    Outcome,
+    a_student_that_only_rank_1_cannot_load,
+    no_memory_for_more_than_two_rows,
+    start_ranks,
+    start_stage,
+)
+
+pytestmark = pytest.mark.models
+
+
+def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **parts: Any) -> WorkOrder:
+    """A stage whose student has this dropout; `store` is the folder of its store."""
+    config = {**SMALL_BERT, "hidden_size": 8, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
+    return an_order(root, student=student, storage={"uri": f"file://{root}/{store}"}, **parts)
+
+
+def distance(one: Committed, other: Committed) -> float:
+    """The largest difference of two weights."""
+    ours, theirs = load(weights_of(one)), load(weights_of(other))
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+@pytest.mark.parametrize(
+    "size, nodes, rows, batch_size",
+    [
+        pytest.param(2, 1, 150, 16, id="a short last batch"),
+        pytest.param(3, 3, 50, 16, id="a batch that does not divide, on three nodes"),
+        pytest.param(3, 1, 11, 2, id="a batch of fewer rows than ranks"),
+    ],
+)
+def test_several_processes_give_the_weights_of_one(root: Path, size: int, nodes: int, rows: int, batch_size: int):
+    write_data(root / "data", train=rows)
+    training = {"batchSize": batch_size}
+    alone = run_here(an_order_in(root, "alone", training=training), root)
+
+    answers = start_stage(Attempt(an_order_in(root, training=training), "a"), root, size, nodes=nodes).answers()
+
+    assert len({answer.to_json() for answer in answers}) == 1
+    assert distance(answers[0], alone) < 1e-5
+    manifest = manifest_of(root, alone.digest)
+    assert manifest.student.metrics == alone.student.metrics
+    assert manifest.run.steps == 2 * -(-rows // batch_size)
+    assert len(list(root.glob("store/logits/*/*"))) == 1, "rank 0 alone writes"
+
+
+def test_a_stop_and_a_resume_in_the_same_shape_change_no_bit(root: Path):
+    whole = start_stage(Attempt(an_order_in(root, "whole", dropout=0.2), "whole"), root, 2).answers()[0]
+    order = an_order_in(root, dropout=0.2)
+
+    stopped = start_stage(Attempt(order, "stopped", stop_after=(1, 12)), root, 2, nodes=2).wait()
+
+    assert [outcome["error"] for outcome in stopped] == ["StopRequested"] * 2
+    assert 0 < stopped[0]["step"] == stopped[1]["step"] < 20
+    resumed = start_stage(Attempt(order, "resumed"), root, 2, nodes=2).answers()[0]
+    assert manifest_of(root, order.digest).run.resumed
+    assert weights_of(resumed) == weights_of(whole)
+
+
+def test_another_number_of_processes_resumes(root: Path, caplog: pytest.LogCaptureFixture):
+    order = an_order_in(root)
+    alone = run_here(an_order_in(root, "alone"), root)
+    (outcome, *_) = start_stage(Attempt(order, "stopped", stop_after=(0, 12)), root, 3).wait()
+    assert outcome["step"] > 0
+
+    answer = run_here(order, root, attempt="next")
+
+    assert manifest_of(root, order.digest).run.resumed
+    assert distance(answer, alone) < 1e-5
+    assert "the state is of another number of processes: dropout draws other numbers from here on" in caplog.text
+
+
+def test_sigterm_stops_all_ranks_at_the_same_step(root: Path):
+    write_data(root / "data", train=6000)
+    order = an_order_in(root, training={"epochs": 30, "batchSize": 8}, template={"saveInterval": "1s"})
+    ranks = start_stage(Attempt(order, "a"), root, 2)
+    states = f"store/stages/{order.digest}/resume/*/index.json"
+    ranks.wait_until(lambda: bool(list(root.glob(states))))
+
+    ranks.signal(signal.SIGTERM, 1)
+    time.sleep(0.05)
+    ranks.signal(signal.SIGTERM, 0)
+    outcomes = ranks.wait()
+
+    assert [outcome["error"] for outcome in outcomes] == ["StopRequested"] * 2
+    saved = max(read_json(path)["step"] for path in root.glob(states))
+    assert [outcome["step"] for outcome in outcomes] == [saved, saved]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_the_others_as_interrupted(root: Path, killed: int):
+    write_data(root / "data", train=6000)
+    order = an_order_in(root, training={"epochs": 30, "batchSize": 8}, template={"saveInterval": "1s"})
+    ranks = start_stage(Attempt(order, "a"), root, 2)
+    ranks.wait_until(lambda: bool(list(root.glob(f"store/stages/{order.digest}/resume/*/index.json"))))
+
+    ranks.signal(signal.SIGKILL, killed)
+    outcomes = ranks.wait()
+
+    other = outcomes[1 - killed]
+    assert outcomes[killed] == {}
+    assert other["error"] == "LostPeers"
+    assert other["message"].startswith(f"lost the other processes of the stage: rank {1 - killed} of 2, ")
+    assert other["step"] > 0, "the step of the saved state"
+
+
+def test_memory_that_is_short_on_one_rank_makes_the_micro_batches_of_all_smaller(root: Path):
+    alone = run_here(an_order_in(root, "alone"), root)
+    order = an_order_in(root)
+
+    answers = start_stage(Attempt(order, "a", fault=no_memory_for_more_than_two_rows), root, 2).answers()
+
+    assert distance(answers[0], alone) < 1e-5
+    assert manifest_of(root, order.digest).run.micro_batch_size == 2
+
+
+def test_an_error_of_one_rank_ends_all_at_once(root: Path):
+    attempt = Attempt(an_order_in(root), "a", fault=a_student_that_only_rank_1_cannot_load)
+
+    started = time.monotonic()
+    outcomes = start_stage(attempt, root, 3).wait()
+
+    assert [outcome["error"] for outcome in outcomes] == ["LostPeers", "CheckpointInvalid", "LostPeers"]
+    assert outcomes[0]["message"] == ("rank 1 of 3 ended: CheckpointInvalid: spec.stages[0].student.model: damaged")
+    assert time.monotonic() - started < 30
+
+
+def test_a_commit_that_is_there_is_adopted_by_all_ranks(root: Path):
+    order = an_order_in(root)
+    run_here(order, root)
+
+    answers = start_stage(Attempt(order, "late"), root, 2).answers()
+
+    assert [answer.reused for answer in answers] == [True, True]
+
+
+def _share_rows(_: Path, sizes: list[int]) -> Outcome:
+    """Shares forward passes over so many rows each. Each row counts, so a row that is answered twice shows."""
+    from distillchain_trainer.engine.encoding import Encoded
+    from distillchain_trainer.engine.shared_forward import all_outputs
+    from distillchain_trainer.engine.world import join_world
+
+    class Sums(torch.nn.Linear):
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+            return input_ids.sum(dim=1, keepdim=True).float()
+
+    world = join_world()
+    found = []
+    with world.membership():
+        for size in sizes:
+            ids = [np.full(1 + row % 3, row + 1, dtype=np.int32) for row in range(size)]
+            encoded = Encoded.of(ids, pad_id=0)
+            outputs, _ = all_outputs(
+                Sums(1, 1), encoded, lambda answer: answer, precision="float32", on_batch=lambda *_: None, world=world
+            )
+            found.append(outputs[:, 0].tolist())
+    return {"found": found}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_row_is_answered_once_for_all_ranks(tmp_path: Path, size: int):
+    sizes = list(range(1, 21))
+
+    outcomes = start_ranks(_share_rows, tmp_path, size, sizes, name="rows").wait()
+
+    expected = [[float((1 + row % 3) * (row + 1)) for row in range(rows)] for rows in sizes]
+    assert [outcome["found"] for outcome in outcomes] == [expected] * size
