@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import random
 import signal
 import socket
 import subprocess
@@ -67,7 +67,7 @@ sys.exit(process.main([], signals))
 
 def free_rendezvous() -> int:
     """A port of which the next one is free too."""
-    for port in FREE_PORTS[os.getpid() % 1000 :: 2]:
+    for port in random.sample(FREE_PORTS[::2], 100):  # other tests look for ports at the same time
         with contextlib.suppress(OSError), socket.create_server(("", port)), socket.create_server(("", port + 1)):
             return port
     raise AssertionError("no free port")
@@ -164,7 +164,13 @@ class Nodes:
     started: list[Node] = field(default_factory=list)
 
     def start(
-        self, body: str, *, order: WorkOrder | None = None, node: int = 0, settings: str = "", **variables: str
+        self,
+        body: str,
+        *,
+        order: WorkOrder | None = None,
+        node: int = 0,
+        settings: str = "",
+        variables: dict[str, str] | None = None,
     ) -> Node:
         """A launcher whose ranks run `body` instead of the stage."""
         order = order or several(an_order(self.root))
@@ -177,9 +183,10 @@ class Nodes:
         committed = a_commit(order).to_json()
         program.write_text(RANK_PROGRAM.format(body=indented, shared=str(shared), committed=committed))
         several_nodes = {NODE_ENV: str(node), RENDEZVOUS_ENV: f"127.0.0.1:{self.port}"}
+        of_pod = (several_nodes if order.parallelism.nodes > 1 else {}) | (variables or {})
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCHER_PROGRAM.format(rank_program=str(program), settings=settings)],
-            env=environment(order, folder, **(several_nodes if order.parallelism.nodes > 1 else {}), **variables),
+            env=environment(order, folder, **of_pod),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

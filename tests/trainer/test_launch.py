@@ -21,8 +21,7 @@ def test_the_answer_and_the_progress_are_those_of_rank_0(nodes: Nodes):
 reporter.report("Train", rank, 10)
 print("a library that prints")
 """,
-        RANK="7",
-        MASTER_ADDR="10.255.255.1",
+        variables={"RANK": "7", "MASTER_ADDR": "10.255.255.1"},
     )
 
     code, answer = node.ends()
@@ -40,7 +39,7 @@ def test_ranks_get_the_variables_of_torch_and_share_folder_attempt_and_cpus(node
 values = [os.environ[name] for name in {names}]
 (shared / f"seen-{{rank}}").write_text(json.dumps([values, attempt, str(folder), os.environ["MASTER_PORT"]]))
 """,
-        DISTILLCHAIN_ATTEMPT="pod",
+        variables={"DISTILLCHAIN_ATTEMPT": "pod"},
     )
 
     assert node.ends()[0] == 0, node.log
@@ -231,7 +230,7 @@ def test_ranks_end_with_their_launcher(nodes: Nodes):
 def test_warnings_of_the_environment_reach_the_ranks_and_are_logged_once(nodes: Nodes):
     node = nodes.start(
         "warnings.add('found by every rank')\n(shared / f'warnings-{rank}').write_text(json.dumps(warnings.sentences))",
-        NVIDIA_TF32_OVERRIDE="1",
+        variables={"NVIDIA_TF32_OVERRIDE": "1"},
     )
 
     assert node.ends()[0] == 0, node.log

@@ -18,13 +18,18 @@ class Gone(Exception):
 
 
 class Connection:
-    """Messages over a stream. Sends a heartbeat until it is closed."""
+    """Messages over a stream. Sends a heartbeat until it is closed.
+
+    Attributes:
+        is_leaving: one side has said farewell, so the end of the connection is no loss.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._heartbeat = asyncio.create_task(self._beat())
         self.is_leaving = False
+        self._has_left = False
 
     @property
     def peer(self) -> str:
@@ -34,7 +39,7 @@ class Connection:
 
     def send(self, message: Message) -> None:
         """Does not wait, and does nothing if the other side is gone: `receive` finds that out."""
-        if not self._writer.is_closing():
+        if not (self._writer.is_closing() or self._has_left):
             self._writer.write(message.to_json().encode(errors="replace") + b"\n")
 
     async def receive(self, *, patience_s: float | None = None) -> Message:
@@ -80,6 +85,7 @@ class Connection:
         has not read yet.
         """
         self.send(Ended())
+        self.is_leaving = self._has_left = True
         self._heartbeat.cancel()
         with contextlib.suppress(OSError, RuntimeError):  # closed already
             self._writer.write_eof()
