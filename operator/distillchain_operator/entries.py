@@ -127,8 +127,8 @@ def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int
     """How many pods of the Job were replaced, and why the last one was; nothing during a first attempt."""
     # Evictions and interruptions use up no retry (POD_FAILURE_POLICY).
     crashed = [p for p in pods if p.phase == "Failed" and not p.disrupted and p.end and not p.end.is_interruption]
-    # The pods of a group that only lost another one end as interrupted.
-    over = [pod for pod in pods if pod.is_over and not (job.nodes > 1 and pod.end and pod.end.is_interruption)]
+    # Without the pods of a group that end as interrupted because they lost the one that was evicted.
+    over = [pod for pod in pods if pod.is_over and not (job.nodes > 1 and _is_only_interrupted(pod))]
     notes = []
     # The Job controller's number, because pods that crashed may have been deleted.
     if job.failed and crashed:
@@ -141,6 +141,10 @@ def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int
         why = over[-1].rejected or over[-1].disrupted
         notes.append(fit(f"the last pod was evicted from node {over[-1].node}: {why}", NOTE_BYTES))
     return notes
+
+
+def _is_only_interrupted(pod: ObservedPod) -> bool:
+    return pod.end is not None and pod.end.is_interruption and not pod.disrupted
 
 
 def failed_job(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:

@@ -135,6 +135,20 @@ def test_attempts_are_counted_by_the_pods_of_node_0():
     assert stage.message.startswith("attempt 2, 1 of 4 allowed crashes used: ")
 
 
+def test_an_eviction_is_named_although_the_other_pod_ended_after_it():
+    plan = two_nodes()
+    job = a_job(plan, "mini", active=2)
+    evicted = {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]}
+    pods = (
+        a_pod(job, node=1, phase="Failed", exit_code=75, **evicted),
+        a_pod(job, node=0, phase="Failed", exit_code=75, number=1),
+        a_pod(job, node=0, number=2),
+        a_pod(job, node=1, number=2),
+    )
+    want = "attempt 2; the last pod was evicted from node node-7: PreemptionByScheduler"
+    assert entry(decide(plan, job, pods=pods), "mini").message == want
+
+
 def test_a_group_whose_other_pod_finished_before_node_0_had_to_start_again_runs_again():
     """The Job controller does not start a succeeded index again, so node 0 would wait for it forever."""
     plan = two_nodes()
