@@ -15,9 +15,11 @@ from distillchain_api.tasks.text_classification import TextClassification as Tas
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.opening import open_store
 from distillchain_store.store import path_of_uri
+from distillchain_trainer.data.columns import pick_columns
 from distillchain_trainer.data.held_out import check_held_out, warn_of_contradictions
+from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import Split, TaskData, key_of
-from distillchain_trainer.data.tables import Row, Table, pick_columns, read_table
+from distillchain_trainer.data.tables import Table, read_table
 from distillchain_trainer.errors import DataInvalid, reading
 from distillchain_trainer.models import hub
 from distillchain_trainer.stage_warnings import StageWarnings
