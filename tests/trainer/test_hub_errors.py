@@ -35,7 +35,7 @@ def test_an_untrusted_certificate_of_a_hub_is_refused_by_name(tmp_path: Path, mo
     with Gateway("http://127.0.0.1:9", lambda *_: Answer(404), certificate=pair) as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
         with pytest.raises(StorageDenied) as failure:
-            hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model")
+            hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model", choose=list)
 
     assert str(failure.value) == (
         "spec.teacher.model: the hub cannot be trusted with hf://org/teacher: its TLS certificate is not trusted (unable "
@@ -51,7 +51,7 @@ def test_a_proxy_on_the_way_to_the_hub_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         StorageUnavailable, match=r"the hub did not answer .* \(ConnectError, through the proxy in HTTPS_"
     ):
-        hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model")
+        hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model", choose=list)
 
 
 def test_a_disk_that_is_full_while_a_data_set_is_prepared_is_no_fault_of_the_data(

@@ -52,8 +52,12 @@ def fetch_checkpoint(
     """
     commit = None
     if uri.startswith("hf://"):
-        where, commit, names = hub.fetch_snapshot(uri, field=field)
-        check_names(names, uri=uri, field=field, parts=parts)
+
+        def choose(names: list[str]) -> list[str]:
+            check_names(names, uri=uri, field=field, parts=parts)  # before gigabytes are downloaded
+            return [name for name in names if name.endswith(WANTED) and _is_used(name, parts)]
+
+        where, commit, names = hub.fetch_snapshot(uri, field=field, choose=choose)
     elif uri.startswith("file://"):
         where = path_of_uri(uri)
         names = _names_in(where, uri, field)

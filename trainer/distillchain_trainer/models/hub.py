@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from distillchain_store.connection_faults import proxy_variable, tls_fault
 from distillchain_store.errors import StorageDenied, StorageUnavailable
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, first_line, translate_unforeseen
 
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
-
 
 def split_name(uri: str) -> tuple[str, str | None]:
     """hf://repo@revision -> (repo, revision)."""
@@ -21,9 +19,12 @@ def split_name(uri: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
+def fetch_snapshot(uri: str, *, field: str, choose: Callable[[list[str]], list[str]]) -> tuple[Path, str, list[str]]:
     """Downloads a checkpoint. Returns: its folder, its commit, and the names of all files in its top folder.
 
+    Args:
+        choose: picks the files to download by the names of all of them. It may raise CheckpointInvalid, and then
+            nothing is downloaded.
     Raises: CheckpointInvalid, StorageDenied, StorageUnavailable.
     """
     import huggingface_hub
@@ -34,9 +35,9 @@ def fetch_snapshot(uri: str, *, field: str) -> tuple[Path, str, list[str]]:
         info = huggingface_hub.HfApi().model_info(name, revision=revision)
         # Only the top folder: onnx/, openvino/ and the like hold the same weights in other formats.
         files = [item.rfilename for item in info.siblings or [] if "/" not in item.rfilename]
-        wanted = [file for file in files if any(Path(file).match(pattern) for pattern in WANTED)]
+        chosen = choose(files)
         # By commit, because the branch may move between the two requests.
-        folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted or WANTED)
+        folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=chosen)
     return Path(folder), str(info.sha), files
 
 
