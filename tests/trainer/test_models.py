@@ -23,7 +23,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from distillchain_trainer.models import bert_hash
+from distillchain_trainer.errors import CheckpointInvalid
+from distillchain_trainer.models import bert_hash, memory
 from distillchain_trainer.models.tokenizers import agree_on_padding, load_tokenizer
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.text_classification.heads import Classifier
@@ -368,3 +369,26 @@ def test_real_checkpoints_with_unnamed_classes_teach_and_learn(shared: Path, tmp
     assert answer.pretrained
     assert answer.teacher is not None
     assert answer.teacher.parameters == 4_386_178
+
+
+def test_an_architecture_that_does_not_fit_into_memory_is_refused_before_it_is_built(teacher: Path):
+    limit = memory.memory_limit_bytes()
+    assert limit is not None
+
+    with pytest.raises(CheckpointInvalid) as refused:
+        build_student("bert", teacher, hidden_size=1 << 20, num_attention_heads=1, intermediate_size=1 << 20)
+
+    assert str(refused.value) == (
+        "spec.stages[0].student.architecture: it has 80,265,058,713,602 parameters, which need 1,196,042.6 GiB (weights, "
+        f"gradients and moments of AdamW in float32), and the memory limit is {limit / 2**30:,.1f} GiB; make the "
+        "architecture smaller or raise the memory limit of the pod"
+    )
+
+
+def test_the_memory_limit_of_a_container_counts(tmp_path: Path):
+    machine = memory.memory_limit_bytes(())
+    (tmp_path / "v2").write_text("1048576\n")
+    (tmp_path / "none").write_text("max\n")
+
+    assert memory.memory_limit_bytes((tmp_path / "v2",)) == 1 << 20
+    assert memory.memory_limit_bytes((tmp_path / "none", tmp_path / "absent")) == machine

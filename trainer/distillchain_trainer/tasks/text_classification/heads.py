@@ -20,6 +20,7 @@ from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_base, load_whole, seeded, shorten
+from distillchain_trainer.models.memory import check_memory
 from distillchain_trainer.models.tokenizers import (
     agree_on_padding,
     check_fit,
@@ -115,6 +116,7 @@ def build_student(
     if "pad_token_id" not in architecture.config:
         own.pad_token_id = loaded_tokenizer.pad_token_id
     agree_on_padding(loaded_tokenizer, config, what=f"{field}.architecture", warnings=warnings)
+    check_memory(lambda: _new_classifier(set_classes(config, task)), field=f"{field}.architecture")
     try:
         with seeded(seed):
             model = _new_classifier(set_classes(config, task))
