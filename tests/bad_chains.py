@@ -257,6 +257,12 @@ BAD_CHAINS = (
         ("spec.template.pod", "did you mean pod.spec.nodeSelector?"),
     ),
     BadChain(
+        "a whole Pod as template",
+        lambda spec: spec.update(template={"pod": {"kind": "Pod", "spec": {}}}),
+        "spec.template.pod.kind: unknown field; a pod template has only metadata and spec; remove it",
+        ("spec.template.pod.kind",),
+    ),
+    BadChain(
         "pod of a stage without its spec",
         lambda spec: spec["stages"][0].update(pod={"metadata": {}, "hostNetwork": True}),
         "spec.stages[0].pod.hostNetwork: unknown field; did you mean pod.spec.hostNetwork?",

@@ -96,6 +96,8 @@ def test_the_api_server_has_no_fault_with_it_either(control_plane: ControlPlane,
             "pod.spec.gpuCount: unknown field; Kubernetes 1.36 has none of this name here; remove it",
             id="like no other",
         ),
+        pytest.param({"kind": "Pod"}, "pod.kind: unknown field; a pod template has only metadata and spec; remove it", id="a field of a whole manifest"),
+        pytest.param({"gpuCount": 1}, "pod.gpuCount: unknown field; a pod template has only metadata and spec; remove it", id="like no other, at the top"),
         pytest.param({"metadata": {"lables": {}}}, "pod.metadata.lables: unknown field; did you mean labels?", id="metadata"),
         pytest.param(
             {"metadata": {"name": "mine"}},

@@ -28,6 +28,9 @@ NAMED_ITEMS = ("containers", "initContainers", "env", "volumes", "imagePullSecre
 # How alike two names are, from 0 to 1. volumeMounts of a pod is 0.74 like volumes, but is a field of its containers;
 # nodeSelctor is 0.96 like nodeSelector.
 SIMILAR, MISSPELT = 0.6, 0.8
+# Of whole manifests. They also occur deep inside of a pod (`kind` in spec.volumes[].azureDisk), but that is not meant.
+MANIFEST_FIELDS = ("apiVersion", "kind", "name", "namespace", "status")
+ONLY_TWO = "a pod template has only metadata and spec; remove it"
 MAX_POD_KEYS = 32  # a bound that the API server needs to estimate the cost of the rule
 
 
@@ -143,6 +146,9 @@ def _meant(name: str, known: Mapping[str, str], *, owner: str, field: str) -> st
     # A clear typing error comes before a place elsewhere in the pod, a vague likeness after it.
     if similar and difflib.SequenceMatcher(None, name, similar[0]).ratio() >= MISSPELT:
         return f"did you mean {similar[0]}?"
+    is_template = owner == field
+    if is_template and name in MANIFEST_FIELDS:
+        return ONLY_TWO
     # Before other places: `name` and `namespace` occur elsewhere in a pod, but are not what the user meant.
     if owner.endswith(".metadata"):
         return "the Job controller names and places pods; expected only labels and annotations"
@@ -150,7 +156,7 @@ def _meant(name: str, known: Mapping[str, str], *, owner: str, field: str) -> st
         return f"did you mean {join_path(field, elsewhere)}?"
     if similar:
         return f"did you mean {similar[0]}?"
-    return f"Kubernetes {_table()[0]} has none of this name here; remove it"
+    return ONLY_TWO if is_template else f"Kubernetes {_table()[0]} has none of this name here; remove it"
 
 
 @functools.cache
