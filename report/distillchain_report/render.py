@@ -47,8 +47,8 @@ def render_html(report: Report) -> str:
         report=report,
         style=Markup(style),  # noqa: S704 - ours
         badge=badge(report),
-        quality=figures.quality_figure(report),
-        curves=[(stage, curve) for stage, curve in curves if curve],
+        quality=_markup(figures.quality_figure(report)),
+        curves=[(stage, _markup(curve)) for stage, curve in curves if curve],
         section=_section_html(section, report, environment),
         methods=section.methods,
         dots=dot_sizes(report),
@@ -89,6 +89,10 @@ def _section_html(section: Section[Any], report: Report, environment: Environmen
     values = section.template_values(report)
     # The template's own output, in which autoescape has escaped every value.
     return Markup(template.render(report=report, details=report.details, **values))  # noqa: S704
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)  # noqa: S704 - matplotlib's, whose text it has escaped
 
 
 def dot_sizes(report: Report) -> dict[str, float]:

@@ -1,101 +1,106 @@
-"""Drawings as SVG elements that stand inside a page: lines, points and words. Knows no axes.
+"""Matplotlib figures as SVG elements that stand inside a page.
 
 Colours are CSS variables of the page, so that a figure follows light, dark and print. Text stays text instead of
-outlines. Every drawing has a title and a description for screen readers.
+outlines. Every figure has a title and a description for screen readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
 
-from markupsafe import Markup, escape
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
-INK, MUTED, GRID, ACCENT, SECOND = "--ink", "--muted", "--grid", "--accent", "--second"
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
 
-Point = tuple[float, float]
+# Matplotlib accepts only colours, so each CSS variable is represented by a colour that nothing else uses.
+INK, MUTED, GRID, ACCENT, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", SECOND: "--second"}
 
-
-class Drawing:
-    """Elements in the order in which they are drawn, the later above the earlier. One unit is a 72nd of an inch."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self._elements: list[Markup] = []
-
-    def line(
-        self, points: Sequence[Point], colour: str, *, width: float = 1.0, dash: str = "", opacity: float = 1.0
-    ) -> None:
-        """Straight lines from point to point.
-
-        Args:
-            dash: lengths of strokes and gaps, such as "4 3".
-        """
-        path = "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
-        style = f"fill:none;stroke:var({colour});stroke-width:{_number(width)}"
-        style += f";stroke-dasharray:{dash}" if dash else ""
-        style += f";opacity:{_number(opacity)}" if opacity < 1 else ""
-        self._add('<path d="{}" style="{}"/>', path, style)
-
-    def circle(self, place: Point, radius: float, colour: str) -> None:
-        """A filled circle."""
-        self._add('<circle cx="{}" cy="{}" r="{}" style="fill:var({})"/>', *map(_number, (*place, radius)), colour)
-
-    def diamond(self, place: Point, radius: float, colour: str) -> None:
-        """A filled square that stands on a corner."""
-        x, y = place
-        corners = ((x - radius, y), (x, y - radius), (x + radius, y), (x, y + radius))
-        path = "M" + "L".join(f"{_number(a)} {_number(b)}" for a, b in corners) + "Z"
-        self._add('<path d="{}" style="fill:var({})"/>', path, colour)
-
-    def word(
-        self,
-        place: Point,
-        text: str,
-        *,
-        size: float = 9,
-        colour: str = INK,
-        anchor: Literal["start", "middle", "end"] = "start",
-        bold: bool = False,
-        angle: float = 0,
-    ) -> None:
-        """Text whose baseline starts, has its middle or ends at `place`; `angle` in degrees, counterclockwise."""
-        x, y = map(_number, place)
-        style = f"fill:var({colour});font-size:{_number(size)}px;text-anchor:{anchor}"
-        style += ";font-weight:bold" if bold else ""
-        turned = f"rotate({_number(-angle)} {x} {y})" if angle else ""
-        rotation = Markup(' transform="{}"').format(turned) if turned else ""
-        self._add('<text x="{}" y="{}" style="{}"{}>{}</text>', x, y, style, rotation, text)
-
-    def markup(self, name: str, *, title: str, description: str) -> Markup:
-        """The `svg` element, without a fixed size: the page decides how large it is.
-
-        Args:
-            name: prefix of the element's ids, which must be unique in the page.
-        """
-        return Markup(
-            '<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img" '
-            'aria-labelledby="{name}-title {name}-description"><title id="{name}-title">{title}</title>'
-            '<desc id="{name}-description">{description}</desc>{elements}</svg>'
-        ).format(
-            width=_number(self.width),
-            height=_number(self.height),
-            name=name,
-            title=title,
-            description=description,
-            elements=Markup("").join(self._elements),
-        )
-
-    def _add(self, template: str, *values: object) -> None:
-        # Markup.format escapes every value: names of stages are the user's.
-        self._elements.append(Markup(template).format(*map(escape, values)))  # noqa: S704 - ours
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may contain a dollar sign
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": GRID,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
 
 
-def width_of(text: str, size: float = 9) -> float:
-    """About how wide a text is in a sans-serif font; the font of the reader is not known here."""
-    return 0.56 * size * len(text)
+def draw_svg(
+    name: str, inches: tuple[float, float], draw: Callable[[Figure], None], *, title: str, description: str
+) -> str:
+    """The figure as an `svg` element without a fixed size.
+
+    Args:
+        name: prefix of the element's ids, which must be unique in the page.
+    """
+    # Without a salt matplotlib's ids are random, and the same store would not give the same page.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        # Not by pyplot, which keeps every figure in a global list.
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    # Safe to parse: matplotlib has just written it, and has escaped all names.
+    root = ET.fromstring(drawn.getvalue())  # noqa: S314
+    _adapt_to_page(root, name)
+    # With a fixed size the figure could not shrink on a narrow screen; the viewBox keeps its proportions.
+    for attribute in ("width", "height", "version"):
+        root.attrib.pop(attribute, None)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{name}-title {name}-description")
+    for place, (kind, text) in enumerate((("title", title), ("desc", description))):
+        element = ET.Element(f"{{{SVG}}}{kind}", {"id": f"{name}-{'title' if kind == 'title' else 'description'}"})
+        element.text = text
+        root.insert(place, element)
+    # Otherwise ElementTree writes `ns0:svg`, which HTML does not know as SVG.
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    return ET.tostring(root, encoding="unicode")
 
 
-def _number(value: float) -> str:
-    """At most two decimals: a hundredth of a unit cannot be seen."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+def _adapt_to_page(root: ET.Element, name: str) -> None:
+    """Prefixes ids and references to them, puts CSS variables in place of colours, and removes metadata."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag == f"{{{SVG}}}metadata":
+                parent.remove(child)
+        for key, value in list(parent.attrib.items()):
+            if key == "id":
+                parent.set(key, f"{name}-{value}")
+            elif key.endswith("href"):
+                parent.set(key, value.replace("#", f"#{name}-"))
+            # Before colours, which also contain a `#`.
+            elif "url(#" in value:
+                parent.set(key, value.replace("url(#", f"url(#{name}-"))
+            elif "#" in value:
+                parent.set(key, _with_variables(value))
+        if parent.tag == f"{{{SVG}}}style" and parent.text:
+            parent.text = ""  # `* {stroke-linejoin: round}` would apply to the whole page
+
+
+def _with_variables(style: str) -> str:
+    return re.sub(
+        r"#0\d0\d0\d", lambda found: f"var({VARIABLES[found[0]]})" if found[0] in VARIABLES else found[0], style
+    )

@@ -47,7 +47,7 @@ def _is_current(store: Store, digest: str) -> bool:
 
 
 def _build(store: Store, order: WorkOrder) -> str:
-    from distillchain_report.build import build_report  # only the last stage needs it
+    from distillchain_report.build import build_report  # matplotlib takes a second to import
     from distillchain_report.commits import walk_back
     from distillchain_report.load import load_stages, wanted_of
     from distillchain_report.render import render_html

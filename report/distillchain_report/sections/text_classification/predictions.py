@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax as scipy_softmax
 
 from distillchain_api.wire.records import EXAMPLES, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, Prediction
 from distillchain_report.commits import CommittedFiles, walk_back
@@ -68,10 +69,7 @@ def read_root_logits(store: ReadableStore, digest: str, *, validation_sha256: st
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Probabilities [rows, classes]."""
     # float64, so that rounding does not decide which of two rows differs more.
-    exact = logits.astype(np.float64)
-    # Less by the largest logit of each row, which changes nothing but keeps exp() from overflowing.
-    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    found: NDArray[np.float64] = scipy_softmax(logits.astype(np.float64), axis=1)
     return found
 
 

@@ -16,14 +16,14 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import binom, binomtest
 
 from distillchain_report.statistics import (
     BOOTSTRAP_DRAWS,
     PERMUTATIONS,
     SEED,
     Interval,
-    fair_coin_chances,
-    fair_coin_p_value,
     percentile_interval,
     share_interval,
 )
@@ -112,7 +112,7 @@ def permutation_p_value(
         only_teacher = int(((teacher == truth) & (student != truth)).sum())
         only_student = int(((student == truth) & (teacher != truth)).sum())
         differing = only_teacher + only_student
-        return fair_coin_p_value(only_teacher, differing) if differing else 1.0
+        return float(binomtest(only_teacher, differing, 0.5).pvalue) if differing else 1.0
     if np.array_equal(teacher, student):
         return 1.0
     swaps = _MacroF1Swaps(truth, teacher, student)
@@ -124,7 +124,7 @@ def permutation_p_value(
         listed = np.stack(np.unravel_index(np.arange(outcomes), swaps.counts + 1), axis=1)
         # Swapping k of a cell's rows can be done in many ways, and all ways are equally likely: hence the binomial
         # weights.
-        weights = np.prod(fair_coin_chances(listed, swaps.counts), axis=1)
+        weights = np.prod(binom.pmf(listed, swaps.counts, 0.5), axis=1)
         # Rounded weights may add up to a little more than 1.
         return min(1.0, float(weights[np.abs(swaps.differences(listed)) >= measured].sum()))
     # Draws in blocks, because the classes of all draws at once would not fit into memory.
@@ -151,23 +151,20 @@ class _MacroF1Swaps:
         self._guesses = [np.bincount(each, minlength=size)[occurs] for each in (teacher, student)]
         self._hits = [np.bincount(truth[each == truth], minlength=size)[occurs] for each in (teacher, student)]
         differs = teacher != student
-        (self._true, self._theirs, self._ours), self.counts = _cells(truth[differs], teacher[differs], student[differs])
-        self._size, self._occurs = size, occurs
+        (true, theirs, ours), self.counts = _cells(truth[differs], teacher[differs], student[differs])
+        # What one swapped row of a cell adds to the teacher's counts and takes from the student's [cell, class].
+        self._more_guesses = (_one_hot(ours, size) - _one_hot(theirs, size))[:, occurs]
+        gains = (ours == true).astype(np.int64) - (theirs == true)
+        self._more_hits = sparse.csr_array(_one_hot(true, size).multiply(gains[:, None]))[:, occurs]
 
     def differences(self, swapped: NDArray[np.int64]) -> Floats:
         """Student minus teacher [outcome] for the number of swapped rows of each cell [outcome, cell]."""
-        # What the swapped rows add to the teacher's counts and take from the student's [outcome, class].
-        guesses = self._sums(swapped, self._ours) - self._sums(swapped, self._theirs)
-        gains = (self._ours == self._true).astype(np.int64) - (self._theirs == self._true)
-        hits = self._sums(swapped * gains, self._true)
+        guesses, hits = swapped @ self._more_guesses, swapped @ self._more_hits
         # Never 0 / 0: every class here occurs, so it has rows. Swaps move only predictions and hits, never the truth.
         theirs = 2 * (self._hits[0] + hits) / (self._rows + self._guesses[0] + guesses)
         ours = 2 * (self._hits[1] - hits) / (self._rows + self._guesses[1] - guesses)
         found: Floats = (ours - theirs).mean(axis=1)
         return found
-
-    def _sums(self, counts: NDArray[np.int64], classes: Classes) -> NDArray[np.int64]:
-        return _sums(counts, classes, self._size)[:, self._occurs]
 
 
 def confusion(truth: Classes, predicted: Classes, classes: int) -> NDArray[np.int64]:
@@ -203,19 +200,14 @@ def _metric(metric: str, draws: NDArray[np.int64], truth: Classes, predicted: Cl
 
 def _f1(draws: NDArray[np.int64], truth: Classes, predicted: Classes, classes: int) -> tuple[Floats, NDArray[np.bool_]]:
     """F1 [draw, class], 0 for a class that neither occurs nor is predicted, and whether the class occurs."""
-    rows, guesses = _sums(draws, truth, classes), _sums(draws, predicted, classes)
+    rows, guesses = draws @ _one_hot(truth, classes), draws @ _one_hot(predicted, classes)
     # F1 is 2 TP / (2 TP + FP + FN). The rows of a class are TP + FN, and its predictions are TP + FP.
-    hits = _sums(draws * (truth == predicted), truth, classes)
+    hits = (draws * (truth == predicted)) @ _one_hot(truth, classes)
     with np.errstate(invalid="ignore"):
         return np.nan_to_num(2 * hits / (rows + guesses)), rows > 0
 
 
-def _sums(counts: NDArray[np.int64], classes: Classes, size: int) -> NDArray[np.int64]:
-    """Sums [draw, class] of the counts [draw, cell] of the cells of each class [cell]."""
-    # Cells of one class become neighbours, so that one pass adds them up; 1,000 classes cost no more than two.
-    order = np.argsort(classes, kind="stable")
-    grouped = classes[order]
-    starts = np.flatnonzero(np.diff(grouped, prepend=-1))
-    found = np.zeros((len(counts), size), dtype=np.int64)
-    found[:, grouped[starts]] = np.add.reduceat(counts[:, order], starts, axis=1)
-    return found
+def _one_hot(classes: Classes, count: int) -> sparse.csr_array:
+    """[cell, class], 1 for the class of the cell; sparse, so that 1,000 classes cost no more than two."""
+    cells = len(classes)
+    return sparse.csr_array((np.ones(cells), (np.arange(cells), classes)), shape=(cells, count))

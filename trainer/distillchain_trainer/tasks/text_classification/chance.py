@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from distillchain_api.metrics import format_share
 
@@ -75,8 +76,5 @@ def _confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], count: in
 
 def _assign(table: NDArray[np.int64]) -> tuple[tuple[int, ...], int]:
     """The one-to-one assignment of predicted to true classes with the most hits."""
-    # Takes most of a second to import, and only classifiers without class names need it.
-    from scipy.optimize import linear_sum_assignment
-
     rows, columns = linear_sum_assignment(table, maximize=True)
     return tuple(int(column) for column in columns), int(table[rows, columns].sum())

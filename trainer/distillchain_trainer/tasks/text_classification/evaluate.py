@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import SplitMetrics
-from distillchain_report.sections.text_classification.scores import macro_f1
 from distillchain_trainer.tasks.text_classification import chance
 
 
@@ -43,8 +42,12 @@ class Classified:
         A class that is predicted but never occurs is left out of the average: one stray row of 1,000 must not turn a
         macro F1 of 1.0 into 0.67. The stray row still lowers the recall of its true class.
         """
-        accuracy = float((self.classes == self.predicted).mean())
-        return {"accuracy": accuracy, "macroF1": macro_f1(self.classes, self.predicted)}
+        from sklearn.metrics import accuracy_score, f1_score
+
+        occurring = np.unique(self.classes)
+        # zero_division: a class that is never predicted has no precision; it counts as 0.
+        macro_f1 = f1_score(self.classes, self.predicted, labels=occurring, average="macro", zero_division=0.0)
+        return {"accuracy": float(accuracy_score(self.classes, self.predicted)), "macroF1": float(macro_f1)}
 
     @functools.cached_property
     def doubt(self) -> str | None:
