@@ -281,7 +281,7 @@ conf_dir = "{self.directory / "cni"}"
             "containerRuntimeEndpoint": f"unix://{self.slot.containerd_socket}",
             "podLogsDir": str(self.slot.data / "kubelet" / "pod-logs"),
             "clusterDomain": "cluster.local",
-            "clusterDNS": [self.gateway],  # no server there: a lookup in a pod fails at once instead of after a timeout
+            "clusterDNS": [self.gateway],  # without a ClusterDNS there, a lookup in a pod fails at once
             "resolvConf": "",
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": False,

@@ -19,6 +19,7 @@ from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, Operat
 from cluster.s3 import S3Server
 from cluster.whole import WholeCluster
 from distillchain_api.wire.answer import Committed
+from e2e.chains import Chains
 from trainer.parts import an_order, answer_in, start_process
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -147,6 +148,11 @@ def operator(whole_cluster: WholeCluster, tmp_path_factory: pytest.TempPathFacto
     }
     with OperatorProcess(kubeconfig, tmp_path_factory.mktemp("operator") / "operator.log", settings) as running:
         yield running
+
+
+@pytest.fixture
+def chains(whole_cluster: WholeCluster, operator: OperatorProcess, cluster_namespace: str) -> Chains:
+    return Chains(whole_cluster, operator, cluster_namespace)
 
 
 @pytest.fixture
