@@ -10,18 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillchain_api.resource.parallelism import ResolvedParallelism
-from distillchain_api.wire.answer import Committed, Failed, Interrupted
+from distillchain_api.wire.answer import Committed, Failed, Interrupted, Progress
 from distillchain_api.wire.manifest import ModelSummary, SplitMetrics
-from distillchain_api.wire.work_order import RENDEZVOUS_ENV, WorkOrder
-from distillchain_trainer.launch.place import FREE_PORTS, NODE_ENV
+from distillchain_api.wire.work_order import NODE_ENV, RENDEZVOUS_ENV, WorkOrder
+from distillchain_trainer.launch.place import FREE_PORTS
 from trainer.parts import an_order, answer_in, environment
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0  # two CPUs may be shared with other tests
 
 RANK_PROGRAM = """
 import json, os, signal, sys, time
@@ -114,19 +114,22 @@ class Node:
     def log(self) -> str:
         return "".join(self.lines)
 
-    def until(self, text: str) -> None:
-        """Waits for a text in the log."""
+    def until_true(self, condition: Callable[[], bool], what: str) -> None:
+        """Waits for a condition."""
         deadline = time.monotonic() + DEADLINE_S
-        while text not in self.log:
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.log}"
-            assert self._reader.is_alive() or text in self.log, f"ended without {text!r}:\n{self.log}"
+        while not condition():
+            assert time.monotonic() < deadline, f"not reached: {what}\n{self.log}"
+            assert self._reader.is_alive() or condition(), f"ended before: {what}\n{self.log}"
             time.sleep(0.02)
 
+    def until(self, text: str) -> None:
+        """Waits for a text in the log."""
+        self.until_true(lambda: text in self.log, text)
+
     def until_marked(self, name: str, *ranks: int) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while missing := [rank for rank in ranks if not (self.shared / f"{name}-{rank}").exists()]:
-            assert time.monotonic() < deadline, f"ranks {missing} did not mark {name}:\n{self.log}"
-            time.sleep(0.02)
+        """Waits until ranks have called `mark(name)`."""
+        paths = [self.shared / f"{name}-{rank}" for rank in ranks]
+        self.until_true(lambda: all(path.exists() for path in paths), f"{name} by ranks {ranks}")
 
     def until_gone(self, pid: int) -> None:
         """Waits for the end of a process that is no child of ours."""
@@ -150,9 +153,10 @@ class Node:
         return code, answer_in(self.folder)
 
     @property
-    def progress(self) -> list[str]:
-        assert self.process.stdout is not None
-        return self.process.stdout.read().splitlines()
+    def progress(self) -> list[Progress]:
+        """What it has reported so far. There must be nothing else on stdout."""
+        lines = (self.folder / "stdout").read_text().splitlines(keepends=True)
+        return [Progress.parse(line) for line in lines if line.endswith("\n")]
 
 
 @dataclass
@@ -182,16 +186,29 @@ class Nodes:
         indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
         committed = a_commit(order).to_json()
         program.write_text(RANK_PROGRAM.format(body=indented, shared=str(shared), committed=committed))
+        command = LAUNCHER_PROGRAM.format(rank_program=str(program), settings=settings)
+        return self._launch(["-c", command], order, node, folder, variables)
+
+    def start_stage(self, order: WorkOrder, *, node: int = 0) -> Node:
+        """The trainer as its container starts it."""
+        folder = self.root / f"node-{node}-{len(self.started)}"
+        folder.mkdir()
+        return self._launch(["-m", "distillchain_trainer"], order, node, folder)
+
+    def _launch(
+        self, arguments: list[str], order: WorkOrder, node: int, folder: Path, variables: dict[str, str] | None = None
+    ) -> Node:
         several_nodes = {NODE_ENV: str(node), RENDEZVOUS_ENV: f"127.0.0.1:{self.port}"}
         of_pod = (several_nodes if order.parallelism.nodes > 1 else {}) | (variables or {})
-        process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER_PROGRAM.format(rank_program=str(program), settings=settings)],
-            env=environment(order, folder, **of_pod),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(Node(process, folder, shared))
+        with (folder / "stdout").open("wb") as stdout:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                env=environment(order, folder, **of_pod),
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        self.started.append(Node(process, folder, self.root / "shared"))
         return self.started[-1]
 
     @contextlib.contextmanager
@@ -202,8 +219,6 @@ class Nodes:
             for node in self.started:
                 node.process.kill()
                 node.process.wait()
-                if node.process.stdout is not None:
-                    node.process.stdout.close()
                 node._reader.join(DEADLINE_S)
                 if node.process.stderr is not None:
                     node.process.stderr.close()

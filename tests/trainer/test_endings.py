@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from distillchain_api.wire.answer import Failed, Interrupted
-from distillchain_trainer.errors import translate_unforeseen
+from distillchain_trainer.errors import LostPeers, is_peer_failure, translate_unforeseen
+from distillchain_trainer.launch import threads
 from distillchain_trainer.launch.threads import cpu_share, idle_cpus
 from trainer.parts import an_order, answer_in, environment
 
@@ -139,3 +140,28 @@ def test_the_version_is_said():
 
     assert done.returncode == 0
     assert done.stdout == "distillchain-trainer 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    "error, want",
+    [
+        pytest.param(LostPeers("rank 1 ended"), True, id="reported by the others"),
+        pytest.param(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:23"), True, id="gloo, within FSDP"),
+        pytest.param(type("DistBackendError", (type("DistError", (RuntimeError,), {}),), {})("NCCL error"), True, id="NCCL, within FSDP"),
+        pytest.param(ConnectionResetError("Connection reset by peer"), False, id="another network"),
+        pytest.param(RuntimeError("CUDA out of memory. Broken pipe"), False, id="memory"),
+        pytest.param(RuntimeError("shape mismatch"), False, id="a fault of this rank"),
+    ],
+)  # fmt: skip
+def test_a_failed_collective_is_distinguished_from_a_fault_of_this_rank(error: BaseException, want: bool):
+    assert is_peer_failure(error) == want
+
+
+@pytest.mark.parametrize("processes, want", [(1, 8), (3, 2), (8, 1), (16, 1)])
+def test_ranks_share_the_cpus(monkeypatch: pytest.MonkeyPatch, processes: int, want: int):
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "PASSIVE"})
+    monkeypatch.setattr(threads, "cpu_share", lambda: 8)
+
+    threads.choose(processes)
+
+    assert os.environ["OMP_NUM_THREADS"] == str(want)

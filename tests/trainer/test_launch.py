@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_progress
+from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from trainer.launching import Nodes
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ print("a library that prints")
     code, answer = node.ends()
 
     assert (code, type(answer)) == (0, Committed), node.log
-    assert [parse_progress(line).step for line in node.progress] == [0]  # type: ignore[union-attr]
+    assert [line.step for line in node.progress] == [0]
     assert node.log.count("a library that prints") == 2
     assert list((node.folder / "work").iterdir()) == []
 
@@ -89,13 +89,15 @@ raise errors.LostPeers("rank 1 of 2 ended")
 def test_a_failure_counts_and_not_that_another_rank_lost_this_one_before(nodes: Nodes):
     node = nodes.start(
         """
-wait_for("started", 0, 1)
 if rank == 0:
+    wait_for("started", 1)
     raise errors.LostPeers("lost the other processes")
-wait_for_stop(signals)
+wait_for("lost", 9)
 raise errors.DataInvalid("train.tsv is empty")
 """
     )
+    node.until("cause=PeersLost")
+    (node.shared / "lost-9").touch()
 
     code, answer = node.ends()
 
@@ -213,6 +215,26 @@ mark("done")
     )
 
     assert node.ends()[0] == 0, node.log
+
+
+def test_a_trace_is_asked_of_the_first_rank(nodes: Nodes):
+    node = nodes.start(
+        """
+deadline = time.monotonic() + 30
+while rank == 0 and not signals.take_trace_request():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+mark("traced")
+wait_for("traced", 0)
+(shared / f"trace-{rank}").write_text(str(rank == 0 or signals.take_trace_request()))
+""",
+    )
+    node.until_marked("started", 0, 1)
+
+    node.process.send_signal(signal.SIGUSR1)
+
+    assert node.ends()[0] == 0, node.log
+    assert [(node.shared / f"trace-{rank}").read_text() for rank in (0, 1)] == ["True", "False"]
 
 
 def test_ranks_end_with_their_launcher(nodes: Nodes):

@@ -17,12 +17,14 @@ class Signals:
         requested: a signal arrived.
         saved_step: step of the newest saved state, where the next attempt continues.
         on_stop: called in the signal handler, before anything is raised.
+        on_trace: called in the handler of SIGUSR1.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.saved_step = 0
         self.on_stop: Callable[[], object] | None = None
+        self.on_trace: Callable[[], object] | None = None
         self._deferred = 0
         self._wants_trace = False
 
@@ -50,6 +52,8 @@ class Signals:
 
     def _on_trace(self, _number: int, _frame: FrameType | None) -> None:
         self._wants_trace = True
+        if self.on_trace is not None:
+            self.on_trace()
 
     def take_trace_request(self) -> bool:
         """Whether a trace was asked for since the last call."""

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # After a failure, the other ranks cannot save together. They end when a collective fails; one that hangs is killed.
 KILL_AFTER_S = 60.0
+# A rank that lost another one often ends before that one does. SIGTERM would replace its failure by an interruption.
+FAIL_S = 5.0
 STACKS_S = 1.0  # for a hanging rank to write its stacks
 DECISION_S = PEERS_LOST_S + 10.0  # longest wait for node 0's decision
 
@@ -71,7 +73,7 @@ class _Launcher:
         self._own: Cause | None = None
         self._cause: Cause | None = None
         self._are_stopping = False
-        self._are_killed = False
+        self._will_be_killed = False
         self._changed = asyncio.Event()
 
     def _build_group(self) -> Group:
@@ -98,6 +100,7 @@ class _Launcher:
         try:
             loop = asyncio.get_running_loop()
             signals.on_stop = functools.partial(loop.call_soon_threadsafe, self._on_stop)
+            signals.on_trace = functools.partial(loop.call_soon_threadsafe, self._ranks.trace)
             if signals.requested:  # while the ranks were started
                 self._on_stop()
             while self._ranks.running:
@@ -105,7 +108,7 @@ class _Launcher:
             self._group.settle()
             await self._learn_cause()
         finally:
-            signals.on_stop = None
+            signals.on_stop = signals.on_trace = None
             self._ranks.kill()
         await self._group.leave()
         return node_ending(self._order, self._place.node, self._ends, own=self._own, group=self._cause)
@@ -166,13 +169,15 @@ class _Launcher:
             self._group.report(cause)
 
     def _end_ranks(self, cause: Cause) -> None:
-        # Ranks that outlive the commit have nothing to save: they leave by themselves, or are killed.
-        if cause.kind != "Committed":
+        loop = asyncio.get_running_loop()
+        if cause.kind == "PeersLost":
+            loop.call_later(FAIL_S, self._stop_ranks)
+        elif cause.kind != "Committed":  # after a commit nothing is left to save, and ranks leave by themselves
             self._stop_ranks()
         # After a stop there is no limit but the pod's grace period: a large state takes long to save.
-        if cause.kind != "Stopped" and not self._are_killed:
-            self._are_killed = True
-            asyncio.get_running_loop().call_later(KILL_AFTER_S, self._kill_ranks)
+        if cause.kind != "Stopped" and not self._will_be_killed:
+            self._will_be_killed = True
+            loop.call_later(KILL_AFTER_S, self._kill_ranks)
 
     def _stop_ranks(self) -> None:
         assert self._ranks is not None

@@ -8,10 +8,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from distillchain_api.wire.work_order import RENDEZVOUS_ENV, WorkOrder
+from distillchain_api.wire.work_order import NODE_ENV, RENDEZVOUS_ENV, WorkOrder
 from distillchain_trainer.errors import WorkOrderInvalid
 
-NODE_ENV = "JOB_COMPLETION_INDEX"  # set by Kubernetes in the pods of an Indexed Job
 LOOPBACK = "127.0.0.1"
 # Below the ports that Linux gives to outgoing connections (32768 and up): one of those could take a port before rank 0
 # listens on it.

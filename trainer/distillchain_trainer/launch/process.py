@@ -17,6 +17,7 @@ from typing import TextIO
 from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
     KEEP_TEXTS_ENV,
+    NODE_ENV,
     RENDEZVOUS_ENV,
     TERMINATION_PATH_ENV,
     WORK_DIRECTORY_ENV,
@@ -28,7 +29,7 @@ from distillchain_trainer import __version__
 from distillchain_trainer.errors import WorkOrderInvalid
 from distillchain_trainer.launch.ending import Ending, carry_out, committed
 from distillchain_trainer.launch.environment import set_up_environment
-from distillchain_trainer.launch.place import NODE_ENV, read_place
+from distillchain_trainer.launch.place import read_place
 from distillchain_trainer.launch.termination import DEFAULT_TERMINATION_PATH, write_answer
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter

@@ -121,6 +121,11 @@ class Ranks:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
+    def trace(self) -> None:
+        """Asks the first rank of this node for a profiler trace: all ranks do the same."""
+        for rank in self.running[:1]:
+            self._running[rank].send_signal(signal.SIGUSR1)
+
     def kill(self) -> None:
         """Ends every rank and its children; their endings count as interrupted."""
         self._killed.update(self._running)
