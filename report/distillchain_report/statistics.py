@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 BOOTSTRAP_DRAWS = 2000  # the ends of a 95 % interval then vary by about 2 % of its width
@@ -19,6 +18,9 @@ Interval = tuple[float, float]
 
 def share_interval(hits: int, rows: int) -> Interval:
     """Wilson's score interval of a share: accuracy, or recall and precision of a class."""
+    # Takes half a second to import. The trainer imports this package in every stage, but only the last builds a report.
+    from scipy.stats import binomtest
+
     found = binomtest(hits, rows).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 

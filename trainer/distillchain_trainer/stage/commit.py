@@ -22,6 +22,7 @@ from distillchain_trainer.stage.describe import build_manifest
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.measure import Measurer, Origin
 from distillchain_trainer.stage.prepare import Prepared
+from distillchain_trainer.stage.report import import_ahead
 from distillchain_trainer.tasks.interface import Measurement
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
         context.warnings.add(f"the student: {sentence}")
     log.info("student measured", extra={"parameters": facts.parameters, **facts.metrics.validation})
     # A warning and no failure: only a gate refuses a student. Status, table and report show the doubt.
-    if facts.doubt:
+    if facts.doubt and context.world.is_main:
         log.warning("the student may not have learned the task", extra={"why": facts.doubt})
     return facts
 
@@ -127,6 +128,9 @@ def _write_measurements(
 def _upload(context: Context, manifest: Manifest, attempt: Path) -> Manifest:
     """Uploads the attempt, then commits it. Returns: the manifest that holds, which may be another attempt's."""
     context.reporter.report("Upload", 0, 1)
+    # Only now: while models are measured, imports would slow them down.
+    if context.order.final:
+        import_ahead()
     with context.patiently():
         # The training is over, so an outage here is waited out for as long as the trained student is worth.
         files = store_commit.upload_attempt(context.store, manifest.digest, manifest.attempt, attempt)

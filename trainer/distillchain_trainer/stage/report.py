@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
+import threading
 import time
 
 from distillchain_api.layout import report_key
@@ -13,6 +15,20 @@ from distillchain_store.store import Store
 from distillchain_trainer import __version__
 
 log = logging.getLogger(__name__)
+
+
+def import_ahead() -> None:
+    """Imports what the report needs, in a thread: two seconds that the upload of a checkpoint hides."""
+    threading.Thread(target=_import, name="imports of the report", daemon=True).start()
+
+
+def _import() -> None:
+    # ensure_report meets the same error again, and logs it.
+    with contextlib.suppress(Exception):
+        import scipy.stats  # noqa: F401 - the report imports it where it is used
+
+        import distillchain_report.build
+        import distillchain_report.render  # noqa: F401 - imported for later
 
 
 def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from distillchain_api.wire.answer import Committed
@@ -71,20 +74,38 @@ def _adopt_or_train(context: Context) -> Committed:
 
 
 def _train(context: Context) -> Committed:
-    # torch and transformers take seconds to import, and a committed stage needs neither.
-    from distillchain_trainer.stage.commit import commit
-    from distillchain_trainer.stage.compute import compute
-    from distillchain_trainer.stage.prepare import prepare
+    with _without_collections():
+        # torch and transformers take seconds to import, and a committed stage needs neither.
+        from distillchain_trainer.stage.commit import commit
+        from distillchain_trainer.stage.compute import compute
+        from distillchain_trainer.stage.prepare import prepare
 
-    context.signals.raise_if_requested()
+        context.signals.raise_if_requested()
+        _prove_store(context)
+        prepared = prepare(context)
+    return commit(context, prepared, compute(context, prepared))
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Within, Python does not look for garbage.
+
+    Imports and rows create millions of objects that stay. To search them again and again takes a tenth of the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _prove_store(context: Context) -> None:
     # Before anything is fetched: without the right to write, all work would be in vain.
     kept_behind = None
     if context.world.is_main:
         kept_behind = store_commit.prove(context.store, context.order.digest, context.attempt)
     if kept_behind:
         context.warnings.add(kept_behind)
-    prepared = prepare(context)
-    return commit(context, prepared, compute(context, prepared))
 
 
 def adopt(context: Context, manifest: Manifest) -> Committed:

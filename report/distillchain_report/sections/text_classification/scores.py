@@ -17,7 +17,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.stats import binom, binomtest
 
 from distillchain_report.statistics import (
     BOOTSTRAP_DRAWS,
@@ -106,6 +105,9 @@ def permutation_p_value(
     one. It is exact for accuracy, where it equals McNemar's exact test, and where few rows differ; elsewhere it is
     (b + 1) / (m + 1) with b of m random swaps (Phipson and Smyth 2010), which is never too small.
     """
+    # Imported late for the same reason as in statistics.py.
+    from scipy.stats import binom, binomtest
+
     if metric == "accuracy":
         # To swap a row on which both models are right, or both wrong, changes no accuracy. Each other row is a coin
         # toss.
