@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.parallelism import ResolvedParallelism
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.work_order import WorkOrder
+from distillchain_api.yaml_text import load_yaml
 
 EIGHT_GPUS = {"limits": {"nvidia.com/gpu": "8", "memory": "64Gi"}}
 
@@ -67,3 +69,10 @@ def test_more_processes_than_gpus_and_sharding_by_one_process_are_refused():
 
 def test_more_processes_than_rows_of_a_batch_or_without_any_gpu_are_accepted():
     check_plan(a_plan(template={"parallelism": {"processesPerNode": 4}, "training": {"batchSize": 2}}))
+
+
+def test_the_example_runs_a_large_student_on_16_gpus_and_a_small_one_on_one(repository: Path):
+    path = repository / "examples" / "gpus" / "chain.yaml"
+    plan = build_plan(parse_chain(load_yaml(path.read_text(), source=path.name)))
+    check_plan(plan)
+    assert [stage.work_order.parallelism.processes for stage in plan.stages] == [16, 1]

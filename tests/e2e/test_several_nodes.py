@@ -45,6 +45,7 @@ def test_two_pods_train_one_stage_and_start_again_together_when_one_is_evicted(
     python = host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"})
     stage = femto_stage(relay, training=training, saveInterval="2s", retries=0)
     chain = new_chain("pair", [stage], parallelism={"nodes": 2}, pod=python)
+    chain["spec"]["teacher"] = {"model": relay.tiny}  # a small one: its logits take seconds with one thread
     chains.apply(chain)
     first = chains.wait_until("node 0 to train", lambda: chains.running_pod("femto"))
     before = pods_of(chains)
