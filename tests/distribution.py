@@ -28,6 +28,7 @@ LONGEST = (
     "tests/cli/test_watching.py",
     "tests/operator/test_lease.py",
     "tests/chart/test_chart_on_apiserver.py",
+    "tests/benchmarks/test_gpu.py",
 )
 
 
