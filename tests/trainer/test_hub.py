@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 
-from distillchain_api.wire.answer import Committed, Failed
+from distillchain_api.failures import StageError
+from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest
 from hub_server import Hub, serve_hub
-from trainer.parts import an_order, answer_in, sentences, start_process
+from trainer.checkpoint_parts import LORA
+from trainer.parts import an_order, answer_in, run_here, sentences, start_process
 
 pytestmark = pytest.mark.models
 
@@ -65,25 +68,56 @@ def hub(_hub_files: Path, tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def _run(root: Path, hub: Hub, *, token: str = "", **parts: Any) -> tuple[Committed | Failed, str]:
-    """The trainer as a process of its own: the hub's client reads its environment when it is imported."""
+@pytest.fixture
+def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The clients in this process use the hub. They read their variables when they are imported."""
+    settings = {
+        "huggingface_hub.constants.ENDPOINT": hub.url,
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "huggingface_hub.constants.HF_HUB_CACHE": str(tmp_path / "hf"),
+        "huggingface_hub.constants.HF_HUB_OFFLINE": False,
+        "datasets.config.HF_ENDPOINT": hub.url,
+        "datasets.config.HF_HUB_OFFLINE": False,
+        "datasets.config.HF_DATASETS_CACHE": tmp_path / "datasets",
+        "datasets.config.DOWNLOADED_DATASETS_PATH": tmp_path / "datasets/downloads",
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    huggingface_hub.close_session()  # it keeps connections to the hub of the test before
+    yield
+    huggingface_hub.close_session()
+
+
+def _order(root: Path, **parts: Any) -> Any:
     student = {"architecture": {"modelType": "bert", "config": _TINY}, "tokenizer": "hf://org/teacher"}
-    order = an_order(root, **{**CHAIN, "student": student, **parts})
-    process = start_process(
-        order, root, HF_ENDPOINT=hub.url, HF_HOME=str(root / "hf"), HF_TOKEN=token, HF_HUB_OFFLINE="0"
-    )
-    _, stderr = process.communicate(timeout=120)
-    answer = answer_in(root)
-    assert isinstance(answer, (Committed, Failed))
-    return answer, stderr
+    return an_order(root, **{**CHAIN, "student": student, **parts})
+
+
+def _refusal(root: Path, **parts: Any) -> StageError:
+    with pytest.raises(StageError) as refused:
+        run_here(_order(root, **parts), root)
+    assert not list(root.glob("store/**/manifest.json"))
+    return refused.value
 
 
 _TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
-    answer, stderr = _run(tmp_path, hub)
+def test_a_stage_from_the_hub_with_a_token(hub: Hub, tmp_path: Path):
+    """As a process of its own: address and token of the hub come from its environment."""
+    hub.gated.add("org/teacher")
+    process = start_process(
+        _order(tmp_path),
+        tmp_path,
+        HF_ENDPOINT=hub.url,
+        HF_HOME=str(tmp_path / "hf"),
+        HF_TOKEN="hf_right",
+        HF_HUB_OFFLINE="0",
+    )
+    _, stderr = process.communicate(timeout=120)
 
+    answer = answer_in(tmp_path)
     assert isinstance(answer, Committed), (answer, stderr, hub.requests)
     (path,) = tmp_path.glob("store/stages/*/manifest.json")
     manifest = Manifest.parse(path.read_bytes())
@@ -144,30 +178,50 @@ def test_a_stage_from_the_hub(hub: Hub, tmp_path: Path):
         ),
     ],
 )
-def test_what_the_hub_does_not_have_is_named(
-    hub: Hub, tmp_path: Path, parts: dict[str, Any], failure_class: str, want: str
-):
-    answer, _ = _run(tmp_path, hub, **parts)
+@pytest.mark.usefixtures("here")
+def test_what_the_hub_does_not_have_is_named(tmp_path: Path, parts: dict[str, Any], failure_class: str, want: str):
+    refusal = _refusal(tmp_path, **parts)
 
-    assert isinstance(answer, Failed)
-    assert (answer.failure_class, answer.message) == (failure_class, want)
-    assert not list(tmp_path.glob("store/**/manifest.json"))
+    assert (refusal.failure_class, str(refusal)) == (failure_class, want)
 
 
+@pytest.mark.usefixtures("here")
+def test_an_adapter_is_refused_before_anything_is_downloaded(hub: Hub, tmp_path: Path):
+    LORA(hub.folder("models", "org/teacher"))
+
+    refusal = _refusal(tmp_path)
+
+    assert refusal.failure_class == "CheckpointInvalid"
+    assert str(refusal).startswith("spec.teacher.model: hf://org/teacher has adapter_config.json: ")
+    assert not [line for line in hub.requests if "/org/teacher/resolve/" in line]
+
+
+@pytest.mark.usefixtures("here")
+def test_of_a_checkpoint_that_gives_its_tokenizer_no_weights_are_downloaded(hub: Hub, tmp_path: Path):
+    shutil.copytree(hub.folder("models", "org/teacher"), tmp_path / "teacher")
+
+    run_here(_order(tmp_path, teacher={"model": f"file://{tmp_path}/teacher"}), tmp_path)
+
+    fetched = [line for line in hub.requests if line.startswith("GET") and "/org/teacher/resolve/" in line]
+    assert fetched
+    assert not [line for line in fetched if "safetensors" in line]
+
+
+@pytest.mark.usefixtures("here")
 def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
     """The pages are damaged, the footer is not, so reading the rows fails, and `datasets` reports only that it failed."""
     for path in hub.folder("datasets", "org/reviews").glob("short/*.parquet"):
         content = path.read_bytes()
         path.write_bytes(content[:4] + b"x" * 200 + content[204:])
 
-    answer, _ = _run(tmp_path, hub)
+    refusal = _refusal(tmp_path)
 
-    assert isinstance(answer, Failed)
-    assert answer.failure_class == "DataInvalid"
-    assert answer.message.startswith("spec.task.dataset.uri: hf://org/reviews cannot be read: ")
-    assert "An error occurred while generating" not in answer.message
+    assert refusal.failure_class == "DataInvalid"
+    assert str(refusal).startswith("spec.task.dataset.uri: hf://org/reviews cannot be read: ")
+    assert "An error occurred while generating" not in str(refusal)
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     "card, want",
     [
@@ -185,29 +239,28 @@ def test_a_data_set_without_its_files_is_refused(hub: Hub, tmp_path: Path, card:
         path.unlink()
     (reviews / "README.md").write_text(card)
 
-    answer, _ = _run(tmp_path, hub)
+    refusal = _refusal(tmp_path)
 
-    assert isinstance(answer, Failed)
-    assert (answer.failure_class, want in answer.message) == ("DataInvalid", True), answer.message
+    assert (refusal.failure_class, want in str(refusal)) == ("DataInvalid", True), refusal
 
 
-def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path):
+@pytest.mark.usefixtures("here")
+def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub.gated.add("org/teacher")
-    answer, stderr = _run(tmp_path, hub, token="hf_wrong_and_secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong_and_secret")
 
-    assert isinstance(answer, Failed)
-    assert answer.failure_class == "StorageDenied"
-    assert "hf://org/teacher is gated; accept its terms and give the pod HF_TOKEN" in answer.message
-    assert "hf_wrong_and_secret" not in stderr + answer.message
+    refusal = _refusal(tmp_path)
 
-    answer, _ = _run(tmp_path, hub, token="hf_right")
-    assert isinstance(answer, Committed), answer
+    assert refusal.failure_class == "StorageDenied"
+    assert "hf://org/teacher is gated; accept its terms and give the pod HF_TOKEN" in str(refusal)
+    assert "hf_wrong_and_secret" not in str(refusal)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_hub_that_is_down_is_tried_again_later(hub: Hub, tmp_path: Path):
     hub.broken = True
-    answer, _ = _run(tmp_path, hub)
 
-    assert isinstance(answer, Failed)
-    assert answer.failure_class == "StorageUnavailable"
-    assert "the hub answered 503" in answer.message
+    refusal = _refusal(tmp_path)
+
+    assert refusal.failure_class == "StorageUnavailable"
+    assert "the hub answered 503" in str(refusal)
