@@ -15,6 +15,8 @@ RANK_ENV = "DISTILLCHAIN_RANK"
 class RankStart(Document):
     """What a rank needs besides the work order."""
 
+    launcher: int
+    """Its process id."""
     attempt: str
     """The same for all ranks of all nodes."""
     folder: str

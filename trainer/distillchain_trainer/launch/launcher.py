@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import TextIO
@@ -54,7 +55,13 @@ def launch(
         warnings: what the launcher has found.
         progress: stream of the progress lines.
     """
-    start = RankStart(attempt=attempt, folder=str(folder / "stage"), end=str(folder / "end"), warnings=warnings)
+    start = RankStart(
+        launcher=os.getpid(),
+        attempt=attempt,
+        folder=str(folder / "stage"),
+        end=str(folder / "end"),
+        warnings=warnings,
+    )
     Path(start.folder).mkdir()
     return asyncio.run(_Launcher(order, place, start, progress.fileno()).run(signals))
 

@@ -30,11 +30,11 @@ STACK_SIGNAL = signal.SIGUSR2  # asks a rank for the Python stack of all its thr
 
 def main(signals: Signals) -> int:
     """Runs the stage as rank RANK. Returns: the exit code of the contract."""
-    _end_with_launcher()
+    rank, start = int(os.environ["RANK"]), RankStart.parse(os.environ[RANK_ENV])
+    _end_with(start.launcher)
     # A rank that hangs in a collective is killed; its stack shows where.
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL, all_threads=True)
-    rank, start = int(os.environ["RANK"]), RankStart.parse(os.environ[RANK_ENV])
     ending = carry_out(signals, functools.partial(_run, start, rank, signals), rank=rank)
     try:
         RankEnd.of(ending).write(Path(start.end))
@@ -59,7 +59,9 @@ def _run(start: RankStart, rank: int, signals: Signals, order: WorkOrder, progre
     return committed(answer)
 
 
-def _end_with_launcher() -> None:
+def _end_with(launcher: int) -> None:
     """Without its launcher a rank could be neither stopped nor heard. Linux only, as in distillchain_cli.child."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # it died before the line above took effect
+            sys.exit(1)
