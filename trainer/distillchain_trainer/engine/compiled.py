@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import torch
 from torch import nn
+
+
+def can_compile() -> bool:
+    """Whether there is a C compiler, with which Triton builds the launchers of its kernels."""
+    return any(map(shutil.which, [os.environ.get("CC") or "cc", "gcc", "clang"]))
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
