@@ -168,6 +168,7 @@ class CapturedLoop:
         # The widest first, so that the narrower ones fit into its memory.
         for width in sorted(set(self.widths), reverse=True):
             self._warm_up(width, 1 if graphs else WARM_UP_STEPS)
+            self.optimizer.zero_grad(set_to_none=True)  # the recording allocates its own
             graph = torch.cuda.CUDAGraph()
             # The backward pass has a thread of its own, in which CUDA may load a kernel meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
