@@ -22,7 +22,7 @@ from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
-from trainer.parts import StopAfter
+from trainer.parts import StopAfter, weights_of
 
 PRELOADED = ["transformers.models.bert.modeling_bert", "distillchain_trainer.stage.commit"]
 WAIT_S = 90.0
@@ -179,6 +179,21 @@ def no_memory_for_more_than_two_rows(rank: int) -> None:
         Work.losses = losses  # type: ignore[method-assign]  # as monkeypatch does, but in another process
 
 
+def a_compiler_that_rank_1_lacks(rank: int) -> None:
+    """Of two modes, the second fails on rank 1, and rank 2 does not even try it."""
+    from distillchain_trainer.engine import modes, stepper
+
+    def compile_layers(_: Any) -> None:
+        if rank == 1:
+            raise RuntimeError("no compiler")
+
+    known = (modes.Mode.EAGER, modes.Mode.COMPILED)
+    stepper.available_modes = lambda *_, **more: known[:1] if rank == 2 else known
+    stepper.compile_layers = compile_layers
+    stepper.uncompile_layers = lambda _: None
+    modes.COMPILE_PAYS_S = 0.0
+
+
 def a_student_that_only_rank_1_cannot_load(rank: int) -> None:
     """As if its disk were damaged."""
     from distillchain_trainer.errors import CheckpointInvalid
@@ -189,3 +204,11 @@ def a_student_that_only_rank_1_cannot_load(rank: int) -> None:
 
     if rank == 1:
         TextClassificationAdapter.build_student = load  # type: ignore[method-assign]  # see above
+
+
+def distance(one: Committed, other: Committed) -> float:
+    """The largest difference of two weights."""
+    from safetensors.torch import load
+
+    ours, theirs = load(weights_of(one)), load(weights_of(other))
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load
 
-from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
+from distillchain_trainer.engine.joining import check_gpus
+from distillchain_trainer.errors import WorkOrderInvalid
 from trainer.parts import SMALL_BERT, an_order, manifest_of, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
     Outcome,
+    a_compiler_that_rank_1_lacks,
     a_student_that_only_rank_1_cannot_load,
+    distance,
     no_memory_for_more_than_two_rows,
     start_ranks,
     start_stage,
@@ -32,12 +34,6 @@ def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **par
     config = {**SMALL_BERT, "hidden_size": 8, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
     return an_order(root, student=student, storage={"uri": f"file://{root}/{store}"}, **parts)
-
-
-def distance(one: Committed, other: Committed) -> float:
-    """The largest difference of two weights."""
-    ours, theirs = load(weights_of(one)), load(weights_of(other))
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +56,7 @@ def test_several_processes_give_the_weights_of_one(root: Path, size: int, nodes:
     manifest = manifest_of(root, alone.digest)
     assert manifest.student.metrics == alone.student.metrics
     assert manifest.run.steps == 2 * -(-rows // batch_size)
+    assert manifest.environment["processes"] == str(size)
     assert len(list(root.glob("store/logits/*/*"))) == 1, "rank 0 alone writes"
 
 
@@ -111,7 +108,8 @@ def test_a_killed_rank_ends_the_others_as_interrupted(root: Path, killed: int):
     write_data(root / "data", train=6000)
     order = an_order_in(root, training={"epochs": 30, "batchSize": 8}, template={"saveInterval": "1s"})
     ranks = start_stage(Attempt(order, "a"), root, 2)
-    ranks.wait_until(lambda: bool(list(root.glob(f"store/stages/{order.digest}/resume/*/index.json"))))
+    # The second state, so that the other rank knows of the first.
+    ranks.wait_until(lambda: len(list(root.glob(f"store/stages/{order.digest}/resume/*/index.json"))) == 2)
 
     ranks.signal(signal.SIGKILL, killed)
     outcomes = ranks.wait()
@@ -133,6 +131,17 @@ def test_memory_that_is_short_on_one_rank_makes_the_micro_batches_of_all_smaller
     assert manifest_of(root, order.digest).run.micro_batch_size == 2
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_mode_that_fails_or_is_unknown_on_one_rank_is_used_by_none(root: Path, size: int):
+    alone = run_here(an_order_in(root, "alone"), root)
+    order = an_order_in(root)
+
+    answers = start_stage(Attempt(order, "a", fault=a_compiler_that_rank_1_lacks), root, size).answers()
+
+    assert manifest_of(root, order.digest).run.mode == "eager"
+    assert distance(answers[0], alone) < 1e-5
+
+
 def test_an_error_of_one_rank_ends_all_at_once(root: Path):
     attempt = Attempt(an_order_in(root), "a", fault=a_student_that_only_rank_1_cannot_load)
 
@@ -151,6 +160,16 @@ def test_a_commit_that_is_there_is_adopted_by_all_ranks(root: Path):
     answers = start_stage(Attempt(order, "late"), root, 2).answers()
 
     assert [answer.reused for answer in answers] == [True, True]
+
+
+def test_fewer_gpus_than_processes_are_refused():
+    with pytest.raises(WorkOrderInvalid) as refused:
+        check_gpus(8, found=1)
+
+    assert str(refused.value) == (
+        "parallelism.processesPerNode: got 8, but the pod has 1 GPU; expected one GPU for each process: lower "
+        "processesPerNode, or raise the number of GPUs in resources"
+    )
 
 
 def _share_rows(_: Path, sizes: list[int]) -> Outcome:

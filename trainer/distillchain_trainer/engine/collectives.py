@@ -22,6 +22,13 @@ def any_of(flags: Sequence[bool]) -> tuple[bool, ...]:
     return tuple(bool(flag) for flag in raised.tolist())
 
 
+def largest(value: float) -> float:
+    """The largest value of a rank."""
+    found = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.item()
+
+
 def add_up(tensor: Tensor) -> None:
     """The sum over all ranks, in place."""
     dist.all_reduce(tensor)

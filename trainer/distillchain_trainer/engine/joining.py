@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in its __all__
 
 from distillchain_trainer.engine.peers import Peers
-from distillchain_trainer.errors import LostPeers
+from distillchain_trainer.errors import LostPeers, WorkOrderInvalid
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,13 @@ FLIGHT_RECORDER = {
 
 
 def join(rank: int, size: int, local_rank: int) -> Peers:
-    """Waits for all processes and connects them. Raises: LostPeers when some do not come."""
+    """Waits for all processes and connects them.
+
+    Raises: LostPeers when some do not come; WorkOrderInvalid when this pod has more processes than GPUs.
+    """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    if int(os.environ["LOCAL_WORLD_SIZE"]) == size and sys.platform == "linux":
+    per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+    if per_node == size and sys.platform == "linux":
         # One node: nothing has to be reachable from outside of it.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
@@ -41,6 +45,7 @@ def join(rank: int, size: int, local_rank: int) -> Peers:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
+        check_gpus(per_node, found=torch.cuda.device_count())
         torch.cuda.set_device(local_rank)
     started_s = time.monotonic()
     try:
@@ -64,8 +69,17 @@ def join(rank: int, size: int, local_rank: int) -> Peers:
             f"lost the other processes of the stage: rank {rank} of {size}, start at {host}:{port}, after "
             f"{time.monotonic() - started_s:.0f} s"
         ) from error
-    log.info("processes connected", extra={"rank": rank, "processes": size, "backend": backend})
+    log.info("processes connected", extra={"processes": size, "backend": backend})
     return peers
+
+
+def check_gpus(processes: int, *, found: int) -> None:
+    """Raises: WorkOrderInvalid when processes of a pod would have to share a GPU, which NCCL refuses."""
+    if found < processes:
+        raise WorkOrderInvalid(
+            f"parallelism.processesPerNode: got {processes}, but the pod has {found} GPU{'s' * (found != 1)}; expected "
+            "one GPU for each process: lower processesPerNode, or raise the number of GPUs in resources"
+        )
 
 
 def _listener(host: str, port: int) -> int | None:

@@ -27,10 +27,11 @@ from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.precision import device_of
+from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
 from distillchain_trainer.engine.step import RowLosses, Rows, Work
 from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.tracing import StepTracer
-from distillchain_trainer.engine.training_state import load_state, save_state, set_seed
+from distillchain_trainer.engine.training_state import load_state, load_weights, save_state, set_seed
 from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.errors import StopRequested, TrainingDiverged
 
@@ -93,6 +94,7 @@ class Settings:
         folder: for states in the making.
         pads_freely: the model's answer for a row does not depend on how far its batch is padded.
         world: the processes that train together.
+        sharded: split weights, gradients and moments over them.
     """
 
     training: Training
@@ -101,6 +103,7 @@ class Settings:
     save_interval_s: float
     pads_freely: bool = True
     world: World = ALONE
+    sharded: bool = False
 
 
 def train(
@@ -128,23 +131,26 @@ def train(
     set_seed(training.seed + settings.world.rank)
     device = device_of(model)
     rows_device = device if fits_beside_training(rows.nbytes, device) else torch.device("cpu")
+    if resume_from is not None:
+        load_weights(model, resume_from[0])
+    trained = sharded_copy(model, settings.world) if settings.sharded else model
     work = Work(
-        model,
+        trained,
         rows.to(rows_device),
         rows_device,
         row_losses,
         training,
-        build_optimizer(model, training),
+        build_optimizer(trained, training),
         device,
         settings.world,
+        settings.sharded,
     )
     saved = SavedLoop()
     if resume_from is not None:
-        load_state(resume_from[0], model, work.optimizer, settings.world)
+        load_state(resume_from[0], work.optimizer, settings.world)
         saved = SavedLoop.parse((resume_from[0] / LOOP).read_bytes())
-    return _Run(work, settings, history, hooks, saved, step=resume_from[1] if resume_from else 0).to_the_end(
-        train_s_before
-    )
+    first_step = resume_from[1] if resume_from else 0
+    return _Run(work, model, settings, history, hooks, saved, step=first_step).to_the_end(train_s_before)
 
 
 class SavedLoop(Record):
@@ -163,9 +169,18 @@ class _Run:
     """One call of `train`: the clock, and the losses that are still on the device."""
 
     def __init__(
-        self, work: Work, settings: Settings, history: History, hooks: Hooks, saved: SavedLoop, *, step: int
+        self,
+        work: Work,
+        model: Any,
+        settings: Settings,
+        history: History,
+        hooks: Hooks,
+        saved: SavedLoop,
+        *,
+        step: int,
     ) -> None:
         self.work, self.settings, self.history, self.hooks = work, settings, history, hooks
+        self.model = model  # whole, where `work` has only a part of it
         self.training = settings.training
         micro_rows = min(settings.micro_batch_size or self.training.batch_size, self.training.batch_size)
         self.stepper = Stepper(
@@ -202,7 +217,15 @@ class _Run:
                 self._train_step(batch)
                 self.tracer.after_step(self.step)
                 self._after_step()
+        self._gather_weights()
+        self.model.to(self.work.device)
         return self.progress()
+
+    def _gather_weights(self) -> None:
+        """Gives the whole model the present weights. All ranks call it."""
+        if self.work.sharded:
+            with self.work.world.collective("gathering of the weights"):
+                gather_weights(self.work.model, self.model)
 
     def _train_step(self, batch: list[int]) -> None:
         rate = learning_rate_at(self.step, self.steps, self.training)
@@ -247,7 +270,8 @@ class _Run:
     def _save(self) -> None:
         began = time.monotonic()
         state = self.settings.folder / f"step-{self.step}"
-        save_state(state, self.work.model, self.work.optimizer, self.work.world)
+        self._gather_weights()
+        save_state(state, self.model, self.work.optimizer, self.work.world)
         if self.work.world.is_main:
             kept = SavedLoop(
                 recent=self.recent,
@@ -271,8 +295,12 @@ class _Run:
         began = time.monotonic()
         # A stop during the measurement skips it: the next step saves and stops, and a training resumed after that step
         # does not come back here.
+        self._gather_weights()
+        self.model.to(self.work.device)
         with suppress(StopRequested):
             self.history.measured(self.step, float(epoch), self.hooks.validate())
+        if self.work.sharded:
+            self.model.to("cpu")
         self.work.model.train()
         self.away_s += time.monotonic() - began
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from distillchain_api.resource.spec import Training
+from distillchain_trainer.engine.sharding import part_like
 
 # Names that transformers' Trainer exempts from weight decay, besides the parameters of nn.LayerNorm.
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
@@ -81,10 +82,11 @@ def moments_of(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
 
 
 def set_moments(optimizer: torch.optim.AdamW, moments: dict[str, torch.Tensor]) -> None:
-    """Restores what `moments_of` returned."""
+    """Restores what `moments_of` returned; of a moment that is split over the ranks, this rank's part."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in moments.items():
         position, _, name = key.partition(".")
-        state.setdefault(int(position), {})[name] = value
+        state.setdefault(int(position), {})[name] = part_like(value, parameters[int(position)])
     # The groups are those of this run: rates and decay come from the work order, not from a saved state.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

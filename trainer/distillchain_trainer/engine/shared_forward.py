@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.spec import Precision
 from distillchain_trainer.engine.encoding import Encoded
-from distillchain_trainer.engine.forward import Answered, forward
+from distillchain_trainer.engine.forward import Answered, forward, latency_ms
 from distillchain_trainer.engine.precision import autocast, device_of
+from distillchain_trainer.engine.sharding import is_sharded
 from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.errors import StopRequested
 
 # Ranks exchange outputs this often. Rare enough that the exchange takes no part of the time (about 10 ms), and often
 # enough for progress lines and for a stop.
 ROUND_S = 2.0
+SHARDED_TOKENS = 16_384  # padded tokens of one pass on one GPU; it cannot be split when memory is short
+SHARDED_LATENCY_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,15 @@ def forward_in_rounds(
     """
     lengths = encoded.lengths
     wanted = sorted(range(len(encoded)) if rows is None else rows, key=lambda row: -lengths[row])
-    answers = forward(model, encoded, outputs_of, rows=world.deal(wanted), precision=precision)
+    # With one process, and where all must make the same passes, a round is one pass.
+    one_pass = world.is_alone or is_sharded(model)
+    if is_sharded(model):
+        answers = _in_step(world, model, encoded, outputs_of, wanted, precision)
+    else:
+        answers = forward(model, encoded, outputs_of, rows=world.deal(wanted), precision=precision)
     done = 0
     while done < len(wanted):
-        found = _exchanged(world, _own_part(world, answers, check, stop))
+        found = _exchanged(world, _own_part(answers, check, stop, one_pass=one_pass))
         done += len(found.rows)
         yield found
 
@@ -107,18 +116,65 @@ def all_outputs(
     return found, device_s
 
 
-def _own_part(
+def shared_latency_ms(
+    world: World, model: Any, encoded: Encoded, outputs_of: Callable[[Any], Tensor], *, precision: Precision
+) -> tuple[float, float]:
+    """As latency_ms, on rank 0. Other ranks get zeros; they take part where the model is split."""
+    if not is_sharded(model):
+        return latency_ms(model, encoded, outputs_of, precision=precision) if world.is_main else (0.0, 0.0)
+    times = []
+    # A fixed number, because all ranks must make the same passes.
+    for _ in range(1 + SHARDED_LATENCY_PASSES):
+        (answer,) = _in_step(world, model, encoded, outputs_of, [0], precision)
+        times.append(1000 * answer.elapsed_s)
+    return float(np.quantile(times[1:], 0.5)), float(np.quantile(times[1:], 0.95))
+
+
+def _in_step(
     world: World,
+    model: Any,
+    encoded: Encoded,
+    outputs_of: Callable[[Any], Tensor],
+    wanted: Sequence[int],
+    precision: Precision,
+) -> Iterator[Answered]:
+    """Passes of a model that is split: all ranks make equally many, each with its part of the same rows.
+
+    Args:
+        wanted: the longest first.
+    """
+    device, start = device_of(model), 0
+    was_training = model.training
+    model.eval()
+    while start < len(wanted):
+        longest = encoded.lengths[wanted[start]]
+        batch = wanted[start : start + world.size * max(1, SHARDED_TOKENS // max(longest, 1))]
+        start += len(batch)
+        rows = world.deal(batch)
+        started = time.perf_counter()
+        # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
+        # could not be written again.
+        with torch.no_grad(), autocast(device, precision):
+            inputs = encoded.batch(rows or batch[:1])
+            answer = model(**{name: value.to(device) for name, value in inputs.items()})
+            outputs = outputs_of(answer).float().cpu().numpy()
+        yield Answered(rows, outputs[: len(rows)], time.perf_counter() - started)
+    model.train(was_training)
+
+
+def _own_part(
     answers: Iterator[Answered],
     check: Callable[[NDArray[np.float32]], None],
     stop: Callable[[], bool],
+    *,
+    one_pass: bool,
 ) -> list[Answered]:
     """The next batches of this rank; none if it has computed its share."""
     started, batches = time.monotonic(), []
     for answer in answers:
         check(answer.outputs)
         batches.append(answer)
-        if world.is_alone or time.monotonic() - started > ROUND_S or stop():
+        if one_pass or time.monotonic() - started > ROUND_S or stop():
             break
     return batches
 

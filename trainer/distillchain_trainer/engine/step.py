@@ -51,6 +51,7 @@ class Work:
 
     Attributes:
         rows: on `rows_device`; on the host if they do not fit the GPU.
+        sharded: each rank holds a part of the model, so all must make the same passes.
     """
 
     model: Any
@@ -61,6 +62,7 @@ class Work:
     optimizer: torch.optim.AdamW
     device: torch.device
     world: World = ALONE
+    sharded: bool = False
 
     def losses(self, rows: Tensor, *, width: int, full: bool) -> Tensor:
         """The loss of each of some rows, [rows].

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from distillchain_trainer.engine.captured import CapturedStep
-from distillchain_trainer.engine.compiled import compile_layers, uncompile_layers
+from distillchain_trainer.engine.compiled import can_compile, compile_layers, uncompile_layers
 from distillchain_trainer.engine.modes import Mode, ModeTrial
 from distillchain_trainer.engine.optimizer import set_learning_rate
+from distillchain_trainer.engine.sharded_step import ShardedStep
 from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.training_state import random_state, set_random_state
 from distillchain_trainer.engine.widths import width_for, widths_up_to
@@ -34,10 +35,14 @@ class Stepper:
         self, work: Work, micro_rows: int, *, pads_freely: bool, decided: Mode | None = None, recomputes: bool = False
     ) -> None:
         self.work = work
-        self.eager = EagerStep(work, micro_rows, pad=self._pad)
+        self.eager = (ShardedStep if work.sharded else EagerStep)(work, micro_rows, pad=self._pad)
         if recomputes:
             self.eager.recompute()
-        self.trial = ModeTrial(available_modes(work, micro_rows, pads_freely=pads_freely), decided=decided)
+        modes = available_modes(work, micro_rows, pads_freely=pads_freely)
+        # One node may lack a compiler, and all ranks must try the same modes.
+        lacking = work.world.any(*(mode not in modes for mode in Mode))
+        shared = {mode for mode, is_lacking in zip(Mode, lacking, strict=True) if not is_lacking}
+        self.trial = ModeTrial(tuple(mode for mode in modes if mode in shared), decided=decided)
         self._widths = widths_up_to(max(work.rows.lengths))
         self._entered = Mode.EAGER
         self._captured: CapturedStep | None = None
@@ -54,12 +59,22 @@ class Stepper:
         started = self._now() if tries else 0.0
         mode = self.trial.mode
         loss, typical = self._in_mode(mode, batch, steps_left=steps_left, stop=stop)
+        if tries and not self.work.world.is_alone and loss is not None:
+            self._agree(mode, steps_left=steps_left)
         if tries and not self.trial.is_decided and loss is not None and mode == self.trial.mode:
-            self.trial.step_done(self._now() - started if typical else None, steps_left=steps_left)
+            # Of the slowest rank, so that all choose the same mode.
+            elapsed_s = self.work.world.longest(self._now() - started)
+            self.trial.step_done(elapsed_s if typical else None, steps_left=steps_left)
             if self.trial.is_decided:
                 seconds = {f"{name}_ms": round(1000 * value, 3) for name, value in self.trial.seconds.items()}
                 log.info("training mode chosen", extra={"mode": str(self.trial.mode), **seconds})
         return loss
+
+    def _agree(self, mode: Mode, *, steps_left: int) -> None:
+        """A mode that has failed on one rank counts as failed on all."""
+        (failed,) = self.work.world.any(self.trial.mode != mode)
+        if failed and self.trial.mode == mode:
+            self.trial.failed(steps_left=steps_left)
 
     def _in_mode(
         self, mode: Mode, batch: Sequence[int], *, steps_left: int, stop: Callable[[], bool]
@@ -78,7 +93,8 @@ class Stepper:
             if before is None:
                 raise
             log.warning(
-                "training mode failed; going on without it", extra={"mode": str(mode), "why": repr(error)[:500]}
+                "training mode failed; going on without it",
+                extra={"mode": str(mode), "why": repr(_cause_of(error))[:500]},
             )
             self.trial.failed(steps_left=steps_left)
             set_random_state(before)
@@ -136,11 +152,11 @@ def _cause_of(error: BaseException) -> BaseException:
 
 def available_modes(work: Work, micro_rows: int, *, pads_freely: bool) -> tuple[Mode, ...]:
     """The modes that may work here, in the order of trial: what is cheap to try comes first."""
-    # A CPU launches nothing, and compiling for it needs a C++ compiler, which the image does not have.
-    if work.device.type != "cuda" or not pads_freely:
+    # A CPU launches nothing, and compiling for it would need a C++ compiler.
+    if work.device.type != "cuda" or not pads_freely or work.sharded:
         return (Mode.EAGER,)
     fits_one_pass = micro_rows >= work.training.batch_size and work.rows_device == work.device
     # Collectives are not recorded: a rank that fails would leave the others waiting in theirs.
-    if work.world.is_alone and fits_one_pass:
-        return (Mode.EAGER, Mode.CAPTURED, Mode.COMPILED_CAPTURED, Mode.COMPILED)
-    return (Mode.EAGER, Mode.COMPILED)
+    captured = (Mode.CAPTURED, Mode.COMPILED_CAPTURED) if work.world.is_alone and fits_one_pass else ()
+    modes = (Mode.EAGER, *captured, Mode.COMPILED)
+    return modes if can_compile() else tuple(mode for mode in modes if not mode.is_compiled)

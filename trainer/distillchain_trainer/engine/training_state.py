@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from distillchain_trainer.engine.optimizer import moments_of, set_moments
+from distillchain_trainer.engine.sharding import whole
 from distillchain_trainer.engine.world import ALONE, World
 
 log = logging.getLogger(__name__)
@@ -81,20 +82,32 @@ def set_random_state(state: RandomState) -> None:
 
 
 def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
-    """Everything that the next step depends on, except the step's number. All ranks call it; rank 0 writes."""
+    """Everything that the next step depends on, except the step's number. All ranks call it; rank 0 writes.
+
+    Args:
+        model: with all weights, also where the training splits them over the ranks.
+    """
     everyones = world.gather(np.frombuffer(_packed(random_state()), dtype=np.uint8))
+    moments = {}
+    for name, part in moments_of(optimizer).items():
+        moment = whole(part)
+        if world.is_main:
+            # One that was split does not fit the GPU beside all others.
+            moments[name] = moment if moment is part else moment.cpu()
     if not world.is_main:
         return
     save_weights(model, folder)  # creates the folder
-    safetensors.torch.save_file(moments_of(optimizer), folder / MOMENTS)
+    safetensors.torch.save_file(moments, folder / MOMENTS)
     for rank, packed in enumerate(everyones):
         (folder / RANDOM.format(rank=rank)).write_bytes(packed.tobytes())
 
 
-def load_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
-    """Restores what `save_state` wrote. A rank that the state knows nothing of keeps its present random numbers."""
-    load_weights(model, folder)
-    device = next(model.parameters()).device
+def load_state(folder: Path, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
+    """Restores what `save_state` wrote, but for the weights, which `load_weights` restores.
+
+    A rank that the state knows nothing of keeps its present random numbers.
+    """
+    device = optimizer.param_groups[0]["params"][0].device
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
     saved_by = len(list(folder.glob(RANDOM.format(rank="*"))))
     if saved_by != world.size and world.is_main:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distillchain_trainer.engine.peers import Peers
-from distillchain_trainer.errors import LostPeers, StopRequested
+from distillchain_trainer.errors import LostPeers, StopRequested, is_peer_failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,6 +94,15 @@ class World:
         with self.collective("agreement"):
             return collectives.any_of(flags)
 
+    def longest(self, elapsed_s: float) -> float:
+        """The longest of the times of all ranks."""
+        if self.is_alone:
+            return elapsed_s
+        from distillchain_trainer.engine import collectives
+
+        with self.collective("comparison of times"):
+            return collectives.largest(elapsed_s)
+
     def add_up(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place."""
         if not self.is_alone:
@@ -139,9 +148,8 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            # OutOfMemoryError is a RuntimeError too, but a fault of this process; it is recognised by name, because
-            # this module is imported where torch is not. gloo raises RuntimeError itself for a lost connection.
-            if self.peers is None or type(error).__name__ == "OutOfMemoryError":
+            # Other errors are faults of this process, such as short memory.
+            if self.peers is None or not is_peer_failure(error):
                 raise
             raise self.peers.lost(what, started_s) from error
 
@@ -153,7 +161,9 @@ class World:
             return
         others_come = True
         try:
-            yield
+            # A model that is split starts collectives by itself.
+            with self.collective("a pass of the model"):
+                yield
         except LostPeers:
             # Without a report a rank was killed, and would be awaited in vain.
             others_come = self.peers.has_report()

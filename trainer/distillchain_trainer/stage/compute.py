@@ -247,6 +247,7 @@ class _Training:
                     save_interval_s=order.save_interval_s,
                     pads_freely=student.model.config.model_type not in MIXES_PADDING,
                     world=context.world,
+                    sharded=context.is_sharded,
                 ),
                 resume_from=resume_from,
                 train_s_before=self.stats.train_s,

@@ -46,6 +46,11 @@ class Context:
     started_s: float = field(default_factory=time.monotonic)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether models are split over the processes."""
+        return self.order.parallelism.sharding == "Full" and not self.world.is_alone
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds of this attempt so far."""
         return time.monotonic() - self.started_s

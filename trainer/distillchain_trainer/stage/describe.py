@@ -62,13 +62,14 @@ def build_manifest(
             mode=stats.mode,
         ),
         warnings=context.warnings.sentences,
-        environment=environment(),
+        environment=environment(context),
         committed_at=utc_now(),
     )
 
 
-def environment() -> dict[str, str]:
-    """Versions, device and number settings: what may change a result by floating-point noise or more."""
+def environment(context: Context) -> dict[str, str]:
+    """Versions, devices and number settings: what may change a result by floating-point noise or more."""
+    processes = f"{context.world.size}{', sharded' if context.is_sharded else ''}"
     gpu = torch.cuda.is_available()
     return {
         "distillchain": __version__,
@@ -77,6 +78,7 @@ def environment() -> dict[str, str]:
         # None in a build of torch for CPUs.
         "cuda": torch.version.cuda or "none",
         "device": torch.cuda.get_device_name(0) if gpu else f"cpu ({torch.get_num_threads()} threads)",
+        **({} if context.world.is_alone else {"processes": processes}),
         "threads": str(torch.get_num_threads()),
         # As torch has it, and not as the work order asks for it: a manifest records what was in effect.
         "tf32": "on" if torch.get_float32_matmul_precision() != "highest" else "off",

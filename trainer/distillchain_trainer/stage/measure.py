@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from distillchain_api.wire.answer import ProgressPhase
 from distillchain_api.wire.manifest import Metrics, ModelFacts
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.forward import latency_ms
-from distillchain_trainer.engine.shared_forward import all_outputs
+from distillchain_trainer.engine.shared_forward import all_outputs, shared_latency_ms
 from distillchain_trainer.errors import CheckpointInvalid, TrainingDiverged
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
@@ -106,10 +105,8 @@ class Measurer:
 
     def _latency_ms(self, loaded: Loaded, split: Split) -> tuple[float, float]:
         """By itself and at batch size 1: rates of large batches do not show what one request takes."""
-        # Only rank 0 writes the manifest, and the others wait for it at the next meeting.
-        if not self.context.world.is_main:
-            return 0.0, 0.0
-        return latency_ms(
+        return shared_latency_ms(
+            self.context.world,
             loaded.model,
             self.task.encode(split, loaded, check=self.context.signals.raise_if_requested),
             self.task.outputs_of,

@@ -20,6 +20,7 @@ from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.precision import best_device
+from distillchain_trainer.engine.sharding import shard
 from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
@@ -128,7 +129,10 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
     checkpoint = _fetch_once(context, lambda: _fetch_teacher(context), "download of the teacher")
     loaded = task.load_teacher(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU.
-    loaded.model.to(best_device())
+    if context.is_sharded:
+        shard(loaded.model, context.world, device=best_device())
+    else:
+        loaded.model.to(best_device())
     context.reporter.report("FetchTeacher", 1, 1)
     return LoadedTeacher(loaded, checkpoint)
 

@@ -1,0 +1,99 @@
+"""A student that is split over several processes: the result and the states are those of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillchain_api.wire.work_order import WorkOrder
+from distillchain_trainer.errors import StopRequested
+from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, weights_of, write_data
+from trainer.rank_parts import Attempt, distance, no_memory_for_more_than_two_rows, start_stage
+
+pytestmark = pytest.mark.models
+
+
+def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **parts: Any) -> WorkOrder:
+    """A sharded stage whose student has two layers and this dropout."""
+    config = {
+        **SMALL_BERT,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
+    student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
+    return an_order(
+        root,
+        student=student,
+        storage={"uri": f"file://{root}/{store}"},
+        template={"parallelism": {"processesPerNode": 2, "sharding": "Full"}, "microBatchSize": 4},
+        **parts,
+    )
+
+
+@pytest.mark.parametrize(
+    "size, rows, batch_size",
+    [
+        pytest.param(2, 150, 16, id="a short last batch"),
+        pytest.param(3, 11, 2, id="a batch of fewer rows than ranks"),
+    ],
+)
+def test_a_sharded_student_is_that_of_one_process(root: Path, size: int, rows: int, batch_size: int):
+    write_data(root / "data", train=rows)
+    training = {"batchSize": batch_size, "maxGradNorm": 0.1}
+    alone = run_here(an_order_in(root, "alone", training=training), root)
+
+    answers = start_stage(Attempt(an_order_in(root, training=training), "a"), root, size).answers()
+
+    assert distance(answers[0], alone) < 1e-5
+    assert answers[0].student.metrics == alone.student.metrics
+    assert answers[0].teacher == answers[1].teacher
+    assert answers[0].teacher is not None
+    assert alone.teacher is not None
+    assert answers[0].teacher.metrics == alone.teacher.metrics, "the teacher is split too"
+    assert answers[0].teacher.parameters == alone.teacher.parameters
+
+
+def test_memory_that_is_short_on_one_rank_ends_a_sharded_stage(root: Path):
+    attempt = Attempt(an_order_in(root), "a", fault=no_memory_for_more_than_two_rows)
+
+    outcomes = start_stage(attempt, root, 2).wait()
+
+    assert [outcome["error"] for outcome in outcomes] == ["LostPeers", "OutOfMemory"]
+    assert outcomes[1]["message"] == (
+        "the GPU has too little memory to train on 4 rows at a time; lower microBatchSize (the digest stays the same), "
+        "which parallelism.sharding Full does not do by itself"
+    )
+    assert outcomes[0]["message"] == f"rank 1 of 2 ended: OutOfMemory: {outcomes[1]['message']}"
+
+
+def test_a_sharded_training_is_resumed_bit_by_bit(root: Path):
+    whole = start_stage(Attempt(an_order_in(root, "whole", dropout=0.2), "whole"), root, 2).answers()[0]
+    order = an_order_in(root, dropout=0.2)
+
+    stopped = start_stage(Attempt(order, "stopped", stop_after=(1, 30)), root, 2).wait()
+
+    assert [outcome["error"] for outcome in stopped] == ["StopRequested"] * 2
+    assert 0 < stopped[0]["step"] == stopped[1]["step"] < 20
+    resumed = start_stage(Attempt(order, "resumed"), root, 2).answers()[0]
+    assert manifest_of(root, order.digest).run.resumed
+    assert manifest_of(root, order.digest).environment["processes"] == "2, sharded"
+    assert weights_of(resumed) == weights_of(whole)
+
+
+def test_a_sharded_state_is_resumed_by_one_process_and_its_state_by_several(root: Path):
+    alone = run_here(an_order_in(root, "alone"), root)
+    order = an_order_in(root)
+    (first, *_) = start_stage(Attempt(order, "first", stop_after=(1, 20)), root, 2).wait()
+    assert first["step"] > 0
+    with pytest.raises(StopRequested) as second:
+        run_here(order, root, attempt="second", signals=StopAfter(10))
+    assert second.value.step > first["step"]
+
+    answer = start_stage(Attempt(order, "third"), root, 3).answers()[0]
+
+    assert manifest_of(root, order.digest).run.resumed
+    assert distance(answer, alone) < 1e-5
