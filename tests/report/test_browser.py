@@ -108,12 +108,13 @@ def open_page(browser: Browser, pages: Callable[[str], Path]) -> Iterator[Open]:
 @pytest.mark.parametrize("dark", [pytest.param(False, id="light"), pytest.param(True, id="dark")])
 @pytest.mark.parametrize("case", CASES)
 def test_no_accessibility_rule_is_broken(open_page: Open, case: str, dark: bool):
-    page = open_page(case, dark=dark)
+    # A dark page differs in its colours alone, so only the rule about colours can give another answer there.
+    options = {"runOnly": ["color-contrast"]} if dark else {"resultTypes": ["violations"]}
 
-    found = Axe().run(page)
+    found = Axe().run(open_page(case, dark=dark), options=options)
 
     assert found.violations_count == 0, found.generate_report()
-    assert len(found.response["passes"]) > 20, "axe has checked something"
+    assert len(found.response["passes"]) > (0 if dark else 20), "axe has checked something"
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
