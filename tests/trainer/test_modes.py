@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from distillchain_trainer.engine.precision import compute_head_in_float32
 from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.widths import width_for, widths_up_to
+from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import StopRequested
 from trainer.test_loop import Rows, a_student, distance, recipe, row_losses, train
 
@@ -260,6 +262,28 @@ def test_a_gpu_is_needed_to_capture_or_compile():
     work = a_work(a_student(), 8)
 
     assert Stepper(work, 8, pads_freely=True).decided_mode is Mode.EAGER
+
+
+@pytest.mark.parametrize(
+    "size, micro_rows, compiler, want",
+    [
+        (1, 8, True, [Mode.EAGER, Mode.CAPTURED, Mode.COMPILED_CAPTURED, Mode.COMPILED]),
+        (1, 8, False, [Mode.EAGER, Mode.CAPTURED]),
+        (1, 4, True, [Mode.EAGER, Mode.COMPILED]),
+        (2, 8, True, [Mode.EAGER, Mode.COMPILED]),
+        (2, 8, False, [Mode.EAGER]),
+    ],
+    ids=["one process", "no compiler", "micro-batches", "two processes", "two processes, no compiler"],
+)
+def test_a_gpu_has_the_modes_that_can_work(
+    monkeypatch: pytest.MonkeyPatch, size: int, micro_rows: int, compiler: bool, want: list[Mode]
+):
+    monkeypatch.setattr(stepper, "can_compile", lambda: compiler)
+    gpu = torch.device("cuda")
+    work = replace(a_work(a_student(), 8), device=gpu, rows_device=gpu, world=World(size=size))
+
+    assert list(stepper.available_modes(work, micro_rows, pads_freely=True)) == want
+    assert stepper.available_modes(work, micro_rows, pads_freely=False) == (Mode.EAGER,)
 
 
 def test_compiled_layers_have_the_names_of_before_and_can_be_restored():
