@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,8 +14,13 @@ import pytest
 import yaml
 
 from cli.parts import COMMAND, WITH_DEFAULT_SIGNALS, clean_environment, distillchain, example_in_help
+from distillchain_api.graph import build_plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.manifest import Manifest
+from distillchain_cli.chain_files import read_chain
+from distillchain_cli.live import PlainView
+from distillchain_cli.processes import RunFolder
+from distillchain_cli.run import run_chain
 
 pytestmark = [pytest.mark.models, pytest.mark.xdist_group("cli-models")]
 
@@ -125,9 +131,13 @@ def test_a_missed_gate_ends_with_exit_code_1_and_the_sentence_of_the_trainer(
     assert " is below spec.teacher.gate.minMetric 1.00; " in done.stderr
 
 
-def test_after_ctrl_c_the_same_command_continues(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path):
+@pytest.mark.parametrize("processes, epochs", [(1, 150), (2, 50)])  # two students, so none is found
+def test_after_ctrl_c_the_same_command_continues(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], processes: int, epochs: int
+):
     root = ran[0]  # the same folder, because digests depend on its paths
-    more = ["--set", "spec.stages[small].training.epochs=150"]
+    more = ["--set", f"spec.stages[small].training.epochs={epochs}"]
+    more += ["--set", f"spec.template.parallelism={{processesPerNode: {processes}}}"]
     process = subprocess.Popen(
         [*WITH_DEFAULT_SIGNALS, *COMMAND, "run", "chain.yaml", *more],
         cwd=root,
@@ -151,8 +161,10 @@ def test_after_ctrl_c_the_same_command_continues(ran: tuple[Path, subprocess.Com
     done = distillchain("run", "chain.yaml", *more, cwd=root, **ONE_THREAD)
 
     assert done.returncode == 0, done.stderr
-    resumed = [manifest for manifest in manifests_of(root, "small") if manifest.run.resumed]
-    assert len(resumed) == 1
+    (manifest,) = (
+        manifest for manifest in manifests_of(root, "small") if manifest.recipe["training"]["epochs"] == epochs
+    )
+    assert manifest.run.resumed
 
 
 def manifests_of(root: Path, stage: str) -> list[Manifest]:
@@ -166,3 +178,25 @@ def test_the_example_of_run_works_with_the_real_trainer(ran: tuple[Path, subproc
     done = distillchain(*example_in_help("run", cwd=root), cwd=root)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_trainer_that_imported_its_libraries_ahead_gives_the_same_student(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root, _ = ran
+    plan = build_plan(read_chain(str(root / "chain.yaml"), storage=f"file://{tmp_path}/store"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    shown = io.StringIO()
+
+    status = run_chain(plan, RunFolder(tmp_path), view=PlainView(shown, metric="accuracy"), imports_ahead=True)
+
+    assert status.phase == "Succeeded", shown.getvalue()
+    warning = "small: warning: environment variable ACCELERATE_MIXED_PRECISION is ignored"
+    assert warning in shown.getvalue(), "what is ignored is reported although it was hidden from the imports"
+    assert weights_in(tmp_path / "store") == weights_in(root / "store")
+
+
+def weights_in(store: Path) -> list[bytes]:
+    paths = sorted(store.glob("stages/*/attempts/*/model.safetensors"))
+    return [path.read_bytes() for path in paths]
