@@ -105,7 +105,7 @@ class Peers:
             if failure["rank"] != self.rank:
                 raise LostPeers(f"rank {failure['rank']} of {self.size} ended: {failure['description']}")
 
-    def lost(self, what: str, since_s: float) -> LostPeers:
+    def lost(self, what: str, since_s: float | None) -> LostPeers:
         """The error for a collective or request that failed: the failure that a rank has reported, if there is one."""
         try:
             self.raise_failure()
@@ -113,10 +113,8 @@ class Peers:
             return reported
         except RuntimeError:  # rank 0 is gone, and its store with it
             pass
-        waited_s = time.monotonic() - since_s
-        return LostPeers(
-            f"lost the other processes of the stage: rank {self.rank} of {self.size}, {what}, after {waited_s:.0f} s"
-        )
+        waited = "" if since_s is None else f", after {time.monotonic() - since_s:.0f} s"
+        return LostPeers(f"lost the other processes of the stage: rank {self.rank} of {self.size}, {what}{waited}")
 
     def _next_key(self) -> str:
         self.calls += 1

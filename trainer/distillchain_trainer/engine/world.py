@@ -142,9 +142,13 @@ class World:
             return collectives.gather(array)
 
     @contextlib.contextmanager
-    def collective(self, what: str) -> Iterator[None]:
-        """Within the block, a collective that fails raises LostPeers, which names it."""
-        started_s = time.monotonic()
+    def collective(self, what: str, *, is_whole_stage: bool = False) -> Iterator[None]:
+        """Within the block, a collective that fails raises LostPeers, which names it.
+
+        Args:
+            is_whole_stage: the time since the start of the block says nothing.
+        """
+        started_s = None if is_whole_stage else time.monotonic()
         try:
             yield
         except RuntimeError as error:
@@ -162,7 +166,7 @@ class World:
         others_come = True
         try:
             # A model that is split starts collectives by itself.
-            with self.collective("a pass of the model"):
+            with self.collective("a pass of the model", is_whole_stage=True):
                 yield
         except LostPeers:
             # Without a report a rank was killed, and would be awaited in vain.
