@@ -10,7 +10,7 @@ import pytest
 from distillchain_api.wire.answer import Committed
 from distillchain_trainer.launch.environment import set_up_environment
 from distillchain_trainer.stage_warnings import StageWarnings
-from trainer.parts import an_order, answer_in, manifest_of, start_process, weights_of
+from trainer.parts import an_order, answer_in, manifest_of, run_here, start_process, weights_of
 
 RESULT_CHANGING = {
     "ACCELERATE_MIXED_PRECISION": "bf16",
@@ -77,11 +77,9 @@ def test_an_impossible_number_of_threads_is_replaced_and_reported(
 
 @pytest.mark.models
 def test_the_manifest_records_versions_threads_and_number_settings(root: Path):
-    answer = committed(root, "recorded")
+    answer = run_here(an_order(root), root)
 
-    (path,) = (root / "recorded/store/stages").iterdir()
-    environment = manifest_of(root / "recorded", path.name).environment
-    assert answer.digest == path.name
+    environment = manifest_of(root, answer.digest).environment
     assert {
         "torch",
         "transformers",
