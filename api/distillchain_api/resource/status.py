@@ -91,7 +91,7 @@ class StageStatus(Record):
     failure_class: FailureClass | None = None
     """Row of docs/failures.md."""
     missed_starts: int | None = None
-    """How often, since all its pods ran last, a pod waited longer than `pendingDeadline`."""
+    """How often a pod has waited longer than `pendingDeadline` since all pods ran together last."""
     next_start_at: str | None = None
     """When its Job is created again after that."""
 
