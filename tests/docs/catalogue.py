@@ -58,6 +58,9 @@ RUN: dict[tuple[str, str], Scene] = {
 }
 
 CANNOT: dict[tuple[str, str], str] = {
+    ("docs/gpus.md", 'kubectl exec POD -c trainer -- python -c "import os, signal; os.kill(1, signal.SIGUSR1)"'): (
+        "needs a pod that trains; tests/trainer/test_tracing.py sends the signal"
+    ),
     ("README.md", "make quickstart"): "creates the environment of the tests and trains for five minutes; "
     "Scene.QUICKSTART runs the chain on part of the data",
     ("README.md", "make test"): "runs this test",
