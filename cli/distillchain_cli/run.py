@@ -6,6 +6,7 @@ interruption (75) does not count.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTE
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, Progress
+from distillchain_cli.errors import RunFailed
 from distillchain_cli.live import View
 from distillchain_cli.local_processes import count_gpus, processes_here
 from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, Trainer, run_attempt, start_trainer
@@ -38,7 +40,8 @@ class _Run:
     backoff_s: float
     imports_ahead: bool
     entries: list[StageStatus] = field(default_factory=list)
-    waiting: dict[str, Trainer] = field(default_factory=dict)  # by stage: those that have only imported libraries
+    waiting: dict[str, Trainer | None] = field(default_factory=dict)
+    """By stage: trainers that were started ahead and have only imported libraries; None: not possible."""
 
 
 def run_chain(
@@ -72,7 +75,8 @@ def run_chain(
                     break
         finally:
             for trainer in run.waiting.values():
-                trainer.dismiss()
+                if trainer is not None:
+                    trainer.dismiss()
     return build_status(plan, run.entries)
 
 
@@ -162,10 +166,14 @@ def _on_progress(run: _Run, stage: PlannedStage, line: Progress) -> None:
 
 
 def _start_waiting(run: _Run, stage: PlannedStage) -> None:
+    run.waiting[stage.name] = None
     here = processes_here(stage, gpus=count_gpus())
     # With several processes the trainer only starts others, and imports nothing itself.
-    if here.processes == 1:
-        order = stage.work_order.model_copy(update={"parallelism": here})
+    if here.processes > 1:
+        return
+    order = stage.work_order.model_copy(update={"parallelism": here})
+    # The stage that trains must not end because of this. The attempt of the next one reports the same error.
+    with contextlib.suppress(RunFailed, OSError):
         run.waiting[stage.name] = start_trainer(order, 1, run.folder, waits=True)
 
 

@@ -26,6 +26,7 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_cli.chain_files import read_chain
+from distillchain_cli.errors import RunFailed
 from distillchain_cli.live import PlainView
 from distillchain_cli.processes import RunFolder, Trainer, start_trainer
 from distillchain_cli.run import run_chain
@@ -291,3 +292,20 @@ def test_a_trainer_that_died_while_it_waited_is_replaced(
 
     assert status.phase == "Succeeded"
     assert [stage for stage, _ in started] == ["mini", "tiny", "tiny"]
+
+
+def test_a_trainer_that_cannot_be_started_ahead_does_not_end_the_stage_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = build_plan(read_chain(str(write_chain(tmp_path))))
+    act = "progress('Train', 1, 2)\ntime.sleep(0.5)\ncommit()"
+    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
+
+    def start(*arguments: Any, waits: bool = False) -> Trainer:
+        if waits:
+            raise RunFailed("the trainer cannot be started")
+        return start_trainer(*arguments)
+
+    monkeypatch.setattr("distillchain_cli.run.start_trainer", start)
+
+    assert run_chain(plan, RunFolder(tmp_path), view=a_view(), imports_ahead=True).phase == "Succeeded"
