@@ -35,12 +35,12 @@ def pods_of(chains: Chains) -> dict[int, Any]:
 
 
 @pytest.mark.usefixtures("dns")
-def test_two_pods_train_one_stage_and_start_again_together_when_one_is_evicted(
+def test_two_pods_train_one_stage_and_start_again_together_after_an_eviction_and_a_suspension(
     chains: Chains,
     relay: Relay,
     new_chain: NewChain,
 ):
-    training = {"learningRate": 1e-3, "epochs": 6}
+    training = {"learningRate": 1e-3, "epochs": 10}
     # Two ranks share the two cores.
     python = host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"})
     stage = femto_stage(relay, training=training, saveInterval="2s", retries=0)
@@ -53,10 +53,14 @@ def test_two_pods_train_one_stage_and_start_again_together_when_one_is_evicted(
     chains.cluster.node.evict(chains.namespace, before[1]["metadata"]["name"])
 
     chains.wait_until("node 0 to train again", lambda: chains.running_pod("femto") not in (None, first))
+    chains.suspend("pair", True)
+    assert chains.wait("pair", "Suspended").stages[-1].phase == "Suspended"
+    assert pods_of(chains) == {}
+    chains.suspend("pair", False)
     status = chains.wait("pair", "Succeeded")
     femto = status.stage_named("femto")
     assert femto is not None
-    assert femto.attempt == 2
+    assert femto.attempt == 3
     run = chains.manifest(chain, femto.digest).run
     assert run.resumed
     (job,) = chains.cluster.control_plane.get("jobs", "-n", chains.namespace)["items"]
