@@ -17,7 +17,7 @@ from trainer.parts import an_order
 
 pytestmark = pytest.mark.slow
 
-QUICK = "connection.HEARTBEAT_S, connection.SILENCE_S, member.RETRY_S, launcher.KILL_AFTER_S = 0.1, 1.0, 0.1, 0.5\n"
+QUICK = "member.RETRY_S, launcher.KILL_AFTER_S = 0.1, 0.5\n"
 STOPPABLE = "wait_for_stop(signals)\nraise errors.StopRequested(40)"
 
 
@@ -149,14 +149,14 @@ def test_a_node_whose_machine_fails_is_named_and_the_other_ends_with_75(nodes: N
 
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_node_that_is_silent_is_lost(nodes: Nodes, order: WorkOrder, silent: int):
-    both = start_training(nodes, order, STOPPABLE)
+    both = start_training(nodes, order, STOPPABLE, QUICK + "connection.HEARTBEAT_S, connection.SILENCE_S = 0.1, 3.0\n")
 
     both[silent].process.send_signal(signal.SIGSTOP)
     code, answer = both[1 - silent].ends()
 
     assert isinstance(answer, Interrupted), both[1 - silent].log
     assert code == 75
-    assert f"node {silent} of 2 is lost: nothing was heard from it for 1 s" in answer.message
+    assert f"node {silent} of 2 is lost: nothing was heard from it for 3 s" in answer.message
 
 
 def test_ranks_that_hang_after_a_node_was_lost_are_killed(nodes: Nodes, order: WorkOrder):

@@ -64,12 +64,13 @@ def carry_out(signals: Signals, work: Callable[[WorkOrder, TextIO], Ending], *, 
     except BaseException as error:  # every ending has an answer
         # A second signal must not interrupt the answer to the first.
         signals.defer_for_good()
-        return _of_exception(order, error, signals)
+        return _of_exception(order, error, signals, rank)
     return ending
 
 
-def _of_exception(order: WorkOrder | None, error: BaseException, signals: Signals) -> Ending:
-    if is_peer_failure(error):
+def _of_exception(order: WorkOrder | None, error: BaseException, signals: Signals, rank: int | None) -> Ending:
+    # One process has no peers: the same words then come from another library, and the error is its own.
+    if rank is not None and is_peer_failure(error):
         # Ranks do not stop at the same moment. The last ones may find that the others are gone already.
         return interrupted(order, signals.saved_step) if signals.requested else _peers_lost(order, error, signals)
     if isinstance(error, StopRequested):

@@ -110,6 +110,8 @@ class _Launcher:
             signals.on_trace = functools.partial(loop.call_soon_threadsafe, self._ranks.trace)
             if signals.requested:  # while the ranks were started
                 self._on_stop()
+            if self._cause is not None:  # a node was lost meanwhile
+                self._end_ranks(self._cause)
             while self._ranks.running:
                 await self._wait()
             self._group.settle()

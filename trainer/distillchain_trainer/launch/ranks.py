@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from distillchain_api.failures import EXIT_CODE, FailureClass
+from distillchain_api.failures import EXIT_CODE, EXIT_INTERRUPTED, FailureClass
 from distillchain_api.faults import BadDocument
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.launch.ending import CRASH_EXIT_CODE, Ending, failure, interrupted
@@ -62,6 +62,8 @@ class Ranks:
     def _start(self, variables: dict[str, str], start: RankStart, progress: int) -> None:
         rank = int(variables["RANK"])
         mine = start.model_copy(update={"end": f"{start.end}-{rank}"})
+        # Held back until the rank has a handler for it: it would end a rank that has none. A child inherits the mask.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         process = subprocess.Popen(
             RANK_COMMAND,
             env={**os.environ, **variables, RANK_ENV: mine.to_json()},
@@ -72,6 +74,7 @@ class Ranks:
             # Ctrl-C in a terminal reaches the launcher alone, which passes it on.
             process_group=0,
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._running[rank] = process
         threading.Thread(target=self._wait, args=(rank, process, Path(mine.end)), daemon=True).start()
 
@@ -96,6 +99,8 @@ class Ranks:
         # Killed by the launcher, or stopped before it handled signals.
         if rank in self._killed or code in (-signal.SIGTERM, -signal.SIGINT):
             return interrupted(self._order, 0)
+        if code == EXIT_INTERRUPTED:  # the disk was too full for its answer
+            return interrupted(self._order, 0)
         words = [match.strip() for match in LAST_WORDS.findall(stderr)]
         last_words = f": {words[-1]}" if words else ""
         if code >= 0:
@@ -107,7 +112,7 @@ class Ranks:
             code = EXIT_CODE[FailureClass.OUT_OF_MEMORY]
             return failure(self._order, FailureClass.OUT_OF_MEMORY, sentence, code)
         hint = " (the kernel does this when memory runs out)" if code == -signal.SIGKILL else ""
-        sentence = f"killed by {signal.Signals(-code).name}{hint}{last_words}"
+        sentence = f"killed by {_name(-code)}{hint}{last_words}"
         return failure(self._order, FailureClass.CRASHED, sentence, CRASH_EXIT_CODE)
 
     @property
@@ -133,6 +138,13 @@ class Ranks:
             # Each rank leads a process group of its own.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _copy_stderr(process: subprocess.Popen[bytes], tail: bytearray) -> None:
