@@ -20,9 +20,9 @@ def resume_prefix(digest: str) -> str:
     return f"stages/{digest}/resume/"
 
 
-def trace_key(digest: str, attempt: str, step: int) -> str:
+def trace_key(digest: str, attempt: str, *, rank: int, step: int) -> str:
     """A profiler trace that was asked for during the training."""
-    return f"stages/{digest}/traces/{attempt}-step-{step}.json.gz"
+    return f"stages/{digest}/traces/{attempt}-rank-{rank}-step-{step}.json.gz"
 
 
 def report_key(digest: str) -> str:

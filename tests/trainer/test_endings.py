@@ -55,6 +55,7 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
         pytest.param(
             "raise KeyError('surprise, top-secret-value')", 70, "KeyError: 'surprise, <AWS_SECRET_ACCESS_KEY>'", id="crash"
         ),
+        pytest.param("raise RuntimeError('Connection reset by peer')", 70, "RuntimeError: Connection reset by peer", id="the words of a lost peer, in one process"),
         pytest.param("raise errors.StorageDenied('refused top-secret-value')", 69, "refused <AWS_SECRET_ACCESS_KEY>", id="a secret in a sentence"),
         pytest.param("raise errors.StorageDenied('http://bob:top@s3.test refused hub-token-value')", 69, "http://s3.test refused <HUGGING_FACE_HUB_TOKEN>", id="a password in an address"),
         pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower microBatchSize (the digest stays the same), or raise resources.limits", id="memory"),

@@ -66,3 +66,15 @@ def test_a_disk_that_is_full_while_a_data_set_is_prepared_is_no_fault_of_the_dat
 
     with pytest.raises(DiskFull, match="no space left on the disk"):
         hub.fetch_dataset("hf://org/reviews", None, {"train": "train"}, folder=tmp_path)
+
+
+def test_a_download_that_breaks_without_an_error_class_is_an_outage(monkeypatch: pytest.MonkeyPatch):
+    """hf_xet, which downloads large files, raises RuntimeError for everything."""
+
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("Data processing error: Connection reset by peer")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", breaks)
+
+    with pytest.raises(StorageUnavailable, match=r"spec\.teacher\.model: the hub did not answer for hf://org/teacher"):
+        hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model", choose=list)

@@ -29,7 +29,7 @@ def signals():
         signal.signal(number, handler)
 
 
-def traced(folder: Path, signals: Signals, *, keep: object) -> object:
+def traced(folder: Path, signals: Signals, *, keep: object, epochs: int = 3) -> object:
     student = a_student(dropout=0.1)
     os.kill(os.getpid(), signal.SIGUSR1)
     folder.mkdir()
@@ -37,7 +37,7 @@ def traced(folder: Path, signals: Signals, *, keep: object) -> object:
         student,
         Rows(61),
         row_losses,
-        loop.Settings(recipe(epochs=3), micro_batch_size=None, folder=folder, save_interval_s=3600.0),
+        loop.Settings(recipe(epochs=epochs), micro_batch_size=None, folder=folder, save_interval_s=3600.0),
         resume_from=None,
         train_s_before=0.0,
         history=History([]),
@@ -66,6 +66,14 @@ def test_a_trace_has_the_operations_of_the_next_steps_and_changes_no_weight(tmp_
     assert sum(event.get("name") == "Optimizer.step#AdamW.step" for event in events) == tracing.STEPS
     assert distance(plain, student) == 0.0
     assert list((tmp_path / "traced").iterdir()) == [], "no file is left on the disk of the pod"
+
+
+def test_a_trace_that_is_asked_for_near_the_end_has_fewer_steps(tmp_path: Path, signals: Signals):
+    kept: list[int] = []
+
+    traced(tmp_path / "traced", signals, keep=lambda _, step: kept.append(step), epochs=1)
+
+    assert kept == [8], "61 rows are 8 steps"
 
 
 def test_a_trace_that_cannot_be_stored_is_a_warning(tmp_path: Path, signals: Signals, caplog: pytest.LogCaptureFixture):

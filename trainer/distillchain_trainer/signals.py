@@ -36,6 +36,7 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGUSR1, self._on_trace)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # the launcher holds it back until here
 
     def obey(self) -> None:
         """From now on signals raise. Raises: StopRequested for a signal that was recorded since `install`."""

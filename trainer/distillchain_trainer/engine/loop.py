@@ -150,7 +150,11 @@ def train(
         load_state(resume_from[0], work.optimizer, settings.world)
         saved = SavedLoop.parse((resume_from[0] / LOOP).read_bytes())
     first_step = resume_from[1] if resume_from else 0
-    return _Run(work, model, settings, history, hooks, saved, step=first_step).to_the_end(train_s_before)
+    run = _Run(work, model, settings, history, hooks, saved, step=first_step)
+    try:
+        return run.to_the_end(train_s_before)
+    finally:
+        run.tracer.finish(run.step)
 
 
 class SavedLoop(Record):

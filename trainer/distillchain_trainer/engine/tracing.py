@@ -37,13 +37,18 @@ class StepTracer:
         log.info("tracing the next steps", extra={"steps": STEPS})
 
     def after_step(self, step: int) -> None:
-        """Ends the trace after its last step. A trace that cannot be kept is a warning: the training goes on."""
+        """Ends the trace after its last step."""
         if self._profile is None:
             return
         self._left -= 1
-        if self._left:
-            return
+        if not self._left:
+            self.finish(step)
+
+    def finish(self, step: int) -> None:
+        """Ends a trace, also one with fewer steps. If it cannot be kept, that is a warning: the training goes on."""
         traced, self._profile = self._profile, None
+        if traced is None:
+            return
         path = self._folder / f"trace-{step}.json.gz"
         try:
             traced.stop()

@@ -113,7 +113,9 @@ def _of_hub(error: Exception, uri: str, field: str, invalid: type[StageError]) -
         if status in (401, 403):
             return StorageDenied(f"{field}: the hub refused {uri} ({status}); correct HF_TOKEN")
         return StorageUnavailable(f"{field}: the hub answered {status} for {uri}; check its status and HF_ENDPOINT")
-    if isinstance(error, hf.OfflineModeIsEnabled | hf.LocalEntryNotFoundError) or _is_of_connection(error):
+    # RuntimeError itself: hf_xet, which downloads large files, has no classes for its errors.
+    offline = isinstance(error, hf.OfflineModeIsEnabled | hf.LocalEntryNotFoundError) or type(error) is RuntimeError
+    if offline or _is_of_connection(error):
         return StorageUnavailable(
             f"{field}: the hub did not answer for {uri} ({type(error).__name__}{_through_proxy()}); check the network, "
             "HF_ENDPOINT and HF_HUB_OFFLINE, or copy it to s3:// and name it there"

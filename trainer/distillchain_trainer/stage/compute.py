@@ -281,9 +281,10 @@ class _Training:
         )
 
     def _keep_trace(self, trace: Path, step: int) -> None:
-        key = trace_key(self.context.order.digest, self.context.attempt, step)
-        self.context.store.upload(key, trace)
-        log.info("trace stored", extra={"trace": f"{self.context.store.uri}/{key}"})
+        context = self.context
+        key = trace_key(context.order.digest, context.attempt, rank=context.world.rank, step=step)
+        context.store.upload(key, trace)
+        log.info("trace stored", extra={"trace": f"{context.store.uri}/{key}"})
 
     def _validate(self) -> SplitMetrics:
         # Interruptible, because signals are deferred here and a measurement may take longer than the grace period.
