@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 from distillchain_api.wire.work_order import WorkOrder
-from distillchain_trainer.engine.joining import check_gpus
-from distillchain_trainer.errors import WorkOrderInvalid
+from distillchain_trainer.engine.joining import check_gpus, join
+from distillchain_trainer.errors import PortTaken, WorkOrderInvalid
 from trainer.parts import SMALL_BERT, an_order, manifest_of, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
@@ -203,3 +204,15 @@ def test_every_row_is_answered_once_for_all_ranks(tmp_path: Path, size: int):
 
     expected = [[float((1 + row % 3) * (row + 1)) for row in range(rows)] for rows in sizes]
     assert [outcome["found"] for outcome in outcomes] == [expected] * size
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "group-0.group.team-a.svc"])
+def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch, host: str):
+    """It was reported as lost processes, or without a remedy."""
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
+        port = other.getsockname()[1]
+        for name, value in {"MASTER_ADDR": host, "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "1"}.items():
+            monkeypatch.setenv(name, value)
+
+        with pytest.raises(PortTaken, match=rf"port {port} of this node cannot be opened .*Address already in use"):
+            join(0, 2, 0)

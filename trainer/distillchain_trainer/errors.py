@@ -32,6 +32,10 @@ class WorkOrderInvalid(TrainerError):
     failure_class = FailureClass.WORK_ORDER_INVALID
 
 
+class PortTaken(TrainerError):
+    """The processes of a stage cannot meet at their port. Another node may do, so it is a crash and tried again."""
+
+
 class DataInvalid(TrainerError):
     """A data file is missing, empty or not what the task says."""
 

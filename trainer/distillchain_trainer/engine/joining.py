@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in its __all__
 
 from distillchain_trainer.engine.peers import Peers
-from distillchain_trainer.errors import LostPeers, WorkOrderInvalid
+from distillchain_trainer.errors import LostPeers, PortTaken, WorkOrderInvalid
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def join(rank: int, size: int, local_rank: int) -> Peers:
         check_gpus(per_node, found=torch.cuda.device_count())
         torch.cuda.set_device(local_rank)
     started_s = time.monotonic()
+    listener = _listen(host, port) if rank == 0 else None
     try:
         store = TCPStore(
             host,
@@ -56,7 +57,7 @@ def join(rank: int, size: int, local_rank: int) -> Peers:
             rank == 0,
             timeout=COLLECTIVE_TIMEOUT,
             wait_for_workers=False,
-            master_listen_fd=_listener(host, port) if rank == 0 else None,
+            master_listen_fd=listener,
         )
         dist.init_process_group(
             backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
@@ -82,11 +83,23 @@ def check_gpus(processes: int, *, found: int) -> None:
         )
 
 
-def _listener(host: str, port: int) -> int | None:
-    """A socket for the store on the loopback interface; None: torch listens on all interfaces."""
+def _listen(host: str, port: int) -> int:
+    """A socket for the store: on the loopback interface if all processes are on this node, else on all interfaces.
+
+    Raises: PortTaken.
+    """
     try:
-        if not ipaddress.ip_address(host).is_loopback:
-            return None
+        is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:  # a host name
-        return None
-    return socket.create_server((host, port)).detach()
+        is_loopback = False
+    try:
+        if is_loopback:
+            return socket.create_server((host, port)).detach()
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        return socket.create_server(("", port), family=family, dualstack_ipv6=both).detach()
+    except OSError as error:
+        raise PortTaken(
+            f"port {port} of this node cannot be opened for the processes of the stage ({error.strerror}); with "
+            "hostNetwork another program may use it: leave hostNetwork out, or stop that program"
+        ) from error
