@@ -1,4 +1,4 @@
-"""How many processes train a stage on this machine. The number changes no digest, and the result only by rounding."""
+"""How many processes train a stage on this machine. The number changes no digest."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
     if here.processes != wanted.processes:
         run.view.note(
             f"stage {stage.name}: {here.processes} of {wanted.processes} processes, because it runs on this machine "
-            "alone; the result differs only by rounding"
+            "alone; the digest is the same, and the weights differ by rounding and by the random masks of dropout"
         )
     while True:
         attempt += 1

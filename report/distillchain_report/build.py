@@ -251,7 +251,7 @@ def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
         logits_reused=run.logits_reused,
         elapsed_s=run.elapsed_s,
         model_s=run.model_s,
-        gpu_hours=run.elapsed_s / 3600 if on_gpu else 0.0,
+        gpu_hours=run.elapsed_s / 3600 * run.processes if on_gpu else 0.0,
         steps=run.steps,
         final_loss=run.final_loss,
         examples_per_second=run.examples_per_second,

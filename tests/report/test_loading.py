@@ -200,6 +200,16 @@ def test_stages_of_another_chain_count_as_reused(tmp_path: Path):
     assert "reused, trained by ml/another; resumed" in Page(render_html(report)).words
 
 
+def test_each_process_of_a_stage_takes_gpu_hours(tmp_path: Path):
+    relay = Relay()
+    write_relay(tmp_path, relay)
+    path = tmp_path / "stages" / digest_of("mini") / "manifest.json"
+    run = json.loads(path.read_text())["run"]
+    rewrite_manifest(tmp_path, "mini", run=run | {"processes": 8})
+
+    assert report_of(tmp_path, relay).totals.gpu_hours == pytest.approx((8 * 2100 + 1400 + 1050) / 3600)
+
+
 def test_a_stage_on_a_cpu_takes_no_gpu_hours(tmp_path: Path):
     assert a_report(tmp_path, device="cpu (2 threads)").totals.gpu_hours == 0
 

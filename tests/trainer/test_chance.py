@@ -48,6 +48,32 @@ def test_chance_of_macro_f1_is_the_agreement_of_the_same_predictions_in_any_orde
     assert reached == pytest.approx(0.74)
 
 
+@pytest.mark.parametrize("rows", [20, 100, 370])
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.1), (0.98, 0.01, 0.01), (0.4, 0.3, 0.2, 0.1)])
+def test_guesses_pass_for_learned_in_one_of_twenty_cases_at_most(rows: int, shares: tuple[float, ...]):
+    """Predictions in random order, however skewed they are."""
+    dice = random.Random(rows)
+    classes = [min(row * len(shares) // rows, len(shares) - 1) for row in range(rows)]
+    predicted = dice.choices(range(len(shares)), shares, k=rows)
+    _, needed = chance_to_beat(classes, predicted, metric="macroF1")
+    shuffles = 2000
+
+    passed = 0
+    for _ in range(shuffles):
+        dice.shuffle(predicted)
+        passed += sum(true == answer for true, answer in zip(classes, predicted, strict=True)) / rows > needed
+
+    assert passed / shuffles < 0.08, "5 %, and the noise of both sets of shuffles"
+
+
+def test_few_answers_of_a_rare_class_that_are_mostly_right_are_no_luck():
+    """363 of 370 predictions were of one class. By a binomial margin, hits that no shuffle reached were luck."""
+    classes = [0] * 247 + [1] * 63 + [2] * 60
+    predicted = [0] * 247 + [1] * 4 + [0] * 59 + [2] * 3 + [0] * 57
+
+    assert doubt_of(254 / 370, metric="macroF1", classes=classes, predicted=predicted) is None
+
+
 def test_predictions_that_may_be_guesses_leave_a_doubt():
     classes, guesses = [0] * 6 + [1] * 4, [0] * 10
 

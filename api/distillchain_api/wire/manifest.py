@@ -99,6 +99,8 @@ class RunFacts(Record):
     """Continued from an earlier attempt's state."""
     micro_batch_size: int | None = None
     """Rows of one forward pass in training; smaller than asked for where GPU memory was short."""
+    processes: int = 1
+    """Processes that trained together, each on a GPU of its own if there are GPUs."""
     mode: str | None = None
     """How training steps were executed: eager, captured, compiled or compiled+captured; see docs/gpus.md."""
 

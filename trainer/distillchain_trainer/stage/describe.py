@@ -58,7 +58,9 @@ def build_manifest(
             final_loss=stats.final_loss,
             logits_reused=stats.logits_reused,
             resumed=stats.resumed,
-            micro_batch_size=stats.micro_batch_size,
+            # No process sees more rows than its share of a batch.
+            micro_batch_size=min(stats.micro_batch_size, -(-order.training.batch_size // context.world.size)),
+            processes=context.world.size,
             mode=stats.mode,
         ),
         warnings=context.warnings.sentences,
