@@ -65,6 +65,12 @@ BAD_CHAINS = (
         ('unknown field "spec.stages[0].trainnig"',),
     ),
     BadChain(
+        "field that belongs elsewhere",  # the most alike, batchSize, would change the recipe
+        lambda spec: spec["stages"][0].update(training={"microBatchSize": 8}),
+        "spec.stages[0].training.microBatchSize: unknown field; it belongs to spec.template or spec.stages[]",
+        ('unknown field "spec.stages[0].training.microBatchSize"',),
+    ),
+    BadChain(
         "field in snake case",
         lambda spec: spec["task"].update(max_length=64),
         "spec.task.max_length: unknown field; did you mean maxLength?",

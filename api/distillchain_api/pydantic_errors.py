@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,10 @@ from pydantic_core import ErrorDetails
 
 from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
+
+
+COMMON_NAMES = frozenset({"name", "uri", "model"})
+MOST_HOMES = 3  # places of a field that are named; more would not help
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
@@ -36,7 +40,12 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     if kind == "extra_forbidden":
         # The location includes the unknown field, so the known ones belong to its parent.
         owner = _locate(model, details["loc"][:-1]).annotation
-        return Fault(path, f"unknown field; {nearest(str(place.path[-1]), _field_names(owner))}")
+        name = str(place.path[-1])
+        homes = list(dict.fromkeys(_homes(model, name)))
+        # A name that is right elsewhere: the field that is spelt most alike would send the user to another one.
+        if 0 < len(homes) <= MOST_HOMES and name not in COMMON_NAMES:
+            return Fault(path, f"unknown field; it belongs to {' or '.join(homes)}")
+        return Fault(path, f"unknown field; {nearest(name, _field_names(owner))}")
     if kind == "missing":
         what = f", expected {expect.expectation}" if expect else ""
         return Fault(path, f"missing{what}; add it")
@@ -54,6 +63,19 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     if _is_quoted(value, kind):
         return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; drop the quotes")
     return Fault(path, expected(value, expectation, expect.remedy if expect else ""))
+
+
+def _homes(annotation: Any, name: str, path: str = "") -> Iterator[str]:
+    """The places in a document whose type has a field of this name; `[]` stands for any item of a list."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inside = f"{path}[]" if typing.get_origin(annotation) is list else path
+        for argument in typing.get_args(annotation):
+            yield from _homes(argument, name, inside)
+        return
+    for info in annotation.model_fields.values():
+        if info.alias == name and path:
+            yield path
+        yield from _homes(info.annotation, name, join_path(path, info.alias or ""))
 
 
 def _is_quoted(value: Any, kind: str) -> bool:
