@@ -15,7 +15,6 @@ from pydantic_core import ErrorDetails
 from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
 
-
 COMMON_NAMES = frozenset({"name", "uri", "model"})
 MOST_HOMES = 3  # places of a field that are named; more would not help
 
