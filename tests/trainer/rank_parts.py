@@ -194,6 +194,21 @@ def a_compiler_that_rank_1_lacks(rank: int) -> None:
     modes.COMPILE_PAYS_S = 0.0
 
 
+def a_stop_of_rank_1_as_it_measures_an_epoch(rank: int) -> None:
+    """Rank 0 gets no signal."""
+    from distillchain_trainer.stage.measure import Measurer
+
+    real = Measurer.split
+
+    def split(self: Measurer, *parts: Any, interruptible: bool = False, **more: Any) -> Any:
+        if interruptible:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *parts, interruptible=interruptible, **more)
+
+    if rank == 1:
+        Measurer.split = split  # type: ignore[method-assign]  # see above
+
+
 def a_student_that_only_rank_1_cannot_load(rank: int) -> None:
     """As if its disk were damaged."""
     from distillchain_trainer.errors import CheckpointInvalid

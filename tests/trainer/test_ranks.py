@@ -20,6 +20,7 @@ from trainer.rank_parts import (
     Attempt,
     Outcome,
     a_compiler_that_rank_1_lacks,
+    a_stop_of_rank_1_as_it_measures_an_epoch,
     a_student_that_only_rank_1_cannot_load,
     distance,
     no_memory_for_more_than_two_rows,
@@ -30,9 +31,12 @@ from trainer.rank_parts import (
 pytestmark = pytest.mark.models
 
 
-def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **parts: Any) -> WorkOrder:
+def an_order_in(
+    root: Path, store: str = "store", *, dropout: float = 0.0, pad_token_id: int = 0, **parts: Any
+) -> WorkOrder:
     """A stage whose student has this dropout; `store` is the folder of its store."""
-    config = {**SMALL_BERT, "hidden_size": 8, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = {**SMALL_BERT, "hidden_size": 8, "pad_token_id": pad_token_id, **dropouts}
     student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
     return an_order(root, student=student, storage={"uri": f"file://{root}/{store}"}, **parts)
 
@@ -102,6 +106,16 @@ def test_sigterm_stops_all_ranks_at_the_same_step(root: Path):
     assert [outcome["error"] for outcome in outcomes] == ["StopRequested"] * 2
     saved = max(read_json(path)["step"] for path in root.glob(states))
     assert [outcome["step"] for outcome in outcomes] == [saved, saved]
+
+
+def test_a_stop_of_one_rank_at_the_end_of_an_epoch_stops_all(root: Path):
+    order = an_order_in(root, pad_token_id=1)  # unlike the teacher, so the student's validation rows are its own
+
+    outcomes = start_stage(Attempt(order, "a", fault=a_stop_of_rank_1_as_it_measures_an_epoch), root, 2).wait()
+
+    assert [outcome["error"] for outcome in outcomes] == ["StopRequested"] * 2
+    (state,) = root.glob(f"store/stages/{order.digest}/resume/*/index.json")
+    assert [outcome["step"] for outcome in outcomes] == [read_json(state)["step"]] * 2
 
 
 @pytest.mark.parametrize("killed", [0, 1])

@@ -54,9 +54,12 @@ class Measurer:
         Raises: CheckpointInvalid, TrainingDiverged; StopRequested if `interruptible`.
         """
         world, signals = self.context.world, self.context.signals
+        # A rank that stopped here by itself would leave the others waiting for its outputs. Only what all ranks agree
+        # on ends an interruptible measurement, whose rows are encoded before.
+        agreed_only = interruptible and not world.is_alone
         outputs, device_s = all_outputs(
             loaded.model,
-            self.task.encode(split, loaded, check=signals.raise_if_requested),
+            self.task.encode(split, loaded, check=(lambda: None) if agreed_only else signals.raise_if_requested),
             self.task.outputs_of,
             # In the precision of the training, for teacher and student alike, so that their metrics can be compared.
             precision=self.context.order.training.precision,
