@@ -24,7 +24,7 @@ from distillchain_trainer.engine.loop import Hooks, TrainingProgress
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.step import RowLosses
 from distillchain_trainer.engine.training_rows import TrainingRows
-from distillchain_trainer.errors import OutOfMemory, StopRequested, TrainingDiverged
+from distillchain_trainer.errors import LostPeers, OutOfMemory, StopRequested, TrainingDiverged
 from distillchain_trainer.objectives.soft_targets import soft_target_loss
 
 pytestmark = pytest.mark.models
@@ -243,6 +243,14 @@ def test_an_epoch_that_ends_is_measured_once_also_when_training_stopped_there(tm
 
     measured = [[point.step for point in each.points if point.validation] for each in (history, again)]
     assert measured == [[8, 16], [8, 16]], "the last epoch is measured with the finished student"
+
+
+def test_the_loss_of_another_rank_during_a_measurement_ends_the_training(tmp_path: Path):
+    def validate() -> dict[str, float]:
+        raise LostPeers("rank 1 of 2 ended: OutOfMemory: one text does not fit")
+
+    with pytest.raises(LostPeers):
+        train(a_student(), Rows(16), recipe(), tmp_path, validate=validate)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.tracing import StepTracer
 from distillchain_trainer.engine.training_state import load_state, load_weights, save_state, set_seed
 from distillchain_trainer.engine.world import ALONE, World
-from distillchain_trainer.errors import StopRequested, TrainingDiverged
+from distillchain_trainer.errors import LostPeers, StopRequested, TrainingDiverged
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class Hooks:
         on_step: after each step whose loss is known.
         save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
             it.
-        validate: measures the student at the end of an epoch; may raise StopRequested to skip it.
+        validate: measures the student at the end of an epoch; may raise StopRequested to skip it, on all ranks then.
         wants_trace: whether a profiler trace was asked for since the last call.
         keep_trace: stores a trace that ends with a step.
     """
@@ -301,8 +300,12 @@ class _Run:
         # does not come back here.
         self._gather_weights()
         self.model.to(self.work.device)
-        with suppress(StopRequested):
+        try:
             self.history.measured(self.step, float(epoch), self.hooks.validate())
+        except LostPeers:
+            raise
+        except StopRequested:
+            pass
         if self.work.sharded:
             self.model.to("cpu")
         self.work.model.train()
