@@ -194,6 +194,17 @@ def a_compiler_that_rank_1_lacks(rank: int) -> None:
     modes.COMPILE_PAYS_S = 0.0
 
 
+def a_store_that_takes_no_state(_: int) -> None:
+    """For as long as anybody waits."""
+    from distillchain_store.errors import StorageUnavailable
+    from distillchain_trainer.engine.saved_state import ResumeStates
+
+    def save(*_: Any) -> None:
+        raise StorageUnavailable("the store is away")
+
+    ResumeStates.save = save  # type: ignore[method-assign]  # see above
+
+
 def a_stop_of_rank_1_as_it_measures_an_epoch(rank: int) -> None:
     """Rank 0 gets no signal."""
     from distillchain_trainer.stage.measure import Measurer

@@ -78,15 +78,16 @@ def train(
     losses: RowLosses = row_losses,
     validate: Callable[[], dict[str, float]] = lambda: {"accuracy": 0.5},
     keep: list[tuple[Path, int]] | None = None,
+    saves: bool = True,
 ) -> TrainingProgress:
-    def save(state: Path, progress: TrainingProgress) -> bool:
+    def save(state: Path, progress: TrainingProgress, stops: bool) -> bool:
         if keep is not None:
             kept = folder / f"kept-{progress.step}"
             kept.mkdir()
             for file in state.iterdir():
                 (kept / file.name).write_bytes(file.read_bytes())
             keep.append((kept, progress.step))
-        return True
+        return saves
 
     return loop.train(
         model,
@@ -372,6 +373,13 @@ def test_a_stop_within_a_long_step_saves_the_step_before_and_the_result_stays(tm
 
     assert stop.value.step == 1, "ten looks are the first step's, the fifteenth is within the second"
     assert distance(whole, second) == 0.0
+
+
+def test_a_stop_names_no_step_that_is_not_saved(tmp_path: Path):
+    with pytest.raises(StopRequested) as stop:
+        train(a_student(), Rows(16), recipe(), tmp_path, stop=lambda: True, saves=False)
+
+    assert stop.value.step == 0
 
 
 def test_a_gpu_too_small_for_one_row_is_reported(tmp_path: Path):

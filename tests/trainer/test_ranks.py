@@ -21,6 +21,7 @@ from trainer.rank_parts import (
     Outcome,
     a_compiler_that_rank_1_lacks,
     a_stop_of_rank_1_as_it_measures_an_epoch,
+    a_store_that_takes_no_state,
     a_student_that_only_rank_1_cannot_load,
     distance,
     no_memory_for_more_than_two_rows,
@@ -116,6 +117,15 @@ def test_a_stop_of_one_rank_at_the_end_of_an_epoch_stops_all(root: Path):
     assert [outcome["error"] for outcome in outcomes] == ["StopRequested"] * 2
     (state,) = root.glob(f"store/stages/{order.digest}/resume/*/index.json")
     assert [outcome["step"] for outcome in outcomes] == [read_json(state)["step"]] * 2
+
+
+def test_a_stop_of_another_rank_whose_state_cannot_be_saved_is_a_failure(root: Path):
+    attempt = Attempt(an_order_in(root), "a", stop_after=(1, 12), fault=a_store_that_takes_no_state)
+
+    outcomes = start_stage(attempt, root, 2).wait()
+
+    assert [outcome["error"] for outcome in outcomes] == ["StorageUnavailable", "LostPeers"]
+    assert [outcome["step"] for outcome in outcomes] == [0, 0]
 
 
 @pytest.mark.parametrize("killed", [0, 1])

@@ -69,7 +69,7 @@ class Hooks:
         stop: whether to save and stop; asked after each step and between the micro-batches of a step.
         on_step: after each step whose loss is known.
         save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
-            it.
+            it, with whether the training stops afterwards, as all ranks have agreed.
         validate: measures the student at the end of an epoch; may raise StopRequested to skip it, on all ranks then.
         wants_trace: whether a profiler trace was asked for since the last call.
         keep_trace: stores a trace that ends with a step.
@@ -77,7 +77,7 @@ class Hooks:
 
     stop: Callable[[], bool]
     on_step: Callable[[TrainingProgress], None]
-    save: Callable[[Path, TrainingProgress], bool]
+    save: Callable[[Path, TrainingProgress, bool], bool]
     validate: Callable[[], SplitMetrics]
     wants_trace: Callable[[], bool] = lambda: False
     keep_trace: Callable[[Path, int], None] = lambda _path, _step: None
@@ -122,7 +122,7 @@ def train(
         resume_from: a saved state and its step.
         train_s_before: seconds that earlier attempts spent training.
         history: gets the losses, and the metrics of `hooks.validate` at the end of each epoch but the last.
-    Raises: StopRequested once the state is saved; TrainingDiverged; OutOfMemory.
+    Raises: StopRequested with the step of the newest saved state; TrainingDiverged; OutOfMemory.
     """
     training = settings.training
     # Before dropout draws for the first time. A resumed run takes over the saved random numbers afterwards. Ranks
@@ -195,7 +195,7 @@ class _Run:
         )
         self.epoch_steps = steps_per_epoch(len(work.rows.lengths), self.training.batch_size)
         self.steps = self.epoch_steps * self.training.epochs
-        self.step = self.first_step = step
+        self.step = self.first_step = self.saved_step = step
         self.unread: list[Tensor] = []  # losses of the last steps, on the device
         self.recent = saved.recent
         self.trained_rows = 0
@@ -235,8 +235,8 @@ class _Run:
         loss = self.stepper.step(batch, rate, steps_left=self.steps - self.step, stop=self.hooks.stop)
         if loss is None:
             self._read_losses()
-            self._save()
-            raise StopRequested(self.step)
+            self._save(stops=True)
+            raise StopRequested(self.saved_step)
         self.step += 1
         self.trained_rows += len(batch)
         self.unread.append(loss)
@@ -253,9 +253,9 @@ class _Run:
         if self.work.device.type == "cpu" or stop or due or epoch_ends or len(self.unread) >= GPU_CHECK_STEPS:
             self._read_losses()  # before anything is saved or measured: neither may see a diverged student
         if stop or due:
-            self._save()
+            self._save(stops=stop)
         if stop:
-            raise StopRequested(self.step)
+            raise StopRequested(self.saved_step)
 
     def _read_losses(self) -> None:
         """Brings the losses of the last steps from the device. Raises: TrainingDiverged naming the first bad step."""
@@ -270,7 +270,7 @@ class _Run:
             self.history.trained(step, self.steps, step / self.epoch_steps, loss, rate)
         self.hooks.on_step(self.progress())
 
-    def _save(self) -> None:
+    def _save(self, *, stops: bool) -> None:
         began = time.monotonic()
         state = self.settings.folder / f"step-{self.step}"
         self._gather_weights()
@@ -283,7 +283,9 @@ class _Run:
                 mode=self.stepper.decided_mode,
             )
             (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
-        saved = self.hooks.save(state, self.progress())
+        saved = self.hooks.save(state, self.progress(), stops)
+        if saved:
+            self.saved_step = self.step
         if self.work.world.is_main:
             # One state at a time on the pod's disk: with both moments it is three times as large as the weights.
             for path in state.iterdir():

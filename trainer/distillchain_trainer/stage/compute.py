@@ -310,23 +310,24 @@ class _Training:
         index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
         self.states.save(folder, index)
 
-    def _save_on_the_way(self, folder: Path, progress: TrainingProgress) -> bool:
+    def _save_on_the_way(self, folder: Path, progress: TrainingProgress, stops: bool) -> bool:
         self.stats.trained(progress)
-        saved = self._on_main(lambda: self._try_to_save(folder, progress))
+        saved = self._on_main(lambda: self._try_to_save(folder, progress, stops))
         if saved:
             # After the state is stored: a stop must not report a step that cannot be resumed.
             self.context.signals.saved_step = progress.step
         return saved
 
-    def _try_to_save(self, folder: Path, progress: TrainingProgress) -> bool:
+    def _try_to_save(self, folder: Path, progress: TrainingProgress, stops: bool) -> bool:
         """Saves; while training goes on, a store that fails is only a warning.
 
         The weights are in memory, and the store is needed again at the next save and at the end. Ending the stage here,
         for an expired token or a clock that is off, would lose them.
         """
-        # The last chance to save: wait for the store for as long as the grace period allows.
-        if self.context.signals.requested:
-            with self.context.patiently():
+        # The last chance to save: wait for the store for as long as the grace period allows. `stops` too, because the
+        # signal may have come to another rank alone.
+        if stops or self.context.signals.requested:
+            with self.context.patiently(stops=stops):
                 self._save(folder, progress)
             return True
         try:

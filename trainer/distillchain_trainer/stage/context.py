@@ -61,12 +61,15 @@ class Context:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def patiently(self) -> contextlib.AbstractContextManager[None]:
+    def patiently(self, *, stops: bool = False) -> contextlib.AbstractContextManager[None]:
         """Within the block, outages of the store are waited out for as long as a trained student is worth.
 
         A stop shortens the wait to what fits the grace period of a pod.
+
+        Args:
+            stops: another rank was asked to stop.
         """
-        return with_patience(self.store, patience_for_results(lambda: self.signals.requested))
+        return with_patience(self.store, patience_for_results(lambda: stops or self.signals.requested))
 
     def batch_reporter(self, phase: ProgressPhase) -> Callable[[int, int], None]:
         """Reports rows that are done, of all, as progress of `phase`."""
