@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from distillchain_api.resource.spec import Training
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.engine.joining import check_gpus, join
 from distillchain_trainer.errors import PortTaken, WorkOrderInvalid
@@ -195,6 +196,47 @@ def test_fewer_gpus_than_processes_are_refused():
         "parallelism.processesPerNode: got 8, but the pod has 1 GPU; expected one GPU for each process: lower "
         "processesPerNode, or raise the number of GPUs in resources"
     )
+
+
+def _train_two_steps(_: Path, batches: list[list[int]]) -> Outcome:
+    """Trains a linear layer, beside which there is a parameter that the loss does not reach."""
+    from distillchain_trainer.engine.encoding import Encoded
+    from distillchain_trainer.engine.optimizer import build_optimizer
+    from distillchain_trainer.engine.step import EagerStep, Work
+    from distillchain_trainer.engine.training_rows import TrainingRows
+    from distillchain_trainer.engine.world import join_world
+
+    class Student(torch.nn.Linear):
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+            return super().forward(input_ids.float())
+
+    world, cpu = join_world(), torch.device("cpu")
+    with world.membership():
+        student = Student(2, 1)
+        for parameter in student.parameters():
+            torch.nn.init.ones_(parameter)
+        student.unreached = torch.nn.Parameter(torch.ones(4))
+        rows = TrainingRows(
+            Encoded.of([np.array([row, 1], dtype=np.int32) for row in range(4)], pad_id=0), torch.zeros(4), None, None
+        )
+        training = Training(learning_rate=0.1, weight_decay=0.1)
+        optimizer = build_optimizer(student, training)
+        step = EagerStep(Work(student, rows, cpu, lambda answer, _: answer[:, 0], training, optimizer, cpu, world), 4)
+        for batch in batches:
+            step.run(batch, stop=lambda: False)
+    return {"unreached": student.unreached.tolist(), "weight": student.weight.tolist()}
+
+
+def test_a_parameter_that_the_loss_does_not_reach_is_left_alone_as_by_one_process(tmp_path: Path):
+    batches = [[0, 1], [2, 3]]
+
+    alone = _train_two_steps(tmp_path, batches)
+    outcomes = start_ranks(_train_two_steps, tmp_path, 3, batches, name="steps").wait()
+
+    assert [outcome["unreached"] for outcome in outcomes] == [alone["unreached"]] * 3 == [[1.0] * 4] * 3
+    for outcome in outcomes:  # one of them has no row
+        assert np.allclose(outcome["weight"], alone["weight"], atol=1e-6)
+        assert not np.allclose(outcome["weight"], 1.0, atol=0.1)
 
 
 def _share_rows(_: Path, sizes: list[int]) -> Outcome:

@@ -35,12 +35,15 @@ def add_up(tensor: Tensor) -> None:
 
 
 def add_up_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """The sum of the gradients of all ranks, in place."""
+    """The sum of the gradients of all ranks, in place. A parameter without one on any rank gets none."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    # AdamW leaves a parameter that the loss does not reach as it is; with a gradient of zero it would decay.
+    reached = any_of([parameter.grad is not None for parameter in trained])
     gradients = []
-    for parameter in parameters:
-        if not parameter.requires_grad:
+    for parameter, is_reached in zip(trained, reached, strict=True):
+        if not is_reached:
             continue
-        if parameter.grad is None:  # a rank without rows in this step, or a parameter that the loss does not reach
+        if parameter.grad is None:  # a rank without rows in this step
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
