@@ -19,7 +19,9 @@ FAILURE = "failure"
 LEFT = "left"
 FIRST_POLL_S, LAST_POLL_S = 0.001, 0.1
 POLL_S_PER_RANK = 0.0005  # 2,000 requests per second at most, however many ranks ask
-LINGER_S = 5.0  # rank 0 holds the store: time for the others to read its last entries
+# Rank 0 holds the store: time for the others to read its last entries. Shorter than FAIL_S of the launcher, after which
+# it stops ranks that have not ended by themselves.
+LINGER_S = 3.0
 
 
 class KeyValues(Protocol):

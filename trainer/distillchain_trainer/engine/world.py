@@ -158,29 +158,37 @@ class World:
             raise self.peers.lost(what, started_s) from error
 
     @contextlib.contextmanager
-    def membership(self) -> Iterator[None]:
-        """The whole stage: an error that ends this rank is reported to the others, which then end too."""
+    def membership(
+        self, deferred: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> Iterator[None]:
+        """The whole stage: an error that ends this rank is reported to the others, which then end too.
+
+        Args:
+            deferred: holds signals back while this rank leaves, or they would replace its answer.
+        """
         if self.peers is None:
             yield
             return
-        others_come = True
         try:
             # A model that is split starts collectives by itself.
             with self.collective("a pass of the model", is_whole_stage=True):
                 yield
-        except LostPeers:
-            # Without a report a rank was killed, and would be awaited in vain.
-            others_come = self.peers.has_report()
-            raise
-        except StopRequested as stop:
-            self.peers.fail(str(stop))
-            raise
         except BaseException as error:
-            self.peers.fail(f"{type(error).__name__}: {error}")
+            with deferred():
+                _leave_after(error, self.peers)
             raise
-        finally:
-            if others_come:
-                self.peers.leave()
+        with deferred():
+            self.peers.leave()
+
+
+def _leave_after(error: BaseException, peers: Peers) -> None:
+    if isinstance(error, LostPeers):
+        # Without a report a rank was killed, and would be awaited in vain.
+        if peers.has_report():
+            peers.leave()
+        return
+    peers.fail(str(error) if isinstance(error, StopRequested) else f"{type(error).__name__}: {error}")
+    peers.leave()
 
 
 ALONE = World()

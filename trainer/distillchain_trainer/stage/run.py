@@ -48,7 +48,7 @@ def run_stage(
     Raises: StageError with a sentence that a user can act on; StopRequested.
     """
     world = join_world()
-    with world.membership():
+    with world.membership(signals.deferred):
         address = order.storage
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
         context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
