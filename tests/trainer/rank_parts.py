@@ -205,6 +205,24 @@ def a_store_that_takes_no_state(_: int) -> None:
     ResumeStates.save = save  # type: ignore[method-assign]  # see above
 
 
+def a_store_that_takes_logits_for_longer_than_a_collective_may_take(rank: int) -> None:
+    """Rank 0 alone writes."""
+    from datetime import timedelta
+
+    from distillchain_trainer.engine import joining
+    from distillchain_trainer.engine.teacher_outputs import TeacherPass
+
+    real = TeacherPass._write
+
+    def write(self: TeacherPass, *parts: Any) -> None:
+        real(self, *parts)
+        if rank == 0:
+            time.sleep(6)
+
+    joining.COLLECTIVE_TIMEOUT = timedelta(seconds=4)
+    TeacherPass._write = write  # type: ignore[method-assign]  # see above
+
+
 def a_stop_of_rank_1_as_it_measures_an_epoch(rank: int) -> None:
     """Rank 0 gets no signal."""
     from distillchain_trainer.stage.measure import Measurer

@@ -22,6 +22,7 @@ from trainer.rank_parts import (
     Outcome,
     a_compiler_that_rank_1_lacks,
     a_stop_of_rank_1_as_it_measures_an_epoch,
+    a_store_that_takes_logits_for_longer_than_a_collective_may_take,
     a_store_that_takes_no_state,
     a_student_that_only_rank_1_cannot_load,
     distance,
@@ -145,6 +146,12 @@ def test_a_killed_rank_ends_the_others_as_interrupted(root: Path, killed: int):
     assert other["error"] == "LostPeers"
     assert other["message"].startswith(f"lost the other processes of the stage: rank {1 - killed} of 2, ")
     assert other["step"] > 0, "the step of the saved state"
+
+
+def test_the_store_may_take_teacher_logits_for_longer_than_a_collective_may_take(root: Path):
+    fault = a_store_that_takes_logits_for_longer_than_a_collective_may_take
+
+    start_stage(Attempt(an_order_in(root), "a", fault=fault), root, 2).answers()
 
 
 def test_memory_that_is_short_on_one_rank_makes_the_micro_batches_of_all_smaller(root: Path):

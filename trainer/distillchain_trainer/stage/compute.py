@@ -234,6 +234,8 @@ class _Training:
         )
         # Kept by the task for the measurements at the ends of epochs, which ranks cannot leave one by one.
         self.prepared.task.encode(self.prepared.data.validation, student, check=context.signals.raise_if_requested)
+        # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
+        context.world.meet("teacher logits stored")
         # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike.
         context.world.copy_from_main(student.model.parameters())
         # Until the finished student is stored: a signal that raised before would lose the training.

@@ -107,6 +107,8 @@ def _check_same(context: Context, source: str) -> None:
             f"rank {context.world.rank} has read another version of data, teacher or student than rank 0: one of them "
             "was replaced while the processes fetched it; try again"
         )
+    # Nodes download at different speeds, and a teacher that is split computes in collectives, which have a time limit.
+    context.world.meet("loading of the models")
 
 
 def _fetch_once(context: Context, fetch: Callable[[], Checkpoint], what: str) -> Checkpoint:
