@@ -61,3 +61,7 @@ def test_a_signal_while_a_rank_leaves_does_not_replace_its_commit(world: World, 
 
     assert stage() == "committed"
     assert signals.requested
+
+
+def test_a_document_may_hold_half_a_character(world: World):
+    assert world.from_main(lambda: "a\ud83d", "a document") == "a?"

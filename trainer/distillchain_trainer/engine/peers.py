@@ -71,7 +71,8 @@ class Peers:
         """
         key = f"{self._next_key()}/{source}"
         if self.rank == source:
-            document = build()
+            # torch's store refuses a lone surrogate, which a file name or a text of the user may hold.
+            document = build().encode(errors="replace").decode()
             with self._reaching(what):
                 self.store.set(key, document)
             return document
