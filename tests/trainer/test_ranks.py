@@ -15,6 +15,8 @@ import torch
 from distillchain_api.resource.spec import Training
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.engine.joining import check_gpus, join
+from distillchain_trainer.engine.training_state import changed_processes
+from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import PortTaken, WorkOrderInvalid
 from trainer.parts import SMALL_BERT, an_order, manifest_of, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
@@ -81,7 +83,7 @@ def test_a_stop_and_a_resume_in_the_same_shape_change_no_bit(root: Path):
     assert weights_of(resumed) == weights_of(whole)
 
 
-def test_another_number_of_processes_resumes(root: Path, caplog: pytest.LogCaptureFixture):
+def test_another_number_of_processes_resumes(root: Path):
     order = an_order_in(root)
     alone = run_here(an_order_in(root, "alone"), root)
     (outcome, *_) = start_stage(Attempt(order, "stopped", stop_after=(0, 12)), root, 3).wait()
@@ -91,7 +93,29 @@ def test_another_number_of_processes_resumes(root: Path, caplog: pytest.LogCaptu
 
     assert manifest_of(root, order.digest).run.resumed
     assert distance(answer, alone) < 1e-5
-    assert "the state is of another number of processes: dropout draws other numbers from here on" in caplog.text
+    assert (
+        "parallelism: one process resumed from a state that 3 processes have saved: dropout draws other numbers from "
+        "there on"
+    ) in manifest_of(root, order.digest).warnings
+
+
+@pytest.mark.parametrize(
+    "size, saved_by, sentence",
+    [
+        (1, 1, ""),
+        (2, 2, ""),
+        (2, 1, "parallelism: 2 processes resumed from a state that one process has saved: dropout draws other "),
+        (1, 0, "parallelism: one process resumed from a state without the random numbers of its processes: dropout "),
+    ],
+)
+def test_a_state_of_other_processes_is_a_warning(tmp_path: Path, size: int, saved_by: int, sentence: str):
+    for rank in range(saved_by):
+        (tmp_path / f"random-{rank}.safetensors").touch()
+
+    found = changed_processes(tmp_path, World(0, size))
+
+    assert found.startswith(sentence)
+    assert bool(found) == bool(sentence)
 
 
 def test_sigterm_stops_all_ranks_at_the_same_step(root: Path):

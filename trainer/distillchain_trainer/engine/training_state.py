@@ -7,7 +7,6 @@ interrupted. Each rank draws its own random numbers, so there is a file with the
 from __future__ import annotations
 
 import json
-import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ import torch
 from distillchain_trainer.engine.optimizer import moments_of, set_moments
 from distillchain_trainer.engine.sharding import whole
 from distillchain_trainer.engine.world import ALONE, World
-
-log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
@@ -105,20 +102,26 @@ def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: Wo
 def load_state(folder: Path, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
     """Restores what `save_state` wrote, but for the weights, which `load_weights` restores.
 
-    A rank that the state knows nothing of keeps its present random numbers.
+    A rank that the state knows nothing of keeps its present random numbers; see `changed_processes`.
     """
     device = optimizer.param_groups[0]["params"][0].device
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
-    saved_by = len(list(folder.glob(RANDOM.format(rank="*"))))
-    if saved_by != world.size and world.is_main:
-        log.warning(
-            "the state is of another number of processes: dropout draws other numbers from here on",
-            extra={"saved_by": saved_by, "processes": world.size},
-        )
     own = folder / RANDOM.format(rank=world.rank)
     # Random numbers last, so that nothing that is loaded before can draw from them.
     if own.exists():
         set_random_state(_unpacked(own))
+
+
+def changed_processes(folder: Path, world: World) -> str:
+    """What a user should know of a state that other processes have saved; empty if they were as many."""
+    saved_by = len(list(folder.glob(RANDOM.format(rank="*"))))
+    if saved_by == world.size:
+        return ""
+    state = f"a state that {saved_by} processes have saved" if saved_by > 1 else "a state that one process has saved"
+    if saved_by == 0:
+        state = "a state without the random numbers of its processes"
+    resumed_by = f"{world.size} processes" if world.size > 1 else "one process"
+    return f"parallelism: {resumed_by} resumed from {state}: dropout draws other numbers from there on"
 
 
 def _packed(state: RandomState) -> bytes:

@@ -24,7 +24,7 @@ from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
 from distillchain_trainer.engine.step import RowLosses
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
 from distillchain_trainer.engine.training_rows import TrainingRows
-from distillchain_trainer.engine.training_state import load_weights, save_weights
+from distillchain_trainer.engine.training_state import changed_processes, load_weights, save_weights
 from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.checkpoints import forget
 from distillchain_trainer.models.forward_check import MIXES_PADDING
@@ -91,6 +91,9 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         # Before the training and not beside it: the teacher can then leave the GPU to the student.
         outputs = _teacher_outputs(context, prepared, stats)
         resume_from = (found[1], found[0].step) if found else None
+        changed = changed_processes(found[1], context.world) if found else ""
+        if changed:
+            context.warnings.add(changed)
         _Training(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
     return Computed(prepared.student, teacher, stats, history, states)
 
