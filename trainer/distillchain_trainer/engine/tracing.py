@@ -32,8 +32,13 @@ class StepTracer:
         if self._profile is not None or not self._requested():
             return
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        self._profile, self._left = profile(activities=activities), STEPS
-        self._profile.start()
+        begun = profile(activities=activities)
+        try:
+            begun.start()
+        except Exception:  # of the profiler, which may be in use: none is worth the training
+            log.warning("the trace could not be begun", exc_info=True)
+            return
+        self._profile, self._left = begun, STEPS
         log.info("tracing the next steps", extra={"steps": STEPS})
 
     def after_step(self, step: int) -> None:

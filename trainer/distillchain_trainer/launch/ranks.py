@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distillchain_api.failures import EXIT_CODE, EXIT_INTERRUPTED, FailureClass
@@ -62,19 +62,17 @@ class Ranks:
     def _start(self, variables: dict[str, str], start: RankStart, progress: int) -> None:
         rank = int(variables["RANK"])
         mine = start.model_copy(update={"end": f"{start.end}-{rank}"})
-        # Held back until the rank has a handler for it: it would end a rank that has none. A child inherits the mask.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        process = subprocess.Popen(
-            RANK_COMMAND,
-            env={**os.environ, **variables, RANK_ENV: mine.to_json()},
-            stdin=subprocess.DEVNULL,
-            # The progress of the other ranks would repeat that of rank 0.
-            stdout=progress if rank == 0 else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            # Ctrl-C in a terminal reaches the launcher alone, which passes it on.
-            process_group=0,
-        )
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with _held_back(signal.SIGUSR1):  # it would end a rank that has no handler for it yet
+            process = subprocess.Popen(
+                RANK_COMMAND,
+                env={**os.environ, **variables, RANK_ENV: mine.to_json()},
+                stdin=subprocess.DEVNULL,
+                # The progress of the other ranks would repeat that of rank 0.
+                stdout=progress if rank == 0 else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                # Ctrl-C in a terminal reaches the launcher alone, which passes it on.
+                process_group=0,
+            )
         self._running[rank] = process
         threading.Thread(target=self._wait, args=(rank, process, Path(mine.end)), daemon=True).start()
 
@@ -138,6 +136,16 @@ class Ranks:
             # Each rank leads a process group of its own.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Within, the signal waits; a child that is started inherits this, until it says otherwise."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _name(number: int) -> str:
