@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,6 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
-from distillchain_cli.child import AHEAD
 from distillchain_cli.errors import RunFailed
 
 POLL_S = 0.1
@@ -84,47 +83,24 @@ class RunFolder:
         return self.path / f"{stage}-{attempt}.log"
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """A trainer that was started for one attempt.
+def run_attempt(
+    order: WorkOrder,
+    attempt: int,
+    folder: RunFolder,
+    *,
+    stops: StopSignals,
+    deadline_at: float | None,
+    on_progress: Callable[[Progress], None],
+    note: Callable[[str], None],
+) -> AttemptResult:
+    """Starts the trainer with a work order and waits for its end.
 
-    Attributes:
-        is_waiting: it imports its libraries, and then waits for `begin`.
-    """
-
-    process: subprocess.Popen[bytes]
-    termination: Path
-    progress: Path
-    work: Path
-    log: Path
-    is_waiting: bool
-
-    def begin(self) -> None:
-        """Lets a trainer that waits run its stage."""
-        if self.process.stdin is not None:
-            # A trainer that has died shows when it is waited for.
-            with suppress(OSError):
-                self.process.stdin.write(b"begin\n")
-            self._close()
-
-    def dismiss(self) -> None:
-        """Ends a trainer that waits: its stage is not wanted."""
-        self.process.kill()  # it has computed and stored nothing
-        self.process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
-
-
-def start_trainer(order: WorkOrder, attempt: int, folder: RunFolder, *, waits: bool = False) -> Trainer:
-    """Starts the trainer with a work order.
+    A stop is passed on once, as SIGTERM: the trainer has its own session, so the terminal's Ctrl-C does not reach it
+    too. Progress goes through a file, not a pipe: a trainer that outlives this process can still write and save.
 
     Args:
-        waits: it only imports its libraries until `begin` is called.
-    Raises: RunFailed when it cannot be started.
+        deadline_at: value of time.monotonic() at which the trainer is stopped, and GRACE_S later killed; None: never.
+    Raises: RunFailed when the trainer cannot be started.
     """
     termination = folder.path / f"{order.stage}-{attempt}.answer"
     progress = folder.path / f"{order.stage}.progress"
@@ -138,31 +114,9 @@ def start_trainer(order: WorkOrder, attempt: int, folder: RunFolder, *, waits: b
         TERMINATION_PATH_ENV: str(termination),
         WORK_DIRECTORY_ENV: str(work),
     }
-    log_path = folder.log(order.stage, attempt)
-    with log_path.open("wb") as log, progress.open("wb") as out:
-        process = _start(environment, out.fileno(), log.fileno(), waits=waits)
-    return Trainer(process, termination, progress, work, log_path, waits)
-
-
-def run_attempt(
-    trainer: Trainer,
-    *,
-    stops: StopSignals,
-    deadline_at: float | None,
-    on_progress: Callable[[Progress], None],
-    note: Callable[[str], None],
-) -> AttemptResult:
-    """Lets a trainer run its stage and waits for its end.
-
-    A stop is passed on once, as SIGTERM: the trainer has its own session, so the terminal's Ctrl-C does not reach it
-    too. Progress goes through a file, not a pipe: a trainer that outlives this process can still write and save.
-
-    Args:
-        deadline_at: value of time.monotonic() at which the trainer is stopped, and GRACE_S later killed; None: never.
-    """
-    process, timed_out = trainer.process, False
-    trainer.begin()
-    with trainer.progress.open("rb") as lines:
+    timed_out = False
+    with folder.log(order.stage, attempt).open("wb") as log, progress.open("wb") as out, progress.open("rb") as lines:
+        process = _start(environment, out.fileno(), log.fileno())
         try:
             seen_stops = 0
             while (code := process.poll()) is None:
@@ -181,18 +135,17 @@ def run_attempt(
         finally:
             if process.poll() is None:  # an exception was raised above
                 _end(process, stops)
-            shutil.rmtree(trainer.work, ignore_errors=True)  # a killed trainer leaves gigabytes there
-    found = trainer.termination
-    message = found.read_text(encoding="utf-8", errors="replace") if found.exists() else ""
-    return AttemptResult(code, parse_answer(message), trainer.log, timed_out)
+            shutil.rmtree(work, ignore_errors=True)  # a killed trainer leaves gigabytes there
+    message = termination.read_text(encoding="utf-8", errors="replace") if termination.exists() else ""
+    return AttemptResult(code, parse_answer(message), folder.log(order.stage, attempt), timed_out)
 
 
-def _start(environment: dict[str, str], stdout: int, stderr: int, *, waits: bool) -> subprocess.Popen[bytes]:
+def _start(environment: dict[str, str], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            [*TRAINER, str(os.getpid()), *((AHEAD,) if waits else ())],
+            [*TRAINER, str(os.getpid())],
             env=environment,
-            stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,  # Ctrl-C in the terminal must not reach the trainer directly

@@ -6,8 +6,6 @@ interruption (75) does not count.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -16,17 +14,14 @@ from datetime import UTC, datetime
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTED, FATAL_EXIT_CODES, FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.wire.answer import Committed, Failed, Interrupted, Progress
-from distillchain_cli.errors import RunFailed
+from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from distillchain_cli.live import View
 from distillchain_cli.local_processes import count_gpus, processes_here
-from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, Trainer, run_attempt, start_trainer
+from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
 from distillchain_operator.status import build_chain_status, committed_entry, timestamp
 
 BACKOFF_S = 1.0  # after an interruption and after the first crash; doubles with each further crash up to MAX_BACKOFF_S
 MAX_BACKOFF_S = 10.0
-# With fewer, a trainer that imports its libraries takes time from the training (measured on two cores).
-CPUS_TO_IMPORT_AHEAD = 4
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
 """If two classes share an exit code, the first of the table, as in the operator's policy."""
 
@@ -38,20 +33,11 @@ class _Run:
     view: View
     stops: StopSignals
     backoff_s: float
-    imports_ahead: bool
     entries: list[StageStatus] = field(default_factory=list)
-    waiting: dict[str, Trainer | None] = field(default_factory=dict)
-    """By stage: trainers that were started ahead and have only imported libraries; None: not possible."""
 
 
 def run_chain(
-    plan: Plan,
-    folder: RunFolder,
-    *,
-    view: View,
-    stops: StopSignals | None = None,
-    backoff_s: float = BACKOFF_S,
-    imports_ahead: bool | None = None,
+    plan: Plan, folder: RunFolder, *, view: View, stops: StopSignals | None = None, backoff_s: float = BACKOFF_S
 ) -> ChainStatus:
     """Runs a chain until it succeeds, fails or is stopped.
 
@@ -59,24 +45,16 @@ def run_chain(
 
     Args:
         stops: counts the signals; if it has counted one already, nothing is started.
-        imports_ahead: while a stage trains, the trainer of the next one imports its libraries, which takes seconds;
-            None: if this machine has CPUs to spare.
     """
-    ahead = (os.cpu_count() or 1) >= CPUS_TO_IMPORT_AHEAD if imports_ahead is None else imports_ahead
     # Committed stages are not skipped here: only their trainer verifies files and gates, as on a cluster.
-    run = _Run(plan, folder, view, stops or StopSignals(), backoff_s, ahead)
+    run = _Run(plan, folder, view, stops or StopSignals(), backoff_s)
     with run.stops.caught():
-        try:
-            for stage in plan.stages:
-                entry = _run_stage(run, stage)
-                run.entries.append(entry)
-                view.ended(entry)
-                if entry.phase != "Committed":
-                    break
-        finally:
-            for trainer in run.waiting.values():
-                if trainer is not None:
-                    trainer.dismiss()
+        for stage in plan.stages:
+            entry = _run_stage(run, stage)
+            run.entries.append(entry)
+            view.ended(entry)
+            if entry.phase != "Committed":
+                break
     return build_status(plan, run.entries)
 
 
@@ -121,10 +99,12 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             return _stopped(stage, attempt - 1, started, "stopped before it started")
         run.view.started(stage.name)
         end = run_attempt(
-            _waiting_trainer(run, stage) or start_trainer(order, attempt, run.folder),
+            order,
+            attempt,
+            run.folder,
             stops=run.stops,
             deadline_at=deadline_at,
-            on_progress=lambda line: _on_progress(run, stage, line),
+            on_progress=run.view.progress,
             note=run.view.note,
         )
         if end.exit_code == EXIT_COMMITTED and isinstance(end.answer, Committed) and end.answer.digest == stage.digest:
@@ -154,36 +134,6 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             f"attempt {attempt + 1} in {pause_s:.0f} s ({crashes} of {stage.retries} retries used)"
         )
         _pause(run.stops, pause_s)
-
-
-def _on_progress(run: _Run, stage: PlannedStage, line: Progress) -> None:
-    run.view.progress(line)
-    # Not earlier: a stage that is committed already never trains, and then the next one probably does not either.
-    if line.phase == "Train" and run.imports_ahead:
-        following = run.plan.stages[run.plan.stages.index(stage) + 1 :]
-        if following and following[0].name not in run.waiting:
-            _start_waiting(run, following[0])
-
-
-def _start_waiting(run: _Run, stage: PlannedStage) -> None:
-    run.waiting[stage.name] = None
-    here = processes_here(stage, gpus=count_gpus())
-    # With several processes the trainer only starts others, and imports nothing itself.
-    if here.processes > 1:
-        return
-    order = stage.work_order.model_copy(update={"parallelism": here})
-    # The stage that trains must not end because of this. The attempt of the next one reports the same error.
-    with contextlib.suppress(RunFailed, OSError):
-        run.waiting[stage.name] = start_trainer(order, 1, run.folder, waits=True)
-
-
-def _waiting_trainer(run: _Run, stage: PlannedStage) -> Trainer | None:
-    """The trainer that was started ahead for a stage's first attempt, if it is still there."""
-    trainer = run.waiting.pop(stage.name, None)
-    if trainer is not None and trainer.process.poll() is not None:
-        trainer.dismiss()
-        return None
-    return trainer
 
 
 def diagnose(end: AttemptResult) -> tuple[FailureClass, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,12 +22,10 @@ from cli.parts import (
 )
 from distillchain_api.failures import FATAL_EXIT_CODES
 from distillchain_api.graph import build_plan
-from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.wire.work_order import WorkOrder
+from distillchain_api.resource.status import ChainStatus
 from distillchain_cli.chain_files import read_chain
-from distillchain_cli.errors import RunFailed
 from distillchain_cli.live import PlainView
-from distillchain_cli.processes import RunFolder, Trainer, start_trainer
+from distillchain_cli.processes import RunFolder
 from distillchain_cli.run import run_chain
 
 pytestmark = pytest.mark.slow
@@ -227,85 +224,3 @@ def test_a_fatal_failure_of_the_real_trainer_is_reported_in_its_own_sentence(tmp
     assert done.returncode == 1
     assert re.search(rf"^failed: file://{path} cannot be read .*; restore it, or delete it", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Trainer]]:
-    """The stage of each trainer that was started, in order."""
-    found: list[tuple[str, Trainer]] = []
-
-    def start(order: WorkOrder, *arguments: Any, **options: Any) -> Trainer:
-        found.append((order.stage, start_trainer(order, *arguments, **options)))
-        return found[-1][1]
-
-    monkeypatch.setattr("distillchain_cli.run.start_trainer", start)
-    return found
-
-
-@pytest.mark.parametrize("ahead", [True, False])
-def test_while_a_stage_trains_the_next_trainer_imports_its_libraries_and_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[tuple[str, Trainer]], ahead: bool
-):
-    plan = build_plan(read_chain(str(write_chain(tmp_path))))
-    act = "progress('Train', 1, 2)\ntime.sleep(0.5)\nassert attempt == 1 + (order['stage'] == 'tiny')\ncommit()"
-    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
-
-    status = run_chain(plan, RunFolder(tmp_path), view=a_view(), imports_ahead=ahead)
-
-    assert status.phase == "Succeeded"
-    assert [(stage, trainer.is_waiting) for stage, trainer in started] == [("mini", False), ("tiny", ahead)]
-    assert attempts_of(tmp_path) == 2
-
-
-def test_a_trainer_that_waits_is_ended_when_its_stage_is_not_reached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[tuple[str, Trainer]]
-):
-    plan = build_plan(read_chain(str(write_chain(tmp_path))))
-    act = f"progress('Train', 1, 2)\ntime.sleep(0.5)\n{FAILS}sys.exit(65)"
-    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
-
-    status = run_chain(plan, RunFolder(tmp_path), view=a_view(), imports_ahead=True)
-
-    assert status.phase == "Failed"
-    assert [(stage, trainer.process.returncode is None) for stage, trainer in started] == [
-        ("mini", False),
-        ("tiny", False),
-    ]
-    assert attempts_of(tmp_path) == 1
-
-
-def test_a_trainer_that_died_while_it_waited_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[tuple[str, Trainer]]
-):
-    plan = build_plan(read_chain(str(write_chain(tmp_path))))
-    act = "progress('Train', 1, 2)\ntime.sleep(0.5)\ncommit()"
-    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
-
-    class KillingView(PlainView):
-        def ended(self, entry: StageStatus) -> None:
-            if entry.name == "mini":
-                started[-1][1].process.kill()
-                started[-1][1].process.wait()
-
-    view = KillingView(io.StringIO(), metric="accuracy")
-    status = run_chain(plan, RunFolder(tmp_path), view=view, imports_ahead=True)
-
-    assert status.phase == "Succeeded"
-    assert [stage for stage, _ in started] == ["mini", "tiny", "tiny"]
-
-
-def test_a_trainer_that_cannot_be_started_ahead_does_not_end_the_stage_that_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    plan = build_plan(read_chain(str(write_chain(tmp_path))))
-    act = "progress('Train', 1, 2)\ntime.sleep(0.5)\ncommit()"
-    monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
-
-    def start(*arguments: Any, waits: bool = False) -> Trainer:
-        if waits:
-            raise RunFailed("the trainer cannot be started")
-        return start_trainer(*arguments)
-
-    monkeypatch.setattr("distillchain_cli.run.start_trainer", start)
-
-    assert run_chain(plan, RunFolder(tmp_path), view=a_view(), imports_ahead=True).phase == "Succeeded"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -14,13 +13,8 @@ import pytest
 import yaml
 
 from cli.parts import COMMAND, WITH_DEFAULT_SIGNALS, clean_environment, distillchain, example_in_help
-from distillchain_api.graph import build_plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.manifest import Manifest
-from distillchain_cli.chain_files import read_chain
-from distillchain_cli.live import PlainView
-from distillchain_cli.processes import RunFolder
-from distillchain_cli.run import run_chain
 
 pytestmark = [pytest.mark.models, pytest.mark.xdist_group("cli-models")]
 
@@ -178,25 +172,3 @@ def test_the_example_of_run_works_with_the_real_trainer(ran: tuple[Path, subproc
     done = distillchain(*example_in_help("run", cwd=root), cwd=root)
 
     assert done.returncode == 0, done.stderr
-
-
-def test_a_trainer_that_imported_its_libraries_ahead_gives_the_same_student(
-    ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    root, _ = ran
-    plan = build_plan(read_chain(str(root / "chain.yaml"), storage=f"file://{tmp_path}/store"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    shown = io.StringIO()
-
-    status = run_chain(plan, RunFolder(tmp_path), view=PlainView(shown, metric="accuracy"), imports_ahead=True)
-
-    assert status.phase == "Succeeded", shown.getvalue()
-    warning = "small: warning: environment variable ACCELERATE_MIXED_PRECISION is ignored"
-    assert warning in shown.getvalue(), "what is ignored is reported although it was hidden from the imports"
-    assert weights_in(tmp_path / "store") == weights_in(root / "store")
-
-
-def weights_in(store: Path) -> list[bytes]:
-    paths = sorted(store.glob("stages/*/attempts/*/model.safetensors"))
-    return [path.read_bytes() for path in paths]
