@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 from torch import Tensor
 
 from .sizes import MAX_GRAD_NORM
@@ -82,9 +81,9 @@ def loss_of(model: Callable[..., Any], ids: Tensor, mask: Tensor | None, targets
         logits = model(input_ids=ids, attention_mask=mask).logits
     logits = logits.float()
     if not targets.is_floating_point():
-        return F.cross_entropy(logits, targets)
+        return torch.nn.functional.cross_entropy(logits, targets)
     teacher = targets.log_softmax(-1)
-    return F.kl_div(logits.log_softmax(-1), teacher, reduction="batchmean", log_target=True)
+    return torch.nn.functional.kl_div(logits.log_softmax(-1), teacher, reduction="batchmean", log_target=True)
 
 
 def train_eager(

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.models
 CLASSES = 3
 
 
-def Rows(count: int) -> TrainingRows:  # noqa: N802 - reads as a type in the tests
+def random_rows(count: int) -> TrainingRows:
     """Random token ids of random lengths with random teacher logits."""
     dice = torch.Generator().manual_seed(count)
     lengths = torch.randint(3, 12, (count,), generator=dice).tolist()
@@ -135,7 +135,7 @@ class _FixedBatches(Trainer):
 def test_it_gives_the_weights_of_transformers_trainer_on_the_same_batches(
     tmp_path: Path, count: int, values: dict[str, Any]
 ):
-    rows, training, start = Rows(count), recipe(epochs=1, **values), a_student()
+    rows, training, start = random_rows(count), recipe(epochs=1, **values), a_student()
     ours, theirs = copy.deepcopy(start), copy.deepcopy(start)
 
     train(ours, rows, training, tmp_path)
@@ -158,7 +158,7 @@ def test_it_gives_the_weights_of_transformers_trainer_on_the_same_batches(
 @pytest.mark.parametrize("micro", [1, 5, 8, 31])
 def test_micro_batches_of_any_size_give_the_same_weights(tmp_path: Path, count: int, micro: int):
     """A short micro-batch counted as a whole one: with 110 rows as 8 x 4 the gradient was 19 % off."""
-    rows, training, start = Rows(count), recipe(batch_size=32, epochs=3), a_student()
+    rows, training, start = random_rows(count), recipe(batch_size=32, epochs=3), a_student()
     whole, cut = copy.deepcopy(start), copy.deepcopy(start)
 
     train(whole, rows, training, tmp_path)
@@ -178,7 +178,7 @@ def test_every_step_is_trained_with_dropout_also_after_a_measurement_in_evaluati
         student.eval()
         return {"accuracy": 0.5}
 
-    train(student, Rows(20), recipe(epochs=3), tmp_path, losses=losses, validate=validate)
+    train(student, random_rows(20), recipe(epochs=3), tmp_path, losses=losses, validate=validate)
 
     assert modes == [True] * 9
 
@@ -186,11 +186,11 @@ def test_every_step_is_trained_with_dropout_also_after_a_measurement_in_evaluati
 @pytest.mark.parametrize("losses", [lambda *both: row_losses(*both).mean(), lambda *both: row_losses(*both)[:-1]])
 def test_a_loss_that_is_not_one_value_per_row_is_refused(tmp_path: Path, losses: RowLosses):
     with pytest.raises(ValueError, match="expected one value for each of 8 rows"):
-        train(a_student(), Rows(20), recipe(), tmp_path, losses=losses)
+        train(a_student(), random_rows(20), recipe(), tmp_path, losses=losses)
 
 
 def test_the_first_gradient_is_that_of_the_mean_over_the_rows_of_the_step(tmp_path: Path):
-    rows, student = Rows(7), a_student()
+    rows, student = random_rows(7), a_student()
     inputs, compared = batch_of(rows, range(7))
     row_losses(student(**inputs), compared).mean().backward()
     want = {
@@ -215,7 +215,7 @@ def test_the_first_gradient_is_that_of_the_mean_over_the_rows_of_the_step(tmp_pa
 @pytest.mark.parametrize("stop_at", [1, 7, 8, 9, 15])
 def test_a_resumed_training_gives_the_same_bytes(tmp_path: Path, stop_at: int):
     """With dropout, so that the random numbers count; 61 rows are 8 steps an epoch."""
-    rows, training, start = Rows(61), recipe(warmup_ratio=0.1, weight_decay=0.01), a_student(dropout=0.2)
+    rows, training, start = random_rows(61), recipe(warmup_ratio=0.1, weight_decay=0.01), a_student(dropout=0.2)
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
     train(whole, rows, training, tmp_path / "whole")
     looks = iter(range(1, 100))
@@ -232,7 +232,7 @@ def test_a_resumed_training_gives_the_same_bytes(tmp_path: Path, stop_at: int):
 
 
 def test_an_epoch_that_ends_is_measured_once_also_when_training_stopped_there(tmp_path: Path):
-    rows, training = Rows(61), recipe(epochs=3)
+    rows, training = random_rows(61), recipe(epochs=3)
     history, again = History([]), History([])
     train(a_student(), rows, training, tmp_path / "whole", history=history)
     looks, kept = iter(range(1, 100)), []  # type: ignore[var-annotated]
@@ -251,7 +251,7 @@ def test_the_loss_of_another_rank_during_a_measurement_ends_the_training(tmp_pat
         raise LostPeers("rank 1 of 2 ended: OutOfMemory: one text does not fit")
 
     with pytest.raises(LostPeers):
-        train(a_student(), Rows(16), recipe(), tmp_path, validate=validate)
+        train(a_student(), random_rows(16), recipe(), tmp_path, validate=validate)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
@@ -313,7 +313,7 @@ def _squares(answer: Any, compared: dict[str, Tensor]) -> Tensor:
 
 def test_a_micro_batch_that_does_not_fit_is_halved_and_the_result_stays(tmp_path: Path):
     """Batches differ in length, so it is often a later micro-batch of a step that does not fit."""
-    rows = Rows(45)
+    rows = random_rows(45)
     large, small = _Small(room=10_000), _Small(room=30)
 
     train(large, rows, recipe(batch_size=16), tmp_path, losses=_squares)
@@ -326,7 +326,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_result_stays(tmp_path
 
 def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_number_behind(tmp_path: Path):
     """With dropout: the step that is made again draws the numbers of a run that was that small from the start."""
-    rows, training = Rows(30), recipe(batch_size=30, epochs=1)
+    rows, training = random_rows(30), recipe(batch_size=30, epochs=1)
     asked, short = _Small(room=10_000, dropout=0.5), _Small(room=10_000, dropout=0.5)
     calls = iter(range(1, 100))
     real = short.forward
@@ -345,7 +345,7 @@ def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_
 
 
 def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path: Path):
-    rows, training, kept = Rows(61), recipe(batch_size=16), []  # type: ignore[var-annotated]
+    rows, training, kept = random_rows(61), recipe(batch_size=16), []  # type: ignore[var-annotated]
     whole, first, second = (_Small(room=40, dropout=0.5) for _ in range(3))
     looks = iter(range(1, 1000))
     (tmp_path / "first").mkdir()
@@ -361,7 +361,7 @@ def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path
 
 def test_a_stop_within_a_long_step_saves_the_step_before_and_the_result_stays(tmp_path: Path):
     """One step of many micro-batches may take longer than a pod has to stop."""
-    rows, training, start = Rows(40), recipe(batch_size=40, epochs=3), a_student(dropout=0.2)
+    rows, training, start = random_rows(40), recipe(batch_size=40, epochs=3), a_student(dropout=0.2)
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
     looks, kept = iter(range(1, 1000)), []  # type: ignore[var-annotated]
     (tmp_path / "first").mkdir()
@@ -377,14 +377,14 @@ def test_a_stop_within_a_long_step_saves_the_step_before_and_the_result_stays(tm
 
 def test_a_stop_names_no_step_that_is_not_saved(tmp_path: Path):
     with pytest.raises(StopRequested) as stop:
-        train(a_student(), Rows(16), recipe(), tmp_path, stop=lambda: True, saves=False)
+        train(a_student(), random_rows(16), recipe(), tmp_path, stop=lambda: True, saves=False)
 
     assert stop.value.step == 0
 
 
 def test_a_gpu_too_small_for_one_row_is_reported(tmp_path: Path):
     with pytest.raises(OutOfMemory, match=r"too little memory to train on one row; lower spec\.task\.maxLength"):
-        train(_Small(room=0), Rows(45), recipe(), tmp_path, losses=_squares)
+        train(_Small(room=0), random_rows(45), recipe(), tmp_path, losses=_squares)
 
 
 def test_a_loss_that_is_no_number_ends_the_training_at_its_step(tmp_path: Path):
@@ -394,13 +394,13 @@ def test_a_loss_that_is_no_number_ends_the_training_at_its_step(tmp_path: Path):
         return row_losses(answer, compared) * (float("nan") if next(steps) == 5 else 1.0)
 
     with pytest.raises(TrainingDiverged, match=r"^the loss became nan at step 5; lower training\.learningRate"):
-        train(a_student(), Rows(61), recipe(), tmp_path, losses=losses)
+        train(a_student(), random_rows(61), recipe(), tmp_path, losses=losses)
 
 
 def test_a_saved_state_holds_no_pickle(tmp_path: Path):
     looks, kept = iter(range(1, 100)), []  # type: ignore[var-annotated]
 
     with pytest.raises(StopRequested):
-        train(a_student(), Rows(61), recipe(), tmp_path, stop=lambda: next(looks) >= 3, keep=kept)
+        train(a_student(), random_rows(61), recipe(), tmp_path, stop=lambda: next(looks) >= 3, keep=kept)
 
     assert {file.suffix for file in kept[-1][0].iterdir()} == {".safetensors", ".json"}

@@ -28,7 +28,7 @@ from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.widths import width_for, widths_up_to
 from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import StopRequested
-from trainer.test_loop import Rows, a_student, distance, recipe, row_losses, train
+from trainer.test_loop import a_student, distance, random_rows, recipe, row_losses, train
 
 pytestmark = pytest.mark.models
 
@@ -148,7 +148,7 @@ class Recorded(CapturedStep):
 
 
 def a_work(model: Any, count: int, **values: Any) -> Work:
-    rows, training, device = Rows(count), recipe(**values), torch.device("cpu")
+    rows, training, device = random_rows(count), recipe(**values), torch.device("cpu")
     return Work(model.train(), rows, device, row_losses, training, build_optimizer(model, training), device)
 
 
@@ -204,7 +204,7 @@ def test_a_training_that_tries_modes_gives_the_weights_of_an_eager_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int | None
 ):
     """Only a step of one micro-batch can be captured; with more, the trial falls back."""
-    rows, training, start = Rows(61), recipe(epochs=6), a_student()
+    rows, training, start = random_rows(61), recipe(epochs=6), a_student()
     plain, other = copy.deepcopy(start), copy.deepcopy(start)
     train(plain, rows, training, tmp_path, micro_batch_size=micro_batch_size)
     made = with_modes(monkeypatch)
@@ -228,7 +228,7 @@ def test_a_recording_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pyt
         raise RuntimeError("operation not permitted when stream is capturing")
 
     setattr(Fails, fails_at, fail)
-    rows, training, start = Rows(61), recipe(epochs=4), a_student(dropout=0.2)
+    rows, training, start = random_rows(61), recipe(epochs=4), a_student(dropout=0.2)
     plain, other = copy.deepcopy(start), copy.deepcopy(start)
     train(plain, rows, training, tmp_path)
     with_modes(monkeypatch, Fails)
@@ -240,7 +240,7 @@ def test_a_recording_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_resumed_training_goes_on_in_the_mode_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows, training, start = Rows(61), recipe(epochs=6), a_student(dropout=0.2)
+    rows, training, start = random_rows(61), recipe(epochs=6), a_student(dropout=0.2)
     made = with_modes(monkeypatch)
     monkeypatch.setattr(ModeTrial, "seconds", {Mode.EAGER: 2.0, Mode.CAPTURED: 1.0})
     whole, first, second = (copy.deepcopy(start) for _ in range(3))

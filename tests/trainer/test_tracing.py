@@ -14,7 +14,7 @@ import pytest
 from distillchain_trainer.engine import loop, tracing
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.signals import Signals
-from trainer.test_loop import Rows, a_student, distance, recipe, row_losses, train
+from trainer.test_loop import a_student, distance, random_rows, recipe, row_losses, train
 
 pytestmark = pytest.mark.models
 
@@ -35,7 +35,7 @@ def traced(folder: Path, signals: Signals, *, keep: object, epochs: int = 3) -> 
     folder.mkdir()
     loop.train(
         student,
-        Rows(61),
+        random_rows(61),
         row_losses,
         loop.Settings(recipe(epochs=epochs), micro_batch_size=None, folder=folder, save_interval_s=3600.0),
         resume_from=None,
@@ -56,7 +56,7 @@ def traced(folder: Path, signals: Signals, *, keep: object, epochs: int = 3) -> 
 def test_a_trace_has_the_operations_of_the_next_steps_and_changes_no_weight(tmp_path: Path, signals: Signals):
     kept: list[tuple[int, bytes]] = []
     plain = copy.deepcopy(a_student(dropout=0.1))
-    train(plain, Rows(61), recipe(epochs=3), tmp_path)
+    train(plain, random_rows(61), recipe(epochs=3), tmp_path)
 
     student = traced(tmp_path / "traced", signals, keep=lambda path, step: kept.append((step, path.read_bytes())))
 

@@ -131,7 +131,7 @@ class CapturedStep:
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode=errors):
                 self._step(shape)
-        except Exception:
+        except Exception:  # whatever cannot be recorded: the next step must be able to draw
             _replace_generator(self._work.device, numbers)
             raise
         return graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib
 import logging
 import threading
 import time
@@ -25,10 +26,8 @@ def import_ahead() -> None:
 def _import() -> None:
     # ensure_report meets the same error again, and logs it.
     with contextlib.suppress(Exception):
-        import scipy.stats  # noqa: F401 - the report imports it where it is used
-
-        import distillchain_report.build
-        import distillchain_report.render  # noqa: F401 - imported for later
+        for name in ("scipy.stats", "distillchain_report.build", "distillchain_report.render"):
+            importlib.import_module(name)
 
 
 def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
