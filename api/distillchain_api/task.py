@@ -15,6 +15,13 @@ from distillchain_api.faults import Expect, expected
 from distillchain_api.metrics import Metric
 from distillchain_api.values import SourceUri, Text, is_plain_path
 
+CONFIG_RULE = cel(
+    "!has(self.config) || self.uri.startsWith('hf://')",
+    "config belongs to hf:// datasets; remove it",
+    fieldPath=".config",
+)
+"""CEL rule of every data set; a subclass with rules of its own repeats it."""
+
 
 class Splits(Document):
     """Where the rows of each split are: a split's name on the hub, else a file below `uri`."""
@@ -50,7 +57,7 @@ class Splits(Document):
 
 
 class Dataset(Document):
-    """Rows with one or two text columns and a label column."""
+    """Where the rows are. A task type adds the columns that it reads, in a subclass."""
 
     uri: SourceUri
     """hf://name[@revision], or the s3:// or file:// folder that holds the files of `splits`."""
@@ -58,19 +65,11 @@ class Dataset(Document):
     """Configuration of a hub dataset, such as sst2 of hf://nyu-mll/glue; only with hf://."""
     splits: Splits
     """Split names (hf://) or file names (csv, tsv, jsonl, parquet; csv, tsv and jsonl also as .gz)."""
-    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")]
-    """Column of the text, or two columns for sentence pairs."""
-    label: Text
-    """Column of the label; the task type says what it holds."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if self.config and not self.uri.startswith("hf://"):
             raise fault("config", expected(self.config, "nothing with files", "remove it, or use an hf:// dataset"))
-        if len(set(self.text)) != len(self.text):
-            raise fault("text", expected(self.text, "two different columns"))
-        if self.label in self.text:
-            raise fault("label", expected(self.label, "a column that is not also in text"))
         # A split of a hub data set is a name, not a path.
         if not self.uri.startswith("hf://"):
             self._check_files()
@@ -83,13 +82,28 @@ class Dataset(Document):
                     f"splits.{role}", expected(name, "the path of a file below uri", "without '//', './' and '../'")
                 )
 
+    model_config = {"json_schema_extra": rules(CONFIG_RULE)}
+
+
+class TextDataset(Dataset):
+    """Rows with one or two text columns and a label column."""
+
+    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")]
+    """Column of the text, or two columns for sentence pairs."""
+    label: Text
+    """Column of the label; the task type says what it holds."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        if len(set(self.text)) != len(self.text):
+            raise fault("text", expected(self.text, "two different columns"))
+        if self.label in self.text:
+            raise fault("label", expected(self.label, "a column that is not also in text"))
+        return self
+
     model_config = {
         "json_schema_extra": rules(
-            cel(
-                "!has(self.config) || self.uri.startsWith('hf://')",
-                "config belongs to hf:// datasets; remove it",
-                fieldPath=".config",
-            ),
+            CONFIG_RULE,
             cel(
                 "self.text.size() < 2 || self.text[0] != self.text[1]",
                 "text: expected two different columns",
@@ -109,6 +123,7 @@ class Task(Document):
     type: str
     """Overridden by each task type with a Literal of its own name."""
     dataset: Dataset
+    """Overridden by each task type with the columns that it reads."""
     metric: str
     """Overridden by each task type with a Literal of its metrics' names."""
     max_length: Annotated[int, Field(ge=4, le=8192), Expect("a number of tokens from 4 to 8192")] = 128

@@ -22,6 +22,46 @@ class Rows(Document):
     limit: int = 100
 
 
+class Scale(Document):
+    """A unit, and one that only some rows need."""
+
+    unit: str
+    digits: int = 2
+
+
+class Measured(Rows):
+    """Rows with a column of numbers, which has a rule of its own."""
+
+    number: str
+    kind: Literal["ratio", "interval"] | None = None
+    scale: Scale | None = None
+    model_config = {"json_schema_extra": rules(cel("self.number != self.uri", "expected another name than uri"))}
+
+
+class Named(Rows):
+    """Rows with a column of names."""
+
+    kind: Literal["nominal"] | None = None
+    names: str | None = None
+
+
+class Counting(Document):
+    """Toy task whose rows have columns of their own."""
+
+    type: Literal["Counting"]
+    rows: Measured
+
+
+class Naming(Document):
+    """Toy task with other columns, whose rows may be left out."""
+
+    type: Literal["Naming"]
+    rows: Named | None = None
+
+
+Nested = Annotated[Counting | Naming, Field(discriminator="type")]
+
+
 class Classify(Document):
     """Toy task with a list that the other lacks."""
 
@@ -54,6 +94,7 @@ class Spec(Document):
     task: Toy
     """What to do."""
     more: Toy | None = None
+    nested: Nested | None = None
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
@@ -115,6 +156,22 @@ def test_members_that_disagree_about_a_field_are_refused_with_its_name():
 
     with pytest.raises(UnsupportedSchema, match=r"\.field\.rows: Other gives this field another schema"):
         schema_of(Annotated[Classify | Other, Field(discriminator="type")])
+
+
+def test_objects_with_other_fields_for_each_tag_are_merged():
+    nested = structural_schema(Spec)["properties"]["nested"]
+
+    rows = nested["properties"]["rows"]
+    assert nested["required"] == ["type"]
+    assert rows["required"] == ["uri"]
+    assert list(rows["properties"]) == ["uri", "limit", "number", "kind", "scale", "names"]
+    assert rows["properties"]["limit"]["default"] == 100
+    assert rows["properties"]["kind"]["enum"] == ["ratio", "interval", "nominal"]
+    assert "x-kubernetes-validations" not in rows
+    assert {
+        "rule": "self.type != 'Counting' || has(self.rows)",
+        "message": "type Counting needs rows; add it",
+    } in nested["x-kubernetes-validations"]
 
 
 @pytest.mark.parametrize(
@@ -203,3 +260,52 @@ def test_an_object_whose_default_differs_from_its_fields_defaults_is_refused():
 
     with pytest.raises(UnsupportedSchema, match=r"other\.epochs: the default of Outer\.other is 5, its own is 3"):
         structural_schema(Outer)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    "task, want",
+    [
+        pytest.param({"type": "Counting", "rows": {"uri": "s3://a", "number": "n"}}, "", id="one tag"),
+        pytest.param({"type": "Naming", "rows": {"uri": "s3://a", "names": "n"}}, "", id="the other tag"),
+        pytest.param({"type": "Naming"}, "", id="the object is left out"),
+        pytest.param({"type": "Counting"}, "type Counting needs rows; add it", id="the object is missing"),
+        pytest.param(
+            {"type": "Counting", "rows": {"uri": "s3://a"}},
+            "type Counting needs rows.number; add it",
+            id="a field of the object is missing",
+        ),
+        pytest.param(
+            {"type": "Naming", "rows": {"uri": "s3://a", "scale": {"unit": "m"}}},
+            "spec.nested.rows.scale: Invalid value: rows.scale belongs to type Counting; remove it",
+            id="a field of the other tag's object",
+        ),
+        pytest.param(
+            {"type": "Naming", "rows": {"uri": "s3://a", "kind": "ratio"}},
+            "spec.nested.rows.kind: Invalid value: rows.kind: type Naming expects nominal",
+            id="a choice of the other tag",
+        ),
+        pytest.param(
+            {"type": "Counting", "rows": {"uri": "s3://a", "number": "s3://a"}},
+            "expected another name than uri",
+            id="the object's own rule",
+        ),
+        pytest.param(
+            {"type": "Naming", "rows": {"uri": "s3://a", "number": "s3://a"}},
+            "rows.number belongs to type Counting",
+            id="the own rule of another tag",
+        ),
+    ],
+)
+def test_the_api_server_holds_an_inner_object_to_the_type(
+    toys: ControlPlane, namespace: str, task: dict[str, Any], want: str
+):
+    document = {
+        "apiVersion": "toys.example/v1alpha1",
+        "kind": "Toy",
+        "metadata": {"name": "toy"},
+        "spec": {"task": {"rows": {"uri": "s3://rows"}, "type": "Regress", "low": 0}, "nested": task},
+    }
+    done = toys.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(document), check=False)
+    assert (done.returncode == 0) == (not want), done.stderr
+    assert want in done.stderr.replace('"object": ', "").replace('"array": ', "").replace('"string": ', "")

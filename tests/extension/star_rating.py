@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distillchain_api.faults import Expect
 from distillchain_api.metrics import Metric
-from distillchain_api.task import Task
+from distillchain_api.task import Task, TextDataset
 
 CLOSENESS = Metric("closeness", "closeness")
 
@@ -20,6 +20,7 @@ class StarRating(Task):
 
     type: Literal["StarRating"]
     """StarRating: one number for each text."""
+    dataset: TextDataset
     stars: Annotated[int, Field(ge=2, le=10), Expect("a whole number from 2 to 10")]
     """The most stars a text can have."""
     metric: Literal["closeness"] = "closeness"

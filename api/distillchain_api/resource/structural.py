@@ -6,6 +6,7 @@ union becomes one object: the tag is an enum, and CEL rules say which fields bel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ UNION = ("oneOf", "discriminator")
 REFERENCES = ("$ref", "$defs", "anyOf")
 EXTENSION = "x-kubernetes-"
 RULES = "x-kubernetes-validations"
+_SELF = re.compile(r"\bself\b")  # in a rule: the object that the rule belongs to
 # Without one of these a schema must have a type.
 UNTYPED = ("x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields")
 
@@ -162,34 +164,74 @@ def merge_tagged(members: Mapping[str, Schema], *, tag_field: str, path: str) ->
     Args:
         members: structural schema of each member, by the tag that selects it.
         tag_field: the property that holds the tag.
-    Raises: UnsupportedSchema when two members give one property different schemas.
+    Raises: UnsupportedSchema when two members give one property schemas that no rule could tell apart.
     """
-    properties: dict[str, Schema] = {}
-    for tag, member in members.items():
-        for name, schema in member["properties"].items():
-            if name != tag_field:
-                properties[name] = _same(properties.get(name, schema), schema, f"{path}.{name}", tag)
-    owners = {name: [tag for tag, member in members.items() if name in member["properties"]] for name in properties}
-    for name, tags in owners.items():
-        if len(tags) < len(members) and "default" in properties[name]:
-            # The API server would fill it in for every tag. The types fill it in for those that have it.
-            properties[name] = _without_default(properties[name])
+    without_tag = {
+        tag: {**member, "properties": {name: it for name, it in member["properties"].items() if name != tag_field}}
+        for tag, member in members.items()
+    }
+    merged, rules = _merge(without_tag, f"self.{tag_field}", at="self", path=path)
     # The API server has no `discriminator`: an enum and rules take its place.
     selector = {"type": "string", "description": "Selects which of the other fields apply.", "enum": list(members)}
+    return {
+        "type": "object",
+        "required": [tag_field, *(name for name in merged.get("required", ()) if name != tag_field)],
+        "properties": {tag_field: selector, **merged["properties"]},
+        **({RULES: rules} if rules else {}),
+    }
+
+
+def _merge(members: Mapping[str, Schema], tag: str, *, at: str, path: str) -> tuple[Schema, list[dict[str, str]]]:
+    """One object schema for the objects of several tags, and the rules that narrow it down for each tag.
+
+    Args:
+        tag: CEL expression of the tag.
+        at: CEL expression of the object. The rules belong to the object that has the tag, perhaps further out.
+    """
+    properties: dict[str, Schema] = {}
+    owners: dict[str, list[str]] = {}
+    nested: list[dict[str, str]] = []
+    for name in dict.fromkeys(name for member in members.values() for name in member["properties"]):
+        given = {key: member["properties"][name] for key, member in members.items() if name in member["properties"]}
+        owners[name] = list(given)
+        if _are_different_objects(given):
+            properties[name], rules = _merge(given, tag, at=f"{at}.{name}", path=f"{path}.{name}")
+            # An optional object may be missing, and a rule must not fail for that.
+            if any(name not in member.get("required", ()) for member in members.values()):
+                rules = [{**rule, "rule": f"!has({at}.{name}) || ({rule['rule']})"} for rule in rules]
+            nested += rules
+            continue
+        for key, schema in given.items():
+            properties[name] = _same(properties.get(name, schema), schema, f"{path}.{name}", key)
+        if len(given) < len(members) and "default" in properties[name]:
+            # The API server would fill it in for every tag. The types fill it in for those that have it.
+            properties[name] = _without_default(properties[name])
     required = [set(member.get("required", ())) for member in members.values()]
     # A field that only some tags need cannot be `required`, which holds for all; a rule asks for it instead.
     common = set.intersection(*required)
-    rules = [
-        *_field_rules(members, owners, tag_field=tag_field, common=common),
-        *_choice_rules(members, properties, tag_field=tag_field),
-        *_member_rules(members, tag_field=tag_field),
+    own, rules = _member_rules(members, tag, at=at)
+    merged: Schema = {"type": "object", "properties": properties}
+    if "description" in (first := next(iter(members.values()))):
+        merged["description"] = first["description"]
+    if common:
+        merged["required"] = [name for name in properties if name in common]
+    # Rules of all members stay on an inner object, where they are; those of the outermost are returned with the rest.
+    if own and at != "self":
+        merged[RULES] = own
+        own = []
+    return merged, [
+        *_field_rules(members, owners, tag, at=at, common=common),
+        *_choice_rules(members, properties, tag, at=at),
+        *nested,
+        *own,
+        *rules,
     ]
-    return {
-        "type": "object",
-        "required": [tag_field, *(name for name in properties if name in common)],
-        "properties": {tag_field: selector, **properties},
-        **({RULES: rules} if rules else {}),
-    }
+
+
+def _are_different_objects(schemas: Mapping[str, Schema]) -> bool:
+    """Whether a property is an object for every tag that has it, with different fields or rules."""
+    bare = [{key: value for key, value in schema.items() if key != "description"} for schema in schemas.values()]
+    return all("properties" in schema for schema in bare) and any(schema != bare[0] for schema in bare)
 
 
 def _same(known: Schema, schema: Schema, path: str, tag: str) -> Schema:
@@ -222,46 +264,60 @@ def _without_default(schema: Schema) -> Schema:
 
 
 def _field_rules(
-    members: Mapping[str, Schema], owners: Mapping[str, list[str]], *, tag_field: str, common: set[str]
+    members: Mapping[str, Schema], owners: Mapping[str, list[str]], tag: str, *, at: str, common: set[str]
 ) -> Iterator[dict[str, str]]:
     """Which fields a tag may have, and which it needs beyond those that all need."""
     for name, tags in owners.items():
+        shown = _field(at, name)
         if len(tags) < len(members):
             yield cel(
-                f"!has(self.{name}) || self.{tag_field} in {_cel_list(tags)}",
-                f"{name} belongs to {tag_field} {' or '.join(tags)}; remove it",
-                fieldPath=f".{name}",
+                f"!has({at}.{name}) || {tag} in {_cel_list(tags)}",
+                f"{shown} belongs to {_field(tag)} {' or '.join(tags)}; remove it",
+                fieldPath=f".{shown}",
             )
-        for tag in tags:
-            if name in members[tag].get("required", ()) and name not in common:
-                yield cel(f"self.{tag_field} != '{tag}' || has(self.{name})", f"{tag_field} {tag} needs {name}; add it")
+        for key in tags:
+            if name in members[key].get("required", ()) and name not in common:
+                yield cel(f"{tag} != '{key}' || has({at}.{name})", f"{_field(tag)} {key} needs {shown}; add it")
 
 
 def _choice_rules(
-    members: Mapping[str, Schema], properties: Mapping[str, Schema], *, tag_field: str
+    members: Mapping[str, Schema], properties: Mapping[str, Schema], tag: str, *, at: str
 ) -> Iterator[dict[str, str]]:
     """For enums that differ by member: what each tag allows."""
     for name, merged in properties.items():
-        for tag, member in members.items():
+        for key, member in members.items():
             own = member["properties"].get(name, merged).get("enum")
             if own is not None and own != merged["enum"]:
+                shown = _field(at, name)
                 yield cel(
-                    f"self.{tag_field} != '{tag}' || !has(self.{name}) || self.{name} in {_cel_list(own)}",
-                    f"{name}: {tag_field} {tag} expects {' or '.join(own)}",
-                    fieldPath=f".{name}",
+                    f"{tag} != '{key}' || !has({at}.{name}) || {at}.{name} in {_cel_list(own)}",
+                    f"{shown}: {_field(tag)} {key} expects {' or '.join(own)}",
+                    fieldPath=f".{shown}",
                 )
 
 
-def _member_rules(members: Mapping[str, Schema], *, tag_field: str) -> Iterator[dict[str, str]]:
-    """The members' own rules, each for its own tag; a rule that all have holds as it is."""
-    own = {tag: member.get(RULES, []) for tag, member in members.items()}
+def _member_rules(
+    members: Mapping[str, Schema], tag: str, *, at: str
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The members' own rules: those that all have, as they are, and those of one tag, for the object with the tag."""
+    own = {key: member.get(RULES, []) for key, member in members.items()}
     # The API server bounds the total cost of rules, so one that all members have is written once.
     shared = [rule for rule in next(iter(own.values())) if all(rule in rules for rules in own.values())]
-    yield from shared
-    for tag, rules in own.items():
+    narrowed = []
+    for key, rules in own.items():
         for rule in rules:
-            if rule not in shared:
-                yield {**rule, "rule": f"self.{tag_field} != '{tag}' || ({rule['rule']})"}
+            if rule in shared:
+                continue
+            moved = {**rule, "rule": f"{tag} != '{key}' || ({_SELF.sub(at, rule['rule'])})"}
+            if "fieldPath" in rule and at != "self":
+                moved["fieldPath"] = f".{_field(at)}{rule['fieldPath']}"
+            narrowed.append(moved)
+    return shared, narrowed
+
+
+def _field(at: str, name: str = "") -> str:
+    """`dataset.text` for the CEL expression `self.dataset` and the field `text`."""
+    return ".".join(filter(None, [*at.split(".")[1:], name]))
 
 
 def _cel_list(values: list[str]) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from distillchain_api.cel import fault
 from distillchain_api.faults import Expect, expected
 from distillchain_api.metrics import ACCURACY, MACRO_F1, Metric
-from distillchain_api.task import Task
+from distillchain_api.task import Task, TextDataset
 from distillchain_api.values import ClassName
 
 MAX_LABELS = 1000
@@ -24,6 +24,7 @@ class TextClassification(Task):
 
     type: Literal["TextClassification"]
     """TextClassification: one text or a pair of texts to one class."""
+    dataset: TextDataset
     labels: Annotated[
         list[ClassName],
         Field(min_length=2, max_length=MAX_LABELS, json_schema_extra={"x-kubernetes-list-type": "set"}),
