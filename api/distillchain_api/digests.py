@@ -16,6 +16,10 @@ from distillchain_api.resource.spec import Distillation, Student, Training
 from distillchain_api.task import Task
 from distillchain_api.values import StageDigest
 
+INITIALISATIONS = {"bert_hash": 2}
+"""How the trainer initialises new weights of its own model types. Raise a number when that changes: the same spec then
+means another student, and only students of this model type get another digest."""
+
 
 def canonical_json(value: Any) -> bytes:
     """The only spelling of a JSON value: keys sorted, no spaces, UTF-8, 1.0 written as 1.
@@ -65,10 +69,16 @@ def distill_digest(
     return _digest(
         task,
         teacher=teacher,
-        student=identity_of(student),
+        student=_identity_of_student(student),
         training=training,
         distillation=identity_of(distillation),
     )
+
+
+def _identity_of_student(student: Student) -> dict[str, Any]:
+    identity = identity_of(student)
+    kind = student.architecture.model_type.replace("-", "_") if student.architecture else ""
+    return identity | ({"initialisation": INITIALISATIONS[kind]} if kind in INITIALISATIONS else {})
 
 
 def _digest(task: Task, *, training: Training, **parts: Any) -> StageDigest:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from bad_chains import GOOD
 from distillchain_api.base import Document
-from distillchain_api.digests import canonical_json, distill_digest, identity_of, sha256_of
+from distillchain_api.digests import INITIALISATIONS, canonical_json, distill_digest, identity_of, sha256_of
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import Architecture, Distillation, Student, Training, parse_chain
-from distillchain_api.task import Dataset, Splits
+from distillchain_api.task import Splits, TextDataset
 from distillchain_api.tasks.text_classification import TextClassification
 
 
@@ -38,7 +38,7 @@ def test_golden_digests_stand():
     ]
 
 
-@pytest.mark.parametrize("kind", [TextClassification, Dataset, Splits, Student, Architecture, Training, Distillation])
+@pytest.mark.parametrize("kind", [TextClassification, TextDataset, Splits, Student, Architecture, Training, Distillation])
 def test_a_field_added_with_a_default_renames_nothing(kind: type[Document]):
     """Every document that takes part in identity, as a later release might extend it."""
 
@@ -47,7 +47,7 @@ def test_a_field_added_with_a_default_renames_nothing(kind: type[Document]):
 
     chain = parse_chain(GOOD).spec
     parts = {
-        TextClassification: chain.task, Dataset: chain.task.dataset, Splits: chain.task.dataset.splits,
+        TextClassification: chain.task, TextDataset: chain.task.dataset, Splits: chain.task.dataset.splits,
         Student: Student(model="hf://a/b"), Architecture: Architecture(model_type="bert"),
         Training: Training(epochs=1), Distillation: Distillation(alpha=0.5),
     }  # fmt: skip
@@ -74,6 +74,22 @@ def test_a_digest_with_an_added_field_is_the_pinned_one():
     assert digest(Training()) == "ccd0ecc815778e40aec7f94cab2e2f6eef5d4a77cbcd79564596c5cc2b25dc42"
     assert digest(LaterTraining()) == digest(Training())
     assert digest(LaterTraining(label_smoothing=0.1)) != digest(Training())
+
+
+def test_new_weights_have_the_version_of_their_initialisation_in_their_digest(monkeypatch: pytest.MonkeyPatch):
+    def both() -> list[str]:
+        return [
+            changed(lambda spec, kind=kind: spec["stages"][0].update(student=new_weights(kind)))[0]  # type: ignore[misc]
+            for kind in ("bert-hash", "bert")
+        ]
+
+    def new_weights(kind: str) -> dict[str, Any]:
+        return {"architecture": {"modelType": kind}, "tokenizer": "hf://org/tiny"}
+
+    before = both()
+    monkeypatch.setitem(INITIALISATIONS, "bert_hash", 3)
+
+    assert [a == b for a, b in zip(before, both(), strict=True)] == [False, True]
 
 
 def test_defaults_are_part_of_the_contract():

@@ -299,6 +299,15 @@ def test_the_default_bert_hash_is_femto(teacher: Path):
     assert student.model.bert.embeddings.word_embeddings.weight.shape == (30522, 5)
 
 
+def test_new_words_of_bert_hash_are_as_large_as_positions(teacher: Path):
+    embeddings = build_student("bert-hash", teacher, vocab_size=30522).model.bert.embeddings
+
+    words = embeddings.word_projection(embeddings.word_embeddings.weight[1:])
+
+    assert embeddings.word_projection.weight.std().item() == pytest.approx(5**-0.5, rel=0.2)
+    assert words.std().item() == pytest.approx(embeddings.position_embeddings.weight.std().item(), rel=0.2)
+
+
 def test_bert_hash_goes_round_through_the_auto_classes(tmp_path: Path):
     bert_hash.register()
     model = AutoModelForSequenceClassification.from_config(bert_hash.BertHashConfig(vocab_size=50, num_labels=3))

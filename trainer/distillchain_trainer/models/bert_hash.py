@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -30,6 +31,10 @@ class BertHashConfig(BertConfig):  # type: ignore[no-untyped-call]  # transforme
     projections: int = 5
 
 
+class WordProjection(nn.Linear):
+    """P numbers of a word to H. A class of its own, because it is initialised in another way than other layers."""
+
+
 class BertHashEmbeddings(nn.Module):
     """x = projection(words) + positions + token types, then LayerNorm and dropout."""
 
@@ -39,7 +44,7 @@ class BertHashEmbeddings(nn.Module):
         self.word_embeddings: nn.Module = nn.Embedding(
             config.vocab_size, config.projections, padding_idx=config.pad_token_id
         )
-        self.word_projection = nn.Linear(config.projections, config.hidden_size)
+        self.word_projection = WordProjection(config.projections, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -64,6 +69,14 @@ class BertHashPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["BertHashEmbeddings", "BertLayer"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called by transformers for each layer; weights of a checkpoint are not changed."""
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        if isinstance(module, WordProjection):
+            # A sum of P products keeps the size of its word vectors with this value. With BERT's 0.02, words would
+            # start at 4 % of the positions' size, and a short training would see little but positions.
+            init.normal_(module.weight, mean=0.0, std=module.in_features**-0.5)
 
 
 class BertHashModel(BertHashPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers is half typed
