@@ -31,7 +31,13 @@ class ForwardFailed(ValueError):
 
 
 def find_padding_side(
-    model: Any, rows: Rows, *, pad_id: int, outputs_of: Callable[[Any], Tensor], shape: tuple[int, ...]
+    model: Any,
+    rows: Rows,
+    *,
+    pad_id: int,
+    outputs_of: Callable[[Any], Tensor],
+    shape: tuple[int, ...],
+    per_token: bool = False,
 ) -> str | None:
     """The side to pad on so that each row gets the answer that it gets alone: right where both do; None if neither.
 
@@ -39,13 +45,26 @@ def find_padding_side(
         rows: inputs of a short and a long row, such as `input_ids`; not yet padded.
         pad_id: fills `input_ids`; other inputs are filled with 0.
         outputs_of: the outputs [rows, ...] from what the model returns.
-        shape: of the outputs of one row.
+        shape: of the outputs of one row, or of one token.
+        per_token: the outputs are [rows, tokens, ...]; those of padding are not compared.
     Raises: ForwardFailed where the model fails, or returns outputs of another shape or that are not finite.
     """
+
+    def answers(some: Rows, side: str) -> list[Tensor]:
+        longest = max(len(row["input_ids"]) for row in some)
+        outputs = _outputs(model, some, pad_id, side, outputs_of, (longest, *shape) if per_token else shape)
+        if not per_token:
+            return list(outputs)
+        lengths = [len(row["input_ids"]) for row in some]
+        return [
+            row[:length] if side == "right" else row[longest - length :]
+            for row, length in zip(outputs, lengths, strict=True)
+        ]
+
     with _at_rest(model):
-        alone = [_outputs(model, [row], pad_id, "right", outputs_of, shape)[0] for row in rows]
+        alone = [answers([row], "right")[0] for row in rows]
         for side in ("right", "left"):  # right first: tokens after the last one cannot change a decoder's answer
-            together = _outputs(model, rows, pad_id, side, outputs_of, shape)
+            together = answers(rows, side)
             if all(_alike(row, single) for row, single in zip(together, alone, strict=True)):
                 return side
     return None

@@ -28,6 +28,8 @@ ReadSplit = Callable[[str, Table, str], Split]
 """Reads the rows of one split: its role, its table, and what messages call its file or hub split."""
 OfHub = Callable[[Any, str], Table]
 """The table of a `datasets.Dataset`, and what messages call it."""
+OfFile = Callable[[Path, str], Table]
+"""The table of a file, and what messages call it."""
 
 
 def read_splits(
@@ -36,6 +38,7 @@ def read_splits(
     read: ReadSplit,
     *,
     of_hub: OfHub,
+    of_file: OfFile | None = None,
     endpoint_url: str | None,
     region: str | None,
     folder: Path,
@@ -47,6 +50,7 @@ def read_splits(
     Args:
         columns: the wanted ones, in the order of a row's cells.
         of_hub: `hub_table` with the columns, where cells are taken as they are.
+        of_file: for a task with file formats of its own; None: `read_table` with the columns.
         class_names: the first line of a file is probably not a header if it contains one of them.
     Raises: DataInvalid naming file, line and column.
     """
@@ -63,7 +67,10 @@ def read_splits(
         sources = {role: f"{dataset.uri}/{name}" for role, name in names.items()}
         for role, name in names.items():
             path = locate(dataset.uri, name, f"{FIELD}.splits.{role}", endpoint_url, region, folder / role)
-            rows = read_table(path, columns, name=sources[role], warnings=warnings, class_names=class_names)
+            if of_file is not None:
+                rows = of_file(path, sources[role])
+            else:
+                rows = read_table(path, columns, name=sources[role], warnings=warnings, class_names=class_names)
             splits[role] = read(role, rows, sources[role])
         # A folder has no commit as the hub has; the contents take its place.
         content = "".join(split.facts.sha256 for split in splits.values())
