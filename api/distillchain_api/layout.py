@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 REPORT_FILE = "report.html"
+CHECKPOINT_FOLDER = "checkpoint"
+"""Folder of an attempt that holds the model and nothing else, so that transformers can load it as it is."""
+RESULTS_FOLDER = "results"
+"""Folder of an attempt with the files of distillchain_api.wire.records."""
 
 
 def manifest_key(digest: str) -> str:
@@ -11,8 +15,13 @@ def manifest_key(digest: str) -> str:
 
 
 def attempt_prefix(digest: str, attempt: str) -> str:
-    """The folder of one attempt's checkpoint and predictions, without a slash at the end."""
+    """The folder of one attempt, without a slash at the end; files of a manifest are relative to it."""
     return f"stages/{digest}/attempts/{attempt}"
+
+
+def checkpoint_prefix(digest: str, attempt: str) -> str:
+    """The folder of one attempt's checkpoint, without a slash at the end."""
+    return f"{attempt_prefix(digest, attempt)}/{CHECKPOINT_FOLDER}"
 
 
 def resume_prefix(digest: str) -> str:

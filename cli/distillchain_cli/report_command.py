@@ -18,7 +18,7 @@ import typer
 
 from distillchain_api.failures import FailureClass, StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
-from distillchain_api.layout import attempt_prefix, report_key
+from distillchain_api.layout import report_key
 from distillchain_api.resource.status import ChainStatus
 from distillchain_cli.choices import choice_of
 from distillchain_cli.connection import connect
@@ -189,7 +189,7 @@ def _with_gate(storage: str, planned: PlannedStage, stage: LoadedStage) -> Loade
     # A status was written by an operator that has judged the gates already.
     if manifest is None or stage.wanted.phase is not None:
         return stage
-    kept = f"its checkpoint is {storage}/{attempt_prefix(manifest.digest, manifest.attempt)}"
+    kept = f"its checkpoint is {storage}/{manifest.checkpoint_prefix}"
     problem = gate_problem(planned.work_order, manifest, kept=kept)
     if problem is None:
         return stage

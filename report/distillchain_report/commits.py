@@ -51,7 +51,7 @@ class CommittedFiles:
     """The files of one commit. A file is used only if its content matches the manifest.
 
     Attributes:
-        uri: folder of the commit, at the place where the store is now.
+        uri: folder of the attempt, at the place where the store is now.
         missing: one sentence for each file that could not be used.
     """
 
@@ -61,19 +61,20 @@ class CommittedFiles:
         self.missing: list[str] = []
 
     def lines(self, name: str, kind: type[LineT], *, lost: str) -> list[LineT] | None:
-        """The lines of a file; None if the file cannot be used.
+        """The lines of a file of distillchain_api.wire.records; None if the file cannot be used.
 
         Args:
             lost: what the report then lacks, for `missing`; empty: nothing that a reader would look for.
         """
+        path = self.manifest.result_path(name)
         try:
-            return [kind.parse(line) for line in lines_of(read_file(self._store, self.manifest, name).decode())]
+            return [kind.parse(line) for line in lines_of(read_file(self._store, self.manifest, path).decode())]
         # Other errors of the store pass: a report with gaps must mean that files are missing, not that the store was
         # away.
         except (ObjectMissing, CheckpointCorrupt) as error:
             self.give_up(str(error), lost)
         except (BadDocument, UnicodeDecodeError) as error:
-            self.give_up(f"{self.uri}/{name} cannot be read ({str(error).splitlines()[0]})", lost)
+            self.give_up(f"{self.uri}/{path} cannot be read ({str(error).splitlines()[0]})", lost)
         return None
 
     def give_up(self, why: str, lost: str) -> None:

@@ -107,7 +107,7 @@ def _load_stage(store: ListableStore, wanted: WantedStage) -> LoadedStage:
     return LoadedStage(
         wanted,
         manifest,
-        checkpoint=files.uri,
+        checkpoint=manifest.checkpoint,
         history=history,
         answers=answers,
         missing=[f"{wanted.name}: {sentence}" for sentence in files.missing],

@@ -49,7 +49,7 @@ def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:
     if manifest.digest != digest:
         raise CheckpointCorrupt(f"{where} is the manifest of stage {manifest.digest[:12]}; restore the right one")
     # The store may have been copied, moved or mounted elsewhere since the commit.
-    return manifest.model_copy(update={"checkpoint": f"{store.uri}/{attempt_prefix(digest, manifest.attempt)}"})
+    return manifest.model_copy(update={"checkpoint": f"{store.uri}/{manifest.checkpoint_prefix}"})
 
 
 def prove(store: Store, digest: str, attempt: str) -> str | None:

@@ -86,7 +86,7 @@ def test_a_committed_stage_fails_if_it_misses_the_gate_of_the_chain_file(chain_f
     want = (
         "Failed at tiny (GateNotMet) with 2 of 2 stages committed: stage tiny: accuracy 0.8498 is below "
         "spec.stages[1].gate.minMetric 0.99; train it better or lower the gate: its checkpoint is "
-        f"file://{chain_file.parent}/store/stages/{report['stages'][1]['digest']}/attempts/a1. tiny keeps 91.4 %"
+        f"file://{chain_file.parent}/store/stages/{report['stages'][1]['digest']}/attempts/a1/checkpoint. tiny keeps 91.4 %"
     )
     assert report["verdict"].startswith(want)
 

@@ -49,6 +49,7 @@ class Relay:
         warnings: of each stage, by name.
         latency: p50 and p95 of every model, in milliseconds.
         never: classes that the last student never predicts, each with the class that it predicts instead.
+        one_folder: as older releases stored an attempt: results beside the files of the model.
     """
 
     names: Sequence[str] = ("mini", "tiny", "femto")
@@ -73,6 +74,7 @@ class Relay:
     warnings: Mapping[str, list[str]] = field(default_factory=dict)
     latency: tuple[float, float] | None = None
     never: Mapping[str, str] = field(default_factory=dict)
+    one_folder: bool = False
 
 
 def digest_of(name: str) -> str:
@@ -211,9 +213,11 @@ def _commit(
 ) -> None:
     digest = digest_of(name)
     attempt = folder / "stages" / digest / "attempts" / "a1"
-    attempt.mkdir(parents=True)
     entries = []
-    for path, content in contents.items():
+    files = {f"results/{name}": content for name, content in contents.items()} | {"checkpoint/config.json": "{}"}
+    # Older releases kept all files in one folder.
+    for path, content in (contents if relay.one_folder else files).items():
+        (attempt / path).parent.mkdir(parents=True, exist_ok=True)
         (attempt / path).write_text(content, encoding="utf-8")
         raw = content.encode()
         entries.append(FileEntry(path=path, size_bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest()))
@@ -235,7 +239,7 @@ def _commit(
         chain=relay.chain,
         stage=name,
         attempt="a1",
-        checkpoint=f"s3://models/relay/stages/{digest}/attempts/a1",
+        checkpoint=f"s3://models/relay/stages/{digest}/attempts/a1/checkpoint",
         files=entries,
         teacher=teacher,
         student=student,

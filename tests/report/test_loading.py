@@ -37,10 +37,10 @@ def test_stages_without_predictions_still_make_a_report_that_lists_what_it_lacks
 
     attempt = f"file://{tmp_path}/stages/{digest_of('mini')}/attempts/a1"
     assert report.missing[:3] == [
-        f"mini: no curves: {attempt}/history.jsonl was not kept when this stage was committed",
-        f"mini: no interval of its macro F1 and no comparison: {attempt}/predictions-validation.jsonl was not kept when "
+        f"mini: no curves: {attempt}/results/history.jsonl was not kept when this stage was committed",
+        f"mini: no interval of its macro F1 and no comparison: {attempt}/results/predictions-validation.jsonl was not kept when "
         "this stage was committed",
-        f"mini: no paired test against the root teacher: {attempt}/teacher-predictions-validation.jsonl was not kept when "
+        f"mini: no paired test against the root teacher: {attempt}/results/teacher-predictions-validation.jsonl was not kept when "
         "this stage was committed",
     ]  # fmt: skip
     assert report.root is not None
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, damage: object, wa
     relay = Relay()
     write_relay(tmp_path, relay)
     assert callable(damage)
-    path = tmp_path / "stages" / digest_of("tiny") / "attempts" / "a1" / HISTORY_FILE
+    path = tmp_path / "stages" / digest_of("tiny") / "attempts" / "a1/results" / HISTORY_FILE
     damage(path)
 
     report = report_of(tmp_path, relay)
@@ -291,6 +291,16 @@ def test_every_metric_has_its_interval(tmp_path: Path, metric: str):
         assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_a_store_of_an_older_release_with_one_folder_an_attempt_gives_the_same_report(tmp_path: Path):
+    now, before = (a_report(tmp_path / name, one_folder=name == "before") for name in ("now", "before"))
+
+    assert before.missing == []
+    assert before.stages[0].run is not None
+    assert before.stages[0].run.checkpoint.endswith("/attempts/a1")
+    assert [stage.history for stage in before.stages] == [stage.history for stage in now.stages]
+    assert before.against_root == now.against_root is not None
+
+
 def test_a_store_that_was_moved_is_reported_at_its_new_place(tmp_path: Path):
     write_relay(tmp_path / "there", Relay())
     before = report_of(tmp_path / "there", Relay()).manifests
@@ -299,7 +309,7 @@ def test_a_store_that_was_moved_is_reported_at_its_new_place(tmp_path: Path):
     report = report_of(tmp_path / "here", Relay())
 
     assert [stage.run.checkpoint for stage in report.stages if stage.run] == [
-        f"file://{tmp_path}/here/stages/{digest_of(stage.name)}/attempts/a1" for stage in report.stages
+        f"file://{tmp_path}/here/stages/{digest_of(stage.name)}/attempts/a1/checkpoint" for stage in report.stages
     ]
     stored = walk_back(FileStore(f"file://{tmp_path}/here"), digest_of("femto"))
     assert report.manifests == manifests_digest(stored) == before, "the trainer sees that the stored page is current"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distillchain_api.graph import build_plan
+from distillchain_api.layout import RESULTS_FOLDER
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest
@@ -36,8 +37,9 @@ from trainer.parts import SMALL_BERT, StopAfter, a_chain_document, an_order, run
 pytestmark = pytest.mark.models
 
 
-def attempt_of(answer: Committed) -> Path:
-    return Path(answer.checkpoint.removeprefix("file://"))
+def results_of(answer: Committed) -> Path:
+    """The folder with the results of an attempt."""
+    return Path(answer.checkpoint.removeprefix("file://")).parent / RESULTS_FOLDER
 
 
 def manifests_of(page: str) -> str:
@@ -48,7 +50,7 @@ def manifests_of(page: str) -> str:
 
 
 def history_of(answer: Committed) -> list[HistoryPoint]:
-    return [HistoryPoint.parse(line) for line in (attempt_of(answer) / HISTORY_FILE).read_text().splitlines()]
+    return [HistoryPoint.parse(line) for line in (results_of(answer) / HISTORY_FILE).read_text().splitlines()]
 
 
 def relay_orders(root: Path) -> list[WorkOrder]:
@@ -144,12 +146,12 @@ def test_a_student_measured_again_after_a_missed_gate_keeps_its_history(root: Pa
 def test_the_teachers_answers_and_the_texts_of_a_few_rows_are_kept(root: Path):
     answer = run_here(an_order(root), root)
 
-    content = (attempt_of(answer) / TEACHER_PREDICTIONS_FILE).read_text()
+    content = (results_of(answer) / TEACHER_PREDICTIONS_FILE).read_text()
     predictions = [Prediction.parse(line) for line in content.splitlines()]
     right = sum(line.label == line.predicted for line in predictions) / len(predictions)
     assert answer.teacher is not None
     assert right == pytest.approx(answer.teacher.metrics.validation["accuracy"])
-    examples = [Example.parse(line) for line in (attempt_of(answer) / EXAMPLES_FILE).read_text().splitlines()]
+    examples = [Example.parse(line) for line in (results_of(answer) / EXAMPLES_FILE).read_text().splitlines()]
     assert len(examples) == EXAMPLES
     texts = [text for text, _ in sentences(60, 2)]
     assert all(example.text == [texts[example.row]] for example in examples)
@@ -160,7 +162,7 @@ def test_texts_stay_out_of_the_store_when_the_setting_says_so(root: Path, monkey
 
     answer = run_here(an_order(root), root)
 
-    assert not (attempt_of(answer) / EXAMPLES_FILE).exists()
+    assert not (results_of(answer) / EXAMPLES_FILE).exists()
     page = next(root.glob("store/stages/*/report.html")).read_text()
     assert "(its text was not kept)" in page
     assert not [text for text, _ in sentences(60, 2) if text in page]

@@ -68,14 +68,14 @@ def test_a_stage_run_as_a_process_commits_and_says_so(root: Path):
     assert last.loss is not None
     manifest = manifest_of(root, order.digest)
     names = {entry.path for entry in manifest.files}
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
-    assert {"predictions-validation.jsonl", "predictions-test.jsonl"} <= names
+    assert {f"checkpoint/{name}" for name in ("model.safetensors", "config.json", "tokenizer.json")} <= names
+    assert {f"results/predictions-{split}.jsonl" for split in ("validation", "test")} <= names
     assert not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
     assert manifest.student.metrics.test is not None
-    assert answer.checkpoint == f"file://{root}/store/stages/{order.digest}/attempts/{answer.attempt}"
+    assert answer.checkpoint == f"file://{root}/store/stages/{order.digest}/attempts/{answer.attempt}/checkpoint"
     assert not list(root.glob("store/stages/*/resume/**/*")), "gone after the commit"
     assert not list((root / "work").iterdir()), "nothing is left behind"
-    text = Path(answer.checkpoint[7:], "predictions-validation.jsonl").read_text()
+    text = Path(answer.checkpoint[7:], "../results/predictions-validation.jsonl").read_text()
     predictions = [json.loads(line) for line in text.splitlines()]
     right = sum(line["label"] == line["predicted"] for line in predictions) / len(predictions)
     assert right == pytest.approx(manifest.student.metrics.validation["accuracy"])
@@ -172,7 +172,7 @@ def test_labels_and_teacher_share_the_loss_by_alpha(root: Path, alpha: float):
 
     answer = run_here(order, root)
 
-    lines = Path(answer.checkpoint[7:], "predictions-validation.jsonl").read_text().splitlines()[:160]
+    lines = Path(answer.checkpoint[7:], "../results/predictions-validation.jsonl").read_text().splitlines()[:160]
     mine = np.array([json.loads(line)["logits"] for line in lines])
     truth = np.array([label for _, label in rows[::-1]])
     hard = -log_softmax(mine, axis=-1)[np.arange(160), truth].mean()
@@ -204,7 +204,7 @@ class Phases(Reporter):
     def report(self, phase: ProgressPhase, *_: Any, **__: Any) -> None:
         if phase not in self.seen:
             self.seen.append(phase)
-            if (self._folder / "teacher/model.safetensors").exists():
+            if list(self._folder.glob("teacher/**/model.safetensors")):
                 self.with_teacher.append(phase)
 
 

@@ -67,7 +67,7 @@ def test_a_stage_is_trained_on_s3_and_a_damaged_object_is_named(root: Path, s3: 
     assert process.returncode == 0, stderr
     answer = answer_in(root)
     assert isinstance(answer, Committed)
-    assert answer.checkpoint == f"{bucket}/out/stages/{order.digest}/attempts/{answer.attempt}"
+    assert answer.checkpoint == f"{bucket}/out/stages/{order.digest}/attempts/{answer.attempt}/checkpoint"
     weights = f"{answer.checkpoint}/model.safetensors"
     client.put_object(Bucket=bucket[5:], Key=weights.removeprefix(f"{bucket}/"), Body=b"short")
 

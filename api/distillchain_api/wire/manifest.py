@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Record
 from distillchain_api.faults import BadDocument, Fault
+from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER, attempt_prefix, checkpoint_prefix
 from distillchain_api.wire.work_order import Digest
 
 SplitMetrics = Annotated[dict[str, float], Field(min_length=1)]
@@ -34,7 +35,7 @@ class FileEntry(Record):
     """One file of a folder in the store."""
 
     path: Annotated[str, AfterValidator(_inside)]
-    """Relative to the folder, with slashes; never out of it."""
+    """Relative to the folder of the attempt, with slashes; never out of it."""
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: Digest
 
@@ -114,7 +115,7 @@ class Manifest(Record):
     stage: str
     attempt: str
     checkpoint: str
-    """URI of the folder that holds `files`."""
+    """URI of the folder that holds the model and nothing else."""
     files: list[FileEntry]
     teacher: ModelFacts | None = None
     student: ModelFacts
@@ -133,6 +134,26 @@ class Manifest(Record):
     """Versions and device."""
     committed_at: str
     """RFC 3339, UTC."""
+
+    @property
+    def has_folders(self) -> bool:
+        """Whether checkpoint and results are in folders of their own; older releases kept them in one."""
+        return any(entry.path.startswith(f"{CHECKPOINT_FOLDER}/") for entry in self.files)
+
+    @property
+    def checkpoint_prefix(self) -> str:
+        """The key of the folder that `checkpoint` names, without a slash at the end."""
+        prefix = checkpoint_prefix if self.has_folders else attempt_prefix
+        return prefix(self.digest, self.attempt)
+
+    @property
+    def checkpoint_files(self) -> list[FileEntry]:
+        """Those of `files` that are in the folder of the checkpoint."""
+        return [entry for entry in self.files if not self.has_folders or entry.path.startswith(f"{CHECKPOINT_FOLDER}/")]
+
+    def result_path(self, name: str) -> str:
+        """The path of a file of distillchain_api.wire.records, as `files` lists it."""
+        return f"{RESULTS_FOLDER}/{name}" if self.has_folders else name
 
 
 class OtherContract(BadDocument):

@@ -1,5 +1,7 @@
 """Files of a committed stage for reports and users: one JSON object per line, listed in its manifest.
 
+They are next to the checkpoint, in the folder RESULTS_FOLDER of the attempt (distillchain_api.layout).
+
 Manifests of older releases do not list newer files: a reader reports them as missing and continues.
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillchain_api.digests import sha256_of
+from distillchain_api.layout import CHECKPOINT_FOLDER
 from distillchain_api.wire.manifest import Manifest
 from distillchain_store.opening import open_store
 from distillchain_store.store import Store, fingerprint_of, path_of_uri
@@ -74,11 +75,12 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
 
     Raises: CheckpointCorrupt naming the object.
     """
-    for entry in manifest.files:
-        # Predictions, examples and history are for the report, not for the model.
+    for entry in manifest.checkpoint_files:
+        # Older releases kept predictions, examples and history beside the model.
         if entry.path.endswith(WANTED):
             download_file(store, manifest, entry, folder)
-    return _described(manifest.checkpoint, field, folder, None, "all")
+    where = folder / CHECKPOINT_FOLDER if manifest.has_folders else folder
+    return _described(manifest.checkpoint, field, where, None, "all")
 
 
 def _names_in(folder: Path, uri: str, field: str) -> list[str]:

@@ -120,11 +120,12 @@ def _embedding_rows(model: Any) -> int | None:
 def _longest(model: Any, tokenizer: Any) -> int:
     """Tokens that the model has positions for."""
     limits = [MAX_SANE_LENGTH]
-    if tokenizer.model_max_length and tokenizer.model_max_length < MAX_SANE_LENGTH:
-        limits.append(int(tokenizer.model_max_length))
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions)
+    # A tokenizer's limit may be the maxLength of an earlier training, so it does not bind a model with more positions.
+    elif tokenizer.model_max_length and tokenizer.model_max_length < MAX_SANE_LENGTH:
+        limits.append(int(tokenizer.model_max_length))
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from padding_idx + 1

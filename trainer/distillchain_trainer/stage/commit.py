@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from distillchain_api.layout import attempt_prefix
+from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER, checkpoint_prefix
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_store import commit as store_commit
@@ -74,13 +74,13 @@ def _publish(context: Context, prepared: Prepared, computed: Computed, student: 
 
 
 def _write_student(context: Context, prepared: Prepared, computed: Computed, attempt: Path) -> ModelFacts:
-    """Writes checkpoint, predictions and history into the folder `attempt`. Returns: the student as it is measured."""
-    save = partial(_save, context, computed.student, attempt)
+    """Writes checkpoint, predictions and history below the folder `attempt`. Returns: the student as it is measured."""
+    save = partial(_save, context, computed.student, attempt / CHECKPOINT_FOLDER)
     origin = Origin(**json.loads(context.world.from_main(lambda: json.dumps(asdict(save())), "writing the student")))
     measurer = Measurer(context, prepared.task, computed.stats)
     facts, measured = measurer.facts(computed.student, origin, prepared.data.splits, "Evaluate")
     if context.world.is_main:
-        _write_measurements(context, prepared, computed, measured, attempt)
+        _write_measurements(context, prepared, computed, measured, attempt / RESULTS_FOLDER)
     for sentence in measured["validation"].warnings:
         context.warnings.add(f"the student: {sentence}")
     log.info("student measured", extra={"parameters": facts.parameters, **facts.metrics.validation})
@@ -90,14 +90,16 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
     return facts
 
 
-def _save(context: Context, student: Loaded, attempt: Path) -> Origin:
+def _save(context: Context, student: Loaded, folder: Path) -> Origin:
     """Writes the checkpoint and describes it as the next stage will find it."""
-    student.model.save_pretrained(attempt)
-    student.tokenizer.save_pretrained(attempt)
     order = context.order
-    own = fetch_checkpoint(f"file://{attempt}", field=order.field, endpoint_url=None, region=None, folder=attempt)
+    student.model.save_pretrained(folder)
+    # Without a limit of its own, a pipeline of transformers that truncates would read longer texts than were trained.
+    student.tokenizer.model_max_length = order.task.max_length
+    student.tokenizer.save_pretrained(folder)
+    own = fetch_checkpoint(f"file://{folder}", field=order.field, endpoint_url=None, region=None, folder=folder)
     return Origin(
-        source=f"{context.store.uri}/{attempt_prefix(order.digest, context.attempt)}",
+        source=f"{context.store.uri}/{checkpoint_prefix(order.digest, context.attempt)}",
         revision=own.revision,
         digest=order.digest,
         size_bytes=own.weight_bytes,
@@ -105,18 +107,19 @@ def _save(context: Context, student: Loaded, attempt: Path) -> Origin:
 
 
 def _write_measurements(
-    context: Context, prepared: Prepared, computed: Computed, measured: dict[str, Measurement], attempt: Path
+    context: Context, prepared: Prepared, computed: Computed, measured: dict[str, Measurement], folder: Path
 ) -> None:
+    folder.mkdir(exist_ok=True)
     order, validation = context.order, measured["validation"]
     for name, measurement in measured.items():
-        measurement.write_predictions(attempt / f"predictions-{name}.jsonl")
+        measurement.write_predictions(folder / f"predictions-{name}.jsonl")
     # The loop measures every epoch but the last; this is the last one.
     computed.history.measured(computed.stats.steps, float(order.training.epochs), validation.metrics)
-    computed.history.write(attempt)
+    computed.history.write(folder)
     if computed.teacher is not None:
         assert order.teacher is not None
         prepared.task.write_comparison(
-            attempt,
+            folder,
             context.store,
             prepared.data.validation,
             student=validation,

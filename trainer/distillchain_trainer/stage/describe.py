@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import torch
 
-from distillchain_api.layout import attempt_prefix
+from distillchain_api.layout import checkpoint_prefix
 from distillchain_api.wire.manifest import Manifest, ModelFacts, RunFacts
 from distillchain_trainer import __version__
 from distillchain_trainer.data.split import TaskData
@@ -39,7 +39,7 @@ def build_manifest(
         chain=order.chain,
         stage=order.stage,
         attempt=context.attempt,
-        checkpoint=f"{order.storage.uri}/{attempt_prefix(order.digest, context.attempt)}",
+        checkpoint=f"{order.storage.uri}/{checkpoint_prefix(order.digest, context.attempt)}",
         # Sizes and hashes are known after the upload.
         files=[],
         teacher=teacher,

@@ -37,7 +37,7 @@ def read_predictions(files: CommittedFiles, name: str, labels: Sequence[str], *,
     index = {label: place for place, label in enumerate(labels)}
     # A report with shifted classes would look plausible, so one odd line makes the whole file useless.
     if any(len(line.logits) != len(labels) or {line.label, line.predicted} - index.keys() for line in lines):
-        files.give_up(f"{files.uri}/{name} has other labels than the task", lost)
+        files.give_up(f"{files.uri}/{files.manifest.result_path(name)} has other labels than the task", lost)
         return None
     return Predictions(
         truth=np.array([index[line.label] for line in lines], dtype=np.int64),
