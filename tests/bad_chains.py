@@ -106,7 +106,27 @@ BAD_CHAINS = (
         lambda spec: spec["stages"][1]["gate"].update(maxDrop=5),
         "spec.stages[1].gate.maxDrop: got 5, expected a share from 0 to 1; "
         "for five points write 0.05, for ninety percent 0.9",
-        ("spec.stages[1].gate.maxDrop", "1"),
+        ("stages[].gate.maxDrop", "from 0 to 1"),
+    ),
+    BadChain(
+        "minimum out of range",
+        lambda spec: spec["teacher"]["gate"].update(minMetric=90),
+        "spec.teacher.gate.minMetric: got 90, expected a share from 0 to 1; "
+        "for five points write 0.05, for ninety percent 0.9",
+        ("spec.teacher.gate", "teacher.gate.minMetric", "from 0 to 1"),
+    ),
+    BadChain(
+        "maximum of a metric that is better when higher",
+        lambda spec: spec["stages"][1].update(gate={"maxMetric": 0.9}),
+        "spec.stages[1].gate.maxMetric: got 0.9, expected no maxMetric, because accuracy is better when higher; "
+        "write minMetric",
+        ("stages[].gate.maxMetric", "write minMetric"),
+    ),
+    BadChain(
+        "gate of the teacher without a bound",
+        lambda spec: spec["teacher"].update(gate={}),
+        "spec.teacher.gate: expected minMetric, or maxMetric for a metric that is better when lower; add it",
+        ("spec.teacher.gate", "expected minMetric"),
     ),
     BadChain(
         "learning rate of zero",

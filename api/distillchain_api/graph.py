@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from distillchain_api.base import Document
 from distillchain_api.digests import distill_digest, fine_tune_digest
+from distillchain_api.resource.gate import Gate
 from distillchain_api.resource.parallelism import Parallelism, gpus_of, resolve
 from distillchain_api.resource.spec import (
     TEACHER_STAGE,
     DistillationChain,
-    Gate,
     Stage,
     Student,
     Template,
@@ -99,7 +99,7 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
         micro_batch_size=template.micro_batch_size,
         # Stage zero makes the root teacher, so it has that gate. Otherwise the first student's stage measures the
         # teacher and has the gate in its TeacherRef.
-        gate=Gate(min_metric=spec.teacher.gate.min_metric) if spec.teacher.gate else Gate(),
+        gate=merge(Gate(), spec.teacher.gate),
         save_interval_s=duration_seconds(template.save_interval),
     )
     return _placed(order, template, stage=None)

@@ -1,8 +1,14 @@
-"""Metrics by name: how they are written, which direction is better, and what a student keeps of its teacher."""
+"""Metrics by name: which direction is better, what a student keeps of its teacher, and how values are written."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+SHARE_DECIMALS = (4, 6, 9)
+"""Decimals of a share; more where two values would otherwise read the same. Nine are as fine as a gate's rounding."""
+SIGNIFICANT_DIGITS = (4, 6, 9)
+"""The same for values without a known range, such as a perplexity."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,33 @@ class Metric:
     higher_is_better: bool = True
     is_share: bool = True
 
+    @property
+    def has_retention(self) -> bool:
+        """Whether a student can keep a share of its teacher's value; not of an error, which is better when lower."""
+        return self.is_share and self.higher_is_better
+
+    @property
+    def best(self) -> float:
+        """The best value there can be; infinite where the metric has no bound."""
+        if self.is_share:
+            return 1.0 if self.higher_is_better else 0.0
+        return math.inf if self.higher_is_better else -math.inf
+
+    @property
+    def worst(self) -> float:
+        """The worst value there can be; infinite where the metric has no bound."""
+        if self.is_share:
+            return 0.0 if self.higher_is_better else 1.0
+        return -math.inf if self.higher_is_better else math.inf
+
+    def worse_by(self, value: float, than: float) -> float:
+        """How much worse `value` is than another one, in the metric's unit; negative where it is better."""
+        return than - value if self.higher_is_better else value - than
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether `value` is better than another one. A value that is not a number is never better."""
+        return self.worse_by(value, than) < 0
+
 
 ACCURACY = Metric("accuracy", "accuracy")
 MACRO_F1 = Metric("macroF1", "macro F1")
@@ -28,16 +61,50 @@ MACRO_F1 = Metric("macroF1", "macro F1")
 
 def retention(student: float, teacher: float, metric: Metric) -> float | None:
     """The student's metric as a share of the teacher's; None where a ratio says nothing."""
-    return student / teacher if metric.is_share and teacher > 0 else None
+    return student / teacher if metric.has_retention and teacher > 0 else None
 
 
 def format_share(value: float, beside: float | None = None) -> str:
     """`0.612`: two to four decimals; more where `beside` would otherwise read the same."""
     text = ""
-    # Else a message could say that 0.9 is below 0.9. Nine decimals are as fine as a gate's rounding.
-    for decimals in (4, 6, 9):
+    # Else a message could say that 0.9 is below 0.9.
+    for decimals in SHARE_DECIMALS:
         whole, _, rest = f"{value:.{decimals}f}".rstrip("0").partition(".")
         text = f"{whole}.{rest:0<2}"
         if beside is None or value == beside or text != format_share(beside):
             break
     return text
+
+
+def format_value(value: float, metric: Metric, beside: float | None = None) -> str:
+    """A metric's value in a sentence: a share as `format_share` writes it, otherwise four significant digits.
+
+    Args:
+        beside: a value in the same sentence; more digits are written where both would otherwise read the same.
+    """
+    if metric.is_share:
+        return format_share(value, beside)
+    text = ""
+    for digits in SIGNIFICANT_DIGITS:
+        text = _significant(value, digits)
+        if beside is None or value == beside or text != _significant(beside, SIGNIFICANT_DIGITS[0]):
+            break
+    return text
+
+
+def format_for_status(value: float, metric: Metric) -> str:
+    """A metric's value as status keeps it: four decimals of a share, otherwise six significant digits."""
+    # Four decimals would write a mean squared error of 0.00002 as 0.
+    return f"{value:.4f}" if metric.is_share else _significant(value, 6)
+
+
+def _significant(value: float, digits: int) -> str:
+    """`123457`, `12.35` or `0.0001235`: without an exponent as long as the number is readable."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    # A millionth still reads well as a decimal fraction, and so does a number of fifteen digits.
+    exponent = math.floor(math.log10(abs(value)))
+    if not -6 <= exponent <= 15:
+        return f"{value:.{digits}g}"
+    text = f"{value:.{max(0, digits - 1 - exponent)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

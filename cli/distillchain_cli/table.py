@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distillchain_api.graph import Plan
+from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.status import ChainStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import warning_lines
@@ -24,15 +25,15 @@ class _Row:
 
 def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH) -> str:
     """Root teacher first, then the students in order. Below: warnings, and what marks and units mean."""
-    metric = plan.chain.spec.task.metric
+    metric = plan.chain.spec.task.deciding_metric
     root = root_teacher(plan, status.stages)
     columns = [
         Column("STAGE"),
         Column("PARAMETERS", right=True),
         Column("SIZE", right=True),
-        Column(metric.upper(), right=True),
+        Column(metric.name.upper(), right=True),
         Column("TEST", right=True),
-        Column("RETAINED", right=True),
+        *([Column("RETAINED", right=True)] if metric.has_retention else []),
         Column("SMALLER", right=True),
         Column("EXAMPLES/S", right=True),
         Column("TIME", right=True),
@@ -53,30 +54,31 @@ def _marks(entry: StageStatus) -> str:
     return f" {marks}" if marks else ""
 
 
-def _cells(row: _Row, root: MeasuredStatus | None, metric: str) -> list[str]:
+def _cells(row: _Row, root: MeasuredStatus | None, metric: Metric) -> list[str]:
     model = row.model
     if model is None:
-        return [row.name, *[""] * 8]
+        return [row.name, *[""] * (8 if metric.has_retention else 7)]
     return [
         row.name,
         count(model.parameters),
         size(model.size_bytes),
-        metric_of(model, metric),
-        metric_of(model, metric, split="test"),
-        _retained(model, root, metric),
+        metric_of(model, metric.name),
+        metric_of(model, metric.name, split="test"),
+        *([_retained(model, root, metric)] if metric.has_retention else []),
         f"{root.parameters / model.parameters:.1f}x" if root else "",
         rate(model.examples_per_second),
         duration(row.elapsed_seconds),
     ]
 
 
-def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: str) -> str:
+def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: Metric) -> str:
     # A teacher at 0 has nothing to retain, and the quotient does not exist.
-    teacher = float(metric_of(root, metric) or 0)
-    return f"{100 * float(metric_of(model, metric)) / teacher:.1f}%" if teacher else ""
+    student, teacher = metric_of(model, metric.name), metric_of(root, metric.name)
+    kept = retention(float(student), float(teacher), metric) if student and teacher else None
+    return "" if kept is None else f"{100 * kept:.1f}%"
 
 
-def _notes(status: ChainStatus, metric: str) -> list[str]:
+def _notes(status: ChainStatus, metric: Metric) -> list[str]:
     # Only the marks that occur are explained.
     used = "".join(_marks(entry) for entry in status.stages)
     notes = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in used]
@@ -84,7 +86,7 @@ def _notes(status: ChainStatus, metric: str) -> list[str]:
         if entry.phase == "Committed":
             notes += [f"{entry.name} {entry.message}"] if entry.message else []
             notes += warning_lines(entry)
-    return [
-        *notes,
-        f"{metric}: on validation; test: {metric} on test; retained: share of the teacher's {metric} on validation",
-    ]
+    name = metric.name
+    direction = "" if metric.higher_is_better else ", lower is better"
+    retained = f"; retained: share of the teacher's {name} on validation" if metric.has_retention else ""
+    return [*notes, f"{name}: on validation{direction}; test: {name} on test{retained}"]

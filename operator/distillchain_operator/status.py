@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
-from distillchain_api.metrics import retention
+from distillchain_api.metrics import Metric, format_for_status, retention
 from distillchain_api.resource.status import (
     ChainPhase,
     ChainResult,
@@ -24,6 +24,7 @@ from distillchain_api.resource.status import (
     StageProgress,
     StageStatus,
 )
+from distillchain_api.task import Task
 from distillchain_api.wire.answer import Committed, Progress, fit
 from distillchain_api.wire.manifest import ModelSummary
 
@@ -43,11 +44,16 @@ def decimal(value: float) -> str:
     return f"{value:.4f}"
 
 
-def measured_status(model: ModelSummary) -> MeasuredStatus:
+def measured_status(model: ModelSummary, task: Task) -> MeasuredStatus:
     """A measured model in the form of status."""
+    known = {metric.name: metric for metric in task.metrics}
 
     def split(metrics: dict[str, float]) -> MetricStrings:
-        return {name: decimal(value) for name, value in metrics.items()}
+        # The trainer may be of another release, with a metric that is unknown here.
+        return {
+            name: format_for_status(value, known.get(name, Metric(name, name, is_share=False)))
+            for name, value in metrics.items()
+        }
 
     test = model.metrics.test
     return MeasuredStatus(
@@ -68,6 +74,7 @@ def committed_entry(
     finished_at: str | None = None,
 ) -> StageStatus:
     """The entry of a stage whose trainer reported the commit."""
+    task = planned.work_order.task
     return StageStatus(
         name=planned.name,
         phase="Committed",
@@ -77,8 +84,8 @@ def committed_entry(
         checkpoint=answer.checkpoint,
         reused=answer.reused,
         pretrained=answer.pretrained,
-        model=measured_status(answer.student),
-        teacher=measured_status(answer.teacher) if answer.teacher else None,
+        model=measured_status(answer.student, task),
+        teacher=measured_status(answer.teacher, task) if answer.teacher else None,
         started_at=started_at,
         finished_at=finished_at,
         elapsed_seconds=f"{answer.elapsed_s:.1f}",

@@ -21,18 +21,18 @@ MANY_STUDENTS = 4  # with more, names are slanted so that neighbours do not over
 def quality_figure(report: Report) -> str | None:
     """What each student keeps of the root teacher's metric against how much smaller it is; None without a student.
 
-    For a metric that is no share, the metric itself is drawn.
+    Where no share of the metric can be kept, as of an error, the metric itself is drawn.
     """
     shown = _students(report)
     if report.root is None or not shown:
         return None
     name = report.metric.display_name
-    if report.metric.is_share:
+    if report.metric.has_retention:
         title = f"Share of the teacher’s {name} kept, against compression"
         reference = "The teacher is the reference: 100 % at 1×."
         values = [percent(estimate.value) for _, estimate in shown]
     else:
-        title = f"{name.capitalize()} against compression"
+        title = f"{_capital(name)} against compression"
         reference = f"The teacher has {measured(report.root.metric.value, report.metric)} at 1×."
         values = [measured(estimate.value, report.metric) for _, estimate in shown]
     points = "; ".join(
@@ -46,7 +46,7 @@ def quality_figure(report: Report) -> str | None:
 def _students(report: Report) -> list[tuple[ModelReport, Estimate]]:
     """The students that can be drawn, each with the height of its point."""
     students = [model for model in report.models if model is not report.root]
-    if not report.metric.is_share:
+    if not report.metric.has_retention:
         return [(model, model.metric) for model in students]
     return [(model, model.retention) for model in students if model.retention]
 
@@ -54,7 +54,7 @@ def _students(report: Report) -> list[tuple[ModelReport, Estimate]]:
 def _draw_quality(figure: Figure, *, report: Report, shown: Sequence[tuple[ModelReport, Estimate]]) -> None:
     axes = figure.subplots()
     assert report.root is not None
-    scale, teacher = (100.0, 100.0) if report.metric.is_share else (1.0, report.root.metric.value)
+    scale, teacher = (100.0, 100.0) if report.metric.has_retention else (1.0, report.root.metric.value)
     axes.axhline(teacher, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     _draw_chance(axes, report, shown)
     # Above the lines (zorder), which end in the points.
@@ -72,9 +72,18 @@ def _draw_quality(figure: Figure, *, report: Report, shown: Sequence[tuple[Model
     for (model, _), point in zip(shown, points, strict=True):
         offset = (3, 7) if many else (7, 6)
         _write(axes, model.name, point, offset, rotation=40 if many else 0, rotation_mode="anchor")
-    _scale_axes(axes, [x for x, _ in points], unit=" %" if report.metric.is_share else "", many=many)
-    kept = " kept" if report.metric.is_share else " on validation"
-    axes.set_ylabel(f"{report.metric.display_name}{kept}")
+    _scale_axes(axes, [x for x, _ in points], unit=" %" if report.metric.has_retention else "", many=many)
+    axes.set_ylabel(f"{report.metric.display_name}{' kept' if report.metric.has_retention else _on_validation(report)}")
+
+
+def _on_validation(report: Report) -> str:
+    """Ends the name of the metric beside an axis; readers expect the better point to be the higher one."""
+    return " on validation" if report.metric.higher_is_better else " on validation (lower is better)"
+
+
+def _capital(name: str) -> str:
+    # Not `capitalize`, which would write the F1 of "micro F1" in lower case.
+    return name[:1].upper() + name[1:]
 
 
 def _scale_axes(axes: Axes, compressions: list[float], *, unit: str, many: bool) -> None:
@@ -95,7 +104,7 @@ def _scale_axes(axes: Axes, compressions: list[float], *, unit: str, many: bool)
 
 def _draw_chance(axes: Axes, report: Report, shown: Sequence[tuple[ModelReport, Estimate]]) -> None:
     """The chance level, if a student comes near it. Elsewhere the line would only squeeze the points together."""
-    if report.chance is None or report.root is None or not report.metric.is_share or not report.root.metric.value:
+    if report.chance is None or report.root is None or not report.metric.has_retention or not report.root.metric.value:
         return
     chance = report.chance.value / report.root.metric.value
     if min(estimate.low or estimate.value for _, estimate in shown) < chance + NEAR_CHANCE:
@@ -122,7 +131,7 @@ def history_figure(report: Report, stage: StageReport) -> str | None:
         (3.0, 2.5),
         partial(_draw_history, report=report, stage=stage),
         title=f"Training of {stage.name}",
-        description=f"{loss}{metric.display_name.capitalize()} on validation, epoch by epoch: {values}.{teacher}",
+        description=f"{loss}{_capital(metric.display_name)} on validation, epoch by epoch: {values}.{teacher}",
     )
 
 
@@ -143,7 +152,7 @@ def _draw_history(figure: Figure, *, report: Report, stage: StageReport) -> None
     upper.set_title("training loss", loc="left", fontsize=8, color=MUTED)
     validated = _validations(report, stage)
     lower.plot([epoch for epoch, _ in validated], [value for _, value in validated], "o-", color=ACCENT, markersize=3.5)
-    lower.set_title(f"{report.metric.display_name} on validation", loc="left", fontsize=8, color=MUTED)
+    lower.set_title(f"{report.metric.display_name}{_on_validation(report)}", loc="left", fontsize=8, color=MUTED)
     if stage.teacher_metric is not None:
         lower.axhline(stage.teacher_metric, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         edge: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "color": MUTED, "fontsize": 7.5}

@@ -49,7 +49,7 @@ def _list(heading: str, items: list[str]) -> list[str]:
 def _steps(report: Report) -> str:
     metric = report.metric
     head = ["model", "note", "parameters", "size", metric.display_name, "95 % interval", "test"]
-    if metric.is_share:
+    if metric.has_retention:
         head += [f"{metric.display_name} kept", "95 % interval"]
     head += ["smaller", "examples/s"]
     has_latency = any(model.latency_p50_ms is not None for model in report.models)
@@ -74,7 +74,7 @@ def _step(report: Report, model: ModelReport, stage: StageReport | None, *, has_
         words.measured(model.metric.value, metric), words.measured_range(model.metric, metric),
         words.measured(model.test.value if model.test else None, metric),
     ]  # fmt: skip
-    if metric.is_share:
+    if metric.has_retention:
         kept = model.retention
         row += [words.percent(kept.value if kept else None), words.percent_range(kept)]
     row += [words.factor(model.compression), words.rate(model.examples_per_second)]
@@ -99,7 +99,14 @@ def _comparison(report: Report) -> list[str]:
             if counts
             else [words.NOTHING] * 4
         )
-        rows.append([name, words.change(pair.difference), words.p_value(pair.p_value), *map(str, numbers)])
+        rows.append(
+            [
+                name,
+                words.measured_change(pair.difference, report.metric),
+                words.p_value(pair.p_value),
+                *map(str, numbers),
+            ]
+        )
     return ["## Paired comparison on validation", table(head, rows)]
 
 

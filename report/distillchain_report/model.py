@@ -34,6 +34,11 @@ class MetricFacts(Document):
             is_share=metric.is_share,
         )
 
+    @property
+    def has_retention(self) -> bool:
+        """Whether a student can keep a share of its teacher's value; not of an error, which is better when lower."""
+        return self.is_share and self.higher_is_better
+
 
 class Estimate(Document):
     """A measured value with its 95 % interval, if the store holds what the interval is computed from."""

@@ -74,8 +74,8 @@ def _environment() -> Environment:
     )
     filters = (
         words.share, words.measured, words.percent, words.share_range, words.measured_range, words.percent_range,
-        words.p_value, words.change, words.count, words.size, words.factor, words.duration, words.hours, words.rate,
-        words.milliseconds, words.short, words.short_revisions, words.plural, phrases.failure_words,
+        words.p_value, words.measured_change, words.count, words.size, words.factor, words.duration, words.hours,
+        words.rate, words.milliseconds, words.short, words.short_revisions, words.plural, phrases.failure_words,
     )  # fmt: skip
     environment.filters |= {each.__name__: each for each in filters}
     return environment

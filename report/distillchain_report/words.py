@@ -46,7 +46,9 @@ def percent_range(estimate: Estimate | None) -> str:
 def _range(estimate: Estimate | None, written: Callable[[float], str]) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
-    return f"{written(estimate.low)}–{written(estimate.high)}"
+    # A dash beside a minus sign could not be told from it.
+    dash = " to " if estimate.low < 0 else "–"
+    return f"{written(estimate.low)}{dash}{written(estimate.high)}"
 
 
 def p_value(value: float | None) -> str:
@@ -57,9 +59,9 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def change(value: float) -> str:
-    """`-0.012` or `+0.003`."""
-    return f"{value:+.3f}"
+def measured_change(value: float, metric: MetricFacts) -> str:
+    """`-0.012` or `+0.003`: a difference of two values of a metric."""
+    return f"{value:+.3f}" if metric.is_share else f"{value:+.4g}"
 
 
 def count(number: float | None) -> str:

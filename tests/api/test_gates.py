@@ -16,8 +16,11 @@ from distillchain_api.gates import (
     teacher_sentence,
 )
 from distillchain_api.graph import build_plan
-from distillchain_api.metrics import format_share
+from distillchain_api.metrics import ACCURACY, Metric, format_share
+from distillchain_api.resource.gate import Gate, TeacherGate, gate_faults
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.tasks import task_types
+from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.work_order import WorkOrder
 
 
@@ -93,3 +96,93 @@ def test_rounded_values_miss_a_gate_where_rounding_leaves_a_doubt():
     assert missed_student_gate(order, 0.79, 0.9) is None
     assert missed_student_gate(order, 0.79, 0.9, slack=-0.0005) is not None
     assert missed_student_gate(order, 0.7906, 0.9, slack=-0.0005) is None
+
+
+class Perplexing(TextClassification):
+    """A task whose metric is better when lower and has no upper bound."""
+
+    metrics = (Metric("perplexity", "perplexity", higher_is_better=False, is_share=False),)
+
+
+class Erring(TextClassification):
+    """A task whose metric is a share that is better when lower."""
+
+    metrics = (Metric("hammingLoss", "Hamming loss", higher_is_better=False),)
+
+
+def of_task(order: WorkOrder, kind: type[TextClassification]) -> WorkOrder:
+    task = kind.model_construct(type="TextClassification", metric=kind.metrics[0].name)
+    return order.model_copy(update={"task": task})
+
+
+@pytest.mark.parametrize(
+    "value, gate, want",
+    [
+        pytest.param(31.25, {"max_metric": 20.0}, "stage tiny: perplexity 31.25 is above spec.stages[1].gate.maxMetric 20; train it better or raise the gate: KEPT", id="too high"),
+        pytest.param(31.25, {"max_drop": 10.0}, "stage tiny: perplexity 31.25 is 16.15 above its teacher's 15.1, more than spec.stages[1].gate.maxDrop 10; step down less, train it better or raise the gate: KEPT", id="too much above the teacher"),
+        pytest.param(20.0001, {"max_metric": 20.0}, "stage tiny: perplexity 20.0001 is above spec.stages[1].gate.maxMetric 20; train it better or raise the gate: KEPT", id="just too high"),
+        pytest.param(12.0, {"max_metric": 20.0, "max_drop": 0.0}, None, id="better than the teacher"),
+        pytest.param(20.0, {"max_metric": 20.0}, None, id="as high as it may"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_is_better_when_lower_has_a_maximum(value: float, gate: dict[str, Any], want: str | None):
+    order = of_task(an_order("tiny"), Perplexing).model_copy(update={"gate": Gate(**gate)})
+
+    miss = missed_student_gate(order, value, 15.1)
+
+    assert (student_sentence(miss, order, value, 15.1, kept="KEPT") if miss else None) == want
+
+
+def test_a_root_teacher_has_a_maximum_too():
+    order = of_task(an_order("mini"), Perplexing)
+    assert order.teacher is not None
+    order = order.model_copy(update={"teacher": order.teacher.model_copy(update={"gate": TeacherGate(max_metric=9.0)})})
+
+    miss = missed_teacher_gate(order, 9.5)
+
+    assert missed_teacher_gate(order, 9.0) is None
+    assert miss is not None
+    assert teacher_sentence(miss, order, uri="hf://org/teacher") == (
+        "teacher hf://org/teacher: perplexity 9.5 is above spec.teacher.gate.maxMetric 9; fine-tune it "
+        "(spec.teacher.fineTune) or raise the gate"
+    )
+
+
+@pytest.mark.parametrize("kind, bound", [(Perplexing, 1000.0), (Erring, 0.5)])
+@pytest.mark.parametrize("gate", ["max_metric", "max_drop"])
+def test_a_value_that_was_not_measured_misses_every_gate(kind: type[TextClassification], bound: float, gate: str):
+    order = of_task(an_order("tiny"), kind).model_copy(update={"gate": Gate(**{gate: bound})})
+
+    assert missed_student_gate(order, None, 0.1) is not None
+
+
+@pytest.mark.parametrize(
+    "kind, gates, want",
+    [
+        pytest.param(Perplexing, {"stages[0].gate": Gate(min_metric=9.0)}, ["stages[0].gate.minMetric: got 9, expected no minMetric, because perplexity is better when lower; write maxMetric"], id="minimum of an error"),
+        pytest.param(TextClassification, {"teacher.gate": TeacherGate(max_metric=0.5)}, ["teacher.gate.maxMetric: got 0.5, expected no maxMetric, because accuracy is better when higher; write minMetric"], id="maximum of an accuracy"),
+        pytest.param(Perplexing, {"stages[0].gate": Gate(max_metric=30.0, max_drop=4.5)}, [], id="a drop above 1 in the metric's unit"),
+        pytest.param(Erring, {"stages[0].gate": Gate(max_metric=30.0)}, ["stages[0].gate.maxMetric: got 30, expected a share from 0 to 1; for five points write 0.05, for ninety percent 0.9"], id="no share"),
+    ],
+)  # fmt: skip
+def test_a_gate_must_fit_the_metric(
+    kind: type[TextClassification], gates: dict[str, Gate | TeacherGate], want: list[str]
+):
+    task = kind.model_construct(metric=kind.metrics[0].name)
+
+    assert [str(fault) for fault in gate_faults(task, gates)] == want
+
+
+def test_metrics_of_one_name_are_the_same_in_every_task_type():
+    """The CEL rules of gates go by the metric's name."""
+    metrics = {metric for kind in task_types().values() for metric in kind.metrics}
+
+    assert len({metric.name for metric in metrics}) == len(metrics)
+
+
+@pytest.mark.parametrize("better, worse, metric", [(0.9, 0.8, ACCURACY), (3.0, 4.0, Perplexing.metrics[0])])
+def test_better_goes_by_the_direction(better: float, worse: float, metric: Metric):
+    assert metric.is_better(better, worse)
+    assert not metric.is_better(worse, better)
+    assert not metric.is_better(better, better)
+    assert not metric.is_better(float("nan"), worse)

@@ -12,6 +12,7 @@ from rich.progress import Progress, TextColumn
 
 from chain_builders import a_commit, a_plan
 from distillchain_api.graph import Plan
+from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress as Line
 from distillchain_api.yaml_text import load_yaml
@@ -198,3 +199,14 @@ def test_text_that_is_printed_as_yaml_is_text_for_kubectl_too(text: str):
     document = {"value": text, text: 1}
 
     assert load_yaml(document_text(document, Output.YAML), source="") == document
+
+
+def test_an_error_has_no_column_of_what_is_retained(monkeypatch: pytest.MonkeyPatch):
+    plan = a_plan()
+    error = Metric("accuracy", "error", higher_is_better=False, is_share=False)
+    monkeypatch.setattr(type(plan.chain.spec.task), "metrics", (error,))
+
+    lines = results_table(plan, a_status(plan)).splitlines()
+
+    assert lines[0].split() == ["STAGE", "PARAMETERS", "SIZE", "ACCURACY", "TEST", "SMALLER", "EXAMPLES/S", "TIME"]
+    assert lines[-1] == "accuracy: on validation, lower is better; test: accuracy on test"

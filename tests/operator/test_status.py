@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from chain_builders import a_chain, a_commit, a_plan
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
-from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.metrics import Metric
+from distillchain_api.resource.status import ChainStatus, MeasuredMetrics, MeasuredStatus, StageStatus
+from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import Metrics, ModelSummary
 from distillchain_operator.status import (
     build_chain_status,
@@ -42,13 +46,44 @@ def truths(status: ChainStatus) -> dict[str, str]:
     return {condition.type: condition.status for condition in status.conditions}
 
 
-def test_metrics_are_strings_with_four_decimals():
+class Regressed(TextClassification):
+    """A task with a metric that is no share."""
+
+    metrics = (Metric("mse", "mean squared error", higher_is_better=False, is_share=False),)
+
+
+def test_shares_are_strings_with_four_decimals():
     model = ModelSummary(
         metrics=Metrics(validation={"accuracy": 0.81, "macroF1": 0.7999999}), parameters=242_500, size_bytes=970_000
     )
-    got = measured_status(model)
+    got = measured_status(model, a_plan().chain.spec.task)
     assert got.metrics.validation == {"accuracy": "0.8100", "macroF1": "0.8000"}
     assert got.metrics.test is None
+
+
+@pytest.mark.parametrize(
+    "value, want",
+    [(0.0000123456789, "0.0000123457"), (12.3456789, "12.3457"), (1234567.8, "1234568"), (0.0, "0"), (3e-9, "3e-09")],
+)
+def test_other_metrics_are_strings_with_six_significant_digits(value: float, want: str):
+    model = ModelSummary(metrics=Metrics(validation={"mse": value}), parameters=1, size_bytes=4)
+
+    got = measured_status(model, Regressed.model_construct())
+
+    assert got.metrics.validation == {"mse": want}
+
+
+def test_a_chain_has_no_retention_of_an_error():
+    plan = a_plan()
+    task = Regressed.model_construct(type="TextClassification", metric="mse")
+    chain = plan.chain.model_copy(update={"spec": plan.chain.spec.model_copy(update={"task": task})})
+    measured = MeasuredStatus(metrics=MeasuredMetrics(validation={"mse": "12.5"}), parameters=10, size_bytes=40)
+    stages = [entry.model_copy(update={"model": measured, "teacher": measured}) for entry in committed(plan)]
+
+    result = chain_result(Plan(chain, plan.stages), stages)
+
+    assert result is not None
+    assert (result.metric, result.retention) == ("12.5", None)
 
 
 def test_the_result_compares_the_last_student_with_the_root_teacher():

@@ -13,8 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
-from distillchain_api.faults import Expect, expected
+from distillchain_api.faults import Expect, error_of, expected
 from distillchain_api.objectives import Objective
+from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
 from distillchain_api.resource.metadata import ObjectMeta
 from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
@@ -82,22 +83,6 @@ class Storage(Document):
             )
         )
     }
-
-
-class Gate(Document):
-    """What a student must reach before it may teach; measured on validation."""
-
-    min_metric: Share | None = None
-    """Minimum of `task.metric`."""
-    max_drop: Share | None = None
-    """Maximum drop of `task.metric` below this stage's own teacher, as a difference of shares."""
-
-
-class TeacherGate(Document):
-    """What the root teacher must reach before any student is trained; measured on validation."""
-
-    min_metric: Share
-    """Minimum of `task.metric`."""
 
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000), Expect("a whole number from 1 to 1000000")]
@@ -342,6 +327,19 @@ class ChainSpec(Document):
                 raise fault(f"stages[{index}].name", expected(stage.name, "a name no other stage has", "rename one"))
             seen.add(stage.name)
         return self
+
+    @model_validator(mode="after")
+    def _gates_fit_the_metric(self) -> Self:
+        gates: dict[str, Gate | TeacherGate] = {
+            f"stages[{index}].gate": stage.gate for index, stage in enumerate(self.stages)
+        }
+        if self.teacher.gate is not None:
+            gates = {"teacher.gate": self.teacher.gate, **gates}
+        if faults := list(gate_faults(self.task, gates)):
+            raise error_of(faults)
+        return self
+
+    model_config = {"json_schema_extra": rules(*GATE_RULES)}
 
 
 class DistillationChain(Document):
