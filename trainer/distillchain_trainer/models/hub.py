@@ -42,10 +42,20 @@ def fetch_snapshot(uri: str, *, field: str, choose: Callable[[list[str]], list[s
 
 
 def fetch_dataset(
-    uri: str, config: str | None, splits: Mapping[str, str], *, folder: Path
+    uri: str,
+    config: str | None,
+    splits: Mapping[str, str],
+    *,
+    folder: Path,
+    field: str = "spec.task.dataset",
+    names_field: str = "splits.{}",
 ) -> tuple[dict[str, Any], str]:
     """Downloads a data set. Returns: `datasets.Dataset` of each split, and their commit.
 
+    Args:
+        splits: names on the hub, by what the caller calls them.
+        field: of the spec, for messages.
+        names_field: of a split within `field`; `{}` stands for what the caller calls it.
     Raises: DataInvalid, StorageDenied, StorageUnavailable.
     """
     import datasets
@@ -53,18 +63,18 @@ def fetch_dataset(
 
     name, revision = split_name(uri)
     datasets.disable_progress_bars()
-    with _errors(uri, "spec.task.dataset.uri", DataInvalid):
+    with _errors(uri, f"{field}.uri", DataInvalid):
         # Everything below is read from this commit, also if the branch moves meanwhile.
         commit = str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
         known = datasets.get_dataset_config_names(name, revision=commit)
         # Checked here and not left to `datasets`, so that the message names the field.
         if config is not None and config not in known:
-            raise DataInvalid(f"spec.task.dataset.config: {uri} has no {config}; expected one of {', '.join(known)}")
+            raise DataInvalid(f"{field}.config: {uri} has no {config}; expected one of {', '.join(known)}")
         available = datasets.get_dataset_split_names(name, config, revision=commit)
         for role, split in splits.items():
             if split not in available:
                 raise DataInvalid(
-                    f"spec.task.dataset.splits.{role}: {uri} has no split {split}; expected one of "
+                    f"{field}.{names_field.format(role)}: {uri} has no split {split}; expected one of "
                     f"{', '.join(available)}"
                 )
         tables = {

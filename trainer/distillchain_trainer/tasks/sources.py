@@ -79,18 +79,28 @@ def read_splits(
     return TaskData(splits["train"], splits["validation"], splits.get("test"), revision)
 
 
-def locate(uri: str, name: str, where: str, endpoint_url: str | None, region: str | None, folder: Path) -> Path:
+def locate(
+    uri: str,
+    name: str,
+    where: str,
+    endpoint_url: str | None,
+    region: str | None,
+    folder: Path,
+    *,
+    field: str = FIELD,
+) -> Path:
     """The local file `name` of the folder `uri`; one of S3 is downloaded into `folder`.
 
     Args:
         where: the field that names the file, for messages.
+        field: the one that has `uri`.
     Raises: DataInvalid.
     """
     shown = f"{uri}/{name}"
     if uri.startswith("file://"):
         with reading(f"{where}: {shown}", DataInvalid):
             return _local_file(path_of_uri(uri) / name, where, shown)
-    store = open_store(uri, endpoint_url=endpoint_url, region=region, field=f"{FIELD}.uri")
+    store = open_store(uri, endpoint_url=endpoint_url, region=region, field=f"{field}.uri")
     # A folder per split: two splits may have files of the same name in different folders.
     path = folder / Path(name).name
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from distillchain_api.faults import got
 from distillchain_api.tasks.text_classification import TextClassification as Task
+from distillchain_trainer.data.cells import EMPTY, fault_of_text, is_empty
 from distillchain_trainer.data.columns import pick_columns
 from distillchain_trainer.data.held_out import warn_of_contradictions
 from distillchain_trainer.data.row import Row
@@ -18,8 +19,6 @@ from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
 from distillchain_trainer.tasks.text_classification.labels import LabelReader, UnknownLabel, find_name, shorten
-
-EMPTY = "the cell is empty; fill it or remove the row"
 
 
 def read_task_data(
@@ -82,7 +81,7 @@ def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarn
         # The cells are in the order of the wanted columns: the texts, then the label.
         texts = row.cells[:-1]
         for column, text in zip(columns, texts, strict=True):
-            fault = _fault_of_text(text)
+            fault = fault_of_text(text)
             if fault is not None:
                 raise DataInvalid(f'{table.place(row)}, column "{column}": {fault}')
         split.texts.append(texts)
@@ -101,26 +100,9 @@ def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarn
     return split
 
 
-def _fault_of_text(text: object) -> str | None:
-    """Why a cell cannot be used as text."""
-    # None is null in Parquet and JSON.
-    if text is None or (isinstance(text, str) and not text.strip()):
-        return EMPTY
-    if not isinstance(text, str):
-        return f"{got(text)}, expected text"
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # "\ud83d" alone in JSON: an emoji that was cut in two
-        return (
-            f"character {error.start + 1} is {ascii(text[error.start])[1:-1]}, half of a surrogate pair; "
-            "correct the text, or the program that cut it"
-        )
-    return None
-
-
 def _class_of(reader: LabelReader, cell: object) -> int:
     """The class that a cell names. Raises: ValueError with the reason."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if is_empty(cell):
         raise ValueError(EMPTY)
     try:
         return reader.index_of(cell)
