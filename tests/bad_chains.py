@@ -142,6 +142,49 @@ BAD_CHAINS = (
         ("spec.template.distillation.temperature",),
     ),
     BadChain(
+        "parameter of an objective that is not stated",
+        lambda spec: spec.update(template={"distillation": {"parameters": {"beta": 0.3}}}),
+        "spec.template.distillation.parameters.beta: got 0.3, expected it only beside objective JensenShannon; "
+        "state that objective here, or remove beta",
+        ("spec.template.distillation.parameters", "beta only beside objective JensenShannon"),
+    ),
+    BadChain(
+        "parameters of another objective",
+        lambda spec: spec["stages"][1].update(
+            distillation={"objective": "ReverseKL", "parameters": {"nonTargetWeight": 2}}
+        ),
+        "spec.stages[1].distillation.parameters.nonTargetWeight: got 2.0, expected it only beside objective Decoupled; "
+        "state that objective here, or remove nonTargetWeight",
+        ("spec.stages[1].distillation.parameters", "only beside objective Decoupled"),
+    ),
+    BadChain(
+        "parameter out of range",
+        lambda spec: spec.update(template={"distillation": {"objective": "JensenShannon", "parameters": {"beta": 1}}}),
+        "spec.template.distillation.parameters.beta: got 1, expected a number above 0 and below 1",
+        ("spec.template.distillation.parameters.beta", "less than 1"),
+    ),
+    BadChain(
+        "temperature of an objective without one",
+        lambda spec: spec["stages"][0].update(distillation={"objective": "LogitMSE", "temperature": 2}),
+        "spec.stages[0].distillation.temperature: got 2.0, expected 1.0 beside objective LogitMSE, which has no "
+        "temperature; remove it",
+        ("spec.stages[0].distillation.temperature", "which has no temperature"),
+    ),
+    BadChain(
+        "label smoothing of one",
+        lambda spec: spec.update(template={"training": {"labelSmoothing": 1}}),
+        "spec.template.training.labelSmoothing: got 1, expected a share from 0 and below 1; 0.1 is common; "
+        "0 leaves the labels as they are",
+        ("spec.template.training.labelSmoothing", "less than 1"),
+    ),
+    BadChain(
+        "weights of classes in two ways",
+        lambda spec: spec["stages"][0].update(training={"balancedClasses": True, "classWeights": {"positive": 2}}),
+        "spec.stages[0].training.balancedClasses: got true, expected false beside classWeights; "
+        "write balancedClasses: false or classWeights: {} to turn one off",
+        ("spec.stages[0].training.balancedClasses", "either classWeights or balancedClasses"),
+    ),
+    BadChain(
         "number as text",
         lambda spec: spec["stages"][0].update(training={"epochs": "5"}),
         'spec.stages[0].training.epochs: got the text "5", expected a whole number from 1 to 1000000; drop the quotes',
@@ -264,11 +307,38 @@ BAD_CHAINS = (
         ("spec.task.metric", "macroF1"),
     ),
     BadChain(
+        "configuration of unlabelled files",
+        lambda spec: spec["task"].update(transfer={"uri": "s3://data/imdb", "config": "plain", "files": ["a.txt"]}),
+        'spec.task.transfer.config: got "plain", expected nothing with files; remove it, or use an hf:// dataset',
+        ("spec.task.transfer.config", "hf://"),
+    ),
+    BadChain(
+        "pairs of unlabelled text for single texts",
+        lambda spec: spec["task"].update(
+            transfer={"uri": "s3://data/imdb", "files": ["a.tsv"], "text": ["one", "other"]}
+        ),
+        'spec.task.transfer.text: got ["one", "other"], expected 1 as in dataset.text',
+        ("spec.task.transfer.text", "as many columns as in dataset.text"),
+    ),
+    BadChain(
         "student from nowhere",
         lambda spec: spec["stages"][0].update(student={}),
-        "spec.stages[0].student: got neither, expected either model or architecture; "
+        "spec.stages[0].student: got none, expected one of model, fromTeacher and architecture; "
         "a pretrained model is the better start",
-        ("spec.stages[0].student", "either model or architecture"),
+        ("spec.stages[0].student", "one of model, fromTeacher and architecture"),
+    ),
+    BadChain(
+        "two starts of a student",
+        lambda spec: spec["stages"][0]["student"].update(fromTeacher={"layers": 2}),
+        "spec.stages[0].student: got model and fromTeacher, expected one of model, fromTeacher and architecture; "
+        "a pretrained model is the better start",
+        ("spec.stages[0].student", "one of model, fromTeacher and architecture"),
+    ),
+    BadChain(
+        "layers of the teacher in no order",
+        lambda spec: spec["stages"][0].update(student={"fromTeacher": {"indices": [3, 1]}}),
+        "spec.stages[0].student.fromTeacher.indices: got [3, 1], expected every layer once, in rising order",
+        (),
     ),
     BadChain(
         "new weights without a tokenizer",
@@ -349,6 +419,14 @@ BAD_CHAINS = (
         "digit at both ends; free text belongs in an annotation",
         ("metadata.labels", "a b"),
         metadata={"labels": {"team": "a b"}},
+    ),
+    BadChain(
+        "label with a bad key",
+        unchanged,
+        "metadata.labels.our team: not a valid key; expected a name of at most 63 letters, digits, '-', '_' and '.', "
+        "optionally after a domain and a slash, such as example.com/team",
+        ("metadata.labels", "our team"),
+        metadata={"labels": {"our team": "nlp"}},
     ),
     BadChain(
         "annotation with a bad key",

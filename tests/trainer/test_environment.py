@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from distillchain_api.resource.spec import Training
 from distillchain_api.wire.answer import Committed
 from distillchain_trainer.launch.environment import set_up_environment
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -75,9 +77,36 @@ def test_an_impossible_number_of_threads_is_replaced_and_reported(
     ]
 
 
+@pytest.fixture
+def numbers_of_this_process() -> Iterator[None]:
+    """Restores torch's settings for float32 products, which are those of the whole process."""
+    import torch
+
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
 @pytest.mark.models
-def test_the_manifest_records_versions_threads_and_number_settings(root: Path):
-    answer = run_here(an_order(root), root)
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_spec_alone_decides_whether_tf32_is_used(numbers_of_this_process: None, tf32: bool):
+    import torch
+
+    from distillchain_trainer.engine.precision import apply_tf32
+
+    torch.set_float32_matmul_precision("highest" if tf32 else "medium")
+    torch.backends.cudnn.allow_tf32 = not tf32
+
+    apply_tf32(Training(tf32=tf32))
+
+    assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    assert torch.backends.cudnn.allow_tf32 == tf32
+
+
+@pytest.mark.models
+def test_the_manifest_records_versions_threads_and_number_settings(root: Path, numbers_of_this_process: None):
+    answer = run_here(an_order(root, training={"tf32": True}), root)
 
     environment = manifest_of(root, answer.digest).environment
     assert {
@@ -90,4 +119,4 @@ def test_the_manifest_records_versions_threads_and_number_settings(root: Path):
         "threads",
         "device",
     } <= environment.keys()
-    assert (environment["threads"], environment["tf32"]) == ("1", "off")
+    assert (environment["threads"], environment["tf32"]) == ("1", "on")

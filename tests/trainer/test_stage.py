@@ -111,6 +111,34 @@ def test_a_student_that_learned_nothing_is_committed_and_reported(root: Path):
     assert first.teacher.doubt is None
 
 
+def test_a_class_that_a_model_never_predicts_is_a_warning_of_the_stage(root: Path):
+    """Teacher and student name two of three classes only; the student is not trained enough to change that."""
+    labels = ["negative", "positive", "mixed"]
+    for name in ("train", "dev"):
+        with (root / f"data/{name}.tsv").open("a") as file:
+            file.write("".join(f"a film of {name} {row}\t2\n" for row in range(6)))
+    config = root / "teacher/config.json"
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: row for row, name in enumerate(labels)}}
+    config.write_text(json.dumps(read_json(config) | names))
+    head = load_file(root / "teacher/model.safetensors")
+    head["classifier.weight"] = torch.cat([head["classifier.weight"], torch.zeros(1, 16)])
+    head["classifier.bias"] = torch.cat([head["classifier.bias"], torch.tensor([-50.0])])
+    save_file(head, root / "teacher/model.safetensors", metadata={"format": "pt"})
+    order = an_order(
+        root,
+        task={"labels": labels},
+        student={"model": f"file://{root}/teacher"},
+        training={"epochs": 1, "learningRate": 1e-9},
+    )
+
+    answer = run_here(order, root)
+
+    missed = "it never predicts 1 of 3 classes of validation: mixed"
+    want = [f"teacher file://{root}/teacher: {missed}", f"the student: {missed}"]
+    assert [warning for warning in answer.warnings if missed in warning] == want
+    assert manifest_of(root, order.digest).warnings == answer.warnings
+
+
 def test_the_test_split_changes_nothing_but_its_own_numbers(root: Path):
     write_tsv(root / "data/other.tsv", sentences(30, 9))
     answers = [
