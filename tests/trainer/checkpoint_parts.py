@@ -92,7 +92,7 @@ def answers(classifier: Classifier, *texts: str) -> NDArray[np.float32]:
         split, classifier.tokenizer, pad_id=classifier.pad_id
     )
     outputs, _ = all_outputs(
-        classifier.model, encoded, lambda answer: answer.logits, precision="float32", on_batch=lambda *_: None
+        classifier.model, encoded, lambda answer, _: answer.logits, precision="float32", on_batch=lambda *_: None
     )
     return classifier.in_task_order(outputs)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.forward import CPU_ROWS, CPU_TOKENS, forward, latency_ms
 from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.errors import OutOfMemory
@@ -38,7 +38,7 @@ def encoded(lengths: list[int]) -> Encoded:
     return Encoded.of([np.ones(size, dtype=np.int32) for size in lengths], pad_id=0)
 
 
-def logits_of(answer: Any) -> torch.Tensor:
+def logits_of(answer: Any, _: dict[str, torch.Tensor]) -> torch.Tensor:
     logits: torch.Tensor = answer.logits
     return logits
 

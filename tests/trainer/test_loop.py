@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 from distillchain_api.resource.spec import Training
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.data_order import epoch_batches
-from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, TrainingProgress
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at

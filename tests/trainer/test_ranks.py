@@ -231,7 +231,7 @@ def test_fewer_gpus_than_processes_are_refused():
 
 def _train_two_steps(_: Path, batches: list[list[int]]) -> Outcome:
     """Trains a linear layer, beside which there is a parameter that the loss does not reach."""
-    from distillchain_trainer.engine.encoding import Encoded
+    from distillchain_trainer.engine.encoded import Encoded
     from distillchain_trainer.engine.optimizer import build_optimizer
     from distillchain_trainer.engine.step import EagerStep, Work
     from distillchain_trainer.engine.training_rows import TrainingRows
@@ -272,7 +272,7 @@ def test_a_parameter_that_the_loss_does_not_reach_is_left_alone_as_by_one_proces
 
 def _share_rows(_: Path, sizes: list[int]) -> Outcome:
     """Shares forward passes over so many rows each. Each row counts, so a row that is answered twice shows."""
-    from distillchain_trainer.engine.encoding import Encoded
+    from distillchain_trainer.engine.encoded import Encoded
     from distillchain_trainer.engine.shared_forward import all_outputs
     from distillchain_trainer.engine.world import join_world
 
@@ -287,7 +287,12 @@ def _share_rows(_: Path, sizes: list[int]) -> Outcome:
             ids = [np.full(1 + row % 3, row + 1, dtype=np.int32) for row in range(size)]
             encoded = Encoded.of(ids, pad_id=0)
             outputs, _ = all_outputs(
-                Sums(1, 1), encoded, lambda answer: answer, precision="float32", on_batch=lambda *_: None, world=world
+                Sums(1, 1),
+                encoded,
+                lambda answer, _: answer,
+                precision="float32",
+                on_batch=lambda *_: None,
+                world=world,
             )
             found.append(outputs[:, 0].tolist())
     return {"found": found}

@@ -12,7 +12,8 @@ import torch
 
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.encoding import Encoded, Encoder
+from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.stage.measure import numbers_check
@@ -45,7 +46,7 @@ def teach(
         store=FileStore(f"file://{root}/store"),
         digest="0" * 64,
         model=model or teacher.model,
-        outputs_of=lambda answer: answer.logits,
+        outputs_of=lambda answer, _: answer.logits,
         encoded=encode(split, teacher),
         keys=split.keys,
         training=an_order(root).training,

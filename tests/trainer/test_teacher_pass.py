@@ -17,7 +17,7 @@ from bad_chains import GOOD
 from distillchain_api.resource.spec import Training, parse_chain
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
-from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.errors import StopRequested
@@ -48,7 +48,7 @@ def ask(tmp_path: Path, texts: list[int], teacher: Teacher, **more: Any) -> Teac
         store=FileStore(f"file://{tmp_path}/store"),
         digest="d" * 64,
         model=teacher,
-        outputs_of=lambda answer: answer.logits,
+        outputs_of=lambda answer, _: answer.logits,
         encoded=Encoded.of([np.array([text, 1], dtype=np.int32) for text in texts], pad_id=0),
         keys=[key_of((str(text),)) for text in texts],
         training=Training(),

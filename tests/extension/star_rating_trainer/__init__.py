@@ -29,7 +29,7 @@ from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_base, load_whole
 from distillchain_trainer.models.tokenizers import load_tokenizer
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.interface import Measurement
+from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
 
 
 def bind(task: Task, warnings: StageWarnings) -> StarRatingAdapter:
@@ -61,7 +61,7 @@ class Rated:
 
 
 @dataclass
-class StarRatingAdapter:
+class StarRatingAdapter(TaskAdapter):
     task: Any
     notes: StageWarnings
     encoder: Encoder = field(init=False)
@@ -117,15 +117,15 @@ class StarRatingAdapter:
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         return self.encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id, check=check)
 
-    def outputs_of(self, answer: Any) -> Tensor:
+    def outputs_of(self, answer: Any, _items: dict[str, Tensor], /) -> Tensor:
         logits: Tensor = answer.logits
         return logits
 
     def targets(self, split: Split) -> Tensor:
         return torch.tensor(split.targets)
 
-    def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs[:, 0] - targets).square()
+    def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits[:, 0] - targets).square()
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Rated:
         return Rated(self.task.stars, outputs, np.asarray(split.targets, dtype=np.float32))

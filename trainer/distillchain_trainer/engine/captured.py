@@ -47,8 +47,9 @@ class StepDone:
 class CapturedStep:
     """Steps of at most `size` rows in one pass, recorded at the second step of a shape and replayed from then on.
 
-    A graph reads fixed tensors: `rows` and `weights` are overwritten before each step. Shorter batches are filled up
-    with rows of weight 0. Gradients are kept between steps, because all graphs add to the same ones.
+    A graph reads fixed tensors: `rows` and `weights` are overwritten before each step. A row's weight is its share of
+    the mean loss; shorter batches are filled up with rows of weight 0. Gradients are kept between steps, because all
+    graphs add to the same ones.
     """
 
     def __init__(self, work: Work, size: int, *, widths: Sequence[int]) -> None:
@@ -58,7 +59,7 @@ class CapturedStep:
         self._loss = torch.zeros((), device=work.device)
         self._graphs: dict[Shape, Replayable] = {}
         self._seen: set[Shape] = set()
-        self._filled = 0  # rows that have a weight
+        self._filled = (0, 0)  # rows that count, and what the sum of their losses is divided by
         self._stream: torch.cuda.Stream | None = None
 
     def run(self, batch: Sequence[int]) -> StepDone:
@@ -89,10 +90,11 @@ class CapturedStep:
     def _fill(self, batch: Sequence[int]) -> None:
         missing = self._size - len(batch)
         self._rows.copy_(row_numbers([*batch, *[batch[0]] * missing], self._work.device))
-        if len(batch) != self._filled:
-            weights = torch.tensor([1 / len(batch)] * len(batch) + [0.0] * missing)
+        weight = self._work.weight(batch)
+        if (len(batch), weight) != self._filled:
+            weights = torch.tensor([1 / weight] * len(batch) + [0.0] * missing)
             self._weights.copy_(moved(weights, self._work.device))
-            self._filled = len(batch)
+            self._filled = (len(batch), weight)
 
     def _step(self, shape: Shape) -> None:
         """The step itself; everything here is recorded, so nothing may depend on a value of a tensor."""

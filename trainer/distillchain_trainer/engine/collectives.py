@@ -67,7 +67,7 @@ def gather(array: NDArray[Any]) -> list[NDArray[Any]]:
     shape = [array.ndim - 1, *array.shape[1:]]
     header = torch.tensor([len(array), *shape, *[0] * (MAX_DIMENSIONS + 1 - len(shape))])
     headers = [header.tolist() for header in _all_gather(header)]
-    known = next((header for header in headers if header[0]), headers[0])
+    known = max(headers, key=lambda header: (header[0] > 0, header[1]))
     inner = known[2 : 2 + known[1]]
     # All ranks send equally many rows, because gloo cannot gather tensors of different sizes.
     sent = np.zeros((max(header[0] for header in headers), *inner), dtype=array.dtype)

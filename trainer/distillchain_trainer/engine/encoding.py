@@ -2,105 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.tokenizing import ControlTokenInText, PlainTextTokenizer, Tokens, unchanged
-from distillchain_trainer.engine.transfer import row_numbers
+from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.tokenizing import (
+    ControlTokenInText,
+    PlainTextTokenizer,
+    RowRefused,
+    Texts,
+    Tokens,
+    unchanged,
+)
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 
 TOKENIZE_ROWS = 10_000  # rows of one call; bounds the memory of the tokenizer's answer
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of the rows of one split, one row after the other without padding.
-
-    Attributes:
-        ids: int32 [tokens]; row i has `ids[starts[i]:starts[i + 1]]`.
-        starts: int64 [rows + 1].
-        kinds: token types (first or second text), int32 [tokens], or None if the model has none.
-    """
-
-    ids: Tensor
-    starts: Tensor
-    kinds: Tensor | None
-    pad_id: int
-    pad_left: bool
-
-    @classmethod
-    def of(
-        cls,
-        ids: Sequence[NDArray[np.int32]],
-        kinds: Sequence[NDArray[np.int32]] | None = None,
-        *,
-        pad_id: int,
-        pad_left: bool = False,
-    ) -> Encoded:
-        """From one array per row."""
-        starts = np.concatenate([[0], np.cumsum([len(row) for row in ids], dtype=np.int64)])
-        return cls(_joined(ids), torch.from_numpy(starts), None if kinds is None else _joined(kinds), pad_id, pad_left)
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @functools.cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        lengths: list[int] = self.starts.diff().tolist()
-        return lengths
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in (self.ids, self.starts, self.kinds) if tensor is not None)
-
-    def to(self, device: torch.device) -> Encoded:
-        """The same rows on another device."""
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            starts=self.starts.to(device),
-            kinds=None if self.kinds is None else self.kinds.to(device),
-        )
-
-    def batch(self, rows: Sequence[int] | Tensor, *, width: int | None = None) -> dict[str, Tensor]:
-        """Inputs of a model for some rows, [rows, width], on the device of the ids.
-
-        Args:
-            rows: as a tensor, they and the results stay on the device: nothing waits for a GPU.
-            width: tokens of a padded row; needed with a tensor, otherwise by default the longest row.
-        """
-        if not isinstance(rows, Tensor):
-            width = width or max(self.lengths[row] for row in rows)
-            rows = row_numbers(rows, self.ids.device)
-        assert width is not None
-        first = self.starts[rows].unsqueeze(1)
-        sizes = self.starts[rows + 1].unsqueeze(1) - first
-        column = torch.arange(width, device=self.ids.device).expand(len(rows), width)
-        if self.pad_left:
-            column = column - (width - sizes)
-        inside = (column >= 0) & (column < sizes)
-        # Clamped, because the places of padding may lie outside of all rows.
-        place = (first + column).clamp(0, len(self.ids) - 1)
-        # int64, as transformers' tokenizers give it. The rows are kept as int32, which takes half the memory.
-        ids = torch.where(inside, self.ids[place], self.pad_id).long()
-        inputs = {"input_ids": ids, "attention_mask": inside.long()}
-        return inputs if self.kinds is None else inputs | {"token_type_ids": (self.kinds[place] * inside).long()}
-
-
-def _joined(rows: Sequence[NDArray[np.int32]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32))
 
 
 @dataclass(frozen=True)
@@ -127,12 +50,34 @@ class Truncated:
         )
 
 
-class Encoder:
-    """Encodes each split once per tokenizer: teacher and student often share one."""
+class RowTokenizer(Protocol):
+    """A tokenizer of transformers with a length limit, as a task calls it."""
 
-    def __init__(self, max_length: int, *, warnings: StageWarnings) -> None:
+    def tokenize(self, rows: Sequence[Texts]) -> Tokens:
+        """Token ids of some rows, and their items if the task has an output per item.
+
+        Raises: ControlTokenInText, RowRefused.
+        """
+
+
+class Bind(Protocol):
+    """Binds a tokenizer to the length limit of a task."""
+
+    def __call__(self, tokenizer: Any, max_length: int, *, with_kinds: bool) -> RowTokenizer:
+        """`with_kinds`: whether token types are wanted."""
+
+
+class Encoder:
+    """Encodes each split once per tokenizer: teacher and student often share one.
+
+    Args:
+        bind: how the task calls a tokenizer. By default a row is one or two texts and has no items.
+    """
+
+    def __init__(self, max_length: int, *, warnings: StageWarnings, bind: Bind = PlainTextTokenizer) -> None:
         self._max_length = max_length
         self._warnings = warnings
+        self._bind = bind
         self._done: dict[tuple[str, str, int], Encoded] = {}
         self._truncated: dict[str, Truncated] = {}
         self._kept: list[Any] = []  # tokenizers known by their Python id, which must not be given to another object
@@ -155,22 +100,33 @@ class Encoder:
     def _encode(self, split: Split, tokenizer: Any, pad_id: int, check: Callable[[], None]) -> Encoded:
         # The tokenizer knows whether its model was trained with token types; RoBERTa's, for one, has none.
         with_kinds = "token_type_ids" in tokenizer.model_input_names
-        plain = PlainTextTokenizer(tokenizer, self._max_length, with_kinds=with_kinds)
+        bound = self._bind(tokenizer, self._max_length, with_kinds=with_kinds)
         ids: list[NDArray[np.int32]] = []
         kinds: list[NDArray[np.int32]] = []
+        positions: list[NDArray[np.int32]] = []
+        item_ids: list[NDArray[np.int32]] = []
         truncated = longest = 0
         for start in range(0, len(split), TOKENIZE_ROWS):
             # Signals may be deferred here, and a large split may take longer than the grace period.
             check()
-            block = _tokenize(plain, split, start)
+            block = _tokenize(bound, split, start)
             ids += block.ids
             kinds += block.kinds
+            positions += block.positions or []
+            item_ids += block.item_ids or []
             truncated += sum(length > self._max_length for length in block.full_lengths)
             longest = max(longest, *block.full_lengths)
         if truncated:
             self._warn(tokenizer, f"{truncated} of {len(split)} {split.name} texts", longest)
         left = tokenizer.padding_side == "left"
-        return Encoded.of(ids, kinds if with_kinds else None, pad_id=pad_id, pad_left=left)
+        return Encoded.of(
+            ids,
+            kinds if with_kinds else None,
+            pad_id=pad_id,
+            pad_left=left,
+            positions=positions or None,
+            item_ids=item_ids or None,
+        )
 
     def _warn(self, tokenizer: Any, count: str, longest: int) -> None:
         """One sentence for all splits that a tokenizer has read."""
@@ -194,11 +150,13 @@ class Encoder:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _tokenize(plain: PlainTextTokenizer, split: Split, start: int) -> Tokens:
+def _tokenize(bound: RowTokenizer, split: Split, start: int) -> Tokens:
     try:
-        return plain.tokenize(split.texts[start : start + TOKENIZE_ROWS])
+        return bound.tokenize(split.texts[start : start + TOKENIZE_ROWS])
     except ControlTokenInText as error:
         raise DataInvalid(
             f'{split.place(start + error.row)}: the text has "{error.token}", which this tokenizer reads as a control '
             "token; remove it from the text, or use a checkpoint with a tokenizer.json"
         ) from error
+    except RowRefused as error:
+        raise DataInvalid(f"{split.place(start + error.row)}: {error}") from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.spec import Precision
-from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.transfer import moved
 from distillchain_trainer.errors import OutOfMemory
@@ -34,9 +34,16 @@ LATENCY_ROWS = 64
 LATENCY_S = 2.0  # a teacher of a second per row is measured on two rows: enough to know that it is slow
 
 
+OutputsOf = Callable[[Any, dict[str, Tensor]], Tensor]
+"""Picks the outputs [rows, ...], or [rows, width, ...] for the items of the rows, out of what the model returns.
+
+The second argument is what Encoded.items returns for the rows of the batch.
+"""
+
+
 @dataclass(frozen=True)
 class Answered:
-    """The outputs of one batch."""
+    """The outputs of one batch: [rows, ...], or [items, ...] of the items that were not cut off, row after row."""
 
     rows: list[int]
     outputs: NDArray[np.float32]
@@ -46,7 +53,7 @@ class Answered:
 def forward(
     model: Any,
     encoded: Encoded,
-    outputs_of: Callable[[Any], Tensor],
+    outputs_of: OutputsOf,
     *,
     rows: Sequence[int] | None = None,
     precision: Precision,
@@ -56,7 +63,7 @@ def forward(
     A batch that does not fit the GPU is split. The bound counts tokens, so after a long text the batches grow again.
 
     Args:
-        outputs_of: picks the tensor [rows, ...] out of what the model returns.
+        outputs_of: see OutputsOf.
         rows: None: all rows.
     Raises: OutOfMemory when one row does not fit.
     """
@@ -64,6 +71,7 @@ def forward(
     waiting = sorted(range(len(encoded)) if rows is None else rows, key=lambda row: -lengths[row])
     device = device_of(model)
     tokens, most_rows = (CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else (GPU_TOKENS, GPU_ROWS)
+    tokens = min(tokens, encoded.most_tokens or tokens)
     if encoded.nbytes < RESIDENT_BYTES:
         encoded = encoded.to(device)
     was_training = model.training
@@ -103,9 +111,7 @@ def forward(
         model.train(was_training)
 
 
-def latency_ms(
-    model: Any, encoded: Encoded, outputs_of: Callable[[Any], Tensor], *, precision: Precision
-) -> tuple[float, float]:
+def latency_ms(model: Any, encoded: Encoded, outputs_of: OutputsOf, *, precision: Precision) -> tuple[float, float]:
     """Milliseconds of a forward pass of one row: median and 95th percentile over rows spread over the split."""
     device = device_of(model)
     was_training = model.training
@@ -146,14 +152,12 @@ def _launch(
     model: Any,
     encoded: Encoded,
     rows: list[int],
-    outputs_of: Callable[[Any], Tensor],
+    outputs_of: OutputsOf,
     device: torch.device,
     precision: Precision,
 ) -> _Running:
     with torch.inference_mode(), autocast(device, precision):
-        answer = model(**{name: moved(value, device) for name, value in encoded.batch(rows).items()})
-        # float(): numpy has no bfloat16.
-        outputs = outputs_of(answer).float()
+        outputs = outputs_of_batch(model, encoded, rows, outputs_of, device)
         if device.type == "cpu":
             return _Running(rows, outputs, None)
         # An event and not cpu(), which would also wait for the batch that is launched next.
@@ -162,3 +166,18 @@ def _launch(
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         done.record()
         return _Running(rows, host, done)
+
+
+def outputs_of_batch(
+    model: Any, encoded: Encoded, rows: Sequence[int], outputs_of: OutputsOf, device: torch.device
+) -> Tensor:
+    """One forward pass: outputs as in Answered, on the device."""
+    width = max(encoded.lengths[row] for row in rows)
+    answer = model(**_on(device, encoded.batch(rows, width=width)))
+    outputs = outputs_of(answer, _on(device, encoded.items(rows, width=width)))
+    # float(): numpy has no bfloat16.
+    return encoded.without_padding(outputs, rows, width=width).float()
+
+
+def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: moved(tensor, device) for name, tensor in tensors.items()}

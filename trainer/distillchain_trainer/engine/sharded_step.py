@@ -24,6 +24,7 @@ class ShardedStep(EagerStep):
         before = random_state()
         mine = world.share(batch)
         total = torch.zeros((), device=self.work.device)
+        weight = self.work.weight(batch)
         largest_share = -(-len(batch) // world.size)
         for start in range(0, largest_share, self.micro_rows):
             (stopped,) = world.any(start > 0 and stop())
@@ -33,7 +34,7 @@ class ShardedStep(EagerStep):
                 return None
             rows = mine[start : start + self.micro_rows]
             # A rank without rows takes part with a row that does not count.
-            loss = self._loss(rows or batch[:1]) * (1 if rows else 0) / len(batch)
+            loss = self._loss(rows or batch[:1]) * (1 if rows else 0) / weight
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             total += loss.detach()
         # The gradients are added up already: FSDP does so in the backward pass.

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distillchain_api.resource.spec import Precision
-from distillchain_trainer.engine.encoding import Encoded
-from distillchain_trainer.engine.forward import Answered, forward, latency_ms
+from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, latency_ms, outputs_of_batch
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.sharding import is_sharded
 from distillchain_trainer.engine.world import ALONE, World
@@ -32,6 +31,7 @@ class Round:
     """Outputs of some rows, the same on every rank.
 
     Attributes:
+        outputs: [rows, ...], or [items, ...] of the items that were not cut off, row after row.
         device_s: seconds of forward passes, summed over the ranks.
     """
 
@@ -44,7 +44,7 @@ def forward_in_rounds(
     world: World,
     model: Any,
     encoded: Encoded,
-    outputs_of: Callable[[Any], Tensor],
+    outputs_of: OutputsOf,
     *,
     rows: Sequence[int] | None = None,
     precision: Precision,
@@ -84,14 +84,17 @@ def never() -> bool:
 def all_outputs(
     model: Any,
     encoded: Encoded,
-    outputs_of: Callable[[Any], Tensor],
+    outputs_of: OutputsOf,
     *,
     precision: Precision,
     on_batch: Callable[[int, int], None],
     world: World = ALONE,
     stop: Callable[[], bool] = never,
 ) -> tuple[NDArray[np.float32], float]:
-    """Outputs [rows, ...] of all rows, and the seconds of forward passes, summed over the ranks.
+    """Outputs of all rows, and the seconds of forward passes, summed over the ranks.
+
+    The outputs are [rows, ...]. For a task with items they are [items, ...], row after row, and zero for items that
+    were cut off.
 
     Args:
         on_batch: gets the number of rows that are done, and of all.
@@ -104,8 +107,8 @@ def all_outputs(
         for part in forward_in_rounds(world, model, encoded, outputs_of, precision=precision, stop=stop):
             if found is None:
                 # Filled in place: a list of parts that is joined at the end would hold all outputs twice.
-                found = np.zeros((len(encoded), *part.outputs.shape[1:]), dtype=np.float32)
-            found[part.rows] = part.outputs
+                found = np.zeros((encoded.output_count, *part.outputs.shape[1:]), dtype=np.float32)
+            found[encoded.output_places(part.rows)] = part.outputs
             device_s += part.device_s
             done += len(part.rows)
             on_batch(done, len(encoded))
@@ -117,7 +120,7 @@ def all_outputs(
 
 
 def shared_latency_ms(
-    world: World, model: Any, encoded: Encoded, outputs_of: Callable[[Any], Tensor], *, precision: Precision
+    world: World, model: Any, encoded: Encoded, outputs_of: OutputsOf, *, precision: Precision
 ) -> tuple[float, float]:
     """As latency_ms, on rank 0. Other ranks get zeros; they take part where the model is split."""
     if not is_sharded(model):
@@ -134,7 +137,7 @@ def _in_step(
     world: World,
     model: Any,
     encoded: Encoded,
-    outputs_of: Callable[[Any], Tensor],
+    outputs_of: OutputsOf,
     wanted: Sequence[int],
     precision: Precision,
 ) -> Iterator[Answered]:
@@ -144,21 +147,20 @@ def _in_step(
         wanted: the longest first.
     """
     device, start = device_of(model), 0
+    tokens = min(SHARDED_TOKENS, encoded.most_tokens or SHARDED_TOKENS)
     was_training = model.training
     model.eval()
     while start < len(wanted):
         longest = encoded.lengths[wanted[start]]
-        batch = wanted[start : start + world.size * max(1, SHARDED_TOKENS // max(longest, 1))]
+        batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))]
         start += len(batch)
         rows = world.deal(batch)
         started = time.perf_counter()
         # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
         # could not be written again.
         with torch.no_grad(), autocast(device, precision):
-            inputs = encoded.batch(rows or batch[:1])
-            answer = model(**{name: value.to(device) for name, value in inputs.items()})
-            outputs = outputs_of(answer).float().cpu().numpy()
-        yield Answered(rows, outputs[: len(rows)], time.perf_counter() - started)
+            outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
+        yield Answered(rows, outputs if rows else outputs[:0], time.perf_counter() - started)
     model.train(was_training)
 
 
@@ -186,9 +188,8 @@ def _exchanged(world: World, batches: list[Answered]) -> Round:
     # A rank without rows does not know the shape of the outputs.
     outputs = np.concatenate([batch.outputs for batch in batches]) if batches else np.zeros(0, dtype=np.float32)
     seconds = np.array([sum(batch.elapsed_s for batch in batches)])
-    known = [part for part in world.gather(outputs) if len(part)]
     return Round(
         rows=np.concatenate(world.gather(rows)),
-        outputs=np.concatenate(known),
+        outputs=np.concatenate(world.gather(outputs)),
         device_s=float(np.concatenate(world.gather(seconds)).sum()),
     )

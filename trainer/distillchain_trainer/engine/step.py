@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.spec import Training
@@ -31,6 +33,10 @@ class Rows(Protocol):
         """Tokens of each row."""
 
     @property
+    def weights(self) -> Sequence[int] | NDArray[np.int64] | None:
+        """How much each row weighs in the mean loss of a step; None: all rows the same."""
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
 
@@ -38,11 +44,14 @@ class Rows(Protocol):
         """The same rows on another device."""
 
     def batch(self, rows: Tensor, *, width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Inputs of the model for some rows [rows, width], and what the loss compares its answer with [rows, ...]."""
+        """Inputs of the model for some rows [rows, width], and what the loss compares its answer with."""
 
 
 RowLosses = Callable[[Any, dict[str, Tensor]], Tensor]
-"""The loss of each row [rows], from what the model returned and the second part of Rows.batch."""
+"""The loss of each row [rows], from what the model returned and the second part of Rows.batch.
+
+A row that has a weight has the sum of as many losses.
+"""
 
 
 @dataclass
@@ -83,6 +92,15 @@ class Work:
                 f"row losses of shape {tuple(losses.shape)}, expected one value for each of {len(rows)} rows"
             )
         return losses
+
+    def weight(self, rows: Sequence[int]) -> int:
+        """What the sum of the losses of all rows of a step is divided by.
+
+        Every rank knows all rows of a step, so all find the same.
+        """
+        weights = self.rows.weights
+        # At least 1: in a step without any item, the sum of losses is 0 too.
+        return len(rows) if weights is None else max(1, int(sum(weights[row] for row in rows)))
 
     def update(self) -> None:
         """Changes the weights by their gradients, which are those of the whole step."""
@@ -143,12 +161,13 @@ class EagerStep:
     def _backward(self, batch: Sequence[int], stop: Callable[[], bool]) -> tuple[Tensor, bool, bool]:
         """Adds the gradient of this rank's share of the mean loss.
 
-        The loss of a micro-batch is the sum over its rows, divided by the rows of the whole step. So every row weighs
-        the same, however they are cut into micro-batches and over ranks.
+        The loss of a micro-batch is the sum over its rows, divided by the weight of the rows of the whole step. So
+        every row or item weighs the same, however the rows are cut into micro-batches and over ranks.
 
         Returns: the loss, whether memory was short, and whether it stopped early.
         """
         total = torch.zeros((), device=self.work.device)
+        weight = self.work.weight(batch)
         mine = self.work.world.share(batch)
         for start in range(0, len(mine), self.micro_rows):
             if start and stop():  # a step of many micro-batches may outlast the grace period of a pod
@@ -158,7 +177,7 @@ class EagerStep:
             width = self.pad(longest)
             try:
                 picked = row_numbers(rows, self.work.rows_device)
-                loss = self.work.losses(picked, width=width, full=full and width == longest).sum() / len(batch)
+                loss = self.work.losses(picked, width=width, full=full and width == longest).sum() / weight
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             # Not retried here: inside `except`, the error keeps the tensors that did not fit alive.
             except torch.OutOfMemoryError:

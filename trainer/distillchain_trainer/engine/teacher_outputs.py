@@ -7,6 +7,7 @@ discarded and computed again, and an interrupted pass goes on from the parts tha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import time
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distillchain_api.digests import sha256_of
 from distillchain_api.layout import logits_prefix
@@ -26,7 +26,9 @@ from distillchain_api.resource.spec import Training
 from distillchain_api.task import Task
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
-from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.distinct_texts import DistinctTexts, Keys
+from distillchain_trainer.engine.encoded import Encoded, ranges
+from distillchain_trainer.engine.forward import OutputsOf
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.shared_forward import forward_in_rounds
 from distillchain_trainer.engine.world import ALONE, World
@@ -43,11 +45,14 @@ class TeacherOutputs:
     """The teacher's outputs, one for each distinct text.
 
     Attributes:
-        values: [distinct texts, ...] in the teacher's own order.
-        place: for each row the index of its text in `values` [rows].
+        values: [distinct texts, ...] in the teacher's own order of columns. For a task with items they are [items of
+            the distinct texts, ...], and zero for items that the teacher's tokenizer cut off.
+        place: for each row the index of its text in `values`, or in `starts` [rows].
         columns: the teacher's columns in the order of the task; None: they are in order.
         reused: nothing had to be computed.
         elapsed_s: seconds that the teacher took.
+        starts: where the items of each distinct text start in `values`, [distinct texts + 1]; None: there are no items.
+        answered: for each item of the rows whether the teacher has an answer, [items]; None: for all of them.
     """
 
     values: NDArray[np.float32]
@@ -55,6 +60,8 @@ class TeacherOutputs:
     columns: tuple[int, ...] | None
     reused: bool
     elapsed_s: float
+    starts: NDArray[np.int64] | None = None
+    answered: NDArray[np.bool_] | None = None
 
 
 def outputs_digest(teacher_digest: str, task: Task, training: Training) -> str:
@@ -89,7 +96,7 @@ class TeacherPass:
     store: Store
     digest: str
     model: Any
-    outputs_of: Callable[[Any], Tensor]
+    outputs_of: OutputsOf
     encoded: Encoded
     keys: Sequence[bytes]
     training: Training
@@ -108,31 +115,39 @@ class TeacherPass:
             batch is kept.
         """
         started = time.perf_counter()
-        first_row: dict[bytes, int] = {}
-        for row, key in enumerate(self.keys):
-            first_row.setdefault(key, row)  # equal texts are computed once
-        index = {key: position for position, key in enumerate(first_row)}
-        # An index per row and not a copy of the outputs, so that equal texts share theirs.
-        place = np.fromiter((index[key] for key in self.keys), dtype=np.int64, count=len(self.keys))
-        values, known = self._known(index)
-        missing = [row for key, row in first_row.items() if not known[index[key]]]
+        texts = DistinctTexts.of(self._keys, self.encoded.item_counts)
+        values, known = self._known(texts)
+        # In the order of the rows, which decides how they are batched.
+        missing = np.sort(texts.first_rows[~known])
         elapsed_s = 0.0
-        if missing:
-            values, elapsed_s = self._compute(missing, values, place)
+        if len(missing):
+            values, elapsed_s = self._compute(missing.tolist(), values, texts)
         log.info(
-            "teacher logits computed" if missing else "teacher logits reused from the store",
+            "teacher logits computed" if len(missing) else "teacher logits reused from the store",
             extra={
                 "logits": f"{self.store.uri}/{logits_prefix(self.digest)}",
-                "rows": len(first_row),
+                "rows": len(texts),
                 "computed": len(missing),
                 "elapsed_s": round(time.perf_counter() - started, 2),
             },
         )
         assert values is not None, "a split without rows is refused when it is read"
-        return TeacherOutputs(values, place, self.columns, reused=not missing, elapsed_s=elapsed_s)
+        return TeacherOutputs(
+            values,
+            texts.place,
+            self.columns,
+            reused=not len(missing),
+            elapsed_s=elapsed_s,
+            starts=texts.starts,
+            answered=self.encoded.answered,
+        )
+
+    @functools.cached_property
+    def _keys(self) -> Keys:
+        return np.frombuffer(b"".join(self.keys), dtype=np.uint8).reshape(len(self.keys), -1)
 
     def _compute(
-        self, rows: list[int], values: NDArray[np.float32] | None, place: NDArray[np.int64]
+        self, rows: list[int], values: NDArray[np.float32] | None, texts: DistinctTexts
     ) -> tuple[NDArray[np.float32], float]:
         """Fills `values` for these rows and writes them to the store, some from time to time."""
         elapsed_s, done, since = 0.0, 0, time.monotonic()
@@ -151,8 +166,8 @@ class TeacherPass:
                 stop=self.stop,
             ):
                 if values is None:
-                    values = np.zeros((int(place.max()) + 1, *part.outputs.shape[1:]), dtype=np.float32)
-                values[place[part.rows]] = part.outputs
+                    values = np.zeros((texts.output_count, *part.outputs.shape[1:]), dtype=np.float32)
+                values[self._places(part.rows, texts)] = part.outputs
                 unwritten += part.rows.tolist()
                 elapsed_s += part.device_s / self.world.size
                 done += len(part.rows)
@@ -160,21 +175,32 @@ class TeacherPass:
                 stop, due = self.world.any(self.stop(), time.monotonic() - since > self.save_interval_s)
                 # A stop writes first: the next attempt then computes only the rest.
                 if stop or due:
-                    self._write(unwritten, values, place)
+                    self._write(unwritten, values, texts)
                     unwritten, since = [], time.monotonic()
                 if stop:
                     raise StopRequested
         assert values is not None
         if unwritten:
-            self._write(unwritten, values, place)
+            self._write(unwritten, values, texts)
         return values, elapsed_s
 
-    def _write(self, rows: list[int], values: NDArray[np.float32], place: NDArray[np.int64]) -> None:
+    def _places(self, rows: NDArray[np.int64], texts: DistinctTexts) -> NDArray[np.int64]:
+        """Where the outputs of some rows, without padding, belong in the values of all texts."""
+        if texts.starts is None or self.encoded.item_starts is None or self.encoded.weights is None:
+            return texts.place[rows]
+        # The items of a text are numbered as those of its row, from another start.
+        shift = texts.starts[texts.place[rows]] - self.encoded.item_starts.numpy()[rows]
+        places: NDArray[np.int64] = self.encoded.output_places(rows) + np.repeat(shift, self.encoded.weights[rows])
+        return places
+
+    def _write(self, rows: list[int], values: NDArray[np.float32], texts: DistinctTexts) -> None:
         if not self.world.is_main:
             return
-        # [rows, 32] bytes: a key is a sha256.
-        keys = np.frombuffer(b"".join(self.keys[row] for row in rows), dtype=np.uint8).reshape(len(rows), -1)
-        content = safetensors.numpy.save({"keys": keys.copy(), "logits": values[place[rows]]})
+        numbers = texts.place[rows]
+        part: dict[str, NDArray[Any]] = {"keys": self._keys[rows], "logits": values[texts.outputs(numbers)]}
+        if texts.starts is not None:
+            part["starts"] = np.concatenate([[0], np.cumsum(texts.sizes(numbers))])
+        content = safetensors.numpy.save(part)
         name = hashlib.sha256(content).hexdigest()
         # Named by its content: two pods that compute the same rows write the same object.
         path = self.folder / f"{name}.safetensors"
@@ -182,25 +208,25 @@ class TeacherPass:
         self.store.upload(f"{logits_prefix(self.digest)}{name}.safetensors", path)
         path.unlink()
 
-    def _known(self, index: dict[bytes, int]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+    def _known(self, texts: DistinctTexts) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
         """As `_stored`, which rank 0 calls for all ranks."""
-        values, known = self._stored(index) if self.world.is_main else (None, np.zeros(len(index), dtype=bool))
+        values, known = self._stored(texts) if self.world.is_main else (None, np.zeros(len(texts), dtype=bool))
         if self.world.is_alone:
             return values, known
         self.world.meet("reading of teacher logits")
-        positions = np.flatnonzero(known)
-        outputs = np.zeros(0, dtype=np.float32) if values is None else values[positions]
-        positions, outputs = self.world.gather(positions)[0], self.world.gather(outputs)[0]
-        if not self.world.is_main and len(positions):
-            values = np.zeros((len(index), *outputs.shape[1:]), dtype=np.float32)
-            values[positions] = outputs
-            known[positions] = True
+        numbers = np.flatnonzero(known)
+        outputs = np.zeros(0, dtype=np.float32) if values is None else values[texts.outputs(numbers)]
+        numbers, outputs = self.world.gather(numbers)[0], self.world.gather(outputs)[0]
+        if not self.world.is_main and len(numbers):
+            values = np.zeros((texts.output_count, *outputs.shape[1:]), dtype=np.float32)
+            values[texts.outputs(numbers)] = outputs
+            known[numbers] = True
         return values, known
 
-    def _stored(self, index: dict[bytes, int]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """What the store has: values by position in `index`, and which positions are known."""
+    def _stored(self, texts: DistinctTexts) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+        """What the store has: values in the order of `texts`, and which texts are known."""
         values: NDArray[np.float32] | None = None
-        known = np.zeros(len(index), dtype=bool)
+        known = np.zeros(len(texts), dtype=bool)
         # One part after the other: all of them beside `values` would hold the outputs twice.
         for item in self.store.list_objects(logits_prefix(self.digest)):
             if self.stop():
@@ -208,32 +234,53 @@ class TeacherPass:
             part = self._read(item.key)
             if part is None:
                 continue
-            keys, outputs = part
             if values is None:
-                values = np.zeros((len(index), *outputs.shape[1:]), dtype=np.float32)
-            if outputs.shape[1:] != values.shape[1:]:
-                continue
-            # Parts may hold texts of another data set that the same teacher has read.
-            found = [(position, row) for row, key in enumerate(keys) if (position := index.get(bytes(key))) is not None]
-            if found:
-                positions, rows = (list(column) for column in zip(*found, strict=True))
-                values[positions] = outputs[rows]
-                known[positions] = True
+                values = np.zeros((texts.output_count, *part.logits.shape[1:]), dtype=np.float32)
+            if part.logits.shape[1:] == values.shape[1:]:
+                known[part.copy_into(values, texts)] = True
         return values, known
 
-    def _read(self, key: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | None:
-        """Keys and outputs of one part; None: it is gone, or it was altered and is deleted."""
+    def _read(self, key: str) -> Part | None:
+        """One part; None: it is gone, or it was altered and is deleted."""
         path = self.folder / "logits.part"
         try:
             fetched = self.store.download(key, path)
         except ObjectMissing:
             return None  # another pod found it altered
         # Checked before it is parsed: an altered file could make the parser fail instead.
-        part = safetensors.numpy.load_file(path) if fetched.sha256 == Path(key).stem else None
+        found = safetensors.numpy.load_file(path) if fetched.sha256 == Path(key).stem else None
         path.unlink()
-        if part is None or not np.isfinite(part["logits"]).all():
+        if found is None or not np.isfinite(found["logits"]).all():
             log.warning("altered teacher logits are computed again", extra={"object": f"{self.store.uri}/{key}"})
             # Or every later run would download and reject it again.
             discard(self.store, key, [key])
             return None
-        return part["keys"], part["logits"]
+        return Part(found["keys"], found["logits"], found.get("starts"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Outputs of some texts as they lie in the store.
+
+    Attributes:
+        logits: [texts, ...], or [items of the texts, ...].
+        starts: where the items of each text start in `logits`, [texts + 1]; None: one output per text.
+    """
+
+    keys: Keys
+    logits: NDArray[np.float32]
+    starts: NDArray[np.int64] | None
+
+    def copy_into(self, values: NDArray[np.float32], texts: DistinctTexts) -> NDArray[np.int64]:
+        """Copies the outputs of texts that are asked for. Returns: the numbers of these texts."""
+        numbers = texts.find(self.keys)
+        # A part may hold texts of another data set that the same teacher has read.
+        is_wanted = numbers >= 0
+        if self.starts is None or texts.starts is None:
+            rows = np.flatnonzero(is_wanted)
+            values[numbers[rows]] = self.logits[rows]
+            return numbers[rows]
+        sizes = np.diff(self.starts)
+        rows = np.flatnonzero(is_wanted & (texts.sizes(np.maximum(numbers, 0)) == sizes))
+        values[texts.outputs(numbers[rows])] = self.logits[ranges(self.starts[rows], sizes[rows])]
+        return numbers[rows]

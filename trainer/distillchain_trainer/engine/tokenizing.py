@@ -28,11 +28,15 @@ class Tokens:
     Attributes:
         kinds: token types (first or second text); empty unless they were asked for.
         full_lengths: tokens of each row before truncation.
+        positions: items of each row, as in Encoded; None: the task has one output per row.
+        item_ids: a token id for each item; None: the items have none.
     """
 
     ids: list[NDArray[np.int32]]
     kinds: list[NDArray[np.int32]]
     full_lengths: list[int]
+    positions: list[NDArray[np.int32]] | None = None
+    item_ids: list[NDArray[np.int32]] | None = None
 
 
 class ControlTokenInText(ValueError):
@@ -42,6 +46,14 @@ class ControlTokenInText(ValueError):
         super().__init__(token)
         self.row = row
         self.token = token
+
+
+class RowRefused(ValueError):
+    """A row cannot be tokenized; the message says why and what to do."""
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(why)
+        self.row = row
 
 
 class PlainTextTokenizer:

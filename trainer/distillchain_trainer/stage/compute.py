@@ -204,17 +204,30 @@ def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
 def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLosses:
     """The loss of each row: labels and teacher, weighed by `alpha`; without distillation the labels alone."""
     if distillation is None or distillation.alpha == 0:
-        return lambda answer, compared: task.label_loss(task.outputs_of(answer), compared["targets"])
+
+        def label_losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
+            return _per_row(task.label_loss(task.logits_of(answer, compared), compared["targets"]), compared)
+
+        return label_losses
     objective, alpha = load_objective(distillation.objective), distillation.alpha
 
     def losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
-        outputs = task.outputs_of(answer)
+        logits = task.logits_of(answer, compared)
         # With alpha 1 the labels have no weight, so their loss is not computed.
-        label = task.label_loss(outputs, compared["targets"]) if alpha < 1 else None
-        teacher = objective.row_loss(outputs, compared["teacher"], temperature=distillation.temperature)
-        return combined_loss(label, teacher, alpha=alpha)
+        label = task.label_loss(logits, compared["targets"]) if alpha < 1 else None
+        student, taught = task.teacher_pair(logits, compared["teacher"])
+        teacher = objective.row_loss(student, taught, temperature=distillation.temperature)
+        return _per_row(combined_loss(label, teacher, alpha=alpha), compared)
 
     return losses
+
+
+def _per_row(losses: Tensor, compared: dict[str, Tensor]) -> Tensor:
+    """The losses [rows] of a task with one output per row; for a task with items the sum of those of each row."""
+    if "inside" not in compared:
+        return losses
+    # Not a product: what a model answers for padding may be no number.
+    return losses.where(compared["inside"], 0.0).sum(-1)
 
 
 @dataclass(frozen=True)

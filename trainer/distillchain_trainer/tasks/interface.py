@@ -18,7 +18,7 @@ from distillchain_api.resource.spec import Architecture
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.engine.encoding import Encoded
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 
@@ -47,7 +47,7 @@ class Measurement(Protocol):
 
 
 class TaskAdapter(Protocol):
-    """One task of one chain, bound to its spec."""
+    """One task of one chain, bound to its spec. Inherit from it to get the defaults of some methods."""
 
     def read_data(self, *, endpoint_url: str | None, region: str | None, folder: Path) -> TaskData:
         """All splits, checked. Files of S3 are downloaded into `folder`. Raises: DataInvalid."""
@@ -70,17 +70,38 @@ class TaskAdapter(Protocol):
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         """Token ids of a split; `check` may raise between two blocks of rows."""
 
-    def outputs_of(self, answer: Any) -> Tensor:
-        """The outputs [rows, ...] that are stored, compared and measured, from what the model returns."""
+    def outputs_of(self, answer: Any, items: dict[str, Tensor], /) -> Tensor:
+        """The outputs that are stored, compared and measured, from what the model returns.
+
+        Args:
+            items: from Encoded.items; {} for a task with one output per row.
+        Returns: [rows, ...]; for a task with items [rows, width, ...], of which the engine drops the padding.
+        """
+
+    def logits_of(self, answer: Any, items: dict[str, Tensor], /) -> Tensor:
+        """What the losses of a training work on, in the same shape as `outputs_of`; by default the same."""
+        return self.outputs_of(answer, items)
+
+    def teacher_pair(self, logits: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Student and teacher as an objective compares them, both [..., classes]; by default as they are.
+
+        Args:
+            logits: from `logits_of`.
+            teacher: what `outputs_of` gave for the teacher.
+        """
+        return logits, teacher
 
     def targets(self, split: Split) -> Tensor:
-        """What `label_loss` compares outputs with, [rows, ...]."""
+        """What `label_loss` compares outputs with, [rows, ...]; for a task with items [items, ...], row after row."""
 
-    def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss on the labels, [rows]."""
+    def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss on the labels, [rows]; for a task with items [rows, width], in which padding is left out later."""
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Measurement:
-        """Judges outputs [rows, ...] in the order of the task."""
+        """Judges outputs [rows, ...] in the order of the task.
+
+        For a task with items they are [items, ...], row after row, and zero for items that were cut off.
+        """
 
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """That a teacher beats chance. Raises: GateNotMet; LabelMismatch for classes in another order."""

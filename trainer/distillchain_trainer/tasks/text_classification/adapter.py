@@ -19,12 +19,13 @@ from distillchain_api.resource.spec import Architecture
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.engine.encoding import Encoded, Encoder
+from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.errors import GateNotMet, LabelMismatch
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.interface import Measurement
+from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
 from distillchain_trainer.tasks.text_classification import chance, heads, rows
 from distillchain_trainer.tasks.text_classification.comparison import write_comparison
 from distillchain_trainer.tasks.text_classification.evaluate import Classified
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class TextClassificationAdapter:
+class TextClassificationAdapter(TaskAdapter):
     """See TaskAdapter."""
 
     task: TextClassification
@@ -87,7 +88,7 @@ class TextClassificationAdapter:
         """See TaskAdapter."""
         return self.encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id, check=check)
 
-    def outputs_of(self, answer: Any) -> Tensor:
+    def outputs_of(self, answer: Any, _items: dict[str, Tensor], /) -> Tensor:
         """Logits [rows, classes]."""
         logits: Tensor = answer.logits
         return logits
@@ -96,10 +97,10 @@ class TextClassificationAdapter:
         """Class indices [rows]."""
         return torch.tensor(split.targets)
 
-    def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits [rows, classes] with class indices [rows], in nats: [rows]."""
         # float(): under autocast the logits are bfloat16, which has three significant digits.
-        return F.cross_entropy(outputs.float(), targets, reduction="none")
+        return F.cross_entropy(logits.float(), targets, reduction="none")
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Classified:
         """See TaskAdapter."""
