@@ -123,6 +123,8 @@ class Manifest(Record):
     """False: the student started from new weights."""
     start: str
     """Where the student started: URI and revision, or the architecture."""
+    licenses: dict[str, str] = Field(default_factory=dict)
+    """Of `teacher` and `start`, as their model cards state them; one that is missing here is unknown."""
     data_revision: str
     data: dict[str, SplitFacts]
     recipe: dict[str, Any]

@@ -16,6 +16,7 @@ from distillchain_store.verified import download_file
 from distillchain_trainer.errors import CheckpointInvalid, reading
 from distillchain_trainer.models import hub
 from distillchain_trainer.models.checkpoint_files import WANTED, Parts, check_contents, check_names, read_json
+from distillchain_trainer.models.licenses import CARD_FILE, stated_license
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Checkpoint:
         field: the field of the spec that names it.
         revision: commit of the hub, else the sha256 over its weights.
         digest: sha256 over the files that are used: the same digest gives the same outputs.
+        license: as its model card states it; empty: unknown.
     """
 
     uri: str
@@ -35,6 +37,7 @@ class Checkpoint:
     revision: str
     digest: str
     weight_bytes: int
+    license: str = ""
 
     def config(self) -> dict[str, Any]:
         """config.json."""
@@ -56,7 +59,7 @@ def fetch_checkpoint(
 
         def choose(names: list[str]) -> list[str]:
             check_names(names, uri=uri, field=field, parts=parts)  # before gigabytes are downloaded
-            return [name for name in names if name.endswith(WANTED) and _is_used(name, parts)]
+            return [name for name in names if _is_fetched(name, parts)]
 
         where, commit, names = hub.fetch_snapshot(uri, field=field, choose=choose)
     elif uri.startswith("file://"):
@@ -104,9 +107,14 @@ def _fetch_prefix(
     check_names(names, uri=uri, field=field, parts=parts)  # before gigabytes are downloaded
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if name.endswith(WANTED) and _is_used(name, parts):
+        if _is_fetched(name, parts):
             store.download(name, folder / name)
     return names
+
+
+def _is_fetched(name: str, parts: Parts) -> bool:
+    """Whether a file of S3 or the hub is downloaded; of the others, only the model card, for its license."""
+    return name == CARD_FILE or (name.endswith(WANTED) and _is_used(name, parts))
 
 
 def _is_used(name: str, parts: Parts) -> bool:
@@ -132,6 +140,7 @@ def _described(uri: str, field: str, folder: Path, commit: str | None, parts: Pa
         revision=commit or f"sha256:{sha_of_weights}",
         digest=sha256_of({"weights": sha_of_weights, "rest": rest}),
         weight_bytes=sum(print_.size_bytes for print_ in weights.values()),
+        license=stated_license(folder),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,11 @@ from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_store import commit as store_commit
 from distillchain_trainer.engine.saved_state import clear_states
+from distillchain_trainer.model_card.facts import gather_facts
+from distillchain_trainer.model_card.markdown import render_card
+from distillchain_trainer.models import bert_hash
 from distillchain_trainer.models.checkpoints import fetch_checkpoint
+from distillchain_trainer.models.licenses import CARD_FILE
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.answer import answer_of
 from distillchain_trainer.stage.compute import Computed
@@ -51,19 +56,18 @@ def commit(context: Context, prepared: Prepared, computed: Computed) -> Committe
 
 def _publish(context: Context, prepared: Prepared, computed: Computed, student: ModelFacts, attempt: Path) -> Committed:
     order = context.order
-    manifest = _upload(
+    own = build_manifest(
         context,
-        build_manifest(
-            context,
-            prepared.data,
-            start=prepared.student.start,
-            pretrained=prepared.student.pretrained,
-            student=student,
-            teacher=computed.teacher.facts if computed.teacher else None,
-            stats=computed.stats,
-        ),
-        attempt,
+        prepared.data,
+        start=prepared.student.start,
+        pretrained=prepared.student.pretrained,
+        licenses=_licenses(prepared),
+        student=student,
+        teacher=computed.teacher.facts if computed.teacher else None,
+        stats=computed.stats,
     )
+    _write_card(context, prepared, own, attempt)
+    manifest = _upload(context, own, attempt)
     adopted = manifest.attempt != context.attempt
     # Gates are not part of the digest, so the faster pod may have had looser ones.
     if adopted:
@@ -71,6 +75,22 @@ def _publish(context: Context, prepared: Prepared, computed: Computed, student: 
     # Only after the commit: until then, the state is what the next attempt goes on from.
     clear_states(context.store, order.digest)
     return answer_of(order, manifest, reused=adopted)
+
+
+def _licenses(prepared: Prepared) -> dict[str, str]:
+    sources = {"teacher": prepared.teacher.checkpoint if prepared.teacher else None, "start": prepared.student_start}
+    return {name: files.license for name, files in sources.items() if files and files.license}
+
+
+def _write_card(context: Context, prepared: Prepared, manifest: Manifest, attempt: Path) -> None:
+    folder = attempt / CHECKPOINT_FOLDER
+    code_file = None
+    if prepared.student.model.config.model_type == bert_hash.BertHashConfig.model_type:
+        # transformers does not have this model type. The module needs nothing of this package.
+        code_file = Path(bert_hash.__file__).name
+        shutil.copyfile(bert_hash.__file__, folder / code_file)
+    card = render_card(gather_facts(context.store, manifest, attempt, code_file=code_file))
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def _write_student(context: Context, prepared: Prepared, computed: Computed, attempt: Path) -> ModelFacts:
