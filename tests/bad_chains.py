@@ -213,8 +213,28 @@ BAD_CHAINS = (
     BadChain(
         "no node",
         lambda spec: spec.update(template={"parallelism": {"nodes": 0}}),
-        "spec.template.parallelism.nodes: got 0, expected a whole number from 1 to 256",
+        "spec.template.parallelism.nodes: got 0, expected a whole number from 1 to 256; 1 is a single pod",
         ("spec.template.parallelism.nodes",),
+    ),
+    BadChain(
+        "number of processes in words",
+        lambda spec: spec.update(template={"parallelism": {"processesPerNode": "two"}}),
+        'spec.template.parallelism.processesPerNode: got "two", expected a whole number from 1 to 256; leave it out for '
+        "one process for each GPU of the container",
+        ("spec.template.parallelism.processesPerNode", "integer"),
+    ),
+    BadChain(
+        "a word in another case",
+        lambda spec: spec.update(template={"parallelism": {"sharding": "full"}}),
+        "spec.template.parallelism.sharding: got \"full\", expected 'None' or 'Full'; write Full",
+        ("spec.template.parallelism.sharding", "Full"),
+    ),
+    BadChain(
+        "part of a GPU",
+        lambda spec: spec.update(template={"resources": {"limits": {"nvidia.com/gpu": 0.5}}}),
+        "spec.template.resources.limits.nvidia.com/gpu: got 0.5, expected a whole number of nvidia.com/gpu; to share one, "
+        "use MIG (a resource such as nvidia.com/mig-1g.10gb) or time-slicing, where 1 is a share",
+        ("spec.template.resources.limits.nvidia.com/gpu",),
     ),
     BadChain(
         "sharding with one process",
@@ -338,7 +358,7 @@ BAD_CHAINS = (
         "layers of the teacher in no order",
         lambda spec: spec["stages"][0].update(student={"fromTeacher": {"indices": [3, 1]}}),
         "spec.stages[0].student.fromTeacher.indices: got [3, 1], expected every layer once, in rising order",
-        (),
+        ("spec.stages[0].student.fromTeacher.indices", "rising order"),
     ),
     BadChain(
         "new weights without a tokenizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,17 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     # Otherwise "5e-3" as a learningRate would be refused as if the number were wrong.
     if _is_quoted(value, kind):
         return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; drop the quotes")
-    return Fault(path, expected(value, expectation, expect.remedy if expect else ""))
+    return Fault(path, expected(value, expectation, expect.remedy if expect else _meant(value, kind, context)))
+
+
+def _meant(value: Any, kind: str, context: Mapping[str, Any]) -> str:
+    """Which of a few fixed words was meant by one in another case; empty: none."""
+    if kind != "literal_error" or not isinstance(value, str):
+        return ""
+    # pydantic gives the words as a sentence: 'None' or 'Full'.
+    words = re.findall(r"'([^']+)'", context["expected"])
+    meant = next((word for word in words if word.casefold() == value.casefold()), None)
+    return f"write {meant}" if meant else ""
 
 
 def _homes(annotation: Any, name: str, path: str = "") -> Iterator[str]:

@@ -129,10 +129,10 @@ def test_a_fault_in_a_pod_is_named_with_its_path_and_remedy(pod: Any, want: str)
         pytest.param({"resurces": {}}, ["resurces: unknown field; did you mean resources?"], id="misspelt"),
         pytest.param({"env": [{"name": "A", "value": 1}]}, ["env[0].value: got 1, expected text; quote it"], id="a number"),
         pytest.param(
-            {"resources": {"limits": {"memory": "8GB", "nvidia.com/gpu": 1.5}}},
+            {"resources": {"limits": {"memory": "8GB", "example.com/fpga": 1.5}}},
             [
                 'resources.limits.memory: got "8GB", expected a quantity such as 1, 500m or 16Gi',
-                "resources.limits.nvidia.com/gpu: got 1.5, expected a whole number of nvidia.com/gpu",
+                "resources.limits.example.com/fpga: got 1.5, expected a whole number of example.com/fpga",
             ],
             id="amounts",
         ),

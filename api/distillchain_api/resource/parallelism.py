@@ -12,7 +12,11 @@ from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 from distillchain_api.resource.quantities import quantity_value
 
-Count = Annotated[int, Field(ge=1, le=256), Expect("a whole number from 1 to 256")]
+COUNT = "a whole number from 1 to 256"
+Count = Annotated[int, Field(ge=1, le=256), Expect(COUNT, "1 is a single pod")]
+ProcessCount = Annotated[
+    int, Field(ge=1, le=256), Expect(COUNT, "leave it out for one process for each GPU of the container")
+]
 Sharding = Literal["None", "Full"]
 
 NEEDS_SEVERAL = "sharding divides a model among several processes: set nodes or processesPerNode"
@@ -23,7 +27,7 @@ class Parallelism(Document):
 
     nodes: Count = 1
     """Pods of the stage. They all start before any of them trains."""
-    processes_per_node: Count | None = None
+    processes_per_node: ProcessCount | None = None
     """Processes of each pod; empty: the GPUs in the resources of the container `trainer`, else 1."""
     sharding: Sharding = "None"
     """None: each process holds the whole student. Full: weights, gradients and optimizer state are divided (FSDP2)."""
@@ -51,7 +55,7 @@ class ResolvedParallelism(Document):
 
     nodes: Count = 1
     """Pods of the stage."""
-    processes_per_node: Count = 1
+    processes_per_node: ProcessCount = 1
     """Processes of each pod."""
     sharding: Sharding = "None"
 

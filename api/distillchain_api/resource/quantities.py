@@ -24,6 +24,8 @@ Quantity = Annotated[Any, WithJsonSchema({"x-kubernetes-int-or-string": True, "p
 STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 """What a container may ask for by a name without a domain, beside hugepages-<size>."""
 
+SHARED_GPU = "to share one, use MIG (a resource such as nvidia.com/mig-1g.10gb) or time-slicing, where 1 is a share"
+
 _DECIMAL = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
@@ -58,7 +60,7 @@ def amount_faults(limits: Mapping[str, Any], requests: Mapping[str, Any], *, com
     faulty = set()
     for key, amounts in (("limits", limits), ("requests", requests)):
         for name, amount in amounts.items():
-            if problem := quantity_problem(amount) or _name_problem(name) or _part_problem(name, amount):
+            if problem := quantity_problem(amount) or _name_problem(name) or part_problem(name, amount):
                 faulty.add(name)
                 yield Fault(f"{key}.{name}", problem)
     for name, request in requests.items():
@@ -80,12 +82,12 @@ def _name_problem(name: str) -> str | None:
     return f"unknown resource; {remedy}"
 
 
-def _part_problem(name: str, amount: object) -> str | None:
+def part_problem(name: str, amount: object) -> str | None:
+    """Why an amount of a device is refused: the API server takes no parts of devices, such as 500m of a GPU."""
     value = quantity_value(amount)
-    # The API server refuses parts of devices, such as 500m of a GPU.
     if not _is_extended(name) or value is None or value.denominator == 1:
         return None
-    return expected(amount, f"a whole number of {name}")
+    return expected(amount, f"a whole number of {name}", SHARED_GPU if name.endswith("/gpu") else "")
 
 
 def _request_problem(name: str, request: object, limit: object, *, complete: bool) -> str | None:

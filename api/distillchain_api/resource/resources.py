@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from distillchain_api.base import Document
 from distillchain_api.faults import Fault, error_of, expected
-from distillchain_api.resource.quantities import EXPECTED, Quantity, amount_faults
+from distillchain_api.resource.quantities import EXPECTED, Quantity, amount_faults, part_problem
 
 Amounts = Annotated[dict[str, Quantity], Field(max_length=64)]
 
@@ -46,4 +46,6 @@ def _fractions(key: str, amounts: Mapping[str, Any]) -> Iterator[Fault]:
     """Numbers such as 0.5: the schema of a CRD takes text and whole numbers, unlike that of a pod."""
     for name, amount in amounts.items():
         if isinstance(amount, float):
-            yield Fault(f"{key}.{name}", expected(amount, EXPECTED, f'write "{amount}"'))
+            # Quoted, a part of a device would be refused again.
+            problem = part_problem(name, amount) or expected(amount, EXPECTED, f'write "{amount:g}"')
+            yield Fault(f"{key}.{name}", problem)
