@@ -172,8 +172,14 @@ def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
     if is_document(output):
         print_result(document_text(status.to_document(), output))
     else:
-        print_result(results_table(planned, status, width=None if output is Output.WIDE else WIDTH))
+        width = None if output is Output.WIDE else WIDTH
+        print_result(results_table(planned, status, width=width, warnings_were_printed=_is_one_terminal()))
     return status
+
+
+def _is_one_terminal() -> bool:
+    """Whether results appear on the screen below the messages, and not in a file or another program."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 def _explain_failure(status: ChainStatus) -> None:

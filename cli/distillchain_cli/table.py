@@ -23,8 +23,14 @@ class _Row:
     elapsed_seconds: str | None = None
 
 
-def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH) -> str:
-    """Root teacher first, then the students in order. Below: warnings, and what marks and units mean."""
+def results_table(
+    plan: Plan, status: ChainStatus, *, width: int | None = WIDTH, warnings_were_printed: bool = False
+) -> str:
+    """Root teacher first, then the students in order. Below: warnings, and what marks and units mean.
+
+    Args:
+        warnings_were_printed: the reader has them on the same screen, so they are only counted.
+    """
     metric = plan.chain.spec.task.deciding_metric
     root = root_teacher(plan, status.stages)
     columns = [
@@ -39,7 +45,7 @@ def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH)
         Column("TIME", right=True),
     ]
     table = format_columns(columns, [_cells(row, root, metric) for row in _rows(plan, status, root)], width=width)
-    return "\n".join([table, "", *_notes(status, metric)])
+    return "\n".join([table, "", *_notes(status, metric, warnings_were_printed)])
 
 
 def _rows(plan: Plan, status: ChainStatus, root: MeasuredStatus | None) -> list[_Row]:
@@ -78,15 +84,20 @@ def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: Metric
     return "" if kept is None else f"{100 * kept:.1f}%"
 
 
-def _notes(status: ChainStatus, metric: Metric) -> list[str]:
+def _notes(status: ChainStatus, metric: Metric, warnings_were_printed: bool) -> list[str]:
     # Only the marks that occur are explained.
     used = "".join(_marks(entry) for entry in status.stages)
     notes = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in used]
     for entry in status.stages:
         if entry.phase == "Committed":
             notes += [f"{entry.name} {entry.message}"] if entry.message else []
-            notes += warning_lines(entry)
+            notes += _counted(entry) if warnings_were_printed else warning_lines(entry)
     name = metric.name
     direction = "" if metric.higher_is_better else ", lower is better"
     retained = f"; retained: share of the teacher's {name} on validation" if metric.has_retention else ""
     return [*notes, f"{name}: on validation{direction}; test: {name} on test{retained}"]
+
+
+def _counted(entry: StageStatus) -> list[str]:
+    found = len(entry.warnings)
+    return [f"{entry.name}: {found} {'warning' if found == 1 else 'warnings'}, see above"] if found else []

@@ -5,14 +5,19 @@ A script replaces the trainer for endings that the real one cannot be made to sh
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cli.parts import (
+    COMMAND,
     attempts_of,
+    clean_environment,
     distillchain,
     distillchain_here,
     install_stand_in,
@@ -77,6 +82,38 @@ def test_warnings_of_the_trainer_are_printed_when_the_stage_ends_and_below_the_t
     assert done.returncode == 0, done.stderr
     assert "mini: warning: class high is never predicted" in done.stderr.splitlines()
     assert "mini: warning: class high is never predicted" in done.stdout.splitlines()
+
+
+def test_on_a_terminal_each_warning_is_printed_once(tmp_path: Path):
+    write_chain(tmp_path, stages=["mini"])
+    stand_in = install_stand_in(tmp_path, "commit(warnings=['class high is never predicted'])")
+    our_end, terminal = os.openpty()
+
+    process = subprocess.Popen(
+        [*COMMAND, "run", "chain.yaml"],
+        cwd=tmp_path,
+        env=clean_environment(tmp_path) | {"COLUMNS": "80"} | stand_in,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    with os.fdopen(our_end, "rb", buffering=0) as screen:
+        text = b"".join(iter(lambda: read_terminal(screen.fileno()), b"")).decode()
+
+    assert process.wait(30) == 0, text
+    assert text.count("class high is never predicted") == 1
+    assert "mini: 1 warning, see above" in text
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """What appears next on a terminal; empty once its processes have ended, which Linux reports as an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def test_a_crash_is_retried_and_each_attempt_has_its_own_log(tmp_path: Path):
