@@ -49,7 +49,9 @@ class StageForecast:
 
 
 def student_start(student: Student) -> str:
-    """Where a student starts: its checkpoint, or `new bert`."""
+    """Where a student starts: its checkpoint, `4 layers of the teacher`, or `new bert`."""
+    if student.from_teacher is not None:
+        return student.from_teacher.shown
     return student.model or f"new {student.architecture.model_type if student.architecture else ''}"
 
 

@@ -15,6 +15,7 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, error_of, expected
 from distillchain_api.objectives import Objective
+from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
 from distillchain_api.resource.metadata import ObjectMeta
 from distillchain_api.resource.parallelism import Parallelism
@@ -213,10 +214,13 @@ class Architecture(Document):
 
 
 class Student(Document):
-    """Where a student starts: a checkpoint (`model`), or new weights (`architecture` with a `tokenizer`)."""
+    """Where a student starts: a checkpoint (`model`), some layers of its teacher (`fromTeacher`), or new weights
+    (`architecture` with a `tokenizer`)."""
 
     model: SourceUri | None = None
     """Pretrained checkpoint; a head for the task is added if it has none."""
+    from_teacher: FromTeacher | None = None
+    """Some layers of its teacher instead, with the teacher's head and tokenizer."""
     architecture: Architecture | None = None
     """New weights instead; flagged `pretrained: false` everywhere."""
     tokenizer: SourceUri | None = None
@@ -224,19 +228,32 @@ class Student(Document):
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
-        if (self.model is None) == (self.architecture is None):
-            given = "both" if self.model else "neither"
+        starts = {"model": self.model, "fromTeacher": self.from_teacher, "architecture": self.architecture}
+        stated = [name for name, start in starts.items() if start is not None]
+        if len(stated) != 1:
             raise fault(
-                "", f"got {given}, expected either model or architecture; a pretrained model is the better start"
+                "",
+                f"got {' and '.join(stated) or 'none'}, expected one of model, fromTeacher and architecture; a "
+                "pretrained model is the better start",
             )
         if self.architecture and not self.tokenizer:
             raise fault("tokenizer", "missing, expected a checkpoint with a tokenizer beside architecture; add it")
+        if self.from_teacher and self.tokenizer:
+            raise fault("tokenizer", expected(self.tokenizer, "nothing beside fromTeacher", "remove it"))
         return self
 
     model_config = {
         "json_schema_extra": rules(
-            cel("has(self.model) != has(self.architecture)", "expected either model or architecture"),
+            cel(
+                "[has(self.model), has(self.fromTeacher), has(self.architecture)].exists_one(stated, stated)",
+                "expected one of model, fromTeacher and architecture",
+            ),
             cel("!has(self.architecture) || has(self.tokenizer)", "architecture needs a tokenizer beside it"),
+            cel(
+                "!has(self.fromTeacher) || !has(self.tokenizer)",
+                "tokenizer: expected nothing beside fromTeacher; remove it",
+                fieldPath=".tokenizer",
+            ),
         )
     }
 

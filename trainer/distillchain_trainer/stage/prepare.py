@@ -24,6 +24,7 @@ from distillchain_trainer.engine.sharding import shard
 from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
+from distillchain_trainer.models.fewer_layers import with_fewer_layers
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.tasks import adapter_for
@@ -71,7 +72,7 @@ def prepare(context: Context) -> Prepared:
     data = _read_data(context, task)
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
     teacher = _load_teacher(context, task)
-    student, start, start_digest = _load_student(context, task)
+    student, start, start_digest = _load_student(context, task, teacher)
     source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
     return Prepared(task, data, teacher, student, start, source)
@@ -163,7 +164,9 @@ def _fetch_teacher(context: Context) -> Checkpoint:
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
 
 
-def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoint | None, str]:
+def _load_student(
+    context: Context, task: TaskAdapter, teacher: LoadedTeacher | None
+) -> tuple[Loaded, Checkpoint | None, str]:
     """The student before its training, its checkpoint, and a sha256 over the files that it starts from."""
     order, storage = context.order, context.order.storage
     spec, field = order.student, f"{order.field}.student" if order.teacher else order.field
@@ -183,6 +186,17 @@ def _load_student(context: Context, task: TaskAdapter) -> tuple[Loaded, Checkpoi
     tokenizer = fetch(spec.tokenizer, "tokenizer", "tokenizer") if spec.tokenizer else None
     # With a tokenizer of its own, the one of the checkpoint is not read and may be missing.
     start = fetch(spec.model, "student", "weights" if tokenizer else "all") if spec.model else None
+    if spec.from_teacher is not None:
+        assert teacher is not None, "the spec has stage zero start from a model"
+        take_layers = partial(
+            with_fewer_layers,
+            teacher.checkpoint,
+            spec.from_teacher,
+            field=f"{field}.fromTeacher",
+            folder=context.folder / "student",
+            warnings=context.warnings,
+        )
+        start = _fetch_once(context, take_layers, "layers of the teacher")
     seed = order.training.seed
     if spec.architecture is not None:
         assert tokenizer is not None
