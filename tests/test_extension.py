@@ -71,7 +71,7 @@ def a_chain(root: Path) -> dict[str, Any]:
             "teacher": {"model": f"file://{root}/start", "fineTune": {"epochs": 6}},
             "template": {
                 "training": {"epochs": 6, "batchSize": 16, "learningRate": 0.01},
-                "distillation": {"objective": "HalfSquares", "alpha": 0.9},
+                "distillation": {"objective": "HalfSquares", "parameters": {"factor": 2}, "alpha": 0.9},
             },
             "stages": [
                 {
@@ -100,7 +100,8 @@ def test_a_toy_task_and_a_toy_objective_run_a_whole_chain(extended: Path, tmp_pa
 
     manifests = [json.loads(path.read_text()) for path in tmp_path.glob("store/stages/*/manifest.json")]
     student = next(manifest for manifest in manifests if manifest["stage"] == "small")
-    assert student["recipe"]["distillation"]["objective"] == "HalfSquares"
+    distillation = student["recipe"]["distillation"]
+    assert (distillation["objective"], distillation["parameters"]) == ("HalfSquares", {"factor": 2.0})
     assert student["student"]["metrics"]["validation"]["closeness"] > 0.7
     assert "doubt" not in student["student"]
     assert "closeness" in (tmp_path / "report.html").read_text()
@@ -113,5 +114,8 @@ def test_the_crd_knows_both(extended: Path):
     assert spec["task"]["properties"]["type"]["enum"] == ["StarRating", "TextClassification"]
     assert spec["task"]["properties"]["metric"]["enum"] == ["closeness", "accuracy", "macroF1"]
     assert {"stars", "labels"} <= spec["task"]["properties"].keys()
-    objective = spec["template"]["properties"]["distillation"]["properties"]["objective"]
-    assert objective["enum"] == ["HalfSquares", "SoftTargets"]
+    distillation = spec["template"]["properties"]["distillation"]
+    assert {"HalfSquares", "SoftTargets"} <= set(distillation["properties"]["objective"]["enum"])
+    assert distillation["properties"]["parameters"]["properties"]["factor"]["maximum"] == 10
+    rules = [rule["message"] for rule in distillation["x-kubernetes-validations"]]
+    assert any("factor only beside objective HalfSquares" in message for message in rules)

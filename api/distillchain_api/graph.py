@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from distillchain_api.base import Document
 from distillchain_api.digests import distill_digest, fine_tune_digest
+from distillchain_api.resource.distillation import resolve_distillation
 from distillchain_api.resource.gate import Gate
 from distillchain_api.resource.parallelism import Parallelism, gpus_of, resolve
 from distillchain_api.resource.spec import (
@@ -111,7 +112,7 @@ def _distill(
     spec, template = chain.spec, chain.spec.template
     # Merged before the digest: it does not matter whether the template or the stage states a value.
     training = merge(template.training, stage.training)
-    distillation = merge(template.distillation, stage.distillation)
+    distillation = resolve_distillation(spec.task, template.distillation, stage.distillation)
     teacher = (
         TeacherRef(name=before.name, digest=before.digest)
         if before

@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-Objective = Literal["SoftTargets"]
-"""Names of `spec.template.distillation.objective`: one file each."""
+from pydantic import Field
+
+from distillchain_api.base import Document
+from distillchain_api.faults import Expect
+
+Objective = Literal["Decoupled", "JensenShannon", "LogitMSE", "ReverseKL", "SoftTargets"]
+"""Names of `distillation.objective`: one file each."""
+
+
+class ObjectiveParameters(Document):
+    """Numbers that only one objective has; they are stated beside it."""
+
+    target_weight: Annotated[float, Field(ge=0, le=1000), Expect("a number from 0 to 1000")] | None = None
+    """Decoupled: weight of the part on the true class, alpha in the paper. Default: 1."""
+
+    non_target_weight: Annotated[float, Field(ge=0, le=1000), Expect("a number from 0 to 1000")] | None = None
+    """Decoupled: weight of the part among the other classes, beta in the paper. Default: 8."""
+
+    beta: Annotated[float, Field(gt=0, lt=1), Expect("a number above 0 and below 1")] | None = None
+    """JensenShannon: share of the teacher in the mixture that both are compared with: divided by beta, the loss tends
+    to SoftTargets for beta near 0; divided by 1 - beta, to ReverseKL for beta near 1. Default: 0.5."""
+
+
+DEFAULTS: dict[str, dict[str, float]] = {
+    "Decoupled": {"target_weight": 1.0, "non_target_weight": 8.0},
+    "JensenShannon": {"beta": 0.5},
+}
+"""Parameters of each objective that has some, in snake case, and their defaults."""
+
+WITHOUT_TEMPERATURE: tuple[str, ...] = ("LogitMSE",)
+"""Objectives that no temperature applies to."""
+
+BY_OUTPUTS: dict[str, tuple[str, ...]] = {
+    "Classes": ("Decoupled", "JensenShannon", "LogitMSE", "ReverseKL", "SoftTargets"),
+    "Labels": ("JensenShannon", "LogitMSE", "ReverseKL", "SoftTargets"),
+    "Numbers": ("LogitMSE",),
+    "Tokens": ("JensenShannon", "ReverseKL", "SoftTargets"),
+}
+"""Objectives that can compare outputs of each kind (Task.outputs)."""

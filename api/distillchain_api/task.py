@@ -5,7 +5,7 @@ A task type is one module of `distillchain_api.tasks` with a subclass of Task; `
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 from distillchain_api.metrics import Metric
+from distillchain_api.objectives import Objective
 from distillchain_api.values import SourceUri, Text, is_plain_path
 
 CONFIG_RULE = cel(
@@ -119,6 +120,11 @@ class Task(Document):
 
     metrics: ClassVar[tuple[Metric, ...]]
     """All metrics that are measured; the first is the default of `metric`."""
+    outputs: ClassVar[Literal["Classes", "Labels", "Numbers", "Tokens"]] = "Classes"
+    """What a model's outputs are, which decides the objectives that can compare them: one class out of several, labels
+    that do not exclude each other, numbers, or the next token."""
+    default_objective: ClassVar[Objective] = "SoftTargets"
+    """The objective of a chain that states none."""
 
     type: str
     """Overridden by each task type with a Literal of its own name."""
@@ -128,6 +134,11 @@ class Task(Document):
     """Overridden by each task type with a Literal of its metrics' names."""
     max_length: Annotated[int, Field(ge=4, le=8192), Expect("a number of tokens from 4 to 8192")] = 128
     """Tokens that a text is truncated to."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes that a model's outputs stand for, in their order; empty for other outputs."""
+        return []
 
     @property
     def deciding_metric(self) -> Metric:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillchain_api.base import Document
-from distillchain_api.resource.spec import Distillation, Training
+from distillchain_api.resource.distillation import Distillation
+from distillchain_api.resource.spec import Training
 from distillchain_report import words
 from distillchain_report.model import Report, StageReport
 

@@ -15,7 +15,8 @@ from bad_chains import GOOD
 from distillchain_api.base import Document
 from distillchain_api.digests import INITIALISATIONS, canonical_json, distill_digest, identity_of, sha256_of
 from distillchain_api.graph import build_plan
-from distillchain_api.resource.spec import Architecture, Distillation, Student, Training, parse_chain
+from distillchain_api.resource.distillation import Distillation
+from distillchain_api.resource.spec import Architecture, Student, Training, parse_chain
 from distillchain_api.task import Splits, TextDataset
 from distillchain_api.tasks.text_classification import TextClassification
 
@@ -38,7 +39,9 @@ def test_golden_digests_stand():
     ]
 
 
-@pytest.mark.parametrize("kind", [TextClassification, TextDataset, Splits, Student, Architecture, Training, Distillation])
+@pytest.mark.parametrize(
+    "kind", [TextClassification, TextDataset, Splits, Student, Architecture, Training, Distillation]
+)
 def test_a_field_added_with_a_default_renames_nothing(kind: type[Document]):
     """Every document that takes part in identity, as a later release might extend it."""
 
@@ -97,6 +100,7 @@ def test_defaults_are_part_of_the_contract():
     assert Training().to_document() == {
         "epochs": 3, "batchSize": 32, "learningRate": 1e-4, "weightDecay": 0.0, "warmupRatio": 0.0, "scheduler": "linear",
         "maxGradNorm": 1.0, "precision": "float32", "tf32": False, "seed": 42,
+        "labelSmoothing": 0.0, "balancedClasses": False,
     }  # fmt: skip
     assert Distillation().to_document() == {"objective": "SoftTargets", "temperature": 1.0, "alpha": 1.0}
     task = parse_chain(GOOD).spec.task

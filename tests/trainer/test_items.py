@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the name every reader of torch c
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.spec import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
@@ -262,12 +263,12 @@ def test_the_task_decides_what_an_objective_compares():
         def teacher_pair(self, logits: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             return logits[..., :2], teacher
 
-    distillation = SimpleNamespace(alpha=1.0, objective="SoftTargets", temperature=1.0)
-    losses = row_losses_of(Halves(), distillation)  # type: ignore[abstract, arg-type]  # the rest is not called
+    losses = row_losses_of(Halves(), Distillation())  # type: ignore[abstract]  # the rest is not called
     logits, teacher = torch.randn(2, 4, CLASSES), torch.randn(2, 3, 2)
     positions, inside = torch.tensor([[0, 3, 0], [1, 0, 0]]), torch.tensor([[True, True, False], [True, False, False]])
 
-    found = losses(SimpleNamespace(logits=logits), {"positions": positions, "inside": inside, "teacher": teacher})
+    compared = {"positions": positions, "inside": inside, "teacher": teacher, "targets": torch.zeros(2, 3)}
+    found = losses(SimpleNamespace(logits=logits), compared)
 
     def kl(row: int, item: int, place: int) -> Tensor:
         student = logits[row, place, :2].log_softmax(-1)

@@ -1,8 +1,9 @@
-"""SoftTargets against a value worked out by hand, an independent formula, and its limits; and how losses are combined."""
+"""How objectives are found, checked and combined; SoftTargets against its formula and its limits."""
 
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
+from distillchain_api import objectives as contract
 from distillchain_trainer.errors import LabelMismatch
 from later import Later
 
 torch = Later("torch")
 objectives = Later("distillchain_trainer.objectives")
+names = Later("distillchain_trainer.objectives.names")
 soft_targets = Later("distillchain_trainer.objectives.soft_targets")
 objective = Later("distillchain_trainer.objectives.objective")
 
@@ -58,28 +61,17 @@ def test_it_is_the_formula_of_the_paper(student: torch.Tensor, teacher: torch.Te
     assert got == pytest.approx(want, rel=1e-4, abs=1e-4 * temperature**2)
 
 
-@given(student=logits, temperature=temperatures, shift=st.floats(-5, 5))
-@settings(deadline=None)
-def test_it_is_zero_for_equal_logits_also_when_shifted(student: torch.Tensor, temperature: float, shift: float):
-    assert soft_targets.soft_target_loss(
-        student, student + shift, temperature=temperature
-    ).mean().item() == pytest.approx(0, abs=1e-3)
-
-
 @given(student=logits, teacher=logits)
 @settings(deadline=None)
 def test_at_high_temperature_it_tends_to_half_the_mean_squared_distance(student: torch.Tensor, teacher: torch.Tensor):
     # Hinton et al., section 2.1: for T -> infinity, T^2 KL -> sum over classes (z - v)^2 / (2 C) of centred logits.
     rows = min(len(student), len(teacher))
     z, v = (x[:rows].double() - x[:rows].double().mean(-1, keepdim=True) for x in (student, teacher))
-    want = ((z - v) ** 2).sum(-1).mean().item() / (2 * 3)
+    want = ((z - v) ** 2).sum(-1) / (2 * 3)
 
-    log_q, log_p = ((x / 1e4).log_softmax(-1) for x in (z, v))
-    limit = 1e8 * torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True).item()
-    got = soft_targets.soft_target_loss(student[:rows], teacher[:rows], temperature=200.0).mean().item()
+    got = soft_targets.soft_target_loss(z, v, temperature=1e4)
 
-    assert limit == pytest.approx(want, rel=1e-2, abs=1e-2)
-    assert got == pytest.approx(want, rel=0.2, abs=0.1)
+    torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)
 
 
 def test_the_gradient_flows_into_the_student_alone():
@@ -93,15 +85,6 @@ def test_the_gradient_flows_into_the_student_alone():
     torch.testing.assert_close(student.grad, 2.0 * (q - p) / 4)  # T^2 * (1/T) * (q - p), a mean over 4 rows
 
 
-def test_each_row_has_its_own_loss():
-    student, teacher = torch.randn(6, 3), torch.randn(6, 3)
-
-    together = soft_targets.soft_target_loss(student, teacher, temperature=3.0)
-    alone = [soft_targets.soft_target_loss(student[[row]], teacher[[row]], temperature=3.0) for row in range(6)]
-
-    torch.testing.assert_close(together, torch.cat(alone))
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
 def test_labels_and_teacher_are_weighed_by_alpha(alpha: float):
     label, teacher = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
@@ -111,15 +94,26 @@ def test_labels_and_teacher_are_weighed_by_alpha(alpha: float):
     torch.testing.assert_close(got, (1 - alpha) * label + alpha * teacher)
 
 
-def test_every_objective_file_has_its_name_in_the_contract_and_can_be_loaded():
-    from typing import get_args
+def test_what_the_files_declare_is_in_the_contract_and_in_the_objectives():
+    files = objectives.objective_files()
 
-    from distillchain_api.objectives import Objective
+    assert sorted(files) == sorted(get_args(contract.Objective))
+    for name, file in files.items():
+        loaded = objectives.load_objective(name)
+        assert loaded.uses_temperature == file.uses_temperature == (name not in contract.WITHOUT_TEMPERATURE)
+        stated = {names.snake_case(key): item.default for key, item in file.parameters.items()}
+        assert stated == contract.DEFAULTS.get(name, {})
 
-    assert sorted(objectives.objective_modules()) == sorted(get_args(Objective))
-    assert all(objectives.load_objective(name).needs == "logits" for name in get_args(Objective))
+
+def test_two_objectives_may_not_share_the_name_of_a_parameter(monkeypatch: pytest.MonkeyPatch):
+    parameter = objectives.Parameter("a number", 0.5)
+    files = {name: objectives.ObjectiveFile(name, name.lower(), parameters={"beta": parameter}) for name in ("A", "B")}
+    monkeypatch.setattr("distillchain_trainer.objectives.names.objective_files", lambda: files)
+
+    with pytest.raises(ValueError, match=r"^B and A both have a parameter beta; rename one$"):
+        names.render()
 
 
 def test_logits_of_another_number_of_classes_are_refused():
     with pytest.raises(LabelMismatch, match=r"^student logits are \(2, 3\), the teacher's \(2, 2\)$"):
-        soft_targets.soft_target_loss(torch.zeros(2, 3), torch.zeros(2, 2), temperature=1.0)
+        soft_targets.OBJECTIVE.losses(torch.zeros(2, 3), torch.zeros(2, 2), temperature=1.0, parameters={})

@@ -14,9 +14,22 @@ from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, error_of, expected
-from distillchain_api.objectives import Objective
+from distillchain_api.resource.distillation import (
+    OBJECTIVE_RULES,
+    DistillationOverrides,
+    TemplateDistillation,
+    distillation_faults,
+)
 from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
+from distillchain_api.resource.label_term import (
+    BLOCK_RULE,
+    LABEL_RULES,
+    ClassWeights,
+    LabelFields,
+    LabelSmoothing,
+    label_faults,
+)
 from distillchain_api.resource.metadata import ObjectMeta
 from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
@@ -119,6 +132,14 @@ class TrainingOverrides(Document):
     """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits."""
     seed: Seed | None = None
     """Seed of data order, dropout and new weights."""
+    label_smoothing: LabelSmoothing | None = None
+    """Share of each label that is spread evenly over all classes, in the loss on the labels."""
+    class_weights: ClassWeights | None = None
+    """Weights of the classes in the loss on the labels, by name; replaces the template's as a whole."""
+    balanced_classes: bool | None = None
+    """Weigh each class by rows / (classes * rows of the class), in the loss on the labels."""
+
+    model_config = {"json_schema_extra": rules(BLOCK_RULE)}
 
 
 class Training(Document):
@@ -144,34 +165,14 @@ class Training(Document):
     """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits."""
     seed: Seed = 42
     """Seed of data order, dropout and new weights."""
+    label_smoothing: LabelSmoothing = 0.0
+    """Share of each label that is spread evenly over all classes, in the loss on the labels."""
+    class_weights: ClassWeights | None = None
+    """Weights of the classes in the loss on the labels, by name; a class that is not named weighs 1."""
+    balanced_classes: bool = False
+    """Weigh each class by rows / (classes * rows of the class), in the loss on the labels."""
 
-
-Temperature = Annotated[float, Field(gt=0, le=100), Expect("a temperature above 0 and at most 100", "1.0 is neutral")]
-Alpha = Annotated[
-    float, Field(ge=0, le=1), Expect("a share from 0 (labels only) to 1 (teacher only)", "1.0 is the published recipe")
-]
-
-
-class DistillationOverrides(Document):
-    """Distillation values of one stage; fields that are not set come from the template."""
-
-    objective: Objective | None = None
-    """Loss between student and teacher."""
-    temperature: Temperature | None = None
-    """Divisor of both logits."""
-    alpha: Alpha | None = None
-    """Share of the teacher's loss; the rest is the loss on the labels."""
-
-
-class Distillation(Document):
-    """loss = (1 - alpha) * label loss + alpha * objective(student, teacher)."""
-
-    objective: Objective = "SoftTargets"
-    """Loss between student and teacher. SoftTargets: temperature^2 * KL(teacher || student) (Hinton et al. 2015)."""
-    temperature: Temperature = 1.0
-    """Divisor of both logits."""
-    alpha: Alpha = 1.0
-    """Share of the teacher's loss; the rest is the loss on the labels."""
+    model_config = {"json_schema_extra": rules(BLOCK_RULE)}
 
 
 AnyMap = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
@@ -192,7 +193,7 @@ class Template(Document):
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
     parallelism: Parallelism = Parallelism()
-    distillation: Distillation = Distillation()
+    distillation: TemplateDistillation = TemplateDistillation()
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""
     timeout: Duration | None = None
@@ -356,7 +357,25 @@ class ChainSpec(Document):
             raise error_of(faults)
         return self
 
-    model_config = {"json_schema_extra": rules(*GATE_RULES)}
+    @model_validator(mode="after")
+    def _objectives_fit_the_task(self) -> Self:
+        stages = [stage.distillation for stage in self.stages]
+        if faults := list(distillation_faults(self.task, self.template.distillation, stages)):
+            raise error_of(faults)
+        return self
+
+    @model_validator(mode="after")
+    def _label_terms_fit_the_task(self) -> Self:
+        overrides: dict[str, LabelFields] = {
+            f"stages[{index}].training": stage.training for index, stage in enumerate(self.stages)
+        }
+        if self.teacher.fine_tune is not None:
+            overrides["teacher.fineTune"] = self.teacher.fine_tune
+        if faults := list(label_faults(self.task, self.template.training, overrides)):
+            raise error_of(faults)
+        return self
+
+    model_config = {"json_schema_extra": rules(*GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES)}
 
 
 class DistillationChain(Document):

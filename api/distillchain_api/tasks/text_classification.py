@@ -34,6 +34,11 @@ class TextClassification(Task):
     metric: Literal["accuracy", "macroF1"] = "accuracy"
     """The metric of gates and results, a share from 0 to 1. macroF1 averages over the classes of validation."""
 
+    @property
+    def class_names(self) -> list[str]:
+        """See Task."""
+        return self.labels
+
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):

@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Document
 from distillchain_api.faults import Expect
+from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.gate import Gate, TeacherGate
 from distillchain_api.resource.parallelism import ResolvedParallelism
-from distillchain_api.resource.spec import Distillation, Student, Training
+from distillchain_api.resource.spec import Student, Training
 from distillchain_api.tasks import AnyTask
 
 WORK_ORDER_ENV = "DISTILLCHAIN_WORK_ORDER"

@@ -14,7 +14,8 @@ from torch import Tensor
 from distillchain_api.failures import StageError
 from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_sentence
 from distillchain_api.layout import trace_key
-from distillchain_api.resource.spec import Distillation, Training
+from distillchain_api.resource.distillation import Distillation
+from distillchain_api.resource.spec import Training
 from distillchain_api.wire.manifest import ModelFacts, SplitMetrics
 from distillchain_store.errors import DiskFull
 from distillchain_trainer.engine.history import History
@@ -30,6 +31,7 @@ from distillchain_trainer.models.checkpoints import forget
 from distillchain_trainer.models.forward_check import MIXES_PADDING
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.objectives import load_objective
+from distillchain_trainer.objectives.label_term import LabelTerm, label_term
 from distillchain_trainer.objectives.objective import combined_loss
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.measure import Measurer, Origin, numbers_check
@@ -201,12 +203,18 @@ def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
             forget(context.folder / "teacher")
 
 
-def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLosses:
-    """The loss of each row: labels and teacher, weighed by `alpha`; without distillation the labels alone."""
+def row_losses_of(task: TaskAdapter, distillation: Distillation | None, labels: LabelTerm | None = None) -> RowLosses:
+    """The loss of each row: labels and teacher, weighed by `alpha`; without distillation the labels alone.
+
+    Args:
+        labels: label smoothing and class weights; None: neither, and the task computes its own loss on the labels.
+    """
+    # These fields are accepted only for tasks whose loss is a cross-entropy of classes (resource/label_term.py).
+    label_loss = task.label_loss if labels is None or labels.is_plain else labels.losses
     if distillation is None or distillation.alpha == 0:
 
         def label_losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
-            return _per_row(task.label_loss(task.logits_of(answer, compared), compared["targets"]), compared)
+            return _per_row(label_loss(task.logits_of(answer, compared), compared["targets"]), compared)
 
         return label_losses
     objective, alpha = load_objective(distillation.objective), distillation.alpha
@@ -214,9 +222,15 @@ def row_losses_of(task: TaskAdapter, distillation: Distillation | None) -> RowLo
     def losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
         logits = task.logits_of(answer, compared)
         # With alpha 1 the labels have no weight, so their loss is not computed.
-        label = task.label_loss(logits, compared["targets"]) if alpha < 1 else None
+        label = label_loss(logits, compared["targets"]) if alpha < 1 else None
         student, taught = task.teacher_pair(logits, compared["teacher"])
-        teacher = objective.row_loss(student, taught, temperature=distillation.temperature)
+        teacher = objective.losses(
+            student,
+            taught,
+            temperature=distillation.temperature,
+            parameters=distillation.all_parameters,
+            true_class=compared["targets"],
+        )
         return _per_row(combined_loss(label, teacher, alpha=alpha), compared)
 
     return losses
@@ -243,11 +257,13 @@ class _Training:
 
     def run(self, teacher: TeacherOutputs | None, resume_from: tuple[Path, int] | None) -> None:
         context, order, student = self.context, self.context.order, self.prepared.student
+        targets = self.prepared.task.targets(self.prepared.data.train)
         rows = TrainingRows.of(
             self.prepared.task.encode(self.prepared.data.train, student, check=context.signals.raise_if_requested),
-            self.prepared.task.targets(self.prepared.data.train),
+            targets,
             teacher,
         )
+        labels = label_term(order.training, order.task.class_names, targets, device=student.model.device)
         # Kept by the task for the measurements at the ends of epochs, which ranks cannot leave one by one.
         self.prepared.task.encode(self.prepared.data.validation, student, check=context.signals.raise_if_requested)
         # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
@@ -259,7 +275,7 @@ class _Training:
             progress = train(
                 student.model,
                 rows,
-                row_losses_of(self.prepared.task, order.distillation),
+                row_losses_of(self.prepared.task, order.distillation, labels),
                 Settings(
                     order.training,
                     micro_batch_size=order.micro_batch_size,
