@@ -20,8 +20,10 @@ from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification import heads
-from distillchain_trainer.tasks.text_classification.heads import Classifier
+from distillchain_trainer.tasks.sequences import heads
+from distillchain_trainer.tasks.sequences.head import Head
+from distillchain_trainer.tasks.sequences.heads import SequenceModel
+from distillchain_trainer.tasks.text_classification.adapter import TextClassificationAdapter
 from trainer.parts import LABELS, an_order, read_json, save_tokenizer
 
 Edit = Callable[[Path], None]
@@ -36,31 +38,35 @@ def a_task(**task: Any) -> TextClassification:
     return found
 
 
+def a_head(**task: Any) -> Head:
+    return TextClassificationAdapter(a_task(**task), StageWarnings()).head
+
+
 def fetch(folder: Path, *, field: str = "spec.teacher.model", parts: Parts = "all") -> Checkpoint:
     return fetch_checkpoint(
         f"file://{folder}", field=field, endpoint_url=None, region=None, folder=folder / "unused", parts=parts
     )
 
 
-def load_teacher(folder: Path, warnings: StageWarnings | None = None, **task: Any) -> Classifier:
-    return heads.load_teacher(fetch(folder), a_task(**task), warnings=warnings or StageWarnings())
+def load_teacher(folder: Path, warnings: StageWarnings | None = None, **task: Any) -> SequenceModel:
+    return heads.load_teacher(fetch(folder), a_head(**task), warnings=warnings or StageWarnings())
 
 
 def load_student(
     folder: Path, warnings: StageWarnings | None = None, *, tokenizer: Path | None = None, seed: int = 1, **task: Any
-) -> Classifier:
+) -> SequenceModel:
     other = fetch(tokenizer, field="spec.stages[0].student.tokenizer", parts="tokenizer") if tokenizer else None
     start = fetch(folder, field="spec.stages[0].student.model", parts="weights" if tokenizer else "all")
-    return heads.load_student(start, a_task(**task), tokenizer=other, seed=seed, warnings=warnings or StageWarnings())
+    return heads.load_student(start, a_head(**task), tokenizer=other, seed=seed, warnings=warnings or StageWarnings())
 
 
 def build_student(
     kind: str, tokenizer: Path, warnings: StageWarnings | None = None, *, seed: int = 1, **config: Any
-) -> Classifier:
+) -> SequenceModel:
     return heads.build_student(
         Architecture(model_type=kind, config=config),
         fetch(tokenizer, field="spec.stages[0].student.tokenizer", parts="tokenizer"),
-        a_task(),
+        a_head(),
         seed=seed,
         field="spec.stages[0].student",
         warnings=warnings or StageWarnings(),
@@ -84,7 +90,7 @@ def save_classifier(folder: Path, kind: str, *, labels: list[str] = LABELS, **co
     return folder
 
 
-def answers(classifier: Classifier, *texts: str) -> NDArray[np.float32]:
+def answers(classifier: SequenceModel, *texts: str) -> NDArray[np.float32]:
     """Logits [texts, classes] of one batch, in the order of the task."""
     rows = [(text,) for text in texts]
     split = Split("validation", rows, [0] * len(rows), [key_of(row) for row in rows])

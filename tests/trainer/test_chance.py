@@ -18,7 +18,7 @@ from later import Later
 
 numpy = Later("numpy")
 text_classification = Later("distillchain_trainer.tasks.text_classification.adapter")
-heads = Later("distillchain_trainer.tasks.text_classification.heads")
+heads = Later("distillchain_trainer.tasks.sequences.heads")
 evaluate = Later("distillchain_trainer.tasks.text_classification.evaluate")
 
 DICE = random.Random(0)
@@ -120,7 +120,7 @@ def _check_teacher(classes: list[int], predicted: list[int], *, metric: str, nam
     assert isinstance(task, TextClassification)
     outputs = numpy.eye(len(labels), dtype=numpy.float32)[predicted]
     measured = evaluate.Classified(task, "validation", outputs, numpy.array(classes))
-    teacher: Any = heads.Classifier(None, None, "start", pretrained=True, named=named)
+    teacher: Any = heads.SequenceModel(None, None, "start", pretrained=True, named=named)
     adapter = text_classification.TextClassificationAdapter(task, StageWarnings())
     adapter.check_teacher(teacher, measured, uri="file:///t", remedy="fine-tune it")
 

@@ -6,7 +6,7 @@ import pytest
 
 from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.labels import ClassOrder, match_classes
+from distillchain_trainer.tasks.label_names import ClassOrder, match_classes
 
 LABELS = ["negative", "positive"]
 COMPOSED, DECOMPOSED = "f\u00e2ch\u00e9", "fa\u0302che\u0301"

@@ -27,7 +27,7 @@ from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models import bert_hash, memory
 from distillchain_trainer.models.tokenizers import agree_on_padding, load_tokenizer
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.heads import Classifier
+from distillchain_trainer.tasks.sequences.heads import SequenceModel
 from trainer.checkpoint_parts import (
     answers,
     build_student,
@@ -102,7 +102,7 @@ def test_a_chain_whose_teacher_has_another_order_teaches_the_right_classes(root:
 )
 @pytest.mark.parametrize("load", [load_teacher, load_student])
 def test_a_decoder_is_padded_with_the_token_that_its_config_names(
-    tmp_path: Path, own: int | None, load: Callable[[Path, StageWarnings], Classifier]
+    tmp_path: Path, own: int | None, load: Callable[[Path, StageWarnings], SequenceModel]
 ):
     """It pools the last token that is not that one, whatever the tokenizer pads with."""
     words = len(save_tokenizer(tmp_path))

@@ -118,7 +118,7 @@ def test_a_model_that_mixes_in_padding_is_used_with_a_warning(tmp_path: Path):
 
 def test_a_model_whose_answers_depend_on_the_batch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No model type of transformers is known to, beside those that are warned of; one of them stands in for it."""
-    from distillchain_trainer.tasks.text_classification import working
+    from distillchain_trainer.tasks.sequences import working
 
     folder = save_bert(tmp_path / "tokenizer")
     monkeypatch.setattr(working, "MIXES_PADDING", ())

@@ -18,7 +18,7 @@ from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherP
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.stage.measure import numbers_check
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.heads import Classifier
+from distillchain_trainer.tasks.sequences.heads import SequenceModel
 from trainer.checkpoint_parts import answers, fetch, load_teacher
 from trainer.parts import an_order, save_bert, sentences
 
@@ -30,7 +30,7 @@ def a_split(texts: list[str]) -> Split:
     return Split("train", rows, [0] * len(rows), [key_of(row) for row in rows])
 
 
-def encode(split: Split, teacher: Classifier) -> Encoded:
+def encode(split: Split, teacher: SequenceModel) -> Encoded:
     return Encoder(16, warnings=StageWarnings()).encode(split, teacher.tokenizer, pad_id=teacher.pad_id)
 
 
@@ -39,7 +39,7 @@ def by_row(outputs: TeacherOutputs) -> Any:
 
 
 def teach(
-    root: Path, split: Split, teacher: Classifier, *, model: Any = None, computed: list[int], checked: bool = True
+    root: Path, split: Split, teacher: SequenceModel, *, model: Any = None, computed: list[int], checked: bool = True
 ) -> TeacherOutputs:
     (root / "parts").mkdir(exist_ok=True)
     return TeacherPass(

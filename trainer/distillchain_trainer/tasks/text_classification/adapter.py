@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,56 +13,46 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.metrics import format_share
-from distillchain_api.resource.spec import Architecture
 from distillchain_api.tasks.text_classification import TextClassification
+from distillchain_report.sections.text_classification.predictions import distances, read_root_logits, softmax
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.errors import GateNotMet, LabelMismatch
-from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
-from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
-from distillchain_trainer.tasks.text_classification import chance, heads, rows
-from distillchain_trainer.tasks.text_classification.comparison import write_comparison
+from distillchain_trainer.tasks.interface import Measurement
+from distillchain_trainer.tasks.sequences.adapter import SequenceAdapter
+from distillchain_trainer.tasks.sequences.comparison import write_comparison
+from distillchain_trainer.tasks.sequences.head import SINGLE_LABEL, Head
+from distillchain_trainer.tasks.sequences.heads import renew_head
+from distillchain_trainer.tasks.text_classification import chance, rows
 from distillchain_trainer.tasks.text_classification.evaluate import Classified
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class TextClassificationAdapter(TaskAdapter):
+class TextClassificationAdapter(SequenceAdapter):
     """See TaskAdapter."""
 
     task: TextClassification
-    notes: StageWarnings
-    encoder: Encoder = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.encoder = Encoder(self.task.max_length, warnings=self.notes)
+    @property
+    def head(self) -> Head:
+        """One output for each class."""
+        task = self.task
+        return Head(
+            SINGLE_LABEL,
+            "choose one class for each text",
+            tuple(task.labels),
+            texts=len(task.dataset.text),
+            max_length=task.max_length,
+        )
 
     def read_data(self, *, endpoint_url: str | None, region: str | None, folder: Path) -> TaskData:
         """See TaskAdapter."""
         return rows.read_task_data(
             self.task, endpoint_url=endpoint_url, region=region, folder=folder, warnings=self.notes
         )
-
-    def load_teacher(self, checkpoint: Checkpoint) -> Loaded:
-        """See TaskAdapter."""
-        return heads.load_teacher(checkpoint, self.task, warnings=self.notes)
-
-    def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
-        """See TaskAdapter."""
-        return heads.load_student(checkpoint, self.task, tokenizer=tokenizer, seed=seed, warnings=self.notes)
-
-    def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
-        """See TaskAdapter."""
-        return heads.build_student(architecture, tokenizer, self.task, seed=seed, field=field, warnings=self.notes)
-
-    def start_is_unproven(self, student: Loaded) -> bool:
-        """A head with the default class names LABEL_0.. does not say which class is which."""
-        return isinstance(student, heads.Classifier) and not student.named
 
     def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
         """Keeps a head without class names only if it beats chance in class order and fits no other order better."""
@@ -82,16 +70,7 @@ class TextClassificationAdapter(TaskAdapter):
             "names into id2label of its config.json to keep its own"
         )
         # Better untrained than wrong: a head in another order would start by naming the wrong classes.
-        heads.renew_head(student.model, seed=seed)
-
-    def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
-        """See TaskAdapter."""
-        return self.encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id, check=check)
-
-    def outputs_of(self, answer: Any, _items: dict[str, Tensor], /) -> Tensor:
-        """Logits [rows, classes]."""
-        logits: Tensor = answer.logits
-        return logits
+        renew_head(student.model, seed=seed)
 
     def targets(self, split: Split) -> Tensor:
         """Class indices [rows]."""
@@ -118,7 +97,19 @@ class TextClassificationAdapter(TaskAdapter):
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
     ) -> None:
         """See TaskAdapter."""
-        write_comparison(folder, store, split, student=student, teacher=teacher, root=root)
+
+        def read_root() -> NDArray[np.float32] | None:
+            assert root is not None
+            return read_root_logits(store, root, validation_sha256=split.facts.sha256)
+
+        write_comparison(
+            folder,
+            split,
+            student=student,
+            teacher=teacher,
+            read_root=read_root if root else None,
+            distances=lambda one, other: distances(softmax(one), softmax(other)),
+        )
 
 
 def _classified(measured: Measurement) -> Classified:

@@ -9,16 +9,16 @@ from typing import Any
 
 from distillchain_api.faults import got
 from distillchain_api.tasks.text_classification import TextClassification as Task
-from distillchain_trainer.data.cells import EMPTY, fault_of_text, is_empty
 from distillchain_trainer.data.columns import pick_columns
 from distillchain_trainer.data.held_out import warn_of_contradictions
 from distillchain_trainer.data.row import Row
-from distillchain_trainer.data.split import Split, TaskData, key_of
+from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, find_name, shorten
+from distillchain_trainer.tasks.sequences.rows import read_rows, refuse_empty
 from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
-from distillchain_trainer.tasks.text_classification.labels import LabelReader, UnknownLabel, find_name, shorten
 
 
 def read_task_data(
@@ -74,36 +74,20 @@ def _named(rows: Iterator[Row], names: list[str]) -> Iterator[Row]:
 
 
 def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
-    reader = LabelReader(task.labels)
-    columns = task.dataset.text
-    split = Split(role, [], [], place_prefix=table.place_prefix)
-    for row in table.rows:
-        # The cells are in the order of the wanted columns: the texts, then the label.
-        texts = row.cells[:-1]
-        for column, text in zip(columns, texts, strict=True):
-            fault = fault_of_text(text)
-            if fault is not None:
-                raise DataInvalid(f'{table.place(row)}, column "{column}": {fault}')
-        split.texts.append(texts)
-        split.keys.append(key_of(texts))
-        try:
-            split.targets.append(_class_of(reader, row.cells[-1]))
-        except ValueError as error:
-            raise DataInvalid(f'{table.place(row)}, column "{task.dataset.label}": {error}') from error
-        split.numbers.append(row.number)
+    reader, label = LabelReader(task.labels), task.dataset.label
+    split = read_rows(
+        role, table, source, text=task.dataset.text, label=label, read=lambda cell: _class_of(reader, cell)
+    )
     _check_split(task, split, source, warnings)
     if reader.other_case:
-        pairs = shorten([f"{cell} for {label}" for cell, label in reader.other_case.items()])
-        warnings.add(
-            f'{source}, column "{task.dataset.label}": class names differ from spec.task.labels in case: {pairs}'
-        )
+        pairs = shorten([f"{cell} for {name}" for cell, name in reader.other_case.items()])
+        warnings.add(f'{source}, column "{label}": class names differ from spec.task.labels in case: {pairs}')
     return split
 
 
 def _class_of(reader: LabelReader, cell: object) -> int:
     """The class that a cell names. Raises: ValueError with the reason."""
-    if is_empty(cell):
-        raise ValueError(EMPTY)
+    refuse_empty(cell)
     try:
         return reader.index_of(cell)
     except (UnknownLabel, TypeError) as error:  # TypeError: a list cannot be looked up
@@ -113,8 +97,6 @@ def _class_of(reader: LabelReader, cell: object) -> int:
 
 def _check_split(task: Task, split: Split, source: str, warnings: StageWarnings) -> None:
     where = f"{FIELD}.splits.{split.name}"
-    if not len(split):
-        raise DataInvalid(f"{where}: {source} has no rows; expected at least one")
     present = set(split.targets)
     if len(present) == 1 and split.name == "validation":
         raise DataInvalid(

@@ -1,6 +1,6 @@
-"""Classifiers ready to run: teachers, and students from a checkpoint or with new weights; classes matched by name.
+"""Sequence models ready to run: teachers, and students from a checkpoint or with new weights; classes matched by name.
 
-A teacher must be a finished classifier. A student may also start from a model without a head, and then gets a new one.
+A teacher must have a head for the task. A student may also start from a model without one, and then gets a new one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from distillchain_api.resource.spec import Architecture
-from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
@@ -29,33 +28,36 @@ from distillchain_trainer.models.tokenizers import (
     warn_of_other_vocabulary,
 )
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.head_config import (
+from distillchain_trainer.tasks.label_names import ClassOrder, match_classes
+from distillchain_trainer.tasks.sequences.head import Head
+from distillchain_trainer.tasks.sequences.head_config import (
     KNOWN_TO_WORK,
     check_head,
     class_names,
     has_classifier_head,
-    set_classes,
+    set_head,
     supports_classification,
 )
-from distillchain_trainer.tasks.text_classification.labels import match_classes
-from distillchain_trainer.tasks.text_classification.working import check_saved_tokenizer, check_works
+from distillchain_trainer.tasks.sequences.working import check_saved_tokenizer, check_works
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Classifier(Loaded):
-    """A classifier.
+class SequenceModel(Loaded):
+    """A model with a head for a sequence task.
 
     Attributes:
         named: False for the default class names LABEL_0.., whose order must be proved by measuring.
+        new_head: the head has new weights.
     """
 
     named: bool = True
+    new_head: bool = False
 
 
-def load_teacher(checkpoint: Checkpoint, task: Task, *, warnings: StageWarnings) -> Classifier:
-    """A classifier of the task. Raises: CheckpointInvalid, LabelMismatch."""
+def load_teacher(checkpoint: Checkpoint, head: Head, *, warnings: StageWarnings) -> SequenceModel:
+    """A model with a head of the task. Raises: CheckpointInvalid, LabelMismatch."""
     config = load_config(checkpoint, warnings=warnings)
     # transformers would add a random head and only log that.
     if not has_classifier_head(config):
@@ -64,14 +66,14 @@ def load_teacher(checkpoint: Checkpoint, task: Task, *, warnings: StageWarnings)
             f"({', '.join(config.architectures or []) or 'no architectures'} in config.json); "
             "fine-tune it on the task first (spec.teacher.fineTune)"
         )
-    classifier = _load_classifier(checkpoint, config, task, who="teacher", tokenizer=checkpoint, warnings=warnings)
-    check_works(classifier, task, who=f"{checkpoint.field}: {checkpoint.uri}", trains=False, warnings=warnings)
-    return classifier
+    teacher = _load_with_head(checkpoint, config, head, who="teacher", tokenizer=checkpoint, warnings=warnings)
+    check_works(teacher, head, who=f"{checkpoint.field}: {checkpoint.uri}", trains=False, warnings=warnings)
+    return teacher
 
 
 def load_student(
-    checkpoint: Checkpoint, task: Task, *, tokenizer: Checkpoint | None, seed: int, warnings: StageWarnings
-) -> Classifier:
+    checkpoint: Checkpoint, head: Head, *, tokenizer: Checkpoint | None, seed: int, warnings: StageWarnings
+) -> SequenceModel:
     """A student that starts from a checkpoint; its outputs are in the order of the task where classes have names.
 
     Args:
@@ -81,26 +83,26 @@ def load_student(
     config = load_config(checkpoint, warnings=warnings)
     source = tokenizer or checkpoint
     if has_classifier_head(config):
-        student = _load_classifier(checkpoint, config, task, who="student", tokenizer=source, warnings=warnings)
+        student = _load_with_head(checkpoint, config, head, who="student", tokenizer=source, warnings=warnings)
         # The student is saved in the order of the task, so that whoever loads it needs no mapping.
         if student.columns is not None:
             turn_head(student.model, student.columns)
             log.info("classifier head put in the order of the task", extra={"checkpoint": checkpoint.uri})
         # Also where the order was right already: the names may differ from the task's in case.
-        set_classes(student.model.config, task)
+        set_head(student.model.config, head)
         student = replace(student, columns=None)
     else:
-        student = _with_new_head(checkpoint, config, task, tokenizer=source, seed=seed, warnings=warnings)
-    check_works(student, task, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True, warnings=warnings)
+        student = _with_new_head(checkpoint, config, head, tokenizer=source, seed=seed, warnings=warnings)
+    check_works(student, head, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True, warnings=warnings)
     # A checkpoint's own tokenizer has been loaded beside this model type already.
     if tokenizer is not None:
-        check_saved_tokenizer(student, task, who=f"{tokenizer.field}: {tokenizer.uri}")
+        check_saved_tokenizer(student, head, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
 
 
 def build_student(
-    architecture: Architecture, tokenizer: Checkpoint, task: Task, *, seed: int, field: str, warnings: StageWarnings
-) -> Classifier:
+    architecture: Architecture, tokenizer: Checkpoint, head: Head, *, seed: int, field: str, warnings: StageWarnings
+) -> SequenceModel:
     """A student with new weights. Raises: CheckpointInvalid naming the field."""
     kind, config = architecture.model_type, build_config(architecture, field=field)
     if not supports_classification(config):
@@ -116,25 +118,25 @@ def build_student(
     if "pad_token_id" not in architecture.config:
         own.pad_token_id = loaded_tokenizer.pad_token_id
     agree_on_padding(loaded_tokenizer, config, what=f"{field}.architecture", warnings=warnings)
-    check_memory(lambda: _new_classifier(set_classes(config, task)), field=f"{field}.architecture")
+    check_memory(lambda: _new_classifier(set_head(config, head)), field=f"{field}.architecture")
     try:
         with seeded(seed):
-            model = _new_classifier(set_classes(config, task))
+            model = _new_classifier(set_head(config, head))
     except Exception as error:  # a field of the wrong type or size, or a package that is not installed
         raise translate_unforeseen(error) or CheckpointInvalid(
             f"{field}.architecture: {kind} with this config cannot be built: {first_line(error)}"
         ) from error
-    check_fit(model, loaded_tokenizer, field=field, name=kind, max_length=task.max_length)
-    student = Classifier(model, loaded_tokenizer, f"architecture:{kind}", pretrained=False)
+    check_fit(model, loaded_tokenizer, field=field, name=kind, max_length=head.max_length)
+    student = SequenceModel(model, loaded_tokenizer, f"architecture:{kind}", pretrained=False, new_head=True)
     check_works(
         student,
-        task,
+        head,
         who=f"{field}.architecture.modelType: got {kind}",
         remedy=f"; change its config or tokenizer, or use a model type such as {KNOWN_TO_WORK}",
         trains=True,
         warnings=warnings,
     )
-    check_saved_tokenizer(student, task, who=f"{tokenizer.field}: {tokenizer.uri}")
+    check_saved_tokenizer(student, head, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
 
 
@@ -152,35 +154,42 @@ def renew_head(model: Any, *, seed: int) -> None:
 
 def turn_head(model: Any, columns: tuple[int, ...]) -> None:
     """Puts the outputs of a classifier into the order of the task; see ClassOrder.columns."""
+    layer, order = output_layer(model, len(columns)), list(columns)
+    if layer is None:
+        raise CheckpointInvalid(f"{type(model).__name__} has no linear head whose classes could be put in order")
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[order].clone())
+        if layer.bias is not None:
+            layer.bias.copy_(layer.bias[order].clone())
+
+
+def output_layer(model: Any, outputs: int) -> nn.Linear | None:
+    """The layer that gives a model's outputs; None if its head has no linear layer."""
     inside = f"{model.base_model_prefix}."
-    # Not inside the encoder, where a layer may have as many outputs as there are classes by chance.
-    heads = [
+    # Not inside the encoder, where a layer may have as many outputs by chance.
+    layers = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == len(columns) and not name.startswith(inside)
+        if isinstance(module, nn.Linear) and module.out_features == outputs and not name.startswith(inside)
     ]
-    if not heads:
-        raise CheckpointInvalid(f"{type(model).__name__} has no linear head whose classes could be put in order")
-    order = list(columns)
-    with torch.no_grad():
-        # The last one gives the logits: a head may have further layers before it, as RoBERTa's has.
-        heads[-1].weight.copy_(heads[-1].weight[order].clone())
-        if heads[-1].bias is not None:
-            heads[-1].bias.copy_(heads[-1].bias[order].clone())
+    # The last one: a head may have further layers before it, as RoBERTa's has.
+    return layers[-1] if layers else None
 
 
-def _load_classifier(
-    checkpoint: Checkpoint, config: Any, task: Task, *, who: str, tokenizer: Checkpoint, warnings: StageWarnings
-) -> Classifier:
+def _load_with_head(
+    checkpoint: Checkpoint, config: Any, head: Head, *, who: str, tokenizer: Checkpoint, warnings: StageWarnings
+) -> SequenceModel:
     # Before the weights are loaded: config.json alone shows most mistakes.
-    check_head(checkpoint, config)
+    check_head(checkpoint, config, head)
     _check_supported(checkpoint, config)
-    order = match_classes(class_names(config), task.labels, who=f"{who} {checkpoint.uri}", warnings=warnings)
+    order = ClassOrder(tuple(range(len(head.names))), named=True)
+    if head.has_classes:
+        order = match_classes(class_names(config), head.names, who=f"{who} {checkpoint.uri}", warnings=warnings)
     loaded_tokenizer = load_tokenizer(tokenizer)
     agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
     model = load_whole(AutoModelForSequenceClassification, checkpoint, config)
-    _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, task, warnings)
-    return Classifier(
+    _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, head, warnings)
+    return SequenceModel(
         model,
         loaded_tokenizer,
         _start(checkpoint),
@@ -191,9 +200,9 @@ def _load_classifier(
 
 
 def _with_new_head(
-    checkpoint: Checkpoint, config: Any, task: Task, *, tokenizer: Checkpoint, seed: int, warnings: StageWarnings
-) -> Classifier:
-    """The model of any checkpoint under a new classifier head; heads of other tasks are left out."""
+    checkpoint: Checkpoint, config: Any, head: Head, *, tokenizer: Checkpoint, seed: int, warnings: StageWarnings
+) -> SequenceModel:
+    """The model of any checkpoint under a new head; heads of other tasks are left out."""
     _check_supported(checkpoint, config)
     loaded_tokenizer = load_tokenizer(tokenizer)
     agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
@@ -201,7 +210,7 @@ def _with_new_head(
     base, missing = load_base(AutoModel, checkpoint, config)
     try:
         with seeded(seed):
-            model = _new_classifier(set_classes(config, task))
+            model = _new_classifier(set_head(config, head))
     except Exception as error:  # a class of transformers that cannot be built from this config
         raise translate_unforeseen(error) or CheckpointInvalid(
             f"{checkpoint.field}: {checkpoint.uri}: a classifier of this {config.model_type} cannot be built: "
@@ -220,8 +229,8 @@ def _with_new_head(
     warnings.add(
         f"{checkpoint.field}: {checkpoint.uri} has no head for this task; these weights start new: {shorten(new)}"
     )
-    _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, task, warnings)
-    return Classifier(model, loaded_tokenizer, _start(checkpoint), pretrained=True)
+    _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, head, warnings)
+    return SequenceModel(model, loaded_tokenizer, _start(checkpoint), pretrained=True, new_head=True)
 
 
 def _check_supported(checkpoint: Checkpoint, config: Any) -> None:
@@ -233,9 +242,9 @@ def _check_supported(checkpoint: Checkpoint, config: Any) -> None:
 
 
 def _check_tokenizer_fits(
-    model: Any, loaded: Any, checkpoint: Checkpoint, tokenizer: Checkpoint, task: Task, warnings: StageWarnings
+    model: Any, loaded: Any, checkpoint: Checkpoint, tokenizer: Checkpoint, head: Head, warnings: StageWarnings
 ) -> None:
-    check_fit(model, loaded, field=tokenizer.field, name=checkpoint.uri, max_length=task.max_length)
+    check_fit(model, loaded, field=tokenizer.field, name=checkpoint.uri, max_length=head.max_length)
     warn_of_other_vocabulary(model, loaded, what=f"{tokenizer.field}: {tokenizer.uri}", warnings=warnings)
 
 

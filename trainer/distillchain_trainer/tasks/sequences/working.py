@@ -1,4 +1,4 @@
-"""Checks on two short texts that a classifier works with its tokenizer, and finds the side to pad batches on."""
+"""Checks on two short texts that a sequence model works with its tokenizer, and finds the side to pad batches on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from distillchain_api.tasks.text_classification import TextClassification as Task
 from distillchain_trainer.engine.tokenizing import PlainTextTokenizer
 from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
 from distillchain_trainer.models.forward_check import (
@@ -21,6 +20,7 @@ from distillchain_trainer.models.forward_check import (
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.tokenizers import set_padding_side
 from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.sequences.head import Head
 
 # Of different length, so that one is padded. LONG has punctuation and a digit, which tokenizers treat differently.
 SHORT = "good"
@@ -31,9 +31,9 @@ BELONG_TOGETHER = "; check that config.json, weights and tokenizer belong togeth
 
 
 def check_works(
-    loaded: Loaded, task: Task, *, who: str, trains: bool, warnings: StageWarnings, remedy: str = BELONG_TOGETHER
+    loaded: Loaded, head: Head, *, who: str, trains: bool, warnings: StageWarnings, remedy: str = BELONG_TOGETHER
 ) -> None:
-    """Checks that a classifier gives each text one finite output per class, whatever else is in the batch.
+    """Checks that a model gives each text its finite outputs, whatever else is in the batch.
 
     Sets the tokenizer's padding side accordingly.
 
@@ -44,10 +44,10 @@ def check_works(
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     try:
-        rows = _probe(tokenizer, texts=len(task.dataset.text), max_length=task.max_length)
+        rows = _probe(tokenizer, texts=head.texts, max_length=head.max_length)
         # Before the forward passes, whose error would not say that the tokenizer is the reason.
         _check_end_token(model.config, tokenizer, rows)
-        shape = (len(task.labels),)
+        shape = (len(head.names),)
         side = find_padding_side(model, rows, pad_id=loaded.pad_id, outputs_of=_logits, shape=shape)
         if trains:
             # If neither side is right, any will do: this pass only has to complete.
@@ -64,7 +64,7 @@ def check_works(
     set_padding_side(tokenizer, side)
 
 
-def check_saved_tokenizer(loaded: Loaded, task: Task, *, who: str) -> None:
+def check_saved_tokenizer(loaded: Loaded, head: Head, *, who: str) -> None:
     """Checks that a tokenizer of another checkpoint is the same when it is loaded beside this model.
 
     transformers chooses the class of a tokenizer by the model type too: beside a qwen2, any tokenizer is loaded as
@@ -78,7 +78,7 @@ def check_saved_tokenizer(loaded: Loaded, task: Task, *, who: str) -> None:
         loaded.tokenizer.save_pretrained(folder)
         try:
             again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            differs, name = _ids(again, task) != _ids(loaded.tokenizer, task), type(again).__name__
+            differs, name = _ids(again, head) != _ids(loaded.tokenizer, head), type(again).__name__
         except Exception as error:  # any class of transformers may be chosen, and fail on the files of another
             known = translate_unforeseen(error)
             if known is not None:
@@ -108,8 +108,8 @@ def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) 
     return "right"
 
 
-def _ids(tokenizer: Any, task: Task) -> list[list[int]]:
-    return [list(row["input_ids"]) for row in _probe(tokenizer, texts=1, max_length=task.max_length)]
+def _ids(tokenizer: Any, head: Head) -> list[list[int]]:
+    return [list(row["input_ids"]) for row in _probe(tokenizer, texts=1, max_length=head.max_length)]
 
 
 def _probe(tokenizer: Any, *, texts: int, max_length: int) -> Rows:

@@ -1,4 +1,4 @@
-"""What config.json says about a classifier's head: its kind and the names of its classes."""
+"""What config.json says about the head of a sequence model: its kind and the names of its outputs."""
 
 from __future__ import annotations
 
@@ -7,55 +7,54 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from distillchain_api.tasks.text_classification import TextClassification as Task
+from distillchain_api.tasks import task_types
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.tasks.sequences.head import TASK_TYPES, Head
 
 CLASSIFIER = "ForSequenceClassification"
-SINGLE_LABEL = "single_label_classification"
 KNOWN_TO_WORK = "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama, qwen2 or bert-hash"
 
 
 def has_classifier_head(config: Any) -> bool:
-    """Whether a checkpoint was saved with a head that classifies texts."""
+    """Whether a checkpoint was saved with a head that answers for whole texts."""
     return any(name.endswith(CLASSIFIER) for name in config.architectures or [])
 
 
 def supports_classification(config: Any) -> bool:
-    """Whether transformers has a classifier of this model type."""
+    """Whether transformers has such a head for this model type."""
     return type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
 def class_names(config: Any) -> list[str]:
-    """Names of the classes in the order of the head's outputs."""
+    """Names of the head's outputs in their order."""
     return [str(config.id2label[index]) for index in sorted(config.id2label)]
 
 
-def set_classes(config: Any, task: Task) -> Any:
-    """Writes the classes of the task into a configuration, and returns it."""
-    config.id2label = dict(enumerate(task.labels))
-    config.label2id = {name: index for index, name in enumerate(task.labels)}
+def set_head(config: Any, head: Head) -> Any:
+    """Writes the head that a task wants into a configuration, and returns it."""
+    # transformers derives num_labels from them.
+    config.id2label = dict(enumerate(head.names))
+    config.label2id = {name: index for index, name in enumerate(head.names)}
     # Otherwise transformers guesses it from the labels of the first batch that has some.
-    config.problem_type = SINGLE_LABEL
+    config.problem_type = head.problem_type
     # What is saved later is float32, whatever the checkpoint was.
     config.dtype = torch.float32
     return config
 
 
-def check_head(checkpoint: Checkpoint, config: Any) -> None:
-    """Checks that config.json says one class per text, without contradictions. Raises: CheckpointInvalid."""
+def check_head(checkpoint: Checkpoint, config: Any, head: Head) -> None:
+    """Checks that config.json describes a head of the task, without contradictions. Raises: CheckpointInvalid."""
     document, what = checkpoint.config(), f"{checkpoint.field}: config.json of {checkpoint.uri}"
     problem = document.get("problem_type")
-    if problem not in (None, SINGLE_LABEL):
+    if problem not in (None, head.problem_type):
+        fitting = TASK_TYPES.get(problem)
+        other = f"; this one fits task type {fitting}" if fitting in task_types() else ""
         raise CheckpointInvalid(
-            f"{what}: problem_type: got {problem}, expected {SINGLE_LABEL}; TextClassification needs a model that was "
-            "trained to choose one class for each text"
+            f"{what}: problem_type: got {problem}, expected {head.problem_type}; {head.task_type} needs a model that "
+            f"was trained to {head.purpose}{other}"
         )
-    if config.num_labels == 1:
-        raise CheckpointInvalid(
-            f"{what}: num_labels: got 1, expected a class for each of spec.task.labels; a head with one output is a "
-            "regression"
-        )
+    head.check_outputs(config.num_labels, what)
     names, count = document.get("id2label"), document.get("num_labels")
     # Without names transformers makes up LABEL_0, LABEL_1, ..., which contradict nothing.
     if not isinstance(names, dict):
