@@ -126,6 +126,9 @@ class Task(Document):
     default_objective: ClassVar[Objective] = "SoftTargets"
     """The objective of a chain that states none."""
 
+    output_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields besides `max_length` that decide what is stored of a teacher's output for a text."""
+
     type: str
     """Overridden by each task type with a Literal of its own name."""
     dataset: Dataset

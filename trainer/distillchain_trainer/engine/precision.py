@@ -43,12 +43,16 @@ def choose_attention_kernels() -> None:
 
 
 def compute_head_in_float32(model: Any, precision: Precision) -> None:
-    """Takes the task's head out of autocast: its few products cost nothing, and logits keep all their digits."""
+    """Takes the task's head out of autocast: its few products cost nothing, and logits keep all their digits.
+
+    Not the head of a language model, which has up to a third of all weights.
+    """
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
     if precision == "float32" or body is None or body is model:
         return
+    of_words = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for module in model.children():
-        if module is not body and not isinstance(module, _Float32):
+        if module is not body and module is not of_words and not isinstance(module, _Float32):
             # Another class and not another `forward`, so that copies of the model keep it; no parameter is renamed.
             kind = type(module)
             module.__class__ = type(kind.__name__, (_Float32, kind), {"__module__": kind.__module__})

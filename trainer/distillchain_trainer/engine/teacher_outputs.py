@@ -77,6 +77,7 @@ def outputs_digest(teacher_digest: str, task: Task, training: Training) -> str:
             "maxLength": task.max_length,
             "precision": training.precision,
             "tf32": training.tf32,
+            **{name: getattr(task, name) for name in task.output_fields},
         }
     )
 

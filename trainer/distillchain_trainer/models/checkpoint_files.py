@@ -16,7 +16,7 @@ from distillchain_trainer.errors import CheckpointInvalid
 Parts: TypeAlias = Literal["all", "weights", "tokenizer"]
 """Which parts of a checkpoint are used; "all" is weights and tokenizer."""
 
-WANTED = (".json", ".safetensors", ".txt", ".model")
+WANTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")

@@ -118,6 +118,7 @@ def _measure_teacher(context: Context, prepared: Prepared, measurer: Measurer) -
     facts, measured = measurer.facts(
         teacher.loaded, origin, prepared.data.splits, "MeasureTeacher", checkpoint=checkpoint
     )
+    prepared.task.remember_teacher(measured)
     value = facts.metrics.validation[order.task.metric]
     miss = missed_teacher_gate(order, value)
     if miss is not None:

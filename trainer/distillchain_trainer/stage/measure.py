@@ -60,7 +60,7 @@ class Measurer:
         outputs, device_s = all_outputs(
             loaded.model,
             self.task.encode(split, loaded, check=(lambda: None) if agreed_only else signals.raise_if_requested),
-            self.task.outputs_of,
+            self.task.measured_of,
             # In the precision of the training, for teacher and student alike, so that their metrics can be compared.
             precision=self.context.order.training.precision,
             on_batch=self.context.batch_reporter(phase),
@@ -112,7 +112,7 @@ class Measurer:
             self.context.world,
             loaded.model,
             self.task.encode(split, loaded, check=self.context.signals.raise_if_requested),
-            self.task.outputs_of,
+            self.task.measured_of,
             precision=self.context.order.training.precision,
         )
 

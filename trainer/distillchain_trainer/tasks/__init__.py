@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 
 def adapter_for(task: Task, warnings: StageWarnings) -> TaskAdapter:
     """The task type's own part of the trainer, bound to one task."""
-    folder = re.sub(r"(?<!^)(?=[A-Z])", "_", task.type).lower()
+    folder = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", task.type).lower()  # causal_lm for CausalLM
     adapter: TaskAdapter = importlib.import_module(f"{__name__}.{folder}").bind(task, warnings)
     return adapter

@@ -82,6 +82,10 @@ class TaskAdapter(Protocol):
         """What the losses of a training work on, in the same shape as `outputs_of`; by default the same."""
         return self.outputs_of(answer, items)
 
+    def measured_of(self, answer: Any, items: dict[str, Tensor]) -> Tensor:
+        """What `measure` judges, in the same shape as `outputs_of`; by default the same."""
+        return self.outputs_of(answer, items)
+
     def teacher_pair(self, logits: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Student and teacher as an objective compares them, both [..., classes]; by default as they are.
 
@@ -98,10 +102,13 @@ class TaskAdapter(Protocol):
         """Loss on the labels, [rows]; for a task with items [rows, width], in which padding is left out later."""
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Measurement:
-        """Judges outputs [rows, ...] in the order of the task.
+        """Judges what `measured_of` gave, [rows, ...] in the order of the task.
 
         For a task with items they are [items, ...], row after row, and zero for items that were cut off.
         """
+
+    def remember_teacher(self, measured: dict[str, Measurement]) -> None:
+        """Takes the measurements of the stage's teacher by split, for metrics that compare the student with it."""
 
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """That a teacher beats chance. Raises: GateNotMet; LabelMismatch for classes in another order."""
