@@ -108,4 +108,5 @@ class ModeTrial:
 
 
 def _builds_on(mode: Mode, failed: Mode) -> bool:
-    return (failed.is_captured and mode.is_captured) or (failed.is_compiled and mode.is_compiled)
+    """Whether a mode does all that the failed one does. Where both together fail, each may work alone."""
+    return (mode.is_captured or not failed.is_captured) and (mode.is_compiled or not failed.is_compiled)
