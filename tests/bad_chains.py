@@ -237,6 +237,26 @@ BAD_CHAINS = (
         ("spec.template.resources.limits.nvidia.com/gpu",),
     ),
     BadChain(
+        "cache without a volume",
+        lambda spec: spec.update(template={"cache": {"maxSize": "100Gi"}}),
+        "spec.template.cache.volume: missing, expected a mapping with one source of a volume, such as "
+        "persistentVolumeClaim, hostPath or emptyDir; add it",
+        ("spec.template.cache.volume", "Required value"),
+    ),
+    BadChain(
+        "cache on two volumes",
+        lambda spec: spec.update(template={"cache": {"volume": {"emptyDir": {}, "hostPath": {"path": "/mnt"}}}}),
+        "spec.template.cache.volume: got emptyDir, hostPath, expected one source of a volume, such as "
+        "persistentVolumeClaim, hostPath or emptyDir",
+        ("spec.template.cache.volume",),
+    ),
+    BadChain(
+        "size of a cache in words",
+        lambda spec: spec.update(template={"cache": {"volume": {"emptyDir": {}}, "maxSize": "large"}}),
+        'spec.template.cache.maxSize: got "large", expected a quantity such as 1, 500m or 16Gi',
+        ("spec.template.cache.maxSize",),
+    ),
+    BadChain(
         "sharding with one process",
         lambda spec: spec["stages"][1].update(parallelism={"processesPerNode": 1, "sharding": "Full"}),
         'spec.stages[1].parallelism.sharding: got "Full", expected None with one process; '

@@ -17,7 +17,7 @@ from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.parallelism import gpus_of, resolve
 from distillchain_api.resource.spec import DistillationChain
-from distillchain_api.wire.work_order import ATTEMPT_ENV, WORK_ORDER_ENV, WorkOrder
+from distillchain_api.wire.work_order import ATTEMPT_ENV, CACHE_BYTES_ENV, CACHE_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.group import join_group
 from distillchain_operator.labels import (
     CHAIN_LABEL,
@@ -35,6 +35,8 @@ HASH_CHARS = 10  # 40 bits: enough for the few Jobs of one chain and stage
 STAGE_PART_CHARS = 24
 TMP = "/tmp"  # noqa: S108 - a volume of the pod
 TMP_VOLUME = "distillchain-tmp"
+CACHE = "/distillchain-cache"
+CACHE_VOLUME = "distillchain-cache"
 SHM = "/dev/shm"  # noqa: S108 - a volume of the pod
 SHM_VOLUME = "distillchain-shm"
 USER_ID = 65532  # "nonroot" of distroless images; any other works too, because the trainer writes only to /tmp
@@ -194,6 +196,10 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
     if several and not any((mount.get("mountPath") or "").rstrip("/") == SHM for mount in mounts):
         mounts = [*mounts, {"name": SHM_VOLUME, "mountPath": SHM}]
         volumes = [*volumes, {"name": SHM_VOLUME, "emptyDir": {"medium": "Memory"}}]
+    cache = chain.spec.template.cache
+    if cache is not None:
+        mounts = [*mounts, {"name": CACHE_VOLUME, "mountPath": CACHE}]
+        volumes = [*volumes, {"name": CACHE_VOLUME, **copy.deepcopy(cache.volume)}]
     _write_trainer(trainer, chain, stage, order=order, image=defaults.image, mounts=mounts)
     return {
         "metadata": {
@@ -294,7 +300,16 @@ def _trainer_env(chain: DistillationChain, order: WorkOrder) -> list[dict[str, A
         # The pod's UID: no two attempts write into the same folder of the store.
         {"name": ATTEMPT_ENV, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
         *credentials,
+        *_cache_env(chain),
     ]
+
+
+def _cache_env(chain: DistillationChain) -> list[dict[str, Any]]:
+    cache = chain.spec.template.cache
+    if cache is None:
+        return []
+    limit = [] if cache.max_bytes is None else [{"name": CACHE_BYTES_ENV, "value": str(cache.max_bytes)}]
+    return [{"name": CACHE_ENV, "value": CACHE}, *limit]
 
 
 def _escaped(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distillchain_api.layout import attempt_prefix
 from distillchain_api.wire.manifest import FileEntry, Manifest
+from distillchain_store.cache import FileCache
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
 from distillchain_store.store import Fingerprint, ReadableStore, Store
 
@@ -35,10 +36,17 @@ def read_file(store: ReadableStore, manifest: Manifest, path: str) -> bytes:
     return content
 
 
-def download_file(store: Store, manifest: Manifest, entry: FileEntry, folder: Path) -> None:
+def download_file(
+    store: Store, manifest: Manifest, entry: FileEntry, folder: Path, *, cache: FileCache | None = None
+) -> None:
     """Fetches one committed file into `folder`. Raises: CheckpointCorrupt when it is gone or altered."""
+    path = folder / entry.path
+
+    def download() -> Fingerprint:
+        return store.download(_key(manifest, entry.path), path)
+
     try:
-        found = store.download(_key(manifest, entry.path), folder / entry.path)
+        found = cache.fetch_known(entry.sha256, path, download) if cache else download()
     except ObjectMissing as error:
         raise _missing(store, manifest, entry.path) from error
     _compare(store, manifest, entry, found)

@@ -15,7 +15,14 @@ import yaml
 from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
 from distillchain_api.graph import build_plan
-from distillchain_api.wire.work_order import NODE_ENV, RENDEZVOUS_ENV, WORK_ORDER_ENV, WorkOrder
+from distillchain_api.wire.work_order import (
+    CACHE_BYTES_ENV,
+    CACHE_ENV,
+    NODE_ENV,
+    RENDEZVOUS_ENV,
+    WORK_ORDER_ENV,
+    WorkOrder,
+)
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, MissingImage, build_job, build_probe_pod, job_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -313,6 +320,19 @@ def test_several_processes_get_shared_memory_and_longer_to_save_unless_the_user_
     ]
     assert [volume["name"] for volume in pod["volumes"]] == ["mine", "distillchain-tmp"]
     assert pod["terminationGracePeriodSeconds"] == 30
+
+
+@pytest.mark.parametrize("size, limit", [({}, []), ({"maxSize": "100Gi"}, [str(100 * 2**30)])])
+def test_a_cache_is_a_volume_of_the_pod_and_the_trainer_knows_its_folder(size: dict[str, Any], limit: list[str]):
+    source = {"persistentVolumeClaim": {"claimName": "models"}}
+    job = job_of(template={"image": IMAGE, "cache": {"volume": source, **size}})
+
+    assert {"name": "distillchain-cache", **source} in job["spec"]["template"]["spec"]["volumes"]
+    trainer = trainer_of(job)
+    mounts = {mount["name"]: mount["mountPath"] for mount in trainer["volumeMounts"]}
+    env = [(entry["name"], entry.get("value")) for entry in trainer["env"]]
+    assert mounts["distillchain-cache"] == dict(env)[CACHE_ENV]
+    assert [value for name, value in env if name == CACHE_BYTES_ENV] == limit
 
 
 @pytest.mark.parametrize("nodes", [2, 10, 11, 256])

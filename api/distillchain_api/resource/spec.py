@@ -14,6 +14,7 @@ from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, error_of, expected
+from distillchain_api.resource.cache import Cache
 from distillchain_api.resource.distillation import (
     OBJECTIVE_RULES,
     DistillationOverrides,
@@ -193,6 +194,7 @@ class Template(Document):
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
     parallelism: Parallelism = Parallelism()
+    cache: Cache | None = None
     distillation: TemplateDistillation = TemplateDistillation()
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""

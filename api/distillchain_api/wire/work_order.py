@@ -35,6 +35,10 @@ with 0, so if node 0 had to start again, it would wait for the other forever.
 """
 RENDEZVOUS_PORT = 29500
 """Port of RENDEZVOUS_ENV; torch's own process group uses the next one."""
+CACHE_ENV = "DISTILLCHAIN_CACHE"
+"""Environment variable with a folder for fetched models and data, which stages and pods share; empty: none."""
+CACHE_BYTES_ENV = "DISTILLCHAIN_CACHE_BYTES"
+"""Environment variable with the most bytes of that folder; empty: no limit."""
 KEEP_TEXTS_ENV = "DISTILLCHAIN_KEEP_TEXTS"
 """Environment variable; `0`: no text of validation rows is copied into store and report. Empty or `1`: a few."""
 

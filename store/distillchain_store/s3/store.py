@@ -14,6 +14,7 @@ import botocore.exceptions as aws
 import tenacity
 from boto3.s3.transfer import TransferConfig
 
+from distillchain_store.cache import FileCache
 from distillchain_store.errors import ObjectMissing, StorageDenied, StorageUnavailable, StoreError
 from distillchain_store.patience import NORMAL_S, Patience
 from distillchain_store.redaction import without_userinfo
@@ -68,8 +69,10 @@ class S3Store:
         region: str | None = None,
         field: str = "spec.storage.uri",
         patience_s: float = NORMAL_S,
+        cache: FileCache | None = None,
     ) -> None:
         self.uri = uri
+        self._cache = cache
         self.patience: Patience = lambda: patience_s
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._bucket = bucket
@@ -125,7 +128,16 @@ class S3Store:
 
     def download(self, key: str, path: Path) -> Fingerprint:
         """See Store."""
+        if self._cache is None:
+            return self._download(key, path)
+        return self._cache.fetch(lambda: self._version(key), path, lambda: self._download(key, path))
 
+    def _version(self, key: str) -> str:
+        """Names an object and its content as it is now: an object that is replaced gets another ETag."""
+        head = self._call(key, self._with_reason(lambda client: client.head_object(**self._object(key))))
+        return "\n".join([self._endpoint, self._bucket, self._prefix + key, head["ETag"], str(head["ContentLength"])])
+
+    def _download(self, key: str, path: Path) -> Fingerprint:
         def receive(client: S3Client) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:

@@ -16,6 +16,8 @@ from typing import TextIO
 
 from distillchain_api.wire.work_order import (
     ATTEMPT_ENV,
+    CACHE_BYTES_ENV,
+    CACHE_ENV,
     KEEP_TEXTS_ENV,
     NODE_ENV,
     RENDEZVOUS_ENV,
@@ -45,6 +47,8 @@ variables alone:
   {ATTEMPT_ENV}           a name unique to this pod; empty: generated
   {TERMINATION_PATH_ENV}  file of the termination message; empty: {DEFAULT_TERMINATION_PATH}
   {WORK_DIRECTORY_ENV}    folder for files in the making; empty: a temporary one
+  {CACHE_ENV}             folder for fetched models and data, shared by stages and pods; empty: none
+  {CACHE_BYTES_ENV}       most bytes of that folder; empty: no limit
   {KEEP_TEXTS_ENV}        0: copy no validation text into store and report; empty: the few that the report shows
   {RENDEZVOUS_ENV}        host:port of node 0, for a stage on several nodes
   {NODE_ENV}           number of this node; Kubernetes sets it in the pods of an Indexed Job

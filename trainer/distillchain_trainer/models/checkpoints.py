@@ -14,6 +14,7 @@ from distillchain_store.opening import open_store
 from distillchain_store.store import Store, fingerprint_of, path_of_uri
 from distillchain_store.verified import download_file
 from distillchain_trainer.errors import CheckpointInvalid, reading
+from distillchain_trainer.input_cache import input_cache
 from distillchain_trainer.models import hub
 from distillchain_trainer.models.checkpoint_files import WANTED, Parts, check_contents, check_names, read_json
 from distillchain_trainer.models.licenses import CARD_FILE, stated_license
@@ -78,10 +79,12 @@ def fetch_committed(store: Store, manifest: Manifest, *, field: str, folder: Pat
 
     Raises: CheckpointCorrupt naming the object.
     """
+    # A folder is as near as the cache is.
+    cache = None if store.uri.startswith("file://") else input_cache()
     for entry in manifest.checkpoint_files:
         # Older releases kept predictions, examples and history beside the model.
         if entry.path.endswith(WANTED):
-            download_file(store, manifest, entry, folder)
+            download_file(store, manifest, entry, folder, cache=cache)
     where = folder / CHECKPOINT_FOLDER if manifest.has_folders else folder
     return _described(manifest.checkpoint, field, where, None, "all")
 
@@ -98,7 +101,7 @@ def _names_in(folder: Path, uri: str, field: str) -> list[str]:
 def _fetch_prefix(
     uri: str, field: str, endpoint_url: str | None, region: str | None, folder: Path, parts: Parts
 ) -> list[str]:
-    store = open_store(uri, endpoint_url=endpoint_url, region=region, field=field)
+    store = open_store(uri, endpoint_url=endpoint_url, region=region, field=field, cache=input_cache())
     # The top folder alone: others, such as onnx/, hold the same weights in other formats.
     names = [item.key for item in store.list_objects("") if "/" not in item.key]
     # S3 has no folders: a wrong name only shows in a listing without objects.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distillchain_api.failures import StageError
 from distillchain_store.connection_faults import proxy_variable, tls_fault
-from distillchain_store.errors import StorageDenied, StorageUnavailable
+from distillchain_store.errors import DiskFull, StorageDenied, StorageUnavailable
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, first_line, translate_unforeseen
+from distillchain_trainer.input_cache import hub_folder, input_cache, is_altered
+
+log = logging.getLogger(__name__)
 
 
 def split_name(uri: str) -> tuple[str, str | None]:
@@ -37,8 +42,38 @@ def fetch_snapshot(uri: str, *, field: str, choose: Callable[[list[str]], list[s
         files = [item.rfilename for item in info.siblings or [] if "/" not in item.rfilename]
         chosen = choose(files)
         # By commit, because the branch may move between the two requests.
-        folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=chosen)
-    return Path(folder), str(info.sha), files
+        fetch = partial(huggingface_hub.snapshot_download, name, revision=info.sha, allow_patterns=chosen)
+        folder = _from_cache(fetch, chosen) or Path(fetch())
+    return folder, str(info.sha), files
+
+
+def _from_cache(fetch: Callable[..., str], names: Sequence[str]) -> Path | None:
+    """A snapshot in the cache that pods share; None: there is none, or it is full."""
+    shared, cache = hub_folder(), input_cache()
+    if shared is None or cache is None:
+        return None
+    try:
+        folder = Path(fetch(cache_dir=shared))
+        return _fetch_altered(folder, names, lambda: Path(fetch(cache_dir=shared)))
+    except Exception as error:  # the client's downloader has no class of its own for a full disk
+        known = translate_unforeseen(error)
+        if not isinstance(known, DiskFull):
+            raise
+        cache.add_fault("written", "No space left on device", is_full=True)
+        return None
+
+
+def _fetch_altered(folder: Path, names: Sequence[str], fetch: Callable[[], Path]) -> Path:
+    """Deletes files that are not what their names say, and fetches them again."""
+    altered = [folder / name for name in names if is_altered(folder / name)]
+    if not altered:
+        return folder
+    log.warning("altered files of the cache are fetched again", extra={"files": [str(path) for path in altered]})
+    for path in altered:
+        # The file itself and the link to it, or the client would take it for fetched.
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    return fetch()
 
 
 def fetch_dataset(

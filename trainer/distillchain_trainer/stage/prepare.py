@@ -22,6 +22,7 @@ from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.precision import best_device
 from distillchain_trainer.engine.sharding import shard
 from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
+from distillchain_trainer.input_cache import input_cache
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
 from distillchain_trainer.models.fewer_layers import with_fewer_layers
@@ -75,6 +76,9 @@ def prepare(context: Context) -> Prepared:
     student, start, start_digest = _load_student(context, task, teacher)
     source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
+    cache = input_cache()
+    for sentence in cache.faults if cache else ():
+        context.warnings.add(sentence)
     return Prepared(task, data, teacher, student, start, source)
 
 

@@ -18,6 +18,7 @@ from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.tables import Table, read_table
 from distillchain_trainer.errors import DataInvalid, reading
+from distillchain_trainer.input_cache import input_cache
 from distillchain_trainer.models import hub
 from distillchain_trainer.stage_warnings import StageWarnings
 
@@ -100,7 +101,7 @@ def locate(
     if uri.startswith("file://"):
         with reading(f"{where}: {shown}", DataInvalid):
             return _local_file(path_of_uri(uri) / name, where, shown)
-    store = open_store(uri, endpoint_url=endpoint_url, region=region, field=f"{field}.uri")
+    store = open_store(uri, endpoint_url=endpoint_url, region=region, field=f"{field}.uri", cache=input_cache())
     # A folder per split: two splits may have files of the same name in different folders.
     path = folder / Path(name).name
     try:
