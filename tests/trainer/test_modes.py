@@ -227,7 +227,9 @@ def test_a_training_that_tries_modes_gives_the_weights_of_an_eager_one(
 
 
 @pytest.mark.parametrize("fails_at", ["_warm_up", "_capture"])
-def test_a_recording_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str):
+def test_a_recording_that_fails_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails_at: str
+):
     """With dropout: the step is made again with the same random numbers."""
 
     class Fails(Recorded):
@@ -243,9 +245,11 @@ def test_a_recording_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pyt
     train(plain, rows, training, tmp_path)
     with_modes(monkeypatch, Fails)
 
-    progress = train(other, rows, training, tmp_path)
+    with caplog.at_level("INFO"):
+        progress = train(other, rows, training, tmp_path)
 
     assert progress.mode == "eager"
+    assert [record.mode for record in caplog.records if record.msg == "training mode chosen"] == ["eager"]  # type: ignore[attr-defined]  # an extra
     assert distance(plain, other) < (1e-6 if fails_at == "_warm_up" else 1.0)
 
 

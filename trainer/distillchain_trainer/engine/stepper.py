@@ -65,9 +65,10 @@ class Stepper:
             # Of the slowest rank, so that all choose the same mode.
             elapsed_s = self.work.world.longest(self._now() - started)
             self.trial.step_done(elapsed_s if typical else None, steps_left=steps_left)
-            if self.trial.is_decided:
-                seconds = {f"{name}_ms": round(1000 * value, 3) for name, value in self.trial.seconds.items()}
-                log.info("training mode chosen", extra={"mode": str(self.trial.mode), **seconds})
+        # Also where the last mode has failed.
+        if tries and self.trial.is_decided:
+            seconds = {f"{name}_ms": round(1000 * value, 3) for name, value in self.trial.seconds.items()}
+            log.info("training mode chosen", extra={"mode": str(self.trial.mode), **seconds})
         return loss
 
     def _agree(self, mode: Mode, *, steps_left: int) -> None:
