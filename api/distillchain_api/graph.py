@@ -102,6 +102,7 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
         # teacher and has the gate in its TeacherRef.
         gate=merge(Gate(), spec.teacher.gate),
         save_interval_s=duration_seconds(template.save_interval),
+        export=template.export,
     )
     return _placed(order, template, stage=None)
 
@@ -139,6 +140,7 @@ def _distill(
         distillation=distillation,
         gate=stage.gate,
         save_interval_s=duration_seconds(stage.save_interval or template.save_interval),
+        export=template.export if stage.export is None else stage.export,
         final=final,
     )
     return _placed(order, template, stage=stage)

@@ -24,6 +24,20 @@ def checkpoint_prefix(digest: str, attempt: str) -> str:
     return f"{attempt_prefix(digest, attempt)}/{CHECKPOINT_FOLDER}"
 
 
+def export_prefix(digest: str, attempt: str) -> str:
+    """The folder of an export, without a slash at the end."""
+    return f"stages/{digest}/exports/{attempt}"
+
+
+def export_record_key(digest: str, name: str) -> str:
+    """The record of an export, whose existence says that all files of the export are stored.
+
+    Args:
+        name: see distillchain_api.resource.export.Export.
+    """
+    return f"stages/{digest}/exports/{name}.json"
+
+
 def resume_prefix(digest: str) -> str:
     """The folder of a stage's resumable states."""
     return f"stages/{digest}/resume/"

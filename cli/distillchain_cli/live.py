@@ -25,6 +25,7 @@ PHASES: dict[ProgressPhase, str] = {
     "Train": "train",
     "Evaluate": "evaluate",
     "Upload": "upload",
+    "Export": "export",
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage
-from distillchain_api.layout import resume_prefix
+from distillchain_api.layout import export_record_key, resume_prefix
 from distillchain_api.resource.spec import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.errors import RunFailed
@@ -87,13 +87,21 @@ def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) ->
         problem = gate_problem(stage.work_order, manifest, kept=f"it is {manifest.checkpoint}")
         if problem is not None:
             return StageForecast(stage, "fail", problem, manifest.checkpoint)
-        return StageForecast(stage, "reuse", "committed in the store", manifest.checkpoint)
+        reason = "committed in the store" + _missing_export(store, stage)
+        return StageForecast(stage, "reuse", reason, manifest.checkpoint)
     reason = "not in the store"
     if store.list_objects(resume_prefix(stage.digest)):
         reason += "; training state is saved"
     elif before and before[-1].action == "train":
         reason += f"; after {before[-1].stage.name}"
     return StageForecast(stage, "train", reason)
+
+
+def _missing_export(store: Store, stage: PlannedStage) -> str:
+    name = stage.work_order.export.name
+    if name is None or store.list_objects(export_record_key(stage.digest, name)):
+        return ""
+    return "; its export will be made"
 
 
 def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distillchain_api.graph import Plan
 from distillchain_api.metrics import Metric, retention
-from distillchain_api.resource.status import ChainStatus, MeasuredStatus, StageStatus
+from distillchain_api.resource.status import ChainStatus, ExportStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import warning_lines
 from distillchain_operator.status import metric_of, root_teacher
@@ -92,10 +92,16 @@ def _notes(status: ChainStatus, metric: Metric, warnings_were_printed: bool) -> 
         if entry.phase == "Committed":
             notes += [f"{entry.name} {entry.message}"] if entry.message else []
             notes += _counted(entry) if warnings_were_printed else warning_lines(entry)
+            notes += [_export_line(entry.name, export, metric) for export in entry.exports]
     name = metric.name
     direction = "" if metric.higher_is_better else ", lower is better"
     retained = f"; retained: share of the teacher's {name} on validation" if metric.has_retention else ""
     return [*notes, f"{name}: on validation{direction}; test: {name} on test{retained}"]
+
+
+def _export_line(stage: str, export: ExportStatus, metric: Metric) -> str:
+    speeds = f"{rate(export.examples_per_second)} examples/s (PyTorch {rate(export.pytorch_examples_per_second)})"
+    return f"{stage}: {export.format}: {size(export.size_bytes)}, {metric.name} {export.metric}, {speeds}: {export.uri}"
 
 
 def _counted(entry: StageStatus) -> list[str]:

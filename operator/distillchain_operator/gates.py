@@ -23,6 +23,11 @@ def surely_meets_gates(stage: PlannedStage, entry: StageStatus) -> bool:
     return missed_gate(order, student, teacher, slack=-slack) is None
 
 
+def has_exports(stage: PlannedStage, entry: StageStatus) -> bool:
+    """Whether everything is exported that the spec asks for; an export may be added after the commit."""
+    return {*stage.work_order.export.formats} <= {export.format for export in entry.exports}
+
+
 def _metric(model: MeasuredStatus | None, metric: str) -> float | None:
     value = model.metrics.validation.get(metric) if model else None
     return float(value) if value else None

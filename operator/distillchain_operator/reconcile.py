@@ -15,7 +15,7 @@ from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator import entries, starting
 from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
-from distillchain_operator.gates import surely_meets_gates
+from distillchain_operator.gates import has_exports, surely_meets_gates
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, MissingImage, build_job
 from distillchain_operator.labels import digest_label
@@ -257,10 +257,12 @@ def _build(view: View, stage: PlannedStage) -> _Wanted:
 
 
 def _stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job: str) -> bool:
-    """Whether a stage that is committed by its status needs nothing; an edit may have tightened a gate."""
+    """Whether a stage that is committed by its status needs nothing; an edit may tighten a gate or add an export."""
+    if entry.phase != "Committed" or not has_exports(stage, entry):
+        return False
     # Without an edit the metrics are not compared: they are rounded, so a metric equal to its gate would run again
     # after each upgrade of the operator. A Job of the same name had the same gates, which are part of its work order.
-    return entry.phase == "Committed" and (not view.was_edited or entry.job == job or surely_meets_gates(stage, entry))
+    return not view.was_edited or entry.job == job or surely_meets_gates(stage, entry)
 
 
 def _found_damaged_at(view: View, stage: PlannedStage) -> str:
@@ -310,6 +312,6 @@ def _committed_by_job(view: View, stage: PlannedStage, *, wanted: str, after: st
             started_at=job.created_at or None,
             finished_at=(pod.end.finished_at if pod.end else "") or job.finished_at or None,
         )
-        if job.name == wanted or surely_meets_gates(stage, entry):
+        if job.name == wanted or (surely_meets_gates(stage, entry) and has_exports(stage, entry)):
             return entry
     return None

@@ -18,6 +18,7 @@ from distillchain_api.resource.status import (
     ChainStatus,
     Condition,
     ConditionType,
+    ExportStatus,
     MeasuredMetrics,
     MeasuredStatus,
     MetricStrings,
@@ -92,6 +93,7 @@ def committed_entry(
         examples_per_second=f"{answer.examples_per_second:.1f}",
         # The success must not hide it: without this message only the report would show a student at chance.
         message=f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None,
+        exports=[ExportStatus.parse(export.to_document()) for export in answer.exports],
         warnings=bounded_warnings(answer.warnings),
     )
 

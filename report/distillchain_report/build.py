@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distillchain_api.layout import export_prefix
 from distillchain_api.metrics import ACCURACY, Metric
 from distillchain_api.resource.spec import TEACHER_STAGE
 from distillchain_api.resource.status import StagePhase
@@ -15,6 +16,7 @@ from distillchain_report.commits import manifests_digest
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import (
     Comparison,
+    ExportReport,
     MetricFacts,
     Outcome,
     Report,
@@ -191,8 +193,32 @@ def _stage(
             "against_teacher": _against_teacher(stage, before, metric, section),
             "teacher_metric": taught.metrics.validation.get(metric.name) if taught else None,
             "history": stage.history,
+            "exports": _exports(stage, metric),
         }
     )
+
+
+def _exports(stage: LoadedStage, metric: Metric) -> list[ExportReport]:
+    record = stage.export
+    if record is None:
+        return []
+    # Where the checkpoint is now shows where the store is now.
+    store = stage.checkpoint.partition("/stages/")[0]
+    folder = f"{store}/{export_prefix(record.digest, record.attempt)}"
+    return [
+        ExportReport(
+            format=found.format,
+            size_bytes=found.size_bytes,
+            metric=found.validation[metric.name],
+            examples_per_second=found.examples_per_second,
+            different_predictions=found.different_predictions,
+            largest_difference=found.largest_difference,
+            uri=f"{folder}/{found.path}" if found.path else stage.checkpoint,
+        )
+        for found in record.formats
+        # The chain may name another metric than the one that was measured then.
+        if metric.name in found.validation
+    ]
 
 
 def _against_teacher(

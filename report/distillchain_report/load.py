@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.layout import resume_prefix
+from distillchain_api.faults import BadDocument
+from distillchain_api.layout import export_record_key, resume_prefix
 from distillchain_api.resource.status import StagePhase
+from distillchain_api.wire.export import ExportRecord
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.records import HISTORY_FILE, HistoryPoint
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.section import StageAnswers
 from distillchain_report.sections import section_of
 from distillchain_store.commit import read_manifest
-from distillchain_store.errors import CheckpointCorrupt, OtherRelease
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
 from distillchain_store.store import StoredObject
 
 
@@ -62,6 +64,7 @@ class LoadedStage:
         checkpoint: where it is now; a store may have been copied, moved or mounted elsewhere since the commit.
         saved: for a stage that is not committed: the latest step with a saved state, and the total number of steps.
         answers: the predictions, as the section of its task type reads them.
+        export: its student in other formats.
         unreadable: why there is no manifest although the store holds one.
         missing: one sentence for each thing that the report lacks.
     """
@@ -72,6 +75,7 @@ class LoadedStage:
     saved: tuple[int, int] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     answers: StageAnswers[Any] = field(default_factory=StageAnswers)
+    export: ExportRecord | None = None
     unreadable: str | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -110,8 +114,27 @@ def _load_stage(store: ListableStore, wanted: WantedStage) -> LoadedStage:
         checkpoint=manifest.checkpoint,
         history=history,
         answers=answers,
+        export=_export(store, files),
         missing=[f"{wanted.name}: {sentence}" for sentence in files.missing],
     )
+
+
+def _export(store: ListableStore, files: CommittedFiles) -> ExportRecord | None:
+    """The export of the committed weights with the most formats."""
+    manifest = files.manifest
+    for name in ("onnx-int8", "onnx"):
+        key = export_record_key(manifest.digest, name)
+        try:
+            record = ExportRecord.parse(store.read(key))
+        except ObjectMissing:
+            continue
+        except (BadDocument, UnicodeDecodeError) as error:
+            files.give_up(f"{store.uri}/{key} cannot be read ({str(error).splitlines()[0]})", "no export")
+            continue
+        # The stage may have been committed again since, after its manifest was deleted.
+        if record.weights == manifest.student.revision:
+            return record
+    return None
 
 
 def _saved_step(store: ListableStore, digest: str) -> tuple[int, int] | None:

@@ -26,6 +26,7 @@ def render_markdown(report: Report) -> str:
         "## Time",
         _time(report),
         plain(phrases.totals_words(report)),
+        *_exports(report),
         "## Lineage",
         _lineage(report),
         *_list(
@@ -119,6 +120,28 @@ def _time(report: Report) -> str:
             for stage in report.stages if (run := stage.run)
         ],
     )  # fmt: skip
+
+
+def _exports(report: Report) -> list[str]:
+    rows = [
+        [
+            stage.name,
+            export.format,
+            words.size(export.size_bytes),
+            words.measured(export.metric, report.metric),
+            words.rate(export.examples_per_second),
+            str(export.different_predictions),
+            f"{export.largest_difference:.2g}",
+            export.uri,
+        ]
+        for stage in report.stages
+        for export in stage.exports
+    ]
+    if not rows:
+        return []
+    head = ["stage", "format", "size", report.metric.display_name, "examples/s on a CPU", "other predictions",
+            "largest difference", "stored at"]  # fmt: skip
+    return ["## Exports", table(head, rows)]
 
 
 def _lineage(report: Report) -> str:

@@ -132,6 +132,22 @@ class Run(Document):
     checkpoint: str
 
 
+class ExportReport(Document):
+    """A committed student in one format, on validation and on a CPU. The first of a stage is the checkpoint itself."""
+
+    format: str
+    size_bytes: int
+    metric: float
+    """The metric that the chain names."""
+    examples_per_second: float
+    different_predictions: int
+    """Rows or items with another prediction than that of PyTorch."""
+    largest_difference: float
+    """Of an output from that of PyTorch."""
+    uri: str
+    """Of its file, or of the checkpoint."""
+
+
 class StageReport(Document):
     """One step of the chain."""
 
@@ -153,6 +169,7 @@ class StageReport(Document):
     teacher_metric: float | None = None
     """Its own teacher, as this stage measured it."""
     history: list[HistoryPoint] = []
+    exports: list[ExportReport] = []
 
 
 class Totals(Document):

@@ -61,6 +61,7 @@ def render_html(report: Report) -> str:
         chance=phrases.chance_words(report),
         latency_note=phrases.latency_note(report),
         totals=phrases.totals_words(report),
+        exported=any(stage.exports for stage in report.stages),
     )
 
 

@@ -160,6 +160,7 @@ def test_key_order_does_not_matter(value: dict[str, Any], random: Any):
         pytest.param(lambda s: s["storage"].update(endpointUrl="http://s3:9000"), id="storage"),
         pytest.param(lambda s: s["stages"][0].update(gate={"minMetric": 0.5}), id="gate"),
         pytest.param(lambda s: s["stages"][0].update(name="renamed"), id="name"),
+        pytest.param(lambda s: s.update(template={"export": {"onnx": {"quantize": "int8"}}}), id="export"),
         pytest.param(
             lambda s: s.update(
                 template={

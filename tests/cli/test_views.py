@@ -13,7 +13,7 @@ from rich.progress import Progress, TextColumn
 from chain_builders import a_commit, a_plan
 from distillchain_api.graph import Plan
 from distillchain_api.metrics import Metric
-from distillchain_api.resource.status import ChainStatus
+from distillchain_api.resource.status import ChainStatus, ExportStatus
 from distillchain_api.wire.answer import Progress as Line
 from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
@@ -64,6 +64,24 @@ def test_doubt_and_warnings_of_a_stage_are_below_the_table():
         "tiny: warning: class high is never predicted",
         "tiny: warning: 17 rows are in train and in validation",
     ]
+
+
+def test_exports_of_a_stage_are_below_the_table():
+    plan = a_plan()
+    status = a_status(plan)
+    export = ExportStatus(
+        format="onnx-int8",
+        uri="s3://models/x/model.int8.onnx",
+        size_bytes=250_000,
+        metric="0.8290",
+        examples_per_second="4120.7",
+        pytorch_examples_per_second="2010.0",
+    )
+    status.stages[1] = status.stages[1].model_copy(update={"exports": [export]})
+
+    assert (
+        "tiny: onnx-int8: 250.0 kB, accuracy 0.8290, 4121 examples/s (PyTorch 2010): s3://models/x/model.int8.onnx"
+    ) in results_table(plan, status).splitlines()
 
 
 def test_a_fine_tuned_root_teacher_has_one_row():

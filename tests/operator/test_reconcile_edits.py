@@ -18,6 +18,7 @@ from chain_builders import (
 from deciding import committed_status, created, decide, entry
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.status import ExportStatus
 from distillchain_operator.actions import DeleteJob
 
 TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
@@ -33,6 +34,8 @@ TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
         pytest.param("tiny", {"gate": {"minMetric": 0.99}}, "tiny", id="a gate that is not met"),
         pytest.param("tiny", {"gate": {"maxDrop": 0.01}}, "tiny", id="a drop that is too large"),
         pytest.param("mini", {"gate": {"minMetric": 0.85}}, "mini", id="a gate within rounding: the trainer decides"),
+        pytest.param("tiny", {"export": {"onnx": {}}}, "tiny", id="an export that is not made yet"),
+        pytest.param("tiny", {"export": {}}, None, id="no export"),
     ],
 )
 def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
@@ -45,6 +48,20 @@ def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
         build_plan(a_chain(generation=2).model_copy(update={"spec": a_chain_spec(edited)})), previous=status
     )
     assert created(decision) == ([want_started] if want_started else [])
+
+
+def test_a_stage_with_its_exports_stays_committed_and_one_more_format_runs_it_again():
+    exported = {"format": "onnx", "uri": "s3://b/model.onnx", "sizeBytes": 9, "metric": "0.8500"}
+    exported |= {"examplesPerSecond": "9.0", "pytorchExamplesPerSecond": "4.0"}
+    status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)
+    has = [stage.model_copy(update={"exports": [ExportStatus.parse(exported)]}) for stage in status.stages]
+    status = status.model_copy(update={"stages": has})
+    plain, int8 = (
+        a_plan(generation=2, template={"image": IMAGE, "export": {"onnx": onnx}}) for onnx in ({}, {"quantize": "int8"})
+    )
+
+    assert created(decide(plain, previous=status)) == []
+    assert created(decide(int8, previous=status)) == ["mini"]
 
 
 def a_chain_spec(stages: list[dict[str, Any]]) -> Any:

@@ -9,11 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
 from distillchain_api.wire.records import (
     EXAMPLES_FILE,
@@ -49,6 +50,7 @@ class Relay:
         warnings: of each stage, by name.
         latency: p50 and p95 of every model, in milliseconds.
         never: classes that the last student never predicts, each with the class that it predicts instead.
+        exported: stages with an export, in both formats.
         one_folder: as older releases stored an attempt: results beside the files of the model.
     """
 
@@ -75,6 +77,7 @@ class Relay:
     latency: tuple[float, float] | None = None
     never: Mapping[str, str] = field(default_factory=dict)
     one_folder: bool = False
+    exported: Sequence[str] = ()
 
 
 def digest_of(name: str) -> str:
@@ -263,9 +266,42 @@ def _commit(
         committed_at=MOMENT,
     )
     (attempt.parents[1] / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+    if name in relay.exported:
+        _export(attempt.parents[1] / "exports", manifest)
 
 
 def rewrite_manifest(folder: Path, name: str, **parts: Any) -> None:
     """Replaces fields of a manifest."""
     path = folder / "stages" / digest_of(name) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
+def _export(folder: Path, manifest: Manifest) -> None:
+    """The record of an export; a report does not read its files."""
+    folder.mkdir()
+    speeds: dict[Literal["pytorch", "onnx", "onnx-int8"], tuple[str | None, float]] = {
+        "pytorch": (None, 900.0),
+        "onnx": ("model.onnx", 1800.0),
+        "onnx-int8": ("model.int8.onnx", 2700.0),
+    }
+    record = ExportRecord(
+        digest=manifest.digest,
+        weights=manifest.student.revision,
+        attempt="e1",
+        files=[],
+        formats=[
+            MeasuredFormat(
+                format=kind,
+                path=path,
+                size_bytes=manifest.student.size_bytes,
+                validation=manifest.student.metrics.validation,
+                examples_per_second=speed,
+                different_predictions=3 if kind == "onnx-int8" else 0,
+                largest_difference=0.0 if kind == "pytorch" else 2e-6,
+            )
+            for kind, (path, speed) in speeds.items()
+        ],
+        environment={},
+        created_at=MOMENT,
+    )
+    (folder / "onnx-int8.json").write_text(record.to_json(), encoding="utf-8")

@@ -291,6 +291,43 @@ def test_every_metric_has_its_interval(tmp_path: Path, metric: str):
         assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_exports_are_listed_in_every_form_of_the_report(tmp_path: Path):
+    report = a_report(tmp_path / "one", exported=["tiny"])
+
+    _, tiny, _ = report.stages
+    assert [export.format for export in tiny.exports] == ["pytorch", "onnx", "onnx-int8"]
+    folder = f"file://{tmp_path}/one/stages/{digest_of('tiny')}/exports/e1"
+    assert tiny.exports[2].uri == f"{folder}/model.int8.onnx"
+    assert tiny.exports[0].uri.endswith("/attempts/a1/checkpoint")
+    text = render_markdown(report)
+    assert "## Exports" in text
+    row = next(line for line in text.splitlines() if line.startswith("| tiny | onnx-int8 |"))
+    assert "| 0.890 | 2,700 | 3 | 2e-06 |" in row
+    page = Page(render_html(report))
+    assert "exports" in page.ids
+    assert any("model.int8.onnx" in word for word in page.words)
+
+
+@pytest.mark.parametrize(
+    "content, missing",
+    [
+        pytest.param("{", 1, id="unreadable"),
+        pytest.param(None, 0, id="of weights that were replaced"),
+    ],
+)
+def test_an_export_that_cannot_be_used_is_left_out(tmp_path: Path, content: str | None, missing: int):
+    relay = Relay(exported=["tiny"])
+    write_relay(tmp_path, relay)
+    path = tmp_path / f"stages/{digest_of('tiny')}/exports/onnx-int8.json"
+    path.write_text(content or path.read_text().replace('"weights":"sha256:', '"weights":"sha256:0'))
+
+    report = report_of(tmp_path, relay)
+
+    assert not report.stages[1].exports
+    assert len(report.missing) == missing
+    assert "exports" not in Page(render_html(report)).ids
+
+
 def test_a_store_of_an_older_release_with_one_folder_an_attempt_gives_the_same_report(tmp_path: Path):
     now, before = (a_report(tmp_path / name, one_folder=name == "before") for name in ("now", "before"))
 

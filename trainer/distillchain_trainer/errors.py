@@ -4,6 +4,7 @@ TrainerError
 |- WorkOrderInvalid     64
 |- DataInvalid          65
 |- CheckpointInvalid    66
+|  `- ExportInvalid
 |- LabelMismatch        67
 |- GateNotMet           68
 |- TrainingDiverged     68
@@ -46,6 +47,10 @@ class CheckpointInvalid(TrainerError):
     """A checkpoint cannot be loaded."""
 
     failure_class = FailureClass.CHECKPOINT_INVALID
+
+
+class ExportInvalid(CheckpointInvalid):
+    """A committed model cannot be exported, or its export computes something else."""
 
 
 class LabelMismatch(TrainerError):

@@ -21,6 +21,7 @@ from distillchain_api.resource.distillation import (
     TemplateDistillation,
     distillation_faults,
 )
+from distillchain_api.resource.export import EXPORT_RULES, Export, export_faults
 from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
 from distillchain_api.resource.label_term import (
@@ -205,6 +206,7 @@ class Template(Document):
     in vain, and created again after a pause; empty: no limit."""
     save_interval: Duration = "10m"
     """Maximum training time that a crash can lose."""
+    export: Export = Export()
 
 
 class Architecture(Document):
@@ -288,6 +290,8 @@ class Stage(Document):
     """Maximum time that its pods may wait to start; empty: the template's."""
     save_interval: Duration | None = None
     """Maximum training time that a crash can lose; empty: the template's."""
+    export: Export | None = None
+    """Replaces the template's export as a whole; `{}`: no export."""
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
@@ -377,7 +381,14 @@ class ChainSpec(Document):
             raise error_of(faults)
         return self
 
-    model_config = {"json_schema_extra": rules(*GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES)}
+    @model_validator(mode="after")
+    def _exports_fit_the_task(self) -> Self:
+        exports = {f"stages[{index}].export": stage.export for index, stage in enumerate(self.stages)}
+        if faults := list(export_faults(self.task, {"template.export": self.template.export, **exports})):
+            raise error_of(faults)
+        return self
+
+    model_config = {"json_schema_extra": rules(*GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES, *EXPORT_RULES)}
 
 
 class DistillationChain(Document):

@@ -56,6 +56,21 @@ class MeasuredStatus(Record):
     examples_per_second: str | None = None
 
 
+class ExportStatus(Record):
+    """A committed student in another format."""
+
+    format: str
+    uri: str
+    """Of its file."""
+    size_bytes: int
+    metric: str
+    """`task.metric` on validation."""
+    examples_per_second: str
+    """Of whole texts on a CPU."""
+    pytorch_examples_per_second: str
+    """The same of the checkpoint in PyTorch, on the same CPU."""
+
+
 class StageStatus(Record):
     """One stage."""
 
@@ -86,6 +101,8 @@ class StageStatus(Record):
     progress: StageProgress | None = None
     message: str | None = None
     """What it waits for, why it failed, or why its student may not have learned the task."""
+    exports: list[ExportStatus] = []
+    """What was exported from the committed weights."""
     warnings: list[str] = []
     """What the user should know of a committed stage's data, checkpoints and result."""
     failure_class: FailureClass | None = None

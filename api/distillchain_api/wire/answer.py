@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
+from distillchain_api.wire.export import ExportSummary
 from distillchain_api.wire.manifest import ModelSummary
 from distillchain_api.wire.work_order import Digest
 
@@ -35,6 +36,8 @@ class Committed(Document):
     teacher: ModelSummary | None = None
     elapsed_s: float
     examples_per_second: float
+    exports: list[ExportSummary] = []
+    """What the work order asks to export."""
     warnings: list[str] = []
     """Of the manifest, as many as the termination message holds."""
 
@@ -86,7 +89,7 @@ def fit(message: str, limit_bytes: int = MESSAGE_BYTES) -> str:
 
 
 ProgressPhase = Literal[
-    "FetchTeacher", "MeasureTeacher", "MeasureStudent", "TeacherLogits", "Train", "Evaluate", "Upload"
+    "FetchTeacher", "MeasureTeacher", "MeasureStudent", "TeacherLogits", "Train", "Evaluate", "Upload", "Export"
 ]
 
 

@@ -10,6 +10,7 @@ from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Document
 from distillchain_api.faults import Expect
 from distillchain_api.resource.distillation import Distillation
+from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate, TeacherGate
 from distillchain_api.resource.parallelism import ResolvedParallelism
 from distillchain_api.resource.spec import Student, Training
@@ -96,6 +97,8 @@ class WorkOrder(Document):
     """None exactly when `teacher` is."""
     gate: Gate = Gate()
     save_interval_s: Annotated[int, Field(ge=1)] = 600
+    export: Export = Export()
+    """In no digest: it is made from the committed weights."""
     final: bool = False
     """The chain's last stage: its trainer writes the chain's report. Decides no result, so it is in no digest."""
 
@@ -106,8 +109,10 @@ class WorkOrder(Document):
         return self
 
     def to_document(self) -> dict[str, Any]:
-        """The order as plain JSON data; `parallelism` is left out for one process."""
+        """The order as plain JSON data; `parallelism` is left out for one process, and `export` without an export."""
         document = super().to_document()
+        if self.export.name is None:
+            del document["export"]
         if self.parallelism == ResolvedParallelism():
             del document["parallelism"]
         return document

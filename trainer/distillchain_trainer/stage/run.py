@@ -20,6 +20,7 @@ from distillchain_trainer.engine.world import join_world
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.answer import answer_of
 from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.export import with_exports
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage.report import ensure_report
@@ -52,10 +53,10 @@ def run_stage(
         address = order.storage
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
         context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
-        answer = _adopt_or_train(context)
+        answer, exported = _with_exports(context, _adopt_or_train(context))
         if order.final and world.is_main:
             with signals.deferred():  # a committed stage is not reported as interrupted because of its report
-                ensure_report(store, order, adopted=answer.reused)
+                ensure_report(store, order, adopted=answer.reused and not exported)
         return answer
 
 
@@ -71,6 +72,20 @@ def _adopt_or_train(context: Context) -> Committed:
         return adopt(context, found).to_json()
 
     return Committed.parse(world.from_main(adopted, "verification of the commit"))
+
+
+def _with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:
+    """The answer with its exports, which rank 0 makes, and whether this rank made one now."""
+    if context.order.export.name is None:
+        return answer, False
+    made = False
+
+    def exported() -> str:
+        nonlocal made
+        found, made = with_exports(context, answer)
+        return found.to_json()
+
+    return Committed.parse(context.world.from_main(exported, "export")), made
 
 
 def _train(context: Context) -> Committed:

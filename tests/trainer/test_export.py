@@ -1,0 +1,161 @@
+"""Exports to ONNX: made from the committed weights, checked on all of validation, stored beside the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distillchain_api.wire.export import ExportRecord
+from distillchain_trainer.errors import ExportInvalid
+from distillchain_trainer.export import onnx_file
+from distillchain_trainer.export.compare import difference
+from distillchain_trainer.models import bert_hash
+from trainer.parts import SMALL_BERT, an_order, run_here, sentences
+
+INT8 = {"export": {"onnx": {"quantize": "int8"}}}
+
+
+def record_of(root: Path, digest: str, name: str = "onnx-int8") -> ExportRecord:
+    return ExportRecord.parse((root / f"store/stages/{digest}/exports/{name}.json").read_text())
+
+
+def path_of(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def logits_of_onnx(path: Path, texts: list[str]) -> np.ndarray[Any, Any]:
+    """As a server without our package computes them."""
+    tokenizer = AutoTokenizer.from_pretrained(path.parent)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    tokens = tokenizer(texts, truncation=True, padding=True, return_tensors="np")
+    return session.run(None, {item.name: tokens[item.name] for item in session.get_inputs()})[0]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("kind", ["bert", "bert-hash"])
+def test_an_exported_stage_gives_the_logits_of_its_checkpoint(root: Path, kind: str):
+    config = {**SMALL_BERT, **({"projections": 4} if kind == "bert-hash" else {})}
+    student = {"architecture": {"modelType": kind, "config": config}, "tokenizer": f"file://{root}/teacher"}
+
+    answer = run_here(an_order(root, student=student, template=INT8), root)
+
+    plain, int8 = answer.exports
+    assert (plain.format, int8.format) == ("onnx", "onnx-int8")
+    texts = [text for text, _ in sentences(20, 9)] + ["good " * 40]
+    bert_hash.register()
+    folder = path_of(answer.checkpoint)
+    tokenizer, model = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForSequenceClassification))
+    with torch.no_grad():
+        want = model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits.numpy()
+    np.testing.assert_allclose(logits_of_onnx(path_of(plain.uri), texts), want, atol=1e-5)
+    single = logits_of_onnx(path_of(plain.uri), texts[:1])
+    np.testing.assert_allclose(single, want[:1], atol=1e-5, err_msg="a batch of one row")
+    assert np.abs(logits_of_onnx(path_of(int8.uri), texts) - want).max() < 0.2
+    record = record_of(root, answer.digest)
+    assert [found.format for found in record.formats] == ["pytorch", "onnx", "onnx-int8"]
+    assert record.formats[0].validation == record.formats[1].validation
+    assert record.formats[1].different_predictions == 0
+    assert path_of(int8.uri).stat().st_size == int8.size_bytes
+    assert all(found.examples_per_second > 0 for found in record.formats)
+
+
+@pytest.mark.models
+def test_an_export_that_is_added_later_is_made_without_training_and_found_after_that(root: Path):
+    before = run_here(an_order(root), root)
+    weights = (path_of(before.checkpoint) / "model.safetensors").stat().st_mtime_ns
+
+    added, again = (run_here(an_order(root, template=INT8), root, attempt=name) for name in ("added", "again"))
+
+    assert (before.exports, before.digest) == ([], added.digest)
+    assert added.reused
+    assert again.exports == added.exports != []
+    assert (path_of(before.checkpoint) / "model.safetensors").stat().st_mtime_ns == weights
+    assert record_of(root, added.digest).attempt == "added"
+    path_of(added.exports[0].uri).write_bytes(b"damaged")
+    repaired = run_here(an_order(root, template=INT8), root, attempt="repaired")
+    assert record_of(root, repaired.digest).attempt == "repaired"
+
+
+@pytest.mark.models
+def test_a_wrong_graph_is_refused_with_both_metrics_and_the_stage_stays_committed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Negated(onnx_file.OnnxModel):
+        def forward(self, **inputs: torch.Tensor) -> Any:
+            answer = super().forward(**inputs)
+            answer.logits = -answer.logits
+            return answer
+
+    monkeypatch.setattr(onnx_file, "OnnxModel", Negated)
+    order = an_order(root, template={"export": {"onnx": {}}})
+
+    with pytest.raises(ExportInvalid) as failure:
+        run_here(order, root)
+
+    assert "export.onnx of stage small: the exported graph computes something else: 60 of 60 predictions" in str(
+        failure.value
+    )
+    assert "(accuracy 0." in str(failure.value)
+    assert (root / f"store/stages/{order.digest}/manifest.json").is_file()
+    assert not (root / f"store/stages/{order.digest}/exports").exists()
+    assert run_here(an_order(root), root, attempt="without").reused
+
+
+@pytest.mark.models
+def test_an_int8_model_that_is_worse_is_a_warning_with_both_metrics(root: Path, monkeypatch: pytest.MonkeyPatch):
+    real = onnx_file.OnnxModel
+
+    def model_of(path: Path) -> nn.Module:
+        model = real(path)
+        if path.name == "model.int8.onnx":
+            plain = model.forward
+            model.forward = lambda **inputs: _constant(plain(**inputs))  # type: ignore[method-assign]
+        return model
+
+    monkeypatch.setattr(onnx_file, "OnnxModel", model_of)
+
+    answer = run_here(an_order(root, template=INT8, training={"epochs": 6}), root)
+
+    (warning,) = [found for found in answer.warnings if "int8" in found]
+    assert "int8 lowers the quality" in warning
+    assert "accuracy 0.50 and " in warning
+    assert record_of(root, answer.digest).warnings == [warning]
+
+
+def _constant(answer: Any) -> Any:
+    answer.logits = torch.zeros_like(answer.logits)
+    return answer
+
+
+@pytest.mark.models
+def test_a_model_that_the_exporter_does_not_support_is_named(tmp_path: Path):
+    class Branching(nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            return input_ids if input_ids.sum() > attention_mask.sum() else attention_mask
+
+    inputs = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+
+    with pytest.raises(
+        ExportInvalid, match=r"^export.onnx of stage x: the model cannot be exported to ONNX: .+; remove"
+    ):
+        onnx_file.write_onnx(Branching(), inputs, tmp_path / "model.onnx", who="export.onnx of stage x")
+
+
+def test_predictions_are_compared_as_each_task_answers():
+    one = np.array([[1.0, 2.0], [3.0, 1.0]], dtype=np.float32)
+    other = one + np.array([[0.0, -1.5], [0.0, 0.0]], dtype=np.float32)
+
+    assert difference("TextClassification", one, other).predictions == 1
+    assert difference("MultiLabelClassification", one - 1.2, other - 1.2).predictions == 1
+    assert difference("Regression", one[:, 0], other[:, 0]).predictions == 0
+    assert difference("TextClassification", one, other).largest == pytest.approx(1.5)
+    assert not difference("TextClassification", one, other).is_within_tolerance
+    assert difference("TextClassification", one, one + 1e-5).is_within_tolerance
+    assert not difference("TextClassification", one, one * np.nan).is_within_tolerance

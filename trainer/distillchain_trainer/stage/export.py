@@ -1,0 +1,192 @@
+"""Exports of a committed stage: found in the store, or made from the committed weights and compared with them.
+
+They are no part of the commit. So an export that is added to the spec later is made by the next run, without training.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillchain_api.layout import export_record_key
+from distillchain_api.metrics import format_value
+from distillchain_api.resource.export import Format
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.export import ExportRecord, MeasuredFormat
+from distillchain_api.wire.manifest import Manifest
+from distillchain_store.commit import read_manifest
+from distillchain_store.errors import CheckpointCorrupt
+from distillchain_trainer.errors import ExportInvalid
+from distillchain_trainer.export.record import find_export, summaries, upload_export
+from distillchain_trainer.stage.context import Context, utc_now
+from distillchain_trainer.stage_warnings import StageWarnings
+
+if TYPE_CHECKING:
+    from distillchain_trainer.export.compare import Measured
+
+log = logging.getLogger(__name__)
+
+FILES: dict[Format, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+
+
+def with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:
+    """The answer of a committed stage with its exports, and whether one was made now.
+
+    Raises: ExportInvalid, CheckpointInvalid, DataInvalid; StopRequested; errors of the store.
+    """
+    order, store, name = context.order, context.store, context.order.export.name
+    if name is None:
+        return answer, False
+    manifest = read_manifest(store, order.digest)
+    if manifest is None:
+        raise CheckpointCorrupt(f"stage {order.stage} is no longer committed; try again (distillchain retry)")
+    record = find_export(store, manifest, name)
+    made = record is None
+    if record is None:
+        record = _Exporting(context, manifest).run()
+        store.write(export_record_key(manifest.digest, name), record.to_json().encode())
+        log.info("exported", extra={"export": name, "stage": order.stage})
+    shown = summaries(store, record, order.task.deciding_metric)
+    return answer.model_copy(update={"exports": shown, "warnings": [*answer.warnings, *record.warnings]}), made
+
+
+class _Exporting:
+    """One export, by one process on the CPU."""
+
+    def __init__(self, context: Context, manifest: Manifest) -> None:
+        # torch takes seconds to import, and an export that is found in the store does not need it.
+        from distillchain_trainer.models.checkpoints import fetch_committed
+        from distillchain_trainer.tasks import adapter_for
+
+        self._context, self._manifest, order = context, manifest, context.order
+        self._formats = order.export.formats
+        context.reporter.report("Export", 0, 1 + len(self._formats))
+        folder = context.scratch("export")
+        # Its warnings are known: the training has read the same rows and has made the checkpoint.
+        self._task = adapter_for(order.task, StageWarnings())
+        address = order.storage
+        data = self._task.read_data(
+            endpoint_url=address.endpoint_url, region=address.region, folder=context.scratch("export-data")
+        )
+        self._split = data.validation
+        checkpoint = fetch_committed(context.store, manifest, field=order.field, folder=folder / "committed")
+        self._loaded = self._task.load_teacher(checkpoint)
+        self._loaded.model.float()
+        self._encoded = self._task.encode(self._split, self._loaded, check=context.signals.raise_if_requested)
+        self._out = folder / "files"
+        self._out.mkdir()
+        for path in checkpoint.folder.iterdir():
+            # What a tokenizer is loaded from; the weights are in the ONNX file.
+            if path.suffix in (".json", ".txt", ".model"):
+                shutil.copyfile(path, self._out / path.name)
+
+    def run(self) -> ExportRecord:
+        from distillchain_trainer.export.compare import measure_format
+
+        context, order, manifest = self._context, self._context.order, self._manifest
+        self._check_size()
+        reference = measure_format(self._loaded.model, self._loaded, self._task, self._split, self._encoded)
+        formats = [
+            MeasuredFormat(
+                format="pytorch",
+                size_bytes=manifest.student.size_bytes,
+                validation=reference.metrics,
+                examples_per_second=reference.examples_per_second,
+            )
+        ]
+        warnings = []
+        # The check covers the rows that are there now, which may be others under the same URI.
+        if self._split.facts.sha256 != manifest.data["validation"].sha256:
+            warnings.append(f"{self._who}: the rows of validation have changed since the stage was committed")
+        for done, kind in enumerate(self._formats, 1):
+            context.reporter.report("Export", done, 1 + len(self._formats))
+            context.signals.raise_if_requested()
+            path = self._write(kind)
+            measured, found = self._compare(kind, path, reference)
+            formats.append(measured)
+            warnings += found
+        context.reporter.report("Export", 1 + len(self._formats), 1 + len(self._formats))
+        with context.patiently():
+            files = upload_export(context.store, order.digest, context.attempt, self._out)
+        return ExportRecord(
+            digest=order.digest,
+            weights=manifest.student.revision,
+            attempt=context.attempt,
+            files=files,
+            formats=formats,
+            warnings=warnings,
+            environment={name: version(name) for name in LIBRARIES} | {"device": _cpu()},
+            created_at=utc_now(),
+        )
+
+    @property
+    def _who(self) -> str:
+        return f"export.onnx of stage {self._context.order.stage}"
+
+    def _check_size(self) -> None:
+        from distillchain_trainer.export.onnx_file import MAX_WEIGHT_BYTES
+
+        size = 4 * self._manifest.student.parameters
+        if size > MAX_WEIGHT_BYTES:
+            raise ExportInvalid(
+                f"{self._who}: its float32 weights have {size:,} bytes, and an ONNX file holds {MAX_WEIGHT_BYTES:,}; "
+                "remove export.onnx of this stage"
+            )
+
+    def _write(self, kind: Format) -> Path:
+        from distillchain_trainer.export.onnx_file import quantize_int8, write_onnx
+
+        path = self._out / FILES[kind]
+        if kind == "onnx-int8":
+            quantize_int8(self._out / FILES["onnx"], path)
+            return path
+        # Two rows of two tokens at least, because the exporter takes a size of 1 for a constant.
+        width = max(2, *self._encoded.lengths[:2])
+        inputs = self._encoded.batch([0, len(self._encoded) - 1], width=max(width, self._encoded.lengths[-1]))
+        write_onnx(self._loaded.model, inputs, path, who=self._who)
+        return path
+
+    def _compare(self, kind: Format, path: Path, reference: Measured) -> tuple[MeasuredFormat, list[str]]:
+        from distillchain_trainer.export.compare import difference, measure_format
+        from distillchain_trainer.export.onnx_file import OnnxModel
+
+        task = self._context.order.task
+        metric = task.deciding_metric
+        measured = measure_format(OnnxModel(path), self._loaded, self._task, self._split, self._encoded)
+        differs = difference(task.type, reference.outputs, measured.outputs)
+        ours, theirs = measured.metrics[metric.name], reference.metrics[metric.name]
+        what = (
+            f"{differs.predictions} of {len(reference.outputs)} predictions on validation differ from PyTorch's "
+            f"({metric.name} {format_value(ours, metric)} and {format_value(theirs, metric)}), and outputs differ by "
+            f"up to {differs.largest:.2g}"
+        )
+        if kind == "onnx" and not differs.is_within_tolerance:
+            raise ExportInvalid(
+                f"{self._who}: the exported graph computes something else: {what}. The checkpoint itself is good and "
+                "stays committed; remove export.onnx of this stage"
+            )
+        found = []
+        if kind == "onnx" and differs.predictions:
+            found.append(f"{self._who}: {what}, which is within rounding: two answers of those rows are almost equal")
+        if kind == "onnx-int8" and metric.worse_by(ours, theirs) > 0:
+            found.append(f"{self._who}: int8 lowers the quality: {what}")
+        stored = MeasuredFormat(
+            format=kind,
+            path=path.name,
+            size_bytes=path.stat().st_size,
+            validation=measured.metrics,
+            examples_per_second=measured.examples_per_second,
+            different_predictions=differs.predictions,
+            largest_difference=differs.largest,
+        )
+        return stored, found
+
+
+def _cpu() -> str:
+    import torch
+
+    return f"cpu ({torch.get_num_threads()} threads)"
