@@ -31,11 +31,21 @@ def test_every_row_is_in_one_batch_and_all_batches_but_one_are_full(rows: int, b
 
 @pytest.mark.parametrize("rows, batch_size", [size for size in SIZES if size[0] > 90])
 def test_the_order_depends_on_seed_and_epoch_alone(rows: int, batch_size: int):
-    first = epoch_batches(lengths(rows), batch_size, seed=1, epoch=0)
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        return list(epoch_batches(lengths(rows), batch_size, seed=seed, epoch=epoch))
 
-    assert epoch_batches(lengths(rows), batch_size, seed=1, epoch=0) == first
-    assert epoch_batches(lengths(rows), batch_size, seed=1, epoch=1) != first
-    assert epoch_batches(lengths(rows), batch_size, seed=2, epoch=0) != first
+    first = order(1, 0)
+
+    assert order(1, 0) == first
+    assert order(1, 1) != first
+    assert order(2, 0) != first
+
+
+def test_an_epoch_is_continued_where_it_was_left():
+    batches = epoch_batches(lengths(97), 8, seed=1, epoch=0)
+
+    assert [list(batches)[position:] for position in range(14)] == [list(batches[position:]) for position in range(14)]
+    assert batches[5] == list(batches)[5]
 
 
 def test_a_batch_holds_rows_of_about_equal_length():

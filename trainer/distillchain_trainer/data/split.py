@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Split:
         keys: sha256 of the texts of each row; teacher outputs are stored under it.
         place_prefix: begins the place of each row, such as "file:///data/train.tsv:".
         numbers: ends the place of each row: its line or row number. Four bytes per row; a string would be a hundred.
+        folder: for files that belong to these rows alone, shared by the processes of a node; None: rows are in memory.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Split:
     keys: list[bytes] = field(default_factory=list)
     place_prefix: str = ""
     numbers: array[int] = field(default_factory=lambda: array("I"))
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

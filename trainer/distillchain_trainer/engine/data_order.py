@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 GROUPED_BATCHES = 50  # rows are sorted by length within so many batches, as transformers' group_by_length does
 
@@ -14,7 +18,40 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[list[int]]):
+    """The batches of one epoch, or some of them. Four bytes for each row, and eight for each batch.
+
+    Attributes:
+        rows: numbers of rows, batch after batch.
+        order: the batches in the order in which they are trained.
+    """
+
+    rows: NDArray[np.int32]
+    batch_size: int
+    order: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Batches: ...
+
+    def __getitem__(self, index: int | slice) -> list[int] | Batches:
+        if isinstance(index, slice):
+            return Batches(self.rows, self.batch_size, self.order[index])
+        start = int(self.order[index]) * self.batch_size
+        batch: list[int] = self.rows[start : start + self.batch_size].tolist()
+        return batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[place] for place in range(len(self)))
+
+
+def epoch_batches(lengths: Sequence[int] | NDArray[np.int32], batch_size: int, *, seed: int, epoch: int) -> Batches:
     """The batches of one epoch: every row once; all batches full but one, which may come at any place.
 
     Rows are shuffled, sorted by length within groups of batches so that little is padded, and cut into batches. Then
@@ -23,10 +60,12 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
     """
     # The shift leaves room for 2**20 epochs, so that no other pair of seed and epoch has the same sum.
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
-    rows = torch.randperm(len(lengths), generator=generator).tolist()
+    rows = torch.randperm(len(lengths), generator=generator).numpy().astype(np.int32)
+    lengths = np.asarray(lengths)
     # At least four groups, as in transformers, or a small data set would be one sorted list.
     group = max(1, min(len(rows) // (batch_size * 4), GROUPED_BATCHES)) * batch_size
     for start in range(0, len(rows), group):
-        rows[start : start + group] = sorted(rows[start : start + group], key=lambda row: -lengths[row])
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+        part = rows[start : start + group]
+        part[:] = part[np.argsort(-lengths[part], kind="stable")]
+    order = torch.randperm(steps_per_epoch(len(rows), batch_size), generator=generator)
+    return Batches(rows, batch_size, order.numpy())

@@ -31,7 +31,7 @@ class DistinctTexts:
     _tails: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, keys: Keys, item_counts: NDArray[np.int64] | None = None) -> DistinctTexts:
+    def of(cls, keys: Keys, item_counts: NDArray[np.int32] | None = None) -> DistinctTexts:
         """From the keys of the rows, and for a task with items how many each row has."""
         heads, tails = _halves(keys)
         # Stable, so that the first of equal texts is the first row.
@@ -42,7 +42,9 @@ class DistinctTexts:
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.cumsum(is_new) - 1
         first_rows = order[is_new]
-        starts = None if item_counts is None else np.concatenate([[0], np.cumsum(item_counts[first_rows])])
+        starts = (
+            None if item_counts is None else np.concatenate([[0], np.cumsum(item_counts[first_rows], dtype=np.int64)])
+        )
         return cls(place, first_rows, starts, heads[is_new], tails[is_new])
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,20 +98,29 @@ class Encoded:
         return len(self.starts) - 1
 
     @functools.cached_property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> NDArray[np.int32]:
         """Tokens of each row."""
-        lengths: list[int] = self.starts.diff().tolist()
-        return lengths
+        return _sizes(self.starts)
+
+    def width_of(self, rows: Rows) -> int:
+        """Tokens of the longest of some rows."""
+        return int(self.lengths[np.asarray(rows, dtype=np.int64)].max())
+
+    def longest_first(self, rows: Rows | None = None) -> NDArray[np.int64]:
+        """Some rows, or all, in the order of their lengths; rows of the same length stay in order."""
+        picked = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        order: NDArray[np.int64] = picked[np.argsort(-self.lengths[picked], kind="stable")]
+        return order
 
     @functools.cached_property
-    def weights(self) -> NDArray[np.int64] | None:
+    def weights(self) -> NDArray[np.int32] | None:
         """How much each row weighs in a mean over outputs: its items that were not cut off; None: all rows the same."""
-        return None if self.kept_starts is None else self.kept_starts.diff().cpu().numpy()
+        return None if self.kept_starts is None else _sizes(self.kept_starts)
 
     @property
-    def item_counts(self) -> NDArray[np.int64] | None:
+    def item_counts(self) -> NDArray[np.int32] | None:
         """Items of each row, with those that were cut off; None: the task has one output per row."""
-        return None if self.item_starts is None else self.item_starts.diff().cpu().numpy()
+        return None if self.item_starts is None else _sizes(self.item_starts)
 
     @property
     def answered(self) -> NDArray[np.bool_] | None:
@@ -214,7 +224,7 @@ class Encoded:
 
     def _picked(self, rows: Sequence[int] | Tensor, width: int | None) -> tuple[Tensor, int]:
         if not isinstance(rows, Tensor):
-            width = width or max(self.lengths[row] for row in rows)
+            width = width or self.width_of(rows)
             rows = row_numbers(rows, self.ids.device)
         assert width is not None
         return rows, width
@@ -225,11 +235,16 @@ def at_places(values: Tensor, place: Tensor) -> Tensor:
     return values[place] if len(values) else values.new_zeros((*place.shape, *values.shape[1:]))
 
 
-def ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.int64], sizes: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """The numbers from starts[i] to starts[i] + sizes[i], for one i after the other."""
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(sizes, dtype=np.int64)
     found: NDArray[np.int64] = np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
     return found
+
+
+def _sizes(starts: Tensor) -> NDArray[np.int32]:
+    """Differences in four bytes each: no row has 2**31 tokens."""
+    return np.diff(starts.cpu().numpy()).astype(np.int32)
 
 
 def _starts(rows: Sequence[NDArray[np.int32]]) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from distillchain_trainer.data.split import Split
 from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoded_files import Lengths, encode_in_files, encode_in_memory
 from distillchain_trainer.engine.tokenizing import (
     ControlTokenInText,
     PlainTextTokenizer,
@@ -61,7 +60,9 @@ class RowTokenizer(Protocol):
 
 
 class Bind(Protocol):
-    """Binds a tokenizer to the length limit of a task."""
+    """Binds a tokenizer to the length limit of a task; a class or a function."""
+
+    __name__: str
 
     def __call__(self, tokenizer: Any, max_length: int, *, with_kinds: bool) -> RowTokenizer:
         """`with_kinds`: whether token types are wanted."""
@@ -101,32 +102,25 @@ class Encoder:
         # The tokenizer knows whether its model was trained with token types; RoBERTa's, for one, has none.
         with_kinds = "token_type_ids" in tokenizer.model_input_names
         bound = self._bind(tokenizer, self._max_length, with_kinds=with_kinds)
-        ids: list[NDArray[np.int32]] = []
-        kinds: list[NDArray[np.int32]] = []
-        positions: list[NDArray[np.int32]] = []
-        item_ids: list[NDArray[np.int32]] = []
-        truncated = longest = 0
-        for start in range(0, len(split), TOKENIZE_ROWS):
-            # Signals may be deferred here, and a large split may take longer than the grace period.
-            check()
-            block = _tokenize(bound, split, start)
-            ids += block.ids
-            kinds += block.kinds
-            positions += block.positions or []
-            item_ids += block.item_ids or []
-            truncated += sum(length > self._max_length for length in block.full_lengths)
-            longest = max(longest, *block.full_lengths)
-        if truncated:
-            self._warn(tokenizer, f"{truncated} of {len(split)} {split.name} texts", longest)
-        left = tokenizer.padding_side == "left"
-        return Encoded.of(
-            ids,
-            kinds if with_kinds else None,
-            pad_id=pad_id,
-            pad_left=left,
-            positions=positions or None,
-            item_ids=item_ids or None,
-        )
+        blocks = _tokenized(bound, split, check)
+        lengths = Lengths(self._max_length)
+        pad_left = tokenizer.padding_side == "left"
+        folder = self._folder(split, tokenizer, pad_id)
+        if folder is None:
+            encoded = encode_in_memory(blocks, lengths, pad_id=pad_id, pad_left=pad_left)
+        else:
+            encoded = encode_in_files(folder, blocks, lengths, pad_id=pad_id, pad_left=pad_left, check=check)
+        if lengths.truncated:
+            self._warn(tokenizer, f"{lengths.truncated} of {len(split)} {split.name} texts", lengths.longest)
+        return encoded
+
+    def _folder(self, split: Split, tokenizer: Any, pad_id: int) -> Path | None:
+        """Beside the files of the split, and the same for all processes of a node; None: in memory."""
+        # A tokenizer written in Python is known by its Python id, which says nothing to another process.
+        if split.folder is None or getattr(tokenizer, "backend_tokenizer", None) is None:
+            return None
+        parts = (self._identity(tokenizer), pad_id, self._max_length, self._bind.__name__, split.name)
+        return split.folder / f"encoded-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
     def _warn(self, tokenizer: Any, count: str, longest: int) -> None:
         """One sentence for all splits that a tokenizer has read."""
@@ -148,6 +142,13 @@ class Encoder:
                 content = backend.to_str()
         parts = (content, tokenizer.padding_side, tokenizer.truncation_side, tuple(tokenizer.model_input_names))
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _tokenized(bound: RowTokenizer, split: Split, check: Callable[[], None]) -> Iterator[Tokens]:
+    for start in range(0, len(split), TOKENIZE_ROWS):
+        # Signals may be deferred here, and a large split may take longer than the grace period.
+        check()
+        yield _tokenize(bound, split, start)
 
 
 def _tokenize(bound: RowTokenizer, split: Split, start: int) -> Tokens:

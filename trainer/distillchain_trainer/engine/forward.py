@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.spec import Precision
-from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.transfer import moved
 from distillchain_trainer.errors import OutOfMemory
@@ -55,7 +55,7 @@ def forward(
     encoded: Encoded,
     outputs_of: OutputsOf,
     *,
-    rows: Sequence[int] | None = None,
+    rows: Rows | None = None,
     precision: Precision,
 ) -> Iterator[Answered]:
     """Outputs batch by batch, the longest rows first, so that too little memory shows at once.
@@ -68,7 +68,7 @@ def forward(
     Raises: OutOfMemory when one row does not fit.
     """
     lengths = encoded.lengths
-    waiting = sorted(range(len(encoded)) if rows is None else rows, key=lambda row: -lengths[row])
+    waiting = encoded.longest_first(rows)
     device = device_of(model)
     tokens, most_rows = (CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else (GPU_TOKENS, GPU_ROWS)
     tokens = min(tokens, encoded.most_tokens or tokens)
@@ -83,8 +83,8 @@ def forward(
         while start < len(waiting) or unread:
             started = time.perf_counter()
             # The rows are sorted, so the first row of a batch is its longest, and this bounds the padded tokens.
-            longest = lengths[waiting[start]] if start < len(waiting) else 0
-            batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))]
+            longest = int(lengths[waiting[start]]) if start < len(waiting) else 0
+            batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))].tolist()
             try:
                 if batch:
                     unread.append(_launch(model, encoded, batch, outputs_of, device, precision))
@@ -172,7 +172,7 @@ def outputs_of_batch(
     model: Any, encoded: Encoded, rows: Sequence[int], outputs_of: OutputsOf, device: torch.device
 ) -> Tensor:
     """One forward pass: outputs as in Answered, on the device."""
-    width = max(encoded.lengths[row] for row in rows)
+    width = encoded.width_of(rows)
     answer = model(**_on(device, encoded.batch(rows, width=width)))
     outputs = outputs_of(answer, _on(device, encoded.items(rows, width=width)))
     # float(): numpy has no bfloat16.

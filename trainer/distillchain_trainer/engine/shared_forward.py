@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from distillchain_api.resource.spec import Precision
-from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, latency_ms, outputs_of_batch
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.sharding import is_sharded
@@ -46,7 +46,7 @@ def forward_in_rounds(
     encoded: Encoded,
     outputs_of: OutputsOf,
     *,
-    rows: Sequence[int] | None = None,
+    rows: Rows | None = None,
     precision: Precision,
     check: Callable[[NDArray[np.float32]], None] = lambda _: None,
     stop: Callable[[], bool],
@@ -61,8 +61,7 @@ def forward_in_rounds(
         stop: whether to end the round at once, which only the caller can then make the last one.
     Raises: OutOfMemory when one row does not fit; LostPeers.
     """
-    lengths = encoded.lengths
-    wanted = sorted(range(len(encoded)) if rows is None else rows, key=lambda row: -lengths[row])
+    wanted = encoded.longest_first(rows)
     # With one process, and where all must make the same passes, a round is one pass.
     one_pass = world.is_alone or is_sharded(model)
     if is_sharded(model):
@@ -128,7 +127,7 @@ def shared_latency_ms(
     times = []
     # A fixed number, because all ranks must make the same passes.
     for _ in range(1 + SHARDED_LATENCY_PASSES):
-        (answer,) = _in_step(world, model, encoded, outputs_of, [0], precision)
+        (answer,) = _in_step(world, model, encoded, outputs_of, np.array([0]), precision)
         times.append(1000 * answer.elapsed_s)
     return float(np.quantile(times[1:], 0.5)), float(np.quantile(times[1:], 0.95))
 
@@ -138,7 +137,7 @@ def _in_step(
     model: Any,
     encoded: Encoded,
     outputs_of: OutputsOf,
-    wanted: Sequence[int],
+    wanted: NDArray[np.int64],
     precision: Precision,
 ) -> Iterator[Answered]:
     """Passes of a model that is split: all ranks make equally many, each with its part of the same rows.
@@ -151,8 +150,8 @@ def _in_step(
     was_training = model.training
     model.eval()
     while start < len(wanted):
-        longest = encoded.lengths[wanted[start]]
-        batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))]
+        longest = int(encoded.lengths[wanted[start]])
+        batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))].tolist()
         start += len(batch)
         rows = world.deal(batch)
         started = time.perf_counter()

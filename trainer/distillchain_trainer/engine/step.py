@@ -29,11 +29,11 @@ class Rows(Protocol):
     """The training rows; see TrainingRows."""
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> NDArray[np.int32]:
         """Tokens of each row."""
 
     @property
-    def weights(self) -> Sequence[int] | NDArray[np.int64] | None:
+    def weights(self) -> NDArray[np.int32] | None:
         """How much each row weighs in the mean loss of a step; None: all rows the same."""
 
     @property
@@ -100,7 +100,7 @@ class Work:
         """
         weights = self.rows.weights
         # At least 1: in a step without any item, the sum of losses is 0 too.
-        return len(rows) if weights is None else max(1, int(sum(weights[row] for row in rows)))
+        return len(rows) if weights is None else max(1, int(weights[np.asarray(rows)].sum()))
 
     def update(self) -> None:
         """Changes the weights by their gradients, which are those of the whole step."""
@@ -110,8 +110,8 @@ class Work:
 
     def width(self, rows: Sequence[int]) -> tuple[int, bool]:
         """Tokens of the longest of some rows, and whether all have as many."""
-        sizes = [self.rows.lengths[row] for row in rows]
-        return max(sizes), min(sizes) == max(sizes)
+        sizes = self.rows.lengths[np.asarray(rows)]
+        return int(sizes.max()), bool(sizes.min() == sizes.max())
 
 
 class EagerStep:

@@ -43,7 +43,7 @@ class Stepper:
         lacking = work.world.any(*(mode not in modes for mode in Mode))
         shared = {mode for mode, is_lacking in zip(Mode, lacking, strict=True) if not is_lacking}
         self.trial = ModeTrial(tuple(mode for mode in modes if mode in shared), decided=decided)
-        self._widths = widths_up_to(max(work.rows.lengths))
+        self._widths = widths_up_to(int(work.rows.lengths.max()))
         self._entered = Mode.EAGER
         self._captured: CapturedStep | None = None
 

@@ -21,7 +21,7 @@ Texts: TypeAlias = tuple[str, ...]
 ROLES = ("bos_token", "eos_token", "sep_token", "cls_token", "pad_token", "mask_token")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tokens:
     """Some rows as token ids.
 
@@ -37,6 +37,16 @@ class Tokens:
     full_lengths: list[int]
     positions: list[NDArray[np.int32]] | None = None
     item_ids: list[NDArray[np.int32]] | None = None
+
+    def append(self, more: Tokens) -> None:
+        """Adds rows of the same tokenizer."""
+        self.ids += more.ids
+        self.kinds += more.kinds
+        self.full_lengths += more.full_lengths
+        if more.positions is not None:
+            self.positions = (self.positions or []) + more.positions
+        if more.item_ids is not None:
+            self.item_ids = (self.item_ids or []) + more.item_ids
 
 
 class ControlTokenInText(ValueError):

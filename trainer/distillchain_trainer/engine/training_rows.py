@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,12 +50,12 @@ class TrainingRows:
         )
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> NDArray[np.int32]:
         """Tokens of each row."""
         return self.encoded.lengths
 
     @property
-    def weights(self) -> NDArray[np.int64] | None:
+    def weights(self) -> NDArray[np.int32] | None:
         """Items of each row that are compared; None: one output per row."""
         return self.encoded.weights
 
