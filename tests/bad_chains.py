@@ -171,6 +171,23 @@ BAD_CHAINS = (
         ("spec.stages[0].distillation.temperature", "which has no temperature"),
     ),
     BadChain(
+        "field of another loss on hidden states",
+        lambda spec: spec["stages"][0].update(
+            distillation={"hidden": {"objective": "HiddenMSE", "relations": ["Value"]}}
+        ),
+        "spec.stages[0].distillation.hidden.relations: unknown field; it belongs to objective ValueRelation; remove it",
+        ("spec.stages[0].distillation.hidden.relations", "relations belongs to objective ValueRelation"),
+    ),
+    BadChain(
+        "layer below the embeddings",
+        lambda spec: spec.update(
+            template={"distillation": {"hidden": {"objective": "HiddenMSE", "layers": [{"student": -1, "teacher": 2}]}}}
+        ),
+        "spec.template.distillation.hidden.layers[0].student: got -1, expected the number of a layer; "
+        "0 is the embeddings, 1 the first",
+        ("spec.template.distillation.hidden.layers[0].student",),
+    ),
+    BadChain(
         "label smoothing of one",
         lambda spec: spec.update(template={"training": {"labelSmoothing": 1}}),
         "spec.template.training.labelSmoothing: got 1, expected a share from 0 and below 1; 0.1 is common; "

@@ -30,6 +30,11 @@ def parallelism_faults(stage: PlannedStage) -> Iterator[Fault]:
         most = f"at most {stage.gpus}, the GPUs of a pod of stage {stage.name}"
         remedy = "each process needs a GPU of its own: lower it, or ask for more GPUs in resources"
         yield Fault(f"{field}.processesPerNode", expected(stated.processes_per_node, most, remedy))
-    if stated.sharding == "Full" and stage.work_order.parallelism.processes == 1:
+    distillation = stage.work_order.distillation
+    if stated.sharding == "Full" and distillation is not None and distillation.hidden is not None:
+        wanted = f"None for stage {stage.name}, which has distillation.hidden"
+        remedy = "the teacher that runs beside the student is not divided: remove one of them"
+        yield Fault(f"{field}.sharding", expected("Full", wanted, remedy))
+    elif stated.sharding == "Full" and stage.work_order.parallelism.processes == 1:
         problem = expected("Full", f"None for stage {stage.name}, which has one process", NEEDS_SEVERAL)
         yield Fault(f"{field}.sharding", problem)

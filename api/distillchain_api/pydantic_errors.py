@@ -39,8 +39,10 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     path, expect = path_of(place.path), place.expect
     if kind == "extra_forbidden":
         # The location includes the unknown field, so the known ones belong to its parent.
-        owner = _locate(model, details["loc"][:-1]).annotation
-        name = str(place.path[-1])
+        parent = _locate(model, details["loc"][:-1])
+        owner, name = parent.annotation, str(place.path[-1])
+        if tags := [tag for tag, member in parent.members.items() if name in _field_names(member)]:
+            return Fault(path, f"unknown field; it belongs to {parent.tag_field} {' or '.join(tags)}; remove it")
         homes = list(dict.fromkeys(_homes(model, name)))
         # A name that is right elsewhere: the field that is spelt most alike would send the user to another one.
         if 0 < len(homes) <= MOST_HOMES and name not in COMMON_NAMES:
@@ -125,6 +127,9 @@ class _Place:
     metadata: list[Any] = field(default_factory=list)
     path: list[int | str] = field(default_factory=list)
     """As the user wrote it."""
+    members: Mapping[str, Any] = field(default_factory=dict)
+    """Of a tagged union: the types by their tags."""
+    tag_field: str = ""
 
     @property
     def expect(self) -> Expect | None:
@@ -141,10 +146,12 @@ def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> _Place:
             continue  # such as function-after[...]
         _strip(place)
         # pydantic puts the tag of a union into the location, and the document has no such key.
-        member = _members(place).get(part)
-        if member is not None:
-            place.annotation, place.metadata = member, []
+        members = _members(place)
+        if part in members:
+            place.members, place.tag_field = members, _discriminator(place)
+            place.annotation, place.metadata = members[part], []
             continue
+        place.members, place.tag_field = {}, ""
         place.path.append(part)
         _enter(place, part)
     _strip(place)
@@ -184,12 +191,17 @@ def _strip(place: _Place) -> None:
 
 def _members(place: _Place) -> Mapping[Any, Any]:
     """The members of a tagged union by their tags; none for another type."""
-    infos = [item for item in place.metadata if isinstance(item, FieldInfo)]
-    tag_field = next((info.discriminator for info in infos if isinstance(info.discriminator, str)), None)
-    if tag_field is None:
+    tag_field = _discriminator(place)
+    if not tag_field:
         return {}
     members = typing.get_args(place.annotation)
     return {typing.get_args(member.model_fields[tag_field].annotation)[0]: member for member in members}
+
+
+def _discriminator(place: _Place) -> str:
+    """The field that tells the members of a tagged union apart; empty for another type."""
+    infos = [item for item in place.metadata if isinstance(item, FieldInfo)]
+    return next((info.discriminator for info in infos if isinstance(info.discriminator, str)), "")
 
 
 def _is_model(annotation: Any) -> bool:

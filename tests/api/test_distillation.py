@@ -11,6 +11,7 @@ from bad_chains import GOOD
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import build_plan
 from distillchain_api.objectives import BY_OUTPUTS, Objective
+from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.distillation import (
     DistillationOverrides,
     TemplateDistillation,
@@ -97,6 +98,48 @@ def test_all_parameters_include_the_defaults():
 
     assert distillation is not None
     assert distillation.all_parameters == {"target_weight": 1.0, "non_target_weight": 2.0}
+
+
+HIDDEN = {"objective": "ValueRelation", "weight": 0.5}
+
+
+@pytest.mark.parametrize(
+    "template, stage, want",
+    [
+        pytest.param({}, HIDDEN, {**HIDDEN, "relations": ["Value"]}, id="of the stage"),
+        pytest.param(HIDDEN, None, {**HIDDEN, "relations": ["Value"]}, id="of the template"),
+        pytest.param(
+            HIDDEN, {"objective": "HiddenMSE"}, {"objective": "HiddenMSE", "weight": 1.0}, id="replaced whole"
+        ),
+        pytest.param(HIDDEN, {"objective": "HiddenMSE", "weight": 0}, None, id="turned off"),
+    ],
+)
+def test_a_stage_replaces_the_hidden_state_term_of_the_template(template: Any, stage: Any, want: Any):
+    template = {"hidden": template} if template else {}
+
+    assert resolved(template, {"hidden": stage} if stage else {}).get("hidden") == want
+
+
+def test_the_hidden_state_term_is_part_of_the_digest_unless_its_weight_is_0():
+    stages = [{"hidden": {"objective": "HiddenMSE", **more}} for more in ({}, {"weight": 2}, {"weight": 1.0})]
+    one, heavier, same = (digest({}, stage) for stage in stages)
+
+    assert len({digest({}, {}), one, heavier}) == 3
+    assert one == same
+    assert digest({}, {"hidden": {"objective": "HiddenMSE", "weight": 0}}) == digest({}, {})
+
+
+def test_a_teacher_that_is_divided_among_processes_cannot_run_beside_its_student():
+    document = a_chain({}, {"hidden": HIDDEN})
+    document["spec"]["stages"][1]["parallelism"] = {"nodes": 2, "sharding": "Full"}
+
+    with pytest.raises(BadDocument) as refused:
+        check_plan(build_plan(parse_chain(document)))
+
+    assert str(refused.value) == (
+        'spec.stages[1].parallelism.sharding: got "Full", expected None for stage tiny, which has distillation.hidden; '
+        "the teacher that runs beside the student is not divided: remove one of them"
+    )
 
 
 def test_a_task_refuses_objectives_that_cannot_compare_its_outputs():

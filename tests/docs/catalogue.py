@@ -105,6 +105,13 @@ NOT_RUN_LANGUAGES = {
 }
 
 EXTERNAL_LINKS = {
+    "https://arxiv.org/abs/1312.6184",
+    "https://arxiv.org/abs/2105.08919",
+    "https://arxiv.org/abs/2203.08679",
+    "https://arxiv.org/abs/2306.08543",
+    "https://arxiv.org/abs/2306.13649",
+    "https://arxiv.org/abs/1909.10351",
+    "https://arxiv.org/abs/2012.15828",
     "https://arxiv.org/abs/1503.02531",
     "https://arxiv.org/abs/1902.03393",
     "https://arxiv.org/abs/1908.08962",

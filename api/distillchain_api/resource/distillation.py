@@ -16,6 +16,7 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, rules
 from distillchain_api.faults import Expect, Fault, error_of, expected
 from distillchain_api.objectives import BY_OUTPUTS, DEFAULTS, WITHOUT_TEMPERATURE, Objective, ObjectiveParameters
+from distillchain_api.resource.hidden import HiddenTerm
 from distillchain_api.task import Task
 from distillchain_api.tasks import task_types
 
@@ -77,6 +78,8 @@ class DistillationOverrides(Document):
     """Divisor of both logits."""
     alpha: Alpha | None = None
     """Share of the teacher's loss; the rest is the loss on the labels."""
+    hidden: HiddenTerm | None = None
+    """A loss on hidden states; replaces the template's as a whole."""
 
     @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
@@ -88,7 +91,7 @@ class DistillationOverrides(Document):
 
 
 class TemplateDistillation(Document):
-    """loss = (1 - alpha) * label loss + alpha * objective(student, teacher)."""
+    """loss = (1 - alpha) * label loss + alpha * objective(student, teacher) + hidden.weight * hidden.objective."""
 
     objective: Objective | None = None
     """Loss between student and teacher; empty: SoftTargets, temperature^2 * KL(teacher || student) (Hinton et al.
@@ -99,6 +102,8 @@ class TemplateDistillation(Document):
     """Divisor of both logits."""
     alpha: Alpha = 1.0
     """Share of the teacher's loss; the rest is the loss on the labels."""
+    hidden: HiddenTerm | None = None
+    """A loss on hidden states, added to the others. The teacher runs beside the student, with the same tokenizer."""
 
     @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
@@ -120,6 +125,8 @@ class Distillation(Document):
     """Divisor of both logits."""
     alpha: Alpha = 1.0
     """Share of the teacher's loss; the rest is the loss on the labels."""
+    hidden: HiddenTerm | None = None
+    """A loss on hidden states, added to the others; none with weight 0."""
 
     @property
     def all_parameters(self) -> dict[str, float]:
@@ -138,11 +145,13 @@ def resolve_distillation(task: Task, template: TemplateDistillation, stage: Dist
     own = {name: value for name, value in given.items() if value != defaults.get(name)}
     # The template's temperature is meant for the stages whose objective has one.
     temperature = 1.0 if objective in WITHOUT_TEMPERATURE else stage.temperature or template.temperature
+    hidden = template.hidden if stage.hidden is None else stage.hidden
     return Distillation(
         objective=objective,
         parameters=ObjectiveParameters(**own) if own else None,
         temperature=temperature,
         alpha=template.alpha if stage.alpha is None else stage.alpha,
+        hidden=hidden if hidden is not None and hidden.weight > 0 else None,
     )
 
 

@@ -27,7 +27,7 @@ from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.precision import device_of
 from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
-from distillchain_trainer.engine.step import RowLosses, Rows, Work
+from distillchain_trainer.engine.step import ExtraLoss, RowLosses, Rows, Work
 from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.tracing import StepTracer
 from distillchain_trainer.engine.training_state import load_state, load_weights, save_state, set_seed
@@ -115,10 +115,12 @@ def train(
     train_s_before: float,
     history: History,
     hooks: Hooks,
+    extra: ExtraLoss | None = None,
 ) -> TrainingProgress:
     """Trains `model` in place to the end.
 
     Args:
+        extra: a loss that is added to `row_losses`; its parameters are saved and resumed with the model's.
         resume_from: a saved state and its step.
         train_s_before: seconds that earlier attempts spent training.
         history: gets the losses, and the metrics of `hooks.validate` at the end of each epoch but the last.
@@ -139,14 +141,15 @@ def train(
         rows_device,
         row_losses,
         training,
-        build_optimizer(trained, training),
+        build_optimizer(trained, training, more=extra.module.parameters() if extra else ()),
         device,
         settings.world,
         settings.sharded,
+        extra,
     )
     saved = SavedLoop()
     if resume_from is not None:
-        load_state(resume_from[0], work.optimizer, settings.world)
+        load_state(resume_from[0], work.optimizer, settings.world, extra=extra.module if extra else None)
         saved = SavedLoop.parse((resume_from[0] / LOOP).read_bytes())
     first_step = resume_from[1] if resume_from else 0
     run = _Run(work, model, settings, history, hooks, saved, step=first_step)
@@ -274,7 +277,8 @@ class _Run:
         began = time.monotonic()
         state = self.settings.folder / f"step-{self.step}"
         self._gather_weights()
-        save_state(state, self.model, self.work.optimizer, self.work.world)
+        extra = self.work.extra.module if self.work.extra else None
+        save_state(state, self.model, self.work.optimizer, self.work.world, extra=extra)
         if self.work.world.is_main:
             kept = SavedLoop(
                 recent=self.recent,

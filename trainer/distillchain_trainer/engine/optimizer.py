@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from distillchain_trainer.engine.sharding import part_like
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
 
 
-def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, training: Training, *, more: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
     """AdamW over all trainable parameters; biases and norms are not decayed.
 
     Parameters keep the order of `named_parameters`: saved moments are assigned by position.
+
+    Args:
+        more: parameters that are trained with the model and decayed.
     """
     # By class too, because a LayerNorm may have any name: GPT-2 calls its own ln_1 and ln_2.
     in_norms = {
@@ -32,6 +36,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[name not in in_norms and not NO_DECAY.search(name)].append(parameter)
+    groups[True] += more
     on_gpu = next(model.parameters()).device.type == "cuda"
     rate = torch.tensor(training.learning_rate, device="cuda") if on_gpu else training.learning_rate
     return torch.optim.AdamW(

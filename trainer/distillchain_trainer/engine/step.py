@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillchain_api.resource.spec import Training
 from distillchain_trainer.engine.precision import autocast
@@ -54,6 +54,20 @@ A row that has a weight has the sum of as many losses.
 """
 
 
+class ExtraLoss(Protocol):
+    """A loss that needs more than the model's answer, such as hidden states, and may have parameters of its own."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds the parameters that are trained with the model."""
+
+    def observe(self, inputs: dict[str, Tensor]) -> None:
+        """Called in each pass, right after the model has read `inputs` [rows, width]."""
+
+    def losses(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The loss of each row [rows], after `observe`."""
+
+
 @dataclass
 class Work:
     """What every step of a training computes with.
@@ -61,6 +75,7 @@ class Work:
     Attributes:
         rows: on `rows_device`; on the host if they do not fit the GPU.
         sharded: each rank holds a part of the model, so all must make the same passes.
+        extra: a loss that is added to `row_losses`.
     """
 
     model: Any
@@ -72,6 +87,12 @@ class Work:
     device: torch.device
     world: World = ALONE
     sharded: bool = False
+    extra: ExtraLoss | None = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained: of the model, then of the extra loss."""
+        return [*self.model.parameters(), *(self.extra.module.parameters() if self.extra else ())]
 
     def losses(self, rows: Tensor, *, width: int, full: bool) -> Tensor:
         """The loss of each of some rows, [rows].
@@ -83,9 +104,16 @@ class Work:
         if full and self.device.type == "cuda":
             del inputs["attention_mask"]
         # The forward pass alone, as torch advises: backward operations use the types of the forward ones.
+        inputs, compared = _on(self.device, inputs), _on(self.device, compared)
         with autocast(self.device, self.training.precision):
-            answer = self.model(**_on(self.device, inputs))
-        losses = self.row_losses(answer, _on(self.device, compared))
+            answer = self.model(**inputs)
+            if self.extra is not None:
+                self.extra.observe(inputs)
+        losses = self.row_losses(answer, compared)
+        if self.extra is not None:
+            # Of a task with items, a row has the sum of as many losses as it has items, and is weighed by them.
+            items = compared["inside"].sum(-1) if "inside" in compared else 1
+            losses = losses + self.extra.losses(inputs) * items
         # An objective that returns a mean would be broadcast without an error and give a wrong gradient.
         if losses.shape != (len(rows),):
             raise ValueError(
@@ -105,7 +133,7 @@ class Work:
     def update(self) -> None:
         """Changes the weights by their gradients, which are those of the whole step."""
         if self.training.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
         self.optimizer.step()
 
     def width(self, rows: Sequence[int]) -> tuple[int, bool]:
@@ -147,7 +175,7 @@ class EagerStep:
             if stopped:
                 return None
             self._need_less_memory(len(batch))
-        self.work.world.add_up_gradients(self.work.model.parameters())
+        self.work.world.add_up_gradients(self.work.parameters)
         # After the last micro-batch: the norm is that of the gradient of the whole step.
         self.work.update()
         self.work.optimizer.zero_grad(set_to_none=True)

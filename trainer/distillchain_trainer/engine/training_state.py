@@ -23,6 +23,7 @@ from distillchain_trainer.engine.world import ALONE, World
 
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
+EXTRA = "extra.safetensors"  # parameters that are trained with the model and are not part of it
 RANDOM = "random-{rank}.safetensors"
 OTHERS = "others"  # the note in such a file that holds what is no tensor
 
@@ -78,11 +79,19 @@ def set_random_state(state: RandomState) -> None:
         torch.cuda.set_rng_state(state.tensors["cuda"])
 
 
-def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
+def save_state(
+    folder: Path,
+    model: Any,
+    optimizer: torch.optim.AdamW,
+    world: World = ALONE,
+    *,
+    extra: torch.nn.Module | None = None,
+) -> None:
     """Everything that the next step depends on, except the step's number. All ranks call it; rank 0 writes.
 
     Args:
         model: with all weights, also where the training splits them over the ranks.
+        extra: holds parameters that are trained with the model and are not part of it.
     """
     everyones = world.gather(np.frombuffer(_packed(random_state()), dtype=np.uint8))
     moments = {}
@@ -95,16 +104,22 @@ def save_state(folder: Path, model: Any, optimizer: torch.optim.AdamW, world: Wo
         return
     save_weights(model, folder)  # creates the folder
     safetensors.torch.save_file(moments, folder / MOMENTS)
+    if extra is not None:
+        safetensors.torch.save_file(extra.state_dict(), folder / EXTRA)
     for rank, packed in enumerate(everyones):
         (folder / RANDOM.format(rank=rank)).write_bytes(packed.tobytes())
 
 
-def load_state(folder: Path, optimizer: torch.optim.AdamW, world: World = ALONE) -> None:
+def load_state(
+    folder: Path, optimizer: torch.optim.AdamW, world: World = ALONE, *, extra: torch.nn.Module | None = None
+) -> None:
     """Restores what `save_state` wrote, but for the weights, which `load_weights` restores.
 
     A rank that the state knows nothing of keeps its present random numbers; see `changed_processes`.
     """
     device = optimizer.param_groups[0]["params"][0].device
+    if extra is not None:
+        extra.load_state_dict(safetensors.torch.load_file(folder / EXTRA))
     set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
     own = folder / RANDOM.format(rank=world.rank)
     # Random numbers last, so that nothing that is loaded before can draw from them.

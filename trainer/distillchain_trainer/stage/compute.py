@@ -34,6 +34,7 @@ from distillchain_trainer.objectives import load_objective
 from distillchain_trainer.objectives.label_term import LabelTerm, label_term
 from distillchain_trainer.objectives.objective import combined_loss
 from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.hidden_term import check_hidden_term, hidden_spec, hidden_term
 from distillchain_trainer.stage.measure import Measurer, Origin, numbers_check
 from distillchain_trainer.stage.prepare import LoadedTeacher, Prepared
 from distillchain_trainer.stage.run_stats import RunStats
@@ -69,6 +70,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     """
     # Before anything computes: the teacher's outputs are keyed by it.
     apply_numbers(context.order.training, prepared)
+    check_hidden_term(context, prepared)
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
     # Before the training: a teacher below its gate, or at chance, would waste it.
@@ -165,7 +167,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
     """The teacher's outputs for the training rows; None where only the labels count. The teacher is freed."""
     order, teacher = context.order, prepared.teacher
     if teacher is None or order.distillation is None or order.distillation.alpha == 0:
-        _free_teacher(context, teacher)
+        _free_teacher(context, teacher, unless_needed=True)
         return None
     rows, loaded = prepared.data.train, teacher.loaded
     # Deferred, because the pass itself asks for stops: it stores what is computed before it raises.
@@ -191,13 +193,17 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
     stats.model_s += outputs.elapsed_s
     # After a resume, the logits are in the store because this very stage computed them. That is no reuse.
     stats.logits_reused = outputs.reused and (stats.logits_reused or not stats.resumed)
-    _free_teacher(context, teacher)
+    _free_teacher(context, teacher, unless_needed=True)
     return outputs
 
 
-def _free_teacher(context: Context, teacher: LoadedTeacher | None) -> None:
-    """The teacher is no longer needed; its GPU memory and disk are the student's."""
-    if teacher is not None:
+def _free_teacher(context: Context, teacher: LoadedTeacher | None, *, unless_needed: bool = False) -> None:
+    """The teacher is no longer needed; its GPU memory and disk are the student's.
+
+    Args:
+        unless_needed: keep a teacher that runs beside the student.
+    """
+    if teacher is not None and not (unless_needed and hidden_spec(context) is not None):
         # Not `del`: `prepared` still refers to the model.
         teacher.loaded.model.to("cpu")
         if context.world.leads_node:
@@ -232,6 +238,9 @@ def row_losses_of(task: TaskAdapter, distillation: Distillation | None, labels: 
             parameters=distillation.all_parameters,
             true_class=compared["targets"],
         )
+        if "inside" not in compared and teacher.ndim > 1:
+            # A row with several outputs of their own, such as labels: their mean, as in the loss on the labels.
+            teacher = teacher.flatten(1).mean(1)
         return _per_row(combined_loss(label, teacher, alpha=alpha), compared)
 
     return losses
@@ -270,7 +279,8 @@ class _Training:
         # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
         context.world.meet("teacher logits stored")
         # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike.
-        context.world.copy_from_main(student.model.parameters())
+        hidden = hidden_term(context, self.prepared)
+        context.world.copy_from_main([*student.model.parameters(), *(hidden.parameters() if hidden else ())])
         # Until the finished student is stored: a signal that raised before would lose the training.
         with context.signals.deferred():
             progress = train(
@@ -297,7 +307,11 @@ class _Training:
                     wants_trace=context.signals.take_trace_request,
                     keep_trace=self._keep_trace,
                 ),
+                extra=hidden,
             )
+            if hidden is not None:
+                hidden.close()
+                _free_teacher(context, self.prepared.teacher)
             self.stats.trained(progress)
             final = context.scratch("final")
             with context.patiently():
