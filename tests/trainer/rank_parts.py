@@ -179,6 +179,19 @@ def no_memory_for_more_than_two_rows(rank: int) -> None:
         Work.losses = losses  # type: ignore[method-assign]  # as monkeypatch does, but in another process
 
 
+def no_memory_for_a_split_teacher(rank: int) -> None:
+    """On rank 1 alone."""
+    import torch
+
+    from distillchain_trainer.engine import shared_forward
+
+    def outputs_of_batch(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if rank == 1:
+        shared_forward.outputs_of_batch = outputs_of_batch
+
+
 def a_compiler_that_rank_1_lacks(rank: int) -> None:
     """Of two modes, the second fails on rank 1, and rank 2 does not even try it."""
     from distillchain_trainer.engine import modes, stepper

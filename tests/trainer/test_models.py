@@ -394,6 +394,21 @@ def test_an_architecture_that_does_not_fit_into_memory_is_refused_before_it_is_b
     )
 
 
+def test_each_process_of_a_node_needs_the_memory_of_the_model(monkeypatch: pytest.MonkeyPatch):
+    def build() -> torch.nn.Module:
+        return torch.nn.Linear(1000, 1000, bias=False)
+
+    monkeypatch.setattr(memory, "memory_limit_bytes", lambda: 40_000_000)  # 2.5 times what one training needs
+    memory.check_memory(build, field="f")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+
+    with pytest.raises(CheckpointInvalid) as refused:
+        memory.check_memory(build, field="f")
+
+    assert "in float32, in each of 4 processes), and" in str(refused.value)
+    assert "make the architecture smaller, lower processesPerNode or raise" in str(refused.value)
+
+
 def test_the_memory_limit_of_a_container_counts(tmp_path: Path):
     machine = memory.memory_limit_bytes(())
     (tmp_path / "v2").write_text("1048576\n")

@@ -10,7 +10,13 @@ import pytest
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.errors import StopRequested
 from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, weights_of, write_data
-from trainer.rank_parts import Attempt, distance, no_memory_for_more_than_two_rows, start_stage
+from trainer.rank_parts import (
+    Attempt,
+    distance,
+    no_memory_for_a_split_teacher,
+    no_memory_for_more_than_two_rows,
+    start_stage,
+)
 
 pytestmark = pytest.mark.models
 
@@ -68,6 +74,18 @@ def test_memory_that_is_short_on_one_rank_ends_a_sharded_stage(root: Path):
         "which parallelism.sharding Full does not do by itself"
     )
     assert outcomes[0]["message"] == f"rank 1 of 2 ended: OutOfMemory: {outcomes[1]['message']}"
+
+
+def test_memory_that_is_short_for_a_split_teacher_names_what_helps(root: Path):
+    attempt = Attempt(an_order_in(root), "a", fault=no_memory_for_a_split_teacher)
+
+    outcomes = start_stage(attempt, root, 2).wait()
+
+    assert [outcome["error"] for outcome in outcomes] == ["LostPeers", "OutOfMemory"]
+    message = outcomes[1]["message"]
+    assert message.startswith("the GPU has too little memory for a pass of the split model over ")
+    assert message.endswith("split it over more GPUs (parallelism), use larger ones or lower spec.task.maxLength")
+    assert "microBatchSize" not in message
 
 
 def test_a_sharded_training_is_resumed_bit_by_bit(root: Path):

@@ -131,7 +131,8 @@ class TrainingOverrides(Document):
     precision: Precision | None = None
     """float32, or bfloat16 autocast."""
     tf32: bool | None = None
-    """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits."""
+    """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits. With bfloat16 only the
+    head has such products."""
     seed: Seed | None = None
     """Seed of data order, dropout and new weights."""
     label_smoothing: LabelSmoothing | None = None
@@ -164,7 +165,8 @@ class Training(Document):
     precision: Precision = "float32"
     """float32, or bfloat16 autocast."""
     tf32: bool = False
-    """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits."""
+    """Whether float32 matrix products on a GPU may use TF32: faster, with a mantissa of 10 bits. With bfloat16 only the
+    head has such products."""
     seed: Seed = 42
     """Seed of data order, dropout and new weights."""
     label_smoothing: LabelSmoothing = 0.0

@@ -94,6 +94,7 @@ class RunFacts(Record):
     """Examples trained per second."""
     steps: int
     final_loss: float
+    """Mean over the last 50 steps, or over all if there were fewer."""
     logits_reused: bool
     """The teacher's logits were found in the store."""
     resumed: bool

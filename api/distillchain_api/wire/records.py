@@ -43,7 +43,7 @@ class HistoryPoint(Record):
     loss: float | None = None
     """Mean over the steps since the previous point."""
     learning_rate: float | None = None
-    """After this step."""
+    """Of the next step, after this point: 0 at the end of a schedule that decays to 0."""
     validation: SplitMetrics | None = None
 
 

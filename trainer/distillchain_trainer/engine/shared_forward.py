@@ -17,7 +17,7 @@ from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, la
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.sharding import is_sharded
 from distillchain_trainer.engine.world import ALONE, World
-from distillchain_trainer.errors import StopRequested
+from distillchain_trainer.errors import OutOfMemory, StopRequested
 
 # Ranks exchange outputs this often. Rare enough that the exchange takes no part of the time (about 10 ms), and often
 # enough for progress lines and for a stop.
@@ -157,8 +157,15 @@ def _in_step(
         started = time.perf_counter()
         # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
         # could not be written again.
-        with torch.no_grad(), autocast(device, precision):
-            outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
+        try:
+            with torch.no_grad(), autocast(device, precision):
+                outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            # microBatchSize does not help: these passes are not those of the training.
+            raise OutOfMemory(
+                f"the GPU has too little memory for a pass of the split model over {len(rows or batch[:1])} texts of "
+                f"{longest} tokens; split it over more GPUs (parallelism), use larger ones or lower spec.task.maxLength"
+            ) from error
         yield Answered(rows, outputs if rows else outputs[:0], time.perf_counter() - started)
     model.train(was_training)
 

@@ -18,15 +18,15 @@ WEIGHT_BYTES = 4  # float32
 TRAINED_BYTES = 4 * WEIGHT_BYTES  # the weight, its gradient and the two moments of AdamW
 
 
-def check_memory(build: Callable[[], Any], *, field: str, limit_bytes: int | None = None) -> None:
+def check_memory(build: Callable[[], Any], *, field: str) -> None:
     """Builds a model without memory for its weights, to see how much it needs.
 
     Args:
         build: returns the model.
-        limit_bytes: None: that of this container or machine.
-    Raises: CheckpointInvalid if the weights, on a CPU also what their training needs, exceed the memory.
+    Raises: CheckpointInvalid if the weights, on a CPU also what their training needs, exceed the memory. Each process
+        of this machine or container builds the model.
     """
-    limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
+    limit, processes = memory_limit_bytes(), processes_here()
     try:
         with torch.device("meta"), seeded(0):
             parameters = sum(parameter.numel() for parameter in build().parameters())
@@ -34,13 +34,20 @@ def check_memory(build: Callable[[], Any], *, field: str, limit_bytes: int | Non
         return
     # With a GPU, gradients and moments are there. Sharding may split them, so only the weights are counted.
     on_cpu = best_device().type == "cpu"
-    needed = parameters * (TRAINED_BYTES if on_cpu else WEIGHT_BYTES)
+    needed = processes * parameters * (TRAINED_BYTES if on_cpu else WEIGHT_BYTES)
     if limit is not None and needed > limit:
+        what = "weights, gradients and moments of AdamW" if on_cpu else "weights"
+        each = f", in each of {processes} processes" if processes > 1 else ""
+        fewer = ", lower processesPerNode" if processes > 1 else ""
         raise CheckpointInvalid(
-            f"{field}: it has {parameters:,} parameters, which need {_gib(needed)} "
-            f"({'weights, gradients and moments of AdamW' if on_cpu else 'weights'} in float32), and the memory limit "
-            f"is {_gib(limit)}; make the architecture smaller or raise the memory limit of the pod"
+            f"{field}: it has {parameters:,} parameters, which need {_gib(needed)} ({what} in float32{each}), and the "
+            f"memory limit is {_gib(limit)}; make the architecture smaller{fewer} or raise the memory limit of the pod"
         )
+
+
+def processes_here() -> int:
+    """Processes of this stage in this container. The launcher sets the variable for the ranks that it starts."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def memory_limit_bytes(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int | None:
