@@ -22,6 +22,7 @@ from trainer.data_files import HEADER, read_train
 TSV = HEADER + b"bad\t0\ngood\t1\n"
 CSV = TSV.replace(b"\t", b",")
 JSONL = b'{"sentence": "bad", "label": 0}\n{"sentence": "good", "label": 1}\n'
+AGAIN = "download the file again and look at its first lines"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 
 
@@ -88,12 +89,17 @@ OTHER_CONTENT = [
     pytest.param("a.tsv", parquet(), "but the content is Parquet; let its name end in .parquet", id="parquet named tsv"),
     pytest.param("a.jsonl", feather(), "but the content is an Arrow file; convert it to Parquet", id="arrow named jsonl"),
     pytest.param("a.parquet", feather(), "but the content is an Arrow file; convert it to Parquet", id="arrow named parquet"),
+    pytest.param("a.csv", b"FEA1" + bytes(80), "but the content is a Feather file; convert it to Parquet", id="feather of the first version"),
+    pytest.param("a.csv", zipped(), f"but the content is an empty zip archive; {AGAIN}", id="empty zip"),
+    pytest.param("a.csv", b"\1\2\3" + bytes(90), "but the content is binary data of an unknown kind; export it as CSV in UTF-8", id="zeros without a pattern"),
+    pytest.param("a.csv", b"/annex/objects/SHA256E-s100--4d7a.csv\n", "but the content is a git-annex pointer, not the data; run `git annex get` and copy the file again", id="git-annex pointer"),
     pytest.param("a.csv", sqlite(), "but the content is an SQLite database; export it as CSV in UTF-8", id="sqlite"),
     pytest.param("a.parquet", CSV, "the name ends in .parquet, but the content is text that begins with 'sentence,label'; let the name end in .csv, .tsv or .jsonl, or convert it to Parquet", id="csv named parquet"),
     pytest.param("a.parquet", b"", "but the content is empty; let the name end in .csv, .tsv or .jsonl, or convert it to Parquet", id="empty parquet"),
     *(pytest.param(f"a{ending}", LFS, "but the content is a Git LFS pointer, not the data; run `git lfs pull` and copy the file again", id=f"LFS pointer named {ending}") for ending in (".csv", ".tsv", ".jsonl", ".parquet")),
     pytest.param("a.tsv", TSV.decode().encode("utf-16"), "but the content is text in UTF-16; convert it to UTF-8", id="UTF-16"),
     pytest.param("a.csv", CSV.decode().encode("utf-16-be"), "but the content is text in UTF-16 or UTF-32 without a byte order mark; convert it to UTF-8", id="UTF-16 without a mark"),
+    pytest.param("a.csv", CSV.decode().encode("utf-32-le"), "but the content is text in UTF-16 or UTF-32 without a byte order mark; convert it to UTF-8", id="UTF-32 without a mark"),
     pytest.param("a.tsv", TSV.decode().encode("utf-32"), "but the content is text in UTF-32; convert it to UTF-8", id="UTF-32"),
     pytest.param("a.csv", b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "but the content is an HTML page, probably an error page of a server; download the file again and look at its first lines", id="HTML"),
     pytest.param("a.parquet", b"<html>login</html>", "but the content is an HTML page, probably an error page of a server; download the file again and look at its first lines", id="HTML named parquet"),
@@ -159,6 +165,7 @@ def test_a_missing_header_line_is_suspected_where_the_first_line_looks_like_a_ro
     [
         pytest.param("txt\tlabel", "did you mean txt?", id="one column is there"),
         pytest.param("title\tclass", "expected one of class, title", id="other names"),
+        pytest.param("sep=,", "the first line is the separator that Excel writes; remove it", id="separator of Excel"),
         pytest.param('"text"\t"label"', "the names of the columns are in quotation marks or spaces; remove them, or save the file as csv", id="quoted names"),
     ],
 )  # fmt: skip

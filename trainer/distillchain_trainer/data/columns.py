@@ -55,6 +55,8 @@ class Header:
         # It is a header, in which some names may be missing: pick_columns says which.
         if any(unicodedata.normalize("NFC", column) in names for column in self.columns):
             return None
+        if cells[0].lower().startswith("sep="):
+            return "the first line is the separator that Excel writes; remove it"
         # A single column suggests that the cells are separated by another character.
         other = next((other for other in "\t,;|" if other in cells[0]), None) if len(cells) == 1 else None
         if other is not None:

@@ -41,9 +41,11 @@ SIGNATURES = (
     Signature(b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     Signature(b"Rar!\x1a", "a RAR archive", "unpack it"),
     Signature(b"PK\x03\x04", "a zip archive", "unpack it"),
+    Signature(b"PK\x05\x06", "an empty zip archive", DOWNLOAD_AGAIN),
     Signature(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel or Office file", EXPORT),
     Signature(b"PARE", "an encrypted Parquet file", "decrypt it"),
     Signature(b"PAR1", "Parquet", "let its name end in .parquet"),
+    Signature(b"FEA1", "a Feather file", "convert it to Parquet"),
     Signature(b"ARROW1", "an Arrow file", "convert it to Parquet"),
     Signature(b"\xff\xff\xff\xff", "an Arrow stream", "convert it to Parquet"),
     Signature(b"ORC", "ORC", "convert it to Parquet"),
@@ -93,8 +95,10 @@ def check_content(head: bytes, name: str, *, ending: str, is_unpacked: bool = Fa
         shown = head[:40].decode(errors="replace").splitlines()[0] if head.strip() else ""
         what = f"text that begins with {shown!r}" if shown else "empty"
         raise _other_content(name, what, ending, "let the name end in .csv, .tsv or .jsonl, or convert it to Parquet")
-    # Last, because a binary file may have as many zeros.
-    if _is_wide(head):
+    # Last, because most binary files with as many zeros are recognised above.
+    if _has_many_zeros(head):
+        if not _is_wide(head):
+            raise _other_content(name, "binary data of an unknown kind", ending, EXPORT)
         what = "text in UTF-16 or UTF-32 without a byte order mark"
         raise _other_content(name, what, ending, "convert it to UTF-8")
 
@@ -136,6 +140,8 @@ def _recognise_text(start: bytes, ending: str) -> tuple[str, str] | None:
     """What a text file is, and the remedy; `start` begins with the first character that is not white space."""
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer, not the data", "run `git lfs pull` and copy the file again"
+    if re.match(rb"\S*/annex/objects/", start):
+        return "a git-annex pointer, not the data", "run `git annex get` and copy the file again"
     if re.match(rb"<!doctype html|<html", start, re.IGNORECASE):
         return "an HTML page, probably an error page of a server", DOWNLOAD_AGAIN
     if start.startswith(b"<?xml"):
@@ -149,6 +155,11 @@ def _recognise_text(start: bytes, ending: str) -> tuple[str, str] | None:
     return None
 
 
-def _is_wide(head: bytes) -> bool:
-    """Whether it may be UTF-16 or UTF-32: of English text, half or three quarters of the bytes are zero."""
+def _has_many_zeros(head: bytes) -> bool:
     return head.count(0) > len(head) // 4
+
+
+def _is_wide(head: bytes) -> bool:
+    """Whether the zeros are those of UTF-16 or UTF-32: of four bytes, one or two are almost never zero in them."""
+    zeros = sorted(head[place::4].count(0) for place in range(4))
+    return zeros[0] < 0.1 * zeros[-1]
