@@ -69,6 +69,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {match[0]}?" if match else f"expected one of {', '.join(sorted(known))}"
 
 
+def listed(names: Sequence[str], *, most: int) -> str:
+    """Names separated by commas, `most` of them at most. A name that contains a comma is in quotation marks."""
+    shown = [json.dumps(name, ensure_ascii=False) if "," in name else name for name in names[:most]]
+    return ", ".join([*shown, "..."] if len(names) > most else shown)
+
+
 def path_of(loc: Sequence[int | str]) -> str:
     """`spec.stages[2].gate`: a location the way kubectl prints it."""
     path = ""

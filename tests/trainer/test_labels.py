@@ -6,7 +6,7 @@ import pytest
 
 from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.label_names import ClassOrder, match_classes
+from distillchain_trainer.tasks.label_names import ClassOrder, match_classes, shorten
 
 LABELS = ["negative", "positive"]
 COMPOSED, DECOMPOSED = "f\u00e2ch\u00e9", "fa\u0302che\u0301"
@@ -55,3 +55,8 @@ def test_a_name_that_fits_two_classes_in_another_case_fits_none():
         match(["A", "b"], ["a", "B", "c"])
     with pytest.raises(LabelMismatch):
         match(["Good", "bad"], ["good", "GOOD"])
+
+
+def test_a_class_name_with_a_comma_is_quoted_where_names_are_listed():
+    assert shorten(["hot, dry", "wet"]) == '"hot, dry", wet'
+    assert shorten([f"class-{number}" for number in range(7)]).endswith("class-5, ...")

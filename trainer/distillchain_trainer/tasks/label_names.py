@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distillchain_api.faults import listed
 from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.stage_warnings import StageWarnings
 
@@ -181,5 +182,4 @@ def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warn
 
 def shorten(names: Sequence[str]) -> str:
     """The first names, for a message; there may be a thousand."""
-    shown = ", ".join(names[:SHOWN_NAMES])
-    return shown if len(names) <= SHOWN_NAMES else f"{shown}, ..."
+    return listed(names, most=SHOWN_NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distillchain_api.base import Document
+from distillchain_api.faults import listed
 from distillchain_report.model import Estimate, SectionDetails
 from distillchain_report.sections.text_classification import scores
 from distillchain_report.sections.text_classification.predictions import Predictions, distances, most_different, softmax
@@ -58,7 +59,7 @@ class ClassificationDetails(SectionDetails):
         never = [found.label for found in self.classes if not found.predicted and found.rows >= FEW_ROWS]
         if not never:
             return []
-        names = ", ".join(never[:NAMED_CLASSES]) + (", ..." if len(never) > NAMED_CLASSES else "")
+        names = listed(never, most=NAMED_CLASSES)
         occurring = sum(found.rows > 0 for found in self.classes)
         return [f"never predicts {len(never)} of {occurring} classes of validation: {names}"]
 

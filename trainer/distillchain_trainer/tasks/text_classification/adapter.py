@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the name every reader of torch c
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distillchain_api.faults import listed
 from distillchain_api.metrics import format_share
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_report.sections.text_classification.predictions import distances, read_root_logits, softmax
@@ -127,9 +128,9 @@ def _check_order(uri: str, measured: Classified) -> None:
     reordered = float((predicted == np.asarray(best)[classes]).mean())
     # The inverse of `best`: which label each class of the model stands for, as id2label has to say it.
     names = [labels[best.index(column)] for column in range(len(labels))]
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    shown = listed(names, most=6)
     raise LabelMismatch(
         f"teacher {uri}: accuracy {format_share(measured.metrics['accuracy'])} with LABEL_0, LABEL_1, ... taken as "
-        f"{', '.join(labels[:6])}{', ...' if len(labels) > 6 else ''}, but {format_share(reordered)} as {shown}: its "
+        f"{listed(labels, most=6)}, but {format_share(reordered)} as {shown}: its "
         "classes are probably in that order; write their names into id2label of its config.json"
     )

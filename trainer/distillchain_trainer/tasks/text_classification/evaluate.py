@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_api.faults import listed
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_trainer.tasks.text_classification import chance
@@ -65,7 +66,7 @@ class Classified:
         never = sorted(set(self.classes.tolist()) - set(self.predicted.tolist()))
         if not never:
             return []
-        names = ", ".join(self.task.labels[index] for index in never[:5]) + (", ..." if len(never) > 5 else "")
+        names = listed([self.task.labels[index] for index in never], most=5)
         share = f"{len(never)} of {len(set(self.classes.tolist()))} classes"
         return [f"it never predicts {share} of {self.split}: {names}"]
 
