@@ -104,7 +104,18 @@ def _fields(values: Mapping[str, Any], kind: type[Document]) -> list[str]:
     shown = [name for name in values if name in ALWAYS_SHOWN or values[name] != defaults.get(name)]
     # In the order of the spec; fields of another release come last.
     shown.sort(key=lambda name: order.index(name) if name in order else len(order))
-    return [f"{FIELD_NAMES.get(name) or _as_words(name)} {values[name]}" for name in shown]
+    return [f"{FIELD_NAMES.get(name) or _as_words(name)} {_value(values[name])}" for name in shown]
+
+
+def _value(value: Any) -> str:
+    """A value of a recipe in one line: `HiddenMSE (weight 0.5)` for an object that says which kind it is."""
+    if isinstance(value, list):
+        return " and ".join(_value(item) for item in value)
+    if not isinstance(value, Mapping):
+        return str(value)
+    kind = value.get("objective")
+    fields = " ".join(f"{_as_words(name)} {_value(item)}" for name, item in value.items() if name != "objective")
+    return f"{kind} ({fields})" if kind else fields
 
 
 def _as_words(name: str) -> str:
