@@ -11,10 +11,10 @@ import struct
 import threading
 import time
 from ipaddress import IPv4Address
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cluster.controlplane import ControlPlane
+from cluster.serving import Serving
 
 DOMAIN = "svc.cluster.local"
 PORT = 53
@@ -22,7 +22,7 @@ FRESH_S = 1.0  # how long a list of EndpointSlices is used: each costs a tenth o
 TYPE_A, NO_SUCH_NAME, ANSWER = 1, 3, 0x8400
 
 
-class ClusterDNS:
+class ClusterDNS(Serving):
     """A DNS server on `address`, stopped when the `with` block ends."""
 
     def __init__(self, control_plane: ControlPlane, address: str, *, port: int = PORT) -> None:
@@ -37,19 +37,7 @@ class ClusterDNS:
                 query, sender = self.request
                 sender.sendto(answer(query, dns.names()), self.client_address)
 
-        self._server = socketserver.ThreadingUDPServer((address, port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(socketserver.ThreadingUDPServer((address, port), Handler))
 
     def names(self) -> dict[str, str]:
         """Every name, with its address."""

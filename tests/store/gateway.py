@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 from cluster.certificates import KeyPair
+from cluster.serving import Serving
 
 NOT_FORWARDED = {"connection", "expect", "transfer-encoding"}
 
@@ -64,7 +62,7 @@ def s3_error(status: int, code: str, message: str = "words of the server") -> An
     return Answer(status, body.encode(), {"Content-Type": "application/xml"})
 
 
-class Gateway:
+class Gateway(Serving):
     """Listens on 127.0.0.1 while the `with` block lasts.
 
     Args:
@@ -84,27 +82,16 @@ class Gateway:
         class Handler(_Handler):
             owner = gateway
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate.certificate, certificate.key)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-            self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refused handshakes are the test's
-        self.port = self._server.server_port
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refused handshakes are the test's
+        super().__init__(server)
+        self.port = server.server_port
         self.endpoint = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def forward(self, request: Request) -> Answer:
         """The real server's answer. The Host header stays, because the signature includes it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -107,6 +109,26 @@ def test_an_altered_file_of_the_hub_is_downloaded_again(hub: Hub, tmp_path: Path
 
     assert downloads_of(hub) == ["model.safetensors"]
     assert again == first
+
+
+def test_a_checkpoint_of_the_hub_is_fetched_although_the_cache_is_full(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = huggingface_hub.snapshot_download
+
+    def snapshot_download(*names: str, cache_dir: Path | None = None, **more: Any) -> str:
+        if cache_dir is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return str(real(*names, **more))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+    assert (fetch_from_hub(tmp_path).folder / "model.safetensors").exists()
+
+    cache = input_cache()
+    assert cache is not None
+    (fault,) = cache.faults
+    assert "cannot be written (No space left on device)" in fault
 
 
 @pytest.mark.cluster
