@@ -179,6 +179,14 @@ BAD_CHAINS = (
         ("spec.stages[0].distillation.hidden.relations", "relations belongs to objective ValueRelation"),
     ),
     BadChain(
+        "a relation twice",
+        lambda spec: spec["stages"][0].update(
+            distillation={"hidden": {"objective": "ValueRelation", "relations": ["Value", "Value"]}}
+        ),
+        'spec.stages[0].distillation.hidden.relations: got ["Value", "Value"], expected every relation once',
+        ("spec.stages[0].distillation.hidden.relations", "Duplicate value"),
+    ),
+    BadChain(
         "layer below the embeddings",
         lambda spec: spec.update(
             template={"distillation": {"hidden": {"objective": "HiddenMSE", "layers": [{"student": -1, "teacher": 2}]}}}

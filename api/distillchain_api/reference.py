@@ -64,7 +64,8 @@ def _type(schema: dict[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None or high is not None:
         above = "above " if schema.get("exclusiveMinimum") else ""
-        text += f" {above}{low} to {high}" if high is not None else f" {above or 'from '}{low}"
+        below = "below " if schema.get("exclusiveMaximum") else ""
+        text += f" {above}{low} to {below}{high}" if high is not None else f" {above or 'from '}{low}"
     return text
 
 

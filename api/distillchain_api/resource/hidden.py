@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillchain_api.base import Document
-from distillchain_api.faults import Expect
+from distillchain_api.cel import fault
+from distillchain_api.faults import Expect, expected
 
 Weight = Annotated[float, Field(ge=0, le=1000), Expect("a number from 0 to 1000", "0 turns the term off")]
 LayerNumber = Annotated[int, Field(ge=0, le=1000), Expect("the number of a layer", "0 is the embeddings, 1 the first")]
@@ -53,6 +54,13 @@ class ValueRelation(Document):
     relation_heads: Annotated[int, Field(ge=1, le=1000), Expect("a whole number from 1 to 1000")] | None = None
     """ValueRelation: parts that the values of a token are cut into; empty: the largest number that divides both
     models' widths and is at most the teacher's attention heads."""
+
+    @model_validator(mode="after")
+    def _relations_differ(self) -> Self:
+        # Otherwise a relation would count twice; `weight` is the field for that.
+        if len(set(self.relations)) != len(self.relations):
+            raise fault("relations", expected(self.relations, "every relation once"))
+        return self
 
 
 if TYPE_CHECKING:
