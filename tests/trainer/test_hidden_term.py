@@ -17,6 +17,8 @@ from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, TrainingProgress
+from distillchain_trainer.engine.optimizer import build_optimizer
+from distillchain_trainer.engine.step import Work
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.errors import CheckpointInvalid, StopRequested
 from distillchain_trainer.hidden_states.hidden_mse import hidden_mse
@@ -259,6 +261,37 @@ def a_pair(*, dropout: float = 0.0) -> tuple[BertForSequenceClassification, Hidd
 
 def weights(student: Any, term: HiddenStates) -> dict[str, Tensor]:
     return {**student.state_dict(), PROJECTION: term.get_parameter(PROJECTION).detach()}
+
+
+class RowsWithItems:
+    """Three rows with 2, 1 and no item."""
+
+    lengths = [7, 7, 7]
+    weights = [2, 1, 0]
+
+    def batch(self, rows: Tensor, *, width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        inside = torch.arange(width) < torch.tensor(self.weights)[rows].unsqueeze(1)
+        return {name: tensor[rows, :width] for name, tensor in inputs().items()}, {"inside": inside}
+
+
+def test_a_row_is_weighed_by_its_items_as_in_the_other_losses():
+    student, term = a_pair()
+    optimizer = build_optimizer(student, Training(), more=term.parameters())
+    work = Work(
+        student,
+        RowsWithItems(),  # type: ignore[arg-type]  # the rest is not read
+        CPU,
+        lambda answer, compared: 0.0 * compared["inside"].sum(-1),
+        Training(),
+        optimizer,
+        CPU,
+        extra=term,
+    )
+    student.eval()
+
+    got = work.losses(torch.arange(3), width=7, full=False)
+
+    torch.testing.assert_close(got, losses_of(term, student) * torch.tensor([2.0, 1.0, 0.0]))
 
 
 def test_the_projection_is_trained_with_the_student_in_micro_batches_of_any_size(tmp_path: Path):
