@@ -107,8 +107,9 @@ class TaskAdapter(Protocol):
         For a task with items they are [items, ...], row after row, and zero for items that were cut off.
         """
 
-    def remember_teacher(self, measured: dict[str, Measurement]) -> None:
+    def remember_teacher(self, measured: dict[str, Measurement]) -> None:  # noqa: ARG002 - for tasks that need it
         """Takes the measurements of the stage's teacher by split, for metrics that compare the student with it."""
+        return
 
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """That a teacher beats chance. Raises: GateNotMet; LabelMismatch for classes in another order."""
