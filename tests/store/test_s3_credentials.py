@@ -15,8 +15,8 @@ import pytest
 
 from cluster.ports import free_ports
 from cluster.s3 import REGION, S3Server
+from distillchain_store.credential_faults import describe_fault
 from distillchain_store.errors import StorageDenied, StorageUnavailable
-from distillchain_store.s3.credentials import describe_fault
 from distillchain_store.s3.store import S3Store
 from store.gateway import Answer, Forward, Request, s3_error
 from store.parts import store_behind, use_keys

@@ -44,6 +44,33 @@ def test_an_untrusted_certificate_of_a_hub_is_refused_by_name(tmp_path: Path, mo
     )
 
 
+@pytest.mark.parametrize(
+    "token, fault",
+    [
+        ("hf_\u00e4bc", "contains a character that is not ASCII"),
+        ('"hf_abc"', "is in quotation marks"),
+        ("hf_a\tbc", "contains a line break or another invisible character"),
+        ("\ufeffhf_abc", "contains a line break or another invisible character"),
+    ],
+)
+def test_a_malformed_token_is_refused_at_once_and_not_shown(monkeypatch: pytest.MonkeyPatch, token: str, fault: str):
+    monkeypatch.setenv("HF_TOKEN", token)
+
+    with pytest.raises(StorageDenied) as failure:
+        hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model", choose=list)
+
+    assert str(failure.value) == (
+        f"spec.teacher.model: HF_TOKEN {fault}, expected the token alone; correct the Secret that it is from"
+    )
+
+
+def test_a_ca_bundle_of_the_hub_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nope/ca.pem")
+
+    with pytest.raises(StorageDenied, match=r"^spec\.teacher\.model: SSL_CERT_FILE: /nope/ca\.pem is no file"):
+        hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model", choose=list)
+
+
 def test_a_proxy_on_the_way_to_the_hub_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.test")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")

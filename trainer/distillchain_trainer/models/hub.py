@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from distillchain_api.failures import StageError
 from distillchain_store.connection_faults import proxy_variable, tls_fault
+from distillchain_store.credential_faults import describe_fault
 from distillchain_store.errors import DiskFull, StorageDenied, StorageUnavailable
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid, first_line, translate_unforeseen
 from distillchain_trainer.input_cache import hub_folder, input_cache, is_altered
@@ -122,6 +124,7 @@ def fetch_dataset(
 @contextlib.contextmanager
 def _errors(uri: str, field: str, invalid: type[StageError]) -> Iterator[None]:
     """Translates errors of the hub's client and of `datasets`. `invalid`: what a wrong name or content is."""
+    _check_environment(field)
     try:
         yield
     except StageError:
@@ -139,6 +142,21 @@ def _errors(uri: str, field: str, invalid: type[StageError]) -> Iterator[None]:
         if translated is None:
             raise
         raise translated from error
+
+
+def _check_environment(field: str) -> None:
+    """What would fail later with a message about the checkpoint. Raises: StorageDenied."""
+    import huggingface_hub
+
+    # As the client uses it, without line breaks around it; from HF_TOKEN or from its own file.
+    fault = describe_fault(huggingface_hub.get_token() or "", is_header=True)
+    if fault:
+        raise StorageDenied(f"{field}: HF_TOKEN {fault}, expected the token alone; correct the Secret that it is from")
+    bundle = os.environ.get("SSL_CERT_FILE")
+    if bundle and not Path(bundle).is_file():
+        raise StorageDenied(
+            f"{field}: SSL_CERT_FILE: {bundle} is no file; mount PEM certificates there, or remove the variable"
+        )
 
 
 def _of_hub(error: Exception, uri: str, field: str, invalid: type[StageError]) -> StageError | None:
