@@ -77,6 +77,32 @@ def test_an_impossible_number_of_threads_is_replaced_and_reported(
     ]
 
 
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+@pytest.mark.parametrize(
+    "value, is_kept",
+    [
+        ("expandable_segments:True", True),
+        ("max_split_size_mb:64, roundup_power2_divisions:[256:1,512:2]", True),
+        ("garbage", False),
+        ("expandable_segments=True", False),
+        ("expandable_segments:True,garbage", False),
+        ("roundup_power2_divisions:[256:1", False),
+    ],
+)
+def test_settings_of_the_allocator_that_would_end_the_process_are_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_kept: bool
+):
+    monkeypatch.setattr(os, "environ", {**os.environ, "OMP_NUM_THREADS": "1", name: value})
+    warnings = StageWarnings()
+
+    set_up_environment(tmp_path, warnings)
+
+    assert (os.environ.get(name) == value) == is_kept
+    assert [f"environment variable {name} is ignored" in sentence for sentence in warnings.sentences] == (
+        [] if is_kept else [True]
+    )
+
+
 @pytest.fixture
 def numbers_of_this_process() -> Iterator[None]:
     """Restores torch's settings for float32 products, which are those of the whole process."""

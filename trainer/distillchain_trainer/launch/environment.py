@@ -26,6 +26,10 @@ LAUNCHER = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|(OMPI_COMM_WORLD|PMI|MV2_COMM_WORLD)_.*"
 )
 MAX_THREADS_PER_CPU = 4
+# Settings of torch's allocator. While torch is imported, a setting without a value ends the process with SIGABRT.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_SETTING = r"\s*\w+\s*:\s*(\[[^\[\]]*\]|[^,\[\]]+)"
+ALLOCATOR_SETTINGS = re.compile(rf"{_SETTING}(,{_SETTING})*")
 
 
 def set_up_environment(folder: Path, warnings: StageWarnings, *, processes: int = 1) -> None:
@@ -38,6 +42,7 @@ def set_up_environment(folder: Path, warnings: StageWarnings, *, processes: int 
     _drop_foreign(warnings)
     _keep_caches_in(folder)
     _check_threads(warnings)
+    _check_allocator(warnings)
     threads.choose(processes)
 
 
@@ -84,3 +89,14 @@ def _check_threads(warnings: StageWarnings) -> None:
             f"environment variable {name} is ignored: got {value[:40]!r}, expected a number from 1 to {most} on "
             f"{threads.cpu_share()} CPUs"
         )
+
+
+def _check_allocator(warnings: StageWarnings) -> None:
+    for name in ALLOCATOR:
+        value = os.environ.get(name)
+        if value is not None and not ALLOCATOR_SETTINGS.fullmatch(value):
+            del os.environ[name]
+            warnings.add(
+                f"environment variable {name} is ignored: got {value[:40]!r}, expected settings such as "
+                "expandable_segments:True, separated by commas"
+            )
