@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from distillchain_api.tasks import task_types
+
 GOOD: dict[str, Any] = {
     "apiVersion": "distillchain.io/v1alpha1",
     "kind": "DistillationChain",
@@ -55,6 +57,17 @@ class BadChain:
 
 def unchanged(_: dict[str, Any]) -> None:
     """The fault is in the metadata."""
+
+
+def tagging(*labels: str, **dataset: Any) -> Change:
+    """A chain of TokenClassification with these labels and fields of the data set."""
+
+    def change(spec: dict[str, Any]) -> None:
+        source = {key: spec["task"]["dataset"][key] for key in ("uri", "splits")}
+        labels_or_default = list(labels) or ["O", "B-person", "I-person"]
+        spec["task"] = {"type": "TokenClassification", "dataset": {**source, **dataset}, "labels": labels_or_default}
+
+    return change
 
 
 BAD_CHAINS = (
@@ -362,7 +375,7 @@ BAD_CHAINS = (
     BadChain(
         "unknown task",
         lambda spec: spec["task"].update(type="Translation"),
-        "spec.task.type: got \"Translation\", expected 'TextClassification'",
+        f'spec.task.type: got "Translation", expected {" or ".join(map(repr, task_types()))}',
         ("spec.task.type", "TextClassification"),
     ),
     BadChain(
@@ -506,5 +519,43 @@ BAD_CHAINS = (
         lambda spec: spec.pop("teacher"),
         "spec.teacher: missing; add it",
         ("spec.teacher", "Required value"),
+    ),
+    BadChain(
+        "tags without O",
+        tagging("B-person", "I-person"),
+        'spec.task.labels: got ["B-person", "I-person"], expected the tag O among them; it is the tag of words outside of '
+        "entities",
+        ("spec.task.labels", "expected the tag O"),
+    ),
+    BadChain(
+        "tags of BIOES",
+        tagging("O", "B-person", "I-person", "E-person", "S-person"),
+        'spec.task.labels: got "E-person", expected a tag of IOB2; BIOES and BILOU mark ends and single words too: write '
+        "E- and L- as I-, and S- and U- as B-, in labels and data",
+        ("spec.task.labels", "IOB2"),
+    ),
+    BadChain(
+        "a tag that is no tag",
+        tagging("O", "B-person", "person"),
+        'spec.task.labels: got "person", expected O, B-X or I-X for a kind X of entity; for example B-person',
+        ("spec.task.labels", "IOB2"),
+    ),
+    BadChain(
+        "words and tags in one column",
+        tagging(words="tokens", tags="tokens"),
+        'spec.task.dataset.tags: got "tokens", expected another column than words',
+        ("spec.task.dataset.tags", "expected another column than words"),
+    ),
+    BadChain(
+        "text of a tagger",
+        tagging(text=["sentence"]),
+        "spec.task.dataset.text: unknown field; expected one of config, splits, tags, uri, words",
+        ("spec.task.dataset.text", "remove it"),
+    ),
+    BadChain(
+        "metric of another task",
+        lambda spec: spec["task"].update(metric="entityF1"),
+        "spec.task.metric: got \"entityF1\", expected 'accuracy' or 'macroF1'",
+        ("spec.task.metric", "expects accuracy or macroF1"),
     ),
 )

@@ -65,7 +65,8 @@ class Dataset(Document):
     config: Text | None = None
     """Configuration of a hub dataset, such as sst2 of hf://nyu-mll/glue; only with hf://."""
     splits: Splits
-    """Split names (hf://) or file names (csv, tsv, jsonl, parquet; csv, tsv and jsonl also as .gz)."""
+    """Split names (hf://) or file names: csv, tsv, jsonl (also as .gz) and parquet; for TokenClassification jsonl,
+    parquet and CoNLL."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -58,9 +58,20 @@ class Prediction(Record):
     """In the order of the task's labels."""
 
 
+class TaggedSentence(Record):
+    """A model's tags for the words of one sentence; in TokenClassification the line of a predictions file."""
+
+    row: Annotated[int, Field(ge=0)]
+    """Counted from 0 in the split."""
+    labels: list[str]
+    """One tag for each word."""
+    predicted: list[str]
+    """The same number of tags. O for a word that the model did not read."""
+
+
 class Example(Record):
     """The text of one validation row."""
 
     row: Annotated[int, Field(ge=0)]
     text: list[str]
-    """One or two texts, each cut to EXAMPLE_CHARS."""
+    """One or two texts, each cut to EXAMPLE_CHARS; or the first words of a sentence, EXAMPLE_CHARS in all."""

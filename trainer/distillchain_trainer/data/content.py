@@ -74,7 +74,7 @@ def check_content(head: bytes, name: str, *, ending: str, is_unpacked: bool = Fa
     Args:
         head: the first HEAD_BYTES of the file, decompressed if it is a .gz.
         name: the file's name in messages.
-        ending: .csv, .tsv, .jsonl or .parquet.
+        ending: .csv, .tsv, .jsonl or .parquet; for CoNLL whatever the name ends in, perhaps nothing.
         is_unpacked: whether `head` was decompressed.
     Raises: DataInvalid that names the content and the remedy.
     """
@@ -116,7 +116,8 @@ def check_compressed(head: bytes, name: str) -> None:
 
 
 def _other_content(name: str, what: str, ending: str, remedy: str) -> DataInvalid:
-    return DataInvalid(f"{name}: the name ends in {ending}, but the content is {what}; {remedy}")
+    contradiction = f"the name ends in {ending}, but the content is" if ending else "the content is"
+    return DataInvalid(f"{name}: {contradiction} {what}; {remedy}")
 
 
 def _or_add_gz(ending: str) -> str:
@@ -150,7 +151,7 @@ def _recognise_text(start: bytes, ending: str) -> tuple[str, str] | None:
         return "a JSON array", "write one object per line, for example with `jq -c '.[]'`"
     if ending == ".jsonl" and re.match(rb"\{\s*?\n", start):
         return "JSON that spans several lines", "write one object per line, for example with `jq -c .`"
-    if ending in (".csv", ".tsv") and re.match(rb'\{\s*"[^"]*"\s*:', start):
+    if ending not in (".jsonl", ".parquet", ".gz") and re.match(rb'\{\s*"[^"]*"\s*:', start):
         return "JSON", "let its name end in .jsonl"
     return None
 

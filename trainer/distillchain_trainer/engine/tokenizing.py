@@ -160,7 +160,7 @@ class PlainTextTokenizer:
             raise self._refusal(affected[0], rows[affected[0]], ids[affected[0]])
         if self._renamed is None:
             with unchanged(self._tokenizer):
-                self._renamed = _with_renamed_tokens(self._backend, self._names_of_control_tokens())
+                self._renamed = with_renamed_tokens(self._backend, self._names_of_control_tokens())
         # Called directly, the backend takes a string or a pair for each row.
         inputs = [texts if len(texts) == 2 else texts[0] for texts in (rows[row] for row in affected)]
         self._renamed.no_truncation()
@@ -185,7 +185,7 @@ class PlainTextTokenizer:
         return ControlTokenInText(row, next(in_text, tokens[-1]))
 
 
-def _with_renamed_tokens(backend: Any, names: Sequence[str]) -> Any:
+def with_renamed_tokens(backend: Any, names: Sequence[str]) -> Any:
     """A copy of a backend with the same ids, in which some tokens have names that no text contains."""
     from tokenizers import Tokenizer
 

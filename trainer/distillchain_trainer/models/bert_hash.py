@@ -10,10 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.bert.modeling_bert import BertEncoder, BertPooler
 
@@ -80,13 +87,13 @@ class BertHashPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 class BertHashModel(BertHashPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers is half typed
-    """The encoder with its pooler, tanh(dense(first token))."""
+    """The encoder with its pooler, tanh(dense(first token)); without one for heads that do not need it, as in BERT."""
 
-    def __init__(self, config: BertHashConfig) -> None:
+    def __init__(self, config: BertHashConfig, *, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = BertHashEmbeddings(config)
         self.encoder = BertEncoder(config)  # type: ignore[no-untyped-call]
-        self.pooler = BertPooler(config)  # type: ignore[no-untyped-call]
+        self.pooler = BertPooler(config) if add_pooling_layer else None  # type: ignore[no-untyped-call]
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
@@ -104,12 +111,13 @@ class BertHashModel(BertHashPreTrainedModel):  # type: ignore[no-untyped-call]  
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPooling:
-        """Token ids [B, T] -> last hidden states [B, T, H] and pooled first tokens [B, H]."""
+        """Token ids [B, T] -> last hidden states [B, T, H] and pooled first tokens [B, H] (None without a pooler)."""
         embedded = self.embeddings(input_ids, token_type_ids)
         # transformers makes the mask in the form that the chosen implementation of attention expects.
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embedded, attention_mask=attention_mask)
         states = self.encoder(embedded, attention_mask=mask).last_hidden_state
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.pooler(states))
+        pooled = None if self.pooler is None else self.pooler(states)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
 
 class BertHashForSequenceClassification(BertHashPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers is half typed
@@ -119,9 +127,7 @@ class BertHashForSequenceClassification(BertHashPreTrainedModel):  # type: ignor
         super().__init__(config)
         self.num_labels = config.num_labels
         self.bert = BertHashModel(config)
-        # None means the dropout of the encoder, as in BERT.
-        head_dropout = config.classifier_dropout
-        self.dropout = nn.Dropout(config.hidden_dropout_prob if head_dropout is None else head_dropout)
+        self.dropout = nn.Dropout(_head_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 2))
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -140,6 +146,39 @@ class BertHashForSequenceClassification(BertHashPreTrainedModel):  # type: ignor
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+class BertHashForTokenClassification(BertHashPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers is half typed
+    """One linear layer on the state of each token."""
+
+    def __init__(self, config: BertHashConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = BertHashModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(_head_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 2))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> TokenClassifierOutput:
+        """Token ids [B, T] -> logits [B, T, C]; with labels [B, T] also their cross-entropy, without labels of -100."""
+        states = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
+        logits = self.classifier(self.dropout(states))
+        # cross_entropy expects the classes in the second dimension.
+        loss = None if labels is None else nn.functional.cross_entropy(logits.transpose(1, 2), labels)
+        return TokenClassifierOutput(loss=loss, logits=logits)
+
+
+def _head_dropout(config: BertHashConfig) -> float:
+    """None means the dropout of the encoder, as in BERT."""
+    own = config.classifier_dropout
+    return config.hidden_dropout_prob if own is None else own
+
+
 def register() -> None:
     """Makes the Auto classes know `bert_hash`; may be repeated."""
     # register() raises for a name that is registered already.
@@ -148,3 +187,4 @@ def register() -> None:
     AutoConfig.register(BertHashConfig.model_type, BertHashConfig)
     AutoModel.register(BertHashConfig, BertHashModel)
     AutoModelForSequenceClassification.register(BertHashConfig, BertHashForSequenceClassification)
+    AutoModelForTokenClassification.register(BertHashConfig, BertHashForTokenClassification)

@@ -1,29 +1,15 @@
-"""What config.json says about the head of a sequence model: its kind and the names of its outputs."""
+"""What config.json says about the head of a model: its kind and the names of its outputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from distillchain_api.tasks import task_types
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.tasks.sequences.head import TASK_TYPES, Head
-
-CLASSIFIER = "ForSequenceClassification"
-KNOWN_TO_WORK = "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama, qwen2 or bert-hash"
-
-
-def has_classifier_head(config: Any) -> bool:
-    """Whether a checkpoint was saved with a head that answers for whole texts."""
-    return any(name.endswith(CLASSIFIER) for name in config.architectures or [])
-
-
-def supports_classification(config: Any) -> bool:
-    """Whether transformers has such a head for this model type."""
-    return type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
 def class_names(config: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel
 
 from distillchain_api.resource.spec import Architecture
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
@@ -30,14 +30,7 @@ from distillchain_trainer.models.tokenizers import (
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.label_names import ClassOrder, match_classes
 from distillchain_trainer.tasks.sequences.head import Head
-from distillchain_trainer.tasks.sequences.head_config import (
-    KNOWN_TO_WORK,
-    check_head,
-    class_names,
-    has_classifier_head,
-    set_head,
-    supports_classification,
-)
+from distillchain_trainer.tasks.sequences.head_config import check_head, class_names, set_head
 from distillchain_trainer.tasks.sequences.working import check_saved_tokenizer, check_works
 
 log = logging.getLogger(__name__)
@@ -60,9 +53,9 @@ def load_teacher(checkpoint: Checkpoint, head: Head, *, warnings: StageWarnings)
     """A model with a head of the task. Raises: CheckpointInvalid, LabelMismatch."""
     config = load_config(checkpoint, warnings=warnings)
     # transformers would add a random head and only log that.
-    if not has_classifier_head(config):
+    if not head.is_in(config):
         raise CheckpointInvalid(
-            f"{checkpoint.field}: {checkpoint.uri} has no classifier head "
+            f"{checkpoint.field}: {checkpoint.uri} has no {head.kind.name} "
             f"({', '.join(config.architectures or []) or 'no architectures'} in config.json); "
             "fine-tune it on the task first (spec.teacher.fineTune)"
         )
@@ -82,7 +75,7 @@ def load_student(
     """
     config = load_config(checkpoint, warnings=warnings)
     source = tokenizer or checkpoint
-    if has_classifier_head(config):
+    if head.is_in(config):
         student = _load_with_head(checkpoint, config, head, who="student", tokenizer=source, warnings=warnings)
         # The student is saved in the order of the task, so that whoever loads it needs no mapping.
         if student.columns is not None:
@@ -105,23 +98,23 @@ def build_student(
 ) -> SequenceModel:
     """A student with new weights. Raises: CheckpointInvalid naming the field."""
     kind, config = architecture.model_type, build_config(architecture, field=field)
-    if not supports_classification(config):
+    if not head.fits(config):
         raise CheckpointInvalid(
-            f"{field}.architecture.modelType: got {kind}, which cannot classify text; use one that can, such as "
-            f"{KNOWN_TO_WORK}"
+            f"{field}.architecture.modelType: got {kind}, which cannot {head.kind.ability}; use one that can, such as "
+            f"{head.kind.known_to_work}"
         )
     # get_text_config: the configuration of some model types nests that of the text model; others return themselves.
-    loaded_tokenizer, own = load_tokenizer(tokenizer), config.get_text_config()
+    loaded_tokenizer, own = _tokenizer_of(tokenizer, head, is_new=True, warnings=warnings), config.get_text_config()
     # The sizes that follow from the tokenizer need not be written into the spec.
     if "vocab_size" not in architecture.config:
         own.vocab_size = vocabulary_size(loaded_tokenizer)
     if "pad_token_id" not in architecture.config:
         own.pad_token_id = loaded_tokenizer.pad_token_id
     agree_on_padding(loaded_tokenizer, config, what=f"{field}.architecture", warnings=warnings)
-    check_memory(lambda: _new_classifier(set_head(config, head)), field=f"{field}.architecture")
+    check_memory(lambda: _new_model(config, head), field=f"{field}.architecture")
     try:
         with seeded(seed):
-            model = _new_classifier(set_head(config, head))
+            model = _new_model(config, head)
     except Exception as error:  # a field of the wrong type or size, or a package that is not installed
         raise translate_unforeseen(error) or CheckpointInvalid(
             f"{field}.architecture: {kind} with this config cannot be built: {first_line(error)}"
@@ -132,7 +125,7 @@ def build_student(
         student,
         head,
         who=f"{field}.architecture.modelType: got {kind}",
-        remedy=f"; change its config or tokenizer, or use a model type such as {KNOWN_TO_WORK}",
+        remedy=f"; change its config or tokenizer, or use a model type such as {head.kind.known_to_work}",
         trains=True,
         warnings=warnings,
     )
@@ -181,13 +174,13 @@ def _load_with_head(
 ) -> SequenceModel:
     # Before the weights are loaded: config.json alone shows most mistakes.
     check_head(checkpoint, config, head)
-    _check_supported(checkpoint, config)
+    _check_supported(checkpoint, config, head)
     order = ClassOrder(tuple(range(len(head.names))), named=True)
     if head.has_classes:
         order = match_classes(class_names(config), head.names, who=f"{who} {checkpoint.uri}", warnings=warnings)
-    loaded_tokenizer = load_tokenizer(tokenizer)
+    loaded_tokenizer = _tokenizer_of(tokenizer, head, is_new=False, warnings=warnings)
     agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
-    model = load_whole(AutoModelForSequenceClassification, checkpoint, config)
+    model = load_whole(head.kind.model_class, checkpoint, config)
     _check_tokenizer_fits(model, loaded_tokenizer, checkpoint, tokenizer, head, warnings)
     return SequenceModel(
         model,
@@ -203,14 +196,14 @@ def _with_new_head(
     checkpoint: Checkpoint, config: Any, head: Head, *, tokenizer: Checkpoint, seed: int, warnings: StageWarnings
 ) -> SequenceModel:
     """The model of any checkpoint under a new head; heads of other tasks are left out."""
-    _check_supported(checkpoint, config)
-    loaded_tokenizer = load_tokenizer(tokenizer)
+    _check_supported(checkpoint, config, head)
+    loaded_tokenizer = _tokenizer_of(tokenizer, head, is_new=True, warnings=warnings)
     agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
     # AutoModel loads the encoder alone, whatever head the checkpoint has.
     base, missing = load_base(AutoModel, checkpoint, config)
     try:
         with seeded(seed):
-            model = _new_classifier(set_head(config, head))
+            model = _new_model(config, head)
     except Exception as error:  # a class of transformers that cannot be built from this config
         raise translate_unforeseen(error) or CheckpointInvalid(
             f"{checkpoint.field}: {checkpoint.uri}: a classifier of this {config.model_type} cannot be built: "
@@ -233,12 +226,19 @@ def _with_new_head(
     return SequenceModel(model, loaded_tokenizer, _start(checkpoint), pretrained=True, new_head=True)
 
 
-def _check_supported(checkpoint: Checkpoint, config: Any) -> None:
-    if not supports_classification(config):
+def _check_supported(checkpoint: Checkpoint, config: Any, head: Head) -> None:
+    if not head.fits(config):
         raise CheckpointInvalid(
-            f"{checkpoint.field}: {checkpoint.uri} is a {config.model_type}, which cannot classify text; use a model "
-            f"type that can, such as {KNOWN_TO_WORK}"
+            f"{checkpoint.field}: {checkpoint.uri} is a {config.model_type}, which cannot {head.kind.ability}; use a "
+            f"model type that can, such as {head.kind.known_to_work}"
         )
+
+
+def _tokenizer_of(checkpoint: Checkpoint, head: Head, *, is_new: bool, warnings: StageWarnings) -> Any:
+    tokenizer = load_tokenizer(checkpoint)
+    what = f"{checkpoint.field}: the tokenizer of {checkpoint.uri}"
+    head.prepare_tokenizer(tokenizer, what=what, is_new=is_new, warnings=warnings)
+    return tokenizer
 
 
 def _check_tokenizer_fits(
@@ -248,8 +248,8 @@ def _check_tokenizer_fits(
     warn_of_other_vocabulary(model, loaded, what=f"{tokenizer.field}: {tokenizer.uri}", warnings=warnings)
 
 
-def _new_classifier(config: Any) -> Any:
-    return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]  # half typed
+def _new_model(config: Any, head: Head) -> Any:
+    return head.kind.model_class.from_config(set_head(config, head))
 
 
 def _start(checkpoint: Checkpoint) -> str:

@@ -1,4 +1,4 @@
-"""Checks on two short texts that a sequence model works with its tokenizer, and finds the side to pad batches on."""
+"""Checks on two short texts that a model works with its tokenizer, and finds the side to pad batches on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from distillchain_trainer.engine.tokenizing import PlainTextTokenizer
 from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
 from distillchain_trainer.models.forward_check import (
     MIXES_PADDING,
@@ -44,11 +43,14 @@ def check_works(
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     try:
-        rows = _probe(tokenizer, texts=head.texts, max_length=head.max_length)
+        rows = _probe(tokenizer, head)
         # Before the forward passes, whose error would not say that the tokenizer is the reason.
-        _check_end_token(model.config, tokenizer, rows)
-        shape = (len(head.names),)
-        side = find_padding_side(model, rows, pad_id=loaded.pad_id, outputs_of=_logits, shape=shape)
+        if not head.kind.per_token:
+            _check_end_token(model.config, tokenizer, rows)
+        shape, per_token = (len(head.names),), head.kind.per_token
+        side = find_padding_side(
+            model, rows, pad_id=loaded.pad_id, outputs_of=_logits, shape=shape, per_token=per_token
+        )
         if trains:
             # If neither side is right, any will do: this pass only has to complete.
             check_training(model, rows, pad_id=loaded.pad_id, side=side or "right")
@@ -109,19 +111,19 @@ def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) 
 
 
 def _ids(tokenizer: Any, head: Head) -> list[list[int]]:
-    return [list(row["input_ids"]) for row in _probe(tokenizer, texts=1, max_length=head.max_length)]
+    return [list(row["input_ids"]) for row in _probe(tokenizer, head)]
 
 
-def _probe(tokenizer: Any, *, texts: int, max_length: int) -> Rows:
+def _probe(tokenizer: Any, head: Head) -> Rows:
     """Inputs of a short and a long row."""
     with_kinds = "token_type_ids" in tokenizer.model_input_names
-    plain = PlainTextTokenizer(tokenizer, max_length, with_kinds=with_kinds)
-    tokens = plain.tokenize([(SHORT,) * texts, (LONG,) * texts])
+    bound = head.bind(tokenizer, head.max_length, with_kinds=with_kinds)
+    tokens = bound.tokenize([head.row_of(SHORT), head.row_of(LONG)])
     ids, kinds = [row.tolist() for row in tokens.ids], [row.tolist() for row in tokens.kinds]
     if not ids[0]:  # a tokenizer without these words and without a token for unknown ones
         # Any ordinary token will do: what counts is that the rows differ in length.
         word = min(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-        ids = [[word], [word] * min(LONG_TOKENS, max_length)]
+        ids = [[word], [word] * min(LONG_TOKENS, head.max_length)]
         kinds = [[0] * len(row) for row in ids]
     rows = [{"input_ids": row} for row in ids]
     if not with_kinds:

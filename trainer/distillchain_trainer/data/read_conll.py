@@ -1,0 +1,81 @@
+"""Sentences of CoNLL files: a line for each word, in columns, and a blank line after each sentence.
+
+Knows no tags. Columns are separated by tabs if any line of the file's beginning has one, otherwise by blanks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from distillchain_trainer.data.row import Row
+from distillchain_trainer.data.text_files import TextFile, cr_alone
+from distillchain_trainer.errors import DataInvalid
+
+DOCUMENT_START = "-DOCSTART-"
+"""First word of a line of CoNLL-2003 that begins a document; it is no word of a sentence."""
+
+
+@dataclass(frozen=True)
+class ConllColumns:
+    """Numbers of the columns, counted from 1; None: the first one has the words, the last one the tags."""
+
+    words: int | None = None
+    tags: int | None = None
+
+    def pick(self, count: int, place: str) -> tuple[int, int]:
+        """The indices of words and tags in a line of `count` columns. Raises: DataInvalid."""
+        if count < 2:
+            raise DataInvalid(f"{place}: 1 column, expected a word and its tag with a tab or blank between them")
+        words, tags = self.words or 1, self.tags or count
+        for field, number in (("words", words), ("tags", tags)):
+            if number > count:
+                raise DataInvalid(f"{place}: {count} columns, but spec.task.dataset.{field} is {number}; correct one")
+        if words == tags:
+            raise DataInvalid(
+                f"{place}: words and tags are both in column {tags}; give their numbers in spec.task.dataset.words and "
+                "spec.task.dataset.tags"
+            )
+        return words - 1, tags - 1
+
+
+def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
+    """The sentences of a file: a list of words and a list of tags, under the number of their first line.
+
+    Raises: DataInvalid naming file and line, during the iteration.
+    """
+    has_tabs = any(b"\t" in line.strip() for line in file.read_head().split(b"\n"))
+    count = first = 0
+    picked = (0, 0)
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate(file.lines(newline="\n"), start=1):
+        content = line.removesuffix("\n").removesuffix("\r")
+        if "\r" in content:
+            raise cr_alone(file.name)
+        # Some writers end a sentence with a line of blanks or a tab.
+        cells = [] if not content.strip() else content.split("\t") if has_tabs else content.split()
+        # As CoNLL-U writes them. Where blanks separate the columns, a line that begins with # may be a word.
+        if has_tabs and len(cells) == 1 and content.startswith("#"):
+            continue
+        if cells and not count:
+            count, picked = len(cells), columns.pick(len(cells), f"{file.name}:{number}")
+        if cells and len(cells) != count:
+            raise _other_count(file.name, number, len(cells), count)
+        if cells and cells[picked[0]] != DOCUMENT_START:
+            first = first if words else number
+            words.append(cells[picked[0]])
+            tags.append(cells[picked[1]])
+        elif words:
+            yield Row(first, (words, tags))
+            words, tags = [], []
+    if words:
+        yield Row(first, (words, tags))
+
+
+def _other_count(name: str, number: int, found: int, expected: int) -> DataInvalid:
+    columns = "1 column" if found == 1 else f"{found} columns"
+    return DataInvalid(
+        f"{name}:{number}: {columns}, the lines before have {expected}; a sentence ends with a blank line, and columns "
+        "are separated by tabs, or in a file without tabs by blanks"
+    )

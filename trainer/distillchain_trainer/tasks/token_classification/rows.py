@@ -1,0 +1,158 @@
+"""The splits of a task as words and indices of tags, from files, S3 or the hub. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distillchain_api.faults import got
+from distillchain_api.tasks.token_classification import TokenClassification as Task
+from distillchain_api.tasks.token_classification import WordsDataset
+from distillchain_trainer.data.cells import fault_of_text
+from distillchain_trainer.data.columns import pick_columns
+from distillchain_trainer.data.content import check_content
+from distillchain_trainer.data.read_conll import ConllColumns, read_conll
+from distillchain_trainer.data.row import Row
+from distillchain_trainer.data.split import Split, TaskData, key_of
+from distillchain_trainer.data.tables import Table, read_table
+from distillchain_trainer.data.text_files import TextFile
+from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, find_name, shorten
+from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+from distillchain_trainer.tasks.token_classification.iob2 import Iob2Check
+
+WITH_LISTS = (".jsonl", ".jsonl.gz", ".parquet")
+"""Endings of files whose cells can be lists. Any other file is CoNLL."""
+
+
+def read_task_data(
+    task: Task, *, endpoint_url: str | None, region: str | None, folder: Path, warnings: StageWarnings
+) -> TaskData:
+    """All splits, checked. Files of S3 are downloaded into `folder`.
+
+    Raises: DataInvalid naming file, line and column.
+    """
+    return read_splits(
+        task.dataset,
+        [task.dataset.words, task.dataset.tags],
+        lambda role, table, source: _split(task, role, table, source, warnings),
+        of_hub=lambda table, shown: hub_rows(table, task, shown),
+        of_file=lambda path, name: _table_of_file(task.dataset, path, name, warnings),
+        endpoint_url=endpoint_url,
+        region=region,
+        folder=folder,
+        warnings=warnings,
+    )
+
+
+def hub_rows(table: Any, task: Task, shown: str) -> Table:
+    """Rows of a `datasets.Dataset`; numbers of a list of ClassLabel become their names.
+
+    Raises: DataInvalid for a missing column, and for a class name that is not one of the task's labels.
+    """
+    columns = [task.dataset.words, task.dataset.tags]
+    found = hub_table(table, columns, shown)
+    header = list(table.column_names)
+    column = table.features[header[pick_columns(header, columns, shown)[-1]]]
+    names = list(getattr(getattr(column, "feature", None), "names", None) or [])
+    # Names "0", "1", ... only count the classes, so the numbers are taken as they are.
+    if names == [str(number) for number in range(len(names))]:
+        return found
+    if any(find_name(name, task.labels) is None for name in names):
+        raise DataInvalid(
+            f"{shown}: its tags are {shorten(names)}, spec.task.labels are {shorten(task.labels)}; "
+            "name the labels as the data set does, in any order"
+        )
+    return Table(found.place_prefix, _named(found.rows, names))
+
+
+def _named(rows: Iterator[Row], names: list[str]) -> Iterator[Row]:
+    for row in rows:
+        words, tags = row.cells
+        if isinstance(tags, list):
+            # A number beyond the names stays a number and is refused with its row.
+            tags = [names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag for tag in tags]
+        yield Row(row.number, (words, tags))
+
+
+def _table_of_file(dataset: WordsDataset, path: Path, name: str, warnings: StageWarnings) -> Table:
+    plain = name.lower()
+    if plain.endswith(WITH_LISTS):
+        return read_table(path, [dataset.words, dataset.tags], name=name, warnings=warnings)
+    file = TextFile(path, name, is_compressed=plain.endswith(".gz"))
+    head = file.read_head()
+    ending = Path(plain.removesuffix(".gz").rsplit("/", 1)[-1]).suffix
+    check_content(head, name, ending=ending, is_unpacked=file.is_compressed)
+    if not head.strip():
+        raise DataInvalid(f"{name}: the file is empty; expected a line with a word and its tag for each word")
+    columns = ConllColumns(words=_column_number(dataset, "words", name), tags=_column_number(dataset, "tags", name))
+    return Table(f"{name}:", read_conll(file, columns))
+
+
+def _column_number(dataset: WordsDataset, field: str, name: str) -> int | None:
+    """The column of a CoNLL file that the spec names; None for the default. Raises: DataInvalid."""
+    value = str(getattr(dataset, field))
+    if value == WordsDataset.model_fields[field].default:
+        return None
+    if value.isascii() and value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise DataInvalid(
+        f'{FIELD}.{field}: got "{value}", expected the number of a column, counted from 1: {name} is read as CoNLL, '
+        "whose columns have no names; a file with named columns ends in .jsonl or .parquet"
+    )
+
+
+def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
+    reader, check = LabelReader(task.labels), Iob2Check(task.labels)
+    split = Split(role, [], [], place_prefix=table.place_prefix)
+    for row in table.rows:
+        place = table.place(row)
+        words = _words(row.cells[0], place, task.dataset.words)
+        tags = _tags(row.cells[1], words, reader, place, task.dataset.tags)
+        check.look_at(tags, words, place)
+        split.texts.append(words)
+        split.keys.append(key_of(words))
+        split.targets.append(tags)
+        split.numbers.append(row.number)
+    where = f"{FIELD}.splits.{role}"
+    if not len(split):
+        raise DataInvalid(f"{where}: {source} has no rows; expected at least one")
+    check.finish(role, where, source, warnings)
+    if reader.other_case:
+        pairs = shorten([f"{cell} for {label}" for cell, label in reader.other_case.items()])
+        warnings.add(f"{source}: tags differ from spec.task.labels in case: {pairs}")
+    return split
+
+
+def _words(cell: object, place: str, column: str) -> tuple[str, ...]:
+    """Raises: DataInvalid for anything but a list of words."""
+    if not isinstance(cell, list):
+        raise DataInvalid(f'{place}, column "{column}": {got(cell)}, expected a list of words')
+    if not cell:
+        raise DataInvalid(f'{place}, column "{column}": the list of words is empty; remove the row')
+    for number, word in enumerate(cell, start=1):
+        # A word of blanks alone is in some public data sets. It has no token, which is reported later.
+        fault = None if isinstance(word, str) and not word.strip() else fault_of_text(word)
+        if fault is not None:
+            raise DataInvalid(f'{place}, column "{column}", word {number}: {fault}')
+    return tuple(cell)
+
+
+def _tags(cell: object, words: tuple[str, ...], reader: LabelReader, place: str, column: str) -> list[int]:
+    """Indices of the tags. Raises: DataInvalid."""
+    if not isinstance(cell, list):
+        raise DataInvalid(f'{place}, column "{column}": {got(cell)}, expected a list of tags')
+    if len(cell) != len(words):
+        raise DataInvalid(f"{place}: {len(words)} words, but {len(cell)} tags; give each word one tag")
+    found = []
+    for number, (tag, word) in enumerate(zip(cell, words, strict=True), start=1):
+        try:
+            found.append(reader.index_of(tag))
+        except (UnknownLabel, TypeError) as error:  # TypeError: a list cannot be looked up
+            expectation = str(error) if isinstance(error, UnknownLabel) else "expected the name or number of a tag"
+            raise DataInvalid(
+                f"{place}, word {number} ({word[:40]}): {got(tag)}, {expectation}; correct the tag or spec.task.labels"
+            ) from error
+    return found
