@@ -547,10 +547,10 @@ BAD_CHAINS = (
         ("spec.task.dataset.tags", "expected another column than words"),
     ),
     BadChain(
-        "text of a tagger",
-        tagging(text=["sentence"]),
-        "spec.task.dataset.text: unknown field; expected one of config, splits, tags, uri, words",
-        ("spec.task.dataset.text", "remove it"),
+        "label of a tagger",
+        tagging(label="tag"),
+        "spec.task.dataset.label: unknown field; expected one of config, splits, tags, uri, words",
+        ("spec.task.dataset.label", "remove it"),
     ),
     BadChain(
         "metric of another task",
