@@ -12,6 +12,8 @@ from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.errors import CheckpointInvalid, StopRequested
 from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, save_bert, save_tokenizer, weights_of
 from trainer.rank_parts import Attempt, distance, start_stage
+from trainer.tagging_parts import TAGGER, write_models
+from trainer.tagging_parts import an_order as a_tagging_order
 
 pytestmark = pytest.mark.models
 
@@ -93,6 +95,26 @@ def test_a_student_with_another_tokenizer_is_refused_before_anything_is_computed
         "token; give the student the teacher's tokenizer (student.tokenizer), or remove hidden"
     )
     assert not list(root.glob("store/*"))
+
+
+def test_a_tagger_learns_from_hidden_states_and_from_a_loss_for_each_word(tmp_path: Path):
+    root = write_models(tmp_path)
+    architecture = {"modelType": "bert", "config": {**TAGGER, "hidden_size": 24}}
+    orders = [
+        a_tagging_order(
+            root,
+            stage=stage,
+            student={"architecture": architecture, "tokenizer": f"file://{root}/start"},
+            training={"labelSmoothing": 0.1, "classWeights": {"O": 0.5}},
+            distillation={"objective": "Decoupled", "parameters": {"nonTargetWeight": 2}, "alpha": 0.9, "hidden": MSE},
+        )
+        for stage in (0, 1)
+    ]
+
+    teacher, student = (run_here(order, root, attempt=order.stage) for order in orders)
+
+    assert teacher.student.metrics.validation["entityF1"] > 0.6
+    assert student.student.metrics.validation["entityF1"] > 0.6
 
 
 @pytest.mark.shared
