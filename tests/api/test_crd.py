@@ -141,6 +141,35 @@ def test_a_tagged_union_becomes_one_object_with_the_fields_of_all_members():
     ]
 
 
+class Sorting(Document):
+    """Toy task with a metric of its own."""
+
+    type: Literal["Sorting"]
+    metric: Literal["swaps"] = "swaps"
+    """Fewer are better."""
+    rows: str
+    """Where rows are."""
+
+
+class Guessing(Document):
+    """Toy task with another metric."""
+
+    type: Literal["Guessing"]
+    metric: Literal["hits"] = "hits"
+    """More are better."""
+    rows: str
+    """Where rows are."""
+
+
+def test_a_field_that_means_something_else_for_each_tag_says_so():
+    task = schema_of(Annotated[Sorting | Guessing, Field(discriminator="type")])
+
+    assert task["properties"]["metric"]["description"] == (
+        "Sorting: Fewer are better. Default: swaps. Guessing: More are better. Default: hits."
+    )
+    assert task["properties"]["rows"]["description"] == "Where rows are."
+
+
 def test_a_default_stays_only_where_every_member_has_the_field():
     """The API server would fill it in for the other tags, and then refuse them for it."""
     task = structural_schema(Spec)["properties"]["task"]

@@ -203,6 +203,8 @@ def _merge(members: Mapping[str, Schema], tag: str, *, at: str, path: str) -> tu
             continue
         for key, schema in given.items():
             properties[name] = _same(properties.get(name, schema), schema, f"{path}.{name}", key)
+        if text := _description(given):
+            properties[name]["description"] = text
         if len(given) < len(members) and "default" in properties[name]:
             # The API server would fill it in for every tag. The types fill it in for those that have it.
             properties[name] = _without_default(properties[name])
@@ -211,8 +213,8 @@ def _merge(members: Mapping[str, Schema], tag: str, *, at: str, path: str) -> tu
     common = set.intersection(*required)
     own, rules = _member_rules(members, tag, at=at)
     merged: Schema = {"type": "object", "properties": properties}
-    if "description" in (first := next(iter(members.values()))):
-        merged["description"] = first["description"]
+    if text := _description(members):
+        merged["description"] = text
     if common:
         merged["required"] = [name for name in properties if name in common]
     # Rules of all members stay on an inner object, where they are; those of the outermost are returned with the rest.
@@ -235,7 +237,7 @@ def _are_different_objects(schemas: Mapping[str, Schema]) -> bool:
 
 
 def _same(known: Schema, schema: Schema, path: str, tag: str) -> Schema:
-    """The schema of a property that several members have; the first description is used.
+    """The schema of a property that several members have.
 
     The choices of an enum may differ by member, as metrics differ by task type: all of them are allowed here, and
     a rule narrows them for each tag. A default that differs is left to the types: the API server knows one per field.
@@ -252,6 +254,20 @@ def _same(known: Schema, schema: Schema, path: str, tag: str) -> Schema:
     if known.get("default") != schema.get("default"):
         merged.pop("default", None)
     return merged
+
+
+def _description(schemas: Mapping[str, Schema]) -> str:
+    """What a field means for each tag, where that differs; and its default, where the API server cannot fill it in."""
+    has_own_defaults = len({str(schema.get("default")) for schema in schemas.values()}) > 1
+    texts: dict[str, list[str]] = {}
+    for tag, schema in schemas.items():
+        text = schema.get("description", "")
+        if has_own_defaults and "default" in schema:
+            text = f"{text} Default: {schema['default']}."
+        texts.setdefault(text.strip(), []).append(tag)
+    if len(texts) == 1:
+        return next(iter(texts))
+    return " ".join(f"{' and '.join(tags)}: {text}" for text, tags in texts.items() if text)
 
 
 def _without_default(schema: Schema) -> Schema:
