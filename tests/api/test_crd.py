@@ -165,7 +165,7 @@ def test_a_field_that_means_something_else_for_each_tag_says_so():
     task = schema_of(Annotated[Sorting | Guessing, Field(discriminator="type")])
 
     assert task["properties"]["metric"]["description"] == (
-        "Sorting: Fewer are better. Default: swaps. Guessing: More are better. Default: hits."
+        "Guessing: More are better. Default: hits. Sorting: Fewer are better. Default: swaps."
     )
     assert task["properties"]["rows"]["description"] == "Where rows are."
 
