@@ -73,6 +73,16 @@ class TestOnTheApiServer:
         assert "training" not in stored["spec"]["stages"][0] or stored["spec"]["stages"][0]["training"] == {}
         assert parse_chain(stored).spec == parse_chain(GOOD).spec
 
+    def test_the_volume_of_a_cache_is_kept_as_it_is(self, crd: ControlPlane, namespace: str):
+        document = copy.deepcopy(GOOD)
+        document["metadata"] |= {"name": "cached", "namespace": namespace}
+        cache = {"volume": {"persistentVolumeClaim": {"claimName": "models"}}, "maxSize": "200Gi"}
+        document["spec"]["template"] = {"cache": cache}
+
+        crd.kubectl("apply", "-f", "-", input=json.dumps(document))
+
+        assert crd.get("distillationchain", "cached", "-n", namespace)["spec"]["template"]["cache"] == cache
+
     @pytest.mark.parametrize(
         "field, value", [("uri", "s3://models/elsewhere"), ("endpointUrl", "http://another-store:9000")]
     )
