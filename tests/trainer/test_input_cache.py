@@ -131,6 +131,16 @@ def test_a_checkpoint_of_the_hub_is_fetched_although_the_cache_is_full(
     assert "cannot be written (No space left on device)" in fault
 
 
+def test_a_checkpoint_of_the_hub_is_fetched_although_the_cache_cannot_be_written(hub: Hub, tmp_path: Path):
+    (tmp_path / "cache").write_text("a file in the place of the folder")
+
+    assert (fetch_from_hub(tmp_path).folder / "model.safetensors").exists()
+
+    cache = input_cache()
+    assert cache is not None
+    assert ["cannot be written (the folder hub cannot be created)" in fault for fault in cache.faults] == [True]
+
+
 @pytest.mark.cluster
 def test_a_cache_that_cannot_be_written_is_a_warning_of_the_stage(
     root: Path, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch

@@ -50,9 +50,12 @@ def fetch_snapshot(uri: str, *, field: str, choose: Callable[[list[str]], list[s
 
 
 def _from_cache(fetch: Callable[..., str], names: Sequence[str]) -> Path | None:
-    """A snapshot in the cache that pods share; None: there is none, or it is full."""
+    """A snapshot in the cache that pods share; None: there is none, or it cannot be used."""
     shared, cache = hub_folder(), input_cache()
-    if shared is None or cache is None:
+    if cache is None:
+        return None
+    if shared is None:
+        cache.add_fault("written", "the folder hub cannot be created", is_full=False)
         return None
     try:
         folder = Path(fetch(cache_dir=shared))
