@@ -70,6 +70,14 @@ def tagging(*labels: str, **dataset: Any) -> Change:
     return change
 
 
+def regress(spec: dict[str, Any]) -> None:
+    """Makes the good chain one of a regression, judged by mse."""
+    del spec["task"]["labels"]
+    spec["task"].update(type="Regression", metric="mse")
+    spec["teacher"]["gate"] = {"maxMetric": 0.5}
+    spec["stages"][1]["gate"] = {"maxMetric": 0.6, "maxDrop": 2}
+
+
 BAD_CHAINS = (
     BadChain(
         "unknown field",
@@ -397,6 +405,39 @@ BAD_CHAINS = (
         ),
         'spec.task.transfer.text: got ["one", "other"], expected 1 as in dataset.text',
         ("spec.task.transfer.text", "as many columns as in dataset.text"),
+    ),
+    BadChain(
+        "metric of another task",
+        lambda spec: spec["task"].update(metric="pearson"),
+        "spec.task.metric: got \"pearson\", expected 'accuracy' or 'macroF1'",
+        ("spec.task", "metric"),
+    ),
+    BadChain(
+        "minimum of a metric that is better when lower",
+        lambda spec: (regress(spec), spec["stages"][1].update(gate={"minMetric": 0.9})),
+        "spec.stages[1].gate.minMetric: got 0.9, expected no minMetric, because mse is better when lower; "
+        "write maxMetric",
+        ("stages[].gate.minMetric", "write maxMetric"),
+    ),
+    BadChain(
+        "objective that compares no numbers",
+        lambda spec: (regress(spec), spec.update(template={"distillation": {"objective": "ReverseKL"}})),
+        'spec.template.distillation.objective: got "ReverseKL", expected LogitMSE for task Regression; '
+        "the outputs of this task do not fit the others",
+        ("spec.template.distillation.objective", "LogitMSE"),
+    ),
+    BadChain(
+        "labels of a regression",
+        lambda spec: (regress(spec), spec["task"].update(labels=["low", "high"])),
+        "spec.task.labels: unknown field; it belongs to type MultiLabelClassification or TextClassification or "
+        "TokenClassification; remove it",
+        ("spec.task.labels", "remove it"),
+    ),
+    BadChain(
+        "separator of a task without lists",
+        lambda spec: spec["task"]["dataset"].update(separator=";"),
+        "spec.task.dataset.separator: unknown field; expected one of config, label, splits, text, uri",
+        ("dataset.separator", "remove it"),
     ),
     BadChain(
         "student from nowhere",

@@ -112,7 +112,7 @@ def test_the_crd_knows_both(extended: Path):
 
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     assert {"StarRating", "TextClassification"} <= set(spec["task"]["properties"]["type"]["enum"])
-    assert {"closeness", "accuracy", "macroF1"} <= set(spec["task"]["properties"]["metric"]["enum"])
+    assert {"closeness", "accuracy"} <= set(spec["task"]["properties"]["metric"]["enum"])
     assert {"stars", "labels"} <= spec["task"]["properties"].keys()
     distillation = spec["template"]["properties"]["distillation"]
     assert {"HalfSquares", "SoftTargets"} <= set(distillation["properties"]["objective"]["enum"])

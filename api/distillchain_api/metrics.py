@@ -57,6 +57,14 @@ class Metric:
 
 ACCURACY = Metric("accuracy", "accuracy")
 MACRO_F1 = Metric("macroF1", "macro F1")
+MICRO_F1 = Metric("microF1", "micro F1")
+SUBSET_ACCURACY = Metric("subsetAccuracy", "subset accuracy")
+HAMMING_LOSS = Metric("hammingLoss", "Hamming loss", higher_is_better=False)
+# A correlation is no share: it can be negative, and half a correlation is not half of anything.
+PEARSON = Metric("pearson", "Pearson correlation", is_share=False)
+SPEARMAN = Metric("spearman", "Spearman correlation", is_share=False)
+MSE = Metric("mse", "mean squared error", higher_is_better=False, is_share=False)
+MAE = Metric("mae", "mean absolute error", higher_is_better=False, is_share=False)
 
 
 def retention(student: float, teacher: float, metric: Metric) -> float | None:

@@ -43,8 +43,8 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
         owner, name = parent.annotation, str(place.path[-1])
         if tags := [tag for tag, member in parent.members.items() if name in _field_names(member)]:
             return Fault(path, f"unknown field; it belongs to {parent.tag_field} {' or '.join(tags)}; remove it")
-        # Not the place where it is: there, only another member of a union has the field.
-        homes = [home for home in dict.fromkeys(_homes(model, name)) if home != path_of(place.path[:-1])]
+        # Not the place itself: there another type of a tagged union further out has the field.
+        homes = [home for home in dict.fromkeys(_homes(model, name)) if home != path_of(parent.path)]
         # A name that is right elsewhere: the field that is spelt most alike would send the user to another one.
         if 0 < len(homes) <= MOST_HOMES and name not in COMMON_NAMES:
             return Fault(path, f"unknown field; it belongs to {' or '.join(homes)}")

@@ -69,6 +69,27 @@ class TaggedSentence(Record):
     """The same number of tags. O for a word that the model did not read."""
 
 
+class LabelsPrediction(Record):
+    """A model's answer for one row of MultiLabelClassification."""
+
+    row: Annotated[int, Field(ge=0)]
+    """Counted from 0 in the split."""
+    labels: list[str]
+    """Empty: the row has no label."""
+    predicted: list[str]
+    logits: list[float]
+    """In the order of the task's labels."""
+
+
+class NumberPrediction(Record):
+    """A model's answer for one row of Regression."""
+
+    row: Annotated[int, Field(ge=0)]
+    """Counted from 0 in the split."""
+    target: float
+    predicted: float
+
+
 class Example(Record):
     """The text of one validation row."""
 

@@ -95,6 +95,7 @@ def _write_card(context: Context, prepared: Prepared, manifest: Manifest, attemp
 
 def _write_student(context: Context, prepared: Prepared, computed: Computed, attempt: Path) -> ModelFacts:
     """Writes checkpoint, predictions and history below the folder `attempt`. Returns: the student as it is measured."""
+    prepared.task.after_training(computed.student)
     save = partial(_save, context, computed.student, attempt / CHECKPOINT_FOLDER)
     origin = Origin(**json.loads(context.world.from_main(lambda: json.dumps(asdict(save())), "writing the student")))
     measurer = Measurer(context, prepared.task, computed.stats)

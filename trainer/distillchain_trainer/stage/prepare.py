@@ -74,6 +74,7 @@ def prepare(context: Context) -> Prepared:
     log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
     teacher = _load_teacher(context, task)
     student, start, start_digest = _load_student(context, task, teacher)
+    task.before_training(student, data.train)
     source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
     cache = input_cache()

@@ -67,6 +67,17 @@ class TaskAdapter(Protocol):
     def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
         """Keeps or replaces the head of a student whose start is unproven."""
 
+    def before_training(self, student: Loaded, train: Split) -> None:  # noqa: ARG002 - for tasks that need it
+        """Prepares a loaded student for the training rows; by default nothing."""
+        return
+
+    def after_training(self, student: Loaded) -> None:  # noqa: ARG002 - for tasks that need it
+        """Brings the weights of a trained student into the form in which they are saved; by default nothing.
+
+        The outputs must stay the same. It is called on every rank, before the student is saved and measured.
+        """
+        return
+
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         """Token ids of a split; `check` may raise between two blocks of rows."""
 

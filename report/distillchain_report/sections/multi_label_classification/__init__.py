@@ -1,0 +1,127 @@
+"""MultiLabelClassification in the report: intervals and tests of its metrics, labels, example rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillchain_api.wire.records import (
+    EXAMPLES_FILE,
+    PREDICTIONS_FILE,
+    TEACHER_PREDICTIONS_FILE,
+    TEST_PREDICTIONS_FILE,
+    Example,
+)
+from distillchain_report.commits import CommittedFiles
+from distillchain_report.model import ChanceLevel, Comparison, Counts, Report
+from distillchain_report.section import Section, StageAnswers
+from distillchain_report.sections.multi_label_classification import scores, view
+from distillchain_report.sections.multi_label_classification.details import MultiLabelDetails, build_details
+from distillchain_report.sections.multi_label_classification.predictions import LabelPredictions, read_predictions
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, Interval
+
+
+class MultiLabelSection(Section[LabelPredictions]):
+    """The section of a MultiLabelClassification task."""
+
+    template = Path(__file__).with_name("section.html")
+    methods = (
+        "Intervals of subset accuracy, recall and precision are Wilson’s; the others come from a bootstrap over rows "
+        f"with {BOOTSTRAP_DRAWS:,} draws, fewer for large tables. p-values come from a two-sided paired permutation "
+        "test of the chain’s metric and are not corrected for the number of steps. A row counts as right if all its "
+        "labels are."
+    )
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the labels in the order of the task."""
+        labels: Sequence[str] = self.task.get("labels", [])
+        return labels
+
+    def load(self, files: CommittedFiles) -> StageAnswers[LabelPredictions]:
+        """See Section."""
+        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
+        on_test = None
+        if files.manifest.student.metrics.test:
+            on_test = self._read(files, TEST_PREDICTIONS_FILE, lost="no interval of its metric on test")
+        return StageAnswers(
+            student=self._read(files, PREDICTIONS_FILE, lost="no intervals of its metrics and no comparison"),
+            teacher=self._read_teacher(files),
+            on_test=on_test,
+            texts={example.row: example.text for example in examples},
+        )
+
+    def _read(self, files: CommittedFiles, name: str, *, lost: str) -> LabelPredictions | None:
+        return read_predictions(files, name, self.labels, lost=lost)
+
+    def _read_teacher(self, files: CommittedFiles) -> LabelPredictions | None:
+        teacher = files.manifest.teacher
+        if teacher is None:
+            return None
+        # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
+        lost = "no paired test against the root teacher" if teacher.digest is None else ""
+        return self._read(files, TEACHER_PREDICTIONS_FILE, lost=lost)
+
+    def interval(
+        self,
+        metric: str,
+        value: float,  # noqa: ARG002 - all metrics are computed from the predictions
+        *,
+        rows: int,  # noqa: ARG002
+        answers: LabelPredictions | None,
+    ) -> Interval | None:
+        """See Section."""
+        return scores.metric_interval(metric, answers.truth, answers.predicted) if answers else None
+
+    def retention_interval(
+        self, metric: str, *, teacher: LabelPredictions, student: LabelPredictions
+    ) -> Interval | None:
+        """See Section."""
+        # Other rows, or the same ones in another order: a paired interval would be meaningless.
+        if not np.array_equal(teacher.truth, student.truth):
+            return None
+        return scores.retention_interval(metric, student.truth, teacher.predicted, student.predicted)
+
+    def compare(self, metric: str, *, teacher: LabelPredictions, student: LabelPredictions) -> Comparison | None:
+        """See Section."""
+        if not np.array_equal(teacher.truth, student.truth):
+            return None
+        truth = student.truth
+        theirs, ours = ((answers.predicted == truth).all(axis=1) for answers in (teacher, student))
+        values = [scores.metric_value(metric, truth, answers.predicted) for answers in (teacher, student)]
+        return Comparison(
+            difference=values[1] - values[0],
+            p_value=scores.permutation_p_value(metric, truth, teacher.predicted, student.predicted),
+            counts=Counts(
+                both_right=int((theirs & ours).sum()),
+                only_teacher_right=int((theirs & ~ours).sum()),
+                only_student_right=int((~theirs & ours).sum()),
+                both_wrong=int((~theirs & ~ours).sum()),
+            ),
+        )
+
+    def chance(self, metric: str, student: LabelPredictions) -> ChanceLevel | None:
+        """See Section."""
+        level = scores.constant_answer(metric, student.truth)
+        return ChanceLevel(value=level, guesser="always answering the same labels")
+
+    def details(
+        self, student: LabelPredictions, *, root: LabelPredictions | None, texts: Mapping[int, list[str]]
+    ) -> MultiLabelDetails:
+        """See Section."""
+        same_rows = root is not None and np.array_equal(root.truth, student.truth)
+        return build_details(student, root=root if same_rows else None, labels=self.labels, texts=texts)
+
+    def template_values(self, report: Report) -> dict[str, Any]:
+        """See Section."""
+        return view.template_values(report)
+
+    def markdown(self, report: Report) -> list[str]:
+        """See Section."""
+        return view.markdown(report)
+
+
+SECTION = MultiLabelSection

@@ -1,0 +1,105 @@
+"""The chains of examples/reviews run to their report, and plain transformers confirms what they measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distillchain_api.wire.manifest import Manifest
+from trainer.reviews import distillchain, write_chain
+
+pytestmark = pytest.mark.models
+
+
+def run(root: Path, name: str, **changes: Any) -> dict[str, Manifest]:
+    """The manifests of a chain that has run, by stage."""
+    write_chain(root, name, **changes)
+    done = distillchain("run", "chain.yaml", folder=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [Manifest.parse(path.read_text()) for path in root.glob("store/stages/*/manifest.json")]
+    return {manifest.stage: manifest for manifest in found}
+
+
+def outputs(checkpoint: str, texts: list[str]) -> Any:
+    """Logits [rows, outputs] of plain transformers."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = checkpoint.removeprefix("file://")
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return model.eval()(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.numpy()
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    return [line.split("\t") for line in path.read_text().splitlines()[1:]]
+
+
+def report(root: Path) -> tuple[str, dict[str, Any]]:
+    """The page, and the report as data."""
+    done = distillchain("report", "chain.yaml", "--to", "report.html", folder=root)
+    assert done.returncode == 0, done.stderr
+    data = distillchain("report", "chain.yaml", "-o", "json", folder=root)
+    return (root / "report.html").read_text(), json.loads(data.stdout)
+
+
+def test_the_chain_of_labels_learns_them(tmp_path: Path):
+    from sklearn.metrics import accuracy_score, f1_score, hamming_loss
+
+    labels = ["food", "service", "price"]
+
+    student = run(tmp_path, "labels.yaml")["tiny"]
+
+    rows = rows_of(tmp_path / "data/labels-validation.tsv")
+    truth = np.array([[label in cell.split(",") for label in labels] for _, cell in rows])
+    predicted = outputs(student.checkpoint, [text for text, _ in rows]) > 0
+    assert student.student.metrics.validation == pytest.approx(
+        {
+            "microF1": f1_score(truth, predicted, average="micro"),
+            "macroF1": f1_score(truth, predicted, average="macro"),
+            "subsetAccuracy": accuracy_score(truth, predicted),
+            "hammingLoss": hamming_loss(truth, predicted),
+        }
+    )
+    config = json.loads((Path(student.checkpoint.removeprefix("file://")) / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert list(config["id2label"].values()) == labels
+    page, data = report(tmp_path)
+    assert "Labels of tiny" in page
+    assert data["chance"]["guesser"] == "always answering the same labels"
+    assert [found["label"] for found in data["details"]["labels"]] == labels
+
+
+def test_the_chain_of_stars_learns_numbers_in_their_own_unit(tmp_path: Path):
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_absolute_error, mean_squared_error
+
+    manifests = run(tmp_path, "stars.yaml")
+
+    rows = rows_of(tmp_path / "data/stars-validation.tsv")
+    truth = np.array([float(cell) for _, cell in rows])
+    for stage in manifests.values():
+        numbers = outputs(stage.checkpoint, [text for text, _ in rows])[:, 0].astype(np.float64)
+        assert stage.student.metrics.validation == pytest.approx(
+            {
+                "pearson": pearsonr(truth, numbers)[0],
+                "spearman": spearmanr(truth, numbers)[0],
+                "mse": mean_squared_error(truth, numbers),
+                "mae": mean_absolute_error(truth, numbers),
+            },
+            rel=1e-3,
+        )
+        assert numbers.std() == pytest.approx(truth.std(), rel=0.3)
+    student = manifests["tiny"]
+    assert student.recipe["distillation"]["objective"] == "LogitMSE"
+    config = json.loads((Path(student.checkpoint.removeprefix("file://")) / "config.json").read_text())
+    assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "stars"})
+    page, data = report(tmp_path)
+    assert "Errors of tiny" in page
+    assert "lower is better" in page
+    assert "retention" not in data["stages"][-1]["model"]
+    assert sum(found["rows"] for found in data["details"]["ranges"]) == len(rows)

@@ -1,0 +1,146 @@
+"""The splits of a task as texts and sets of labels, from files, S3 or the hub. Knows no model.
+
+A target is the sorted list of the indices of a row's labels: short, and the same however a file orders the labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillchain_api.faults import got
+from distillchain_api.tasks.multi_label_classification import MultiLabelClassification as Task
+from distillchain_trainer.data.columns import pick_columns
+from distillchain_trainer.data.row import Row
+from distillchain_trainer.data.split import Split, TaskData
+from distillchain_trainer.data.tables import Table
+from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, find_name, shorten
+from distillchain_trainer.tasks.sequences.rows import read_rows
+from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+
+
+def read_task_data(
+    task: Task, *, endpoint_url: str | None, region: str | None, folder: Path, warnings: StageWarnings
+) -> TaskData:
+    """All splits, checked. Files of S3 are downloaded into `folder`.
+
+    Raises: DataInvalid naming file, line and column.
+    """
+    return read_splits(
+        task.dataset,
+        [*task.dataset.text, task.dataset.label],
+        lambda role, table, source: _split(task, role, table, source, warnings),
+        of_hub=lambda table, shown: hub_rows(table, task, shown),
+        endpoint_url=endpoint_url,
+        region=region,
+        folder=folder,
+        warnings=warnings,
+        class_names=task.labels,
+    )
+
+
+def hub_rows(table: Any, task: Task, shown: str) -> Table:
+    """Rows of a `datasets.Dataset`; numbers of a Sequence(ClassLabel) become names, unless those only count the labels.
+
+    Raises: DataInvalid for a missing column, and for a label that is not one of the task's.
+    """
+    columns = [*task.dataset.text, task.dataset.label]
+    found = hub_table(table, columns, shown)
+    header = list(table.column_names)
+    feature = table.features[header[pick_columns(header, columns, shown)[-1]]]
+    # Sequence(ClassLabel) has the names in the feature of its items; a plain ClassLabel is a row with one label.
+    names = list(getattr(getattr(feature, "feature", feature), "names", None) or [])
+    if names == [str(number) for number in range(len(names))]:
+        return found
+    if any(find_name(name, task.labels) is None for name in names):
+        raise DataInvalid(
+            f"{shown}: its labels are {shorten(names)}, spec.task.labels are {shorten(task.labels)}; "
+            "name the labels as the data set does, in any order"
+        )
+    return Table(found.place_prefix, _named(found.rows, names))
+
+
+def _named(rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
+    for row in rows:
+        cell = row.cells[-1]
+        numbers = cell if isinstance(cell, list) else [cell]
+        # A number outside, such as -1 for a hidden label, stays a number and is refused with its row.
+        labels = [names[it] if isinstance(it, int) and 0 <= it < len(names) else it for it in numbers]
+        yield Row(row.number, (*row.cells[:-1], labels))
+
+
+def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
+    reader, column = LabelReader(task.labels), task.dataset.label
+    split = read_rows(
+        role,
+        table,
+        source,
+        text=task.dataset.text,
+        label=column,
+        read=lambda cell: _labels_of(reader, cell, task.dataset.separator),
+    )
+    _check_split(task, split, source, warnings)
+    if reader.other_case:
+        pairs = shorten([f"{cell} for {name}" for cell, name in reader.other_case.items()])
+        warnings.add(f'{source}, column "{column}": class names differ from spec.task.labels in case: {pairs}')
+    return split
+
+
+def _labels_of(reader: LabelReader, cell: object, separator: str) -> list[int]:
+    """The labels of a row. Raises: ValueError with the reason."""
+    if cell is None:
+        return []
+    if isinstance(cell, str):
+        # JSON in a csv cell, as pandas writes a list, would be read as labels with brackets in their names.
+        if cell.strip().startswith("["):
+            raise ValueError(
+                f"{got(cell)}, expected labels separated by {separator!r}; write them without brackets and quotation "
+                "marks, or use jsonl or parquet with lists"
+            )
+        parts: Sequence[object] = cell.split(separator) if cell.strip() else []
+    elif isinstance(cell, list | tuple):
+        parts = cell
+    else:
+        # A number or truth value would be a single label, and is more likely a column of another task.
+        raise ValueError(  # noqa: TRY004 - a fault of the data, like the others here
+            f"{got(cell)}, expected a list of labels, or a text with labels separated by {separator!r}; for a column "
+            "with one class in each row use task type TextClassification"
+        )
+    found = [_index_of(reader, part, cell) for part in parts]
+    if len(set(found)) != len(found):
+        raise ValueError(f"{got(cell)}, expected each label once; remove the repeated one")
+    return sorted(found)
+
+
+def _index_of(reader: LabelReader, part: object, cell: object) -> int:
+    if part is None or (isinstance(part, str) and not part.strip()):
+        raise ValueError(f"{got(cell)}, expected a label between two separators; remove the one that is too many")
+    try:
+        return reader.index_of(part)
+    except (UnknownLabel, TypeError) as error:  # TypeError: a list within a list cannot be looked up
+        expectation = str(error) if isinstance(error, UnknownLabel) else "expected a label's name or number"
+        raise ValueError(f"{got(part)}, {expectation}; correct the row or spec.task.labels") from error
+
+
+def _check_split(task: Task, split: Split, source: str, warnings: StageWarnings) -> None:
+    where = f"{FIELD}.splits.{split.name}"
+    if split.name == "validation" and len({tuple(target) for target in split.targets}) == 1:
+        labels = json.dumps([task.labels[index] for index in split.targets[0]], ensure_ascii=False)
+        raise DataInvalid(
+            f"{where}: every row of {source} has the labels {labels}, so no model can be distinguished from chance; "
+            "add rows with other labels"
+        )
+    present = {index for target in split.targets for index in target}
+    absent = [label for index, label in enumerate(task.labels) if index not in present]
+    # Refused only in train: the student could never learn the label. Elsewhere it is a warning.
+    if absent and split.name == "train":
+        raise DataInvalid(
+            f"{where}: no row of {source} has the label {json.dumps(absent[0], ensure_ascii=False)}; "
+            "add such rows or remove the label from spec.task.labels"
+        )
+    if absent:
+        warnings.add(f"{where}: no row of {source} has the label {shorten(absent)}, so no metric covers it")

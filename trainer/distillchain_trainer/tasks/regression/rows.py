@@ -1,0 +1,82 @@
+"""The splits of a task as texts and numbers, from files, S3 or the hub. Knows no model."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from distillchain_api.faults import got
+from distillchain_api.tasks.regression import Regression as Task
+from distillchain_trainer.data.split import Split, TaskData
+from distillchain_trainer.data.tables import Table
+from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.sequences.rows import read_rows, refuse_empty
+from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+
+# As JSON, csv and pandas write numbers. float() would also read "1_0", "nan" and digits of other scripts.
+NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*", re.ASCII)
+WITH_COMMAS = re.compile(r"\s*[-+]?[0-9][0-9.,'\s]*,[0-9][0-9.,'\s]*\s*")
+LARGEST = 1e30  # float32 ends at 3.4e38, and squares of differences must still be finite after standardisation
+
+
+def read_task_data(
+    task: Task, *, endpoint_url: str | None, region: str | None, folder: Path, warnings: StageWarnings
+) -> TaskData:
+    """All splits, checked. Files of S3 are downloaded into `folder`.
+
+    Raises: DataInvalid naming file, line and column.
+    """
+    columns = [*task.dataset.text, task.dataset.label]
+    return read_splits(
+        task.dataset,
+        columns,
+        lambda role, table, source: _split(task, role, table, source),
+        of_hub=lambda table, shown: hub_table(table, columns, shown),
+        endpoint_url=endpoint_url,
+        region=region,
+        folder=folder,
+        warnings=warnings,
+    )
+
+
+def _split(task: Task, role: str, table: Table, source: str) -> Split:
+    split = read_rows(role, table, source, text=task.dataset.text, label=task.dataset.label, read=number_of)
+    # A single test row has a number too; only training and measuring need several.
+    if role != "test" and len(set(split.targets)) == 1:
+        why = "a student would learn nothing" if role == "train" else "no model can be distinguished from chance"
+        raise DataInvalid(
+            f"{FIELD}.splits.{role}: every row of {source} has the number {split.targets[0]:g}, so {why}; add rows "
+            "with other numbers"
+        )
+    return split
+
+
+def number_of(cell: object) -> float:
+    """The number in a cell. Raises: ValueError with the reason."""
+    refuse_empty(cell)
+    if isinstance(cell, bool):
+        raise ValueError(f"{got(cell)}, expected a number; for two classes use task type TextClassification")  # noqa: TRY004
+    if isinstance(cell, str):
+        if not NUMBER.fullmatch(cell):
+            raise ValueError(f"{got(cell)}, expected a number such as 3.5{_hint(cell)}")
+        number = float(cell)
+    else:
+        try:
+            number = float(cell)  # type: ignore[arg-type]  # whatever a column holds
+        # OverflowError: JSON has integers of any size.
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{got(cell)}, expected a number such as 3.5") from error
+    # JSON as Python writes it, and Parquet, have NaN and infinities.
+    if not math.isfinite(number) or abs(number) > LARGEST:
+        raise ValueError(f"{got(cell)}, expected a finite number up to {LARGEST:g}; fill the cell or remove the row")
+    return number
+
+
+def _hint(cell: str) -> str:
+    if WITH_COMMAS.fullmatch(cell):
+        return "; write a decimal point instead of a comma, and no separators of thousands"
+    if cell.strip().lower().lstrip("+-") in ("nan", "inf", "infinity", "na", "n/a", "null", "none"):
+        return "; fill the cell or remove the row"
+    return "; correct the row or spec.task.dataset.label"
