@@ -427,6 +427,20 @@ BAD_CHAINS = (
         ("spec.template.distillation.objective", "LogitMSE"),
     ),
     BadChain(
+        "label smoothing of numbers",
+        lambda spec: (regress(spec), spec.update(template={"training": {"labelSmoothing": 0.1}})),
+        "spec.template.training.labelSmoothing: got 0.1, expected nothing for task Regression, whose loss on the labels "
+        "has no classes that exclude each other; remove it",
+        ("spec.template.training", "labelSmoothing, classWeights and balancedClasses do not apply to task"),
+    ),
+    BadChain(
+        "objective of one stage that compares no numbers",
+        lambda spec: (regress(spec), spec["stages"][1].update(distillation={"objective": "SoftTargets"})),
+        'spec.stages[1].distillation.objective: got "SoftTargets", expected LogitMSE for task Regression; '
+        "the outputs of this task do not fit the others",
+        ("spec.stages", "task Regression expects LogitMSE"),
+    ),
+    BadChain(
         "labels of a regression",
         lambda spec: (regress(spec), spec["task"].update(labels=["low", "high"])),
         "spec.task.labels: unknown field; it belongs to type MultiLabelClassification or TextClassification or "

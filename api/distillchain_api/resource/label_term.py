@@ -90,7 +90,8 @@ def label_rules(types: Mapping[str, type[Task]]) -> Iterator[dict[str, str]]:
     for place, condition in places.items():
         yield cel(
             f"!(self.task.type in {without}) || !({condition})",
-            f"labelSmoothing, classWeights, balancedClasses: no class for task {' and '.join(without)}; remove them",
+            f"labelSmoothing, classWeights and balancedClasses do not apply to task {' and '.join(without)}; "
+            "remove them",
             fieldPath=place,
         )
 
