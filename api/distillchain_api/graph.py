@@ -22,6 +22,7 @@ from distillchain_api.resource.spec import (
     Student,
     Template,
 )
+from distillchain_api.transfer import without_transfer
 from distillchain_api.values import StageDigest, duration_seconds
 from distillchain_api.wire.work_order import StorageAddress, TeacherRef, WorkOrder
 
@@ -87,13 +88,15 @@ def build_plan(chain: DistillationChain) -> Plan:
 
 def _fine_tune(chain: DistillationChain) -> PlannedStage:
     spec, template = chain.spec, chain.spec.template
+    # No teacher answers for unlabelled text here. So stage zero stays committed when such text is added to the chain.
+    task = without_transfer(spec.task)
     training = merge(template.training, spec.teacher.fine_tune)
     order = WorkOrder(
         chain=f"{chain.metadata.namespace}/{chain.name}",
         stage=TEACHER_STAGE,
         field="spec.teacher",
-        digest=fine_tune_digest(spec.task, teacher_model=spec.teacher.model, training=training),
-        task=spec.task,
+        digest=fine_tune_digest(task, teacher_model=spec.teacher.model, training=training),
+        task=task,
         storage=_address(chain),
         student=Student(model=spec.teacher.model),
         training=training,
@@ -114,6 +117,8 @@ def _distill(
     # Merged before the digest: it does not matter whether the template or the stage states a value.
     training = merge(template.training, stage.training)
     distillation = resolve_distillation(spec.task, template.distillation, stage.distillation)
+    # With alpha 0 the labels alone count, and a text without a label would have no loss.
+    task = spec.task if distillation.alpha > 0 else without_transfer(spec.task)
     teacher = (
         TeacherRef(name=before.name, digest=before.digest)
         if before
@@ -124,14 +129,14 @@ def _distill(
         stage=stage.name,
         field=field_path,
         digest=distill_digest(
-            spec.task,
+            task,
             # By the teacher's recipe, not its weights: the plan must be known before anything has run (decision 3).
             teacher=before.digest if before else spec.teacher.model,
             student=stage.student,
             training=training,
             distillation=distillation,
         ),
-        task=spec.task,
+        task=task,
         storage=_address(chain),
         teacher=teacher,
         student=stage.student,

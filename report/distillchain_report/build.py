@@ -294,7 +294,7 @@ def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
 
 
 def _rows(manifest: Manifest) -> dict[str, int]:
-    return {name: manifest.data[name].rows for name in SPLITS if name in manifest.data}
+    return {name: manifest.data[name].rows for name in (*SPLITS, "transfer") if name in manifest.data}
 
 
 def _totals(stages: Sequence[StageReport]) -> Totals:

@@ -37,6 +37,7 @@ from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
 from distillchain_api.resource.resources import Resources
 from distillchain_api.tasks import AnyTask
+from distillchain_api.transfer import transfer_of
 from distillchain_api.values import (
     DNS_SUBDOMAIN,
     Duration,
@@ -352,6 +353,21 @@ class ChainSpec(Document):
             if stage.name in seen:
                 raise fault(f"stages[{index}].name", expected(stage.name, "a name no other stage has", "rename one"))
             seen.add(stage.name)
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_is_used(self) -> Self:
+        alphas = {
+            f"stages[{index}].distillation.alpha": stage.distillation.alpha for index, stage in enumerate(self.stages)
+        }
+        by_default = self.template.distillation.alpha
+        if transfer_of(self.task) and all((by_default if alpha is None else alpha) == 0 for alpha in alphas.values()):
+            stated = next((field for field, alpha in alphas.items() if alpha == 0), "template.distillation.alpha")
+            raise fault(
+                stated,
+                "got 0, expected above 0 in at least one stage with task.transfer; unlabelled text has only the "
+                "teacher's answer to learn from: raise alpha or remove task.transfer",
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from distillchain_api.faults import Expect, Fault, error_of, expected
 from distillchain_api.label_names import number_fault
 from distillchain_api.metrics import HAMMING_LOSS, MACRO_F1, MICRO_F1, SUBSET_ACCURACY, Metric
-from distillchain_api.task import Task, TextDataset
+from distillchain_api.task import TextDataset
+from distillchain_api.transfer import SequenceTask
 from distillchain_api.values import ClassName, Text
 
 MAX_LABELS = 1000
@@ -26,7 +27,7 @@ class MultiLabelDataset(TextDataset):
     the hub, need none."""
 
 
-class MultiLabelClassification(Task):
+class MultiLabelClassification(SequenceTask):
     """One text or a pair of texts to any number of labels, each of them with a probability of its own."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (MICRO_F1, MACRO_F1, SUBSET_ACCURACY, HAMMING_LOSS)

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from distillchain_api.metrics import MAE, MSE, PEARSON, SPEARMAN, Metric
 from distillchain_api.objectives import Objective
-from distillchain_api.task import Task, TextDataset
+from distillchain_api.transfer import SequenceTask
 
 
-class Regression(Task):
+class Regression(SequenceTask):
     """One text or a pair of texts to one number, such as a similarity or a rating."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (PEARSON, SPEARMAN, MSE, MAE)
@@ -18,7 +18,6 @@ class Regression(Task):
 
     type: Literal["Regression"]
     """Regression: one text or a pair of texts to one number."""
-    dataset: TextDataset
     metric: Literal["pearson", "spearman", "mse", "mae"] = "pearson"
     """The metric of gates and results. The correlations, from -1 to 1, do not depend on the unit of the numbers, so
     their gates carry over from one data set to another. mse (mean squared error) and mae (mean absolute error) are

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distillchain_api.cel import fault
 from distillchain_api.faults import Expect, expected
+from distillchain_api.label_names import number_fault
 from distillchain_api.metrics import ACCURACY, MACRO_F1, Metric
-from distillchain_api.task import Task, TextDataset
+from distillchain_api.transfer import SequenceTask
 from distillchain_api.values import ClassName
 
 MAX_LABELS = 1000
-NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 
 
-class TextClassification(Task):
+class TextClassification(SequenceTask):
     """One text or a pair of texts to one class. The label column holds a class's name, or its number from 0."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, MACRO_F1)
 
     type: Literal["TextClassification"]
     """TextClassification: one text or a pair of texts to one class."""
-    dataset: TextDataset
     labels: Annotated[
         list[ClassName],
         Field(min_length=2, max_length=MAX_LABELS, json_schema_extra={"x-kubernetes-list-type": "set"}),
@@ -43,10 +41,8 @@ class TextClassification(Task):
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise fault("labels", expected(self.labels, "every class name once"))
-        numbers = [float(name) for name in self.labels if NUMBER.fullmatch(name)]
-        if len(set(numbers)) != len(numbers):
-            # A label column of numbers could mean either: 1 is both "1" and "1.0".
-            raise fault("labels", expected(self.labels, "class names that are different numbers", "rename one of them"))
+        if problem := number_fault(self.labels):
+            raise fault("labels", problem)
         return self
 
 

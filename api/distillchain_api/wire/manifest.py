@@ -79,6 +79,8 @@ class SplitFacts(Record):
     rows: int
     sha256: Digest
     """Over the texts and labels in order."""
+    left_out: dict[str, int] | None = None
+    """Of `transfer`: texts that were read and not used, by reason (empty, repeated, or the split that has them)."""
 
 
 class RunFacts(Record):

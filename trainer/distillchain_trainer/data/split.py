@@ -22,13 +22,16 @@ class Split:
     """The rows of one split.
 
     Attributes:
-        name: train, validation or test.
+        name: train, validation, test or transfer.
         texts: one or more texts for each row.
-        targets: what the label column says for each row, as the task type reads it; JSON values.
+        targets: what the label column says for each row, as the task type reads it; JSON values. Unlabelled rows have
+            none and come last.
         keys: sha256 of the texts of each row; teacher outputs are stored under it.
         place_prefix: begins the place of each row, such as "file:///data/train.tsv:".
         numbers: ends the place of each row: its line or row number. Four bytes per row; a string would be a hundred.
         folder: for files that belong to these rows alone, shared by the processes of a node; None: rows are in memory.
+        parts: the splits that a joined one consists of, in order; they know the places of their rows.
+        left_out: texts that were read and are not among the rows, by reason; see data/unlabelled.py.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Split:
     keys: list[bytes] = field(default_factory=list)
     place_prefix: str = ""
     numbers: array[int] = field(default_factory=lambda: array("I"))
+    parts: tuple[Split, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
     folder: Path | None = None
 
     def __len__(self) -> int:
@@ -44,6 +49,10 @@ class Split:
 
     def place(self, row: int) -> str:
         """Where a row is, for messages: file and line, or split and row."""
+        for part in self.parts:
+            if row < len(part):
+                return part.place(row)
+            row -= len(part)
         return f"{self.place_prefix}{self.numbers[row]}" if self.numbers else f"{self.name}, row {row + 1}"
 
     @cached_property
@@ -52,7 +61,7 @@ class Split:
         # In the order of the rows, because the training depends on it.
         digest = hashlib.sha256(b"".join(self.keys))
         digest.update(json.dumps(self.targets).encode())
-        return SplitFacts(rows=len(self), sha256=digest.hexdigest())
+        return SplitFacts(rows=len(self), sha256=digest.hexdigest(), left_out=self.left_out or None)
 
     @cached_property
     def texts_sha256(self) -> str:
@@ -63,25 +72,52 @@ class Split:
     @cached_property
     def fingerprints(self) -> NDArray[np.int64]:
         """A hash of each row's texts that ignores case and white space, [rows]; valid within this process."""
-        # Python's own hash: eight bytes per row, and fast. It differs between processes and is never stored.
-        hashes = (hash("\0".join([" ".join(text.casefold().split()) for text in texts])) for texts in self.texts)
-        return np.fromiter(hashes, dtype=np.int64, count=len(self))
+        return np.fromiter(map(fingerprint_of, self.texts), dtype=np.int64, count=len(self))
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """All splits of a task."""
+    """All splits of a task, and the unlabelled text that students learn from too."""
 
     train: Split
     validation: Split
     test: Split | None
     revision: str
+    transfer: Split | None = None
+
+    @cached_property
+    def taught(self) -> Split:
+        """What the teacher answers for and the student learns from: the training rows, then the unlabelled ones."""
+        return self.train if self.transfer is None else joined("train and transfer", [self.train, self.transfer])
 
     @property
     def splits(self) -> dict[str, Split]:
         """By name."""
         found = {"train": self.train, "validation": self.validation}
         return found | ({"test": self.test} if self.test else {})
+
+    @property
+    def facts(self) -> dict[str, SplitFacts]:
+        """For the manifest, by name."""
+        unlabelled = {} if self.transfer is None else {"transfer": self.transfer.facts}
+        return {name: split.facts for name, split in self.splits.items()} | unlabelled
+
+
+def joined(name: str, parts: Sequence[Split]) -> Split:
+    """The rows of several splits, one after the other. Rows without labels must come last."""
+    return Split(
+        name,
+        texts=[texts for part in parts for texts in part.texts],
+        targets=[target for part in parts for target in part.targets],
+        keys=[key for part in parts for key in part.keys],
+        parts=tuple(parts),
+    )
+
+
+def fingerprint_of(texts: Sequence[str]) -> int:
+    """A hash of a row's texts that ignores case and white space; valid within this process."""
+    # Python's own hash: eight bytes per row, and fast. It differs between processes and is never stored.
+    return hash("\0".join([" ".join(text.casefold().split()) for text in texts]))
 
 
 def key_of(texts: Sequence[str]) -> bytes:

@@ -15,6 +15,7 @@ from distillchain_trainer.data.read_csv import read_csv
 from distillchain_trainer.data.read_jsonl import read_jsonl
 from distillchain_trainer.data.read_parquet import read_parquet
 from distillchain_trainer.data.read_tsv import read_tsv
+from distillchain_trainer.data.read_txt import read_txt
 from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.text_files import TextFile
 from distillchain_trainer.errors import DataInvalid
@@ -70,3 +71,10 @@ def read_table(
     else:
         rows = read_jsonl(file, columns)
     return Table(f"{name}:", rows)
+
+
+def read_lines(path: Path, *, name: str) -> Table:
+    """The lines of a .txt file, each a row of one cell. Raises: DataInvalid, now or during the iteration."""
+    file = TextFile(path, name, is_compressed=name.lower().endswith(".gz"))
+    check_content(file.read_head(), name, ending=".txt", is_unpacked=file.is_compressed)
+    return Table(f"{name}:", read_txt(file))

@@ -24,6 +24,7 @@ class TrainingRows:
         place: for each row the index of its text in `answers`, or in `answer_starts` [rows].
         columns: the teacher's columns in the order of the task; None: they are in order.
         answer_starts: where the items of each distinct text start in `answers`; None: the task has no items.
+        labelled: which rows have a label [rows]; None: all of them. The targets of the others are zeros.
     """
 
     encoded: Encoded
@@ -32,10 +33,21 @@ class TrainingRows:
     place: Tensor | None = None
     columns: Tensor | None = None
     answer_starts: Tensor | None = None
+    labelled: Tensor | None = None
 
     @classmethod
     def of(cls, encoded: Encoded, targets: Tensor, teacher: TeacherOutputs | None) -> TrainingRows:
-        """From what the teacher has answered. Items for which it has no answer count as cut off."""
+        """From what the teacher has answered. Items for which it has no answer count as cut off.
+
+        Args:
+            targets: of the rows or items that have a label, which come first.
+        """
+        labelled = None
+        if len(targets) < encoded.output_count:
+            assert teacher is not None, "a row without a label has only the teacher's answer"
+            labelled = torch.arange(encoded.output_count) < len(targets)
+            zeros = targets.new_zeros((encoded.output_count - len(targets), *targets.shape[1:]))
+            targets = torch.cat([targets, zeros])
         if teacher is None:
             return cls(encoded, targets)
         if teacher.answered is not None:
@@ -47,6 +59,7 @@ class TrainingRows:
             torch.from_numpy(teacher.place),
             None if teacher.columns is None else torch.tensor(teacher.columns),
             None if teacher.starts is None else torch.from_numpy(teacher.starts),
+            labelled,
         )
 
     @property
@@ -62,7 +75,7 @@ class TrainingRows:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        own = (self.targets, self.answers, self.place, self.columns, self.answer_starts)
+        own = (self.targets, self.answers, self.place, self.columns, self.answer_starts, self.labelled)
         return self.encoded.nbytes + sum(tensor.nbytes for tensor in own if tensor is not None)
 
     def to(self, device: torch.device) -> TrainingRows:
@@ -75,18 +88,21 @@ class TrainingRows:
             place=None if self.place is None else self.place.to(device),
             columns=None if self.columns is None else self.columns.to(device),
             answer_starts=None if self.answer_starts is None else self.answer_starts.to(device),
+            labelled=None if self.labelled is None else self.labelled.to(device),
         )
 
     def batch(self, rows: Tensor, *, width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Inputs of the model for some rows [rows, width], and what the loss compares its answer with.
 
-        The second has `targets` and `teacher`, [rows, ...]. For a task with items they are [rows, width, ...], beside
-        what Encoded.items returns.
+        The second has `targets` and `teacher`, [rows, ...], and `labelled` [rows] if some rows have no label. For a
+        task with items they are [rows, width, ...], beside what Encoded.items returns.
         """
         inputs = self.encoded.batch(rows, width=width)
         if self.encoded.item_starts is None:
             targets, places = self.targets[rows], None if self.place is None else self.place[rows]
             compared = {"targets": targets}
+            if self.labelled is not None:
+                compared["labelled"] = self.labelled[rows]
         else:
             items, _ = self.encoded.item_places(rows, width=width)
             compared = self.encoded.items(rows, width=width) | {"targets": at_places(self.targets, items)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distillchain_api.failures import StageError
@@ -169,7 +170,7 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
     if teacher is None or order.distillation is None or order.distillation.alpha == 0:
         _free_teacher(context, teacher, unless_needed=True)
         return None
-    rows, loaded = prepared.data.train, teacher.loaded
+    rows, loaded = prepared.data.taught, teacher.loaded
     # Deferred, because the pass itself asks for stops: it stores what is computed before it raises.
     with context.signals.deferred(), context.patiently():
         outputs = TeacherPass(
@@ -236,14 +237,24 @@ def row_losses_of(task: TaskAdapter, distillation: Distillation | None, labels: 
             taught,
             temperature=distillation.temperature,
             parameters=distillation.all_parameters,
-            true_class=compared["targets"],
+            true_class=_true_class(compared) if objective.needs_true_class else None,
         )
         if "inside" not in compared and teacher.ndim > 1:
             # A row with several outputs of their own, such as labels: their mean, as in the loss on the labels.
             teacher = teacher.flatten(1).mean(1)
-        return _per_row(combined_loss(label, teacher, alpha=alpha), compared)
+        combined = combined_loss(label, teacher, alpha=alpha)
+        if label is not None and "labelled" in compared:
+            # A row without a label has no other signal, so it learns from the teacher with its full weight.
+            combined = torch.where(compared["labelled"], combined, teacher)
+        return _per_row(combined, compared)
 
     return losses
+
+
+def _true_class(compared: dict[str, Tensor]) -> Tensor:
+    """Class indices [rows]; -1 for a row without a label."""
+    targets = compared["targets"]
+    return torch.where(compared["labelled"], targets, -1) if "labelled" in compared else targets
 
 
 def _per_row(losses: Tensor, compared: dict[str, Tensor]) -> Tensor:
@@ -269,7 +280,7 @@ class _Training:
         context, order, student = self.context, self.context.order, self.prepared.student
         targets = self.prepared.task.targets(self.prepared.data.train)
         rows = TrainingRows.of(
-            self.prepared.task.encode(self.prepared.data.train, student, check=context.signals.raise_if_requested),
+            self.prepared.task.encode(self.prepared.data.taught, student, check=context.signals.raise_if_requested),
             targets,
             teacher,
         )

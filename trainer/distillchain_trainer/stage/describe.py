@@ -31,7 +31,7 @@ def build_manifest(
     """The manifest of an attempt, still without files."""
     order = context.order
     # Over all attempts, because train_s covers all of them too.
-    trained = len(data.train) * order.training.epochs
+    trained = len(data.taught) * order.training.epochs
     parts = {"task": order.task, "student": order.student, "training": order.training}
     if order.distillation is not None:
         parts["distillation"] = order.distillation
@@ -49,7 +49,7 @@ def build_manifest(
         start=start,
         licenses=licenses,
         data_revision=data.revision,
-        data={name: split.facts for name, split in data.splits.items()},
+        data=data.facts,
         recipe={name: part.to_document() for name, part in parts.items()},
         run=RunFacts(
             started_at=context.started_at,

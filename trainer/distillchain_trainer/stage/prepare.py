@@ -30,6 +30,7 @@ from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.tasks import adapter_for
 from distillchain_trainer.tasks.interface import TaskAdapter
+from distillchain_trainer.tasks.transfer_text import with_transfer
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ def prepare(context: Context) -> Prepared:
     task = adapter_for(context.order.task, context.warnings)
     # Data before models: a faulty row is found before gigabytes of weights are downloaded.
     data = _read_data(context, task)
-    log.info("data read", extra={name: len(split) for name, split in data.splits.items()})
+    log.info("data read", extra={name: facts.rows for name, facts in data.facts.items()})
     teacher = _load_teacher(context, task)
     student, start, start_digest = _load_student(context, task, teacher)
     task.before_training(student, data.train)
-    source = sha256_of([data.train.facts.sha256, teacher.checkpoint.digest if teacher else None, start_digest])
+    rows = [data.train.facts.sha256, *([data.transfer.facts.sha256] if data.transfer else [])]
+    source = sha256_of([*rows, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
     cache = input_cache()
     for sentence in cache.faults if cache else ():
@@ -99,6 +101,14 @@ def _read_data(context: Context, task: TaskAdapter) -> TaskData:
     data = None
     if world.leads_node:
         data = task.read_data(endpoint_url=storage.endpoint_url, region=storage.region, folder=folder)
+        data = with_transfer(
+            data,
+            context.order.task,
+            endpoint_url=storage.endpoint_url,
+            region=storage.region,
+            folder=folder / "transfer",
+            warnings=context.warnings,
+        )
         if not world.is_alone:
             write_task_data(handed_over, data)
     world.meet("reading of the data")
