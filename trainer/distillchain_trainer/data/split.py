@@ -111,6 +111,8 @@ def joined(name: str, parts: Sequence[Split]) -> Split:
         targets=[target for part in parts for target in part.targets],
         keys=[key for part in parts for key in part.keys],
         parts=tuple(parts),
+        # Files in it are named by the split too, so those of a joined split are others.
+        folder=parts[0].folder,
     )
 
 
