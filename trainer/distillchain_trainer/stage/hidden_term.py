@@ -50,7 +50,7 @@ def _check_tokenizers(context: Context, prepared: Prepared) -> None:
     assert prepared.teacher is not None
     # By what they do: tokenizers that are written in different files, or differ in words that no row has, are as good.
     own, other = (
-        prepared.task.encode(prepared.data.train, loaded, check=context.signals.raise_if_requested)
+        prepared.task.encode(prepared.data.taught, loaded, check=context.signals.raise_if_requested)
         for loaded in (prepared.student, prepared.teacher.loaded)
     )
     same_kinds = (own.kinds is None) == (other.kinds is None)
