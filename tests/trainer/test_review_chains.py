@@ -15,9 +15,8 @@ from trainer.reviews import distillchain, write_chain
 pytestmark = pytest.mark.models
 
 
-def run(root: Path, name: str, **changes: Any) -> dict[str, Manifest]:
+def run(root: Path) -> dict[str, Manifest]:
     """The manifests of a chain that has run, by stage."""
-    write_chain(root, name, **changes)
     done = distillchain("run", "chain.yaml", folder=root)
     assert done.returncode == 0, done.stdout + done.stderr
     found = [Manifest.parse(path.read_text()) for path in root.glob("store/stages/*/manifest.json")]
@@ -52,7 +51,8 @@ def test_the_chain_of_labels_learns_them(tmp_path: Path):
 
     labels = ["food", "service", "price"]
 
-    student = run(tmp_path, "labels.yaml")["tiny"]
+    write_chain(tmp_path, "labels.yaml")
+    student = run(tmp_path)["tiny"]
 
     rows = rows_of(tmp_path / "data/labels-validation.tsv")
     truth = np.array([[label in cell.split(",") for label in labels] for _, cell in rows])
@@ -78,7 +78,13 @@ def test_the_chain_of_stars_learns_numbers_in_their_own_unit(tmp_path: Path):
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-    manifests = run(tmp_path, "stars.yaml")
+    write_chain(tmp_path, "stars.yaml")
+    strict = distillchain("run", "chain.yaml", "--set", "spec.stages[tiny].gate={maxMetric: 0.001}", folder=tmp_path)
+    assert strict.returncode == 1
+    assert "is above spec.stages[0].gate.maxMetric 0.001; train it better or raise the gate" in strict.stderr
+
+    # The student was trained in standard units and saved so; it is committed in the units of the data all the same.
+    manifests = run(tmp_path)
 
     rows = rows_of(tmp_path / "data/stars-validation.tsv")
     truth = np.array([float(cell) for _, cell in rows])
@@ -95,6 +101,7 @@ def test_the_chain_of_stars_learns_numbers_in_their_own_unit(tmp_path: Path):
         )
         assert numbers.std() == pytest.approx(truth.std(), rel=0.3)
     student = manifests["tiny"]
+    assert student.student.metrics.validation["mae"] < 10
     assert student.recipe["distillation"]["objective"] == "LogitMSE"
     config = json.loads((Path(student.checkpoint.removeprefix("file://")) / "config.json").read_text())
     assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "stars"})
