@@ -38,7 +38,8 @@ def read_all(folder: Path, train: str, **parts: Any) -> tuple[TaskData, list[str
         labelled = [{**row, task.dataset.label: task.labels[i]} for i, row in enumerate(rows)]
         (folder / "held-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
     warnings = StageWarnings()
-    data = read_task_data(task, endpoint_url=None, region=None, folder=folder / "scratch", warnings=warnings)
+    scratch = folder.with_name(f"{folder.name}-scratch")  # beside the data, whose files a message lists
+    data = read_task_data(task, endpoint_url=None, region=None, folder=scratch, warnings=warnings)
     return data, warnings.sentences
 
 

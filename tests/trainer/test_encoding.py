@@ -212,8 +212,7 @@ def test_encoding_leaves_a_tokenizer_as_it_was(tmp_path: Path):
 
 def test_a_python_tokenizer_that_reads_a_control_token_is_refused_with_its_place():
     tokenizer = transformers.ByT5Tokenizer()
-    split = a_split("good", "bad", "a </s> b", place_prefix="a.tsv:")
-    split.numbers.extend([2, 3, 5])
+    split = replace(a_split("good", "bad", "a </s> b", place_prefix="a.tsv:"), numbers=[2, 3, 5])
     encoder = encoding.Encoder(64, warnings=StageWarnings())
 
     with pytest.raises(DataInvalid) as failure:

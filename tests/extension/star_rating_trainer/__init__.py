@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification
 from distillchain_api.resource.spec import Architecture
 from distillchain_api.task import Task
 from distillchain_store.store import Store, path_of_uri
-from distillchain_trainer.data.split import Split, TaskData, key_of
+from distillchain_trainer.data.split import Split, TaskData
+from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import read_table
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.encoding import Encoder
@@ -74,13 +75,11 @@ class StarRatingAdapter(TaskAdapter):
         dataset = self.task.dataset
 
         def read(role: str, name: str) -> Split:
-            split = Split(role, [], [])
+            writer = SplitWriter(folder / role, role)
             columns = [*dataset.text, dataset.label]
             for row in read_table(path_of_uri(dataset.uri) / name, columns, name=name, warnings=self.notes).rows:
-                split.texts.append(tuple(row.cells[:-1]))
-                split.keys.append(key_of(row.cells[:-1]))
-                split.targets.append(float(row.cells[-1]))
-            return split
+                writer.add(row.cells[:-1], float(row.cells[-1]), number=row.number)
+            return writer.close()
 
         names = dataset.splits
         return TaskData(read("train", names.train), read("validation", names.validation), None, "toy")
@@ -122,7 +121,7 @@ class StarRatingAdapter(TaskAdapter):
         return logits
 
     def targets(self, split: Split) -> Tensor:
-        return torch.tensor(split.targets)
+        return torch.from_numpy(np.asarray(split.targets, dtype=np.float32))
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return (logits[:, 0] - targets).square()

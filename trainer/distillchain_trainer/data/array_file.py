@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 Number = TypeVar("Number", bound=np.generic)
 
-BUFFER_BYTES = 1 << 18  # of a file that is being written: blocks of 10,000 rows are written in a few calls
-
 
 class ArrayFile(Generic[Number]):
-    """Writes an array that grows along its first axis.
+    """Writes an array that grows along its first axis; append large blocks.
 
     Args:
         inner: the shape of one element; () for a plain list of numbers.
@@ -28,7 +26,9 @@ class ArrayFile(Generic[Number]):
     def __init__(self, path: Path, dtype: type[Number], inner: tuple[int, ...] = ()) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._dtype, self._inner = path, dtype, inner
-        self._file = path.open("wb", buffering=BUFFER_BYTES)
+        # A new file and not an emptied one, which would end a process that has mapped it.
+        path.unlink(missing_ok=True)
+        path.touch()
         self._size = 0
 
     def __len__(self) -> int:
@@ -37,12 +37,13 @@ class ArrayFile(Generic[Number]):
     def append(self, values: NDArray[Any] | Sequence[Any]) -> None:
         """Adds elements at the end."""
         array = np.ascontiguousarray(values, dtype=self._dtype).reshape(-1, *self._inner)
-        self._file.write(array.data if array.size else b"")
+        # Opened for each block, so that a reader that gives up at a faulty row leaves no file open.
+        with self._path.open("ab") as file:
+            file.write(array.tobytes())
         self._size += len(array)
 
     def finish(self) -> NDArray[Number]:
         """The whole array, mapped."""
-        self._file.close()
         return map_array(self._path, self._dtype, self._inner)
 
 

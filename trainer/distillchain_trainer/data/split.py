@@ -1,10 +1,12 @@
-"""The rows of one split in memory: texts, targets, a key for each row's texts, and the row's place in its file."""
+"""The rows of one split: texts, targets, a key for each row's texts, and the row's place in its file.
+
+SplitWriter keeps them in files that are mapped into memory. Rows that are few may also be plain lists.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.wire.manifest import SplitFacts
+from distillchain_trainer.data.mapped_columns import BLOCK_ROWS, Chained, flat_numbers
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,18 @@ class Split:
             none and come last.
         keys: sha256 of the texts of each row; teacher outputs are stored under it.
         place_prefix: begins the place of each row, such as "file:///data/train.tsv:".
-        numbers: ends the place of each row: its line or row number. Four bytes per row; a string would be a hundred.
+        numbers: ends the place of each row: its line or row number.
         folder: for files that belong to these rows alone, shared by the processes of a node; None: rows are in memory.
         parts: the splits that a joined one consists of, in order; they know the places of their rows.
         left_out: texts that were read and are not among the rows, by reason; see data/unlabelled.py.
     """
 
     name: str
-    texts: list[tuple[str, ...]]
-    targets: list[Any]
-    keys: list[bytes] = field(default_factory=list)
+    texts: Sequence[tuple[str, ...]]
+    targets: Sequence[Any]
+    keys: Sequence[bytes] = ()
     place_prefix: str = ""
-    numbers: array[int] = field(default_factory=lambda: array("I"))
+    numbers: Sequence[int] = ()
     parts: tuple[Split, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
     folder: Path | None = None
@@ -53,21 +56,31 @@ class Split:
             if row < len(part):
                 return part.place(row)
             row -= len(part)
-        return f"{self.place_prefix}{self.numbers[row]}" if self.numbers else f"{self.name}, row {row + 1}"
+        return f"{self.place_prefix}{self.numbers[row]}" if len(self.numbers) else f"{self.name}, row {row + 1}"
 
     @cached_property
     def facts(self) -> SplitFacts:
         """For the manifest."""
         # In the order of the rows, because the training depends on it.
-        digest = hashlib.sha256(b"".join(self.keys))
-        digest.update(json.dumps(self.targets).encode())
+        digest = hashlib.sha256()
+        for start in range(0, len(self.keys), BLOCK_ROWS):
+            digest.update(b"".join(self.keys[start : start + BLOCK_ROWS]))
+        # All targets as one JSON list, a block at a time.
+        digest.update(b"[")
+        for start in range(0, len(self.targets), BLOCK_ROWS):
+            values = json.dumps(list(self.targets[start : start + BLOCK_ROWS]))
+            digest.update(((", " if start else "") + values[1:-1]).encode())
+        digest.update(b"]")
         return SplitFacts(rows=len(self), sha256=digest.hexdigest(), left_out=self.left_out or None)
 
-    @cached_property
-    def texts_sha256(self) -> str:
-        """Over the texts alone, in any order and without repetitions."""
-        # Sorted, because a shuffled copy of a file is not held out either.
-        return hashlib.sha256(b"".join(sorted(set(self.keys)))).hexdigest()
+    def distinct_texts(self) -> NDArray[np.uint64]:
+        """A number for each distinct text, sorted: the first eight bytes of its key."""
+        heads = (int.from_bytes(key[:8], "big") for key in self.keys)
+        return np.unique(np.fromiter(heads, dtype=np.uint64, count=len(self.keys)))
+
+    def flat_targets(self, dtype: Any) -> NDArray[Any]:
+        """The targets of all rows in one array, where each row has a list of them."""
+        return flat_numbers(self.targets, dtype)
 
     @cached_property
     def fingerprints(self) -> NDArray[np.int64]:
@@ -104,12 +117,12 @@ class TaskData:
 
 
 def joined(name: str, parts: Sequence[Split]) -> Split:
-    """The rows of several splits, one after the other. Rows without labels must come last."""
+    """The rows of several splits, one after the other; nothing is copied. Rows without labels must come last."""
     return Split(
         name,
-        texts=[texts for part in parts for texts in part.texts],
-        targets=[target for part in parts for target in part.targets],
-        keys=[key for part in parts for key in part.keys],
+        texts=Chained(tuple(part.texts for part in parts)),
+        targets=Chained(tuple(part.targets for part in parts)),
+        keys=Chained(tuple(part.keys for part in parts)),
         parts=tuple(parts),
         # Files in it are named by the split too, so those of a joined split are others.
         folder=parts[0].folder,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from distillchain_api.task import Task
 from distillchain_api.transfer import SequenceTask, Transfer
-from distillchain_trainer.data.split import Split, TaskData, joined, key_of
+from distillchain_trainer.data.split import Split, TaskData, joined
+from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import Table, read_lines, read_table
 from distillchain_trainer.data.unlabelled import Sieve, counts_sentence
 from distillchain_trainer.errors import DataInvalid
@@ -46,12 +47,10 @@ def with_transfer(
     sieve = Sieve({split.name: split.fingerprints for split in held}, limit=transfer.rows)
     parts: list[Split] = []
     for table in _tables(transfer, columns, endpoint_url, region, folder, warnings):
-        part = Split(NAME, [], [], place_prefix=table.place_prefix)
+        writer = SplitWriter(folder / f"rows-{len(parts)}", NAME, place_prefix=table.place_prefix)
         for number, texts in sieve.usable(table, columns):
-            part.texts.append(texts)
-            part.keys.append(key_of(texts))
-            part.numbers.append(number)
-        parts.append(part)
+            writer.add(texts, number=number)
+        parts.append(writer.close())
         if sieve.is_full:
             break
     found = replace(parts[0] if len(parts) == 1 else joined(NAME, parts), left_out=sieve.left_out)

@@ -33,7 +33,7 @@ def read_task_data(
     return read_splits(
         task.dataset,
         [*task.dataset.text, task.dataset.label],
-        lambda role, table, source: _split(task, role, table, source, warnings),
+        lambda role, table, source: _split(task, role, table, source, folder, warnings),
         of_hub=lambda table, shown: hub_rows(table, task, shown),
         endpoint_url=endpoint_url,
         region=region,
@@ -73,7 +73,7 @@ def _named(rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
         yield Row(row.number, (*row.cells[:-1], labels))
 
 
-def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
+def _split(task: Task, role: str, table: Table, source: str, folder: Path, warnings: StageWarnings) -> Split:
     reader, column = LabelReader(task.labels), task.dataset.label
     split = read_rows(
         role,
@@ -82,6 +82,7 @@ def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarn
         text=task.dataset.text,
         label=column,
         read=lambda cell: _labels_of(reader, cell, task.dataset.separator),
+        folder=folder,
     )
     _check_split(task, split, source, warnings)
     if reader.other_case:

@@ -70,7 +70,7 @@ class RegressionAdapter(SequenceAdapter):
 
     def targets(self, split: Split) -> Tensor:
         """Numbers [rows]."""
-        return torch.tensor(split.targets, dtype=torch.float32)
+        return torch.from_numpy(np.asarray(split.targets, dtype=np.float32))
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Squared error in standard units: [rows]."""

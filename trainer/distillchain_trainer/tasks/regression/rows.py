@@ -32,7 +32,7 @@ def read_task_data(
     return read_splits(
         task.dataset,
         columns,
-        lambda role, table, source: _split(task, role, table, source),
+        lambda role, table, source: _split(task, role, table, source, folder),
         of_hub=lambda table, shown: hub_table(table, columns, shown),
         endpoint_url=endpoint_url,
         region=region,
@@ -41,8 +41,10 @@ def read_task_data(
     )
 
 
-def _split(task: Task, role: str, table: Table, source: str) -> Split:
-    split = read_rows(role, table, source, text=task.dataset.text, label=task.dataset.label, read=number_of)
+def _split(task: Task, role: str, table: Table, source: str, folder: Path) -> Split:
+    split = read_rows(
+        role, table, source, text=task.dataset.text, label=task.dataset.label, read=number_of, folder=folder
+    )
     # A single test row has a number too; only training and measuring need several.
     if role != "test" and len(set(split.targets)) == 1:
         why = "a student would learn nothing" if role == "train" else "no model can be distinguished from chance"

@@ -75,7 +75,7 @@ class TextClassificationAdapter(SequenceAdapter):
 
     def targets(self, split: Split) -> Tensor:
         """Class indices [rows]."""
-        return torch.tensor(split.targets)
+        return torch.from_numpy(np.asarray(split.targets, dtype=np.int64))
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits [rows, classes] with class indices [rows], in nats: [rows]."""

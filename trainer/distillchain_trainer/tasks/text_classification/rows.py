@@ -31,7 +31,7 @@ def read_task_data(
     data = read_splits(
         task.dataset,
         [*task.dataset.text, task.dataset.label],
-        lambda role, table, source: _split(task, role, table, source, warnings),
+        lambda role, table, source: _split(task, role, table, source, folder, warnings),
         of_hub=lambda table, shown: hub_rows(table, task, shown),
         endpoint_url=endpoint_url,
         region=region,
@@ -73,10 +73,16 @@ def _named(rows: Iterator[Row], names: list[str]) -> Iterator[Row]:
         yield Row(row.number, (*row.cells[:-1], label))
 
 
-def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
+def _split(task: Task, role: str, table: Table, source: str, folder: Path, warnings: StageWarnings) -> Split:
     reader, label = LabelReader(task.labels), task.dataset.label
     split = read_rows(
-        role, table, source, text=task.dataset.text, label=label, read=lambda cell: _class_of(reader, cell)
+        role,
+        table,
+        source,
+        text=task.dataset.text,
+        label=label,
+        read=lambda cell: _class_of(reader, cell),
+        folder=folder,
     )
     _check_split(task, split, source, warnings)
     if reader.other_case:

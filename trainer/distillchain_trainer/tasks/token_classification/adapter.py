@@ -83,7 +83,7 @@ class TokenClassificationAdapter(SequenceAdapter):
 
     def targets(self, split: Split) -> Tensor:
         """Indices of tags [words], row after row."""
-        return torch.tensor([tag for tags in split.targets for tag in tags])
+        return torch.from_numpy(split.flat_targets(np.int64))
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits [rows, width, labels] with tags [rows, width], in nats: [rows, width]."""

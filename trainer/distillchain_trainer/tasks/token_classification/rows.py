@@ -14,7 +14,8 @@ from distillchain_trainer.data.columns import pick_columns
 from distillchain_trainer.data.content import check_content
 from distillchain_trainer.data.read_conll import ConllColumns, read_conll
 from distillchain_trainer.data.row import Row
-from distillchain_trainer.data.split import Split, TaskData, key_of
+from distillchain_trainer.data.split import Split, TaskData
+from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import Table, read_table
 from distillchain_trainer.data.text_files import TextFile
 from distillchain_trainer.errors import DataInvalid
@@ -37,7 +38,7 @@ def read_task_data(
     return read_splits(
         task.dataset,
         [task.dataset.words, task.dataset.tags],
-        lambda role, table, source: _split(task, role, table, source, warnings),
+        lambda role, table, source: _split(task, role, table, source, folder, warnings),
         of_hub=lambda table, shown: hub_rows(table, task, shown),
         of_file=lambda path, name: _table_of_file(task.dataset, path, name, warnings),
         endpoint_url=endpoint_url,
@@ -104,18 +105,16 @@ def _column_number(dataset: WordsDataset, field: str, name: str) -> int | None:
     )
 
 
-def _split(task: Task, role: str, table: Table, source: str, warnings: StageWarnings) -> Split:
+def _split(task: Task, role: str, table: Table, source: str, folder: Path, warnings: StageWarnings) -> Split:
     reader, check = LabelReader(task.labels), Iob2Check(task.labels)
-    split = Split(role, [], [], place_prefix=table.place_prefix)
+    writer = SplitWriter(folder / f"{role}-rows", role, place_prefix=table.place_prefix)
     for row in table.rows:
         place = table.place(row)
         words = _words(row.cells[0], place, task.dataset.words)
         tags = _tags(row.cells[1], words, reader, place, task.dataset.tags)
         check.look_at(tags, words, place)
-        split.texts.append(words)
-        split.keys.append(key_of(words))
-        split.targets.append(tags)
-        split.numbers.append(row.number)
+        writer.add(words, tags, number=row.number)
+    split = writer.close()
     where = f"{FIELD}.splits.{role}"
     if not len(split):
         raise DataInvalid(f"{where}: {source} has no rows; expected at least one")
