@@ -58,15 +58,19 @@ class Prediction(Record):
     """In the order of the task's labels."""
 
 
-class TaggedSentence(Record):
-    """A model's tags for the words of one sentence; in TokenClassification the line of a predictions file."""
+class TokenPrediction(Record):
+    """A language model's answer for one row: how probable it finds the tokens that the data asks to predict."""
 
     row: Annotated[int, Field(ge=0)]
     """Counted from 0 in the split."""
-    labels: list[str]
-    """One tag for each word."""
-    predicted: list[str]
-    """The same number of tags. O for a word that the model did not read."""
+    tokens: Annotated[int, Field(ge=0)]
+    """Tokens to predict. A row whose completion is cut off has none."""
+    log_probability: float
+    """Sum over the tokens, in nats: tokenCrossEntropy is minus the sum of all rows, divided by the tokens of all."""
+    unigram_log_probability: float
+    """The same by the frequencies of the tokens of the split, which is the chance level."""
+    agreed: Annotated[int, Field(ge=0)] | None = None
+    """Tokens for which model and teacher find the same token most probable; empty for a teacher."""
 
 
 class LabelsPrediction(Record):
@@ -88,6 +92,17 @@ class NumberPrediction(Record):
     """Counted from 0 in the split."""
     target: float
     predicted: float
+
+
+class TaggedSentence(Record):
+    """A model's tags for the words of one sentence; in TokenClassification the line of a predictions file."""
+
+    row: Annotated[int, Field(ge=0)]
+    """Counted from 0 in the split."""
+    labels: list[str]
+    """One tag for each word."""
+    predicted: list[str]
+    """The same number of tags. O for a word that the model did not read."""
 
 
 class Example(Record):

@@ -1,0 +1,105 @@
+"""CausalLM in the report: intervals and tests of cross-entropy and perplexity, and the rows that were lost most."""
+
+# ruff: noqa: ARG002 - the base class has arguments that this task type does not need
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillchain_api.wire.records import (
+    EXAMPLES_FILE,
+    PREDICTIONS_FILE,
+    TEACHER_PREDICTIONS_FILE,
+    TEST_PREDICTIONS_FILE,
+    Example,
+)
+from distillchain_report.commits import CommittedFiles
+from distillchain_report.markdown_text import table
+from distillchain_report.model import ChanceLevel, Comparison, Report
+from distillchain_report.section import Section, StageAnswers
+from distillchain_report.sections.causal_lm import scores
+from distillchain_report.sections.causal_lm.details import LanguageDetails, build_details
+from distillchain_report.sections.causal_lm.predictions import TokenPredictions, read_predictions
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, Interval
+
+
+class CausalLMSection(Section[TokenPredictions]):
+    """The section of a CausalLM task."""
+
+    template = Path(__file__).with_name("section.html")
+    methods = (
+        f"Intervals come from a bootstrap over rows with {BOOTSTRAP_DRAWS:,} draws. p-values come from a two-sided "
+        f"paired permutation test of the chain’s metric that swaps the models row by row ({PERMUTATIONS:,} draws) and "
+        "are not corrected for the number of steps."
+    )
+
+    def load(self, files: CommittedFiles) -> StageAnswers[TokenPredictions]:
+        """See Section."""
+        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
+        teacher, has_test = files.manifest.teacher, files.manifest.student.metrics.test
+        # The answers of a committed teacher are also kept with its own stage, so nothing is lost without these.
+        lost = "no paired test against the root teacher" if teacher and teacher.digest is None else ""
+        return StageAnswers(
+            student=read_predictions(files, PREDICTIONS_FILE, lost="no intervals and no comparison"),
+            teacher=read_predictions(files, TEACHER_PREDICTIONS_FILE, lost=lost) if teacher else None,
+            on_test=read_predictions(files, TEST_PREDICTIONS_FILE, lost="no interval on test") if has_test else None,
+            texts={example.row: example.text for example in examples},
+        )
+
+    def interval(self, metric: str, value: float, *, rows: int, answers: TokenPredictions | None) -> Interval | None:
+        """See Section."""
+        return scores.metric_interval(metric, answers) if answers else None
+
+    def compare(self, metric: str, *, teacher: TokenPredictions, student: TokenPredictions) -> Comparison | None:
+        """See Section."""
+        if not student.is_of_same_rows(teacher):
+            return None
+        return Comparison(
+            difference=scores.difference(metric, teacher, student),
+            p_value=scores.permutation_p_value(metric, teacher, student),
+        )
+
+    def chance(self, metric: str, student: TokenPredictions) -> ChanceLevel | None:
+        """See Section."""
+        return ChanceLevel(
+            value=scores.chance_level(metric, student), guesser="the frequencies of the tokens, without context"
+        )
+
+    def details(
+        self, student: TokenPredictions, *, root: TokenPredictions | None, texts: Mapping[int, list[str]]
+    ) -> LanguageDetails:
+        """See Section."""
+        same_rows = root is not None and student.is_of_same_rows(root)
+        return build_details(student, root=root if same_rows else None, texts=texts)
+
+    def template_values(self, report: Report) -> dict[str, Any]:
+        """See Section."""
+        return {"text_words": text_words, "nats": nats}
+
+    def markdown(self, report: Report) -> list[str]:
+        """See Section."""
+        details, last = report.details, report.last.name if report.last else ""
+        assert isinstance(details, LanguageDetails)
+        if not details.lost:
+            return []
+        rows = [
+            [str(found.row), text_words(found.text), str(found.tokens), nats(found.teacher), nats(found.student)]
+            for found in details.lost
+        ]
+        head = ["row", "text", "tokens", "teacher, nats per token", f"{last}, nats per token"]
+        return [f"## Rows that {last} predicts worse than the teacher", table(head, rows)]
+
+
+def text_words(text: list[str] | None) -> str:
+    """The texts of a row."""
+    return "(its text was not kept)" if text is None else " · ".join(text)
+
+
+def nats(value: float) -> str:
+    """`2.34`."""
+    return f"{value:.2f}"
+
+
+SECTION = CausalLMSection

@@ -1,0 +1,80 @@
+"""The fields of CausalLM: one form of rows, and gates of metrics that are better when lower."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bad_chains import GOOD
+from distillchain_api.faults import BadDocument
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.tasks.causal_lm import CausalLM
+
+
+def a_document(dataset: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    document = copy.deepcopy(GOOD)
+    source = {"uri": "s3://data/chats", "splits": {"train": "train.jsonl", "validation": "dev.jsonl"}}
+    document["spec"]["task"] = {"type": "CausalLM", "dataset": source | dataset, **spec.pop("task", {})}
+    document["spec"]["teacher"] = {"model": "hf://org/teacher@main"}
+    document["spec"].update(spec)
+    return document
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [{"text": ["text"]}, {"prompt": "prompt", "completion": "completion"}, {"messages": "messages"}],
+)
+def test_each_form_of_rows_is_accepted(dataset: dict[str, Any]):
+    task = parse_chain(a_document(dataset)).spec.task
+
+    assert isinstance(task, CausalLM)
+    assert task.top_k == 64
+
+
+@pytest.mark.parametrize(
+    "dataset, want",
+    [
+        ({}, "spec.task.dataset: got none, expected exactly one of text, prompt with completion, and messages"),
+        (
+            {"text": ["text"], "messages": "messages"},
+            "spec.task.dataset: got text and messages, expected exactly one of text, prompt with completion, and messages",
+        ),
+        ({"prompt": "p"}, "spec.task.dataset.completion: missing, expected the names of both columns; add it"),
+        (
+            {"text": ["question", "answer"]},
+            'spec.task.dataset.text: got ["question", "answer"], expected one column; for two columns write prompt and '
+            "completion",
+        ),
+        (
+            {"prompt": "p", "completion": "p"},
+            'spec.task.dataset.completion: got "p", expected another column than prompt',
+        ),
+    ],
+)
+def test_two_forms_or_half_a_form_are_refused(dataset: dict[str, Any], want: str):
+    with pytest.raises(BadDocument) as caught:
+        parse_chain(a_document(dataset))
+
+    assert want in str(caught.value)
+
+
+def test_a_minimum_of_a_cross_entropy_is_refused():
+    stages = [{"name": "small", "student": {"model": "hf://org/small"}, "gate": {"minMetric": 2}}]
+
+    with pytest.raises(BadDocument, match="tokenCrossEntropy is better when lower; write maxMetric"):
+        parse_chain(a_document({"text": ["text"]}, stages=stages))
+
+
+def test_the_agreement_with_the_teacher_is_no_metric_of_a_chain():
+    with pytest.raises(BadDocument, match=r"spec\.task\.metric: got .teacherAgreement., expected"):
+        parse_chain(a_document({"text": ["text"]}, task={"metric": "teacherAgreement"}))
+
+
+def test_the_example_is_valid(repository: Path):
+    document = yaml.safe_load((repository / "examples/llm/chain.yaml").read_text())
+
+    assert len(parse_chain(document).spec.stages) == 2

@@ -1,0 +1,236 @@
+"""Chains of small language models, from bad checkpoints to committed ones that plain transformers loads."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.manifest import Manifest
+from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
+from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
+from distillchain_trainer.stage_warnings import StageWarnings
+from smollm2.texts import as_chat, as_completion, as_text
+from trainer.language_parts import (
+    HELD_OUT,
+    SMALL_LLAMA,
+    a_chain_document,
+    a_task,
+    a_task_document,
+    an_adapter,
+    save_llama,
+    write_sentences,
+)
+from trainer.parts import manifest_of, run_here, save_bert
+
+pytestmark = pytest.mark.models
+
+ROWS = {"text": as_text, "completion": as_completion, "messages": as_chat}
+TRAINING = {"epochs": 3, "batchSize": 8, "learningRate": 0.02}
+
+
+def checkpoint(folder: Path, field: str = "spec.teacher.model") -> Checkpoint:
+    return fetch_checkpoint(f"file://{folder}", field=field, endpoint_url=None, region=None, folder=folder)
+
+
+def run_chain(root: Path, form: str = "text", *, stage: dict[str, Any] | None = None, **task: Any) -> list[Committed]:
+    """Fine-tunes root/start as the teacher, then trains a student. Returns: both commits."""
+    write_sentences(root / "data", ROWS[form])
+    new = {"architecture": {"modelType": "llama", "config": {**SMALL_LLAMA, "num_hidden_layers": 1}}}
+    document = a_chain_document(
+        root,
+        task=a_task_document(root / "data", form, **task),
+        teacher={"model": f"file://{root}/start", "fineTune": {}},
+        template={"training": TRAINING},
+        stages=[{"name": "small", "student": {**new, "tokenizer": f"file://{root}/start"}, **(stage or {})}],
+    )
+    plan = build_plan(parse_chain(document))
+    return [run_here(stage.work_order, root, attempt=stage.name) for stage in plan.stages]
+
+
+def nats_in_plain_transformers(folder: str, rows: list[str]) -> float:
+    """Mean cross-entropy over all tokens but the first, row by row, with transformers alone."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = folder.removeprefix("file://")
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
+    total, tokens = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([[*tokenizer(row)["input_ids"], tokenizer.eos_token_id]])
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    return total / tokens
+
+
+def predictions(answer: Committed, name: str) -> list[dict[str, Any]]:
+    folder = Path(answer.checkpoint.removeprefix("file://")).parent / "results"
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_chain_on_plain_texts_whose_numbers_a_stranger_can_compute_again(tmp_path: Path):
+    save_llama(tmp_path / "start")
+
+    teacher, student = run_chain(tmp_path)
+
+    manifest = manifest_of(tmp_path, student.digest)
+    measured = manifest.student.metrics.validation
+    assert manifest.teacher is not None
+    assert manifest.student.doubt is None
+    # With transformers alone, from the files of the checkpoint.
+    assert measured["tokenCrossEntropy"] == pytest.approx(
+        nats_in_plain_transformers(student.checkpoint, HELD_OUT), rel=1e-5
+    )
+    assert manifest.teacher.metrics.validation["tokenCrossEntropy"] == pytest.approx(
+        nats_in_plain_transformers(teacher.checkpoint, HELD_OUT), rel=1e-5
+    )
+    # From the predictions, without any model.
+    ours, theirs = (predictions(student, f"{who}predictions-validation.jsonl") for who in ("", "teacher-"))
+    tokens = sum(row["tokens"] for row in ours)
+    assert -sum(row["logProbability"] for row in ours) / tokens == pytest.approx(measured["tokenCrossEntropy"], 1e-5)
+    assert measured["perplexity"] == pytest.approx(math.exp(measured["tokenCrossEntropy"]))
+    assert sum(row["agreed"] for row in ours) / tokens == pytest.approx(measured["teacherAgreement"])
+    assert [row["tokens"] for row in theirs] == [row["tokens"] for row in ours]
+    assert "agreed" not in theirs[0]
+    # The root teacher is measured alone, so it agrees with none.
+    assert "teacherAgreement" not in manifest.teacher.metrics.validation
+
+
+@pytest.mark.parametrize("form", ["completion", "messages"])
+def test_a_chain_on_completions_or_chats(tmp_path: Path, form: str):
+    save_llama(tmp_path / "start", padding_rows=5)
+
+    _, student = run_chain(tmp_path, form, stage={"distillation": {"alpha": 0.5, "temperature": 2}})
+
+    # Three words of each sentence are its prompt; the others and the end are predicted.
+    counts = [row["tokens"] for row in predictions(student, "predictions-validation.jsonl")]
+    assert counts == [len(sentence.split()) - 2 for sentence in HELD_OUT]
+    template = Path(student.checkpoint.removeprefix("file://")) / "chat_template.jinja"
+    assert "assistant" in template.read_text()
+
+
+def test_the_student_learns_from_the_teacher_alone_as_from_its_labels(tmp_path: Path):
+    """alpha 1: the loss is the teacher's alone, and the student still gets better than the frequencies."""
+    save_llama(tmp_path / "start")
+
+    _, student = run_chain(tmp_path, stage={"student": {"fromTeacher": {"layers": 1}}}, topK=8)
+
+    manifest: Manifest = manifest_of(tmp_path, student.digest)
+    assert manifest.student.doubt is None
+    assert manifest.student.metrics.validation["teacherAgreement"] > 0.5
+
+
+def test_the_teacher_s_outputs_are_stored_with_topk_columns_and_reused_only_with_the_same_topk(tmp_path: Path):
+    from distillchain_api.resource.spec import Training
+    from distillchain_trainer.engine.teacher_outputs import outputs_digest
+
+    small, large = (a_task(tmp_path, topK=k) for k in (8, 9))
+
+    assert outputs_digest("teacher", small, Training()) != outputs_digest("teacher", large, Training())
+
+
+def test_a_student_of_another_vocabulary_is_refused_and_the_alternative_named(tmp_path: Path):
+    task = a_task(tmp_path)
+    save_llama(tmp_path / "teacher")
+    save_llama(tmp_path / "student", more_words=("extra",))
+    adapter = an_adapter(task)
+    adapter.load_teacher(checkpoint(tmp_path / "teacher"))
+
+    with pytest.raises(CheckpointInvalid) as caught:
+        adapter.load_student(checkpoint(tmp_path / "student", "spec.stages[0].student.model"), tokenizer=None, seed=0)
+
+    text = str(caught.value)
+    assert text.startswith(
+        f"spec.stages[0].student.model: file://{tmp_path}/student: its vocabulary is not that of the teacher"
+    )
+    assert text.endswith(
+        "use a student of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
+    )
+
+
+def test_a_student_takes_over_the_teacher_s_tokenizer_and_template(tmp_path: Path):
+    task, warnings = a_task(tmp_path), StageWarnings()
+    save_llama(tmp_path / "teacher")
+    save_llama(tmp_path / "student", template="{{ messages }}", padding_rows=7)
+    adapter = an_adapter(task, warnings)
+    teacher = adapter.load_teacher(checkpoint(tmp_path / "teacher"))
+
+    student = adapter.load_student(checkpoint(tmp_path / "student"), tokenizer=None, seed=0)
+
+    assert student.tokenizer is teacher.tokenizer
+    assert any("chat template differs from the teacher's" in sentence for sentence in warnings.sentences)
+
+
+def test_a_model_that_reads_later_tokens_is_refused(tmp_path: Path):
+    from transformers import BertConfig, BertLMHeadModel
+
+    save_bert(tmp_path / "bert", labels=None)
+    settings = BertConfig.from_pretrained(tmp_path / "bert")
+    settings.eos_token_id = 3
+    BertLMHeadModel(settings).save_pretrained(tmp_path / "bert")
+    tokenizer = json.loads((tmp_path / "bert/tokenizer_config.json").read_text())
+    (tmp_path / "bert/tokenizer_config.json").write_text(json.dumps({**tokenizer, "eos_token": "[SEP]"}))
+
+    with pytest.raises(CheckpointInvalid, match="the model reads tokens after the one that it predicts from"):
+        an_adapter(a_task(tmp_path)).load_teacher(checkpoint(tmp_path / "bert"))
+
+
+def test_a_model_of_a_type_without_language_model_is_refused(tmp_path: Path):
+    save_bert(tmp_path / "vit", labels=None)
+    settings = json.loads((tmp_path / "vit/config.json").read_text())
+    (tmp_path / "vit/config.json").write_text(json.dumps({**settings, "model_type": "distilbert"}))
+
+    with pytest.raises(
+        CheckpointInvalid, match="is a distilbert, which predicts no next token; use a model type that does"
+    ):
+        an_adapter(a_task(tmp_path)).load_teacher(checkpoint(tmp_path / "vit"))
+
+
+def test_a_tokenizer_without_end_token_is_refused_for_texts(tmp_path: Path):
+    save_llama(tmp_path / "teacher")
+    tokenizer = json.loads((tmp_path / "teacher/tokenizer_config.json").read_text())
+    del tokenizer["eos_token"]
+    (tmp_path / "teacher/tokenizer_config.json").write_text(json.dumps({**tokenizer, "pad_token": "<unk>"}))
+
+    with pytest.raises(CheckpointInvalid, match="has no end token, which each text ends with; set eos_token"):
+        an_adapter(a_task(tmp_path)).load_teacher(checkpoint(tmp_path / "teacher"))
+
+
+def test_rows_with_nothing_to_predict_are_counted_and_refused_if_nothing_is_left(tmp_path: Path):
+    write_sentences(tmp_path, as_completion)
+    task, warnings = a_task(tmp_path, "completion", maxLength=4), StageWarnings()
+    adapter = an_adapter(task, warnings)
+    save_llama(tmp_path / "teacher")
+    teacher = adapter.load_teacher(checkpoint(tmp_path / "teacher"))
+    data = adapter.read_data(endpoint_url=None, region=None, folder=tmp_path / "scratch")
+
+    with pytest.raises(DataInvalid) as caught:
+        adapter.encode(data.validation, teacher, check=lambda: None)
+
+    assert str(caught.value) == (
+        "spec.task.maxLength: got 4, with which nothing is left to predict in all 24 of 24 validation rows; raise it, or "
+        "shorten the prompts"
+    )
+
+
+def test_the_chance_level_is_that_of_the_other_tokens(tmp_path: Path):
+    from distillchain_trainer.tasks.causal_lm.chance import doubt_of, unigram_log_probabilities
+
+    targets = np.array([5, 5, 7])
+
+    # Of the two other tokens one is 5: (1 + 1) / (2 + 10); 7 is not among the others: (0 + 1) / (2 + 10).
+    np.testing.assert_allclose(np.exp(unigram_log_probabilities(targets, 10)), [2 / 12, 2 / 12, 1 / 12])
+    assert doubt_of(np.log([0.9, 0.8, 0.9]), targets, 10) is None
+    doubt = doubt_of(np.log([0.1, 0.1, 0.1]), targets, 10)
+    assert doubt is not None
+    assert doubt.startswith(
+        "tokenCrossEntropy 2.303 on 3 validation tokens does not beat the frequencies of the tokens"
+    )

@@ -1,0 +1,71 @@
+"""Bad rows of language models: each message names file, line, column and the remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.causal_lm.rows import read_task_data
+from trainer.language_parts import a_task
+
+USER = {"role": "user", "content": "Hello"}
+GOOD = [USER, {"role": "assistant", "content": "Good day"}]
+
+
+@pytest.mark.parametrize(
+    "form, cells, want",
+    [
+        ("text", {"text": " "}, 'column "text": the cell is empty; fill it or remove the row'),
+        ("text", {"text": 5}, 'column "text": got 5, expected text'),
+        (
+            "completion",
+            {"prompt": "a", "completion": ""},
+            'column "completion": the cell is empty; fill it or remove the row',
+        ),
+        (
+            "messages",
+            {"messages": "user: Hello"},
+            'column "messages": got text, expected a list of objects with "role" and "content"; keep chats in jsonl or '
+            "parquet, not as text",
+        ),
+        ("messages", {"messages": []}, 'column "messages": the cell is empty; fill it or remove the row'),
+        (
+            "messages",
+            {"messages": ["Hello"]},
+            'column "messages": message 1: got "Hello", expected an object with "role" and "content"',
+        ),
+        ("messages", {"messages": [{"role": "user"}]}, 'column "messages": message 1: no "content"; add it'),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            'column "messages": message 1: content: got [{"type": "image"}], expected text; chats with images or tool calls are not '
+            "supported",
+        ),
+        (
+            "messages",
+            {"messages": [USER]},
+            'column "messages": no message has the role assistant, so there is nothing to learn; add its answer or remove '
+            "the row",
+        ),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, form: str, cells: dict[str, Any], want: str):
+    good = {"text": "The river", "prompt": "The", "completion": "river", "messages": GOOD}
+    lines = [json.dumps({name: good[name] for name in cells}), json.dumps(cells)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+
+    with pytest.raises(DataInvalid) as caught:
+        read_task_data(
+            a_task(tmp_path, form),
+            endpoint_url=None,
+            region=None,
+            folder=tmp_path / "scratch",
+            warnings=StageWarnings(),
+        )
+
+    assert str(caught.value) == f"file://{tmp_path}/train.jsonl:2, {want}"

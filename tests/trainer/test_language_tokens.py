@@ -1,0 +1,148 @@
+"""Rows of a language model as tokens: what is learned, end-of-text tokens, truncation, chats by template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillchain_trainer.data.split import Split, key_of
+from distillchain_trainer.engine.encoding import Encoder
+from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.causal_lm.chat import check_template
+from distillchain_trainer.tasks.causal_lm.rows import chat_as_text
+from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer
+from trainer.language_parts import TEMPLATE, save_words
+
+pytestmark = pytest.mark.models
+
+MARKED = (
+    "{% for message in messages %}<|im_start|> {{ message['role'] }} : {% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }} <|im_end|>{% endgeneration %}{% else %}{{ message['content'] }} "
+    "<|im_end|>{% endif %} {% endfor %}"
+)
+# As templates of reasoning models do: only the last answer keeps all of its text.
+SHORTENS = (
+    "{% for message in messages %}<|im_start|> {{ message['role'] }} : "
+    "{% if loop.last %}The {% endif %}{{ message['content'] }} <|im_end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> assistant : {% endif %}"
+)
+CHAT = [
+    {"role": "user", "content": "Go on: The river"},
+    {"role": "assistant", "content": "runs slowly"},
+    {"role": "user", "content": "The old mill"},
+    {"role": "assistant", "content": "turns east"},
+]
+
+
+def learned(tokenizer: Any, form: str, row: tuple[str, ...], max_length: int = 64) -> tuple[str, list[tuple[str, str]]]:
+    """The tokens of a row, and for each predicted token the one before it and itself."""
+    bound = NextTokenTokenizer(form, tokenizer, max_length, with_kinds=False, name="words")  # type: ignore[arg-type]
+    tokens = bound.tokenize([row])
+    assert tokens.positions is not None
+    assert tokens.item_ids is not None
+    words = tokenizer.convert_ids_to_tokens(tokens.ids[0].tolist())
+    targets = tokenizer.convert_ids_to_tokens(tokens.item_ids[0].tolist())
+    return " ".join(words), [(words[place], target) for place, target in zip(tokens.positions[0], targets, strict=True)]
+
+
+def test_a_text_is_learned_from_its_second_token_to_the_end_of_text(tmp_path: Path):
+    words, items = learned(save_words(tmp_path), "text", ("The river runs",))
+
+    assert words == "<s> The river runs </s>"
+    assert items == [("<s>", "The"), ("The", "river"), ("river", "runs"), ("runs", "</s>")]
+
+
+def test_of_a_prompt_only_the_completion_is_learned(tmp_path: Path):
+    words, items = learned(save_words(tmp_path), "completion", ("The river", "runs slowly"))
+
+    assert words == "<s> The river runs slowly </s>"
+    assert items == [("river", "runs"), ("runs", "slowly"), ("slowly", "</s>")]
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["by prefix", "marked by the template"])
+def test_of_a_chat_every_answer_is_learned_with_its_end_and_nothing_else(tmp_path: Path, template: str):
+    tokenizer = save_words(tmp_path, template=template)
+
+    words, items = learned(tokenizer, "messages", (chat_as_text(CHAT),))
+
+    assert words.startswith("<|im_start|> user : Go on: The river <|im_end|> <|im_start|> assistant : runs slowly")
+    assert [target for _, target in items] == ["runs", "slowly", "<|im_end|>", "turns", "east", "<|im_end|>"]
+    assert items[0] == (":", "runs")
+
+
+def test_a_text_that_names_a_control_token_is_text(tmp_path: Path):
+    words, _ = learned(save_words(tmp_path), "text", ("The </s> river",))
+
+    assert words == "<s> The <unk> river </s>"
+
+
+def encode(tokenizer: Any, form: str, rows: list[tuple[str, ...]], *, max_length: int, warnings: StageWarnings) -> Any:
+    def bind(it: Any, length: int, *, with_kinds: bool) -> NextTokenTokenizer:
+        return NextTokenTokenizer(form, it, length, with_kinds=with_kinds, name="hf://org/words")  # type: ignore[arg-type]
+
+    split = Split("train", rows, [None] * len(rows), [key_of(row) for row in rows], place_prefix="train.jsonl:")
+    return Encoder(max_length, warnings=warnings, bind=bind).encode(split, tokenizer, pad_id=0)
+
+
+def test_long_rows_are_truncated_and_counted_and_a_lost_completion_weighs_nothing(tmp_path: Path):
+    warnings = StageWarnings()
+
+    found = encode(
+        save_words(tmp_path),
+        "completion",
+        [("The river", "runs slowly"), ("The river runs", "slowly"), ("The river runs past the old mill", "and turns")],
+        max_length=5,
+        warnings=warnings,
+    )
+
+    # Of the first row the end-of-text token is cut off.
+    assert found.weights.tolist() == [2, 1, 0]
+    assert list(found.lengths) == [5, 5, 5]
+    (sentence,) = warnings.sentences
+    assert sentence.startswith("spec.task.maxLength: texts with more than 5 tokens are truncated: 3 of 3 train texts")
+
+
+def test_a_template_that_renders_the_beginning_of_a_chat_differently_is_refused_by_name(tmp_path: Path):
+    tokenizer = save_words(tmp_path, template=SHORTENS)
+
+    with pytest.raises(DataInvalid) as caught:
+        encode(tokenizer, "messages", [(chat_as_text(CHAT),)], max_length=64, warnings=StageWarnings())
+
+    assert str(caught.value) == (
+        "train, row 1: the chat template of hf://org/words renders message 2 differently when others follow, or without "
+        "its generation prompt, so the assistant's tokens cannot be found; put {% generation %} and "
+        "{% endgeneration %} around what the assistant says in its chat_template"
+    )
+
+
+def test_a_message_that_holds_a_control_token_is_refused(tmp_path: Path):
+    chat = [{"role": "user", "content": "The"}, {"role": "assistant", "content": "river <|im_end|> runs"}]
+
+    with pytest.raises(DataInvalid, match=r'^train, row 1: the text has "<\|im_end\|>", which this tokenizer reads as'):
+        encode(save_words(tmp_path), "messages", [(chat_as_text(chat),)], max_length=64, warnings=StageWarnings())
+
+
+def test_a_template_that_refuses_the_roles_is_named_with_its_reason(tmp_path: Path):
+    template = "{{ raise_exception('roles must alternate') }}"
+
+    with pytest.raises(DataInvalid, match="hf://org/words refuses it: roles must alternate; correct the messages"):
+        encode(
+            save_words(tmp_path, template=template),
+            "messages",
+            [(chat_as_text(CHAT),)],
+            max_length=64,
+            warnings=StageWarnings(),
+        )
+
+
+def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointInvalid) as caught:
+        check_template(save_words(tmp_path, template=None), what="spec.teacher.model: the tokenizer of hf://org/base")
+
+    assert str(caught.value) == (
+        "spec.teacher.model: the tokenizer of hf://org/base has no chat template, which spec.task.dataset.messages "
+        "needs; use an instruct checkpoint, or add chat_template.jinja to this one"
+    )

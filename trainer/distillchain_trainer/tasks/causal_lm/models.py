@@ -1,0 +1,189 @@
+"""Language models ready to run: teachers, and students from a checkpoint or with new weights.
+
+A student takes over the tokenizer of its teacher, so that both read every text as the same tokens and later stages and
+users find the same chat template.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from distillchain_api.resource.spec import Architecture
+from distillchain_api.tasks.causal_lm import CausalLM
+from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
+from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.configs import build_config, load_config
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.loading import load_whole, seeded
+from distillchain_trainer.models.memory import check_memory
+from distillchain_trainer.models.tokenizers import agree_on_padding, check_fit, load_tokenizer, vocabulary_size
+from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.causal_lm.chat import check_template
+from distillchain_trainer.tasks.causal_lm.working import check_saved_tokenizer, check_works
+
+KNOWN_TO_WORK = "llama, qwen2, qwen3, mistral, gemma2, phi3, gpt_neox or gpt2"
+OTHER_VOCABULARY = (
+    "use a student of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
+)
+
+
+def load_teacher(checkpoint: Checkpoint, task: CausalLM, *, warnings: StageWarnings) -> Loaded:
+    """A language model with its own tokenizer. Raises: CheckpointInvalid."""
+    teacher = _load(checkpoint, task, tokenizer=checkpoint, warnings=warnings)
+    check_works(teacher, who=f"{checkpoint.field}: {checkpoint.uri}", trains=False)
+    return teacher
+
+
+def load_student(
+    checkpoint: Checkpoint,
+    task: CausalLM,
+    *,
+    tokenizer: Checkpoint | None,
+    teacher: Loaded | None,
+    warnings: StageWarnings,
+) -> Loaded:
+    """A student that starts from a checkpoint.
+
+    Args:
+        tokenizer: where the tokenizer comes from; None: from the checkpoint.
+        teacher: None: stage zero, which keeps its own tokenizer.
+    Raises: CheckpointInvalid, also for another vocabulary than the teacher's.
+    """
+    source = tokenizer or checkpoint
+    student = _load(checkpoint, task, tokenizer=source, warnings=warnings)
+    if teacher is not None:
+        student = with_tokenizer_of(teacher, student, what=f"{source.field}: {source.uri}", warnings=warnings)
+    check_works(student, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True)
+    # Another checkpoint's tokenizer: is it the same one when it is loaded beside this model?
+    if tokenizer is not None or teacher is not None:
+        check_saved_tokenizer(student, who=f"{source.field}: {source.uri}")
+    return student
+
+
+def build_student(
+    architecture: Architecture,
+    tokenizer: Checkpoint,
+    task: CausalLM,
+    *,
+    teacher: Loaded | None,
+    seed: int,
+    field: str,
+    warnings: StageWarnings,
+) -> Loaded:
+    """A student with new weights. Raises: CheckpointInvalid naming the field."""
+    kind, config = architecture.model_type, build_config(architecture, field=field)
+    if not _is_supported(config):
+        raise CheckpointInvalid(
+            f"{field}.architecture.modelType: got {kind}, which predicts no next token; use one that does, such as "
+            f"{KNOWN_TO_WORK}"
+        )
+    found, own = load_tokenizer(tokenizer), config.get_text_config()
+    _check_end(found, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
+    # The values that follow from the tokenizer need not be written into the spec.
+    derived = {
+        "vocab_size": vocabulary_size(found),
+        "pad_token_id": found.pad_token_id,
+        "bos_token_id": found.bos_token_id,
+        "eos_token_id": found.eos_token_id,
+    }
+    for name, value in derived.items():
+        if name not in architecture.config:
+            setattr(own, name, value)
+    config.dtype = torch.float32
+    agree_on_padding(found, config, what=f"{field}.architecture", warnings=warnings)
+    check_memory(lambda: _new(config), field=f"{field}.architecture")
+    try:
+        with seeded(seed):
+            model = _new(config)
+    except Exception as error:  # a field of the wrong type or size, or a package that is not installed
+        raise translate_unforeseen(error) or CheckpointInvalid(
+            f"{field}.architecture: {kind} with this config cannot be built: {first_line(error)}"
+        ) from error
+    check_fit(model, found, field=field, name=kind, max_length=task.max_length)
+    student = Loaded(model, found, f"architecture:{kind}", pretrained=False)
+    if teacher is not None:
+        student = with_tokenizer_of(teacher, student, what=f"{tokenizer.field}: {tokenizer.uri}", warnings=warnings)
+    _check_reads(student, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
+    check_works(student, who=f"{field}.architecture.modelType: got {kind}", trains=True)
+    check_saved_tokenizer(student, who=f"{tokenizer.field}: {tokenizer.uri}")
+    return student
+
+
+def with_tokenizer_of(teacher: Loaded, student: Loaded, *, what: str, warnings: StageWarnings) -> Loaded:
+    """The student with its teacher's tokenizer, chat template and end tokens. Raises: CheckpointInvalid.
+
+    The vocabularies must be the same. The embeddings may have different numbers of rows, of which those beyond the
+    vocabulary are padding.
+    """
+    ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+    if ours != theirs:
+        raise CheckpointInvalid(
+            f"{what}: its vocabulary is not that of the teacher {teacher.start}: {_difference(ours, theirs)}; "
+            f"{OTHER_VOCABULARY}"
+        )
+    own, template = student.tokenizer.chat_template, teacher.tokenizer.chat_template
+    if own and own != template:
+        warnings.add(f"{what}: its chat template differs from the teacher's; the student gets the teacher's tokenizer")
+    _end_as(teacher, student.model)
+    return Loaded(student.model, teacher.tokenizer, student.start, pretrained=student.pretrained)
+
+
+def _end_as(teacher: Loaded, model: Any) -> None:
+    """generate() must stop at the tokens at which the teacher stops: a base model has others than a chat model."""
+    for name in ("generation_config", "config"):
+        theirs, ours = getattr(teacher.model, name, None), getattr(model, name, None)
+        if theirs is not None and ours is not None and getattr(theirs, "eos_token_id", None) is not None:
+            ours.eos_token_id = theirs.eos_token_id
+
+
+def _difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
+    """The first id that two vocabularies give to different tokens."""
+    if len(ours) != len(theirs):
+        return f"it has {len(ours)} tokens, the teacher's {len(theirs)}"
+    by_id = [{number: token for token, number in vocabulary.items()} for vocabulary in (ours, theirs)]
+    first = min(number for token, number in ours.items() if theirs.get(token) != number)
+    return f"id {first} is {by_id[0].get(first)!r}, the teacher's {by_id[1].get(first)!r}"
+
+
+def _load(checkpoint: Checkpoint, task: CausalLM, *, tokenizer: Checkpoint, warnings: StageWarnings) -> Loaded:
+    config = load_config(checkpoint, warnings=warnings)
+    what = f"{checkpoint.field}: {checkpoint.uri}"
+    if not _is_supported(config):
+        raise CheckpointInvalid(
+            f"{what} is a {config.model_type}, which predicts no next token; use a model type that does, such as "
+            f"{KNOWN_TO_WORK}"
+        )
+    found = load_tokenizer(tokenizer)
+    agree_on_padding(found, config, what=what, warnings=warnings)
+    model = load_whole(AutoModelForCausalLM, checkpoint, config)
+    # What is saved later is float32, whatever the checkpoint was.
+    model.config.dtype = torch.float32
+    check_fit(model, found, field=tokenizer.field, name=checkpoint.uri, max_length=task.max_length)
+    loaded = Loaded(model, found, f"{checkpoint.uri} ({checkpoint.revision})", pretrained=True)
+    _check_reads(loaded, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
+    return loaded
+
+
+def _check_reads(loaded: Loaded, task: CausalLM, *, what: str) -> None:
+    """That a tokenizer has what the form of the data needs. Raises: CheckpointInvalid."""
+    if task.dataset.messages is not None:
+        check_template(loaded.tokenizer, what=what)
+    else:
+        _check_end(loaded.tokenizer, what=what)
+
+
+def _check_end(tokenizer: Any, *, what: str) -> None:
+    if tokenizer.eos_token_id is None:
+        raise CheckpointInvalid(f"{what} has no end token, which each text ends with; set eos_token and save it again")
+
+
+def _is_supported(config: Any) -> bool:
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _new(config: Any) -> Any:
+    return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # half typed

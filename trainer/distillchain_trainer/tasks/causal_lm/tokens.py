@@ -1,0 +1,113 @@
+"""Rows as token ids, and which of the tokens the model learns to predict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillchain_trainer.engine.tokenizing import (
+    ControlTokenInText,
+    PlainTextTokenizer,
+    RowRefused,
+    Texts,
+    Tokens,
+    unchanged,
+)
+from distillchain_trainer.tasks.causal_lm.chat import ChatRefused, ChatRenderer
+
+Form: TypeAlias = Literal["text", "completion", "messages"]
+"""What a row is: a plain text, a prompt with its completion, or a chat as JSON."""
+
+Ids: TypeAlias = NDArray[np.int32]
+Learned: TypeAlias = tuple[Ids, NDArray[np.int64]]
+"""Token ids of a row, and the indices of those that are predicted."""
+
+
+class NextTokenTokenizer:
+    """A tokenizer with a length limit. Each predicted token is an item, at the position of the token before it.
+
+    A plain text is predicted from its second token on, of a prompt with completion the completion, of a chat what the
+    assistant says. Plain texts and completions get an end-of-text token, which is predicted too; a chat template writes
+    its own. What the tokenizer puts around a text stays at its start alone.
+
+    Args:
+        name: what messages call the checkpoint of the tokenizer.
+    """
+
+    def __init__(self, form: Form, tokenizer: Any, max_length: int, *, with_kinds: bool, name: str) -> None:
+        self._form = form
+        self._max_length = max_length
+        self._with_kinds = with_kinds
+        # The whole text is needed, to see how much of it is cut off and to keep the end-of-text token apart.
+        self._plain = PlainTextTokenizer(tokenizer, sys.maxsize, with_kinds=False)
+        self._end = tokenizer.eos_token_id
+        self._before, self._after = _tokens_around(tokenizer)
+        self._chat = ChatRenderer(tokenizer, name=name) if form == "messages" else None
+
+    def tokenize(self, rows: Sequence[Texts]) -> Tokens:
+        """Token ids and items of some rows. Raises: ControlTokenInText, RowRefused."""
+        if self._form == "text":
+            learned = self._texts(rows)
+        elif self._form == "completion":
+            learned = self._completions(rows)
+        else:
+            learned = self._chats(rows)
+        ids, positions, item_ids = [], [], []
+        for row_ids, predicted in learned:
+            cut = row_ids[: self._max_length]
+            # The first token has none before it that it could be predicted from.
+            kept = predicted[(predicted > 0) & (predicted < len(cut))]
+            ids.append(cut)
+            positions.append((kept - 1).astype(np.int32))
+            item_ids.append(cut[kept])
+        kinds = [np.zeros(len(row), dtype=np.int32) for row in ids] if self._with_kinds else []
+        return Tokens(ids, kinds, [len(row) for row, _ in learned], positions, item_ids)
+
+    def _texts(self, rows: Sequence[Texts]) -> list[Learned]:
+        found = []
+        for row in self._plain.tokenize(rows).ids:
+            ids = self._ended(row[: len(row) - self._after])
+            found.append((ids, np.arange(len(ids))))
+        return found
+
+    def _completions(self, rows: Sequence[Texts]) -> list[Learned]:
+        # Apart, so that the tokens of a prompt never depend on its completion, as they will not in use.
+        prompts = self._plain.tokenize([(prompt,) for prompt, _ in rows]).ids
+        completions = self._plain.tokenize([(completion,) for _, completion in rows]).ids
+        found = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            start = len(prompt) - self._after
+            own = self._ended(completion[self._before : len(completion) - self._after])
+            found.append((np.concatenate([prompt[:start], own]), np.arange(start, start + len(own))))
+        return found
+
+    def _chats(self, rows: Sequence[Texts]) -> list[Learned]:
+        assert self._chat is not None
+        found = []
+        for number, (chat,) in enumerate(rows):
+            messages = json.loads(chat)
+            token = self._chat.control_token_in(messages)
+            if token is not None:
+                raise ControlTokenInText(number, token)
+            try:
+                found.append(self._chat.tokenize(messages))
+            except ChatRefused as error:
+                raise RowRefused(number, str(error)) from error
+        return found
+
+    def _ended(self, ids: Ids) -> Ids:
+        return np.append(ids, np.int32(self._end))
+
+
+def _tokens_around(tokenizer: Any) -> tuple[int, int]:
+    """How many tokens a tokenizer puts before and after a text."""
+    with unchanged(tokenizer):
+        mask = list(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"])
+    if 0 not in mask:  # a tokenizer without this letter and without a token for unknown ones
+        return 0, 0
+    return mask.index(0), mask[::-1].index(0)
