@@ -16,6 +16,7 @@ class Scene(StrEnum):
     CHAIN = "an API server with a chain sst2-femto and no operator"
     INSTALL = "an empty API server"
     S3 = "an S3 server with the bucket models"
+    SERVING = "copies of a checkpoint, of a bert-hash checkpoint and of an ONNX export, in one folder"
     NODE = "the cluster of `make cluster-up`, with a node; the blocks of the page run in order"
 
 
@@ -55,6 +56,10 @@ RUN: dict[tuple[str, str], Scene] = {
     ("docs/operations.md", "helm uninstall distillchain --namespace distillchain-system"): Scene.INSTALL,
     ("docs/operations.md", "kubectl delete crd distillationchains.distillchain.io"): Scene.INSTALL,
     ("docs/operations.md", "import json"): Scene.S3,
+    ("docs/serving.md", "import hashlib"): Scene.SERVING,
+    ("docs/serving.md", "from transformers import pipeline"): Scene.SERVING,
+    ("docs/serving.md", "import sys"): Scene.SERVING,
+    ("docs/serving.md", "import json"): Scene.SERVING,
 }
 
 CANNOT: dict[tuple[str, str], str] = {
