@@ -10,7 +10,8 @@ from typing import Any
 from distillchain_api.faults import got
 from distillchain_api.tasks.causal_lm import CausalDataset, CausalLM
 from distillchain_trainer.data.cells import EMPTY, fault_of_text, is_empty
-from distillchain_trainer.data.split import Split, TaskData, key_of
+from distillchain_trainer.data.split import Split, TaskData
+from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -49,7 +50,7 @@ def read_task_data(
     return read_splits(
         task.dataset,
         columns,
-        lambda role, table, source: _split(task.dataset, role, table, source),
+        lambda role, table, source: _split(task.dataset, role, table, source, folder),
         of_hub=lambda table, shown: hub_table(table, columns, shown),
         endpoint_url=endpoint_url,
         region=region,
@@ -58,19 +59,17 @@ def read_task_data(
     )
 
 
-def _split(dataset: CausalDataset, role: str, table: Table, source: str) -> Split:
-    split, columns = Split(role, [], [], place_prefix=table.place_prefix), columns_of(dataset)
+def _split(dataset: CausalDataset, role: str, table: Table, source: str, folder: Path) -> Split:
+    writer = SplitWriter(folder / f"{role}-rows", role, place_prefix=table.place_prefix)
+    columns = columns_of(dataset)
     for row in table.rows:
         for column, cell in zip(columns, row.cells, strict=True):
             fault = fault_of_chat(cell) if dataset.messages else fault_of_text(cell)
             if fault is not None:
                 raise DataInvalid(f'{table.place(row)}, column "{column}": {fault}')
-        texts = (chat_as_text(row.cells[0]),) if dataset.messages else row.cells
-        split.texts.append(texts)
-        split.keys.append(key_of(texts))
-        # What is to be predicted is in the texts themselves.
-        split.targets.append(None)
-        split.numbers.append(row.number)
+        # Without a target: what is to be predicted is in the texts themselves.
+        writer.add((chat_as_text(row.cells[0]),) if dataset.messages else row.cells, number=row.number)
+    split = writer.close()
     if not len(split):
         raise DataInvalid(f"{FIELD}.splits.{role}: {source} has no rows; expected at least one")
     return split
