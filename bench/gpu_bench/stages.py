@@ -218,9 +218,8 @@ def _from_manifest(store: Path, run: StageRun, sizes: Sizes, seen: Observed) -> 
 
 
 def _history(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    attempt = Path(manifest["checkpoint"].removeprefix("file://"))
-    path = attempt / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().split("\n") if line] if path.exists() else []
+    path = Path(manifest["checkpoint"].removeprefix("file://")).parent / "results/history.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def loss_near(points: list[dict[str, Any]], epoch: float) -> float | None:

@@ -42,7 +42,15 @@ class ApiError(Exception):
     @property
     def is_refusal(self) -> bool:
         """The object is invalid, or admission or a quota forbids it; the same request would be refused again."""
+        if self.is_before_discovery:
+            return False
         return self.status in (400, 403, 413, 422)  # 413: larger than the API server accepts
+
+    @property
+    def is_before_discovery(self) -> bool:
+        """The CRD was installed a moment ago, and the admission of owners does not know it yet; it asks every 30 s."""
+        # It has no reason or cause of its own: it is Forbidden, like a missing right, with this text.
+        return self.status == 403 and "cannot find RESTMapping" in self.message
 
     @property
     def is_quota(self) -> bool:

@@ -176,6 +176,12 @@ async def test_an_edit_of_a_chain_whose_job_was_refused_is_tried_at_once():
     "status, sentence",
     [
         pytest.param(403, "exceeded quota: gpu, requested: 1, used: 8, limited: 8", id="a quota that is used up"),
+        pytest.param(
+            403,
+            "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion "
+            "distillchain.io/v1alpha1 Kind DistillationChain",
+            id="a CRD that admission does not know yet",
+        ),
         pytest.param(500, "failed calling webhook: connection refused", id="a webhook that is down"),
         pytest.param(409, "Operation cannot be fulfilled on resourcequotas", id="two writers of one quota"),
     ],
