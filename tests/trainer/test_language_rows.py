@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.causal_lm.rows import read_task_data
+from distillchain_trainer.tasks.causal_lm.rows import fault_of_chat, read_task_data
 from trainer.language_parts import a_task
 
 USER = {"role": "user", "content": "Hello"}
@@ -69,3 +70,16 @@ def test_a_bad_row_is_named(tmp_path: Path, form: str, cells: dict[str, Any], wa
         )
 
     assert str(caught.value) == f"file://{tmp_path}/train.jsonl:2, {want}"
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("timestamp", datetime(2026, 1, 2, tzinfo=UTC)), ("name", "\ud83d")],
+    ids=["a date of Parquet", "half of a surrogate pair"],
+)
+def test_a_field_of_a_message_that_cannot_be_written_is_named(field: str, value: object):
+    fault = fault_of_chat([USER, {**GOOD[1], field: value}])
+
+    assert fault is not None
+    assert fault.startswith(f"message 2: {field}: got ")
+    assert fault.endswith("remove this field")

@@ -138,9 +138,24 @@ def test_a_template_that_refuses_the_roles_is_named_with_its_reason(tmp_path: Pa
         )
 
 
+def test_a_template_that_writes_the_date_is_a_warning(tmp_path: Path):
+    warnings = StageWarnings()
+    template = "{{ strftime_now('%d %b %Y') }}" + TEMPLATE
+
+    check_template(save_words(tmp_path / "dated", template=template), what="the tokenizer of hf://a", warnings=warnings)
+    check_template(save_words(tmp_path / "plain"), what="the tokenizer of hf://b", warnings=warnings)
+
+    (sentence,) = warnings.sentences
+    assert sentence.startswith("the tokenizer of hf://a: its chat template writes today's date (strftime_now)")
+
+
 def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointInvalid) as caught:
-        check_template(save_words(tmp_path, template=None), what="spec.teacher.model: the tokenizer of hf://org/base")
+        check_template(
+            save_words(tmp_path, template=None),
+            what="spec.teacher.model: the tokenizer of hf://org/base",
+            warnings=StageWarnings(),
+        )
 
     assert str(caught.value) == (
         "spec.teacher.model: the tokenizer of hf://org/base has no chat template, which spec.task.dataset.messages "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distillchain_trainer.engine.tokenizing import unchanged
 from distillchain_trainer.errors import CheckpointInvalid, first_line
+from distillchain_trainer.stage_warnings import StageWarnings
 
 Messages: TypeAlias = list[dict[str, Any]]
 Span: TypeAlias = tuple[int, int]
@@ -108,7 +109,7 @@ class ChatRenderer:
         )
 
 
-def check_template(tokenizer: Any, *, what: str) -> None:
+def check_template(tokenizer: Any, *, what: str, warnings: StageWarnings) -> None:
     """That a tokenizer can render chats and find answers in them. Raises: CheckpointInvalid."""
     if not tokenizer.chat_template:
         raise CheckpointInvalid(
@@ -119,4 +120,11 @@ def check_template(tokenizer: Any, *, what: str) -> None:
         raise CheckpointInvalid(
             f"{what} has no tokenizer.json, without which the assistant's tokens in a chat cannot be found; save it "
             "with save_pretrained where its tokenizer is a fast one"
+        )
+    # The digest and the stored outputs of the teacher do not know the day on which a chat was rendered.
+    if "strftime_now" in str(tokenizer.chat_template):
+        warnings.add(
+            f"{what}: its chat template writes today's date (strftime_now), so the same chats differ from day to day, "
+            "and a stage that is resumed or repeated on another day learns from other prompts; write a fixed date into "
+            "chat_template.jinja"
         )

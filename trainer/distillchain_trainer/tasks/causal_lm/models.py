@@ -107,7 +107,7 @@ def build_student(
     student = Loaded(model, found, f"architecture:{kind}", pretrained=False)
     if teacher is not None:
         student = with_tokenizer_of(teacher, student, what=f"{tokenizer.field}: {tokenizer.uri}", warnings=warnings)
-    _check_reads(student, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
+    _check_reads(student, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}", warnings=warnings)
     check_works(student, who=f"{field}.architecture.modelType: got {kind}", trains=True)
     check_saved_tokenizer(student, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
@@ -164,14 +164,14 @@ def _load(checkpoint: Checkpoint, task: CausalLM, *, tokenizer: Checkpoint, warn
     model.config.dtype = torch.float32
     check_fit(model, found, field=tokenizer.field, name=checkpoint.uri, max_length=task.max_length)
     loaded = Loaded(model, found, f"{checkpoint.uri} ({checkpoint.revision})", pretrained=True)
-    _check_reads(loaded, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
+    _check_reads(loaded, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}", warnings=warnings)
     return loaded
 
 
-def _check_reads(loaded: Loaded, task: CausalLM, *, what: str) -> None:
+def _check_reads(loaded: Loaded, task: CausalLM, *, what: str, warnings: StageWarnings) -> None:
     """That a tokenizer has what the form of the data needs. Raises: CheckpointInvalid."""
     if task.dataset.messages is not None:
-        check_template(loaded.tokenizer, what=what)
+        check_template(loaded.tokenizer, what=what, warnings=warnings)
     else:
         _check_end(loaded.tokenizer, what=what)
 

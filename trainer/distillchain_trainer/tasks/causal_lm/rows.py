@@ -100,6 +100,13 @@ def _fault_of_message(message: object) -> str | None:
             return f'no "{name}"; add it'
         if not isinstance(message[name], str):
             return f"{name}: {got(message[name])}, expected text; chats with images or tool calls are not supported"
+    for name, value in message.items():
+        # Templates may use further fields, so they are kept; a date of Parquet, for one, has no JSON.
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            if name != "content":
+                return f"{name}: {got(value)}, expected text, numbers, lists or objects; remove this field"
     # An empty prompt or answer of a chat is text like any other; half of a surrogate pair is not.
     fault = fault_of_text(message["content"]) if message["content"].strip() else None
     return fault and f"content: {fault}"
