@@ -203,7 +203,7 @@ def test_lost_words_are_counted_by_reason(tmp_path: Path):
     assert adapter.notes.sentences[-2:] == [
         f"spec.task.maxLength: 8 of 23 words of validation are beyond 6 tokens (tokenizer with {size} tokens); they count "
         "as O, and no student learns from them",
-        "4 of 23 words of validation have no token, such as '\\u200b' at validation, row 2: the tokenizer drops all of "
+        "4 of 23 words of validation have no token, such as word 1 at validation, row 2: the tokenizer drops all of "
         f"their characters (tokenizer with {size} tokens); they count as O, and no student learns from them",
     ]
     found = outputs(loaded, split, adapter)

@@ -145,7 +145,7 @@ BAD_FILES = [
     pytest.param("a.tsv", "token\ttag\na\tO\n", {}, 'a.tsv:1, word 1 (token): got "tag", expected one of O', id="a header"),
     pytest.param(
         "a.conll", BASE + "x\tI-PER\ny\tI-PER\n\nz\tI-LOC\n", {},
-        "a.conll: 2 of 5 entities begin with I- instead of B-, first at {file}:7, word 1 (x); the tags are not IOB2 "
+        "a.conll: 2 of 5 entities begin with I- instead of B-, first at {file}:7, word 1; the tags are not IOB2 "
         "(perhaps IOB1): let the first word of every entity have the tag B-",
         id="IOB1",
     ),
@@ -230,7 +230,7 @@ def test_a_few_entities_that_begin_with_i_are_a_warning(tmp_path: Path):
     assert data.train.targets[-1] == [0, 4]
     place = f"file://{tmp_path}/a.conll"
     assert (
-        f"{place}: 1 of 31 entities begin with I- instead of B-, first at {place}:61, word 2 (Porto); they count as "
+        f"{place}: 1 of 31 entities begin with I- instead of B-, first at {place}:61, word 2; they count as "
         "entities, as in seqeval"
     ) in warnings
 

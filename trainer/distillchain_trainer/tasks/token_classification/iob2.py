@@ -26,7 +26,7 @@ class Iob2Check:
         self._mistakes = 0
         self._first = ""
 
-    def look_at(self, tags: Sequence[int], words: Sequence[str], place: str) -> None:
+    def look_at(self, tags: Sequence[int], place: str) -> None:
         """Counts the entities of a row, and those that do not begin with B-."""
         before = None  # the kind of the word before
         for number, tag in enumerate(tags):
@@ -37,7 +37,8 @@ class Iob2Check:
             elif kind is not None and kind != before:
                 self._entities += 1
                 self._mistakes += 1
-                self._first = self._first or f"{place}, word {number + 1} ({words[number][:40]})"
+                # Not the word itself: warnings go into the store, where texts may be unwanted.
+                self._first = self._first or f"{place}, word {number + 1}"
             before = kind
 
     def finish(self, role: str, where: str, source: str, warnings: StageWarnings) -> None:

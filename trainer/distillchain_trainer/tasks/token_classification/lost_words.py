@@ -57,4 +57,5 @@ def _first_word(encoded: Encoded, split: Split, picked: NDArray[np.bool_]) -> st
     item = int(picked.argmax())
     starts = encoded.item_starts.cpu().numpy()
     row = int(np.searchsorted(starts, item, side="right")) - 1
-    return f"{split.texts[row][item - int(starts[row])][:20]!a} at {split.place(row)}"
+    # Not the word itself: warnings go into the store, where texts may be unwanted (DISTILLCHAIN_KEEP_TEXTS=0).
+    return f"word {item - int(starts[row]) + 1} at {split.place(row)}"

@@ -112,7 +112,7 @@ def _split(task: Task, role: str, table: Table, source: str, folder: Path, warni
         place = table.place(row)
         words = _words(row.cells[0], place, task.dataset.words)
         tags = _tags(row.cells[1], words, reader, place, task.dataset.tags)
-        check.look_at(tags, words, place)
+        check.look_at(tags, place)
         writer.add(words, tags, number=row.number)
     split = writer.close()
     where = f"{FIELD}.splits.{role}"
