@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,7 +45,9 @@ class Tagging(TaskAdapter):
         return item_outputs(answer, items)
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(
+            targets.shape
+        )
 
 
 LOSSES = row_losses_of(Tagging(), None)  # type: ignore[abstract]  # the rest is not called
@@ -63,7 +64,7 @@ def is_kept(rows: ItemRows) -> Tensor:
 def mean_loss(model: Tagger, rows: ItemRows) -> Tensor:
     """The mean over the items that were not cut off, computed without batches."""
     kept = is_kept(rows)
-    return F.cross_entropy(expected_outputs(model, rows)[kept], labels_of(rows)[kept])
+    return torch.nn.functional.cross_entropy(expected_outputs(model, rows)[kept], labels_of(rows)[kept])
 
 
 def a_step(model: Tagger, rows: ItemRows, micro_rows: int, world: World = ALONE) -> EagerStep:
@@ -272,6 +273,6 @@ def test_the_task_decides_what_an_objective_compares():
 
     def kl(row: int, item: int, place: int) -> Tensor:
         student = logits[row, place, :2].log_softmax(-1)
-        return F.kl_div(student, teacher[row, item].log_softmax(-1), reduction="sum", log_target=True)
+        return torch.nn.functional.kl_div(student, teacher[row, item].log_softmax(-1), reduction="sum", log_target=True)
 
     torch.testing.assert_close(found, torch.stack([kl(0, 0, 0) + kl(0, 1, 3), kl(1, 0, 1)]))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 
 from trainer.parts import SMALL_BERT, an_order, manifest_of, run_here, sentences, write_tsv
 
@@ -45,6 +44,8 @@ def test_the_loss_of_a_stage_is_the_weighed_and_smoothed_one_over_its_rows(root:
     logits = torch.tensor([json.loads(line)["logits"] for line in lines])
     labels = torch.tensor([label for _, label in rows[::-1]])
     weights = len(rows) / (2 * torch.bincount(labels).float())
-    want = F.cross_entropy(logits, labels, weight=weights, label_smoothing=0.2, reduction="sum") / len(rows)
+    want = torch.nn.functional.cross_entropy(
+        logits, labels, weight=weights, label_smoothing=0.2, reduction="sum"
+    ) / len(rows)
     assert (weights - 1).abs().min() > 0.1
     assert manifest_of(root, order.digest).run.final_loss == pytest.approx(want.item(), rel=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 from torch import Tensor
 
 from distillchain_api.objectives import ObjectiveParameters
@@ -27,7 +26,7 @@ class Classes:
         return logits, teacher
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none")
+        return torch.nn.functional.cross_entropy(logits.movedim(-1, 1), targets, reduction="none")
 
 
 class Labels(Classes):
@@ -38,7 +37,7 @@ class Labels(Classes):
         return student, taught
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean(-1)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean(-1)
 
 
 def losses(task: Classes, distillation: Distillation | None, compared: dict[str, Tensor], **more: Any) -> Tensor:
@@ -85,7 +84,7 @@ def test_label_smoothing_and_weights_replace_the_tasks_loss_on_labels_with_and_w
 
     torch.manual_seed(1)
     logits = torch.randn(ROWS, CLASSES)
-    want = F.cross_entropy(logits, targets, weight=weights, label_smoothing=0.1, reduction="none")
+    want = torch.nn.functional.cross_entropy(logits, targets, weight=weights, label_smoothing=0.1, reduction="none")
     torch.testing.assert_close(alone, want)
     torch.testing.assert_close(half, 0.5 * want + 0.5 * teacher)
 
@@ -100,5 +99,5 @@ def test_items_of_a_row_keep_a_loss_each_until_they_are_added_up():
 
     p, q = teacher.softmax(-1), answer.softmax(-1)
     each = 0.5 * (p * (p / q).log()).sum(-1)
-    each += 0.5 * F.cross_entropy(answer.transpose(1, 2), compared["targets"], reduction="none")
+    each += 0.5 * torch.nn.functional.cross_entropy(answer.transpose(1, 2), compared["targets"], reduction="none")
     torch.testing.assert_close(got, torch.stack([each[0, :3].sum(), each[1, 0]]))

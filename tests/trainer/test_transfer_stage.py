@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distillchain_api.resource.distillation import Distillation
@@ -61,8 +60,8 @@ def test_a_row_without_a_label_learns_from_the_teacher_with_its_full_weight(root
 
     losses = row_losses_of(adapter, Distillation(alpha=0.25))(SequenceClassifierOutput(logits=logits), compared)
 
-    kl = F.kl_div(logits.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
-    labels = F.cross_entropy(logits, compared["targets"], reduction="none")
+    kl = torch.nn.functional.kl_div(logits.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
+    labels = torch.nn.functional.cross_entropy(logits, compared["targets"], reduction="none")
     torch.testing.assert_close(losses, torch.stack([0.75 * labels[0] + 0.25 * kl[0], kl[1]]))
 
 

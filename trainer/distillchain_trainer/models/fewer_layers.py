@@ -63,7 +63,7 @@ def with_fewer_layers(
 
 
 def _copy_other_files(source: Path, folder: Path) -> None:
-    """Everything but the weights; config.json is written anew afterwards."""
+    """Everything but the weights; config.json is written again afterwards."""
     for path in source.iterdir():
         if path.is_file() and path.name.endswith(WANTED) and not path.name.endswith((".safetensors", INDEX)):
             shutil.copyfile(path, folder / path.name)

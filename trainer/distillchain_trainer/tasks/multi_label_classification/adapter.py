@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -90,7 +89,9 @@ class MultiLabelClassificationAdapter(SequenceAdapter):
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over the labels, in nats: [rows]."""
         # float(): under autocast the logits are bfloat16, which has three significant digits.
-        return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean(-1)
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), targets.float(), reduction="none"
+        ).mean(-1)
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> MultiLabelled:
         """See TaskAdapter."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every reader of torch code knows
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -80,7 +79,7 @@ class TextClassificationAdapter(SequenceAdapter):
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits [rows, classes] with class indices [rows], in nats: [rows]."""
         # float(): under autocast the logits are bfloat16, which has three significant digits.
-        return F.cross_entropy(logits.float(), targets, reduction="none")
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Classified:
         """See TaskAdapter."""
