@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.model import ChanceLevel, Comparison, Report, SectionDetails
-from distillchain_report.statistics import Interval
+from distillchain_report.statistics import Floats, Interval
 
 AnswersT = TypeVar("AnswersT")
 """A model's answers on one split, as a section reads them from a predictions file."""
@@ -64,6 +64,17 @@ class Section(Generic[AnswersT]):
 
     def compare(self, metric: str, *, teacher: AnswersT, student: AnswersT) -> Comparison | None:
         """A paired test of the metric on the same rows; None if they are not the same."""
+        return None
+
+    def has_same_rows(self, first: AnswersT, second: AnswersT) -> bool:
+        """Whether both are answers for the same rows in the same order, as far as the files show."""
+        return False
+
+    def contributions(self, metric: str, answers: AnswersT) -> Floats | None:
+        """What each row contributes to the metric [rows]; None if the file lacks what the metric needs.
+
+        Their mean is about the metric. For a metric that is no mean over rows, see evidence/pseudo_values.py.
+        """
         return None
 
     def chance(self, metric: str, student: AnswersT) -> ChanceLevel | None:

@@ -22,7 +22,7 @@ from distillchain_report.section import Section, StageAnswers
 from distillchain_report.sections.causal_lm import scores
 from distillchain_report.sections.causal_lm.details import LanguageDetails, build_details
 from distillchain_report.sections.causal_lm.predictions import TokenPredictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, Interval
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, Floats, Interval
 
 
 class CausalLMSection(Section[TokenPredictions]):
@@ -60,6 +60,14 @@ class CausalLMSection(Section[TokenPredictions]):
             difference=scores.difference(metric, teacher, student),
             p_value=scores.permutation_p_value(metric, teacher, student),
         )
+
+    def has_same_rows(self, first: TokenPredictions, second: TokenPredictions) -> bool:
+        """See Section."""
+        return first.is_of_same_rows(second)
+
+    def contributions(self, metric: str, answers: TokenPredictions) -> Floats | None:
+        """See Section."""
+        return scores.contributions(metric, answers)
 
     def chance(self, metric: str, student: TokenPredictions) -> ChanceLevel | None:
         """See Section."""

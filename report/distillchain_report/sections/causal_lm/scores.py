@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_report.evidence.pseudo_values import of_perplexity, of_ratio
 from distillchain_report.sections.causal_lm.predictions import Floats, TokenPredictions
 from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, SEED, Interval, percentile_interval
 
@@ -33,6 +34,16 @@ def difference(metric: str, teacher: TokenPredictions, student: TokenPredictions
     total = np.array(student.tokens.sum())
     ours, theirs = (_metric(metric, np.array(it.log_probabilities.sum()), total) for it in (student, teacher))
     return float(ours - theirs)
+
+
+def contributions(metric: str, answers: TokenPredictions) -> Floats | None:
+    """What each row contributes to the metric [rows]; None if the file lacks what the metric needs."""
+    sums = _sums(metric, answers)
+    if sums is None:
+        return None
+    if metric == "perplexity":
+        return of_perplexity(-sums, answers.tokens)
+    return of_ratio(-sums if metric == "tokenCrossEntropy" else sums, answers.tokens)
 
 
 def permutation_p_value(

@@ -21,7 +21,7 @@ from distillchain_report.section import Section, StageAnswers
 from distillchain_report.sections.multi_label_classification import scores, view
 from distillchain_report.sections.multi_label_classification.details import MultiLabelDetails, build_details
 from distillchain_report.sections.multi_label_classification.predictions import LabelPredictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Interval
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval
 
 
 class MultiLabelSection(Section[LabelPredictions]):
@@ -102,6 +102,14 @@ class MultiLabelSection(Section[LabelPredictions]):
                 both_wrong=int((~theirs & ~ours).sum()),
             ),
         )
+
+    def has_same_rows(self, first: LabelPredictions, second: LabelPredictions) -> bool:
+        """See Section."""
+        return np.array_equal(first.truth, second.truth)
+
+    def contributions(self, metric: str, answers: LabelPredictions) -> Floats | None:
+        """See Section."""
+        return scores.contributions(metric, answers.truth, answers.predicted)
 
     def chance(self, metric: str, student: LabelPredictions) -> ChanceLevel | None:
         """See Section."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_report.evidence.pseudo_values import pseudo_values
 from distillchain_report.statistics import (
     BOOTSTRAP_DRAWS,
     PERMUTATIONS,
@@ -63,6 +64,17 @@ def retention_interval(metric: str, truth: Labels, teacher: Labels, student: Lab
         # A draw in which the teacher gets nothing right has no ratio.
         ratios.append(above[below > 0] / below[below > 0])
     return percentile_interval(np.concatenate(ratios))
+
+
+def contributions(metric: str, truth: Labels, predicted: Labels) -> Floats:
+    """What each row contributes to the metric [rows]."""
+    columns = _columns(metric, truth, predicted)
+    count, rows, labels = columns.shape
+    sums = np.moveaxis(columns, 1, 0).reshape(rows, count * labels)
+    # A mean over rows is its own pseudo-value; one row is left out of an F1.
+    if metric in ("subsetAccuracy", "hammingLoss"):
+        return sums[:, 0]
+    return pseudo_values(sums, lambda of: _of_sums(metric, np.moveaxis(of.reshape(-1, count, labels), 1, 0), rows))
 
 
 def permutation_p_value(

@@ -21,7 +21,7 @@ from distillchain_report.section import Section, StageAnswers
 from distillchain_report.sections.regression import scores, view
 from distillchain_report.sections.regression.details import RegressionDetails, build_details
 from distillchain_report.sections.regression.predictions import Numbers, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Interval
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval
 
 
 class RegressionSection(Section[Numbers]):
@@ -68,6 +68,14 @@ class RegressionSection(Section[Numbers]):
             difference=values[1] - values[0],
             p_value=scores.permutation_p_value(metric, student.truth, teacher.predicted, student.predicted),
         )
+
+    def has_same_rows(self, first: Numbers, second: Numbers) -> bool:
+        """See Section."""
+        return np.array_equal(first.truth, second.truth)
+
+    def contributions(self, metric: str, answers: Numbers) -> Floats | None:
+        """See Section."""
+        return scores.contributions(metric, answers.truth, answers.predicted)
 
     def chance(self, metric: str, student: Numbers) -> ChanceLevel | None:
         """See Section."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_report.evidence.pseudo_values import of_pearson
 from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, SEED, Interval, percentile_interval
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,17 @@ def metric_interval(metric: str, truth: Floats, predicted: Floats) -> Interval:
     """The percentiles of a bootstrap over rows."""
     values = [_metric(metric, truth, predicted[None, :], draws) for draws in _draws(len(truth))]
     return percentile_interval(np.concatenate(values))
+
+
+def contributions(metric: str, truth: Floats, predicted: Floats) -> Floats:
+    """What each row contributes to the metric [rows]."""
+    if metric in ("mse", "mae"):
+        errors = np.abs(predicted - truth)
+        return errors**2 if metric == "mse" else errors
+    if metric == "spearman":
+        ones = np.ones((1, len(truth)))
+        truth, predicted = _ranks(truth, ones)[0], _ranks(predicted, ones)[0]
+    return of_pearson(truth, predicted)
 
 
 def permutation_p_value(

@@ -21,7 +21,7 @@ from distillchain_report.section import Section, StageAnswers
 from distillchain_report.sections.text_classification import scores, view
 from distillchain_report.sections.text_classification.details import ClassificationDetails, build_details
 from distillchain_report.sections.text_classification.predictions import Predictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Interval, share_interval
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval, share_interval
 
 GUESSERS = {"accuracy": "always naming the most frequent class", "macroF1": "guessing as often for each class"}
 
@@ -96,6 +96,14 @@ class TextClassificationSection(Section[Predictions]):
                 both_wrong=int((~theirs & ~ours).sum()),
             ),
         )
+
+    def has_same_rows(self, first: Predictions, second: Predictions) -> bool:
+        """See Section."""
+        return np.array_equal(first.truth, second.truth)
+
+    def contributions(self, metric: str, answers: Predictions) -> Floats | None:
+        """See Section."""
+        return scores.contributions(metric, answers.truth, answers.predicted)
 
     def chance(self, metric: str, student: Predictions) -> ChanceLevel | None:
         """See Section."""

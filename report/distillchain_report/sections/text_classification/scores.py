@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
+from distillchain_report.evidence.pseudo_values import of_macro_f1
 from distillchain_report.statistics import (
     BOOTSTRAP_DRAWS,
     PERMUTATIONS,
@@ -26,6 +27,9 @@ from distillchain_report.statistics import (
     percentile_interval,
     share_interval,
 )
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 AT_ONCE = 100  # draws held in memory; with 1,000 classes and 5,000 distinct rows about 4 MB an array
 EXACT_OUTCOMES = 1 << 14  # up to here, listing all outcomes of the permutation test costs no more than drawing some
@@ -95,6 +99,11 @@ def difference(metric: str, truth: Classes, teacher: Classes, student: Classes) 
     return float(ours - theirs)
 
 
+def contributions(metric: str, truth: Classes, predicted: Classes) -> Floats:
+    """What each row contributes to the metric [rows]."""
+    return of_macro_f1(truth, predicted) if metric == "macroF1" else (truth == predicted).astype(np.float64)
+
+
 def permutation_p_value(
     metric: str, truth: Classes, teacher: Classes, student: Classes, *, permutations: int = PERMUTATIONS
 ) -> float:
@@ -157,7 +166,7 @@ class _MacroF1Swaps:
         # What one swapped row of a cell adds to the teacher's counts and takes from the student's [cell, class].
         self._more_guesses = (_one_hot(ours, size) - _one_hot(theirs, size))[:, occurs]
         gains = (ours == true).astype(np.int64) - (theirs == true)
-        self._more_hits = sparse.csr_array(_one_hot(true, size).multiply(gains[:, None]))[:, occurs]
+        self._more_hits = _one_hot(true, size).multiply(gains[:, None]).tocsr()[:, occurs]
 
     def differences(self, swapped: NDArray[np.int64]) -> Floats:
         """Student minus teacher [outcome] for the number of swapped rows of each cell [outcome, cell]."""
@@ -209,7 +218,9 @@ def _f1(draws: NDArray[np.int64], truth: Classes, predicted: Classes, classes: i
         return np.nan_to_num(2 * hits / (rows + guesses)), rows > 0
 
 
-def _one_hot(classes: Classes, count: int) -> sparse.csr_array:
+def _one_hot(classes: Classes, count: int) -> csr_array:
     """[cell, class], 1 for the class of the cell; sparse, so that 1,000 classes cost no more than two."""
+    from scipy.sparse import csr_array  # takes a third of a second to import, and a stage needs none of this
+
     cells = len(classes)
-    return sparse.csr_array((np.ones(cells), (np.arange(cells), classes)), shape=(cells, count))
+    return csr_array((np.ones(cells), (np.arange(cells), classes)), shape=(cells, count))

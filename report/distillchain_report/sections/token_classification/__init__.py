@@ -17,12 +17,13 @@ from distillchain_api.wire.records import (
     Example,
 )
 from distillchain_report.commits import CommittedFiles
+from distillchain_report.evidence.pseudo_values import of_ratio
 from distillchain_report.model import ChanceLevel, Comparison, Counts, Report
 from distillchain_report.section import Section, StageAnswers
 from distillchain_report.sections.token_classification import scores, view
 from distillchain_report.sections.token_classification.details import TaggingDetails, build_details
 from distillchain_report.sections.token_classification.predictions import Predictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Interval
+from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval
 
 GUESSERS = {"entityF1": "the same tags in random order", "tokenAccuracy": "always giving the most frequent tag"}
 
@@ -100,6 +101,15 @@ class TokenClassificationSection(Section[Predictions]):
                 both_wrong=int((~right[0] & ~right[1]).sum()),
             ),
         )
+
+    def has_same_rows(self, first: Predictions, second: Predictions) -> bool:
+        """See Section."""
+        return first.has_same_rows(second)
+
+    def contributions(self, metric: str, answers: Predictions) -> Floats | None:
+        """See Section."""
+        ratio = scores.ratio_of(metric, answers)
+        return of_ratio(ratio.above, ratio.below)
 
     def chance(self, metric: str, student: Predictions) -> ChanceLevel | None:
         """See Section."""

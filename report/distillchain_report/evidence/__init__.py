@@ -1,0 +1,1 @@
+"""Whether one recipe is better than another: paired by row and crossed with seeds."""

@@ -1,0 +1,192 @@
+"""The difference of two recipes that were trained with several seeds each and measured on the same rows.
+
+Model: the value of recipe m, trained with seed s, on row i is
+
+    y[m, s, i] = mean[m] + row[i] + interaction[m, i] + seed[m, s] + noise[m, s, i]
+
+Rows are crossed with seeds: every student answers every row. The difference of the two means then varies for three
+reasons: other rows, other seeds, and noise. A test that looks at the rows of one pair of
+students ignores the seeds, and calls luck a result; a test that looks at the means of the seeds ignores the rows.
+Both are variance components of one mixed model here, estimated from mean squares without bias (Searle, Casella and
+McCulloch, Variance Components, 1992, chapter 4). The test is a t-test whose degrees of freedom follow Satterthwaite
+(1946). bench/evidence_errors.py simulates it: its intervals cover, and it does not find differences that do not exist.
+
+Metrics that are no means over rows, such as macro F1, enter by their jackknife pseudo-values (pseudo_values.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from distillchain_report.statistics import CONFIDENCE, Floats
+
+POWER = 0.8
+"""Probability with which the smallest detectable difference would be found; the usual level."""
+MAX_SEEDS = 50
+MAX_ROWS_FACTOR = 100
+
+
+@dataclass(frozen=True)
+class SeedRuns:
+    """One recipe, trained with several seeds.
+
+    Attributes:
+        values: the metric of each student [seeds].
+        parts: what each row contributes to it [seeds, rows]; the mean over rows is about the value.
+    """
+
+    values: Floats
+    parts: Floats
+
+    def __post_init__(self) -> None:
+        if self.parts.ndim != 2 or self.values.shape != self.parts.shape[:1] or min(self.parts.shape) < 2:
+            raise ValueError(
+                f"got values {self.values.shape} and parts {self.parts.shape}, expected [seeds] and [seeds, rows] with "
+                "at least two of each"
+            )
+
+    @property
+    def seeds(self) -> int:
+        """Number of students."""
+        return len(self.values)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.parts.shape[1])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the variance of a difference comes from, in squared units of the metric.
+
+    Attributes:
+        rows: variance of the difference's contribution from row to row, free of noise.
+        seeds: sum over both recipes of the variance from seed to seed.
+        noise: sum over both recipes of the variance that is left.
+    """
+
+    rows: float
+    seeds: float
+    noise: float
+
+    def variance(self, *, rows: int, seeds: int) -> float:
+        """Of the difference, if both recipes had so many seeds and so many rows."""
+        return self.rows / rows + self.seeds / seeds + self.noise / (rows * seeds)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first recipe minus the second.
+
+    Attributes:
+        value: difference of the mean metrics.
+        low, high: 95 % interval, for other rows and other seeds.
+        p_value: two-sided.
+        detectable: the smallest difference that these rows and seeds would have found with a probability of 80 %.
+        spread: the variance components.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    detectable: float
+    rows: int
+    seeds: int
+    spread: Spread
+
+    def seeds_for(self, half_width: float) -> int | None:
+        """The fewest seeds, with these rows, whose interval is expected to be narrower than this on each side; None: no
+        number up to MAX_SEEDS."""
+        candidates = range(self.seeds + 1, MAX_SEEDS + 1)
+        return next((seeds for seeds in candidates if self._half_width(self.rows, seeds) < half_width), None)
+
+    def rows_for(self, half_width: float) -> int | None:
+        """The fewest rows, with these seeds, in steps of 10 %; None: not even MAX_ROWS_FACTOR times as many."""
+        candidates = (round(self.rows * 1.1**step) for step in range(1, 1 + round(math.log(MAX_ROWS_FACTOR, 1.1))))
+        return next((rows for rows in candidates if self._half_width(rows, self.seeds) < half_width), None)
+
+    def _half_width(self, rows: int, seeds: int) -> float:
+        by_rows = (self.spread.rows + self.spread.noise / seeds) / rows
+        by_seeds = (self.spread.seeds + self.spread.noise / rows) / seeds
+        error, freedom = _error(by_rows, (by_seeds / 2, by_seeds / 2), rows=rows, seeds=(seeds, seeds), noise=0.0)
+        return _t(0.5 + CONFIDENCE / 2, freedom) * error
+
+
+def difference(first: SeedRuns, second: SeedRuns) -> Difference:
+    """Compares two recipes on the same rows, in the same order.
+
+    Raises: ValueError for different numbers of rows.
+    """
+    if first.rows != second.rows:
+        raise ValueError(f"got {first.rows} and {second.rows} rows, expected the same rows")
+    rows = first.rows
+    value = float(first.values.mean() - second.values.mean())
+    # Paired: what makes a row hard for both recipes cancels.
+    per_row = first.parts.mean(axis=0) - second.parts.mean(axis=0)
+    by_rows = float(per_row.var(ddof=1)) / rows
+    by_seeds = tuple(float(runs.values.var(ddof=1)) / runs.seeds for runs in (first, second))
+    noises = [_noise(runs) for runs in (first, second)]
+    # Both mean squares contain the noise, so that it would count twice.
+    noise = sum(noise / (rows * runs.seeds) for noise, runs in zip(noises, (first, second), strict=True))
+    error, freedom = _error(by_rows, by_seeds, rows=rows, seeds=(first.seeds, second.seeds), noise=noise)
+    margin = _t(0.5 + CONFIDENCE / 2, freedom) * error
+    return Difference(
+        value=value,
+        low=value - margin,
+        high=value + margin,
+        p_value=_two_sided(value, error, freedom),
+        detectable=margin + _t(POWER, freedom) * error,
+        rows=rows,
+        seeds=min(first.seeds, second.seeds),
+        spread=Spread(
+            rows=max(0.0, rows * (by_rows - noise)),
+            seeds=sum(
+                max(0.0, runs.seeds * part - own / rows)
+                for runs, part, own in zip((first, second), by_seeds, noises, strict=True)
+            ),
+            noise=sum(noises),
+        ),
+    )
+
+
+def _noise(runs: SeedRuns) -> float:
+    """The mean square of what neither the row nor the seed explains."""
+    parts = runs.parts
+    left = parts - parts.mean(axis=0) - parts.mean(axis=1, keepdims=True) + parts.mean()
+    return float((left**2).sum() / ((runs.seeds - 1) * (runs.rows - 1)))
+
+
+def _error(
+    by_rows: float, by_seeds: tuple[float, ...], *, rows: int, seeds: tuple[int, ...], noise: float
+) -> tuple[float, float]:
+    """Standard error of the difference and its degrees of freedom.
+
+    Args:
+        by_rows, by_seeds: mean squares divided by their numbers, noise included.
+        noise: what they contain twice.
+    """
+    # Never below one of the two sources: the estimate of a small component can be too small by chance.
+    variance = max(by_rows + sum(by_seeds) - noise, by_rows, sum(by_seeds))
+    if variance <= 0:
+        return 0.0, math.inf  # identical answers everywhere
+    parts = [(by_rows, rows - 1), *zip(by_seeds, (count - 1 for count in seeds), strict=True)]
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    # Rounded down: Satterthwaite's approximation is slightly too optimistic with few seeds.
+    return math.sqrt(variance), math.floor(freedom)
+
+
+def _two_sided(value: float, error: float, freedom: float) -> float:
+    if error == 0:
+        return 1.0 if value == 0 else 0.0
+    from scipy.stats import t  # takes half a second to import
+
+    return float(2 * t.sf(abs(value) / error, freedom))
+
+
+def _t(quantile: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(quantile, freedom))

@@ -1,0 +1,94 @@
+"""The three outcomes of a comparison with controls."""
+
+import numpy as np
+import pytest
+
+from distillchain_api.metrics import ACCURACY, MSE
+from distillchain_report.evidence.paired import SeedRuns, difference
+from distillchain_report.evidence.verdict import Outcome, judge
+
+GAIN = 0.01
+
+
+def accuracy(*values, shuffle=0, rows=2000):
+    """Students of one recipe, one for each accuracy; rows are right in the same order, so that pairs are alike."""
+    dice = np.random.default_rng(shuffle)
+    parts = np.stack([np.arange(rows) < round(value * rows) for value in np.resize(values, max(3, len(values)))])
+    parts = parts.astype(float)
+    for row in parts:
+        swap = dice.permutation(rows)[: rows // 50]
+        row[swap] = np.roll(row[swap], 1)
+    return SeedRuns(parts.mean(axis=1), parts)
+
+
+def test_worth_it():
+    found = judge(
+        {
+            "Direct": difference(accuracy(0.86), accuracy(0.80, shuffle=1)),
+            "FromRoot": difference(accuracy(0.86), accuracy(0.83, shuffle=2)),
+        },
+        ACCURACY,
+        smallest_gain=GAIN,
+    )
+    assert (found.outcome, found.control) == (Outcome.WORTH_IT, "FromRoot")
+    assert found.sentence.startswith(
+        "The chain is better than FromRoot, the closer of the two controls (difference +3.0"
+    )
+    assert found.sentence.endswith("the steps in between paid.")
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        (0.855, "FromRoot comes so close to the chain that the gain is too small (difference +0.5 points"),
+        (0.86, "FromRoot is as good as the chain (difference"),
+        (0.90, "FromRoot is better than the chain (difference -4.0 points"),
+    ],
+)
+def test_not_worth_it(control, words):
+    gains = {
+        "Direct": difference(accuracy(0.86), accuracy(0.70, shuffle=1)),
+        "FromRoot": difference(accuracy(0.86), accuracy(control, shuffle=2)),
+    }
+    found = judge(gains, ACCURACY, smallest_gain=GAIN)
+    assert (found.outcome, found.control) == (Outcome.NOT_WORTH_IT, "FromRoot")
+    assert found.sentence.startswith(words)
+
+
+def test_undecided_says_how_many_seeds_would_decide():
+    gain = difference(accuracy(0.84, 0.86, 0.88), accuracy(0.83, 0.85, 0.86, shuffle=1))
+    found = judge({"FromRoot": gain}, ACCURACY, smallest_gain=GAIN)
+    assert found.outcome is Outcome.UNDECIDED
+    assert found.seeds
+    assert found.seeds > 3
+    assert f"about {found.seeds} seeds" in found.sentence
+    assert "cannot be told apart" in found.sentence
+
+
+def test_lower_is_better():
+    dice = np.random.default_rng(0)
+    row = dice.random(500)
+    better, worse = (
+        SeedRuns(parts.mean(axis=1), parts)
+        for parts in (row + level + dice.normal(0, 0.05, (3, 500)) for level in (0.0, 0.2))
+    )
+    assert judge({"Direct": difference(better, worse)}, MSE, smallest_gain=0.01).outcome is Outcome.WORTH_IT
+    assert judge({"Direct": difference(worse, better)}, MSE, smallest_gain=0.01).outcome is Outcome.NOT_WORTH_IT
+
+
+def test_a_false_worth_it_is_rare():
+    """Recipes that are alike: at most 2.5 % of the verdicts may say that the chain paid."""
+    dice, false = np.random.default_rng(9), 0
+    for _ in range(400):
+        row = dice.random(200)
+        chain, control = (
+            SeedRuns(parts.mean(axis=1), parts)
+            for parts in (
+                row + dice.normal(0, 0.2, 200) + dice.normal(0, 0.02, (3, 1)) + dice.normal(0, 0.2, (3, 200))
+                for _ in range(2)
+            )
+        )
+        false += (
+            judge({"FromRoot": difference(chain, control)}, ACCURACY, smallest_gain=GAIN).outcome is Outcome.WORTH_IT
+        )
+    assert false / 400 < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 400)

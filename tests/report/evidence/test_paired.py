@@ -1,0 +1,133 @@
+"""The comparison of two recipes: hand-computed values, and its error rates on simulated data with known truth."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distillchain_report.evidence.paired import SeedRuns, difference
+
+
+def runs(parts):
+    parts = np.asarray(parts, dtype=float)
+    return SeedRuns(parts.mean(axis=1), parts)
+
+
+def simulated(dice, *, rows, seeds, effect=0.0, interaction=0.5, seed=0.05, noise=0.5):
+    """Two recipes with `effect` between them."""
+    row = dice.normal(0, 1, rows)
+    return [
+        runs(
+            row
+            + shift
+            + dice.normal(0, interaction, rows)
+            + dice.normal(0, seed, (seeds, 1))
+            + dice.normal(0, noise, (seeds, rows))
+        )
+        for shift in (effect, 0.0)
+    ]
+
+
+def simulated_answers(dice, *, rows, seeds, interaction, seed, noise):
+    """Right and wrong answers, most of them right, of two recipes without a difference."""
+    row = dice.normal(2, 2, rows)
+    return [
+        runs(
+            row
+            + dice.normal(0, interaction, rows)
+            + dice.normal(0, seed, (seeds, 1))
+            + dice.normal(0, noise, (seeds, rows))
+            > 0
+        )
+        for _ in range(2)
+    ]
+
+
+def test_by_hand():
+    # Two seeds and four rows each. Per row the difference is 2, 0, 2, 0; its mean square is 4/3.
+    first, second = runs([[3, 1, 3, 1], [3, 1, 3, 1]]), runs([[1, 1, 1, 1], [1, 1, 1, 1]])
+    found = difference(first, second)
+    error = np.sqrt(4 / 3 / 4)
+    assert found.value == 1
+    assert found.low == pytest.approx(1 - stats.t.ppf(0.975, 3) * error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(1 / error, 3))
+    assert found.detectable == pytest.approx((stats.t.ppf(0.975, 3) + stats.t.ppf(0.8, 3)) * error)
+
+
+def test_seeds_count_also_where_rows_agree():
+    # All rows of a student are alike: a test over rows alone would find an interval of no width.
+    first, second = runs([[0.0] * 50, [2.0] * 50]), runs([[0.0] * 50, [0.0] * 50])
+    found = difference(first, second)
+    assert found.low < 0 < found.high
+    assert found.p_value == pytest.approx(0.5)  # a t-test of two against two means with one degree of freedom
+
+
+def test_identical_answers_differ_by_nothing():
+    same = runs([[1, 0, 1], [1, 1, 0]])
+    found = difference(runs([[1, 1], [1, 1]]), runs([[1, 1], [1, 1]]))
+    assert (found.value, found.p_value, found.low, found.high) == (0, 1, 0, 0)
+    assert difference(same, same).p_value == 1
+
+
+def test_a_metric_that_is_better_when_lower_is_only_mirrored():
+    dice = np.random.default_rng(3)
+    first, second = simulated(dice, rows=50, seeds=3, effect=0.4)
+    there, back = difference(first, second), difference(second, first)
+    assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
+
+
+def test_variance_components_are_found():
+    dice = np.random.default_rng(4)
+    found = [difference(*simulated(dice, rows=300, seeds=5)).spread for _ in range(200)]
+    # Of both recipes together: twice the variance of each.
+    assert np.mean([each.rows for each in found]) == pytest.approx(2 * 0.5**2, rel=0.03)
+    assert np.mean([each.noise for each in found]) == pytest.approx(2 * 0.5**2, rel=0.03)
+    assert np.mean([each.seeds for each in found]) == pytest.approx(2 * 0.05**2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread"),
+    list(itertools.product((3, 5), ((0.5, 0.0, 0.5), (0.5, 0.05, 0.5), (0.3, 0.5, 0.3), (0.0, 0.05, 0.3)))),
+)
+@pytest.mark.parametrize("simulate", [simulated, simulated_answers])
+def test_error_rates(simulate, seeds, spread):
+    """Without a difference, at most 5 % are called significant; a 95 % interval covers the truth."""
+    dice, repeats = np.random.default_rng(5), 400
+    interaction, seed, noise = spread
+    found = [
+        difference(*simulate(dice, rows=150, seeds=seeds, interaction=interaction, seed=seed, noise=noise))
+        for _ in range(repeats)
+    ]
+    false = sum(each.p_value < 0.05 for each in found)
+    covered = sum(each.low <= 0 <= each.high for each in found)
+    assert false + covered == repeats
+    # Three standard errors above 5 %; the bench has more repeats.
+    assert false / repeats < 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats)
+
+
+def test_the_detectable_difference_is_found_four_times_of_five():
+    dice = np.random.default_rng(6)
+    size = {"rows": 400, "seeds": 5}
+    typical = np.median([difference(*simulated(dice, **size)).detectable for _ in range(200)])
+    found = [difference(*simulated(dice, **size, effect=typical)).p_value < 0.05 for _ in range(500)]
+    assert 0.72 < np.mean(found) < 0.88
+
+
+def test_more_seeds_or_rows_narrow_the_interval_as_foretold():
+    dice = np.random.default_rng(7)
+    found = difference(*simulated(dice, rows=200, seeds=3, seed=0.2))
+    half = (found.high - found.low) / 2
+    seeds = found.seeds_for(half / 2)
+    assert seeds
+    many = [difference(*simulated(dice, rows=200, seeds=seeds, seed=0.2)) for _ in range(100)]
+    assert np.median([(each.high - each.low) / 2 for each in many]) < half
+    # Rows do not help against the spread of seeds.
+    assert found.rows_for(half / 4) is None
+
+
+def test_too_little_to_compare_is_refused():
+    with pytest.raises(ValueError, match="at least two of each"):
+        runs([[1, 0, 1]])
+    with pytest.raises(ValueError, match="expected the same rows"):
+        difference(runs(np.ones((2, 3))), runs(np.ones((2, 4))))
