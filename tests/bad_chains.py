@@ -474,6 +474,26 @@ BAD_CHAINS = (
         ("spec.stages[0].student.fromTeacher.indices", "rising order"),
     ),
     BadChain(
+        "an adapter of new weights",
+        lambda spec: spec["stages"][0].update(
+            student={"architecture": {"modelType": "bert"}, "tokenizer": "hf://org/tiny", "lora": {}}
+        ),
+        "spec.stages[0].student.lora: expected none beside architecture, whose new weights would stay untrained; remove it",
+        ("spec.stages[0].student.lora", "expected none beside architecture"),
+    ),
+    BadChain(
+        "an adapter without a rank",
+        lambda spec: spec["stages"][0]["student"].update(lora={"rank": 0}),
+        "spec.stages[0].student.lora.rank: got 0, expected a whole number from 1 to 1024",
+        ("spec.stages[0].student.lora.rank", "greater than or equal to 1"),
+    ),
+    BadChain(
+        "an adapter with a name twice",
+        lambda spec: spec["stages"][0]["student"].update(lora={"targetModules": ["query", "query"]}),
+        'spec.stages[0].student.lora.targetModules: got ["query", "query"], expected every name once',
+        ("spec.stages[0].student.lora.targetModules[1]", "Duplicate value"),
+    ),
+    BadChain(
         "new weights without a tokenizer",
         lambda spec: spec["stages"][0].update(student={"architecture": {"modelType": "bert-hash"}}),
         "spec.stages[0].student.tokenizer: missing, expected a checkpoint with a tokenizer beside architecture; add it",

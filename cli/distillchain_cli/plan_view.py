@@ -49,10 +49,12 @@ class StageForecast:
 
 
 def student_start(student: Student) -> str:
-    """Where a student starts: its checkpoint, `4 layers of the teacher`, or `new bert`."""
+    """Where a student starts: its checkpoint, `4 layers of the teacher`, or `new bert`; and `+ LoRA of rank 16`."""
     if student.from_teacher is not None:
-        return student.from_teacher.shown
-    return student.model or f"new {student.architecture.model_type if student.architecture else ''}"
+        start = student.from_teacher.shown
+    else:
+        start = student.model or f"new {student.architecture.model_type if student.architecture else ''}"
+    return f"{start} + {student.lora.shown}" if student.lora else start
 
 
 def fetch_forecast(plan: Plan) -> list[StageForecast]:

@@ -288,6 +288,7 @@ def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
         teacher_revision=manifest.teacher.revision if manifest.teacher else None,
         data_revision=manifest.data_revision,
         recipe=manifest.recipe,
+        trained_parameters=run.trained_parameters,
         environment=environment,
         checkpoint=checkpoint,
     )

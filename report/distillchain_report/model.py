@@ -128,6 +128,8 @@ class Run(Document):
     teacher_revision: str | None
     data_revision: str
     recipe: dict[str, Any]
+    trained_parameters: int | None = None
+    """Of a LoRA adapter and the head; None: all parameters were trained."""
     environment: dict[str, str]
     checkpoint: str
 

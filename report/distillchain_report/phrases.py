@@ -10,7 +10,7 @@ from distillchain_api.base import Document
 from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.spec import Training
 from distillchain_report import words
-from distillchain_report.model import Report, StageReport
+from distillchain_report.model import Report, Run, StageReport
 
 # Short names of fields; any other field is written as its own words: `labelSmoothing`: "label smoothing".
 FIELD_NAMES = {"batchSize": "batch", "learningRate": "rate", "warmupRatio": "warm-up", "scheduler": "schedule"}
@@ -94,7 +94,16 @@ def recipe_parts(stage: StageReport) -> list[str]:
     return [
         *_fields(recipe.get("training", {}), Training),
         *_fields(recipe.get("distillation", {}), Distillation),
+        *_lora(stage.run),
     ]
+
+
+def _lora(run: Run) -> list[str]:
+    lora = run.recipe.get("student", {}).get("lora")
+    if lora is None:
+        return []
+    trained = "" if run.trained_parameters is None else f" ({run.trained_parameters:,} parameters trained)"
+    return [f"LoRA {' '.join(f'{_as_words(name)} {_value(value)}' for name, value in lora.items())}{trained}"]
 
 
 def _fields(values: Mapping[str, Any], kind: type[Document]) -> list[str]:

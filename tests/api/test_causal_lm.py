@@ -74,7 +74,8 @@ def test_the_agreement_with_the_teacher_is_no_metric_of_a_chain():
         parse_chain(a_document({"text": ["text"]}, task={"metric": "teacherAgreement"}))
 
 
-def test_the_example_is_valid(repository: Path):
-    document = yaml.safe_load((repository / "examples/llm/chain.yaml").read_text())
+@pytest.mark.parametrize("name, stages", [("chain", 2), ("lora", 1)])
+def test_the_examples_are_valid(repository: Path, name: str, stages: int):
+    document = yaml.safe_load((repository / f"examples/llm/{name}.yaml").read_text())
 
-    assert len(parse_chain(document).spec.stages) == 2
+    assert len(parse_chain(document).spec.stages) == stages

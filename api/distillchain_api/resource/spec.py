@@ -32,6 +32,7 @@ from distillchain_api.resource.label_term import (
     LabelSmoothing,
     label_faults,
 )
+from distillchain_api.resource.lora import Lora
 from distillchain_api.resource.metadata import ObjectMeta
 from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
@@ -221,6 +222,9 @@ class Architecture(Document):
     """Fields of its config.json that differ from the model type's defaults; unknown ones are refused."""
 
 
+LORA_WITH_NEW_WEIGHTS = "expected none beside architecture, whose new weights would stay untrained; remove it"
+
+
 class Student(Document):
     """Where a student starts: a checkpoint (`model`), some layers of its teacher (`fromTeacher`), or new weights
     (`architecture` with a `tokenizer`)."""
@@ -233,6 +237,7 @@ class Student(Document):
     """New weights instead; flagged `pretrained: false` everywhere."""
     tokenizer: SourceUri | None = None
     """Checkpoint whose tokenizer is used; required with `architecture`, otherwise the model's own by default."""
+    lora: Lora | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
@@ -248,6 +253,8 @@ class Student(Document):
             raise fault("tokenizer", "missing, expected a checkpoint with a tokenizer beside architecture; add it")
         if self.from_teacher and self.tokenizer:
             raise fault("tokenizer", expected(self.tokenizer, "nothing beside fromTeacher", "remove it"))
+        if self.architecture and self.lora:
+            raise fault("lora", LORA_WITH_NEW_WEIGHTS)
         return self
 
     model_config = {
@@ -262,6 +269,7 @@ class Student(Document):
                 "tokenizer: expected nothing beside fromTeacher; remove it",
                 fieldPath=".tokenizer",
             ),
+            cel("!has(self.architecture) || !has(self.lora)", f"lora: {LORA_WITH_NEW_WEIGHTS}", fieldPath=".lora"),
         )
     }
 

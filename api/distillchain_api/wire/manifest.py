@@ -107,6 +107,8 @@ class RunFacts(Record):
     """Processes that trained together, each on a GPU of its own if there are GPUs."""
     mode: str | None = None
     """How training steps were executed: eager, captured, compiled or compiled+captured; see docs/gpus.md."""
+    trained_parameters: int | None = None
+    """With `student.lora`, parameters of the adapter and the head; None: all parameters were trained."""
 
 
 class Manifest(Record):

@@ -36,15 +36,32 @@ def set_seed(seed: int) -> None:
 
 
 def save_weights(model: Any, folder: Path) -> None:
-    """The weights alone, for `load_weights`."""
+    """The weights alone, for `load_weights`; of a model with frozen ones (LoRA), those that are trained."""
     folder.mkdir(parents=True, exist_ok=True)
+    if frozen := _frozen(model):
+        kept = {key: tensor for key, tensor in model.state_dict().items() if key not in frozen}
+        safetensors.torch.save_file(kept, folder / WEIGHTS)
+        return
     # save_model and not save_file, which refuses tensors that share memory, such as tied embeddings.
     safetensors.torch.save_model(model, str(folder / WEIGHTS))
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Loads all weights. Raises: RuntimeError when one is missing or left over."""
+    """Loads what `save_weights` wrote. Raises: RuntimeError when a weight is missing or left over."""
+    if frozen := _frozen(model):
+        found = model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS), strict=False)
+        if missing := set(found.missing_keys) - frozen:
+            raise RuntimeError(f"{folder / WEIGHTS}: missing {sorted(missing)}")
+        if found.unexpected_keys:
+            raise RuntimeError(f"{folder / WEIGHTS}: left over {found.unexpected_keys}")
+        return
     safetensors.torch.load_model(model, folder / WEIGHTS)
+
+
+def _frozen(model: Any) -> set[str]:
+    """Names of the parameters that are not trained, by every name that they have."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,14 @@ def layers_of(model: Any, *, what: str) -> list[nn.Module]:
     return layers
 
 
-def projection_of(layer: nn.Module, relation: str, *, what: str, model_type: str) -> nn.Linear:
+def projection_of(layer: nn.Module, relation: str, *, what: str, model_type: str) -> nn.Module:
     """The linear layer that makes queries, keys or values. Raises: CheckpointInvalid if there is not exactly one."""
     names = PROJECTIONS[relation]
-    found = [
+    found: list[nn.Module] = [
         module
         for path, module in layer.named_modules()
-        if path.rpartition(".")[2] in names and isinstance(module, nn.Linear)
+        # A layer with a LoRA adapter is another module around the linear one, and has its name.
+        if path.rpartition(".")[2] in names and isinstance(getattr(module, "base_layer", module), nn.Linear)
     ]
     if len(found) != 1:
         raise CheckpointInvalid(

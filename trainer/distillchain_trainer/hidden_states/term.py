@@ -130,7 +130,7 @@ def _value_relation(spec: ValueRelation, models: Models, _: int) -> HiddenStates
             f"{models.field}.teacherLayer: got {chosen}, but the teacher {models.teacher_name} has {len(teacher)} "
             "layers; expected a number from 1 to that"
         )
-    projections: list[dict[str, nn.Linear]] = [
+    projections: list[dict[str, Any]] = [
         {
             relation: projection_of(layer, relation, what=name, model_type=model.config.model_type)
             for relation in spec.relations

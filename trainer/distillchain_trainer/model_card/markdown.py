@@ -31,6 +31,10 @@ def _title(facts: CardFacts) -> str:
         f"{manifest.student.parameters:,} parameters in {manifest.student.size_bytes:,} bytes. distillchain "
         f"{manifest.environment.get('distillchain', '')} trained it and committed it at {manifest.committed_at}.",
     ]
+    lora = manifest.recipe.get("student", {}).get("lora")
+    if lora is not None:
+        trained = f"{manifest.run.trained_parameters or 0:,}"
+        lines.append(f"LoRA of rank {lora['rank']} trained {trained} parameters, which are merged into these weights.")
     if manifest.student.doubt:
         lines.append(f"**Doubtful:** {plain(manifest.student.doubt)}.")
     return "\n\n".join(lines)

@@ -20,6 +20,7 @@ from distillchain_trainer.models import bert_hash
 from distillchain_trainer.models.checkpoints import fetch_checkpoint
 from distillchain_trainer.models.licenses import CARD_FILE
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.lora import has_adapter, merge_adapter, trained_parameters
 from distillchain_trainer.stage.answer import answer_of
 from distillchain_trainer.stage.compute import Computed
 from distillchain_trainer.stage.context import Context
@@ -95,6 +96,11 @@ def _write_card(context: Context, prepared: Prepared, manifest: Manifest, attemp
 
 def _write_student(context: Context, prepared: Prepared, computed: Computed, attempt: Path) -> ModelFacts:
     """Writes checkpoint, predictions and history below the folder `attempt`. Returns: the student as it is measured."""
+    model = computed.student.model
+    if has_adapter(model):
+        computed.stats.trained_parameters = trained_parameters(model)
+        # Before anything is measured: the metrics are those of the weights that are committed.
+        merge_adapter(model)
     prepared.task.after_training(computed.student)
     save = partial(_save, context, computed.student, attempt / CHECKPOINT_FOLDER)
     origin = Origin(**json.loads(context.world.from_main(lambda: json.dumps(asdict(save())), "writing the student")))

@@ -15,6 +15,7 @@ from distillchain_trainer.stage.context import Context, utc_now
 from distillchain_trainer.stage.run_stats import RunStats
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "accelerate")
+LORA_LIBRARY = "peft"
 
 
 def build_manifest(
@@ -64,6 +65,7 @@ def build_manifest(
             micro_batch_size=min(stats.micro_batch_size, -(-order.training.batch_size // context.world.size)),
             processes=context.world.size,
             mode=stats.mode,
+            trained_parameters=stats.trained_parameters,
         ),
         warnings=context.warnings.sentences,
         environment=environment(context),
@@ -79,6 +81,7 @@ def environment(context: Context) -> dict[str, str]:
         "distillchain": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
+        **({LORA_LIBRARY: version(LORA_LIBRARY)} if context.order.student.lora else {}),
         # None in a build of torch for CPUs.
         "cuda": torch.version.cuda or "none",
         "device": torch.cuda.get_device_name(0) if gpu else f"cpu ({torch.get_num_threads()} threads)",

@@ -27,6 +27,7 @@ from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
 from distillchain_trainer.models.fewer_layers import with_fewer_layers
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.lora import add_adapter
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.tasks import adapter_for
 from distillchain_trainer.tasks.interface import TaskAdapter
@@ -219,5 +220,7 @@ def _load_student(
     else:
         assert start is not None
         student = task.load_student(start, tokenizer=tokenizer, seed=seed)
+    if spec.lora is not None:
+        add_adapter(student.model, spec.lora, seed=seed, field=f"{field}.lora")
     student.model.to(best_device())
     return student, start, sha256_of([files.digest for files in (start, tokenizer) if files])

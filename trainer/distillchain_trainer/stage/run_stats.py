@@ -18,6 +18,7 @@ class RunStats:
         train_s: in training steps.
         micro_batch_size: rows of a forward pass; smaller than asked for where memory was short.
         mode: how steps are executed.
+        trained_parameters: those of an adapter and of the head; None: all are trained.
     """
 
     model_s: float = 0.0
@@ -29,6 +30,7 @@ class RunStats:
     resumed: bool = False
     micro_batch_size: int = 0
     mode: str = "eager"
+    trained_parameters: int | None = None
 
     def take_over(self, index: ResumeIndex) -> None:
         """Continues the counts of a saved state."""
