@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
 from chain_builders import a_chain
 from distillchain_api.tasks.text_classification import TextClassification
@@ -31,15 +33,16 @@ def test_one_stray_row_of_a_class_that_never_occurs_costs_one_row_and_not_a_thir
     assert found.metrics["macroF1"] == pytest.approx(0.9995, abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_macro_f1_is_scikit_learns_over_the_classes_that_occur(seed: int):
-    dice = np.random.default_rng(seed)
-    truth, predicted = dice.integers(0, 4, 200).tolist(), dice.integers(0, 6, 200).tolist()
+@given(st.data())
+def test_accuracy_and_macro_f1_are_scikit_learns_over_the_classes_that_occur_to_the_last_bit(data: st.DataObject):
+    classes = data.draw(st.integers(1, 8), label="classes")
+    rows = st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=300)
+    truth, predicted = map(list, zip(*data.draw(rows, label="truth, predicted"), strict=True))
 
-    got = classified(truth, predicted, classes=6).metrics["macroF1"]
+    got = classified(truth, predicted, classes=classes).metrics
 
-    per_class = f1_score(truth, predicted, labels=sorted(set(truth)), average=None, zero_division=0.0)
-    assert got == pytest.approx(per_class.mean())
+    macro_f1 = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0.0)
+    assert got == {"accuracy": accuracy_score(truth, predicted), "macroF1": macro_f1}
 
 
 def test_classes_that_are_never_predicted_are_named():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax as scipy_softmax
 
 from distillchain_api.wire.records import EXAMPLES, PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, Prediction
 from distillchain_report.commits import CommittedFiles, walk_back
@@ -69,7 +68,9 @@ def read_root_logits(store: ReadableStore, digest: str, *, validation_sha256: st
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Probabilities [rows, classes]."""
     # float64, so that rounding does not decide which of two rows differs more.
-    found: NDArray[np.float64] = scipy_softmax(logits.astype(np.float64), axis=1)
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return found
 
 

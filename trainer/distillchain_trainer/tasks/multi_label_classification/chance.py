@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from distillchain_api.metrics import format_share
 from distillchain_report.sections.multi_label_classification.scores import Labels, constant_answer, metric_value
@@ -87,5 +86,7 @@ def _correlations(truth: Labels, answers: NDArray[np.float64]) -> NDArray[np.flo
 
 def _assign(fits: NDArray[np.float64]) -> tuple[tuple[int, ...], float]:
     """The one-to-one assignment of outputs to labels with the highest sum of correlations."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and few stages need it
+
     rows, columns = linear_sum_assignment(fits, maximize=True)
     return tuple(int(column) for column in columns), float(fits[rows, columns].sum())

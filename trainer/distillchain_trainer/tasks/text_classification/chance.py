@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from distillchain_api.metrics import format_share
 
@@ -68,11 +67,18 @@ def best_order(classes: Sequence[int], predicted: Sequence[int], *, count: int) 
     """
     truth, answers = np.asarray(classes), np.asarray(predicted)
     table = _confusion(truth, answers, count)
-    best, hits = _assign(table)
     chance, needed = chance_to_beat(classes, predicted, metric="accuracy")
     rows, margin = len(classes), (needed - chance) * len(classes)
-    # Too poor to prove any order, or the given order is as good within the margin.
-    if hits <= needed * rows or hits - int(np.trace(table)) <= margin:
+
+    def is_poor(hits: int) -> bool:
+        # Too few to prove any order, or the given order is as good within the margin.
+        return hits <= needed * rows or hits - int(np.trace(table)) <= margin
+
+    # No order has more hits than this. Most models end here.
+    if is_poor(int(table.max(axis=1).sum())):
+        return None
+    best, hits = _assign(table)
+    if is_poor(hits):
         return None
     # With many classes the best of all orders fits even noise well, so noise is what it is compared with.
     dice = np.random.default_rng(SEED)
@@ -89,5 +95,7 @@ def _confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], count: in
 
 def _assign(table: NDArray[np.int64]) -> tuple[tuple[int, ...], int]:
     """The one-to-one assignment of predicted to true classes with the most hits."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and few stages need it
+
     rows, columns = linear_sum_assignment(table, maximize=True)
     return tuple(int(column) for column in columns), int(table[rows, columns].sum())
