@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from distillchain_api.resource.spec import Precision
+from distillchain_trainer.engine.blocks import blocks_of, outputs_within
 from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, latency_ms, outputs_of_batch
 from distillchain_trainer.engine.precision import autocast, device_of
@@ -22,6 +23,7 @@ from distillchain_trainer.errors import OutOfMemory, StopRequested
 # Ranks exchange outputs this often. Rare enough that the exchange takes no part of the time (about 10 ms), and often
 # enough for progress lines and for a stop.
 ROUND_S = 2.0
+EXCHANGED_BYTES = 32 * 2**20  # outputs of all ranks in one exchange; it needs about three times as much memory
 SHARDED_TOKENS = 16_384  # padded tokens of one pass on one GPU; it cannot be split when memory is short
 SHARDED_LATENCY_PASSES = 4
 
@@ -53,6 +55,8 @@ def forward_in_rounds(
 ) -> Iterator[Round]:
     """Outputs in rounds, each row in one of them. With one process, a round is a batch.
 
+    With several, a round has EXCHANGED_BYTES of outputs at most, or one row of each rank.
+
     Iterate within `autocast`, so that it converts the weights once and not for each batch.
 
     Args:
@@ -70,9 +74,9 @@ def forward_in_rounds(
         answers = forward(model, encoded, outputs_of, rows=world.deal(wanted), precision=precision)
     done = 0
     while done < len(wanted):
-        found = _exchanged(world, _own_part(answers, check, stop, one_pass=one_pass))
-        done += len(found.rows)
-        yield found
+        for found in _exchanged(world, _own_part(answers, check, stop, one_pass=one_pass), encoded):
+            done += len(found.rows)
+            yield found
 
 
 def never() -> bool:
@@ -178,24 +182,45 @@ def _own_part(
     one_pass: bool,
 ) -> list[Answered]:
     """The next batches of this rank; none if it has computed its share."""
-    started, batches = time.monotonic(), []
+    started, batches, nbytes = time.monotonic(), [], 0
     for answer in answers:
         check(answer.outputs)
         batches.append(answer)
-        if one_pass or time.monotonic() - started > ROUND_S or stop():
+        nbytes += answer.outputs.nbytes
+        if one_pass or time.monotonic() - started > ROUND_S or nbytes > EXCHANGED_BYTES or stop():
             break
     return batches
 
 
-def _exchanged(world: World, batches: list[Answered]) -> Round:
+def _exchanged(world: World, batches: list[Answered], encoded: Encoded) -> Iterator[Round]:
+    """Gives every rank the outputs of all, some at a time: outputs of many classes may take much memory."""
+    if world.is_alone:
+        (batch,) = batches
+        yield Round(np.array(batch.rows, dtype=np.int64), batch.outputs, batch.elapsed_s)
+        return
     # A rank that fails has not come here. Without the meeting, the others would wait for it in a collective.
     world.meet("forward passes")
-    rows = np.array([row for batch in batches for row in batch.rows], dtype=np.int64)
+    pieces = [piece for batch in batches for piece in _pieces(batch, encoded, EXCHANGED_BYTES // world.size)]
     # A rank without rows does not know the shape of the outputs.
-    outputs = np.concatenate([batch.outputs for batch in batches]) if batches else np.zeros(0, dtype=np.float32)
-    seconds = np.array([sum(batch.elapsed_s for batch in batches)])
-    return Round(
-        rows=np.concatenate(world.gather(rows)),
-        outputs=np.concatenate(world.gather(outputs)),
-        device_s=float(np.concatenate(world.gather(seconds)).sum()),
-    )
+    nothing = Answered([], np.zeros(0, dtype=np.float32), 0.0)
+    # All ranks call the collectives equally often.
+    for number in range(max(1, int(world.longest(len(pieces))))):
+        piece = pieces[number] if number < len(pieces) else nothing
+        yield Round(
+            rows=np.concatenate(world.gather(np.array(piece.rows, dtype=np.int64))),
+            outputs=np.concatenate(world.gather(piece.outputs)),
+            device_s=float(np.concatenate(world.gather(np.array([piece.elapsed_s]))).sum()),
+        )
+
+
+def _pieces(batch: Answered, encoded: Encoded, nbytes: int) -> Iterator[Answered]:
+    """A batch in pieces of so many bytes at most, or of one row."""
+    sizes = np.ones(len(batch.rows), dtype=np.int64)
+    if encoded.weights is not None:
+        sizes = encoded.weights[np.asarray(batch.rows, dtype=np.int64)].astype(np.int64)
+    first = 0
+    for start, stop in blocks_of(sizes, outputs_within(nbytes, batch.outputs.shape[1:])):
+        last = first + int(sizes[start:stop].sum())
+        elapsed_s = batch.elapsed_s * (stop - start) / len(batch.rows)
+        yield Answered(batch.rows[start:stop], batch.outputs[first:last], elapsed_s)
+        first = last

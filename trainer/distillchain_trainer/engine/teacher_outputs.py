@@ -1,14 +1,15 @@
 """What the teacher answers for every training row: computed once for all epochs and kept in the store.
 
 One folder per teacher and way to read texts. In it, outputs are keyed by the row's text, so rows may be moved,
-repeated, left out or added. They are written in parts, each named by its own sha256: an altered part is detected,
-discarded and computed again, and an interrupted pass goes on from the parts that it wrote.
+repeated, left out or added. They are written in parts (output_parts.py), and an interrupted pass goes on from the parts
+that it wrote. While a stage runs, all outputs lie in one file of each node, which its processes map: no process holds
+them in memory of its own.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -17,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from distillchain_api.digests import sha256_of
 from distillchain_api.layout import logits_prefix
 from distillchain_api.resource.spec import Training
 from distillchain_api.task import Task
-from distillchain_store.errors import ObjectMissing
-from distillchain_store.store import Store, discard
+from distillchain_store.store import Store
+from distillchain_trainer.data.mapped_columns import key_array
+from distillchain_trainer.engine.blocks import blocks_of, outputs_within
 from distillchain_trainer.engine.distinct_texts import DistinctTexts, Keys
-from distillchain_trainer.engine.encoded import Encoded, ranges
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.forward import OutputsOf
+from distillchain_trainer.engine.node_array import NodeArray, copy_to_nodes
+from distillchain_trainer.engine.output_parts import PART_BYTES, stored_parts, write_parts
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.shared_forward import forward_in_rounds
 from distillchain_trainer.engine.world import ALONE, World
@@ -39,14 +43,16 @@ log = logging.getLogger(__name__)
 # Part of the digest. Raise it when the parts or the computation change, so that older parts are not found.
 OUTPUTS_VERSION = 3
 
+SENT_BYTES = 16 * 2**20  # of outputs that are sent to other nodes at a time
+
 
 @dataclass(frozen=True)
 class TeacherOutputs:
     """The teacher's outputs, one for each distinct text.
 
     Attributes:
-        values: [distinct texts, ...] in the teacher's own order of columns. For a task with items they are [items of
-            the distinct texts, ...], and zero for items that the teacher's tokenizer cut off.
+        values: [distinct texts, ...] in the teacher's own order of columns, mapped from a file. For a task with items
+            they are [items of the distinct texts, ...], and zero for items that the teacher's tokenizer cut off.
         place: for each row the index of its text in `values`, or in `starts` [rows].
         columns: the teacher's columns in the order of the task; None: they are in order.
         reused: nothing had to be computed.
@@ -89,9 +95,10 @@ class TeacherPass:
     Attributes:
         digest: from `outputs_digest`.
         check: raises for outputs that are no numbers.
-        folder: for parts in the making.
+        folder: for files, shared by the processes of a node.
         stop: whether to write what is computed and stop.
-        world: the ranks that share the rows. Rank 0 reads and writes the store; all get the outputs.
+        world: the ranks that share the rows. Rank 0 reads and writes the store; the first rank of each node writes the
+            file that all ranks of the node map.
     """
 
     store: Store
@@ -122,7 +129,9 @@ class TeacherPass:
         missing = np.sort(texts.first_rows[~known])
         elapsed_s = 0.0
         if len(missing):
-            values, elapsed_s = self._compute(missing.tolist(), values, texts)
+            values, elapsed_s = self._compute(missing, values, texts)
+        # The first rank of the node may still be writing to the file.
+        self.world.meet("teacher logits written")
         log.info(
             "teacher logits computed" if len(missing) else "teacher logits reused from the store",
             extra={
@@ -145,14 +154,19 @@ class TeacherPass:
 
     @functools.cached_property
     def _keys(self) -> Keys:
-        return np.frombuffer(b"".join(self.keys), dtype=np.uint8).reshape(len(self.keys), -1)
+        return key_array(self.keys, self.folder / f"keys-{self.world.local_rank}.u8")
+
+    @property
+    def _file(self) -> NodeArray:
+        """For the outputs of all texts."""
+        return NodeArray(self.folder / f"outputs-{self.digest[:16]}.f32", self.world)
 
     def _compute(
-        self, rows: list[int], values: NDArray[np.float32] | None, texts: DistinctTexts
+        self, rows: NDArray[np.int64], values: NDArray[np.float32] | None, texts: DistinctTexts
     ) -> tuple[NDArray[np.float32], float]:
         """Fills `values` for these rows and writes them to the store, some from time to time."""
         elapsed_s, done, since = 0.0, 0, time.monotonic()
-        unwritten: list[int] = []
+        unwritten, unwritten_bytes = [np.zeros(0, dtype=np.int64)], 0
         # Around all batches, so that autocast converts the weights once and not for each.
         with autocast(device_of(self.model), self.training.precision):
             for part in forward_in_rounds(
@@ -167,22 +181,23 @@ class TeacherPass:
                 stop=self.stop,
             ):
                 if values is None:
-                    values = np.zeros((texts.output_count, *part.outputs.shape[1:]), dtype=np.float32)
-                values[self._places(part.rows, texts)] = part.outputs
-                unwritten += part.rows.tolist()
+                    values = self._file.shared((texts.output_count, *part.outputs.shape[1:]))
+                if self.world.leads_node:
+                    values[self._places(part.rows, texts)] = part.outputs
+                unwritten.append(part.rows)
+                unwritten_bytes += part.outputs.nbytes
                 elapsed_s += part.device_s / self.world.size
                 done += len(part.rows)
                 self.on_batch(done, len(rows))
                 stop, due = self.world.any(self.stop(), time.monotonic() - since > self.save_interval_s)
                 # A stop writes first: the next attempt then computes only the rest.
-                if stop or due:
-                    self._write(unwritten, values, texts)
-                    unwritten, since = [], time.monotonic()
+                if stop or due or unwritten_bytes > PART_BYTES:
+                    self._write(np.concatenate(unwritten), values, texts)
+                    unwritten, unwritten_bytes, since = unwritten[:1], 0, time.monotonic()
                 if stop:
                     raise StopRequested
         assert values is not None
-        if unwritten:
-            self._write(unwritten, values, texts)
+        self._write(np.concatenate(unwritten), values, texts)
         return values, elapsed_s
 
     def _places(self, rows: NDArray[np.int64], texts: DistinctTexts) -> NDArray[np.int64]:
@@ -194,94 +209,51 @@ class TeacherPass:
         places: NDArray[np.int64] = self.encoded.output_places(rows) + np.repeat(shift, self.encoded.weights[rows])
         return places
 
-    def _write(self, rows: list[int], values: NDArray[np.float32], texts: DistinctTexts) -> None:
-        if not self.world.is_main:
-            return
-        numbers = texts.place[rows]
-        part: dict[str, NDArray[Any]] = {"keys": self._keys[rows], "logits": values[texts.outputs(numbers)]}
-        if texts.starts is not None:
-            part["starts"] = np.concatenate([[0], np.cumsum(texts.sizes(numbers))])
-        content = safetensors.numpy.save(part)
-        name = hashlib.sha256(content).hexdigest()
-        # Named by its content: two pods that compute the same rows write the same object.
-        path = self.folder / f"{name}.safetensors"
-        path.write_bytes(content)
-        self.store.upload(f"{logits_prefix(self.digest)}{name}.safetensors", path)
-        path.unlink()
+    def _write(self, rows: NDArray[np.int64], values: NDArray[np.float32], texts: DistinctTexts) -> None:
+        if self.world.is_main:
+            write_parts(
+                self.store,
+                self.digest,
+                folder=self.folder,
+                texts=texts,
+                numbers=texts.place[rows],
+                keys=lambda numbers: self._keys[texts.first_rows[numbers]],
+                values=values,
+            )
 
     def _known(self, texts: DistinctTexts) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """As `_stored`, which rank 0 calls for all ranks."""
+        """What the store has: values in the order of `texts`, and which texts are known.
+
+        Rank 0 reads it; it is sent to the other nodes in blocks.
+        """
         values, known = self._stored(texts) if self.world.is_main else (None, np.zeros(len(texts), dtype=bool))
         if self.world.is_alone:
             return values, known
-        self.world.meet("reading of teacher logits")
+        inner = json.loads(
+            self.world.from_main(
+                lambda: json.dumps(None if values is None else values.shape[1:]), "reading of teacher logits"
+            )
+        )
+        if inner is None:
+            return None, known
+        values = self._file.shared((texts.output_count, *inner), created=values)
+        # A byte for each text, on every rank: they must agree on what is missing.
+        flags = torch.from_numpy(known.view(np.uint8))
+        self.world.copy_from_main([flags])
         numbers = np.flatnonzero(known)
-        outputs = np.zeros(0, dtype=np.float32) if values is None else values[texts.outputs(numbers)]
-        numbers, outputs = self.world.gather(numbers)[0], self.world.gather(outputs)[0]
-        if not self.world.is_main and len(numbers):
-            values = np.zeros((texts.output_count, *outputs.shape[1:]), dtype=np.float32)
-            values[texts.outputs(numbers)] = outputs
-            known[numbers] = True
+        most = outputs_within(SENT_BYTES, tuple(inner))
+        blocks = (texts.outputs(numbers[start:stop]) for start, stop in blocks_of(texts.sizes(numbers), most))
+        copy_to_nodes(self.world, values, blocks)
         return values, known
 
     def _stored(self, texts: DistinctTexts) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """What the store has: values in the order of `texts`, and which texts are known."""
+        """As `_known`, for this process alone."""
         values: NDArray[np.float32] | None = None
         known = np.zeros(len(texts), dtype=bool)
-        # One part after the other: all of them beside `values` would hold the outputs twice.
-        for item in self.store.list_objects(logits_prefix(self.digest)):
-            if self.stop():
-                raise StopRequested
-            part = self._read(item.key)
-            if part is None:
-                continue
+        for part in stored_parts(self.store, self.digest, folder=self.folder, stop=self.stop):
             if values is None:
-                values = np.zeros((texts.output_count, *part.logits.shape[1:]), dtype=np.float32)
-            if part.logits.shape[1:] == values.shape[1:]:
-                known[part.copy_into(values, texts)] = True
+                values = self._file.create((texts.output_count, *part.inner))
+            if part.inner == values.shape[1:]:
+                for block in part.blocks():
+                    known[block.copy_into(values, texts)] = True
         return values, known
-
-    def _read(self, key: str) -> Part | None:
-        """One part; None: it is gone, or it was altered and is deleted."""
-        path = self.folder / "logits.part"
-        try:
-            fetched = self.store.download(key, path)
-        except ObjectMissing:
-            return None  # another pod found it altered
-        # Checked before it is parsed: an altered file could make the parser fail instead.
-        found = safetensors.numpy.load_file(path) if fetched.sha256 == Path(key).stem else None
-        path.unlink()
-        if found is None or not np.isfinite(found["logits"]).all():
-            log.warning("altered teacher logits are computed again", extra={"object": f"{self.store.uri}/{key}"})
-            # Or every later run would download and reject it again.
-            discard(self.store, key, [key])
-            return None
-        return Part(found["keys"], found["logits"], found.get("starts"))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Outputs of some texts as they lie in the store.
-
-    Attributes:
-        logits: [texts, ...], or [items of the texts, ...].
-        starts: where the items of each text start in `logits`, [texts + 1]; None: one output per text.
-    """
-
-    keys: Keys
-    logits: NDArray[np.float32]
-    starts: NDArray[np.int64] | None
-
-    def copy_into(self, values: NDArray[np.float32], texts: DistinctTexts) -> NDArray[np.int64]:
-        """Copies the outputs of texts that are asked for. Returns: the numbers of these texts."""
-        numbers = texts.find(self.keys)
-        # A part may hold texts of another data set that the same teacher has read.
-        is_wanted = numbers >= 0
-        if self.starts is None or texts.starts is None:
-            rows = np.flatnonzero(is_wanted)
-            values[numbers[rows]] = self.logits[rows]
-            return numbers[rows]
-        sizes = np.diff(self.starts)
-        rows = np.flatnonzero(is_wanted & (texts.sizes(np.maximum(numbers, 0)) == sizes))
-        values[texts.outputs(numbers[rows])] = self.logits[ranges(self.starts[rows], sizes[rows])]
-        return numbers[rows]
