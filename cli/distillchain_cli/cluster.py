@@ -5,13 +5,12 @@ Every result is plain JSON data. Every error is a RunFailed with the API server'
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
 from distillchain_cli.errors import Expired, NoData, NotFound, Refused, RunFailed, Unreachable, require_extra
 from distillchain_cli.kubeconfig import load_kubeconfig
 from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
@@ -269,10 +268,12 @@ def _translate(error: Any) -> RunFailed:
 
 
 def _decode(content: bytes | str | None) -> dict[str, Any]:
+    text = content.decode(errors="replace") if isinstance(content, bytes) else content
     try:
-        document = json.loads(content or "{}")
+        # One chain that is nested too deeply must not hide the others of a list.
+        document = deep_json.loads(text or "{}")
     except ValueError:
-        return {"message": str(content).strip()}
+        return {"message": str(text).strip()}
     return document if isinstance(document, dict) else {}
 
 

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
-from distillchain_api.faults import Expect, error_of, expected
+from distillchain_api.deep_json import depth_fault
+from distillchain_api.faults import BadDocument, Expect, error_of, expected
 from distillchain_api.resource.cache import Cache
 from distillchain_api.resource.distillation import (
     OBJECTIVE_RULES,
@@ -440,6 +441,9 @@ def parse_chain(document: dict[str, Any], *, source: str = "", from_cluster: boo
     Raises: BadDocument with every fault.
     """
     read = {key: value for key, value in document.items() if key != "status"}
+    # First: whatever follows would end in a RecursionError.
+    if too_deep := depth_fault(read):
+        raise BadDocument(source, [too_deep])
     if from_cluster:
         known = {info.alias for info in ObjectMeta.model_fields.values()}
         read["metadata"] = {key: value for key, value in document["metadata"].items() if key in known}
