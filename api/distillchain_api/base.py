@@ -11,6 +11,9 @@ from pydantic.alias_generators import to_camel
 from distillchain_api.faults import BadDocument
 from distillchain_api.pydantic_errors import faults_of
 
+MAX_INT64 = 2**63 - 1
+"""The largest integer that the API server stores. It refuses a whole status with a larger one."""
+
 
 class Document(BaseModel):
     """A frozen value that reads and writes JSON with camelCase names.

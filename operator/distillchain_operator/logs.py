@@ -8,9 +8,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from distillchain_api.wire.plain_text import on_one_line
 from distillchain_operator.settings import Settings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "settings"}
+
+LIBRARIES = ("aiohttp", "asyncio", "kubernetes")
 
 
 class FieldFormatter(logging.Formatter):
@@ -39,14 +42,19 @@ class FieldFormatter(logging.Formatter):
             }
             # `default`: a field may hold any object, and a log line must not raise.
             return json.dumps({**line, "traceback": trace} if trace else line, default=str)
-        fields = "".join(f" {key}={value}" for key, value in extra.items())
-        return f"{moment} {record.levelname} {record.getMessage()}{fields}" + (f"\n{trace}" if trace else "")
+        # Values hold texts of trainers and webhooks, which must not look like another line or command the terminal.
+        fields = "".join(f" {key}={on_one_line(str(value))}" for key, value in extra.items())
+        text = f"{moment} {record.levelname} {on_one_line(record.getMessage())}{fields}"
+        return text + (f"\n{trace}" if trace else "")
 
 
 def configure_logging(settings: Settings) -> None:
-    """Writes all logs to stderr; of libraries only WARNING and above, unless the level is debug."""
+    """Writes all logs to stderr; of libraries only WARNING and above, unless the level is debug.
+
+    Nothing of kopf: it logs an error and a traceback for each try to reach the API server; watching.py logs one line.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FieldFormatter(as_json=settings.log_format == "json"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    for name in ("kopf", "aiohttp", "asyncio", "kubernetes"):
-        logging.getLogger(name).setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)
+    for name, level in (("kopf", logging.CRITICAL), *((name, logging.WARNING) for name in LIBRARIES)):
+        logging.getLogger(name).setLevel(logging.DEBUG if settings.log_level == "debug" else level)

@@ -12,6 +12,7 @@ from typing import Any
 
 from distillchain_api.failures import EXIT_INTERRUPTED
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
+from distillchain_api.wire.plain_text import on_one_line
 from distillchain_operator.labels import (
     DIGEST_LABEL,
     INDEX_ANNOTATION,
@@ -43,12 +44,10 @@ class TrainerEnd:
     exit_code: int
     reason: str = ""
     message: str = ""
+    """Its last words, on one line."""
     finished_at: str = ""
-
-    @property
-    def answer(self) -> Committed | Failed | Interrupted | None:
-        """The trainer's own answer, if it gave one."""
-        return parse_answer(self.message)
+    answer: Committed | Failed | Interrupted | None = None
+    """The trainer's own answer, if it gave one."""
 
     @property
     def is_interruption(self) -> bool:
@@ -260,7 +259,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         retries=spec.get("backoffLimit", 0),
         deadline_s=spec.get("activeDeadlineSeconds"),
         reason=decisive.get("reason", ""),
-        message=decisive.get("message", ""),
+        message=on_one_line(decisive.get("message", "")),
     )
 
 
@@ -292,9 +291,9 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         stop_by=metadata.get("deletionTimestamp", ""),
         disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
         waiting=tuple(_waiting(c) for c in everyone if (c.get("state") or {}).get("waiting")),
-        unschedulable=scheduled.get("message", "unschedulable") if unschedulable else "",
+        unschedulable=on_one_line(scheduled.get("message", "unschedulable")) if unschedulable else "",
         # Of the pod, not of a container: set for a pod that the kubelet evicts or refuses to run, not for a crash.
-        rejected=": ".join(filter(None, (status.get("reason"), status.get("message")))),
+        rejected=on_one_line(": ".join(filter(None, (status.get("reason"), status.get("message"))))),
         job_uid=_controller_uid(document),
         index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
         running="running" in state,
@@ -307,7 +306,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
 
 def _waiting(container: dict[str, Any]) -> WaitingContainer:
     waiting = container["state"]["waiting"]
-    return WaitingContainer(container["name"], waiting.get("reason", ""), waiting.get("message", ""))
+    return WaitingContainer(container["name"], waiting.get("reason", ""), on_one_line(waiting.get("message", "")))
 
 
 def _exit_code(container: dict[str, Any]) -> int:
@@ -320,17 +319,19 @@ def _how_it_ended(container: dict[str, Any]) -> str:
     reason = terminated.get("reason", "")
     # The kubelet says `Error` for every exit code but 0, which adds nothing.
     named = f" ({reason})" if reason not in ("", "Error") else ""
-    words = terminated.get("message", "").strip()
+    words = on_one_line(terminated.get("message", "").strip())
     return f"ended with exit code {_exit_code(container)}{named}" + (f": {words}" if words else "")
 
 
 def _trainer_end(terminated: dict[str, Any] | None) -> TrainerEnd | None:
     if not terminated:
         return None
+    message = terminated.get("message", "")
     return TrainerEnd(
         exit_code=terminated.get("exitCode", 0),
         reason=terminated.get("reason", ""),
-        message=terminated.get("message", ""),
+        message=on_one_line(message),
+        answer=parse_answer(message),
         # null if the kubelet did not see the end, as after a restart of the node.
         finished_at=terminated.get("finishedAt") or "",
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chain_builders import a_commit, a_plan
 from distillchain_api.failures import EXIT_CODE, FAILURES, FATAL_EXIT_CODES, FailureClass
 from distillchain_api.wire.answer import (
     MESSAGE_BYTES,
     TERMINATION_BYTES,
+    Committed,
     Failed,
     Interrupted,
     Progress,
@@ -17,6 +21,7 @@ from distillchain_api.wire.answer import (
     parse_answer,
     parse_progress,
 )
+from distillchain_api.wire.plain_text import on_one_line
 
 DIGEST = "0" * 64
 
@@ -29,7 +34,43 @@ def test_a_failure_of_any_length_fits_the_kubelet_and_stays_readable(message: st
     failed = Failed(stage="s" * 32, digest=DIGEST, failure_class=FailureClass.CRASHED, message=fit(message))
     text = failed.to_json()
     assert len(text.encode()) <= TERMINATION_BYTES
-    assert parse_answer(text) == failed
+    assert parse_answer(text) == failed.model_copy(update={"message": on_one_line(failed.message)})
+
+
+def test_a_text_of_a_trainer_is_on_one_line_and_commands_no_terminal():
+    answer = parse_answer(
+        Failed(
+            stage="tiny",
+            digest=DIGEST,
+            failure_class=FailureClass.CRASHED,
+            message="a\n  b\r\n\x1b[2Jc\u202ed caf\u00e9\u200d",
+        ).to_json()
+    )
+    assert isinstance(answer, Failed)
+    assert answer.message == "a b \\x1b[2Jc\\u202ed caf\u00e9\u200d"
+
+
+def test_fields_of_a_later_release_are_ignored():
+    failed = Failed(stage="tiny", digest=DIGEST, failure_class=FailureClass.CRASHED, message="m")
+    assert parse_answer(failed.to_json()[:-1] + ', "energyJoules": {"gpu": 5}}') == failed
+    progress = Progress(stage="tiny", phase="Train", step=1, of=10)
+    assert parse_progress(progress.to_json()[:-1] + ', "energyJoules": 5}') == progress
+
+
+@pytest.mark.parametrize(
+    "field, number", [("parameters", 0), ("parameters", 2**63), ("sizeBytes", 2**63), ("sizeBytes", -1)]
+)
+def test_a_commit_with_a_number_that_status_cannot_hold_is_no_answer(field: str, number: int):
+    document = a_commit(a_plan().stages[0]).to_document()
+    assert isinstance(parse_answer(json.dumps(document)), Committed)
+    document["student"][field] = number
+    assert parse_answer(json.dumps(document)) is None
+
+
+@pytest.mark.parametrize("field, number", [("step", 10**23), ("of", 2**63), ("etaS", 1e300)])
+def test_progress_with_a_number_that_status_cannot_hold_is_ignored(field: str, number: float):
+    document = Progress(stage="tiny", phase="Train", step=1, of=10).to_document() | {field: number}
+    assert parse_progress(json.dumps(document)) is None
 
 
 def test_a_message_that_fits_is_left_alone():

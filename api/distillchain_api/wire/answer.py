@@ -11,17 +11,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from distillchain_api.base import Document
+from distillchain_api import deep_json
+from distillchain_api.base import MAX_INT64, Record
 from distillchain_api.failures import FailureClass
 from distillchain_api.wire.export import ExportSummary
 from distillchain_api.wire.manifest import ModelSummary
+from distillchain_api.wire.plain_text import values_on_one_line
 from distillchain_api.wire.work_order import Digest
 
 TERMINATION_BYTES = 4096  # the kubelet's own limit of a termination message
 MESSAGE_BYTES = 2048  # leaves room for the frame and JSON escapes of the sentence
 
 
-class Committed(Document):
+class Committed(Record):
     """The stage is committed: by this pod, or found so (`reused`)."""
 
     outcome: Literal["Committed"] = "Committed"
@@ -42,7 +44,7 @@ class Committed(Document):
     """Of the manifest, as many as the termination message holds."""
 
 
-class Failed(Document):
+class Failed(Record):
     """The stage failed, with a sentence that the user can act on."""
 
     outcome: Literal["Failed"] = "Failed"
@@ -52,7 +54,7 @@ class Failed(Document):
     message: str
 
 
-class Interrupted(Document):
+class Interrupted(Record):
     """Stopped from outside; the next attempt goes on from `step`."""
 
     outcome: Literal["Interrupted"] = "Interrupted"
@@ -67,10 +69,15 @@ _ANSWER: TypeAdapter[Committed | Failed | Interrupted] = TypeAdapter(Answer)
 
 
 def parse_answer(text: str) -> Committed | Failed | Interrupted | None:
-    """The answer in a termination message; None for any other text, such as the last words of a crash."""
+    """The answer in a termination message; None for any other text, such as the last words of a crash.
+
+    Fields of a later release are ignored. Texts are on one line, because they go to logs, terminals and tables.
+    """
     try:
-        return _ANSWER.validate_json(text)
-    except ValidationError:
+        document = values_on_one_line(deep_json.loads(text))
+        # From JSON: in strict mode pydantic does not accept a text for an enum from Python values.
+        return _ANSWER.validate_json(json.dumps(document))
+    except ValueError:
         return None
 
 
@@ -93,19 +100,19 @@ ProgressPhase = Literal[
 ]
 
 
-class Progress(Document):
+class Progress(Record):
     """One line on stdout."""
 
     kind: Literal["progress"] = "progress"
     stage: str
     phase: ProgressPhase
-    step: Annotated[int, Field(ge=0)]
-    of: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0, le=MAX_INT64)]
+    of: Annotated[int, Field(ge=0, le=MAX_INT64)]
     """0: not known yet."""
     epoch: float | None = None
     loss: float | None = None
     examples_per_second: float | None = None
-    eta_s: float | None = None
+    eta_s: Annotated[float, Field(ge=0, le=1e15)] | None = None
     """Estimated seconds to the end of this phase."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from distillchain_api.base import Record
+from distillchain_api.base import MAX_INT64, Record
 from distillchain_api.resource.export import Format
 from distillchain_api.wire.manifest import FileEntry, SplitMetrics
 from distillchain_api.wire.work_order import Digest
@@ -53,7 +53,7 @@ class ExportSummary(Record):
     format: Format
     uri: str
     """Of its file."""
-    size_bytes: int
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_INT64)]
     metric: str
     """`task.metric` on validation; four decimals."""
     examples_per_second: str

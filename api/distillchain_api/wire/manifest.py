@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from distillchain_api import CONTRACT_VERSION
-from distillchain_api.base import Record
+from distillchain_api.base import MAX_INT64, Record
 from distillchain_api.faults import BadDocument, Fault
 from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER, attempt_prefix, checkpoint_prefix
 from distillchain_api.wire.work_order import Digest
@@ -43,9 +43,9 @@ class FileEntry(Record):
 class ModelSummary(Record):
     """A measured model, as far as tables and status show it."""
 
-    parameters: int
+    parameters: Annotated[int, Field(ge=1, le=MAX_INT64)]
     """Number of parameters, shared ones counted once."""
-    size_bytes: int
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_INT64)]
     """Bytes of its weight files."""
     metrics: Metrics
     examples_per_second: float | None = None
