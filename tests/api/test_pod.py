@@ -211,3 +211,21 @@ def test_fields_that_only_a_newer_cluster_knows_pass_where_the_api_server_has_ac
 def test_a_suggestion_is_written_from_where_the_pod_is():
     (fault,) = unknown_fields({"nodeSelector": {}}, field="spec.stages[1].pod")
     assert fault.problem == "unknown field; did you mean spec.stages[1].pod.spec.nodeSelector?"
+
+
+def a_token(audience: str | None) -> dict[str, Any]:
+    source = {"path": "token"} if audience is None else {"path": "token", "audience": audience}
+    return {"spec": {"volumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": source}]}}]}}
+
+
+@pytest.mark.parametrize("audience", [None, "", "https://kubernetes.default.svc.cluster.local"])
+def test_a_token_for_the_api_server_is_refused(audience: str | None):
+    (fault,) = faults_of_template(pod=a_token(audience), from_cluster=True)
+    assert fault == (
+        f"pod.spec.volumes[0].projected.sources[0].serviceAccountToken.audience: got {json.dumps(audience)}, expected "
+        "that of another service, such as sts.amazonaws.com; trainers get no token for the API server"
+    )
+
+
+def test_a_token_for_another_service_is_accepted():
+    assert faults_of_template(pod=a_token("sts.amazonaws.com")) == []

@@ -31,6 +31,7 @@ SIMILAR, MISSPELT = 0.6, 0.8
 # Of whole manifests. They also occur deep inside of a pod (`kind` in spec.volumes[].azureDisk), but that is not meant.
 MANIFEST_FIELDS = ("apiVersion", "kind", "name", "namespace", "status")
 ONLY_TWO = "a pod template has only metadata and spec; remove it"
+API_SERVER_AUDIENCE = "https://kubernetes.default.svc"
 MAX_POD_KEYS = 32  # a bound that the API server needs to estimate the cost of the rule
 
 
@@ -45,7 +46,7 @@ def _table() -> tuple[str, dict[str, dict[str, str]]]:
 def pod_faults(template: Mapping[str, Any]) -> Iterator[Fault]:
     """Wrong types, quantities, labels and items without a name in a PodTemplateSpec; fields are relative to it."""
     reported = set()
-    for found in (*_type_faults(template), *_nameless(template)):
+    for found in (*_type_faults(template), *_nameless(template), *_api_tokens(template)):
         if found.field not in reported:  # a quantity is found by itself and with its neighbours
             reported.add(found.field)
             yield found
@@ -138,6 +139,18 @@ def _nameless(template: Mapping[str, Any]) -> Iterator[Fault]:
             for index, item in enumerate(value):
                 if isinstance(item, Mapping) and not isinstance(item.get("name"), str):
                     yield Fault(f"{path}[{index}].name", "missing; add it")
+
+
+def _api_tokens(template: Mapping[str, Any]) -> Iterator[Fault]:
+    """Projected tokens for the API server. Those for other services, such as the STS of a cloud, are allowed."""
+    for path, kind, value in _walk(template):
+        if not kind.endswith("ServiceAccountTokenProjection") or not isinstance(value, Mapping):
+            continue
+        audience = value.get("audience")
+        # Without an audience, the token is for the API server. Its usual audience is its address in the cluster.
+        if not audience or (isinstance(audience, str) and audience.startswith(API_SERVER_AUDIENCE)):
+            wanted = "that of another service, such as sts.amazonaws.com"
+            yield Fault(f"{path}.audience", expected(audience, wanted, "trainers get no token for the API server"))
 
 
 def _meant(name: str, known: Mapping[str, str], *, owner: str, field: str) -> str:
