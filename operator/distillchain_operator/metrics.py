@@ -7,7 +7,9 @@ while its stage is pending or running, or while it is stalled, and at most NAMED
 from __future__ import annotations
 
 import collections
+import contextlib
 import platform
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,11 +35,12 @@ Outcome = Literal["done", "conflict", "error"]
 Key = TypeVar("Key")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Seen:
-    """A chain at its last reconcile."""
+    """A chain at its last reconcile; small, because finished chains have one too."""
 
-    status: ChainStatus
+    phase: ChainPhase
+    stalled_reason: str = ""
     stage: str = ""
     state: StageState = "pending"
     since: float = 0.0
@@ -54,6 +57,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._clock = clock
         self._seen: dict[ChainKey, _Seen] = {}
+        self._named: set[str] = set()  # namespaces that have counters
+        self._empty: set[str] = set()  # those that had no chain at the last resync
         self._reconciles = Counter(
             "distillchain_reconciles", "Reconciles of chains by outcome.", ["outcome"], registry=registry
         )
@@ -160,6 +165,7 @@ class Metrics:
             runs_since: creation time of the pod whose trainer runs; None: none runs.
         """
         # Every counter starts at 0, because `increase` does not count the first value that it sees.
+        self._named.add(key.namespace)
         self._replaced.labels(key.namespace)
         for reused in ("true", "false"):
             self._committed.labels(key.namespace, reused)
@@ -167,11 +173,11 @@ class Metrics:
             self._failed.labels(key.namespace, failure_class)
         current = next((entry for entry in status.stages if entry.phase != "Committed"), None)
         if current is None or status.phase not in ("Pending", "Running"):
-            self._seen[key] = _Seen(status)
+            self._seen[key] = _Seen(status.phase, sys.intern(_stalled_reason(status)))
             return
         state: StageState = "running" if runs_since else "pending"
         since = _seconds(runs_since) if runs_since else self._pending_since(key, current)
-        self._seen[key] = _Seen(status, current.name, state, since)
+        self._seen[key] = _Seen(status.phase, sys.intern(_stalled_reason(status)), current.name, state, since)
 
     def _pending_since(self, key: ChainKey, current: StageStatus) -> float:
         before = self._seen.get(key)
@@ -195,7 +201,20 @@ class Metrics:
         # The difference is a new set, so `forget` may change the dictionary meanwhile.
         for gone in self._seen.keys() - set(keys):
             self.forget(gone)
+        self._forget_namespaces({key.namespace for key in self._seen})
         self._resynced.set(self._clock())
+
+    def _forget_namespaces(self, current: set[str]) -> None:
+        """Removes the counters of namespaces that have had no chain since the resync before; most were deleted."""
+        for namespace in self._empty - current:
+            for reused in ("true", "false"):
+                _remove(self._committed, namespace, reused)
+            for failure_class in FailureClass:
+                _remove(self._failed, namespace, failure_class)
+            _remove(self._replaced, namespace)
+        # Not at once: Prometheus must have read the last increase.
+        self._empty = self._named - current
+        self._named &= current | self._empty
 
     def changed(self, key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         """Counts what changed when the status of a chain was written."""
@@ -221,7 +240,7 @@ class _OfChains(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges of all chains."""
-        phases = collections.Counter((key.namespace, seen.status.phase) for key, seen in self._seen.items())
+        phases = collections.Counter((key.namespace, seen.phase) for key, seen in self._seen.items())
         chains = GaugeMetricFamily("distillchain_chains", "Chains by phase.", labels=["namespace", "phase"])
         for namespace in sorted({key.namespace for key in self._seen}):
             for phase in get_args(ChainPhase):
@@ -244,7 +263,7 @@ class _OfChains(Collector):
             "1 for a chain that needs the user, with the reason of its condition Stalled.",
             labels=["namespace", "chain", "reason"],
         )
-        stuck = sorted((key, reason) for key, seen in self._seen.items() if (reason := _stalled_reason(seen.status)))
+        stuck = sorted((key, seen.stalled_reason) for key, seen in self._seen.items() if seen.stalled_reason)
         for key, reason in stuck[:NAMED_CHAINS]:
             stalled.add_metric([*key, reason], 1)
         yield stalled
@@ -252,6 +271,11 @@ class _OfChains(Collector):
 
 def _stalled_reason(status: ChainStatus) -> str:
     return next((c.reason for c in status.conditions if c.type == "Stalled" and c.status == "True"), "")
+
+
+def _remove(counter: Counter, *labels: str) -> None:
+    with contextlib.suppress(KeyError):  # it was not counted
+        counter.remove(*labels)
 
 
 def _seconds(timestamp: str) -> float:

@@ -186,3 +186,28 @@ def test_the_last_resync_counts_from_the_moment_when_the_operator_became_the_lea
     metrics.leads()
     assert samples(metrics, "distillchain_leader") == {(): 1}
     assert samples(metrics, "distillchain_last_resync_timestamp_seconds") == {(): 5000}
+
+
+def test_counters_of_a_namespace_without_chains_are_removed_at_the_second_resync():
+    metrics = Metrics()
+    other = ChainKey("deleted", "relay")
+    metrics.reconciled(RELAY, a_status())
+    metrics.reconciled(other, a_status())
+    metrics.changed(other, a_status(), a_status("Failed", phase="Failed", failure_class=FailureClass.OUT_OF_MEMORY))
+    metrics.resynced([RELAY])
+
+    def namespaces(name: str) -> set[str]:
+        return {labels[0] for labels in samples(metrics, name)}
+
+    names = (
+        "distillchain_stages_committed_total",
+        "distillchain_stages_failed_total",
+        "distillchain_stage_pods_replaced_total",
+    )
+    # Prometheus may not have read the last increase before.
+    assert all(namespaces(name) == {"ml", "deleted"} for name in names)
+    for _ in range(2):
+        metrics.resynced([RELAY])
+        assert all(namespaces(name) == {"ml"} for name in names)
+    metrics.reconciled(other, a_status())
+    assert all(namespaces(name) == {"ml", "deleted"} for name in names)
