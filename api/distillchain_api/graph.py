@@ -1,7 +1,7 @@
-"""What a chain asks for, stage by stage: digests, work orders, and where each stage runs.
+"""What a chain asks for as a graph: a vertex for each Job, with its digest, its work order and where it runs.
 
-Pure: the spec alone decides, so operator, `distillchain plan` and `distillchain run` can never disagree. An entry names
-its teacher by digest, not by position.
+Pure: the spec alone decides, so operator, `distillchain plan` and `distillchain run` can never disagree. A vertex names
+what it needs; its position in the list only breaks ties.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class PlannedStage:
     retries: int = 3
     timeout_s: int | None = None
     pending_deadline_s: int | None = None
+    needs: tuple[str, ...] = ()
+    """Names of the vertices that must be committed before this one starts."""
+    priority: int = 0
+    """Ready vertices of a lower number start first."""
 
     @property
     def teacher_digest(self) -> StageDigest | None:
@@ -63,10 +67,16 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one chain in the order they run."""
+    """The graph of one chain.
+
+    Attributes:
+        stages: its vertices; each is after those that it needs.
+        max_parallel_jobs: Jobs of the chain at the same time.
+    """
 
     chain: DistillationChain
     stages: tuple[PlannedStage, ...]
+    max_parallel_jobs: int = 1
 
     def stage(self, name: str) -> PlannedStage | None:
         """The stage of that name."""
@@ -105,7 +115,7 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
         # teacher and has the gate in its TeacherRef.
         gate=merge(Gate(), spec.teacher.gate),
         save_interval_s=duration_seconds(template.save_interval),
-        export=template.export,
+        # No export: the template describes students, and users serve those.
     )
     return _placed(order, template, stage=None)
 
@@ -148,10 +158,10 @@ def _distill(
         export=template.export if stage.export is None else stage.export,
         final=final,
     )
-    return _placed(order, template, stage=stage)
+    return _placed(order, template, stage=stage, needs=(before.name,) if before else ())
 
 
-def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> PlannedStage:
+def _placed(order: WorkOrder, template: Template, *, stage: Stage | None, needs: tuple[str, ...] = ()) -> PlannedStage:
     """The stage's own placement, else the template's. Pod, resources and parallelism are replaced as a whole."""
     image, resources, pod, pod_field = template.image, template.resources, template.pod, "spec.template.pod"
     parallelism, parallelism_field = template.parallelism, "spec.template.parallelism"
@@ -183,6 +193,7 @@ def _placed(order: WorkOrder, template: Template, *, stage: Stage | None) -> Pla
         retries=retries,
         timeout_s=duration_seconds(timeout) if timeout else None,
         pending_deadline_s=duration_seconds(pending_deadline) if pending_deadline else None,
+        needs=needs,
     )
 
 

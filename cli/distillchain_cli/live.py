@@ -71,8 +71,17 @@ def ending(entry: StageStatus, metric: str) -> str:
 
 
 def warning_lines(entry: StageStatus) -> list[str]:
-    """`tiny: warning: ...`: what the trainer wants the user to know about data, checkpoints and result."""
-    return [f"{entry.name}: warning: {warning}" for warning in entry.warnings]
+    """`tiny: warning: ...`: what the trainer wants the user to know about data, checkpoints, result and export."""
+    return [*(f"{entry.name}: warning: {warning}" for warning in entry.warnings), *export_lines(entry)]
+
+
+def export_lines(entry: StageStatus) -> list[str]:
+    """`tiny: export onnx failed: ...`: what becomes of an export that a committed stage lacks."""
+    missing = entry.missing_export
+    if missing is None:
+        return []
+    why = ": ".join(filter(None, (missing.failure_class, missing.message)))
+    return [f"{entry.name}: export {missing.export} {missing.phase.lower()}" + (f": {why}" if why else "")]
 
 
 class PlainView:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTED, FATAL_EXIT_CODES, FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.wire.answer import Committed, Failed, Interrupted
+from distillchain_api.wire.answer import Committed, ExportFailure, Failed, Interrupted
 from distillchain_cli.live import View
 from distillchain_cli.local_processes import count_gpus, processes_here
 from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
@@ -107,9 +107,9 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             on_progress=run.view.progress,
             note=run.view.note,
         )
-        if end.exit_code == EXIT_COMMITTED and isinstance(end.answer, Committed) and end.answer.digest == stage.digest:
-            now = timestamp(datetime.now(UTC))
-            return committed_entry(stage, end.answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
+        answer = end.answer if isinstance(end.answer, Committed) and end.answer.digest == stage.digest else None
+        if answer is not None and end.exit_code == EXIT_COMMITTED:
+            return _committed(stage, attempt, started, answer)
         # Before the checks for timeout and stop: a trainer that refuses its input fails whatever else happened.
         if end.exit_code in FATAL_EXIT_CODES:
             return _failed(stage, attempt, started, *diagnose(end))
@@ -125,6 +125,9 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             continue
         crashes += 1
         failure_class, sentence = diagnose(end)
+        if crashes > stage.retries and answer is not None:
+            failure = ExportFailure(failure_class=failure_class, message=f"the trainer crashed: {sentence}")
+            return _committed(stage, attempt, started, answer.model_copy(update={"export_failure": failure}))
         if crashes > stage.retries:
             counted = f" (the last of {crashes} failed attempts)" if crashes > 1 else ""
             return _failed(stage, attempt, started, failure_class, sentence + counted)
@@ -163,6 +166,11 @@ def _pause(stops: StopSignals, seconds: float) -> None:
     # In short sleeps, because a signal handler does not end time.sleep() early.
     while not stops.count and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
+
+
+def _committed(stage: PlannedStage, attempt: int, started: datetime, answer: Committed) -> StageStatus:
+    now = timestamp(datetime.now(UTC))
+    return committed_entry(stage, answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
 
 
 def _stopped(stage: PlannedStage, attempt: int, started: datetime, message: str) -> StageStatus:

@@ -8,7 +8,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.status import ChainStatus, ExportStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
-from distillchain_cli.live import warning_lines
+from distillchain_cli.live import export_lines, warning_lines
 from distillchain_operator.status import metric_of, root_teacher
 
 ROOT = "teacher"
@@ -92,6 +92,7 @@ def _notes(status: ChainStatus, metric: Metric, warnings_were_printed: bool) -> 
         if entry.phase == "Committed":
             notes += [f"{entry.name} {entry.message}"] if entry.message else []
             notes += _counted(entry) if warnings_were_printed else warning_lines(entry)
+            notes += export_lines(entry) if warnings_were_printed else []
             notes += [_export_line(entry.name, export, metric) for export in entry.exports]
     name = metric.name
     direction = "" if metric.higher_is_better else ", lower is better"

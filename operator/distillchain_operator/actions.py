@@ -14,6 +14,8 @@ class CreateJob:
 
     stage: str
     job: dict[str, Any]
+    is_export: bool = False
+    """It exports a stage that is committed."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.job_creation import JobCreator
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
+from distillchain_operator.late_exports import refused_export
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import Observed, observe, parts_of
 from distillchain_operator.reconcile import reconcile, running_pod
@@ -166,6 +167,8 @@ class Controller:
                 case CreateJob() | CreatePart():
                     changes, retry_s = await self._creator.create(action, plan, key)
                     retries_s += [] if retry_s is None else [retry_s]
+                    if changes and isinstance(action, CreateJob) and action.is_export:
+                        changes = refused_export(plan, action.stage, changes)
                     if changes:
                         # The refusal changes phase and conditions of the chain too, so its status is built again.
                         stages = with_entry(status.stages, action.stage, **changes)

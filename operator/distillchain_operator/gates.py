@@ -24,7 +24,7 @@ def surely_meets_gates(stage: PlannedStage, entry: StageStatus) -> bool:
 
 
 def has_exports(stage: PlannedStage, entry: StageStatus) -> bool:
-    """Whether everything is exported that the spec asks for; an export may be added after the commit."""
+    """Whether everything is exported that the spec asks for."""
     return {*stage.work_order.export.formats} <= {export.format for export in entry.exports}
 
 

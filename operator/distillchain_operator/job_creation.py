@@ -13,11 +13,11 @@ from distillchain_api.wire.answer import fit
 from distillchain_operator.actions import CreateJob, CreatePart
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.entries import foreign_job
 from distillchain_operator.group import build_network_policy, build_service, without_owner
 from distillchain_operator.jobs import build_probe_pod
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import is_controlled_by, parse_job
+from distillchain_operator.scheduling import foreign_job
 
 log = logging.getLogger(__name__)
 

@@ -148,7 +148,8 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
             FailureClass.CRASHED, f"pod {pod.name} was killed (exit code {end.exit_code}); see kubectl logs {pod.name}"
         )
     failure_class = CLASS_BY_EXIT_CODE.get(end.exit_code, FailureClass.CRASHED)
-    last_words = f": {end.message.strip()}" if end.message.strip() else ""
+    # A trainer that is killed after its commit has answered already.
+    last_words = f": {end.message.strip()}" if end.message.strip() and end.answer is None else ""
     return Diagnosis(
         failure_class,
         fit(f"pod {pod.name} ended with exit code {end.exit_code}{last_words}; see kubectl logs {pod.name}"),

@@ -22,6 +22,7 @@ from distillchain_api.resource.status import (
     MeasuredMetrics,
     MeasuredStatus,
     MetricStrings,
+    MissingExport,
     StageProgress,
     StageStatus,
 )
@@ -75,7 +76,16 @@ def committed_entry(
     finished_at: str | None = None,
 ) -> StageStatus:
     """The entry of a stage whose trainer reported the commit."""
-    task = planned.work_order.task
+    task, failure = planned.work_order.task, answer.export_failure
+    missing = None
+    if failure is not None:
+        missing = MissingExport(
+            export=planned.work_order.export.name or "",
+            phase="Failed",
+            job=job,
+            message=failure.message,
+            failure_class=failure.failure_class,
+        )
     return StageStatus(
         name=planned.name,
         phase="Committed",
@@ -94,6 +104,7 @@ def committed_entry(
         # The success must not hide it: without this message only the report would show a student at chance.
         message=f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None,
         exports=[ExportStatus.parse(export.to_document()) for export in answer.exports],
+        missing_export=missing,
         warnings=bounded_warnings(answer.warnings),
     )
 
@@ -188,6 +199,7 @@ def build_chain_status(
             facts,
             stalled=facts.phase == "Failed" or any(_is_stuck(entry) for entry in stages),
             suspended=facts.phase == "Suspended" and not pods_run,
+            exports=_exports_ready(plan, stages),
             previous=previous,
             generation=chain.metadata.generation,
             now=now,
@@ -228,6 +240,32 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     return _Facts(phase, "StagePending", sentence)
 
 
+class _Truth(NamedTuple):
+    """A condition that has a reason of its own."""
+
+    is_true: bool
+    reason: str
+    message: str
+
+
+def _exports_ready(plan: Plan, stages: Sequence[StageStatus]) -> _Truth | None:
+    """Whether every export is made that the spec asks for; None if it asks for none."""
+    by_name = {entry.name: entry for entry in stages}
+    entries = [by_name[planned.name] for planned in plan.stages if planned.work_order.export.name is not None]
+    if not entries:
+        return None
+    missing = [(entry.name, entry.missing_export) for entry in entries if entry.missing_export]
+    for name, export in missing:
+        if export.phase == "Failed":
+            return _Truth(False, "ExportFailed", f"{name}: {export.message}; to try again: distillchain retry")
+    for name, export in missing:
+        return _Truth(False, "Exporting", ": ".join(filter(None, (name, export.message or "waiting to be exported"))))
+    waiting = next((entry.name for entry in entries if entry.phase != "Committed"), None)
+    if waiting is not None:
+        return _Truth(False, "StagePending", f"{waiting} is exported once it is committed")
+    return _Truth(True, "Exported", "every export is made")
+
+
 def _of_stage(name: str, sentence: str) -> str:
     """The message with the stage's name in front, unless it begins with it."""
     # The trainer's sentences about gates name their stage already.
@@ -247,11 +285,18 @@ def _success(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | No
 
 
 def _conditions(
-    facts: _Facts, *, stalled: bool, suspended: bool, previous: ChainStatus, generation: int, now: datetime
+    facts: _Facts,
+    *,
+    stalled: bool,
+    suspended: bool,
+    exports: _Truth | None,
+    previous: ChainStatus,
+    generation: int,
+    now: datetime,
 ) -> list[Condition]:
     succeeded = facts.phase == "Succeeded"
     reconciling = facts.phase in ("Pending", "Running") or (facts.phase == "Suspended" and not suspended)
-    truths: dict[ConditionType, bool] = {
+    own: dict[ConditionType, bool] = {
         "Ready": succeeded,
         # kstatus reads Reconciling as `still in progress`, so tools would wait for a chain that needs the user.
         "Reconciling": reconciling and not stalled,
@@ -259,18 +304,23 @@ def _conditions(
         "Succeeded": succeeded,
         "Suspended": suspended,
     }
+    truths: dict[ConditionType, _Truth] = {
+        kind: _Truth(truth, facts.reason, facts.message) for kind, truth in own.items()
+    }
+    if exports is not None:
+        truths["ExportsReady"] = exports
     before = {condition.type: condition for condition in previous.conditions}
     conditions = []
     for kind, truth in truths.items():
-        status: Literal["True", "False"] = "True" if truth else "False"
+        status: Literal["True", "False"] = "True" if truth.is_true else "False"
         # By Kubernetes' convention the transition time follows `status` alone, not reason and message.
         old = before.get(kind)
         conditions.append(
             Condition(
                 type=kind,
                 status=status,
-                reason=facts.reason,
-                message=fit(facts.message, MESSAGE_BYTES),
+                reason=truth.reason,
+                message=fit(truth.message, MESSAGE_BYTES),
                 observed_generation=generation,
                 last_transition_time=old.last_transition_time if old and old.status == status else timestamp(now),
             )
@@ -292,10 +342,22 @@ def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainSta
             # It is the result of the spec before.
             "result": None,
             "conditions": _conditions(
-                facts, stalled=True, suspended=False, previous=previous, generation=generation, now=now
+                facts,
+                stalled=True,
+                suspended=False,
+                exports=_as_before(previous),
+                previous=previous,
+                generation=generation,
+                now=now,
             ),
         }
     )
+
+
+def _as_before(previous: ChainStatus) -> _Truth | None:
+    """The condition of exports while the spec cannot be read."""
+    found = next((condition for condition in previous.conditions if condition.type == "ExportsReady"), None)
+    return None if found is None else _Truth(found.status == "True", found.reason, found.message)
 
 
 def with_entry(stages: Sequence[StageStatus], name: str, **changes: Any) -> list[StageStatus]:

@@ -23,6 +23,7 @@ class ChainEvent:
 def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     """The Events for what changed between two statuses of a chain."""
     events = [event for entry in new.stages for event in _of_stage(old.stage_named(entry.name), entry)]
+    events += [event for entry in new.stages for event in _of_export(old.stage_named(entry.name), entry)]
     was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
     if is_suspended and not was_suspended:
         events.append(ChainEvent("Suspended", "spec.suspend is true: the running stage saves its state and stops"))
@@ -55,6 +56,18 @@ def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
     if new.phase == "Failed":
         sentence = f"stage {new.name}: {new.failure_class}: {new.message}"
         return [ChainEvent("StageFailed", fit(sentence, NOTE_BYTES), "Warning")]
+    return []
+
+
+def _of_export(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
+    """The Event of an export that was made after the commit, or that failed."""
+    before, missing = old.missing_export if old else None, new.missing_export
+    if missing is not None and missing.phase == "Failed" and missing != before:
+        sentence = f"stage {new.name} stays committed: {missing.failure_class}: {missing.message}"
+        return [ChainEvent("ExportFailed", fit(sentence, NOTE_BYTES), "Warning")]
+    if missing is None and before is not None and new.exports:
+        uris = ", ".join(export.uri for export in new.exports)
+        return [ChainEvent("StageExported", fit(f"stage {new.name} is exported: {uris}", NOTE_BYTES))]
     return []
 
 

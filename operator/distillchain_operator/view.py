@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from distillchain_api.failures import EXIT_COMMITTED
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Committed, Progress
@@ -103,11 +102,10 @@ class View:
     def answer_of(self, stage: PlannedStage, job: ObservedJob) -> tuple[Committed, ObservedPod] | None:
         """The answer of a trainer that committed the stage, however its pod and the Job ended.
 
-        A sidecar may fail, or the timeout expire, a moment after the commit.
+        A trainer may be killed while it exports what it has committed, a sidecar may fail, or the timeout expire.
         """
         for pod in reversed(self.leaders_of(job)):
-            # Both must agree: the message of a trainer that ended with another code does not count as a commit.
-            answer = pod.end.answer if pod.end and pod.end.exit_code == EXIT_COMMITTED else None
+            answer = pod.end.answer if pod.end else None
             if isinstance(answer, Committed) and answer.digest == stage.digest:
                 return answer, pod
         return None

@@ -147,6 +147,14 @@ class Recorder:
         pass
 
 
+def test_a_retry_deletes_the_job_of_a_failed_export():
+    missing = {"export": "onnx", "phase": "Failed", "job": "e", "message": "why", "failureClass": "Crashed"}
+    cluster: Any = Recorder(a_chain(status=stages_with("Committed", missingExport=missing)))
+
+    want = "Job e of export onnx of stage mini is already deleted; the operator creates another Job for it"
+    assert retry(cluster, "relay", None) == want
+
+
 def stages_with(phase: str, *, name: str = "mini", **more: Any) -> dict[str, Any]:
     return {"phase": "Failed", "stages": [{"name": name, "phase": phase, "digest": "d", **more}]}
 

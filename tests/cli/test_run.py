@@ -152,6 +152,16 @@ def test_more_crashes_than_retries_fail_the_chain(tmp_path: Path):
     assert tiny.message == "waiting for mini to commit"
 
 
+def test_a_trainer_that_is_killed_while_it_exports_has_committed_its_stage(tmp_path: Path):
+    write_chain(tmp_path, stages=["mini"], template={"retries": 0, "export": {"onnx": {}}})
+    stand_in = install_stand_in(tmp_path, "commit()\nos.kill(os.getpid(), signal.SIGKILL)")
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **stand_in)
+
+    assert done.returncode == 0, done.stderr
+    assert "mini: export onnx failed: Crashed: the trainer crashed: the trainer was killed by SIGKILL" in done.stderr
+
+
 @pytest.mark.parametrize("code", FATAL_EXIT_CODES)
 def test_a_fatal_exit_code_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int):
     plan = build_plan(read_chain(str(write_chain(tmp_path))))

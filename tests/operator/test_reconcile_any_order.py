@@ -1,9 +1,11 @@
-"""The chain ends well for any order of events and any crash of the operator."""
+"""The chain ends well for any order of events and any crash of the operator, whatever the graph of its plan."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from chain_builders import (
     a_plan,
     a_pod,
 )
-from deciding import NOON
+from deciding import NOON, created, decide
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import Action, CreateJob, DeleteJob
@@ -34,6 +36,7 @@ class World:
         self.pods: dict[str, dict[str, Any]] = {}
         self.status = ChainStatus()
         self.started: list[str] = []
+        self.answered: set[str] = set()
 
     def reconcile(self, *, crash_after: int | None) -> None:
         """One reconcile, with the operator killed after so many of its writes."""
@@ -50,6 +53,9 @@ class World:
         if isinstance(action, CreateJob):
             name = action.job["metadata"]["name"]
             if name not in self.jobs:  # else 409
+                stage = self.plan.stage(action.stage)
+                assert stage is not None
+                assert set(stage.needs) <= self.answered, "started before what it needs was committed"
                 job = a_job(self.plan, action.stage)
                 self.jobs[name] = job
                 self.started.append(action.stage)
@@ -64,12 +70,15 @@ class World:
                 job["status"]["active"] = 1
 
     def commit_pod(self) -> None:
-        for name, pod in self.pods.items():
+        """The first of the pods that run ends."""
+        for name, pod in list(self.pods.items())[::-1]:
             job = self.jobs.get(name)
             if job is not None and pod["status"]["phase"] == "Running":
                 stage = self.plan.stage(job["metadata"]["labels"]["distillchain.io/stage"])
                 assert stage is not None
+                self.answered.add(stage.name)
                 self.pods[name] = a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(stage).to_json())
+                return
 
     def complete_job(self) -> None:
         for name, pod in self.pods.items():
@@ -91,24 +100,75 @@ STEPS = st.one_of(
 )
 
 
-PLAN = a_plan(stages=["mini", "tiny", "femto"])
+NAMES = ["mini", "tiny", "femto", "nano", "pico"]
+PLAN = a_plan(stages=NAMES[:3])
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Plan:
+    """Plans in which a vertex needs any of those before it: chains, branches, joins, and vertices that need nothing."""
+    count = draw(st.integers(1, len(NAMES)))
+    plan = a_plan(stages=NAMES[:count])
+    needs = [draw(st.sets(st.sampled_from(NAMES[:at]))) if at else set() for at in range(count)]
+    stages = tuple(
+        replace(stage, needs=tuple(sorted(needed)), priority=draw(st.integers(0, 2)))
+        for stage, needed in zip(plan.stages, needs, strict=True)
+    )
+    return replace(plan, stages=stages, max_parallel_jobs=draw(st.integers(1, 3)))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, max_size=40))
 def test_any_order_of_events_and_crashes_creates_one_job_per_stage_in_order(steps: list[Any]):
-    world = World(PLAN)
+    world = run_to_the_end(PLAN, steps)
+    assert world.started == [stage.name for stage in PLAN.stages]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=graphs(), steps=st.lists(STEPS, max_size=40))
+def test_any_graph_creates_one_job_per_vertex_after_those_that_it_needs(plan: Plan, steps: list[Any]):
+    world = run_to_the_end(plan, steps)
+    assert sorted(world.started) == sorted(stage.name for stage in plan.stages)
+
+
+@pytest.mark.parametrize("parallel, want", [(1, ["tiny"]), (2, ["tiny", "femto"]), (3, ["tiny", "femto", "mini"])])
+def test_ready_vertices_start_by_priority_while_slots_are_free(parallel: int, want: list[str]):
+    plan = a_plan(stages=NAMES[:3])
+    mini, tiny, femto = plan.stages
+    graph = (replace(mini, priority=2), replace(tiny, needs=()), replace(femto, needs=(), priority=1))
+    world = World(replace(plan, stages=graph, max_parallel_jobs=parallel))
+
+    world.reconcile(crash_after=None)
+
+    assert world.started == want
+    assert [entry.name for entry in world.status.stages if entry.phase == "Running"] == sorted(want, key=NAMES.index)
+
+
+def test_a_free_slot_starts_no_second_job_of_a_stage_whose_pod_still_stops():
+    plan = replace(a_plan(stages=["mini"]), max_parallel_jobs=3)
+    pod = a_pod(a_job(plan, "mini"))
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    job = a_job(plan, "mini")
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+
+    assert created(decide(plan, job, pods=(pod,))) == []
+
+
+def run_to_the_end(plan: Plan, steps: list[Any]) -> World:
+    """The world after these steps, and then after as many as the chain needs."""
+    world = World(plan)
     for step in steps:
         if isinstance(step, tuple):
             world.reconcile(crash_after=step[1])
         else:
             getattr(world, step)()
-        assert sum(pod["status"]["phase"] == "Running" for pod in world.pods.values()) <= 1
-    for _ in range(4 * len(PLAN.stages)):  # then without further disturbance
+        running = sum(pod["status"]["phase"] == "Running" for pod in world.pods.values())
+        assert running <= plan.max_parallel_jobs
+    for _ in range(4 * len(plan.stages)):  # then without further disturbance
         world.reconcile(crash_after=None)
         world.make_pod()
         world.commit_pod()
         world.complete_job()
     world.reconcile(crash_after=None)
-    assert world.started == [stage.name for stage in PLAN.stages]
     assert world.status.phase == "Succeeded"
+    return world

@@ -50,7 +50,7 @@ def test_an_edit_of_a_succeeded_chain_runs_the_edited_stage_again(
     assert created(decision) == ([want_started] if want_started else [])
 
 
-def test_a_stage_with_its_exports_stays_committed_and_one_more_format_runs_it_again():
+def test_a_stage_with_its_exports_needs_nothing_and_one_more_format_is_exported():
     exported = {"format": "onnx", "uri": "s3://b/model.onnx", "sizeBytes": 9, "metric": "0.8500"}
     exported |= {"examplesPerSecond": "9.0", "pytorchExamplesPerSecond": "4.0"}
     status = committed_status(a_plan(), "mini", "tiny", accuracy=0.85)

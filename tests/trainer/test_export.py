@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distillchain_api.wire.export import ExportRecord
+from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.errors import ExportInvalid
 from distillchain_trainer.export import onnx_file
 from distillchain_trainer.export.compare import difference
@@ -94,26 +95,28 @@ def test_a_wrong_graph_is_refused_with_both_metrics_and_the_stage_stays_committe
             return answer
 
     monkeypatch.setattr(onnx_file, "OnnxModel", Negated)
-    order = an_order(root, template={"export": {"onnx": {}}})
+    order = an_order(root, template={"export": {"onnx": {}}}).model_copy(update={"final": True})
 
-    with pytest.raises(ExportInvalid) as failure:
-        run_here(order, root)
+    answer = run_here(order, root)
 
-    assert "export.onnx of stage small: the exported graph computes something else: 60 of 60 predictions" in str(
-        failure.value
+    assert answer.export_failure is not None
+    assert answer.export_failure.failure_class == "CheckpointInvalid"
+    assert answer.export_failure.message.startswith(
+        "export.onnx of stage small: the exported graph computes something else: 60 of 60 predictions"
     )
-    assert "(accuracy 0." in str(failure.value)
-    assert (root / f"store/stages/{order.digest}/manifest.json").is_file()
-    assert not (root / f"store/stages/{order.digest}/exports").exists()
-    assert run_here(an_order(root), root, attempt="without").reused
+    assert "(accuracy 0." in answer.export_failure.message
+    stored = root / f"store/stages/{order.digest}"
+    assert answer.checkpoint.startswith(f"file://{stored}")
+    assert (stored / "report.html").is_file()
+    assert not (stored / "exports").exists()
 
 
 @pytest.mark.models
 def test_an_int8_model_that_is_worse_is_a_warning_with_both_metrics(root: Path, monkeypatch: pytest.MonkeyPatch):
     real = onnx_file.OnnxModel
 
-    def model_of(path: Path) -> nn.Module:
-        model = real(path)
+    def model_of(path: Path, *, who: str) -> nn.Module:
+        model = real(path, who=who)
         if path.name == "model.int8.onnx":
             plain = model.forward
             model.forward = lambda **inputs: _constant(plain(**inputs))  # type: ignore[method-assign]
@@ -146,6 +149,54 @@ def test_a_model_that_the_exporter_does_not_support_is_named(tmp_path: Path):
         ExportInvalid, match=r"^export.onnx of stage x: the model cannot be exported to ONNX: .+; remove"
     ):
         onnx_file.write_onnx(Branching(), inputs, tmp_path / "model.onnx", who="export.onnx of stage x")
+
+
+def test_an_export_of_a_stage_that_is_no_longer_committed_fails_and_trains_nothing(root: Path):
+    order = an_order(root, template=INT8).model_copy(update={"export_only": True})
+
+    with pytest.raises(
+        CheckpointCorrupt, match=r"manifest.json is missing: stage small is no longer committed, and an"
+    ):
+        run_here(order, root)
+
+    assert not (root / "store").exists() or not list((root / "store").rglob("*"))
+
+
+@pytest.mark.models
+def test_an_export_only_order_exports_what_is_committed(root: Path):
+    before = run_here(an_order(root), root)
+    order = an_order(root, template={"export": {"onnx": {}}}).model_copy(update={"export_only": True})
+
+    answer = run_here(order, root, attempt="export")
+
+    assert answer.checkpoint == before.checkpoint
+    assert [export.format for export in answer.exports] == ["onnx"]
+
+
+@pytest.mark.parametrize(
+    "broken, sentence",
+    [
+        pytest.param(
+            lambda path: onnx_file.quantize_int8(path, path.with_name("int8.onnx"), who="export.onnx of stage x"),
+            "export.onnx of stage x: the weights cannot be quantized to int8: ",
+            id="quantizer",
+        ),
+        pytest.param(
+            lambda path: onnx_file.OnnxModel(path, who="export.onnx of stage x"),
+            "export.onnx of stage x: ONNX Runtime cannot load model.onnx: ",
+            id="runtime",
+        ),
+    ],
+)
+def test_errors_of_quantizer_and_runtime_name_the_export(broken: Any, sentence: str, tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no graph")
+
+    with pytest.raises(ExportInvalid) as failure:
+        broken(path)
+
+    assert str(failure.value).startswith(sentence)
+    assert str(failure.value).endswith("; remove export.onnx of this stage")
 
 
 def test_predictions_are_compared_as_each_task_answers():

@@ -212,6 +212,7 @@ class Template(Document):
     save_interval: Duration = "10m"
     """Maximum training time that a crash can lose."""
     export: Export = Export()
+    """What each student is exported to. A teacher that `fineTune` trains is not exported."""
 
 
 class Architecture(Document):

@@ -11,7 +11,7 @@ from distillchain_api.failures import FailureClass
 
 ChainPhase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
-ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended"]
+ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended", "ExportsReady"]
 
 
 class Condition(Record):
@@ -71,6 +71,20 @@ class ExportStatus(Record):
     """The same of the checkpoint in PyTorch, on the same CPU."""
 
 
+class MissingExport(Record):
+    """An export of a committed stage that is not made yet, or could not be made."""
+
+    export: str
+    """onnx or onnx-int8."""
+    phase: Literal["Pending", "Running", "Failed"]
+    job: str | None = None
+    """Name of the Job that makes it, or has tried to."""
+    message: str | None = None
+    """What it waits for, or why it failed."""
+    failure_class: FailureClass | None = None
+    """Row of docs/failures.md."""
+
+
 class StageStatus(Record):
     """One stage."""
 
@@ -103,6 +117,8 @@ class StageStatus(Record):
     """What it waits for, why it failed, or why its student may not have learned the task."""
     exports: list[ExportStatus] = []
     """What was exported from the committed weights."""
+    missing_export: MissingExport | None = None
+    """What `export` asks for and `exports` lacks. The stage stays committed whatever becomes of it."""
     warnings: list[str] = []
     """What the user should know of a committed stage's data, checkpoints and result."""
     failure_class: FailureClass | None = None

@@ -23,6 +23,13 @@ TERMINATION_BYTES = 4096  # the kubelet's own limit of a termination message
 MESSAGE_BYTES = 2048  # leaves room for the frame and JSON escapes of the sentence
 
 
+class ExportFailure(Record):
+    """Why an export of a committed stage could not be made."""
+
+    failure_class: FailureClass
+    message: str
+
+
 class Committed(Record):
     """The stage is committed: by this pod, or found so (`reused`)."""
 
@@ -40,6 +47,8 @@ class Committed(Record):
     examples_per_second: float
     exports: list[ExportSummary] = []
     """What the work order asks to export."""
+    export_failure: ExportFailure | None = None
+    """Why it is missing in `exports`. The stage is committed all the same."""
     warnings: list[str] = []
     """Of the manifest, as many as the termination message holds."""
 

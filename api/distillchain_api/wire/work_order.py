@@ -99,6 +99,8 @@ class WorkOrder(Document):
     save_interval_s: Annotated[int, Field(ge=1)] = 600
     export: Export = Export()
     """In no digest: it is made from the committed weights."""
+    export_only: bool = False
+    """The stage is committed: make its export and nothing else, and fail if the commit is missing."""
     final: bool = False
     """The chain's last stage: its trainer writes the chain's report. Decides no result, so it is in no digest."""
 
@@ -109,10 +111,12 @@ class WorkOrder(Document):
         return self
 
     def to_document(self) -> dict[str, Any]:
-        """The order as plain JSON data; `parallelism` is left out for one process, and `export` without an export."""
+        """The order as plain JSON data, without `parallelism` for one process and without what asks for no export."""
         document = super().to_document()
         if self.export.name is None:
             del document["export"]
+        if not self.export_only:
+            del document["exportOnly"]
         if self.parallelism == ResolvedParallelism():
             del document["parallelism"]
         return document

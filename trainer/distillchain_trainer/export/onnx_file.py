@@ -44,52 +44,67 @@ def write_onnx(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, who: 
         who: begins the message.
     Raises: ExportInvalid when the exporter cannot export the model.
     """
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                _Logits(model).eval(),
-                kwargs=inputs,
-                dynamo=True,
-                verbose=False,
-                input_names=list(inputs),
-                output_names=["logits"],
-                dynamic_shapes=dict.fromkeys(inputs, AXES),
-            )
-            assert program is not None
-            program.save(path, external_data=False)
-        except Exception as error:  # the exporter raises errors of many classes for a model that it does not support
-            raise translate_unforeseen(error) or ExportInvalid(
-                f"{who}: the model cannot be exported to ONNX: {first_line(error)}; remove export.onnx of this stage"
-            ) from error
+    with _quiet(), _translated(who, "the model cannot be exported to ONNX"):
+        program = torch.onnx.export(
+            _Logits(model).eval(),
+            kwargs=inputs,
+            dynamo=True,
+            verbose=False,
+            input_names=list(inputs),
+            output_names=["logits"],
+            dynamic_shapes=dict.fromkeys(inputs, AXES),
+        )
+        assert program is not None
+        program.save(path, external_data=False)
 
 
-def quantize_int8(source: Path, path: Path) -> None:
-    """Writes the model with 8-bit weights; activations are quantized as they come (dynamic quantization)."""
+def quantize_int8(source: Path, path: Path, *, who: str) -> None:
+    """Writes the model with 8-bit weights; activations are quantized as they come (dynamic quantization).
+
+    Raises: ExportInvalid when the quantizer cannot read or quantize the model.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet():
+    with _quiet(), _translated(who, "the weights cannot be quantized to int8"):
         quantize_dynamic(source, path, weight_type=QuantType.QInt8)
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file that is called as a model of transformers is, on as many threads as torch uses."""
+    """An ONNX file that is called as a model of transformers is, on as many threads as torch uses.
 
-    def __init__(self, path: Path) -> None:
+    Raises: ExportInvalid when ONNX Runtime cannot load or run it.
+    """
+
+    def __init__(self, path: Path, *, who: str) -> None:
         super().__init__()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors; its warnings are about optimizations
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._who = who
+        with _translated(who, f"ONNX Runtime cannot load {path.name}"):
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._names = [item.name for item in self._session.get_inputs()]
         # The engine asks a model for the device of its weights.
         self.device = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, **inputs: Tensor) -> SimpleNamespace:
         """Token ids [rows, tokens] -> an object with `logits`."""
-        (logits,) = self._session.run(None, {name: inputs[name].numpy() for name in self._names})
+        with _translated(self._who, "ONNX Runtime cannot run the exported graph"):
+            (logits,) = self._session.run(None, {name: inputs[name].numpy() for name in self._names})
         return SimpleNamespace(logits=torch.from_numpy(logits))
+
+
+@contextmanager
+def _translated(who: str, what: str) -> Iterator[None]:
+    """Within, errors of exporter, quantizer and runtime become ExportInvalid, OutOfMemory or DiskFull."""
+    try:
+        yield
+    except Exception as error:  # these libraries raise errors of many classes for a model that they do not support
+        raise translate_unforeseen(error) or ExportInvalid(
+            f"{who}: {what}: {first_line(error)}; remove export.onnx of this stage"
+        ) from error
 
 
 @contextmanager

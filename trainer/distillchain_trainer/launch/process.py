@@ -102,7 +102,15 @@ def _run(signals: Signals, order: WorkOrder, progress: TextIO) -> Ending:
         from distillchain_trainer.stage.run import run_stage
 
         reporter = Reporter(order.stage, progress)
-        answer = run_stage(order, attempt=attempt, folder=folder, reporter=reporter, signals=signals, warnings=warnings)
+        answer = run_stage(
+            order,
+            attempt=attempt,
+            folder=folder,
+            reporter=reporter,
+            signals=signals,
+            warnings=warnings,
+            on_committed=write_answer,
+        )
         return committed(answer)
 
 

@@ -18,6 +18,7 @@ from typing import TextIO
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.launch.ending import Ending, carry_out, committed
 from distillchain_trainer.launch.handover import RANK_ENV, RankEnd, RankStart
+from distillchain_trainer.launch.termination import write_answer
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -55,6 +56,7 @@ def _run(start: RankStart, rank: int, signals: Signals, order: WorkOrder, progre
         reporter=Reporter(order.stage, progress if rank == 0 else None),
         signals=signals,
         warnings=StageWarnings(start.warnings),
+        on_committed=write_answer,
     )
     return committed(answer)
 

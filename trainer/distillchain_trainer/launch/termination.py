@@ -56,10 +56,13 @@ def _with_fewer_warnings(answer: Committed) -> Committed:
 
 
 def _without_sentences(answer: Committed) -> Committed:
-    """Without doubts, which the manifest keeps; without the teacher where even that is too long."""
+    """With short sentences, which manifest and log keep; without the teacher where even that is too long."""
     teacher = answer.teacher.model_copy(update={"doubt": None}) if answer.teacher else None
     student = answer.student.model_copy(update={"doubt": answer.student.doubt and fit(answer.student.doubt, 100)})
-    shorter = answer.model_copy(update={"student": student, "teacher": teacher})
+    failure = answer.export_failure
+    if failure is not None:
+        failure = failure.model_copy(update={"message": fit(failure.message, WARNING_BYTES)})
+    shorter = answer.model_copy(update={"student": student, "teacher": teacher, "export_failure": failure})
     return shorter if _size(shorter) <= TERMINATION_BYTES else shorter.model_copy(update={"teacher": None})
 
 

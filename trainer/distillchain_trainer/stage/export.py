@@ -1,6 +1,7 @@
 """Exports of a committed stage: found in the store, or made from the committed weights and compared with them.
 
-They are no part of the commit. So an export that is added to the spec later is made by the next run, without training.
+They are no part of the commit. So an export that is added to the spec later is made by the next run, without training,
+and one that fails is reported beside the commit.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillchain_api.layout import export_record_key
+from distillchain_api.failures import FailureClass
+from distillchain_api.layout import export_record_key, manifest_key
 from distillchain_api.metrics import format_value
 from distillchain_api.resource.export import Format
-from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.answer import Committed, ExportFailure, fit
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import Manifest
 from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt
-from distillchain_trainer.errors import ExportInvalid
+from distillchain_store.redaction import without_secrets
+from distillchain_trainer.errors import ExportInvalid, OutOfMemory, first_line, translate_unforeseen
 from distillchain_trainer.export.record import find_export, summaries, upload_export
 from distillchain_trainer.stage.context import Context, utc_now
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -31,19 +34,56 @@ log = logging.getLogger(__name__)
 
 FILES: dict[Format, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+MESSAGE_BYTES = 1000  # beside the metrics of student and teacher in a termination message of 4,096 bytes
 
 
 def with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:
-    """The answer of a committed stage with its exports, and whether one was made now.
+    """The answer of a committed stage with its exports or the reason why they failed, and whether one was made now.
 
-    Raises: ExportInvalid, CheckpointInvalid, DataInvalid; StopRequested; errors of the store.
+    Raises: StopRequested.
     """
-    order, store, name = context.order, context.store, context.order.export.name
-    if name is None:
+    if context.order.export.name is None:
         return answer, False
-    manifest = read_manifest(store, order.digest)
+    try:
+        return _ensure_exports(context, answer, context.order.export.name)
+    except Exception as error:  # whatever fails here, the student is committed and can teach the next stage
+        failure = _failure_of(context.order.stage, error)
+        log.warning("the export failed; the stage stays committed: %s", failure.message, exc_info=error)
+        return answer.model_copy(update={"export_failure": failure}), False
+
+
+def _failure_of(stage: str, error: Exception) -> ExportFailure:
+    known = translate_unforeseen(error)
+    sentence = str(known) if known else f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(known, OutOfMemory):
+        # Its own remedy is about training.
+        sentence = "out of memory: raise resources.limits.memory of this stage, or remove its export.onnx"
+    if not sentence.startswith("export.onnx"):
+        sentence = f"export.onnx of stage {stage}: {sentence}"
+    failure_class = known.failure_class if known else FailureClass.CRASHED
+    return ExportFailure(failure_class=failure_class, message=fit(without_secrets(sentence), MESSAGE_BYTES))
+
+
+def read_committed(context: Context) -> Manifest:
+    """The manifest of a stage that is exported and not trained.
+
+    Raises: CheckpointCorrupt when it is missing; errors of the store.
+    """
+    order = context.order
+    manifest = read_manifest(context.store, order.digest)
     if manifest is None:
-        raise CheckpointCorrupt(f"stage {order.stage} is no longer committed; try again (distillchain retry)")
+        raise CheckpointCorrupt(
+            f"{context.store.uri}/{manifest_key(order.digest)} is missing: stage {order.stage} is no longer committed, "
+            f"and an export never trains; restore the object, remove {order.field}.export, or create the chain again "
+            "to train the stage"
+        )
+    return manifest
+
+
+def _ensure_exports(context: Context, answer: Committed, name: Format) -> tuple[Committed, bool]:
+    """Raises: ExportInvalid, CheckpointInvalid, DataInvalid; StopRequested; errors of the store."""
+    order, store = context.order, context.store
+    manifest = read_committed(context)
     record = find_export(store, manifest, name)
     made = record is None
     if record is None:
@@ -142,7 +182,7 @@ class _Exporting:
 
         path = self._out / FILES[kind]
         if kind == "onnx-int8":
-            quantize_int8(self._out / FILES["onnx"], path)
+            quantize_int8(self._out / FILES["onnx"], path, who=self._who)
             return path
         # Two rows of two tokens at least, because the exporter takes a size of 1 for a constant.
         width = max(2, *self._encoded.lengths[:2])
@@ -156,7 +196,7 @@ class _Exporting:
 
         task = self._context.order.task
         metric = task.deciding_metric
-        measured = measure_format(OnnxModel(path), self._loaded, self._task, self._split, self._encoded)
+        measured = measure_format(OnnxModel(path, who=self._who), self._loaded, self._task, self._split, self._encoded)
         differs = difference(task.type, reference.outputs, measured.outputs)
         ours, theirs = measured.metrics[metric.name], reference.metrics[metric.name]
         what = (

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distillchain_api.wire.answer import Committed
@@ -21,7 +21,7 @@ from distillchain_trainer.libraries import import_libraries
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.answer import answer_of
 from distillchain_trainer.stage.context import Context
-from distillchain_trainer.stage.export import with_exports
+from distillchain_trainer.stage.export import read_committed, with_exports
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage.report import ensure_report
@@ -38,6 +38,7 @@ def run_stage(
     reporter: Reporter,
     signals: Signals,
     warnings: StageWarnings | None = None,
+    on_committed: Callable[[Committed], None] | None = None,
 ) -> Committed:
     """Carries out a work order, or adopts what is committed already.
 
@@ -47,6 +48,8 @@ def run_stage(
     Args:
         folder: for files in the making, empty; shared by the processes of a node.
         warnings: what was found before the stage began.
+        on_committed: called by rank 0 once the stage is committed, before its exports and report. If the process is
+            killed while it makes them, the stage is committed all the same.
     Raises: StageError with a sentence that a user can act on; StopRequested.
     """
     world = join_world()
@@ -54,7 +57,10 @@ def run_stage(
         address = order.storage
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
         context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
-        answer, exported = _with_exports(context, _adopt_or_train(context))
+        committed = _find_committed(context) if order.export_only else _adopt_or_train(context)
+        if on_committed is not None and world.is_main and (order.export.name or order.final):
+            on_committed(committed)
+        answer, exported = _with_exports(context, committed)
         if order.final and world.is_main:
             with signals.deferred():  # a committed stage is not reported as interrupted because of its report
                 ensure_report(store, order, adopted=answer.reused and not exported)
@@ -73,6 +79,12 @@ def _adopt_or_train(context: Context) -> Committed:
         return adopt(context, found).to_json()
 
     return Committed.parse(world.from_main(adopted, "verification of the commit"))
+
+
+def _find_committed(context: Context) -> Committed:
+    """The answer of a stage that is committed and gets an export. Its files are verified when they are read."""
+    found = context.world.from_main(lambda: read_committed(context).to_json(), "search for a commit")
+    return answer_of(context.order, Manifest.parse(found), reused=True)
 
 
 def _with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:

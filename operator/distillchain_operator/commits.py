@@ -1,0 +1,70 @@
+"""Whether a vertex is committed: by its status entry, or by the answer of one of its Jobs. Pure."""
+
+from __future__ import annotations
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.status import StageStatus
+from distillchain_operator.gates import surely_meets_gates
+from distillchain_operator.status import committed_entry
+from distillchain_operator.view import View
+
+
+def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job: str) -> bool:
+    """Whether a stage that is committed by its status still is one; an edit may tighten a gate.
+
+    Args:
+        job: name of the Job that the spec asks for now.
+    """
+    if entry.phase != "Committed":
+        return False
+    # Without an edit the metrics are not compared: they are rounded, so a metric equal to its gate would run again
+    # after each upgrade of the operator. A Job of the same name had the same gates, which are part of its work order.
+    return not view.was_edited or entry.job == job or surely_meets_gates(stage, entry)
+
+
+def found_damaged_at(view: View, stage: PlannedStage) -> str:
+    """The time when a vertex that needs this one failed because its checkpoint is damaged or missing; empty otherwise.
+
+    Also empty until the user retries that failure by deleting its Job. Then the status of this stage is not trusted:
+    its trainer verifies the checkpoint, or trains again if the user has deleted the manifest.
+    """
+    for following in view.plan.stages:
+        entry = view.previous_entry(following) if stage.name in following.needs else None
+        if entry is None or entry.phase != "Failed" or entry.failure_class is not FailureClass.CHECKPOINT_CORRUPT:
+            continue
+        job = view.observed.by_name.get(entry.job or "")
+        if job is None or job.deleting:
+            return entry.finished_at or ""
+    return ""
+
+
+def committed_by_job(view: View, stage: PlannedStage, *, wanted: str, after: str) -> StageStatus | None:
+    """The entry from the answer of a Job's trainer: of the wanted Job first, of another only if its gates are met too.
+
+    Args:
+        wanted: name of the Job that the spec asks for now.
+        after: a Job created at or before this moment does not count.
+    """
+    # A Job of another name may have run under other gates, so it commits the stage only if it surely meets the present
+    # ones.
+    jobs = sorted(view.jobs_of(stage), key=lambda job: (job.name != wanted, job.created_at))
+    for job in jobs:
+        answered = view.answer_of(stage, job)
+        if answered is None or job.deleting or (after and job.created_at <= after):
+            continue
+        answer, pod = answered
+        if answer.reused and answer.attempt.startswith(tuple(view.pods_so_far(job))):
+            # An earlier pod of this Job committed the stage and was lost before its answer was read.
+            answer = answer.model_copy(update={"reused": False})
+        entry = committed_entry(
+            stage,
+            answer,
+            job=job.name,
+            attempt=view.attempt(stage, job),
+            started_at=job.created_at or None,
+            finished_at=(pod.end.finished_at if pod.end else "") or job.finished_at or None,
+        )
+        if job.name == wanted or surely_meets_gates(stage, entry):
+            return entry
+    return None

@@ -1,0 +1,123 @@
+"""The export of a stage that is committed without it: made by a Job of its own, which never trains. Pure.
+
+The entry of the stage stays as the commit has made it. What becomes of the export is in `missing_export` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_api.resource.parallelism import Parallelism, ResolvedParallelism
+from distillchain_api.resource.status import ExportStatus, MissingExport, StageStatus
+from distillchain_operator import entries
+from distillchain_operator.actions import DeleteJob
+from distillchain_operator.gates import has_exports
+from distillchain_operator.observed import ObservedJob
+from distillchain_operator.policy import diagnose
+from distillchain_operator.scheduling import Start, is_refused
+from distillchain_operator.status import bounded_warnings
+from distillchain_operator.step import Step
+from distillchain_operator.view import View
+from distillchain_operator.wanted_jobs import wanted_job
+
+PRIORITY = 100
+"""After every stage: no student waits for an export."""
+LOST = "its pod was deleted, and its result with it"
+
+
+def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving: set[str]) -> Step:
+    """What a committed stage does about its exports.
+
+    Args:
+        leaving: names of Jobs that this reconcile deletes.
+    """
+    if has_exports(stage, entry):
+        return Step(entry.model_copy(update={"missing_export": None}))
+    own, late = wanted_job(view, stage), wanted_job(view, exporter_of(stage))
+    before = entry.missing_export
+    if before is not None and _is_final(view, stage, before, names={own.name, late.name}):
+        return Step(entry)
+    running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
+    if running is not None:
+        message = entries.running(view, stage, running).message
+        return Step(_with(stage, entry, phase="Running", job=running.name, message=message))
+    # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.
+    for name in (late.name, *([own.name] if before is None else [])):
+        job = view.observed.by_name.get(name)
+        if job is None or job.deleting or name in leaving:
+            continue
+        if found := _outcome(view, stage, entry, job):
+            return Step(found)
+        if name == late.name:
+            again = _with(stage, entry, phase="Pending", message=f"running again: {LOST}")
+            return Step(again, (DeleteJob(job.name, job.uid, why=LOST),))
+    if view.suspends:
+        return Step(_with(stage, entry, phase="Pending", message="suspended"))
+    if late.manifest is None:
+        failure_class = FailureClass.POD_REJECTED
+        return Step(_with(stage, entry, phase="Failed", message=late.fault, failure_class=failure_class))
+    waiting = _with(stage, entry, phase="Pending")
+    start = Start(
+        stage=stage,
+        manifest=late.manifest,
+        started=_with(stage, entry, phase="Running", job=late.name, message="waiting for its pod"),
+        waiting=waiting,
+        priority=PRIORITY,
+        is_export=True,
+        was_refused=is_refused(entry),
+    )
+    return Step(waiting, start=start)
+
+
+def exporter_of(stage: PlannedStage) -> PlannedStage:
+    """The stage with a work order to export and nothing else, by one process: an export is made on the CPU."""
+    order = stage.work_order.model_copy(update={"export_only": True, "parallelism": ResolvedParallelism()})
+    return replace(stage, work_order=order, parallelism=Parallelism(processes_per_node=1))
+
+
+def refused_export(plan: Plan, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes to a stage's entry when the API server does not accept the Job of its export.
+
+    Args:
+        changes: as they would be for the Job of the stage itself.
+    """
+    stage = plan.stage(name)
+    assert stage is not None
+    fields = {name: value for name, value in changes.items() if name in MissingExport.model_fields}
+    return {"missing_export": MissingExport(export=stage.work_order.export.name or "", **fields)}
+
+
+def _with(stage: PlannedStage, entry: StageStatus, **fields: Any) -> StageStatus:
+    missing = MissingExport(export=stage.work_order.export.name or "", **fields)
+    return entry.model_copy(update={"missing_export": missing})
+
+
+def _is_final(view: View, stage: PlannedStage, missing: MissingExport, *, names: set[str]) -> bool:
+    """Whether the export has failed and nothing has changed since: no edit of its Job, and no retry."""
+    if missing.phase != "Failed" or missing.export != stage.work_order.export.name or missing.job is None:
+        return False
+    job = view.observed.by_name.get(missing.job)
+    # As with a stage that failed: deleting the Job retries.
+    return job is not None and not job.deleting and (not view.was_edited or missing.job in names)
+
+
+def _outcome(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob) -> StageStatus | None:
+    """The entry after a finished Job has made the export or failed to; None if its answer is lost."""
+    answered = view.answer_of(stage, job)
+    if answered is not None:
+        answer, _ = answered
+        exports = [ExportStatus.parse(export.to_document()) for export in answer.exports]
+        made = {"exports": exports, "warnings": bounded_warnings(answer.warnings), "missing_export": None}
+        if has_exports(stage, changed := entry.model_copy(update=made)):
+            return changed
+        if (failure := answer.export_failure) is not None:
+            fields = {"message": failure.message, "failure_class": failure.failure_class}
+            return _with(stage, entry, phase="Failed", job=job.name, **fields)
+    if job.has_failed:
+        found = diagnose(job, view.observed.pods_of(job))
+        fields = {"message": found.message, "failure_class": found.failure_class}
+        return _with(stage, entry, phase="Failed", job=job.name, **fields)
+    return None

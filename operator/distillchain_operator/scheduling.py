@@ -1,0 +1,155 @@
+"""Which of the Jobs that may start do start: by priority, while fewer than `max_parallel_jobs` run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.status import StageStatus
+from distillchain_api.wire.answer import fit
+from distillchain_operator.actions import CreateJob
+from distillchain_operator.observed import ObservedPod
+from distillchain_operator.policy import describe_pod
+from distillchain_operator.view import View
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a Job may not be created yet."""
+
+    message: str
+    failure_class: FailureClass | None = None
+    """Set if a pod is in the way that does not end without the user."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A Job that may be created as soon as it may run.
+
+    Attributes:
+        started: the entry of its stage once the Job is created.
+        waiting: the entry while it is not.
+        is_held: `waiting` already says why: its pause is not over.
+        priority: a lower number starts first.
+        was_refused: the API server refused it the last time, so that others go first.
+    """
+
+    stage: PlannedStage
+    manifest: dict[str, Any]
+    started: StageStatus
+    waiting: StageStatus
+    priority: int
+    is_held: bool = False
+    is_export: bool = False
+    was_refused: bool = False
+
+    @property
+    def action(self) -> CreateJob:
+        """Creates the Job."""
+        return CreateJob(self.stage.name, self.manifest, self.is_export)
+
+    def after(self, wait: Wait) -> StageStatus:
+        """The entry while something is in the way."""
+        # While the pods of a deleted Job stop, the reason why they do not is what the user needs to know.
+        if self.is_held and not wait.failure_class:
+            return self.waiting
+        if self.is_export and self.waiting.missing_export is not None:
+            missing = self.waiting.missing_export.model_copy(update={"message": wait.message})
+            return self.waiting.model_copy(update={"missing_export": missing})
+        return self.waiting.model_copy(update={"message": wait.message, "failure_class": wait.failure_class})
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What uses one of the Jobs that the chain may have: a Job, or pods that a Job left.
+
+    Attributes:
+        stage: its vertex; empty if that is not known.
+        what: what a Job waits for that may not start because of it.
+        pods: those that have to end.
+    """
+
+    stage: str
+    what: str
+    pods: Sequence[ObservedPod]
+
+
+def schedule(
+    view: View, starts: Sequence[Start], *, leaving: set[str]
+) -> Iterator[tuple[StageStatus, CreateJob | None]]:
+    """For each start its entry, and the action if its Job is created now.
+
+    Args:
+        leaving: names of Jobs that this reconcile deletes.
+    """
+    slots = [*_slots_of_jobs(view, leaving), *_slots_of_pods(view)]
+    # Sorting is stable, so starts of one priority keep the order of the plan.
+    for start in sorted(starts, key=lambda start: (start.priority, start.was_refused)):
+        # Two pods of one stage would write the same state, however many Jobs may run.
+        own = next((slot for slot in slots if slot.stage == start.stage.name), None)
+        rival = own or (slots[0] if len(slots) >= view.plan.max_parallel_jobs else None)
+        if rival is not None:
+            yield start.after(_wait_for(view, rival)), None
+        elif start.is_held:
+            yield start.waiting, None
+        else:
+            name = start.manifest["metadata"]["name"]
+            slots.append(_Slot(start.stage.name, f"Job {name} of stage {start.stage.name} to finish", ()))
+            yield start.started, start.action
+
+
+def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
+    for job in view.observed.jobs:
+        pods = [pod for pod in view.observed.pods_of(job) if not pod.is_over]
+        # A deleted Job is listed until its pods are gone (cluster.delete_job).
+        if job.deleting or job.name in leaving:
+            # A pod that is not deleted yet may wait for something, but it is about to go.
+            yield _Slot(job.stage, f"the pods of Job {job.name} to terminate", [pod for pod in pods if pod.deleting])
+        elif not job.is_finished:
+            yield _Slot(job.stage, f"Job {job.name} of stage {job.stage} to finish", pods)
+
+
+def _slots_of_pods(view: View) -> Iterator[_Slot]:
+    """Pods whose Job has finished or is gone: a trainer that still stops uses the GPU and the store."""
+    counted = {job.uid for job in view.observed.jobs if not job.is_finished or job.deleting}
+    stages = {job.uid: job.stage for job in view.observed.jobs}
+    left: dict[str, list[ObservedPod]] = {}
+    for pod in view.observed.pods:
+        if not pod.is_over and pod.job_uid not in counted:
+            left.setdefault(pod.job_uid, []).append(pod)
+    for uid, pods in left.items():
+        what = f"pod {pods[0].name} of Job {pods[0].job} to terminate"
+        if uid in view.observed.foreign_jobs:
+            what = foreign_job(pods[0].job, view.plan.chain.name)
+        yield _Slot(stages.get(uid, ""), what, pods)
+
+
+def foreign_job(job: str, chain: str) -> str:
+    """What a stage waits for while a Job of another owner is in its way, and how to remove it."""
+    return (
+        f"Job {job} to be deleted: it belongs to another owner, such as a deleted chain {chain}; if it is not needed: "
+        f"kubectl delete job {job}"
+    )
+
+
+def _wait_for(view: View, slot: _Slot) -> Wait:
+    """What the pods of a slot do, and whether they end without the user."""
+    found = [note for pod in slot.pods if (note := describe_pod(pod, now=view.now))]
+    # One pod that needs the user holds up the stage, whatever the others do.
+    note = next((note for note in found if note.needs_user), found[0] if found else None)
+    is_stuck = note is not None and note.needs_user
+    message = f"waiting for {slot.what}" + (f": {note.message}" if note else "")
+    return Wait(fit(message), FailureClass.POD_REJECTED if is_stuck else None)
+
+
+def is_refused(entry: StageStatus | None) -> bool:
+    """Whether the API server refused the last Job of a stage or of its export."""
+    if entry is None:
+        return False
+    missing = entry.missing_export
+    return (entry.phase == "Failed" and entry.job is None) or (
+        missing is not None and missing.phase == "Failed" and missing.job is None
+    )

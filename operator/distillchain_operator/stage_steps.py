@@ -1,0 +1,128 @@
+"""What one stage does next: it stays committed, follows its Job, fails, waits, or wants its Job to start. Pure."""
+
+from __future__ import annotations
+
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.status import StageStatus
+from distillchain_operator import entries, starting
+from distillchain_operator.actions import DeleteJob
+from distillchain_operator.commits import committed_by_job, found_damaged_at, stays_committed
+from distillchain_operator.late_exports import export_step
+from distillchain_operator.observed import JobState, ObservedJob
+from distillchain_operator.scheduling import Start, is_refused
+from distillchain_operator.step import Step
+from distillchain_operator.view import View
+from distillchain_operator.wanted_jobs import WantedJob, wanted_job
+
+
+def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: set[str]) -> Step:
+    """A stage that needs another one: it stays committed, finishes if it already runs, and else waits."""
+    before = view.previous_entry(stage)
+    if before is not None and stays_committed(view, stage, before, job=wanted_job(view, stage).name):
+        return export_step(view, stage, before, leaving=leaving)
+    running = next(iter(view.unfinished_jobs_of(stage)), None)
+    if running is not None:  # the gate of an earlier stage was tightened while this one ran
+        return Step(entries.running(view, stage, running))
+    return Step(entries.pending(stage, f"waiting for {waits_for} to commit"))
+
+
+def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
+    """A stage that has all that it needs; it may be committed too.
+
+    Args:
+        leaving: names of Jobs that this reconcile deletes.
+    """
+    wanted = wanted_job(view, stage)
+    before = view.previous_entry(stage)
+    damaged_at = found_damaged_at(view, stage)
+    if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted.name):
+        return export_step(view, stage, before, leaving=leaving)
+    # A commit counts whatever the phase of the Job: a sidecar may fail, or the timeout expire, a moment after it.
+    if committed := committed_by_job(view, stage, wanted=wanted.name, after=damaged_at):
+        return export_step(view, stage, committed, leaving=leaving)
+    running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
+    if running is not None:
+        return _with_running_job(view, stage, running, wanted=wanted.name)
+    # An upgrade of the operator gives Jobs other names. That alone must not retry a stage that failed.
+    finished = view.observed.by_name.get(wanted.name) or _failed_before(view, before)
+    if finished is not None and not finished.deleting and finished.name not in leaving:
+        return _with_finished_job(view, stage, finished, damaged_at=damaged_at)
+    # Below a failed Job, because a stage that failed stays Failed while the chain is suspended.
+    if view.suspends:
+        return Step(StageStatus(name=stage.name, phase="Suspended", digest=stage.digest, message="suspended"))
+    # Below the Jobs that exist: an operator that lost its default image must not fail a stage that runs.
+    if wanted.manifest is None:
+        return Step(entries.failed(stage, FailureClass.POD_REJECTED, wanted.fault))
+    return _start(view, stage, wanted, before)
+
+
+def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStatus | None) -> Step:
+    assert wanted.manifest is not None
+    held = starting.held_back(view, stage)
+    carried = {"missed_starts": before.missed_starts if before else None}
+    # Running before the Job exists; if the API server refuses the Job, the controller corrects this entry.
+    started = StageStatus(
+        name=stage.name, phase="Running", digest=stage.digest, job=wanted.name, message="waiting for its pod"
+    )
+    waiting = held or entries.pending(stage, "").model_copy(update=carried)
+    start = Start(
+        stage=stage,
+        manifest=wanted.manifest,
+        started=started.model_copy(update=carried),
+        waiting=waiting,
+        priority=stage.priority,
+        is_held=held is not None,
+        was_refused=is_refused(before),
+    )
+    return Step(waiting, start=start)
+
+
+def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str) -> Step:
+    if entry := starting.missed_start(view, stage, job):
+        return Step(entry, (DeleteJob(job.name, job.uid, why="a pod waited longer than pendingDeadline"),))
+    if _lost_its_leader(view, job):
+        return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
+    # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
+    # started is not stopped for it.
+    if job.name == wanted or not wanted or view.has_started(job):
+        return Step(entries.running(view, stage, job))
+    # Its pod waits for a node, an image, a Secret or the end of a crash's backoff. The edit may be the correction, and
+    # deleting a Job that has not started loses nothing.
+    why = "the chain was edited before its pod started"
+    return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
+
+
+def _lost_its_leader(view: View, job: ObservedJob) -> bool:
+    """Whether node 0 started again after another node had succeeded, which the Job controller does not start again."""
+    ended = [pod.end.finished_at for pod in view.observed.pods_of(job) if pod.phase == "Succeeded" and pod.end]
+    leader = next(reversed(view.leaders_of(job)), None)
+    # A kubelet that did not see the end reports no time for it.
+    return leader is not None and not leader.is_over and bool(ended) and leader.created_at > min(ended) > ""
+
+
+def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, damaged_at: str) -> Step:
+    """The wanted Job has finished, and none of its pods has answered that the stage is committed."""
+    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
+    if damaged_at and job.created_at <= damaged_at:
+        return _run_again(stage, job, why="the next stage found its checkpoint damaged")
+    before = view.entry_of(stage, job)
+    if before is not None and before.phase == "Failed":
+        # Final for this Job. The pods that reported the reason may be deleted in the meantime.
+        return Step(before)
+    if not job.has_failed and not any(pod.phase == "Succeeded" for pod in view.leaders_of(job)):
+        # The metrics were in the pod's answer. A trainer that finds its stage committed reports them within seconds.
+        return _run_again(stage, job, why="its pod was deleted, and its result with it")
+    return Step(entries.failed_job(view, stage, job))
+
+
+def _run_again(stage: PlannedStage, job: ObservedJob, *, why: str) -> Step:
+    return Step(entries.pending(stage, f"running again: {why}"), (DeleteJob(job.name, job.uid, why=why),))
+
+
+def _failed_before(view: View, before: StageStatus | None) -> ObservedJob | None:
+    """The failed Job of a stage that was not edited since, also when this operator would name it differently."""
+    if before is None or before.phase != "Failed" or before.job is None or view.was_edited:
+        return None
+    job = view.observed.by_name.get(before.job)
+    return job if job is not None and job.state is JobState.FAILED else None

@@ -1,0 +1,202 @@
+"""What one reconcile decides about exports: a committed stage stays committed, whatever becomes of its export."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan, a_pod
+from deciding import committed_status, created, decide, entry
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import Plan
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import Committed, ExportFailure
+from distillchain_api.wire.export import ExportSummary
+from distillchain_operator.actions import CreateJob, Decision, DeleteJob
+from distillchain_operator.late_exports import refused_export
+from distillchain_operator.transitions import transitions
+
+ONNX = {"image": IMAGE, "export": {"onnx": {}}}
+FAILURE = ExportFailure(failure_class=FailureClass.CHECKPOINT_INVALID, message="the graph computes something else")
+EXPORTED = ExportSummary(
+    format="onnx",
+    uri="s3://models/model.onnx",
+    size_bytes=9,
+    metric="0.8500",
+    examples_per_second="9.0",
+    pytorch_examples_per_second="4.0",
+)
+
+
+def exports_ready(status: ChainStatus) -> Any:
+    return next(condition for condition in status.conditions if condition.type == "ExportsReady")
+
+
+def succeeded(*stages: str) -> tuple[Plan, ChainStatus]:
+    """A chain that has succeeded without exports, and its plan after `export` was added to the template."""
+    status = committed_status(a_plan(stages=stages), *stages)
+    return a_plan(stages=stages, generation=2, template=ONNX), status
+
+
+def export_job(decision: Decision) -> dict[str, Any]:
+    """The Job of an export as the API server returns it."""
+    (action,) = (action for action in decision.actions if isinstance(action, CreateJob))
+    assert action.is_export
+    job = action.job
+    job["metadata"] |= {"uid": "uid-of-export", "creationTimestamp": NOON}
+    return job | {"status": {"startTime": NOON}}
+
+
+def ended(
+    job: dict[str, Any], *, answer: Committed | None, condition: str = "Complete", exit_code: int = 0, **pod: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The Job after its pod has ended."""
+    end = {"type": condition, "status": "True", "lastTransitionTime": NOON}
+    message = answer.to_json() if answer else ""
+    phase = "Succeeded" if exit_code == 0 else "Failed"
+    done = job | {"status": {"startTime": NOON, "conditions": [end], phase.lower(): 1}}
+    return done, a_pod(job, phase=phase, exit_code=exit_code, message=message, **pod)
+
+
+def test_an_export_that_is_added_to_a_succeeded_chain_gets_a_job_that_does_not_train():
+    plan, status = succeeded("mini")
+
+    decision = decide(plan, previous=status)
+
+    job = export_job(decision)
+    (trainer,) = job["spec"]["template"]["spec"]["containers"]
+    order = next(json.loads(e["value"]) for e in trainer["env"] if e["name"] == "DISTILLCHAIN_WORK_ORDER")
+    assert order["exportOnly"] is True
+    assert decision.status.phase == "Succeeded"
+    assert entry(decision, "mini").model_copy(update={"missing_export": None}) == status.stage_named("mini")
+    assert exports_ready(decision.status).reason == "Exporting"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param({"answer": True}, id="its trainer reports the failure"),
+        pytest.param({"answer": False, "condition": "Failed", "exit_code": 137, "reason": "OOMKilled"}, id="killed"),
+    ],
+)
+def test_a_late_export_that_fails_leaves_chain_and_stage_as_they_were(end: dict[str, Any]):
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    answer = a_commit(plan.stages[0], reused=True).model_copy(update={"export_failure": FAILURE})
+    job, pod = ended(export_job(started), **{**end, "answer": answer if end["answer"] else None})
+
+    decision = decide(plan, job, pods=(pod,), previous=started.status)
+
+    assert decision.actions == ()
+    assert decision.status.phase == "Succeeded"
+    assert decision.status.result == status.result
+    kept = entry(decision, "mini").model_copy(update={"missing_export": None})
+    assert kept == status.stage_named("mini")
+    assert entry(decision, "mini").missing_export.phase == "Failed"
+    assert (exports_ready(decision.status).status, exports_ready(decision.status).reason) == ("False", "ExportFailed")
+    assert [event.reason for event in transitions(started.status, decision.status)] == ["ExportFailed"]
+    again = decide(plan, job, pods=(pod,), previous=decision.status)
+    assert again.status == decision.status
+
+
+def test_a_late_export_that_is_made_is_in_the_entry_of_its_stage():
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    answer = a_commit(plan.stages[0], reused=True).model_copy(update={"exports": [EXPORTED]})
+    job, pod = ended(export_job(started), answer=answer)
+
+    decision = decide(plan, job, pods=(pod,), previous=started.status)
+
+    assert [export.uri for export in entry(decision, "mini").exports] == [EXPORTED.uri]
+    assert entry(decision, "mini").missing_export is None
+    assert entry(decision, "mini").reused is False
+    assert exports_ready(decision.status).status == "True"
+    assert [event.reason for event in transitions(started.status, decision.status)] == ["StageExported"]
+
+
+def test_a_stage_whose_own_trainer_fails_to_export_is_committed_and_the_next_one_starts():
+    plan = a_plan(template=ONNX)
+    job, pod = a_committed_job(plan, "mini")
+    answer = a_commit(plan.stages[0]).model_copy(update={"export_failure": FAILURE})
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = answer.to_json()
+
+    decision = decide(plan, job, pods=(pod,))
+
+    assert entry(decision, "mini").phase == "Committed"
+    assert entry(decision, "mini").missing_export.message == FAILURE.message
+    assert created(decision) == ["tiny"]
+
+
+def test_a_trainer_that_is_killed_while_it_exports_has_committed_its_stage():
+    plan = a_plan(template=ONNX, stages=["mini"])
+    job = a_job(plan, "mini", condition="Failed", reason="BackoffLimitExceeded", failed=1)
+    message = a_commit(plan.stages[0]).to_json()
+    pod = a_pod(job, phase="Failed", exit_code=137, reason="OOMKilled", message=message)
+
+    decision = decide(plan, job, pods=(pod,))
+
+    assert decision.status.phase == "Succeeded"
+    assert entry(decision, "mini").missing_export.failure_class is FailureClass.OUT_OF_MEMORY
+
+
+def test_stages_start_before_exports():
+    status = committed_status(a_plan(), "mini")
+    plan = a_plan(generation=2, template=ONNX)
+
+    decision = decide(plan, previous=status)
+
+    assert [(a.stage, a.is_export) for a in decision.actions if isinstance(a, CreateJob)] == [("tiny", False)]
+    assert entry(decision, "mini").missing_export.phase == "Pending"
+
+
+def test_a_failed_export_is_tried_again_once_its_job_is_deleted():
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    answer = a_commit(plan.stages[0], reused=True).model_copy(update={"export_failure": FAILURE})
+    job, pod = ended(export_job(started), answer=answer)
+    failed = decide(plan, job, pods=(pod,), previous=started.status)
+
+    assert created(decide(plan, previous=failed.status)) == ["mini"]
+
+
+def test_an_export_whose_answer_is_lost_is_made_again():
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    job, _ = ended(export_job(started), answer=None)
+
+    decision = decide(plan, job, previous=started.status)
+
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    assert entry(decision, "mini").phase == "Committed"
+
+
+def test_an_export_whose_job_is_refused_leaves_its_stage_committed_and_lets_others_go_first():
+    plan, status = succeeded("mini", "tiny")
+    decision = decide(plan, previous=status)
+    assert created(decision) == ["mini"]
+    refusal = {"phase": "Failed", "job": None, "message": "no", "failure_class": FailureClass.POD_REJECTED}
+    changes = refused_export(plan, "mini", refusal)
+    stages = [e.model_copy(update=changes if e.name == "mini" else {}) for e in decision.status.stages]
+
+    later = decide(plan, previous=decision.status.model_copy(update={"stages": stages}))
+
+    assert stages[0].phase == "Committed"
+    assert created(later) == ["tiny"]
+
+
+def test_a_suspended_chain_starts_no_export():
+    _, status = succeeded("mini")
+    plan = a_plan(stages=["mini"], generation=2, template=ONNX, suspend=True)
+
+    decision = decide(plan, previous=status)
+
+    assert created(decision) == []
+    assert decision.status.phase == "Succeeded"
+
+
+def test_a_fine_tuned_teacher_is_not_exported():
+    plan = a_plan(template=ONNX, teacher={"model": "hf://org/teacher", "fineTune": {}}, stages=["mini"])
+
+    assert [stage.work_order.export.name for stage in plan.stages] == [None, "onnx"]
