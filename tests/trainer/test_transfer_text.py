@@ -156,3 +156,22 @@ def test_the_other_processes_of_a_node_get_the_same_text(tmp_path: Path):
     assert texts_of(again.taught) == texts_of(data.taught)
     assert again.taught.place(3) == data.taught.place(3)
     assert json.loads((tmp_path / "rows.json").read_text())["splits"]["transfer"]["left_out"]["empty"] == 1
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        pytest.param(
+            "a.tsv", b"sentence\tid\none\t1\ntwo\t2\nthree\tonly\ttoo many\n", id="a line that cannot be read"
+        ),
+        pytest.param(
+            "a.jsonl", b'{"sentence": "one"}\n{"sentence": "two"}\n{"sentence": 3}\n', id="a cell that is no text"
+        ),
+    ],
+)
+def test_a_faulty_row_matters_only_within_the_wanted_rows(tmp_path: Path, name: str, content: bytes):
+    data, warnings = read(tmp_path, {name: content}, rows=2)
+
+    assert (used(data), warnings) == (["one", "two"], [])
+    with pytest.raises(DataInvalid, match=r"a\.(tsv:4|jsonl:3)"):
+        read(tmp_path, {name: content}, rows=3)

@@ -6,6 +6,7 @@ Compares texts alone. Knows no file and no task.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -50,15 +51,23 @@ class Sieve:
         return self._left == 0
 
     def usable(self, table: Table, columns: Sequence[str]) -> Iterator[Usable]:
-        """The texts of a file that are used, until there are enough. Raises: DataInvalid for a cell that is no text."""
-        while not self.is_full and (block := list(islice(table.rows, BLOCK_ROWS))):
-            empty = np.fromiter((_is_empty(table, columns, row) for row in block), dtype=np.bool_)
-            texts = (("",) if no_text else row.cells for row, no_text in zip(block, empty, strict=True))
+        """The texts of a file that are used, until there are enough.
+
+        Raises: DataInvalid for a row that is no text, unless there are enough texts before it.
+        """
+        while not self.is_full:
+            block = _Block.read(table, columns)
+            texts = (("",) if no_text else row.cells for row, no_text in zip(block.rows, block.empty, strict=True))
             fingerprints = np.fromiter((fingerprint_of(cells) for cells in texts), dtype=np.int64)
+            used = self._judge(fingerprints, np.array(block.empty, dtype=np.bool_))
             # Shorter than the block where the last wanted text is within it.
-            for row, is_used in zip(block, self._judge(fingerprints, empty), strict=False):
+            for row, is_used in zip(block.rows, used, strict=False):
                 if is_used:
                     yield Usable(row.number, row.cells)
+            if block.fault is not None and not self.is_full:
+                raise block.fault
+            if len(block.rows) < BLOCK_ROWS:
+                return
 
     def _judge(self, fingerprints: NDArray[np.int64], empty: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which texts are used, up to the last one that is wanted. Counts why the others are not."""
@@ -80,6 +89,32 @@ class Sieve:
         own = np.concatenate([self._own, np.sort(fingerprints[: len(used)][used])])
         self._own = np.sort(own, kind="stable")
         return used
+
+
+@dataclass
+class _Block:
+    """Some rows of a file, up to a faulty one.
+
+    Attributes:
+        empty: for each row whether it has no text.
+        fault: why the next row cannot be used. Kept, because it does not matter if no more rows are wanted.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    empty: list[bool] = field(default_factory=list)
+    fault: DataInvalid | None = None
+
+    @classmethod
+    def read(cls, table: Table, columns: Sequence[str]) -> _Block:
+        """The next BLOCK_ROWS rows, or fewer."""
+        block = cls()
+        try:
+            for row in islice(table.rows, BLOCK_ROWS):
+                block.empty.append(_is_empty(table, columns, row))
+                block.rows.append(row)
+        except DataInvalid as fault:
+            block.fault = fault
+        return block
 
 
 def _is_empty(table: Table, columns: Sequence[str], row: Row) -> bool:
