@@ -22,6 +22,7 @@ from distillchain_trainer.engine.step import Work
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.errors import CheckpointInvalid, StopRequested
 from distillchain_trainer.hidden_states.hidden_mse import hidden_mse
+from distillchain_trainer.hidden_states.inside_models import Recorder
 from distillchain_trainer.hidden_states.term import PROJECTION, HiddenStates, Models, build_hidden_term
 from distillchain_trainer.hidden_states.value_relation import relation_loss
 from distillchain_trainer.models.bert_hash import register
@@ -324,3 +325,39 @@ def test_a_resumed_training_gives_the_same_bytes_also_of_the_projection(tmp_path
     assert kept[0][1] == stop_at
     for name, value in weights(whole, whole_term).items():
         assert torch.equal(value, weights(fresh, fresh_term)[name]), name
+
+
+@pytest.mark.parametrize("spec", [HiddenMSE(objective="HiddenMSE"), ValueRelation(objective="ValueRelation")])
+def test_recomputed_activations_change_neither_losses_nor_gradients(spec: HiddenTerm):
+    """Layers are then called a second time, in the backward pass."""
+    found = []
+    for recomputes in (False, True):
+        student, teacher = a_model(seed=1), a_model(seed=2, hidden_size=24, num_hidden_layers=4)
+        term = a_term(spec, student.train(), teacher)
+        if recomputes:
+            student.activation_checkpointing_enable({"use_reentrant": False})
+        for step in range(2):
+            torch.manual_seed(step)  # the same dropout
+            losses = losses_of(term, student)
+            losses.sum().backward()
+        found.append([losses.detach(), *(tensor.grad for tensor in student.parameters() if tensor.grad is not None)])
+
+    (plain, *gradients), (recomputed, *others) = found
+    torch.testing.assert_close(recomputed, plain)
+    assert len(gradients) == len(others) > 3
+    torch.testing.assert_close(others, gradients)
+
+
+def test_recomputed_outputs_are_not_taken_for_those_of_the_next_pass():
+    """They would be kept in memory, and hide that compiled code has skipped the hooks."""
+    student = a_model(seed=1).train()
+    student.activation_checkpointing_enable({"use_reentrant": False})
+    value = student.bert.encoder.layer[0].attention.self.value
+    recorder = Recorder(student, {"Value": value}, is_trained=True)
+    logits = student(**inputs()).logits
+
+    recorder.take()
+    logits.sum().backward()
+
+    with pytest.raises(RuntimeError, match="no output was recorded of Value"):
+        recorder.take()

@@ -57,22 +57,32 @@ def _parameters(layers: list[nn.Module]) -> int:
 
 
 class Recorder:
-    """Keeps what some modules return, from one forward pass to the next `take`.
+    """Keeps what some modules return in a forward pass of `model`, until the next `take`.
+
+    What they return after `take` is not kept: where activations are recomputed to save memory, the backward pass calls
+    layers a second time.
 
     Args:
-        modules: by the name under which their outputs are kept.
+        modules: of the model, by the name under which their outputs are kept.
         inputs: modules whose first input is kept.
         is_trained: the pass of interest has gradients. A pass that has not, as when a student is measured, is ignored;
             and the other way round.
     """
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module] | None = None, *, is_trained: bool
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        inputs: Mapping[str, nn.Module] | None = None,
+        *,
+        is_trained: bool,
     ) -> None:
         self._is_trained = is_trained
         self._names = [*modules, *(inputs or {})]
         self._kept: dict[str, Tensor] = {}
-        self._hooks = [module.register_forward_hook(self._keep_output(name)) for name, module in modules.items()]
+        self._is_open = False
+        self._hooks = [model.register_forward_pre_hook(self._open)]
+        self._hooks += [module.register_forward_hook(self._keep_output(name)) for name, module in modules.items()]
         self._hooks += [
             module.register_forward_pre_hook(self._keep_input(name), with_kwargs=True)
             for name, module in (inputs or {}).items()
@@ -83,7 +93,7 @@ class Recorder:
         # Compiled code may skip hooks. The mode of the step is then given up, which needs an error.
         if missing := [name for name in self._names if name not in self._kept]:
             raise RuntimeError(f"no output was recorded of {', '.join(missing)}")
-        kept, self._kept = self._kept, {}
+        kept, self._kept, self._is_open = self._kept, {}, False
         return kept
 
     def close(self) -> None:
@@ -92,9 +102,17 @@ class Recorder:
             hook.remove()
         self._kept = {}
 
+    def _open(self, *_: object) -> None:
+        if self._is_wanted:
+            self._kept, self._is_open = {}, True
+
+    @property
+    def _is_wanted(self) -> bool:
+        return torch.is_grad_enabled() is self._is_trained
+
     def _keep_output(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
-            if torch.is_grad_enabled() is self._is_trained:
+            if self._is_open and self._is_wanted:
                 # Some layers return a tuple, whose first part is the hidden state.
                 self._kept[name] = output[0] if isinstance(output, tuple) else output
 
@@ -102,7 +120,7 @@ class Recorder:
 
     def _keep_input(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, positional: Any, named: Any) -> None:
-            if torch.is_grad_enabled() is self._is_trained:
+            if self._is_open and self._is_wanted:
                 self._kept[name] = positional[0] if positional else named["hidden_states"]
 
         return keep

@@ -97,8 +97,8 @@ def _hidden_mse(spec: HiddenMSE, models: Models, seed: int) -> HiddenStates:
                     "expected a number from 0, the embeddings, to that"
                 )
     recorders = (
-        _recorder(student, sorted({number for number, _ in pairs}), is_trained=True),
-        _recorder(teacher, sorted({number for _, number in pairs}), is_trained=False),
+        _recorder(models.student, student, sorted({number for number, _ in pairs}), is_trained=True),
+        _recorder(models.teacher, teacher, sorted({number for _, number in pairs}), is_trained=False),
     )
     widths = [model.config.get_text_config().hidden_size for model in (models.student, models.teacher)]
     term: HiddenStates
@@ -116,10 +116,10 @@ def _hidden_mse(spec: HiddenMSE, models: Models, seed: int) -> HiddenStates:
     return term
 
 
-def _recorder(layers: list[nn.Module], numbers: list[int], *, is_trained: bool) -> Recorder:
+def _recorder(model: nn.Module, layers: list[nn.Module], numbers: list[int], *, is_trained: bool) -> Recorder:
     """Of the outputs of layers from 1; 0 is what the first layer reads."""
     modules = {str(number): layers[number - 1] for number in numbers if number > 0}
-    return Recorder(modules, {"0": layers[0]} if 0 in numbers else {}, is_trained=is_trained)
+    return Recorder(model, modules, {"0": layers[0]} if 0 in numbers else {}, is_trained=is_trained)
 
 
 def _value_relation(spec: ValueRelation, models: Models, _: int) -> HiddenStates:
@@ -152,7 +152,10 @@ def _value_relation(spec: ValueRelation, models: Models, _: int) -> HiddenStates
             raise CheckpointInvalid(
                 f"{models.field}.relationHeads: got {heads}, expected a divisor of {width}, the width of {place}"
             )
-    recorders = (Recorder(projections[0], is_trained=True), Recorder(projections[1], is_trained=False))
+    recorders = (
+        Recorder(models.student, projections[0], is_trained=True),
+        Recorder(models.teacher, projections[1], is_trained=False),
+    )
 
     def loss(own: States, other: States, inside: Tensor | None) -> Tensor:
         parts = [relation_loss(own[name], other[name], heads=heads, inside=inside) for name in spec.relations]
