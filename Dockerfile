@@ -59,6 +59,16 @@ RUN python3 -m venv --without-pip /opt/distillchain \
     && /tools/bin/uv pip sync --quiet --require-hashes --python /opt/distillchain/bin/python requirements/trainer.txt
 
 FROM ${BASE} AS trainer
+# torch.compile on a GPU: Triton builds one small C file when it starts. It needs a C compiler and Python's headers, which
+# official images of Python contain. Without them, large students train 15 to 25 % slower. COMPILER="" leaves them out.
+ARG COMPILER="gcc libc6-dev"
+RUN if test -n "${COMPILER}"; then \
+      headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+      && apt-get update -qq \
+      && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
+        ${COMPILER} $(test -e "${headers}" || echo python3-dev) \
+      && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log; \
+    fi
 COPY --from=trainer-dependencies /opt/distillchain /opt/distillchain
 COPY --from=app /opt/distillchain /opt/distillchain
 ENV PATH=/opt/distillchain/bin:$PATH HOME=/tmp USER=distillchain \

@@ -22,6 +22,7 @@ PUSH_FLAGS ?=
 HELM ?= helm
 HELM_FLAGS ?=
 BASE ?= python:3.12-slim
+COMPILER ?= gcc libc6-dev
 REGISTRY ?= ghcr.io/example
 SOURCE ?= https://github.com/example/distillchain
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -109,7 +110,7 @@ image-operator: ## Build the operator's image from the Dockerfile (BUILDER, BASE
 image-trainer: ## Build the trainer's image (brings CUDA: 6 GB)
 image-operator image-trainer: image-%:
 	@test -n "$(BUILDER)" || { echo "docker, podman or buildah builds images, and none is on PATH; on Debian: apt-get install buildah"; exit 1; }
-	$(BUILDER) build $(BUILD_FLAGS) --file Dockerfile --target $* --build-arg BASE=$(BASE) \
+	$(BUILDER) build $(BUILD_FLAGS) --file Dockerfile --target $* --build-arg BASE=$(BASE) $(if $(filter trainer,$*),--build-arg COMPILER="$(COMPILER)") \
 	  --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git describe --always --abbrev=40 --exclude='*' --dirty)" \
 	  --build-arg SOURCE=$(SOURCE) --tag $(call image_name,$*) .
 	@echo $(call image_name,$*)

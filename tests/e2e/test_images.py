@@ -212,6 +212,30 @@ def test_a_chain_succeeds_with_both_images_and_no_mount_of_this_machine(
         assert trainer["spec"]["containers"][0]["image"] == trainer_image.name
 
 
+COMPILE_AS_TRITON_DOES = """
+from triton.runtime.build import compile_module_from_src
+source = "#include <Python.h>\\nstatic struct PyModuleDef it = {PyModuleDef_HEAD_INIT, \\"it\\"};"
+source += "PyMODINIT_FUNC PyInit_it(void) { return PyModule_Create(&it); }"
+print(compile_module_from_src(source, "it").__name__)
+"""
+
+
+@pytest.mark.images
+@pytest.mark.timeout(3600)
+def test_triton_compiles_in_the_trainers_image_with_a_read_only_root(
+    pods: Pods, trainer_image: Image, trainer_archive: Archive
+) -> None:
+    pod = a_pod("compiles", pods.namespace, trainer_image)
+    container = pod["spec"]["containers"][0]
+    container |= {"command": ["python", "-c", COMPILE_AS_TRITON_DOES], "args": []}
+    container["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]
+    pod["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
+    pods.control_plane.apply(pod)
+
+    assert pods.terminated("compiles", deadline_s=120)["exitCode"] == 0, pods.log("compiles")
+    assert pods.log("compiles") == "it\n"
+
+
 @pytest.mark.images
 @pytest.mark.timeout(3600)
 def test_helm_test_passes_with_both_images(
@@ -226,10 +250,10 @@ def test_helm_test_passes_with_both_images(
 
 @pytest.mark.images
 @pytest.mark.timeout(3600)
-def test_the_trainers_image_contains_neither_kopf_nor_kubernetes_nor_compiler_nor_cache(
+def test_the_trainers_image_contains_neither_kopf_nor_kubernetes_nor_scikit_learn_nor_cache(
     trainer_archive: Archive, version: str, repository: Path
 ) -> None:
-    unwanted = (re.compile(r".*/site-packages/(kopf|kubernetes)/.*"), COMPILERS, CACHES, BUILD_TOOLS)
+    unwanted = (re.compile(r".*/site-packages/(kopf|kubernetes|sklearn)/.*"), CACHES, BUILD_TOOLS)
     assert any(path.endswith("/site-packages/torch/__init__.py") for path in trainer_archive.files)
     assert [path for path in trainer_archive.files if any(each.fullmatch(path) for each in unwanted)] == []
     assert_labels(trainer_archive, "distillchain_trainer", version, repository)

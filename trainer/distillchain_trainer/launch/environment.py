@@ -65,6 +65,7 @@ def _keep_caches_in(folder: Path) -> None:
         "XDG_CACHE_HOME": "cache",
         "MPLCONFIGDIR": "cache",
         "TORCHINDUCTOR_CACHE_DIR": "cache",
+        "TRITON_CACHE_DIR": "cache/triton",
     }
     home = Path(os.environ.get("HOME") or "/nonexistent")
     if not os.access(home, os.W_OK):
