@@ -231,6 +231,30 @@ BAD_CHAINS = (
         ("spec.stages[0].training.balancedClasses", "either classWeights or balancedClasses"),
     ),
     BadChain(
+        "patience where no epoch is chosen",
+        lambda spec: spec.update(template={"training": {"patience": 3}}),
+        "spec.template.training.patience: got 3, expected 0 beside selection: Last; write selection: Best, or remove "
+        "patience",
+        ("spec.template.training.patience", "expected 0 beside selection: Last"),
+    ),
+    BadChain(
+        "the last epoch beside an inherited patience",
+        lambda spec: (
+            spec.update(template={"training": {"selection": "Best", "patience": 3}}),
+            spec["stages"][1].update(training={"selection": "Last"}),
+        ),
+        'spec.stages[1].training.selection: got "Last", expected Best beside the template\'s patience of 3; write '
+        "patience: 0 to train all epochs",
+        ("spec.stages", "expected 0 beside selection: Last"),
+    ),
+    BadChain(
+        "patience of a fine-tuning that keeps its last epoch",
+        lambda spec: spec["teacher"].update(fineTune={"patience": 1}),
+        "spec.teacher.fineTune.patience: got 1, expected 0 beside selection: Last; write selection: Best, or remove "
+        "patience",
+        ("spec.teacher.fineTune", "expected 0 beside selection: Last"),
+    ),
+    BadChain(
         "number as text",
         lambda spec: spec["stages"][0].update(training={"epochs": "5"}),
         'spec.stages[0].training.epochs: got the text "5", expected a whole number from 1 to 1000000; drop the quotes',

@@ -289,6 +289,7 @@ def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
         data_revision=manifest.data_revision,
         recipe=manifest.recipe,
         trained_parameters=run.trained_parameters,
+        selected=run.selected,
         environment=environment,
         checkpoint=checkpoint,
     )

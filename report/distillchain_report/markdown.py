@@ -20,7 +20,14 @@ def render_markdown(report: Report) -> str:
         *(_list("## Warnings", [f"{phrases.stage_names(report, names)}: {text}" for names, text in warnings])),
         "## Steps",
         _steps(report),
-        plain(" ".join(filter(None, (phrases.chance_words(report), phrases.latency_note(report))))),
+        plain(
+            " ".join(
+                filter(
+                    None,
+                    (phrases.chance_words(report), phrases.selection_words(report), phrases.latency_note(report)),
+                )
+            )
+        ),
         *_comparison(report),
         *(section.markdown(report) if report.details else []),
         "## Time",

@@ -10,6 +10,7 @@ from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
 from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import StagePhase
+from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_api.wire.records import HistoryPoint
 
 Outcome = Literal["Succeeded", "Failed", "Unfinished"]
@@ -130,6 +131,8 @@ class Run(Document):
     recipe: dict[str, Any]
     trained_parameters: int | None = None
     """Of a LoRA adapter and the head; None: all parameters were trained."""
+    selected: SelectedEpoch | None = None
+    """The epoch that was chosen on validation; None: the weights of the last one."""
     environment: dict[str, str]
     checkpoint: str
 

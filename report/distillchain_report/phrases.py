@@ -9,6 +9,7 @@ from typing import Any
 from distillchain_api.base import Document
 from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.spec import Training
+from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_report import words
 from distillchain_report.model import Report, Run, StageReport
 
@@ -18,7 +19,7 @@ ALWAYS_SHOWN = {"epochs", "batchSize", "learningRate", "scheduler", "seed", "tem
 
 
 def run_note(stage: StageReport) -> str:
-    """Which part of a stage's work had been done before."""
+    """Which part of a stage's work had been done before, and which epoch was chosen."""
     run = stage.run
     if run is None:
         return ""
@@ -27,7 +28,25 @@ def run_note(stage: StageReport) -> str:
         "resumed": run.resumed,
         "teacher logits reused": run.logits_reused,
     }
-    return "; ".join(note for note, holds in notes.items() if holds)
+    chosen = epoch_words(run.selected) if run.selected else ""
+    return "; ".join(filter(None, [*(note for note, holds in notes.items() if holds), chosen]))
+
+
+def epoch_words(selected: SelectedEpoch) -> str:
+    """`epoch 3 of 5 chosen on validation`."""
+    return f"epoch {selected.epoch} of {selected.trained_epochs} chosen on validation"
+
+
+def selection_words(report: Report) -> str:
+    """What a reader must know of metrics on validation if validation chose an epoch; or nothing."""
+    chosen = [stage.name for stage in report.stages if stage.run and stage.run.selected]
+    if not chosen:
+        return ""
+    test = "test had no part in it" if "test" in report.rows else "there is no test split, which would be unaffected"
+    return (
+        f"Validation chose the epoch of {stage_names(report, chosen)}, so metrics on validation are slightly too good; "
+        f"{test}."
+    )
 
 
 def failure_words(stage: StageReport | None) -> str:

@@ -59,6 +59,7 @@ def render_html(report: Report) -> str:
         common_recipe=", ".join(phrases.common_recipe(report)),
         recipes={stage.name: phrases.own_recipe(report, stage) for stage in report.stages},
         chance=phrases.chance_words(report),
+        selection=phrases.selection_words(report),
         latency_note=phrases.latency_note(report),
         totals=phrases.totals_words(report),
         exported=any(stage.exports for stage in report.stages),

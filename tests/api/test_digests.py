@@ -100,7 +100,7 @@ def test_defaults_are_part_of_the_contract():
     assert Training().to_document() == {
         "epochs": 3, "batchSize": 32, "learningRate": 1e-4, "weightDecay": 0.0, "warmupRatio": 0.0, "scheduler": "linear",
         "maxGradNorm": 1.0, "precision": "float32", "tf32": False, "seed": 42,
-        "labelSmoothing": 0.0, "balancedClasses": False,
+        "labelSmoothing": 0.0, "balancedClasses": False, "selection": "Last", "patience": 0,
     }  # fmt: skip
     assert Distillation().to_document() == {"objective": "SoftTargets", "temperature": 1.0, "alpha": 1.0}
     task = parse_chain(GOOD).spec.task

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
-from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
+from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SelectedEpoch, SplitFacts
 from distillchain_api.wire.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
@@ -51,6 +51,7 @@ class Relay:
         latency: p50 and p95 of every model, in milliseconds.
         never: classes that the last student never predicts, each with the class that it predicts instead.
         exported: stages with an export, in both formats.
+        selected: stages whose epoch was chosen on validation.
         one_folder: as older releases stored an attempt: results beside the files of the model.
     """
 
@@ -78,6 +79,7 @@ class Relay:
     never: Mapping[str, str] = field(default_factory=dict)
     one_folder: bool = False
     exported: Sequence[str] = ()
+    selected: Mapping[str, SelectedEpoch] = field(default_factory=dict)
 
 
 def digest_of(name: str) -> str:
@@ -260,6 +262,7 @@ def _commit(
             final_loss=0.11,
             logits_reused=place == 2,
             resumed=place == 1,
+            selected=relay.selected.get(name),
         ),
         environment={"distillchain": "0.1.0", "python": "3.12.1", "torch": "2.9.0", "device": relay.device},
         warnings=relay.warnings.get(name, []),

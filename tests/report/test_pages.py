@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_report.render import Format, render, render_html, render_markdown
 from report.html import Page
 from report.stores import MARKUP, Relay, a_report, report_of, write_relay
@@ -76,6 +77,20 @@ def test_latencies_are_on_every_form_of_the_report_with_their_device(tmp_path: P
     assert "| 1.23 ms | 148 ms |" in render_markdown(report)
     root = json.loads(render(report, Format.JSON))["root"]
     assert (root["latencyP50Ms"], root["latencyP95Ms"]) == (1.234, 148.2)
+
+
+def test_a_chosen_epoch_is_on_every_form_of_the_report_with_what_it_means_for_validation(tmp_path: Path):
+    report = a_report(tmp_path, selected={"tiny": SelectedEpoch(epoch=3, step=600, trained_epochs=5)})
+    sentence = (
+        "Validation chose the epoch of tiny, so metrics on validation are slightly too good; test had no part in it."
+    )
+
+    for text in (Page(render_html(report)).text, render_markdown(report)):
+        assert "epoch 3 of 5 chosen on validation" in text
+        assert sentence in text
+    without = a_report(tmp_path / "without")
+    assert "chosen on validation" not in render_markdown(without)
+    assert "Validation chose" not in Page(render_html(without)).text
 
 
 def test_a_report_without_latencies_has_no_such_columns(tmp_path: Path):

@@ -38,6 +38,14 @@ from distillchain_api.resource.metadata import ObjectMeta
 from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import FROM_CLUSTER, PodTemplate
 from distillchain_api.resource.resources import Resources
+from distillchain_api.resource.selection import (
+    PATIENCE_RULE,
+    SELECTION_RULES,
+    Patience,
+    Selection,
+    SelectionFields,
+    selection_faults,
+)
 from distillchain_api.tasks import AnyTask
 from distillchain_api.transfer import transfer_of
 from distillchain_api.values import (
@@ -144,6 +152,10 @@ class TrainingOverrides(Document):
     """Weights of the classes in the loss on the labels, by name; replaces the template's as a whole."""
     balanced_classes: bool | None = None
     """Weigh each class by rows / (classes * rows of the class), in the loss on the labels."""
+    selection: Selection | None = None
+    """Which epoch's weights are committed: those of the last one, or of the best one on validation."""
+    patience: Patience | None = None
+    """Stop after so many epochs in a row that do not improve; only with selection: Best. 0: train all epochs."""
 
     model_config = {"json_schema_extra": rules(BLOCK_RULE)}
 
@@ -178,8 +190,14 @@ class Training(Document):
     """Weights of the classes in the loss on the labels, by name; a class that is not named weighs 1."""
     balanced_classes: bool = False
     """Weigh each class by rows / (classes * rows of the class), in the loss on the labels."""
+    selection: Selection = "Last"
+    """Which epoch's weights are committed: those of the last one, or of the best one by `task.metric` on validation; of
+    equal epochs the earlier one. Test is never used for this choice."""
+    patience: Patience = 0
+    """Stop after so many epochs in a row that do not improve; only with selection: Best. 0: train all epochs. The
+    learning rate keeps the schedule of `epochs`."""
 
-    model_config = {"json_schema_extra": rules(BLOCK_RULE)}
+    model_config = {"json_schema_extra": rules(BLOCK_RULE, PATIENCE_RULE)}
 
 
 AnyMap = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
@@ -410,13 +428,26 @@ class ChainSpec(Document):
         return self
 
     @model_validator(mode="after")
+    def _patience_has_a_selection(self) -> Self:
+        overrides: dict[str, SelectionFields] = {
+            f"stages[{index}].training": stage.training for index, stage in enumerate(self.stages)
+        }
+        if self.teacher.fine_tune is not None:
+            overrides["teacher.fineTune"] = self.teacher.fine_tune
+        if faults := list(selection_faults(self.template.training, overrides)):
+            raise error_of(faults)
+        return self
+
+    @model_validator(mode="after")
     def _exports_fit_the_task(self) -> Self:
         exports = {f"stages[{index}].export": stage.export for index, stage in enumerate(self.stages)}
         if faults := list(export_faults(self.task, {"template.export": self.template.export, **exports})):
             raise error_of(faults)
         return self
 
-    model_config = {"json_schema_extra": rules(*GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES, *EXPORT_RULES)}
+    model_config = {
+        "json_schema_extra": rules(*GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES, *SELECTION_RULES, *EXPORT_RULES)
+    }
 
 
 class DistillationChain(Document):

@@ -83,6 +83,17 @@ class SplitFacts(Record):
     """Of `transfer`: texts that were read and not used, by reason (empty, repeated, or the split that has them)."""
 
 
+class SelectedEpoch(Record):
+    """The epoch whose weights are committed, of a training with `selection: Best`."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    """Counted from 1. The last one trained if the metric was not a number after any epoch."""
+    step: Annotated[int, Field(ge=1)]
+    """Optimizer steps up to its end."""
+    trained_epochs: Annotated[int, Field(ge=1)]
+    """Epochs trained; fewer than `training.epochs` if `training.patience` ended the training."""
+
+
 class RunFacts(Record):
     """How the training went."""
 
@@ -109,6 +120,8 @@ class RunFacts(Record):
     """How training steps were executed: eager, captured, compiled or compiled+captured; see docs/gpus.md."""
     trained_parameters: int | None = None
     """With `student.lora`, parameters of the adapter and the head; None: all parameters were trained."""
+    selected: SelectedEpoch | None = None
+    """None: the weights of the last epoch, whatever it reached on validation."""
 
 
 class Manifest(Record):

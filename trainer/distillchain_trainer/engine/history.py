@@ -47,10 +47,14 @@ class History:
         )
 
     def measured(self, step: int, epoch: float, metrics: SplitMetrics) -> None:
-        """Adds the validation metrics after a step; measuring a step again replaces the earlier point."""
+        """Adds the validation metrics after a step; measuring a step again replaces the earlier point.
+
+        A metric that is not a finite number, such as the perplexity of a student at its start, is left out.
+        """
         # A training that is resumed at the end of an epoch may measure it a second time.
         self._points = [point for point in self._points if (point.step, point.validation is None) != (step, False)]
-        self._points.append(HistoryPoint(step=step, epoch=epoch, validation=metrics))
+        if numbers := {name: value for name, value in metrics.items() if math.isfinite(value)}:
+            self._points.append(HistoryPoint(step=step, epoch=epoch, validation=numbers))
 
     def write_state(self, folder: Path) -> None:
         """For `read`: the points, and the losses that are not part of one yet."""

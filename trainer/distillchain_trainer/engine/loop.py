@@ -19,13 +19,15 @@ from pydantic import Field
 from torch import Tensor
 
 from distillchain_api.base import Record
+from distillchain_api.metrics import Metric
 from distillchain_api.resource.spec import Training
-from distillchain_api.wire.manifest import SplitMetrics
+from distillchain_api.wire.manifest import SelectedEpoch, SplitMetrics
 from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.precision import device_of
+from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
 from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
 from distillchain_trainer.engine.step import ExtraLoss, RowLosses, Rows, Work
 from distillchain_trainer.engine.stepper import Stepper
@@ -59,6 +61,8 @@ class TrainingProgress:
     micro_batch_size: int
     mode: str
     """How steps are executed; see Mode."""
+    selected: SelectedEpoch | None = None
+    """The epoch whose weights the model has at the end; None before, and with `selection: Last`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Hooks:
         on_step: after each step whose loss is known.
         save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
             it, with whether the training stops afterwards, as all ranks have agreed.
-        validate: measures the student at the end of an epoch; may raise StopRequested to skip it, on all ranks then.
+        validate: measures the student at the end of an epoch; may raise StopRequested instead, on all ranks then.
         wants_trace: whether a profiler trace was asked for since the last call.
         keep_trace: stores a trace that ends with a step.
     """
@@ -94,6 +98,7 @@ class Settings:
         pads_freely: the model's answer for a row does not depend on how far its batch is padded.
         world: the processes that train together.
         sharded: split weights, gradients and moments over them.
+        best_by: the metric on validation by which the best epoch is chosen; None: the weights of the last epoch stay.
     """
 
     training: Training
@@ -103,6 +108,7 @@ class Settings:
     pads_freely: bool = True
     world: World = ALONE
     sharded: bool = False
+    best_by: Metric | None = None
 
 
 def train(
@@ -123,7 +129,8 @@ def train(
         extra: a loss that is added to `row_losses`; its parameters are saved and resumed with the model's.
         resume_from: a saved state and its step.
         train_s_before: seconds that earlier attempts spent training.
-        history: gets the losses, and the metrics of `hooks.validate` at the end of each epoch but the last.
+        history: gets the losses, and the metrics of `hooks.validate` at the end of each epoch; of the last one only
+            where the best epoch is chosen.
     Raises: StopRequested with the step of the newest saved state; TrainingDiverged; OutOfMemory.
     """
     training = settings.training
@@ -152,7 +159,17 @@ def train(
         load_state(resume_from[0], work.optimizer, settings.world, extra=extra.module if extra else None)
         saved = SavedLoop.parse((resume_from[0] / LOOP).read_bytes())
     first_step = resume_from[1] if resume_from else 0
-    run = _Run(work, model, settings, history, hooks, saved, step=first_step)
+    selection = None
+    if settings.best_by is not None:
+        selection = EpochSelection(
+            settings.best_by,
+            training.patience,
+            folder=settings.folder,
+            world=settings.world,
+            best=saved.best,
+            state=resume_from[0] if resume_from else None,
+        )
+    run = _Run(work, model, settings, history, hooks, saved, selection, step=first_step)
     try:
         return run.to_the_end(train_s_before)
     finally:
@@ -169,6 +186,8 @@ class SavedLoop(Record):
     recomputes: bool = False
     mode: Mode | None = None
     """A resumed training goes on in the same mode, so that it gives the same result."""
+    best: BestSoFar = BestSoFar()
+    """The best epoch so far, with `selection: Best`."""
 
 
 class _Run:
@@ -182,11 +201,14 @@ class _Run:
         history: History,
         hooks: Hooks,
         saved: SavedLoop,
+        selection: EpochSelection | None,
         *,
         step: int,
     ) -> None:
         self.work, self.settings, self.history, self.hooks = work, settings, history, hooks
         self.model = model  # whole, where `work` has only a part of it
+        self.selection = selection
+        self.selected: SelectedEpoch | None = None
         self.training = settings.training
         micro_rows = min(settings.micro_batch_size or self.training.batch_size, self.training.batch_size)
         self.stepper = Stepper(
@@ -213,8 +235,10 @@ class _Run:
             epoch, position = divmod(self.step, self.epoch_steps)
             if position == 0 and epoch > 0:
                 # Here and not after the epoch's last step: a stop at that step saves first, and the resumed run
-                # measures the epoch. The last epoch is left out, because the finished student is measured anyway.
+                # measures the epoch.
                 self._measure_epoch(epoch)
+                if self.selection is not None and self.selection.is_over:
+                    break
             lengths, training = self.work.rows.lengths, self.training
             batches = epoch_batches(lengths, training.batch_size, seed=training.seed, epoch=epoch)
             # The order depends on seed and epoch alone, so a resumed epoch goes on with the batches that are left.
@@ -223,9 +247,30 @@ class _Run:
                 self._train_step(batch)
                 self.tracer.after_step(self.step)
                 self._after_step()
-        self._gather_weights()
+        if self.selection is None:
+            # The last epoch is not measured here: the caller measures the finished student anyway.
+            self._gather_weights()
+        else:
+            self._choose_epoch(self.selection)
         self.model.to(self.work.device)
         return self.progress()
+
+    def _choose_epoch(self, selection: EpochSelection) -> None:
+        """Gives the whole model the weights of the best epoch. All ranks call it."""
+        if not selection.is_over:
+            self._measure_epoch(self.training.epochs)
+        self._gather_weights()
+        selection.restore(self.model)
+        # Progress must not end at a part of the steps. The learning rate, which depends on their number, is not needed
+        # any more.
+        self.steps = self.step
+        best = selection.best
+        if not best.epoch:
+            log.warning("the metric is not a number after any epoch; the weights of the last epoch stay")
+        self.selected = SelectedEpoch(
+            epoch=best.epoch or best.measured, step=best.step or self.step, trained_epochs=best.measured
+        )
+        self.hooks.on_step(self.progress())
 
     def _gather_weights(self) -> None:
         """Gives the whole model the present weights. All ranks call it."""
@@ -246,10 +291,11 @@ class _Run:
 
     def _after_step(self) -> None:
         # After the last step there is nothing to save here: the caller stores the finished student, without moments.
+        # But where the best epoch is chosen, the last one must still be measured, and a stop may come before.
         last = self.step >= self.steps
         # Agreed, because signals and clocks of ranks differ, and all must stop and save at the same step.
         stop, due = self.work.world.any(
-            self.hooks.stop() and not last,
+            self.hooks.stop() and not (last and self.selection is None),
             time.monotonic() - self.saved > self.settings.save_interval_s and not last,
         )
         epoch_ends = self.step % self.epoch_steps == 0
@@ -285,7 +331,10 @@ class _Run:
                 micro_rows=self.stepper.eager.micro_rows,
                 recomputes=self.stepper.eager.recomputes,
                 mode=self.stepper.decided_mode,
+                best=self.selection.best if self.selection else BestSoFar(),
             )
+            if self.selection is not None:
+                self.selection.write_state(state)
             (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
         saved = self.hooks.save(state, self.progress(), stops)
         if saved:
@@ -301,17 +350,24 @@ class _Run:
         self.away_s += now - began
 
     def _measure_epoch(self, epoch: int) -> None:
+        if self.selection is not None and self.selection.best.measured >= epoch:
+            return  # before the state was saved from which this training is resumed
         began = time.monotonic()
-        # A stop during the measurement skips it: the next step saves and stops, and a training resumed after that step
-        # does not come back here.
         self._gather_weights()
         self.model.to(self.work.device)
         try:
-            self.history.measured(self.step, float(epoch), self.hooks.validate())
+            metrics = self.hooks.validate()
+            self.history.measured(self.step, float(epoch), metrics)
+            if self.selection is not None:
+                self.selection.measured(epoch, self.step, metrics, self.model)
         except LostPeers:
             raise
         except StopRequested:
-            pass
+            if self.selection is not None:
+                # The choice needs every epoch, so the resumed training measures this one again.
+                self._save(stops=True)
+                raise StopRequested(self.saved_step) from None
+            # Otherwise the next step saves and stops, and a training resumed after that step skips the measurement.
         if self.work.sharded:
             self.model.to("cpu")
         self.work.model.train()
@@ -332,6 +388,7 @@ class _Run:
             eta_s=(self.steps - self.step) * here_s / max(steps, 1),
             micro_batch_size=self.stepper.eager.micro_rows,
             mode=str(self.stepper.decided_mode or Mode.EAGER),
+            selected=self.selected,
         )
 
 

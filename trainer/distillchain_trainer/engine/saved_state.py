@@ -16,7 +16,7 @@ from pydantic import Field
 from distillchain_api.base import Record
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import resume_prefix
-from distillchain_api.wire.manifest import FileEntry
+from distillchain_api.wire.manifest import FileEntry, SelectedEpoch
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
 from distillchain_trainer.errors import TrainerError
@@ -46,12 +46,17 @@ class ResumeIndex(Record):
     micro_batch_size: int = 0
     mode: str = "eager"
     warnings: list[str] = Field(default_factory=list)
+    is_complete: bool | None = None
+    """Whether training is complete; None in a state of an older release."""
+    selected: SelectedEpoch | None = None
+    """The epoch whose weights these are, once the training is complete."""
     files: list[FileEntry] = Field(default_factory=list)
 
     @property
     def finished(self) -> bool:
         """Whether training is complete."""
-        return self.step >= self.of
+        # Not by the step alone: with `selection: Best`, the last epoch is measured after its last step.
+        return self.step >= self.of if self.is_complete is None else self.is_complete
 
 
 class ResumeStates:

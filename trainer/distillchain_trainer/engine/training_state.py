@@ -35,27 +35,27 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)  # all GPUs too
 
 
-def save_weights(model: Any, folder: Path) -> None:
+def save_weights(model: Any, folder: Path, *, name: str = WEIGHTS) -> None:
     """The weights alone, for `load_weights`; of a model with frozen ones (LoRA), those that are trained."""
     folder.mkdir(parents=True, exist_ok=True)
     if frozen := _frozen(model):
         kept = {key: tensor for key, tensor in model.state_dict().items() if key not in frozen}
-        safetensors.torch.save_file(kept, folder / WEIGHTS)
+        safetensors.torch.save_file(kept, folder / name)
         return
     # save_model and not save_file, which refuses tensors that share memory, such as tied embeddings.
-    safetensors.torch.save_model(model, str(folder / WEIGHTS))
+    safetensors.torch.save_model(model, str(folder / name))
 
 
-def load_weights(model: Any, folder: Path) -> None:
+def load_weights(model: Any, folder: Path, *, name: str = WEIGHTS) -> None:
     """Loads what `save_weights` wrote. Raises: RuntimeError when a weight is missing or left over."""
     if frozen := _frozen(model):
-        found = model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS), strict=False)
+        found = model.load_state_dict(safetensors.torch.load_file(folder / name), strict=False)
         if missing := set(found.missing_keys) - frozen:
-            raise RuntimeError(f"{folder / WEIGHTS}: missing {sorted(missing)}")
+            raise RuntimeError(f"{folder / name}: missing {sorted(missing)}")
         if found.unexpected_keys:
-            raise RuntimeError(f"{folder / WEIGHTS}: left over {found.unexpected_keys}")
+            raise RuntimeError(f"{folder / name}: left over {found.unexpected_keys}")
         return
-    safetensors.torch.load_model(model, folder / WEIGHTS)
+    safetensors.torch.load_model(model, folder / name)
 
 
 def _frozen(model: Any) -> set[str]:

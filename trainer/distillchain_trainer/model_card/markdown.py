@@ -70,7 +70,18 @@ def _results(facts: CardFacts) -> str:
     speed = facts.manifest.student.examples_per_second
     device = plain(facts.manifest.environment.get("device", "an unknown device"))
     measured = f"\n\nIt was measured at {speed:,.0f} examples per second on {device}." if speed else ""
-    return f"## Results\n\n{table(head, rows)}{measured}"
+    return f"## Results\n\n{table(head, rows)}{measured}{_selection(facts.manifest)}"
+
+
+def _selection(manifest: Manifest) -> str:
+    """What a reader must know of the results if an epoch was chosen."""
+    selected = manifest.run.selected
+    if selected is None:
+        return ""
+    return (
+        f"\n\nThe weights are those of epoch {selected.epoch} of {selected.trained_epochs}, the best on validation. So "
+        "metrics on validation are slightly too good; test had no part in the choice."
+    )
 
 
 def _interval(estimate: Estimate) -> str:

@@ -140,8 +140,10 @@ def _write_measurements(
     order, validation = context.order, measured["validation"]
     for name, measurement in measured.items():
         measurement.write_predictions(folder / f"predictions-{name}.jsonl")
-    # The loop measures every epoch but the last; this is the last one.
-    computed.history.measured(computed.stats.steps, float(order.training.epochs), validation.metrics)
+    if computed.stats.selected is None:
+        # The loop has measured every epoch but the last; this is the last one. Where the best epoch was chosen, it has
+        # measured all of them.
+        computed.history.measured(computed.stats.steps, float(order.training.epochs), validation.metrics)
     computed.history.write(folder)
     if computed.teacher is not None:
         assert order.teacher is not None

@@ -306,6 +306,7 @@ class _Training:
                     pads_freely=student.model.config.model_type not in MIXES_PADDING,
                     world=context.world,
                     sharded=context.is_sharded,
+                    best_by=order.task.deciding_metric if order.training.selection == "Best" else None,
                 ),
                 resume_from=resume_from,
                 train_s_before=self.stats.train_s,
@@ -361,13 +362,18 @@ class _Training:
 
     def _save_finished(self, folder: Path, progress: TrainingProgress) -> bool:
         save_weights(self.prepared.student.model, folder)
-        self._save(folder, progress)
+        self._save(folder, progress, is_complete=True)
         return True
 
-    def _save(self, folder: Path, progress: TrainingProgress) -> None:
+    def _save(self, folder: Path, progress: TrainingProgress, *, is_complete: bool = False) -> None:
         # With the state, so that a training that is resumed continues its curve.
         self.history.write_state(folder)
-        index = self.stats.index(progress, elapsed_s=self.context.elapsed_s, warnings=self.context.warnings.sentences)
+        index = self.stats.index(
+            progress,
+            elapsed_s=self.context.elapsed_s,
+            warnings=self.context.warnings.sentences,
+            is_complete=is_complete,
+        )
         self.states.save(folder, index)
 
     def _save_on_the_way(self, folder: Path, progress: TrainingProgress, stops: bool) -> bool:

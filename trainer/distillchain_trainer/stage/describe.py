@@ -32,7 +32,8 @@ def build_manifest(
     """The manifest of an attempt, still without files."""
     order = context.order
     # Over all attempts, because train_s covers all of them too.
-    trained = len(data.taught) * order.training.epochs
+    epochs = stats.selected.trained_epochs if stats.selected else order.training.epochs
+    trained = len(data.taught) * epochs
     parts = {"task": order.task, "student": order.student, "training": order.training}
     if order.distillation is not None:
         parts["distillation"] = order.distillation
@@ -66,6 +67,7 @@ def build_manifest(
             processes=context.world.size,
             mode=stats.mode,
             trained_parameters=stats.trained_parameters,
+            selected=stats.selected,
         ),
         warnings=context.warnings.sentences,
         environment=environment(context),

@@ -55,8 +55,9 @@ class Prepared:
     Attributes:
         teacher: None for stage zero, which learns from the labels.
         student_start: None for new weights.
-        source: sha256 over the training rows, the teacher and the student's start. Saved states are of one source: a
-            digest holds URIs, and what is behind them may have changed.
+        source: sha256 over the training rows, the teacher and the student's start; with `selection: Best`, over the
+            validation rows too. Saved states are of one source: a digest holds URIs, and what is behind them may have
+            changed.
     """
 
     task: TaskAdapter
@@ -78,6 +79,9 @@ def prepare(context: Context) -> Prepared:
     student, start, start_digest = _load_student(context, task, teacher)
     task.before_training(student, data.train)
     rows = [data.train.facts.sha256, *([data.transfer.facts.sha256] if data.transfer else [])]
+    if context.order.training.selection == "Best":
+        # The epochs of all attempts must be measured on the same rows.
+        rows.append(data.validation.facts.sha256)
     source = sha256_of([*rows, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
     cache = input_cache()

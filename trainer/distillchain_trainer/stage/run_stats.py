@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_trainer.engine.loop import TrainingProgress
 from distillchain_trainer.engine.saved_state import ResumeIndex
 
@@ -19,6 +20,7 @@ class RunStats:
         micro_batch_size: rows of a forward pass; smaller than asked for where memory was short.
         mode: how steps are executed.
         trained_parameters: those of an adapter and of the head; None: all are trained.
+        selected: the epoch whose weights the student has; None: those of the last one.
     """
 
     model_s: float = 0.0
@@ -31,6 +33,7 @@ class RunStats:
     micro_batch_size: int = 0
     mode: str = "eager"
     trained_parameters: int | None = None
+    selected: SelectedEpoch | None = None
 
     def take_over(self, index: ResumeIndex) -> None:
         """Continues the counts of a saved state."""
@@ -41,6 +44,7 @@ class RunStats:
         self.train_s, self.steps, self.final_loss = index.train_s, index.step, index.final_loss
         self.micro_batch_size, self.mode = index.micro_batch_size, index.mode
         self.logits_reused = index.logits_reused
+        self.selected = index.selected
 
     def trained(self, progress: TrainingProgress) -> None:
         """Takes over the progress of the training."""
@@ -48,8 +52,11 @@ class RunStats:
         self.model_s += progress.train_s - self.train_s
         self.train_s, self.steps, self.final_loss = progress.train_s, progress.step, progress.loss
         self.micro_batch_size, self.mode = progress.micro_batch_size, progress.mode
+        self.selected = progress.selected
 
-    def index(self, progress: TrainingProgress, *, elapsed_s: float, warnings: list[str]) -> ResumeIndex:
+    def index(
+        self, progress: TrainingProgress, *, elapsed_s: float, warnings: list[str], is_complete: bool
+    ) -> ResumeIndex:
         """For a state that is saved after `elapsed_s` seconds of this attempt, with its warnings so far."""
         return ResumeIndex(
             step=progress.step,
@@ -62,4 +69,6 @@ class RunStats:
             micro_batch_size=progress.micro_batch_size,
             mode=progress.mode,
             warnings=warnings,
+            is_complete=is_complete,
+            selected=progress.selected,
         )
