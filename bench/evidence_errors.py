@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+
 from distillchain_report.evidence.paired import SeedRuns, difference
 
 # Interaction of recipe and row, spread of seeds, noise: from rows alone to seeds alone.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
 from distillchain_store.patience import NORMAL_S, Patience
-from distillchain_store.store import Fingerprint, StoredObject, fingerprint_of, path_of_uri
+from distillchain_store.store import Fingerprint, StoredObject, Unfinished, fingerprint_of, path_of_uri
 
 PART_MARK = ".part-"  # marks files that are still being written; they are never listed
 # No retry helps: no right to the place, a read-only volume, or a file where a folder should be.
@@ -97,18 +97,38 @@ class FileStore:
 
     def list_objects(self, prefix: str) -> list[StoredObject]:
         """See Store."""
+        found = [
+            StoredObject(key, stat.st_size, stat.st_mtime)
+            for key, stat in self._walk(prefix)
+            if PART_MARK not in key.rpartition("/")[2]
+        ]
+        return sorted(found, key=lambda item: item.key)
+
+    def list_unfinished(self) -> list[Unfinished]:
+        """See Store."""
         found = []
+        for path, stat in self._walk(""):
+            key, mark, _ = path.rpartition(PART_MARK)
+            if mark and "/" not in path[len(key) :]:
+                found.append(Unfinished(key, path, stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda write: write.handle)
+
+    def abandon(self, writes: list[Unfinished]) -> None:
+        """See Store."""
+        self.delete([write.handle for write in writes])
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Every file whose path from the root starts with `prefix`, also those that are still being written."""
         with self._errors(prefix):
             # The deepest folder above all matching keys: a walk from the root would visit every stage in the store.
             top = self._root / prefix.rpartition("/")[0]
             # os.walk ignores errors by default: an outage of a network volume would look like an empty store.
             for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
-                for path in (Path(folder) / name for name in names if PART_MARK not in name):
+                for path in (Path(folder) / name for name in names):
                     key = path.relative_to(self._root).as_posix()
                     if key.startswith(prefix):
                         with contextlib.suppress(FileNotFoundError):  # another pod may delete meanwhile
-                            found.append(StoredObject(key, path.stat().st_size))
-        return sorted(found, key=lambda item: item.key)
+                            yield key, path.stat()
 
     def delete(self, keys: list[str]) -> None:
         """See Store. Also removes folders that become empty."""

@@ -24,10 +24,33 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object in a listing; `key` is relative to the store."""
+    """An object in a listing.
+
+    Attributes:
+        key: relative to the store.
+        modified_s: when it was last written, by the store's clock, in seconds since the epoch.
+    """
 
     key: str
     size_bytes: int
+    modified_s: float
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A write that began and did not end: a part of a file, or the parts of an upload.
+
+    Attributes:
+        key: the object that it would have become, relative to the store.
+        handle: what the store knows it by.
+        size_bytes: what is there of it; 0 where the store does not say.
+        started_s: when it began, in seconds since the epoch.
+    """
+
+    key: str
+    handle: str
+    size_bytes: int
+    started_s: float
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,12 @@ class Store(Protocol):
 
     def delete(self, keys: list[str]) -> None:
         """Deletes objects; a missing one is not an error."""
+
+    def list_unfinished(self) -> list[Unfinished]:
+        """Writes that began and did not end: they take space, and no listing shows them."""
+
+    def abandon(self, writes: list[Unfinished]) -> None:
+        """Deletes unfinished writes; a missing one is not an error."""
 
 
 def discard(store: Store, prefix: str, keys: Sequence[str] | None = None) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from distillchain_api.layout import attempt_prefix
+from distillchain_api.layout import CHECKPOINT_FOLDER, attempt_prefix
 from distillchain_api.wire.manifest import FileEntry, Manifest
 from distillchain_store.cache import FileCache
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
@@ -50,6 +52,25 @@ def download_file(
     except ObjectMissing as error:
         raise _missing(store, manifest, entry.path) from error
     _compare(store, manifest, entry, found)
+
+
+def download_checkpoint(store: Store, manifest: Manifest, to: Path) -> None:
+    """Fetches a committed checkpoint into the new folder `to`, which appears only when every file is verified.
+
+    Args:
+        to: must not exist, or be an empty folder.
+    Raises: CheckpointCorrupt when a file is gone or altered; DiskFull; other errors of the store.
+    """
+    # Beside its place, so that the last step is a rename on the same file system.
+    part = to.with_name(f"{to.name}.part-{uuid.uuid4().hex}")
+    try:
+        with ThreadPoolExecutor(VERIFY_THREADS) as pool:
+            # list(), because map() raises an exception only when the result is read.
+            list(pool.map(lambda entry: download_file(store, manifest, entry, part), manifest.checkpoint_files))
+        source = part / CHECKPOINT_FOLDER if manifest.has_folders else part
+        source.rename(to)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def verify(store: Store, manifest: Manifest) -> None:

@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document
+from cli.committed import write_store
 from cli.parts import distillchain, distillchain_here, example_in_help, write_chain
 from cluster.controlplane import ControlPlane
 from cluster.s3 import S3Server
 from cluster.waiting import wait_until
 from distillchain_api.failures import FailureClass
-from distillchain_api.graph import Plan, build_plan
+from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.chain_files import read_chain
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.report_command import ReportFormat, report_text
 from distillchain_cli.targets import FetchChain
-from report import stores
-from report.stores import Relay, write_relay
 
 pytestmark = pytest.mark.slow
 
@@ -34,15 +33,6 @@ def chain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     plan = build_plan(read_chain(str(path)))
     write_store(tmp_path / "store", plan, committed=2, monkeypatch=monkeypatch)
     return path
-
-
-def write_store(folder: Path, plan: Plan, *, committed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commits the first stages of a plan under their digests."""
-    digests = {stage.name: stage.digest for stage in plan.stages}
-    monkeypatch.setattr(stores, "digest_of", lambda name: digests.get(name, "0" * 64))
-    names = [stage.name for stage in plan.stages][:committed]
-    chain = f"{plan.chain.metadata.namespace}/{plan.chain.name}"
-    write_relay(folder, Relay(names=names, accuracies=[0.93, 0.9, 0.85][: committed + 1], chain=chain))
 
 
 def test_the_example_of_the_help_writes_a_page(chain_file: Path):

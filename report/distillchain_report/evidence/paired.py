@@ -174,8 +174,9 @@ def _error(
         return 0.0, math.inf  # identical answers everywhere
     parts = [(by_rows, rows - 1), *zip(by_seeds, (count - 1 for count in seeds), strict=True)]
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    # Rounded down: Satterthwaite's approximation is slightly too optimistic with few seeds.
-    return math.sqrt(variance), math.floor(freedom)
+    # Rounded down: Satterthwaite's approximation is slightly too optimistic with few seeds. Never below the smallest of
+    # its parts, which only the subtraction of noise could cause.
+    return math.sqrt(variance), max(min(degrees for _, degrees in parts), math.floor(freedom))
 
 
 def _two_sided(value: float, error: float, freedom: float) -> float:

@@ -28,7 +28,7 @@ from distillchain_store.s3.translation import (
     translate,
     translate_answer,
 )
-from distillchain_store.store import Fingerprint, StoredObject, fingerprint_of, fingerprint_stream
+from distillchain_store.store import Fingerprint, StoredObject, Unfinished, fingerprint_of, fingerprint_stream
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -172,7 +172,7 @@ class S3Store:
         def fetch(client: S3Client) -> list[StoredObject]:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
             return [
-                StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
+                StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
                 for page in pages
                 for item in page.get("Contents", [])
             ]
@@ -188,6 +188,29 @@ class S3Store:
                 self._delete_many(some)
             else:
                 self._delete_one_by_one(some)
+
+    def list_unfinished(self) -> list[Unfinished]:
+        """See Store. The parts of an upload that a killed pod left behind are billed until someone aborts it."""
+
+        def fetch(client: S3Client) -> list[Unfinished]:
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            return [
+                Unfinished(
+                    upload["Key"].removeprefix(self._prefix), upload["UploadId"], 0, upload["Initiated"].timestamp()
+                )
+                for page in pages
+                for upload in page.get("Uploads", [])
+            ]
+
+        with self._missing_is_refused():
+            return sorted(self._call("", fetch), key=lambda write: (write.key, write.handle))
+
+    def abandon(self, writes: list[Unfinished]) -> None:
+        """See Store."""
+        for write in writes:
+            abort = functools.partial(_abort, self._object(write.key), write.handle)
+            with contextlib.suppress(ObjectMissing):
+                self._call(write.key, abort)
 
     def _delete_many(self, keys: list[str]) -> None:
         """Some servers require a Content-MD5 here, refuse its checksum headers, or lack it: then one by one."""
@@ -314,6 +337,15 @@ class S3Store:
             "the store did not do it; repeating the request",
             extra={"unavailable_s": round(state.seconds_since_start or 0), "why": str(error)},
         )
+
+
+def _abort(named: _Object, upload: str, client: S3Client) -> None:
+    try:
+        client.abort_multipart_upload(**named, UploadId=upload)
+    except aws.ClientError as error:
+        # Elsewhere this code means that a part was lost; here the upload has ended in the meantime.
+        if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+            raise
 
 
 def _delete_one(named: _Object, client: S3Client) -> None:

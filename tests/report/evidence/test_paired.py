@@ -126,6 +126,12 @@ def test_more_seeds_or_rows_narrow_the_interval_as_foretold():
     assert found.rows_for(half / 4) is None
 
 
+def test_noise_leaves_a_degree_of_freedom():
+    dice = np.random.default_rng(8)
+    found = [difference(*simulated(dice, rows=30, seeds=2, interaction=0.0, seed=0.001, noise=1.0)) for _ in range(300)]
+    assert all(np.isfinite([each.low, each.high, each.p_value, each.detectable]).all() for each in found)
+
+
 def test_too_little_to_compare_is_refused():
     with pytest.raises(ValueError, match="at least two of each"):
         runs([[1, 0, 1]])

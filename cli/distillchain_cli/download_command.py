@@ -1,0 +1,101 @@
+"""`distillchain download`: a committed checkpoint, verified, in a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distillchain_api.failures import StageError
+from distillchain_api.graph import Plan, build_plan
+from distillchain_cli.columns import size
+from distillchain_cli.connection import connect
+from distillchain_cli.errors import BadInput, RunFailed
+from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Stage, Storage, Target, Verbose
+from distillchain_cli.printing import print_message, print_result
+from distillchain_cli.stores import open_chain_store
+from distillchain_cli.targets import read_target
+
+if TYPE_CHECKING:
+    from distillchain_api.wire.manifest import Manifest
+    from distillchain_store.store import Store
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: distillchain download chain.yaml --to ./tiny --stage tiny")
+def download(
+    target: Target,
+    to: Annotated[str, typer.Option(metavar="FOLDER", help="New folder for the files; an empty one may exist.")],
+    stage: Stage = None,
+    storage: Storage = None,
+    overrides: Overrides = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    _verbose: Verbose = False,
+) -> None:
+    """Download a committed checkpoint and compare every file with its manifest; by default that of the last stage.
+
+    The folder appears when all files are there and verified. transformers loads it as it is. S3 credentials come from
+    the environment, as for AWS's own tools.
+    """
+    folder = Path(to).expanduser().absolute()
+    # Before the store is read: a checkpoint can have many gigabytes.
+    _check_folder(folder)
+    chain, _ = read_target(
+        target,
+        storage=storage,
+        overrides=overrides or (),
+        fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+        note=print_message,
+    )
+    plan = build_plan(chain)
+    try:
+        store = open_chain_store(chain.spec.storage)
+        manifest = find_commit(store, plan, stage)
+        total = sum(entry.size_bytes for entry in manifest.checkpoint_files)
+        print_message(f"{manifest.stage}: {size(total)} from {manifest.checkpoint}")
+        _download(store, manifest, folder)
+    except StageError as error:
+        raise RunFailed(str(error)) from error
+    print_result(str(folder))
+
+
+def find_commit(store: Store, plan: Plan, name: str | None) -> Manifest:
+    """The commit of a stage; without a name, that of the last stage.
+
+    Raises: BadInput for an unknown stage; RunFailed when it is not committed; CheckpointCorrupt; OtherRelease.
+    """
+    from distillchain_store.commit import read_manifest
+
+    names = [stage.name for stage in plan.stages]
+    if name is not None and name not in names:
+        raise BadInput(f"--stage: got {name}, expected {' or '.join(names)}")
+    wanted = plan.stage(name) if name else plan.stages[-1]
+    assert wanted is not None
+    manifest = read_manifest(store, wanted.digest)
+    if manifest is None:
+        committed = [each.name for each in plan.stages if read_manifest(store, each.digest) is not None]
+        ready = f"; committed: {', '.join(committed)} (--stage)" if committed else ""
+        raise RunFailed(f"stage {wanted.name} is not committed in {store.uri}{ready}")
+    return manifest
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"--to: {folder} exists; name a new folder, so that no other files mix with the checkpoint")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--to: {folder} cannot be used ({error.strerror}); name another folder") from error
+
+
+def _download(store: Store, manifest: Manifest, folder: Path) -> None:
+    from distillchain_store.verified import download_checkpoint
+
+    try:
+        download_checkpoint(store, manifest, folder)
+    except OSError as error:
+        raise RunFailed(f"--to: {folder} cannot be written ({error.strerror}); name another folder") from error

@@ -1,0 +1,184 @@
+"""Objects of a store that nothing needs: what killed pods, lost races and finished stages left behind.
+
+Only what is known to be unneeded is named. A manifest, the files that it lists, reports, traces and objects of an
+unknown kind are never garbage, and neither is anything in a stage that was written to lately.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from distillchain_api.faults import BadDocument
+from distillchain_api.layout import attempt_prefix
+from distillchain_api.wire.export import ExportRecord
+from distillchain_api.wire.manifest import Manifest
+from distillchain_store.commit import read_manifest
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
+from distillchain_store.store import Store, StoredObject, Unfinished
+
+PART_OF_STAGE = re.compile(r"stages/(?P<digest>[0-9a-f]{64})/(?P<kind>attempts|exports|resume)/(?P<name>[^/]+)")
+LOGITS = re.compile(r"logits/(?P<digest>[0-9a-f]{64})/")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Objects in one folder that nothing needs.
+
+    Attributes:
+        folder: their common prefix.
+        why: in a few words.
+        objects: what to delete.
+        writes: unfinished writes to abandon.
+    """
+
+    folder: str
+    why: str
+    objects: Sequence[StoredObject] = ()
+    writes: Sequence[Unfinished] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that a deletion frees, as far as the store says."""
+        return sum(item.size_bytes for item in self.objects) + sum(write.size_bytes for write in self.writes)
+
+    @property
+    def modified_s(self) -> float:
+        """When the newest of them was written."""
+        return max([*(item.modified_s for item in self.objects), *(write.started_s for write in self.writes)])
+
+
+@dataclass(frozen=True)
+class Found:
+    """All garbage of a store.
+
+    Attributes:
+        garbage: by folder.
+        kept: a sentence for each part of the store that was left alone although it may hold garbage.
+        logits: what a teacher's stored outputs take, whether they are garbage or not.
+    """
+
+    garbage: list[Garbage] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    logits: list[StoredObject] = field(default_factory=list)
+
+
+def find_garbage(
+    store: Store,
+    *,
+    written_before_s: float,
+    with_logits: bool = False,
+    needed_stages: Collection[str] | None = None,
+) -> Found:
+    """What nothing needs.
+
+    Args:
+        written_before_s: seconds since the epoch, by the store's clock. A stage with an attempt, an export or a saved
+            state written after it may be running, so nothing of it is garbage.
+        with_logits: stored outputs of teachers are garbage too. A later stage would compute them again.
+        needed_stages: digests of the stages that are still to be trained; saved states of all others are garbage. None:
+            every saved state of a stage without a commit is needed.
+    Raises: errors of the store.
+    """
+    found = Found()
+    stages: dict[str, list[StoredObject]] = defaultdict(list)
+    for item in store.list_objects(""):
+        if match := PART_OF_STAGE.match(item.key):
+            stages[match["digest"]].append(item)
+        elif LOGITS.match(item.key):
+            found.logits.append(item)
+    for digest, objects in stages.items():
+        newest = max(item.modified_s for item in objects)
+        if newest >= written_before_s:
+            found.kept.append(f"stage {digest[:12]} was written to lately, so it may be running")
+            continue
+        try:
+            manifest = read_manifest(store, digest)
+            found.garbage.extend(_of_stage(store, digest, objects, manifest, needed_stages))
+        except (CheckpointCorrupt, OtherRelease) as error:
+            # What such a manifest needs is unknown.
+            found.kept.append(str(error))
+    if with_logits:
+        old = [item for item in found.logits if item.modified_s < written_before_s]
+        found.garbage.extend(_by_folder(old, "outputs of a teacher; they can be computed again"))
+    for write in store.list_unfinished():
+        if write.started_s < written_before_s:
+            found.garbage.append(Garbage(write.key, "a write that never ended", writes=[write]))
+    return found
+
+
+def _of_stage(
+    store: Store,
+    digest: str,
+    objects: Iterable[StoredObject],
+    manifest: Manifest | None,
+    needed_stages: Collection[str] | None,
+) -> list[Garbage]:
+    by_kind: dict[str, list[StoredObject]] = defaultdict(list)
+    for item in objects:
+        match = PART_OF_STAGE.match(item.key)
+        assert match is not None
+        by_kind[match["kind"]].append(item)
+    if manifest is None:
+        found = _by_folder(by_kind["attempts"], "an attempt that was never committed")
+        # Exports have nothing to belong to, but they may be in use; a new commit makes them garbage.
+        if needed_stages is not None and digest not in needed_stages:
+            found += _by_folder(by_kind["resume"], "saved state of a stage that no given chain has")
+        return found
+    prefix = attempt_prefix(digest, manifest.attempt)
+    listed = {f"{prefix}/{entry.path}" for entry in manifest.files}
+    own = [item for item in by_kind["attempts"] if item.key.startswith(f"{prefix}/")]
+    others = [item for item in by_kind["attempts"] if not item.key.startswith(f"{prefix}/")]
+    return [
+        *_by_folder([item for item in own if item.key not in listed], "not part of the commit"),
+        *_by_folder(others, "an attempt that another one forestalled"),
+        *_by_folder(by_kind["resume"], "saved state of a committed stage"),
+        *_exports(store, manifest, by_kind["exports"]),
+    ]
+
+
+def _exports(store: Store, manifest: Manifest, objects: Sequence[StoredObject]) -> list[Garbage]:
+    """Exports of weights that are no longer committed, and files that no record lists."""
+    records = [item for item in objects if item.key.endswith(".json") and item.key.count("/") == 3]
+    needed: set[str] = set()
+    for item in records:
+        try:
+            record = ExportRecord.parse(store.read(item.key))
+        except (ObjectMissing, BadDocument, UnicodeDecodeError):
+            return []  # what it lists is unknown
+        if record.weights == manifest.student.revision:
+            folder = f"{item.key.rpartition('/')[0]}/{record.attempt}"
+            needed |= {item.key, *(f"{folder}/{entry.path}" for entry in record.files)}
+    return _by_folder([item for item in objects if item.key not in needed], "an export of other weights, or cut short")
+
+
+def _by_folder(objects: Iterable[StoredObject], why: str) -> list[Garbage]:
+    folders: dict[str, list[StoredObject]] = defaultdict(list)
+    for item in objects:
+        match = PART_OF_STAGE.match(item.key) or LOGITS.match(item.key)
+        assert match is not None
+        folders[match[0].rstrip("/")].append(item)
+    return [Garbage(folder, why, objects=items) for folder, items in folders.items()]
+
+
+def delete_garbage(store: Store, garbage: Garbage) -> bool:
+    """Deletes it, unless its stage was committed since it was found. Returns: whether it was deleted.
+
+    Raises: errors of the store.
+    """
+    match = PART_OF_STAGE.match(garbage.folder)
+    if match and match["kind"] == "attempts":
+        manifest = read_manifest(store, match["digest"])
+        # A pod that was asleep for a day could commit an old attempt after it was listed.
+        files = {entry.path for entry in manifest.files} if manifest else set()
+        prefix = f"{attempt_prefix(match['digest'], manifest.attempt)}/" if manifest else ""
+        if any(
+            prefix and item.key.startswith(prefix) and item.key.removeprefix(prefix) in files
+            for item in garbage.objects
+        ):
+            return False
+    store.delete([item.key for item in garbage.objects])
+    store.abandon(list(garbage.writes))
+    return True

@@ -1,0 +1,203 @@
+"""What nothing in a store needs, in a folder and on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.s3 import REGION, S3Server
+from distillchain_api.layout import attempt_prefix, export_prefix, export_record_key, manifest_key
+from distillchain_api.wire.export import ExportRecord, MeasuredFormat
+from distillchain_api.wire.manifest import FileEntry
+from distillchain_store import commit
+from distillchain_store.folder import PART_MARK, FileStore
+from distillchain_store.garbage import Found, delete_garbage, find_garbage
+from distillchain_store.s3.store import S3Store
+from distillchain_store.store import Store
+from store.parts import DIGEST, a_manifest, use_keys
+
+OTHER = "e" * 64
+FILES = {"checkpoint/weights": b"w" * 100, "results/history.jsonl": b"{}"}
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.cluster)])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "folder":
+        return FileStore(f"file://{tmp_path}/store")
+    server: S3Server = request.getfixturevalue("s3")
+    bucket: str = request.getfixturevalue("bucket")
+    use_keys(monkeypatch, server)
+    return S3Store(f"{bucket}/some/prefix", endpoint_url=server.endpoint, region=REGION)
+
+
+def put_commit(store: Store, attempt: str = "first") -> set[str]:
+    """A committed stage. Returns: the keys that belong to it."""
+    prefix = attempt_prefix(DIGEST, attempt)
+    for path, content in FILES.items():
+        store.write(f"{prefix}/{path}", content)
+    commit.commit(store, a_manifest(attempt, files=FILES))
+    return {manifest_key(DIGEST), *(f"{prefix}/{path}" for path in FILES)}
+
+
+def put(store: Store, *keys: str) -> set[str]:
+    for key in keys:
+        store.write(key, b"left behind")
+    return set(keys)
+
+
+def put_export(store: Store, attempt: str, *, weights: str, name: str = "onnx") -> set[str]:
+    """A finished export. Returns: its keys."""
+    key = f"{export_prefix(DIGEST, attempt)}/model.onnx"
+    store.write(key, b"onnx")
+    formats = [
+        MeasuredFormat(format="pytorch", size_bytes=1, validation={"accuracy": 0.9}, examples_per_second=1),
+        MeasuredFormat(format="onnx", path="model.onnx", size_bytes=4, validation={"accuracy": 0.9}, examples_per_second=1),
+    ]  # fmt: skip
+    record = ExportRecord(
+        digest=DIGEST,
+        weights=weights,
+        attempt=attempt,
+        files=[FileEntry(path="model.onnx", size_bytes=4, sha256="0" * 64)],
+        formats=formats,
+        environment={},
+        created_at="2026-01-01T12:00:00Z",
+    )
+    store.write(export_record_key(DIGEST, name), record.to_json().encode())
+    return {key, export_record_key(DIGEST, name)}
+
+
+def find(store: Store, **options: object) -> Found:
+    """Everything counts as old."""
+    return find_garbage(store, written_before_s=time.time() + 3600, **options)  # type: ignore[arg-type]
+
+
+def keys(found: Found) -> set[str]:
+    return {item.key for garbage in found.garbage for item in garbage.objects}
+
+
+def test_only_what_nothing_needs_is_found_and_deleted(store: Store):
+    needed = put_commit(store)
+    needed |= put_export(store, "x1", weights="sha256:0")
+    needed |= put(
+        store, f"stages/{DIGEST}/report.html", f"stages/{DIGEST}/traces/first-rank-0.json.gz", "notes/mine.txt"
+    )
+    needed |= put(store, f"logits/{DIGEST}/part.safetensors", f"stages/{OTHER}/resume/5/index.json")
+    garbage = put(
+        store,
+        f"{attempt_prefix(DIGEST, 'second')}/checkpoint/weights",
+        f"{attempt_prefix(DIGEST, 'first')}/store-check",
+        f"stages/{DIGEST}/resume/10/index.json",
+        f"{export_prefix(DIGEST, 'x0')}/model.onnx",
+        f"{attempt_prefix(OTHER, 'killed')}/checkpoint/weights",
+    )
+
+    found = find(store)
+
+    assert keys(found) == garbage
+    assert all(delete_garbage(store, each) for each in found.garbage)
+    assert {item.key for item in store.list_objects("")} == needed
+    assert find(store).garbage == []
+
+
+def test_an_export_of_other_weights_is_garbage(store: Store):
+    needed = put_commit(store)
+    old = put_export(store, "x1", weights="sha256:other")
+    needed |= put_export(store, "x2", weights="sha256:0", name="onnx-int8")
+
+    assert keys(find(store)) == old
+
+
+def test_a_stage_that_was_written_to_lately_may_be_running(store: Store):
+    put_commit(store)
+    put(store, f"{attempt_prefix(DIGEST, 'second')}/checkpoint/weights", f"{attempt_prefix(OTHER, 'a')}/weights")
+
+    found = find_garbage(store, written_before_s=time.time() - 3600)
+
+    assert found.garbage == []
+    assert sorted(found.kept) == [
+        f"stage {digest[:12]} was written to lately, so it may be running" for digest in (DIGEST, OTHER)
+    ]
+
+
+def test_one_recent_object_protects_a_stage_whose_others_are_old(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}")
+    put(store, f"{attempt_prefix(OTHER, 'old')}/weights", f"stages/{OTHER}/resume/10/index.json")
+    (path,) = tmp_path.rglob("weights")
+    os.utime(path, (1, 1))
+
+    assert find_garbage(store, written_before_s=time.time() - 60).garbage == []
+
+
+@pytest.mark.parametrize(("needed", "is_garbage"), [(None, False), ({OTHER}, False), (set(), True), ({DIGEST}, True)])
+def test_saved_states_are_garbage_only_for_stages_that_no_chain_has(
+    tmp_path: Path, needed: set[str] | None, is_garbage: bool
+):
+    store = FileStore(f"file://{tmp_path}")
+    state = put(store, f"stages/{OTHER}/resume/10/index.json", f"stages/{OTHER}/resume/10/weights")
+
+    assert keys(find(store, needed_stages=needed)) == (state if is_garbage else set())
+
+
+def test_outputs_of_teachers_are_garbage_on_request(store: Store):
+    logits = put(store, f"logits/{OTHER}/a.safetensors", f"logits/{OTHER}/b.safetensors")
+
+    assert keys(find(store, with_logits=True)) == logits
+    assert {item.key for item in find(store).logits} == logits
+
+
+def test_a_manifest_that_cannot_be_read_protects_its_stage(store: Store):
+    put_commit(store)
+    put(store, f"{attempt_prefix(DIGEST, 'second')}/weights")
+    store.write(manifest_key(DIGEST), b"{")
+
+    found = find(store)
+
+    assert found.garbage == []
+    assert "cannot be read" in found.kept[0]
+
+
+def test_an_attempt_that_was_committed_after_all_is_not_deleted(store: Store):
+    put(store, f"{attempt_prefix(DIGEST, 'first')}/checkpoint/weights")
+    found = find(store)
+    needed = put_commit(store)
+
+    assert not delete_garbage(store, found.garbage[0])
+    assert {item.key for item in store.list_objects("")} == needed
+
+
+def test_writes_that_never_ended(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}")
+    part = tmp_path / "stages" / DIGEST / "attempts" / "a" / f"weights{PART_MARK}123"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+
+    (garbage,) = find(store).garbage
+
+    assert (garbage.folder, garbage.size_bytes) == (f"stages/{DIGEST}/attempts/a/weights", 4)
+    assert find_garbage(store, written_before_s=time.time() - 60).garbage == []
+    delete_garbage(store, garbage)
+    assert not part.exists()
+
+
+@pytest.mark.cluster
+def test_uploads_that_never_ended(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    """The parts of an upload that a killed pod left behind: nothing lists them, and they are billed."""
+    use_keys(monkeypatch, s3)
+    store = S3Store(f"{bucket}/some/prefix", endpoint_url=s3.endpoint, region=REGION)
+    outside = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION)
+    for each in (store, outside):
+        client, place = each._current_connection().client, each._object("stages/weights")
+        upload = client.create_multipart_upload(**place)["UploadId"]
+        client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+
+    (write,) = store.list_unfinished()
+
+    assert write.key == "stages/weights"
+    assert abs(write.started_s - time.time()) < 600
+    store.abandon([write])
+    store.abandon([write])  # somebody else did it
+    assert store.list_unfinished() == []
+    assert len(outside.list_unfinished()) == 1
