@@ -13,10 +13,13 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
+from distillchain_api.wire.work_order import RENDEZVOUS_PORT
 from distillchain_operator.actions import CreatePart, DeleteJob, SetSuspend
+from distillchain_operator.group import TORCH_PORT
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import running_pod
 from distillchain_operator.transitions import transitions
+from policy_rules import admits, isolates
 
 NO_NODE = {
     "type": "PodScheduled",
@@ -62,6 +65,33 @@ def test_a_job_on_several_nodes_gets_what_it_lacks_until_it_has_finished():
 def test_a_job_on_one_node_gets_neither_service_nor_policy():
     plan = a_plan()
     assert parts(decide(plan, a_job(plan, "mini"), parts=False)) == []
+
+
+def test_the_policy_of_a_group_admits_its_own_pods_to_every_port_and_nobody_else():
+    plan = two_nodes(stages=["mini", "tiny"])
+    job, other = a_job(plan, "mini"), a_job(plan, "tiny")
+    (policy,) = (
+        action.manifest
+        for action in decide(plan, job, parts=False).actions
+        if isinstance(action, CreatePart) and action.manifest["kind"] == "NetworkPolicy"
+    )
+
+    def placed(pod: dict[str, Any], namespace: str = policy["metadata"]["namespace"]) -> dict[str, Any]:
+        return {**pod, "metadata": {**pod["metadata"], "namespace": namespace}}
+
+    first, second = placed(a_pod(job, node=0)), placed(a_pod(job, node=1))
+    strangers = {
+        "a pod without labels": placed({"metadata": {}}),
+        "the pods of another stage": placed(a_pod(other, node=0)),
+        "a pod with the same labels in another namespace": placed(a_pod(job, node=0), "elsewhere"),
+    }
+    for port in (RENDEZVOUS_PORT, TORCH_PORT, 45678):  # the launchers', torch's, and one that NCCL chooses
+        assert admits(policy, first, second, port)
+        assert admits(policy, second, first, port)
+        for name, stranger in strangers.items():
+            assert not admits(policy, stranger, first, port), name
+            assert admits(policy, first, stranger, port), f"{name} must not be restricted"
+    assert not isolates(policy, first, "Egress"), "store, hub and DNS must stay reachable"
 
 
 # Whose answer, log and failure count

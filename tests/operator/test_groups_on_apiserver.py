@@ -8,6 +8,8 @@ import pytest
 
 from chain_builders import a_commit, a_document, a_failure
 from distillchain_api.failures import FailureClass
+from distillchain_api.wire.work_order import RENDEZVOUS_PORT
+from policy_rules import admits, isolates
 from relay import RETRY_DEADLINE_S, Relay, container_status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
@@ -58,6 +60,10 @@ def test_two_pods_find_each_other_and_the_answer_of_node_0_ends_the_job(relay: R
         return sorted(item["kind"] for item in items)
 
     relay.wait("Service and NetworkPolicy", lambda: parts() == ["NetworkPolicy", "Service"])
+    policy = relay.cluster.get("networkpolicy", name, "-n", relay.namespace)
+    first, second = (relay.cluster.get("pod", pods[node], "-n", relay.namespace) for node in range(NODES))
+    assert isolates(policy, first, "Ingress"), "the labels that the Job controller gives its pods"
+    assert admits(policy, first, second, RENDEZVOUS_PORT)
     relay.kubectl("delete", "service", name)
     relay.run(pods[0])  # an event, so that the chain is reconciled
     relay.wait("the Service again", lambda: parts() == ["NetworkPolicy", "Service"])
