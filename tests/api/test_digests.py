@@ -162,6 +162,9 @@ def test_key_order_does_not_matter(value: dict[str, Any], random: Any):
         pytest.param(lambda s: s["stages"][0].update(name="renamed"), id="name"),
         pytest.param(lambda s: s.update(template={"export": {"onnx": {"quantize": "int8"}}}), id="export"),
         pytest.param(
+            lambda s: s.update(template={"tracking": {"tensorBoard": {}, "wandb": {"project": "p"}}}), id="tracking"
+        ),
+        pytest.param(
             lambda s: s.update(
                 template={
                     "training": {"epochs": 3, "batchSize": 32, "learningRate": 1e-4, "maxGradNorm": 1},

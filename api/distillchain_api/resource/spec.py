@@ -46,6 +46,7 @@ from distillchain_api.resource.selection import (
     SelectionFields,
     selection_faults,
 )
+from distillchain_api.resource.tracking import Tracking
 from distillchain_api.tasks import AnyTask
 from distillchain_api.transfer import transfer_of
 from distillchain_api.values import (
@@ -231,6 +232,7 @@ class Template(Document):
     """Maximum training time that a crash can lose."""
     export: Export = Export()
     """What each student is exported to. A teacher that `fineTune` trains is not exported."""
+    tracking: Tracking = Tracking()
 
 
 class Architecture(Document):

@@ -14,6 +14,7 @@ from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate, TeacherGate
 from distillchain_api.resource.parallelism import ResolvedParallelism
 from distillchain_api.resource.spec import Student, Training
+from distillchain_api.resource.tracking import Tracking
 from distillchain_api.tasks import AnyTask
 
 WORK_ORDER_ENV = "DISTILLCHAIN_WORK_ORDER"
@@ -101,6 +102,8 @@ class WorkOrder(Document):
     """In no digest: it is made from the committed weights."""
     export_only: bool = False
     """The stage is committed: make its export and nothing else, and fail if the commit is missing."""
+    tracking: Tracking = Tracking()
+    """In no digest: it only watches."""
     final: bool = False
     """The chain's last stage: its trainer writes the chain's report. Decides no result, so it is in no digest."""
 
@@ -111,12 +114,14 @@ class WorkOrder(Document):
         return self
 
     def to_document(self) -> dict[str, Any]:
-        """The order as plain JSON data, without `parallelism` for one process and without what asks for no export."""
+        """The order as plain JSON data; fields that are in no digest are left out at their defaults."""
         document = super().to_document()
         if self.export.name is None:
             del document["export"]
         if not self.export_only:
             del document["exportOnly"]
+        if self.tracking.is_off:
+            del document["tracking"]
         if self.parallelism == ResolvedParallelism():
             del document["parallelism"]
         return document

@@ -75,7 +75,17 @@ def _publish(context: Context, prepared: Prepared, computed: Computed, student: 
         check_gates(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
     # Only after the commit: until then, the state is what the next attempt goes on from.
     clear_states(context.store, order.digest)
-    return answer_of(order, manifest, reused=adopted)
+    return _tracked(context, computed, manifest, answer_of(order, manifest, reused=adopted))
+
+
+def _tracked(context: Context, computed: Computed, manifest: Manifest, answer: Committed) -> Committed:
+    """The answer with what the user should know of the trackers, which get the final metrics."""
+    with context.signals.deferred():  # the stage is committed, so a stop must not be reported any more
+        stats = computed.stats
+        context.tracking.follow(computed.history.points, step=stats.steps, train_s=stats.train_s)
+        warnings = context.tracking.committed(manifest)
+    # Not in the manifest: it says nothing about the student.
+    return answer.model_copy(update={"warnings": [*answer.warnings, *warnings]})
 
 
 def _licenses(prepared: Prepared) -> dict[str, str]:

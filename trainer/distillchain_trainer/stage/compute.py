@@ -81,6 +81,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
     found = _find_state(context, states)
     history = History.read(found[1] if found else None)
+    _begin_tracking(context, prepared, found)
     if found:
         stats.take_over(found[0])
         # From here on, a stop reports this step: the next attempt resumes there too.
@@ -101,6 +102,23 @@ def compute(context: Context, prepared: Prepared) -> Computed:
             context.warnings.add(changed)
         _Training(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
     return Computed(prepared.student, teacher, stats, history, states)
+
+
+def _begin_tracking(context: Context, prepared: Prepared, found: tuple[ResumeIndex, Path] | None) -> None:
+    teacher, order = prepared.teacher, context.order
+    lineage = {"digest": order.digest, "start": prepared.student.start}
+    if teacher is not None and order.teacher is not None:
+        lineage |= {"teacher": teacher.checkpoint.uri, "teacherWeights": teacher.checkpoint.revision}
+        lineage |= {"teacherDigest": order.teacher.digest} if order.teacher.digest else {}
+    lineage |= {f"data.{name}": split.sha256 for name, split in prepared.data.facts.items()}
+    context.tracking.begin(
+        order,
+        context.attempt,
+        lineage,
+        resumed_from=found[1] if found else None,
+        step=found[0].step if found else 0,
+        train_s=found[0].train_s if found else 0.0,
+    )
 
 
 def apply_numbers(training: Training, prepared: Prepared) -> None:
@@ -342,6 +360,7 @@ class _Training:
             examples_per_second=progress.examples_per_second,
             eta_s=progress.eta_s,
         )
+        self.context.tracking.follow(self.history.points, step=progress.step, train_s=progress.train_s)
 
     def _keep_trace(self, trace: Path, step: int) -> None:
         context = self.context
@@ -368,6 +387,7 @@ class _Training:
     def _save(self, folder: Path, progress: TrainingProgress, *, is_complete: bool = False) -> None:
         # With the state, so that a training that is resumed continues its curve.
         self.history.write_state(folder)
+        self.context.tracking.saved(folder, step=progress.step)
         index = self.stats.index(
             progress,
             elapsed_s=self.context.elapsed_s,

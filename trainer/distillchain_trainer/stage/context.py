@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.patience import patience_for_results, with_patience
 from distillchain_store.store import Store
 from distillchain_trainer.engine.world import ALONE, World
+from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tracking.tracking import Tracking, open_tracking
 
 
 def utc_now() -> str:
@@ -32,6 +34,7 @@ class Context:
     Attributes:
         folder: for files in the making, shared by the processes of a node; empty at the start.
         world: the processes that carry out the attempt.
+        tracking: the trackers of the stage, once it trains; on rank 0 alone.
     """
 
     order: WorkOrder
@@ -42,6 +45,7 @@ class Context:
     signals: Signals
     warnings: StageWarnings = field(default_factory=StageWarnings)
     world: World = ALONE
+    tracking: Tracking = field(default_factory=Tracking)
     started_at: str = field(default_factory=utc_now)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -49,6 +53,18 @@ class Context:
     def is_sharded(self) -> bool:
         """Whether models are split over the processes."""
         return self.order.parallelism.sharding == "Full" and not self.world.is_alone
+
+    @contextlib.contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Within the block, the trackers of the work order run; they are closed when the stage fails or is stopped."""
+        if self.world.is_main and not self.order.tracking.is_off:
+            self.tracking = open_tracking(self.order, folder=self.scratch("tracking"))
+        try:
+            yield
+        except BaseException as error:
+            with self.signals.deferred():  # a second signal must not leave their processes behind
+                self.tracking.stopped("interrupted" if isinstance(error, StopRequested) else "failed")
+            raise
 
     @property
     def elapsed_s(self) -> float:

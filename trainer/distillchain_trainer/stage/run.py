@@ -111,8 +111,10 @@ def _train(context: Context) -> Committed:
 
         context.signals.raise_if_requested()
         _prove_store(context)
-        prepared = prepare(context)
-    return commit(context, prepared, compute(context, prepared))
+    with context.tracked():
+        with _without_collections():
+            prepared = prepare(context)
+        return commit(context, prepared, compute(context, prepared))
 
 
 @contextlib.contextmanager

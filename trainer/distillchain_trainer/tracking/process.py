@@ -1,0 +1,112 @@
+"""The process of one tracker, seen from the trainer: messages are written without waiting, and its end has a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from distillchain_trainer.tracking.messages import Message, Setup
+
+log = logging.getLogger(__name__)
+
+FAULT_FILE = "fault"
+"""Where the process of a tracker writes why it failed."""
+LOG_FILE = "log"
+FAULT_CHARS = 200  # a warning in status has room for about 300
+PIPE_BYTES = 1 << 20  # what Linux allows without privileges: more than the points of a training
+UNSENT_BYTES = 1 << 22  # what is kept for a tracker that does not read; beyond that it is given up
+POLL_S = 0.02
+
+
+class TrackerProcess:
+    """Sends messages to one tracker.
+
+    In a process of its own, because the clients take seconds to import, start threads and handlers of their own, and
+    wait for servers: a stage must neither fail nor wait for that.
+
+    Args:
+        name: as in the spec, for messages.
+    """
+
+    def __init__(self, name: str, setup: Setup) -> None:
+        self.name = name
+        self._folder = Path(setup.folder)
+        self._unsent = bytearray()
+        self._given_up = ""
+        with (self._folder / LOG_FILE).open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "distillchain_trainer.tracking", setup.to_json()],
+                stdin=subprocess.PIPE,
+                stdout=output,  # not ours: stdout of the trainer has nothing but progress lines
+                stderr=output,
+                start_new_session=True,  # so that it can be killed with the processes that a client starts
+                pipesize=PIPE_BYTES if sys.platform == "linux" else -1,
+            )
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin.fileno()
+        os.set_blocking(self._pipe, False)
+
+    def send(self, message: Message) -> None:
+        """Sends a message without waiting. Does nothing after a fault."""
+        if self._given_up:
+            return
+        self._unsent += message.to_json().encode() + b"\n"
+        self._write()
+        if len(self._unsent) > UNSENT_BYTES:
+            self._give_up("it does not take the values")
+
+    def finish(self, deadline: float) -> str | None:
+        """Waits for the tracker to take what was sent. Returns: why it did not take all; None: it did.
+
+        Args:
+            deadline: value of time.monotonic() at which the process is killed.
+        """
+        while not self._given_up and self._process.poll() is None:
+            self._write()
+            if not self._unsent and self._process.stdin is not None:
+                self._process.stdin.close()
+                self._process.stdin = None
+            if time.monotonic() > deadline:
+                self._give_up("its server did not take all values in time")
+                break
+            time.sleep(POLL_S)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.stdin = None
+        return self._fault()
+
+    def _write(self) -> None:
+        if self._process.stdin is None:
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self._pipe, self._unsent[: 1 << 16])]
+        except BlockingIOError:
+            return  # the pipe is full: the rest is sent with the next message
+        except BrokenPipeError:
+            self._give_up("its client has ended")
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = why
+        self._unsent.clear()
+        # The whole session: a client may have started a process that uploads.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _fault(self) -> str | None:
+        if not self._given_up and self._process.returncode == 0:
+            return None
+        own = self._folder / FAULT_FILE
+        # Its own words first: after a fault, the pipe breaks as well.
+        why = own.read_text(encoding="utf-8") if own.exists() else self._given_up
+        why = why or f"its client ended with code {self._process.returncode}"
+        output = (self._folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        log.debug("output of the tracker", extra={"tracker": self.name, "output": "\n".join(output[-30:])})
+        return why if len(why) <= FAULT_CHARS else why[:FAULT_CHARS] + "..."
