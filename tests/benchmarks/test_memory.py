@@ -15,8 +15,8 @@ BENCH = Path(__file__).parents[2] / "bench/memory.py"
 
 
 def test_more_rows_take_little_more_memory(tmp_path: Path):
-    """Lists of Python objects took more than 1 KB a row, and the outputs of 200 classes 800 bytes."""
-    sizes = ["--rows", "20000", "60000", "--classes", "200"]
+    """Lists of Python objects took more than 1 KB a row, and the outputs of 500 classes 2 KB."""
+    sizes = ["--rows", "20000", "60000", "--classes", "500"]
     command = [sys.executable, str(BENCH), *sizes, "--folder", str(tmp_path)]
 
     done = subprocess.run(command, capture_output=True, text=True, check=True)

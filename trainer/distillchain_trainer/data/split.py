@@ -35,6 +35,7 @@ class Split:
         folder: for files that belong to these rows alone, shared by the processes of a node; None: rows are in memory.
         parts: the splits that a joined one consists of, in order; they know the places of their rows.
         left_out: texts that were read and are not among the rows, by reason; see data/unlabelled.py.
+        stored_fingerprints: see `fingerprints`; None: they are computed when they are needed.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Split:
     parts: tuple[Split, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
     folder: Path | None = None
+    stored_fingerprints: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -73,10 +75,10 @@ class Split:
         digest.update(b"]")
         return SplitFacts(rows=len(self), sha256=digest.hexdigest(), left_out=self.left_out or None)
 
-    def distinct_texts(self) -> NDArray[np.uint64]:
-        """A number for each distinct text, sorted: the first eight bytes of its key."""
-        heads = (int.from_bytes(key[:8], "big") for key in self.keys)
-        return np.unique(np.fromiter(heads, dtype=np.uint64, count=len(self.keys)))
+    def text_numbers(self, start: int, stop: int) -> NDArray[np.uint64]:
+        """A number for the text of each of some rows: the first eight bytes of its key."""
+        keys = np.frombuffer(b"".join(self.keys[start:stop]), dtype=np.uint64)
+        return keys.reshape(-1, 4)[:, 0]
 
     def flat_targets(self, dtype: Any) -> NDArray[Any]:
         """The targets of all rows in one array, where each row has a list of them."""
@@ -84,7 +86,9 @@ class Split:
 
     @cached_property
     def fingerprints(self) -> NDArray[np.int64]:
-        """A hash of each row's texts that ignores case and white space, [rows]; valid within this process."""
+        """A hash of each row's texts that ignores case and white space, [rows]."""
+        if self.stored_fingerprints is not None:
+            return self.stored_fingerprints
         return np.fromiter(map(fingerprint_of, self.texts), dtype=np.int64, count=len(self))
 
 
@@ -130,9 +134,10 @@ def joined(name: str, parts: Sequence[Split]) -> Split:
 
 
 def fingerprint_of(texts: Sequence[str]) -> int:
-    """A hash of a row's texts that ignores case and white space; valid within this process."""
-    # Python's own hash: eight bytes per row, and fast. It differs between processes and is never stored.
-    return hash("\0".join([" ".join(text.casefold().split()) for text in texts]))
+    """A hash of a row's texts that ignores case and white space, as a number of eight bytes."""
+    # Texts are joined by a character that no text has within it after it was split at white space.
+    content = "\0".join([" ".join(text.casefold().split()) for text in texts]).encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 def key_of(texts: Sequence[str]) -> bytes:

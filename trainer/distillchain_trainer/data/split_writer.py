@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distillchain_trainer.data.array_file import ArrayFile, map_array
 from distillchain_trainer.data.mapped_columns import KEY_BYTES, KeyColumn, ListColumn, NumberColumn, TextColumn
-from distillchain_trainer.data.split import Split, key_of
+from distillchain_trainer.data.split import Split, fingerprint_of, key_of
 
 BLOCK_ROWS = 4_096  # in memory before they are written
 FACTS = "split.json"
@@ -37,6 +37,7 @@ class SplitWriter:
         self._row_starts = ArrayFile(folder / "row_starts.i64", np.int64)
         self._keys = ArrayFile(folder / "keys.u8", np.uint8, (KEY_BYTES,))
         self._numbers = ArrayFile(folder / "numbers.u32", np.uint32)
+        self._fingerprints = ArrayFile(folder / "fingerprints.i64", np.int64)
         self._targets = _Targets(folder)
         for starts in (self._text_starts, self._row_starts):
             starts.append([0])
@@ -64,7 +65,8 @@ class SplitWriter:
     def close(self) -> Split:
         """The split, mapped."""
         self._flush()
-        for file in (self._text, self._text_starts, self._row_starts, self._keys, self._numbers):
+        files = (self._text, self._text_starts, self._row_starts, self._keys, self._numbers, self._fingerprints)
+        for file in files:
             file.finish()
         facts = {"name": self._name, "place_prefix": self._place_prefix, "targets": self._targets.finish()}
         (self._folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
@@ -78,6 +80,7 @@ class SplitWriter:
         self._text.append(np.frombuffer(b"".join(texts), dtype=np.uint8))
         self._keys.append(np.frombuffer(b"".join(self._row_keys), dtype=np.uint8))
         self._numbers.append(self._row_numbers)
+        self._fingerprints.append([fingerprint_of(texts) for texts in self._rows])
         self._targets.append(self._row_targets)
         self._rows, self._row_keys, self._row_targets, self._row_numbers = [], [], [], []
 
@@ -144,6 +147,7 @@ def open_split(folder: Path) -> Split:
         place_prefix=facts["place_prefix"],
         numbers=NumberColumn(map_array(folder / "numbers.u32", np.uint32)),
         folder=folder,
+        stored_fingerprints=map_array(folder / "fingerprints.i64", np.int64),
     )
 
 

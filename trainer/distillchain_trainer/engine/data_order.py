@@ -60,7 +60,8 @@ def epoch_batches(lengths: Sequence[int] | NDArray[np.int32], batch_size: int, *
     """
     # The shift leaves room for 2**20 epochs, so that no other pair of seed and epoch has the same sum.
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
-    rows = torch.randperm(len(lengths), generator=generator).numpy().astype(np.int32)
+    # The same order as with int64, in half of the memory.
+    rows = torch.randperm(len(lengths), generator=generator, dtype=torch.int32).numpy()
     lengths = np.asarray(lengths)
     # At least four groups, as in transformers, or a small data set would be one sorted list.
     group = max(1, min(len(rows) // (batch_size * 4), GROUPED_BATCHES)) * batch_size

@@ -28,7 +28,7 @@ from distillchain_trainer.errors import StopRequested
 log = logging.getLogger(__name__)
 
 # Outputs of one part, or of one block of a larger part. Needs about three times as much memory while it is written.
-PART_BYTES = 32 * 2**20
+PART_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

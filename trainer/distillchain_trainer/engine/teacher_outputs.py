@@ -12,7 +12,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from distillchain_trainer.engine.forward import OutputsOf
 from distillchain_trainer.engine.node_array import NodeArray, copy_to_nodes
 from distillchain_trainer.engine.output_parts import PART_BYTES, stored_parts, write_parts
 from distillchain_trainer.engine.precision import autocast, device_of
-from distillchain_trainer.engine.shared_forward import forward_in_rounds
+from distillchain_trainer.engine.shared_forward import Round, forward_in_rounds
 from distillchain_trainer.engine.world import ALONE, World
 from distillchain_trainer.errors import StopRequested
 
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 # Part of the digest. Raise it when the parts or the computation change, so that older parts are not found.
 OUTPUTS_VERSION = 3
 
+SORTED_ROWS = 2**19  # that are batched by length
 SENT_BYTES = 16 * 2**20  # of outputs that are sent to other nodes at a time
 
 
@@ -99,6 +100,8 @@ class TeacherPass:
         stop: whether to write what is computed and stop.
         world: the ranks that share the rows. Rank 0 reads and writes the store; the first rank of each node writes the
             file that all ranks of the node map.
+        on_missing: raises if the store lacks the outputs of some texts, given their number and that of all texts; None:
+            they are computed.
     """
 
     store: Store
@@ -115,6 +118,7 @@ class TeacherPass:
     stop: Callable[[], bool]
     on_batch: Callable[[int, int], None]
     world: World = ALONE
+    on_missing: Callable[[int, int], None] | None = None
 
     def run(self) -> TeacherOutputs:
         """Outputs of every row, from the store where it has them.
@@ -123,21 +127,24 @@ class TeacherPass:
             batch is kept.
         """
         started = time.perf_counter()
-        texts = DistinctTexts.of(self._keys, self.encoded.item_counts)
+        texts = DistinctTexts.of(
+            self._keys, self.encoded.item_counts, folder=self.folder / f"texts-{self.world.local_rank}"
+        )
         values, known = self._known(texts)
-        # In the order of the rows, which decides how they are batched.
-        missing = np.sort(texts.first_rows[~known])
+        missing = len(texts) - int(np.count_nonzero(known))
         elapsed_s = 0.0
-        if len(missing):
-            values, elapsed_s = self._compute(missing, values, texts)
+        if missing and self.on_missing is not None:
+            self.on_missing(missing, len(texts))
+        if missing:
+            values, elapsed_s = self._compute(known, values, texts)
         # The first rank of the node may still be writing to the file.
         self.world.meet("teacher logits written")
         log.info(
-            "teacher logits computed" if len(missing) else "teacher logits reused from the store",
+            "teacher logits computed" if missing else "teacher logits reused from the store",
             extra={
                 "logits": f"{self.store.uri}/{logits_prefix(self.digest)}",
                 "rows": len(texts),
-                "computed": len(missing),
+                "computed": missing,
                 "elapsed_s": round(time.perf_counter() - started, 2),
             },
         )
@@ -146,7 +153,7 @@ class TeacherPass:
             values,
             texts.place,
             self.columns,
-            reused=not len(missing),
+            reused=not missing,
             elapsed_s=elapsed_s,
             starts=texts.starts,
             answered=self.encoded.answered,
@@ -162,24 +169,15 @@ class TeacherPass:
         return NodeArray(self.folder / f"outputs-{self.digest[:16]}.f32", self.world)
 
     def _compute(
-        self, rows: NDArray[np.int64], values: NDArray[np.float32] | None, texts: DistinctTexts
+        self, known: NDArray[np.bool_], values: NDArray[np.float32] | None, texts: DistinctTexts
     ) -> tuple[NDArray[np.float32], float]:
-        """Fills `values` for these rows and writes them to the store, some from time to time."""
+        """Fills `values` for the texts that are not known, and writes them to the store, some from time to time."""
         elapsed_s, done, since = 0.0, 0, time.monotonic()
+        missing = len(texts) - int(np.count_nonzero(known))
         unwritten, unwritten_bytes = [np.zeros(0, dtype=np.int64)], 0
         # Around all batches, so that autocast converts the weights once and not for each.
         with autocast(device_of(self.model), self.training.precision):
-            for part in forward_in_rounds(
-                self.world,
-                self.model,
-                self.encoded,
-                self.outputs_of,
-                rows=rows,
-                precision=self.training.precision,
-                # Before anything is stored, or the next attempt would reuse the NaN.
-                check=self.check,
-                stop=self.stop,
-            ):
+            for part in self._rounds(known, texts):
                 if values is None:
                     values = self._file.shared((texts.output_count, *part.outputs.shape[1:]))
                 if self.world.leads_node:
@@ -188,7 +186,7 @@ class TeacherPass:
                 unwritten_bytes += part.outputs.nbytes
                 elapsed_s += part.device_s / self.world.size
                 done += len(part.rows)
-                self.on_batch(done, len(rows))
+                self.on_batch(done, missing)
                 stop, due = self.world.any(self.stop(), time.monotonic() - since > self.save_interval_s)
                 # A stop writes first: the next attempt then computes only the rest.
                 if stop or due or unwritten_bytes > PART_BYTES:
@@ -199,6 +197,26 @@ class TeacherPass:
         assert values is not None
         self._write(np.concatenate(unwritten), values, texts)
         return values, elapsed_s
+
+    def _rounds(self, known: NDArray[np.bool_], texts: DistinctTexts) -> Iterator[Round]:
+        """Outputs of the texts that are not known."""
+        # Some rows at a time: sorting all of them by length would take 24 bytes for each.
+        for start in range(0, len(texts.place), SORTED_ROWS):
+            numbers = texts.place[start : start + SORTED_ROWS]
+            rows = np.arange(start, start + len(numbers))
+            missing = rows[(texts.first_rows[numbers] == rows) & ~known[numbers]]
+            if len(missing):
+                yield from forward_in_rounds(
+                    self.world,
+                    self.model,
+                    self.encoded,
+                    self.outputs_of,
+                    rows=missing,
+                    precision=self.training.precision,
+                    # Before anything is stored, or the next attempt would reuse the NaN.
+                    check=self.check,
+                    stop=self.stop,
+                )
 
     def _places(self, rows: NDArray[np.int64], texts: DistinctTexts) -> NDArray[np.int64]:
         """Where the outputs of some rows, without padding, belong in the values of all texts."""
