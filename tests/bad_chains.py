@@ -55,6 +55,14 @@ class BadChain:
         return document
 
 
+def language_chain(spec: dict[str, Any], form: dict[str, Any], *, train: str) -> None:
+    """Makes it a chain of language models, without gates: their metrics are better when lower."""
+    splits = {"train": train, "validation": "dev.jsonl"}
+    spec["task"] = {"type": "CausalLM", "dataset": {"uri": "s3://data/texts", "splits": splits, **form}}
+    spec["teacher"].pop("gate")
+    spec["stages"][1].pop("gate")
+
+
 def unchanged(_: dict[str, Any]) -> None:
     """The fault is in the metadata."""
 
@@ -496,6 +504,19 @@ BAD_CHAINS = (
         lambda spec: spec["stages"][0].update(student={"fromTeacher": {"indices": [3, 1]}}),
         "spec.stages[0].student.fromTeacher.indices: got [3, 1], expected every layer once, in rising order",
         ("spec.stages[0].student.fromTeacher.indices", "rising order"),
+    ),
+    BadChain(
+        "chats in a csv file",
+        lambda spec: language_chain(spec, {"messages": "messages"}, train="train.csv"),
+        'spec.task.dataset.splits.train: got "train.csv", which has only text; keep chats in jsonl or parquet, not as text',
+        ("spec.task.dataset.splits", "keep chats in jsonl or parquet, not as text"),
+    ),
+    BadChain(
+        "texts in a txt file",
+        lambda spec: language_chain(spec, {"text": ["text"]}, train="train.txt"),
+        'spec.task.dataset.splits.train: got "train.txt", unknown kind of file; expected csv, tsv or jsonl (also as .gz), '
+        "or parquet",
+        ("spec.task.dataset.splits", "unknown kind of file"),
     ),
     BadChain(
         "an adapter of new weights",

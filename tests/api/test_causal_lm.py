@@ -62,6 +62,43 @@ def test_two_forms_or_half_a_form_are_refused(dataset: dict[str, Any], want: str
     assert want in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "dataset, train, want",
+    [
+        (
+            {"messages": "messages"},
+            "chats.csv.gz",
+            'got "chats.csv.gz", which has only text; keep chats in jsonl or parquet, not as text',
+        ),
+        (
+            {"text": ["text"]},
+            "texts.txt",
+            'got "texts.txt", unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet',
+        ),
+    ],
+)
+def test_files_that_cannot_hold_the_rows_are_refused(dataset: dict[str, Any], train: str, want: str):
+    files = {"uri": "s3://data/texts", "splits": {"train": train, "validation": "dev.jsonl"}}
+
+    with pytest.raises(BadDocument) as caught:
+        parse_chain(a_document({**dataset, **files}))
+
+    assert str(caught.value) == f"spec.task.dataset.splits.train: {want}"
+
+
+@pytest.mark.parametrize("train", ["chats.JSONL.gz", "chats.parquet", "a.b/train.jsonl"])
+def test_files_of_chats_are_accepted(train: str):
+    files = {"uri": "s3://data/texts", "splits": {"train": train, "validation": "dev.jsonl"}}
+
+    assert parse_chain(a_document({"messages": "messages", **files})).spec.task.dataset.splits.train == train
+
+
+def test_splits_of_the_hub_have_any_name():
+    files = {"uri": "hf://org/chats", "splits": {"train": "train.csv", "validation": "test"}}
+
+    assert parse_chain(a_document({"messages": "messages", **files}))
+
+
 def test_a_minimum_of_a_cross_entropy_is_refused():
     stages = [{"name": "small", "student": {"model": "hf://org/small"}, "gate": {"minMetric": 2}}]
 

@@ -26,6 +26,7 @@ from trainer.language_parts import (
     a_task,
     a_task_document,
     an_adapter,
+    in_order,
     save_llama,
     write_sentences,
 )
@@ -115,6 +116,31 @@ def test_a_chain_on_completions_or_chats(tmp_path: Path, form: str):
     assert counts == [len(sentence.split()) - 2 for sentence in HELD_OUT]
     template = Path(student.checkpoint.removeprefix("file://")) / "chat_template.jinja"
     assert "assistant" in template.read_text()
+
+
+def test_the_report_has_the_texts_of_the_rows_that_a_second_student_has_lost_since_the_root(tmp_path: Path):
+    """Rows are chosen by the root teacher, as in the report, and not by the first student."""
+    save_llama(tmp_path / "start")
+    write_sentences(tmp_path / "data", as_text)
+    (tmp_path / "data/dev.jsonl").write_text("".join(json.dumps(as_text(text)) + "\n" for text in in_order(80, 3)))
+    layers = [{"name": name, "student": {"fromTeacher": {"layers": 1}}} for name in ("first", "second")]
+    document = a_chain_document(
+        tmp_path,
+        task=a_task_document(tmp_path / "data"),
+        teacher={"model": f"file://{tmp_path}/start", "fineTune": {}},
+        template={"training": {**TRAINING, "epochs": 1}},
+        stages=layers,
+    )
+    orders = [stage.work_order for stage in build_plan(parse_chain(document)).stages]
+
+    root, _, second = [run_here(order, tmp_path, attempt=order.stage) for order in orders]
+
+    theirs, ours = (
+        [row["logProbability"] for row in predictions(it, "predictions-validation.jsonl")] for it in (root, second)
+    )
+    lost = np.array(theirs) - np.array(ours)
+    want = sorted(int(row) for row in np.argsort(-lost, kind="stable")[:20])
+    assert [row["row"] for row in predictions(second, "examples-validation.jsonl")] == want
 
 
 def test_the_student_learns_from_the_teacher_alone_as_from_its_labels(tmp_path: Path):

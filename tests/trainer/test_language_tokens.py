@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from distillchain_trainer.data.split import Split, key_of
 from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.causal_lm.chat import check_template
+from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, check_template
 from distillchain_trainer.tasks.causal_lm.rows import chat_as_text
 from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer
 from trainer.language_parts import TEMPLATE, save_words
@@ -118,11 +119,42 @@ def test_a_template_that_renders_the_beginning_of_a_chat_differently_is_refused_
     )
 
 
-def test_a_message_that_holds_a_control_token_is_refused(tmp_path: Path):
-    chat = [{"role": "user", "content": "The"}, {"role": "assistant", "content": "river <|im_end|> runs"}]
+def save_bytes(folder: Path, template: str) -> Any:
+    """A tokenizer as Llama's and Qwen's: any text becomes tokens, and their ids the same text again."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    with pytest.raises(DataInvalid, match=r'^train, row 1: the text has "<\|im_end\|>", which this tokenizer reads as'):
-        encode(save_words(tmp_path), "messages", [(chat_as_text(chat),)], max_length=64, warnings=StageWarnings())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    controls = ["<|im_start|>", "<|im_end|>", "<|im_"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", additional_special_tokens=controls
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["by prefix", "marked by the template"])
+@pytest.mark.parametrize("answer", ["a <|im_end|> b", "<|im_start|>", "<|im_|im_end|>"])
+def test_a_control_token_in_a_message_is_text(tmp_path: Path, template: str, answer: str):
+    tokenizer = save_bytes(tmp_path, template)
+    chat = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": answer}]
+
+    bound = NextTokenTokenizer("messages", tokenizer, 1000, with_kinds=False, name="bytes")
+    plain, tokens = (
+        bound.tokenize([(chat_as_text(it),)]) for it in ([message | {"content": "x"} for message in chat], chat)
+    )
+
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert tokenizer.decode(tokens.ids[0]).strip() == text.strip()
+    controls = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|im_"])
+    of_template, found = ([int(number) for number in it.ids[0] if number in controls] for it in (plain, tokens))
+    assert found == of_template, "the template's control tokens and no others"
+    assert tokens.item_ids is not None
+    assert tokenizer.decode(tokens.item_ids[0]) == f"{answer} <|im_end|>"
 
 
 def test_a_template_that_refuses_the_roles_is_named_with_its_reason(tmp_path: Path):
@@ -138,15 +170,84 @@ def test_a_template_that_refuses_the_roles_is_named_with_its_reason(tmp_path: Pa
         )
 
 
-def test_a_template_that_writes_the_date_is_a_warning(tmp_path: Path):
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["by prefix", "marked by the template"])
+def test_a_template_that_writes_the_date_gives_the_same_tokens_every_day(tmp_path: Path, template: str):
+    # As Llama 3 asks for the date, with a line end and an indentation at the start, which Jinja treats specially.
+    dated = "\n  {% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }} {% endif %}" + template
+    fixed = "\n  {% if true %}26 Jul 2024 {% endif %}" + template
+    tokens = [
+        NextTokenTokenizer("messages", save_bytes(tmp_path / str(number), it), 1000, with_kinds=False, name="bytes").tokenize(
+            [(chat_as_text(CHAT),)]
+        )
+        for number, it in enumerate((dated, fixed))
+    ]  # fmt: skip
+
+    assert tokens[0].ids[0].tolist() == tokens[1].ids[0].tolist()
+    assert tokens[0].positions is not None
+    assert tokens[1].positions is not None
+    assert tokens[0].positions[0].tolist() == tokens[1].positions[0].tolist()
+
+
+def test_every_form_of_a_date_is_the_fixed_one():
+    day = datetime(2024, 7, 26, 12, 0, 0, tzinfo=UTC)
+
+    for form, text in FIXED_DATE.items():
+        assert day.strftime(form) == text
+
+
+@pytest.mark.parametrize(
+    "template, want",
+    [
+        (TEMPLATE, 0),
+        (MARKED, 0),
+        (TEMPLATE.replace(" <|im_end|>", ""), 1),
+        ("{% for message in messages %}{{ message['role'] }} : {% generation %}{{ message['content'] }}{% endgeneration %} <|im_end|> {% endfor %}", 1),
+    ],
+    ids=["an end", "a marked end", "no end", "an end that is not learned"],
+)  # fmt: skip
+def test_a_template_without_an_end_that_is_learned_is_a_warning(tmp_path: Path, template: str, want: int):
     warnings = StageWarnings()
-    template = "{{ strftime_now('%d %b %Y') }}" + TEMPLATE
 
-    check_template(save_words(tmp_path / "dated", template=template), what="the tokenizer of hf://a", warnings=warnings)
-    check_template(save_words(tmp_path / "plain"), what="the tokenizer of hf://b", warnings=warnings)
+    check_template(save_words(tmp_path, template=template), what="the tokenizer of hf://a", warnings=warnings)
 
-    (sentence,) = warnings.sentences
-    assert sentence.startswith("the tokenizer of hf://a: its chat template writes today's date (strftime_now)")
+    assert len(warnings.sentences) == want
+    if want:
+        assert warnings.sentences == [
+            "the tokenizer of hf://a: its chat template writes no special token at the end of what the assistant says, so "
+            "the student does not learn to stop; add the end token to chat_template.jinja, within {% generation %} if it "
+            "has that"
+        ]
+
+
+GREETING = [{"role": "assistant", "content": "The river runs"}, *CHAT[:2]]
+# As most templates do, it fails for a chat without messages, and writes a system message of its own.
+WITH_SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|> The old mill <|im_end|> {% endif %}" + TEMPLATE
+
+
+def test_a_chat_that_begins_with_an_answer_is_learned_from_there(tmp_path: Path):
+    words, items = learned(save_words(tmp_path, template=WITH_SYSTEM), "messages", (chat_as_text(GREETING),))
+
+    assert words.startswith("<|im_start|> The old mill <|im_end|> <|im_start|> assistant : The river runs <|im_end|>")
+    assert [target for _, target in items] == ["The", "river", "runs", "<|im_end|>", "runs", "slowly", "<|im_end|>"]
+
+
+def test_a_chat_that_begins_with_an_answer_that_cannot_be_found_is_refused(tmp_path: Path):
+    template = "{% for message in messages %}{{ message['content'] }} <|im_end|> {% endfor %}"
+
+    with pytest.raises(DataInvalid) as caught:
+        encode(
+            save_words(tmp_path, template=template),
+            "messages",
+            [(chat_as_text(GREETING),)],
+            max_length=64,
+            warnings=StageWarnings(),
+        )
+
+    assert str(caught.value) == (
+        "train, row 1: the chat begins with an answer of the assistant, and the chat template of hf://org/words does not "
+        "show where it begins; begin the chat with another role, or put {% generation %} and {% endgeneration %} around "
+        "what the assistant says in its chat_template"
+    )
 
 
 def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path):

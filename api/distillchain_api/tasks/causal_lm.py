@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distillchain_api.cel import cel, fault, rules
-from distillchain_api.faults import Expect, expected
+from distillchain_api.faults import Expect, expected, got
 from distillchain_api.metrics import Metric
 from distillchain_api.task import CONFIG_RULE, Dataset, Task
 from distillchain_api.values import Text
@@ -16,7 +17,19 @@ TOKEN_CROSS_ENTROPY = Metric("tokenCrossEntropy", "token cross-entropy", higher_
 PERPLEXITY = Metric("perplexity", "perplexity", higher_is_better=False, is_share=False)
 TEACHER_AGREEMENT = Metric("teacherAgreement", "agreement with the teacher")
 
+UNKNOWN_FILE = "unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet"
+CHATS_AS_TEXT = "keep chats in jsonl or parquet, not as text"
+KNOWN_FILES = r"(?i)[.]((csv|tsv|jsonl)([.]gz)?|parquet)$"
+FILES_OF_TEXT = r"(?i)[.](csv|tsv)([.]gz)?$"
+
 FORMS = "exactly one of text, prompt with completion, and messages"
+
+
+def _every_split(test: str, *, negated: bool = False) -> str:
+    """A CEL condition that the names of all splits have to meet."""
+    no = "!" if negated else ""
+    train, validation, of_test = (f"{no}self.splits.{role}.{test}" for role in ("train", "validation", "test"))
+    return f"({train} && {validation} && (!has(self.splits.test) || {of_test}))"
 
 
 class CausalDataset(Dataset):
@@ -46,9 +59,32 @@ class CausalDataset(Dataset):
             raise fault("completion", expected(self.completion, "another column than prompt"))
         return self
 
+    @model_validator(mode="after")
+    def _files_can_hold_the_form(self) -> Self:
+        """The trainer would refuse them too, but only when it reads them."""
+        if self.uri.startswith("hf://"):
+            return self
+        for role, name in self.splits.to_document().items():
+            if not re.search(KNOWN_FILES, name):
+                raise fault(f"splits.{role}", f"{got(name)}, {UNKNOWN_FILE}")
+            if self.messages is not None and re.search(FILES_OF_TEXT, name):
+                raise fault(f"splits.{role}", f"{got(name)}, which has only text; {CHATS_AS_TEXT}")
+        return self
+
     model_config = {
         "json_schema_extra": rules(
             CONFIG_RULE,
+            cel(
+                f"self.uri.startsWith('hf://') || {_every_split(f'matches({KNOWN_FILES!r})')}",
+                f"splits: {UNKNOWN_FILE}",
+                fieldPath=".splits",
+            ),
+            cel(
+                "self.uri.startsWith('hf://') || !has(self.messages) || "
+                + _every_split(f"matches({FILES_OF_TEXT!r})", negated=True),
+                f"splits: {CHATS_AS_TEXT}",
+                fieldPath=".splits",
+            ),
             cel("has(self.prompt) == has(self.completion)", "expected prompt and completion, or neither of them"),
             cel(
                 "(has(self.text) ? 1 : 0) + (has(self.prompt) ? 1 : 0) + (has(self.messages) ? 1 : 0) == 1",

@@ -185,13 +185,18 @@ class PlainTextTokenizer:
         return ControlTokenInText(row, next(in_text, tokens[-1]))
 
 
+def names_no_text_has(names: Sequence[str]) -> dict[str, str]:
+    """Another name for each token."""
+    # U+10FFFF is a noncharacter, which Unicode reserves for uses like this one: no text should have it.
+    return {name: f"\U0010ffff{index}\U0010ffff" for index, name in enumerate(names)}
+
+
 def with_renamed_tokens(backend: Any, names: Sequence[str]) -> Any:
-    """A copy of a backend with the same ids, in which some tokens have names that no text contains."""
+    """A copy of a backend with the same ids, in which some tokens have the names of `names_no_text_has`."""
     from tokenizers import Tokenizer
 
     content = json.loads(backend.to_str())
-    # U+10FFFF is a noncharacter, which Unicode reserves for uses like this one: no text should have it.
-    new_names = {name: f"\U0010ffff{index}\U0010ffff" for index, name in enumerate(names)}
+    new_names = names_no_text_has(names)
     model = content["model"]
     if isinstance(model["vocab"], dict):
         model["vocab"] = {new_names.get(word, word): index for word, index in model["vocab"].items()}

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_api.wire.records import TokenPrediction
-from distillchain_report.commits import CommittedFiles
+from distillchain_api.wire.records import PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, TokenPrediction
+from distillchain_report.commits import CommittedFiles, walk_back
+from distillchain_store.errors import CheckpointCorrupt, OtherRelease
+from distillchain_store.store import ReadableStore
 
 Floats = NDArray[np.float64]
 
@@ -46,3 +48,22 @@ def read_predictions(files: CommittedFiles, name: str, *, lost: str) -> TokenPre
         unigrams=np.array([line.unigram_log_probability for line in lines]),
         agreed=np.array(agreed, dtype=np.int64) if len(agreed) == len(lines) else None,
     )
+
+
+def read_root_log_probabilities(store: ReadableStore, digest: str, *, validation_sha256: str) -> Floats | None:
+    """What the root teacher of a committed stage says of each validation row [rows]; None if the store lacks it.
+
+    Args:
+        validation_sha256: of the rows to compare on; numbers for other rows are of no use.
+    """
+    try:
+        first = walk_back(store, digest)[0]
+    # Of use only to choose example rows, so a damaged earlier stage must not fail the commit of this one.
+    except (CheckpointCorrupt, OtherRelease):
+        return None
+    if first.data["validation"].sha256 != validation_sha256:
+        return None
+    # A first stage without a teacher is the fine-tuned root teacher itself.
+    name = TEACHER_PREDICTIONS_FILE if first.teacher else PREDICTIONS_FILE
+    found = read_predictions(CommittedFiles(store, first), name, lost="")
+    return found.log_probabilities if found else None

@@ -17,6 +17,7 @@ from distillchain_api.resource.spec import Architecture
 from distillchain_api.tasks.causal_lm import CausalLM
 from distillchain_api.wire.records import EXAMPLE_CHARS, EXAMPLES, EXAMPLES_FILE, TEACHER_PREDICTIONS_FILE, Example
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
+from distillchain_report.sections.causal_lm.predictions import read_root_log_probabilities
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.engine.encoded import Encoded
@@ -28,7 +29,7 @@ from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.tokenizers import vocabulary_size
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm import models, rows
-from distillchain_trainer.tasks.causal_lm.evaluate import Predicted
+from distillchain_trainer.tasks.causal_lm.evaluate import LOG_PROBABILITY_DIGITS, Predicted
 from distillchain_trainer.tasks.causal_lm.outputs import (
     at_positions,
     measured_outputs,
@@ -210,13 +211,20 @@ class CausalLMAdapter(TaskAdapter):
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
     ) -> None:
-        """See TaskAdapter. The example rows are those whose probability the student has lost most of."""
-        del store, root
+        """See TaskAdapter. The example rows are those whose probability has been lost most since the root teacher.
+
+        The report shows the same rows of the last student, whatever its position in the chain.
+        """
         teacher.write_predictions(folder / TEACHER_PREDICTIONS_FILE)
         # Predictions hold no texts, so they are written all the same.
         if os.environ.get(KEEP_TEXTS_ENV) == "0":
             return
-        lost = _predicted(teacher).row_log_probabilities - _predicted(student).row_log_probabilities
+        of_root = root and read_root_log_probabilities(store, root, validation_sha256=split.facts.sha256)
+        ours, theirs = (_predicted(measured).row_log_probabilities for measured in (student, teacher))
+        if isinstance(of_root, np.ndarray) and of_root.shape == theirs.shape:
+            theirs = of_root
+        # Rounded as in the files that the report reads, so that it finds the same rows.
+        lost = theirs.round(LOG_PROBABILITY_DIGITS) - ours.round(LOG_PROBABILITY_DIGITS)
         with (folder / EXAMPLES_FILE).open("w", encoding="utf-8") as file:
             # In the order of the split, as the predictions are.
             for row in sorted(np.argsort(-lost, kind="stable")[:EXAMPLES].tolist()):

@@ -2,7 +2,8 @@
 
 A template may mark them ({% generation %}). With any other, a chat is rendered up to each answer of the assistant and
 up to its end: what lies between is the answer. That needs a template that renders the beginning of a chat as it renders
-the whole; one that does not is refused.
+the whole; one that does not is refused. The same chat gives the same tokens on every day: a template that writes the
+date gets a fixed one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ from numpy.typing import NDArray
 from distillchain_trainer.engine.tokenizing import unchanged
 from distillchain_trainer.errors import CheckpointInvalid, first_line
 from distillchain_trainer.stage_warnings import StageWarnings
+from distillchain_trainer.tasks.causal_lm.quoted_tokens import QuotedTokens
 
 Messages: TypeAlias = list[dict[str, Any]]
 Span: TypeAlias = tuple[int, int]
 """The characters of an answer in the rendered chat, from the first to the one after the last."""
 
 MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+# 26 July 2024, the date that Llama 3's template writes where it cannot ask for today's.
+FIXED_DATE = {
+    "%d": "26", "%-d": "26", "%e": "26", "%m": "07", "%-m": "7", "%b": "Jul", "%B": "July", "%y": "24", "%Y": "2024",
+    "%a": "Fri", "%A": "Friday", "%j": "208", "%F": "2024-07-26", "%H": "12", "%I": "12", "%M": "00", "%S": "00",
+    "%p": "PM", "%T": "12:00:00", "%X": "12:00:00", "%x": "07/26/24", "%c": "Fri Jul 26 12:00:00 2024",
+}  # fmt: skip
 
 
 class ChatRefused(ValueError):
@@ -35,32 +44,45 @@ class ChatRenderer:
     def __init__(self, tokenizer: Any, *, name: str) -> None:
         self._tokenizer = tokenizer
         self._name = name
-        template = tokenizer.chat_template
-        # A dict of named templates: transformers renders "default" unless tools are given.
-        text = template.get("default", "") if isinstance(template, dict) else template or ""
-        self._marks_answers = bool(MARKED.search(text))
-        self._controls = [token for token in tokenizer.all_special_tokens if token]
-
-    def control_token_in(self, messages: Messages) -> str | None:
-        """A control token that one of the messages contains as text: the template writes such tokens itself."""
-        contents = [message["content"] for message in messages]
-        return next((token for token in self._controls if any(token in content for content in contents)), None)
+        self._template = with_fixed_date(tokenizer.get_chat_template())
+        self._marks_answers = bool(MARKED.search(self._template))
+        self._quoted = QuotedTokens(tokenizer)
 
     def tokenize(self, messages: Messages) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Token ids of a chat, and the indices of those that the assistant says.
 
         Raises: ChatRefused.
         """
+        has_quoted = any(self._quoted.are_in(message["content"]) for message in messages)
+        if has_quoted:
+            messages = [message | {"content": self._quoted.marked(message["content"])} for message in messages]
         text, spans = self._marked(messages) if self._marks_answers else self._by_prefix(messages)
-        with unchanged(self._tokenizer):
-            # The template has written all control tokens.
-            answer = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        starts = np.array(answer["offset_mapping"], dtype=np.int64)[:, 0]
+        if has_quoted:
+            ids, starts = self._encode_quoted(text)
+            spans = [(self._quoted.place(text, start), self._quoted.place(text, end)) for start, end in spans]
+        else:
+            ids, starts = self._encode(text)
         said = np.zeros(len(starts), dtype=bool)
         for start, end in spans:
             # A token that begins before an answer is written by the user of the model, not by the model.
             said |= (starts >= start) & (starts < end)
-        return np.asarray(answer["input_ids"], dtype=np.int32), np.flatnonzero(said)
+        return ids, np.flatnonzero(said)
+
+    def _encode(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        with unchanged(self._tokenizer):
+            # The template has written all control tokens.
+            answer = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        starts = np.array(answer["offset_mapping"], dtype=np.int64)[:, 0]
+        return np.asarray(answer["input_ids"], dtype=np.int32), starts
+
+    def _encode_quoted(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        try:
+            return self._quoted.encode(text)
+        except ValueError as error:
+            raise ChatRefused(
+                f"a message has the text {error}, which the tokenizer of {self._name} takes for its control token; "
+                "remove it from the message"
+            ) from error
 
     def _marked(self, messages: Messages) -> tuple[str, list[Span]]:
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -68,7 +90,7 @@ class ChatRenderer:
         try:
             found: Any = render_jinja_template(
                 conversations=[messages],
-                chat_template=self._tokenizer.get_chat_template(),
+                chat_template=self._template,
                 return_assistant_tokens_mask=True,
                 **self._tokenizer.special_tokens_map,
             )
@@ -83,9 +105,9 @@ class ChatRenderer:
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self._render(messages[:number], prompt=True)
             # White space after the end-of-turn token is part of the template and not of the answer.
             after = self._render(messages[: number + 1]).rstrip()
+            before = self._render(messages[:number], prompt=True) if number else self._before_first(message, after)
             if not (after.startswith(before) and whole.startswith(after)):
                 raise ChatRefused(
                     f"the chat template of {self._name} renders message {number + 1} differently when others follow, "
@@ -95,9 +117,28 @@ class ChatRenderer:
             spans.append((len(before), len(after)))
         return whole, spans
 
+    def _before_first(self, message: dict[str, Any], after: str) -> str:
+        """What is rendered before the answer that a chat begins with: templates refuse a chat without messages.
+
+        Raises: ChatRefused.
+        """
+        asked = [{"role": "user", "content": "a"}]
+        prompt = self._render(asked, prompt=True).removeprefix(self._render(asked))
+        # Before the answer, a template may write a system message of its own.
+        for found in re.finditer(re.escape(prompt), after) if prompt else ():
+            if after[found.end() :].startswith(message["content"].strip()):
+                return after[: found.end()]
+        raise ChatRefused(
+            f"the chat begins with an answer of the assistant, and the chat template of {self._name} does not show "
+            "where it begins; begin the chat with another role, or put {% generation %} and {% endgeneration %} around "
+            "what the assistant says in its chat_template"
+        )
+
     def _render(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> str:
         try:
-            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            text: str = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=prompt
+            )
         except Exception as error:  # a template may raise anything, such as for roles in an order that it refuses
             raise self._cannot_render(error) from error
         return text
@@ -121,10 +162,33 @@ def check_template(tokenizer: Any, *, what: str, warnings: StageWarnings) -> Non
             f"{what} has no tokenizer.json, without which the assistant's tokens in a chat cannot be found; save it "
             "with save_pretrained where its tokenizer is a fast one"
         )
-    # The digest and the stored outputs of the teacher do not know the day on which a chat was rendered.
-    if "strftime_now" in str(tokenizer.chat_template):
+    if not _writes_an_end(tokenizer):
         warnings.add(
-            f"{what}: its chat template writes today's date (strftime_now), so the same chats differ from day to day, "
-            "and a stage that is resumed or repeated on another day learns from other prompts; write a fixed date into "
-            "chat_template.jinja"
+            f"{what}: its chat template writes no special token at the end of what the assistant says, so the student "
+            "does not learn to stop; add the end token to chat_template.jinja, within {% generation %} if it has that"
         )
+
+
+def with_fixed_date(template: str) -> str:
+    """The template with a date of its own in place of today's: digests and stored outputs do not know the day."""
+    if "strftime_now" not in template:
+        return template
+    # A macro of this name hides the function of transformers, which takes no other one.
+    replaced = "".join(f" | replace({name!r}, {text!r})" for name, text in FIXED_DATE.items())
+    # Jinja removes the line end after a block, so the template begins at the start of a line as before.
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{template}"
+
+
+def _writes_an_end(tokenizer: Any) -> bool:
+    """Whether the last token of an answer is a special one, at which a model can stop."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        ids, said = ChatRenderer(tokenizer, name="").tokenize(chat)
+    except ChatRefused:  # the rows of the data get this message, with their place
+        return True
+    return not len(said) or int(ids[said[-1]]) in _end_ids(tokenizer)
+
+
+def _end_ids(tokenizer: Any) -> set[int]:
+    marked = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return {*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}

@@ -14,6 +14,7 @@ from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_api.wire.records import TokenPrediction
 from distillchain_trainer.tasks.causal_lm import chance
 
+LOG_PROBABILITY_DIGITS = 6  # keep the file small; float32 has about seven significant digits
 MOST_NATS = 700.0  # e to the power of 710 is no longer a number
 
 
@@ -81,9 +82,8 @@ class Predicted:
                 line = TokenPrediction(
                     row=row,
                     tokens=tokens,
-                    # Six decimals keep the file small; float32 has about seven significant digits.
-                    log_probability=round(float(self.row_log_probabilities[row]), 6),
-                    unigram_log_probability=round(float(unigram[row]), 6),
+                    log_probability=round(float(self.row_log_probabilities[row]), LOG_PROBABILITY_DIGITS),
+                    unigram_log_probability=round(float(unigram[row]), LOG_PROBABILITY_DIGITS),
                     agreed=None if agreed is None else int(agreed[row]),
                 )
                 file.write(line.to_json() + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillchain_api.faults import got
-from distillchain_api.tasks.causal_lm import CausalDataset, CausalLM
+from distillchain_api.tasks.causal_lm import CHATS_AS_TEXT, CausalDataset, CausalLM
 from distillchain_trainer.data.cells import EMPTY, fault_of_text, is_empty
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.split_writer import SplitWriter
@@ -80,7 +80,7 @@ def fault_of_chat(cell: object) -> str | None:
     if is_empty(cell) or cell == []:
         return EMPTY
     if isinstance(cell, str):
-        return f"got text, {EXPECTED_CHAT}; keep chats in jsonl or parquet, not as text"
+        return f"got text, {EXPECTED_CHAT}; {CHATS_AS_TEXT}"
     if not isinstance(cell, list):
         return f"{got(cell)}, {EXPECTED_CHAT}"
     for number, message in enumerate(cell, start=1):

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_trainer.engine.tokenizing import (
-    ControlTokenInText,
     PlainTextTokenizer,
     RowRefused,
     Texts,
@@ -90,12 +89,8 @@ class NextTokenTokenizer:
         assert self._chat is not None
         found = []
         for number, (chat,) in enumerate(rows):
-            messages = json.loads(chat)
-            token = self._chat.control_token_in(messages)
-            if token is not None:
-                raise ControlTokenInText(number, token)
             try:
-                found.append(self._chat.tokenize(messages))
+                found.append(self._chat.tokenize(json.loads(chat)))
             except ChatRefused as error:
                 raise RowRefused(number, str(error)) from error
         return found
