@@ -20,7 +20,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]  # se
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
-from distillchain_cli import cluster_commands, download_command, gc_command, report_command
+from distillchain_cli import cluster_commands, compare_command, download_command, gc_command, report_command
 from distillchain_cli.chain_files import plan_of, read_chain
 from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
@@ -195,6 +195,7 @@ def _explain_failure(status: ChainStatus) -> None:
 
 app.add_typer(cluster_commands.app)
 app.add_typer(report_command.app)
+app.add_typer(compare_command.app)
 app.add_typer(download_command.app)
 app.add_typer(gc_command.app)
 app.command(epilog="Example: distillchain completion bash")(completion)

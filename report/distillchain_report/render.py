@@ -16,6 +16,7 @@ from distillchain_report.markdown import render_markdown
 from distillchain_report.model import Report
 from distillchain_report.section import Section
 from distillchain_report.sections import section_of
+from distillchain_report.side_by_side import SideBySide
 from distillchain_report.verdict import badge
 
 LARGEST_DOT_PX = 56
@@ -63,6 +64,21 @@ def render_html(report: Report) -> str:
         latency_note=phrases.latency_note(report),
         totals=phrases.totals_words(report),
         exported=any(stage.exports for stage in report.stages),
+    )
+
+
+def render_side_by_side(comparison: SideBySide, *, version: str) -> str:
+    """One HTML file that needs no other file, no script and no network."""
+    style = (resources.files("distillchain_report") / "templates" / "report.css").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("side_by_side.html")
+        .render(
+            comparison=comparison,
+            metric=comparison.metric.display_name,
+            version=version,
+            style=Markup(style),  # noqa: S704 - ours
+        )
     )
 
 

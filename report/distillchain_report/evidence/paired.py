@@ -152,6 +152,20 @@ def difference(first: SeedRuns, second: SeedRuns) -> Difference:
     )
 
 
+def row_interval(differences: Floats, value: float) -> tuple[float, float]:
+    """The 95 % interval of the difference of two single students for other rows; other seeds are not covered.
+
+    Args:
+        differences: the first student's contribution minus the second's [rows].
+        value: the difference of their metrics.
+    """
+    rows = len(differences)
+    if rows < 2:
+        return -math.inf, math.inf
+    margin = _t(0.5 + CONFIDENCE / 2, rows - 1) * math.sqrt(float(differences.var(ddof=1)) / rows)
+    return value - margin, value + margin
+
+
 def _noise(runs: SeedRuns) -> float:
     """The mean square of what neither the row nor the seed explains."""
     parts = runs.parts

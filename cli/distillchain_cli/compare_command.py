@@ -1,0 +1,181 @@
+"""`distillchain compare`: committed models of several chains, or of one, side by side."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillchain_api.failures import StageError
+from distillchain_api.graph import Plan, PlannedStage, build_plan
+from distillchain_cli.choices import choice_of
+from distillchain_cli.columns import WIDTH, Column, count, format_columns, rate, size
+from distillchain_cli.connection import connect
+from distillchain_cli.errors import BadInput, RunFailed, require_extra
+from distillchain_cli.options import Context, Kubeconfig, Namespace, Output, Verbose
+from distillchain_cli.printing import document_text, print_message, print_result
+from distillchain_cli.report_command import write_report
+from distillchain_cli.stores import open_chain_store
+from distillchain_cli.targets import FetchChain, read_target
+from distillchain_operator.status import timestamp
+
+if TYPE_CHECKING:
+    from distillchain_report.side_by_side import ComparedModel, Entrant, SideBySide
+
+app = typer.Typer()
+
+
+class CompareFormat(StrEnum):
+    """Formats of a comparison."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    HTML = "html"
+
+
+@app.command(epilog="Example: distillchain compare a.yaml b.yaml:tiny --price-per-gpu-hour 2.5")
+def compare(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|NAME[:STAGE]",
+            help="Chain files, or names on the cluster; with a stage, or else their last committed one.",
+        ),
+    ],
+    price: Annotated[
+        float | None,
+        typer.Option("--price-per-gpu-hour", metavar="PRICE", min=0.0, help="Adds a column with the cost."),
+    ] = None,
+    output: Annotated[
+        CompareFormat,
+        typer.Option(
+            "--output", "-o", metavar="|".join(CompareFormat), parser=choice_of(CompareFormat), help="Output format."
+        ),
+    ] = CompareFormat.TABLE,
+    to: Annotated[str | None, typer.Option(metavar="FILE", help="File to write to; default: stdout.")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    _verbose: Verbose = False,
+) -> None:
+    """Compare committed models: metric, difference from the first one on the same rows, size, speed and cost.
+
+    The chains may use different stores. S3 credentials come from the environment, as for AWS's own tools.
+    """
+    require_extra("report", "scipy", purpose="a comparison")
+    if len(targets) < 2:
+        raise BadInput(f"got {len(targets)} model, expected at least two, such as chain.yaml:mini chain.yaml:tiny")
+    from distillchain_report.side_by_side import compare as compare_models
+
+    def fetch_chain(name: str) -> dict[str, Any]:
+        return connect(kubeconfig, context, namespace).fetch_chain(name)
+
+    found = compare_models([_entrant(target, fetch_chain) for target in targets], price_per_gpu_hour=price)
+    text = _written(found, output)
+    if to is None:
+        print_result(text.rstrip("\n"))
+        return
+    write_report(text, to)
+    print_message(f"comparison: {to}")
+
+
+def _entrant(target: str, fetch_chain: FetchChain) -> Entrant:
+    from distillchain_report.build import build_report
+    from distillchain_report.load import WantedStage, load_stages
+    from distillchain_report.side_by_side import Entrant
+
+    name, stage = _split(target)
+    chain, _ = read_target(name, storage=None, overrides=(), fetch_chain=fetch_chain, note=print_message)
+    plan = build_plan(chain)
+    try:
+        store = open_chain_store(chain.spec.storage)
+        loaded = load_stages(store, [WantedStage(each.name, each.digest) for each in _up_to(plan, stage)])
+    except StageError as error:
+        raise RunFailed(str(error)) from error
+    committed = [each for each in loaded if each.manifest]
+    if not committed or (stage is not None and loaded[-1] is not committed[-1]):
+        why = next((each.unreadable for each in reversed(loaded) if each.unreadable), None)
+        raise RunFailed(f"{target}: {why or f'{stage or chain.name} has no committed stage in {store.uri}'}")
+    # Stages after the last committed one say nothing about it.
+    kept = loaded[: loaded.index(committed[-1]) + 1]
+    report = build_report(
+        f"{chain.metadata.namespace}/{chain.name}",
+        kept,
+        storage=store.uri,
+        generated_at=timestamp(datetime.now(UTC)),
+        version=importlib.metadata.version("distillchain"),
+        metric=chain.spec.task.deciding_metric,
+    )
+    return Entrant(target, report, kept[-1])
+
+
+def _split(target: str) -> tuple[str, str | None]:
+    """The chain and the stage of an argument."""
+    # A file may have a colon in its name.
+    if Path(target).exists() or ":" not in target:
+        return target, None
+    name, _, stage = target.rpartition(":")
+    return name, stage
+
+
+def _up_to(plan: Plan, name: str | None) -> list[PlannedStage]:
+    stages = list(plan.stages)
+    if name is None:
+        return stages
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise BadInput(f"{plan.chain.name}:{name}: got stage {name}, expected {' or '.join(names)}")
+    return stages[: names.index(name) + 1]
+
+
+def _written(found: SideBySide, form: CompareFormat) -> str:
+    if form is CompareFormat.HTML:
+        from distillchain_report.render import render_side_by_side
+
+        return render_side_by_side(found, version=importlib.metadata.version("distillchain"))
+    if form in (CompareFormat.JSON, CompareFormat.YAML):
+        return document_text(found.to_document(), Output(form.value))
+    width = None if form is CompareFormat.WIDE else WIDTH
+    parts = [_models_table(found, width=width)]
+    parts += [f"{model.label}: no difference: {model.not_compared}" for model in found.models if model.not_compared]
+    if found.recipe:
+        columns = [Column("FIELD"), *(Column(model.label) for model in found.models)]
+        parts += ["", format_columns(columns, [[line.field, *line.values] for line in found.recipe], width=width)]
+    else:
+        parts += ["", "the recipes are the same"]
+    return "\n".join([*parts, *found.missing])
+
+
+def _models_table(found: SideBySide, *, width: int | None) -> str:
+    from distillchain_report import words
+
+    metric = found.metric
+    titles = [metric.name, "95%", "DIFFERENCE", "95%", "P", "PARAMETERS", "SIZE", "EXAMPLES/S", "HOURS", "GPU-HOURS"]
+    has_cost = found.models[0].cost is not None
+    columns = [Column("MODEL"), *(Column(title, right=True) for title in [*titles, *(["COST"] if has_cost else [])])]
+
+    def cells(model: ComparedModel) -> list[str]:
+        pair = model.difference
+        change = [words.measured_change(each, metric) for each in (pair.value, pair.low, pair.high)] if pair else []
+        return [
+            model.label,
+            words.measured(model.metric.value, metric),
+            words.measured_range(model.metric, metric).replace("–", ".."),
+            change[0] if change else "",
+            f"{change[1]}..{change[2]}" if change else "",
+            words.p_value(pair.p_value) if pair else "",
+            count(model.parameters),
+            size(model.size_bytes),
+            rate(model.examples_per_second),
+            f"{model.hours:.2f}",
+            f"{model.gpu_hours:.2f}",
+            *([f"{model.cost:.2f}"] if model.cost is not None else []),
+        ]
+
+    return format_columns(columns, [cells(model) for model in found.models], width=width)

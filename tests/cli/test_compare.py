@@ -1,0 +1,117 @@
+"""`distillchain compare`: models of several chains side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cli.committed import write_store
+from cli.parts import distillchain_here, write_chain
+from distillchain_api.graph import build_plan
+from distillchain_cli.chain_files import read_chain
+
+
+@pytest.fixture
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """chain.yaml with two committed stages."""
+    path = write_chain(tmp_path)
+    write_store(tmp_path / "store", build_plan(read_chain(str(path))), committed=2, monkeypatch=monkeypatch)
+    return path
+
+
+def predictions(folder: Path, stage: str, file: str = "predictions-validation.jsonl") -> np.ndarray:
+    """Whether each row is right, read without our own reader."""
+    (path,) = (path for path in folder.rglob(file) if stage in str(path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return np.array([row["label"] == row["predicted"] for row in rows])
+
+
+def test_two_stages_of_one_chain(chain: Path):
+    done = distillchain_here(
+        "compare", "chain.yaml:mini", "chain.yaml", "--price-per-gpu-hour", "2", "-o", "json", cwd=chain.parent
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    mini, tiny = found["models"]
+    stages = build_plan(read_chain(str(chain))).stages
+    right = [predictions(chain.parent / "store", stage.digest) for stage in stages]
+    change = right[1].astype(float) - right[0]
+    error = change.std(ddof=1) / np.sqrt(len(change))
+    assert "difference" not in mini
+    assert tiny["difference"]["value"] == pytest.approx(change.mean())
+    assert tiny["difference"]["low"] == pytest.approx(change.mean() - 1.963 * error, abs=1e-5)
+    assert tiny["difference"]["high"] == pytest.approx(change.mean() + 1.963 * error, abs=1e-5)
+    # To reach tiny, mini had to be trained too.
+    assert tiny["gpuHours"] == pytest.approx(mini["gpuHours"] * 1.5, rel=0.7)
+    assert tiny["gpuHours"] > mini["gpuHours"]
+    assert tiny["cost"] == pytest.approx(2 * tiny["gpuHours"])
+    assert {"field": "stages", "values": ["teacher -> mini", "teacher -> mini -> tiny"]} in found["recipe"]
+
+
+def test_the_table_and_the_page(chain: Path):
+    table = distillchain_here("compare", "chain.yaml:mini", "chain.yaml:tiny", "-o", "wide", cwd=chain.parent).stdout
+    page = distillchain_here(
+        "compare", "chain.yaml:mini", "chain.yaml:tiny", "-o", "html", "--to", "c.html", cwd=chain.parent
+    )
+
+    head, first, second = table.splitlines()[:3]
+    assert head.split()[:4] == ["MODEL", "accuracy", "95%", "DIFFERENCE"]
+    assert first.split()[:2] == ["chain.yaml:mini", "0.900"]
+    assert second.split()[:2] == ["chain.yaml:tiny", "0.850"]
+    assert "-0.050" in second
+    assert page.stderr.endswith("comparison: c.html\n")
+    html = (chain.parent / "c.html").read_text()
+    assert "<script" not in html
+    assert "-0.050" in html
+
+
+def test_models_on_other_rows_are_shown_and_not_compared(chain: Path):
+    (manifest,) = (
+        path
+        for path in (chain.parent / "store").rglob("manifest.json")
+        if '"stage": "tiny"' in json.dumps(json.loads(path.read_text()))
+    )
+    document = json.loads(manifest.read_text())
+    document["data"]["validation"]["sha256"] = "f" * 64
+    manifest.write_text(json.dumps(document))
+
+    done = distillchain_here("compare", "chain.yaml:mini", "chain.yaml:tiny", cwd=chain.parent)
+
+    assert done.returncode == 0
+    assert (
+        "chain.yaml:tiny: no difference: it was measured on other validation rows than chain.yaml:mini" in done.stdout
+    )
+
+
+def test_a_stage_that_is_not_committed(chain: Path):
+    document = yaml.safe_load(chain.read_text())
+    document["spec"]["stages"][1]["training"] = {"epochs": 9}
+    (chain.parent / "other.yaml").write_text(yaml.safe_dump(document))
+
+    whole = distillchain_here("compare", "chain.yaml", "other.yaml", "-o", "json", cwd=chain.parent)
+    stage = distillchain_here("compare", "chain.yaml", "other.yaml:tiny", cwd=chain.parent)
+
+    # The last committed stage stands for a chain that has not ended.
+    assert [model["stage"] for model in json.loads(whole.stdout)["models"]] == ["tiny", "mini"]
+    assert stage.returncode == 1
+    assert f"other.yaml:tiny: tiny has no committed stage in file://{chain.parent}/store" in stage.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chain.yaml"], "got 1 model, expected at least two"),
+        (["chain.yaml", "chain.yaml:nano"], "got stage nano, expected mini or tiny"),
+        (["chain.yaml", "none.yaml"], "none.yaml: there is no such file"),
+    ],
+)
+def test_bad_input(chain: Path, arguments: list[str], message: str):
+    done = distillchain_here("compare", *arguments, cwd=chain.parent)
+
+    assert done.returncode == 2
+    assert message in done.stderr
