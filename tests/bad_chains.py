@@ -691,4 +691,32 @@ BAD_CHAINS = (
         "spec.template.tracking.wandb.project: missing, expected text of 1 to 256 characters; add it",
         ("spec.template.tracking.wandb.project",),
     ),
+    BadChain(
+        "a correlation beyond its range",
+        lambda spec: (
+            regress(spec),
+            spec["task"].update(metric="pearson"),
+            spec["teacher"].update(gate={"minMetric": 90}),
+            spec["stages"][1].update(gate={}),
+        ),
+        "spec.teacher.gate.minMetric: got 90, expected a number from -1 to 1; pearson has no other values",
+        ("spec.teacher.gate", "expected a number from -1 to 1"),
+    ),
+    BadChain(
+        "a drop of a correlation beyond its range",
+        lambda spec: (
+            regress(spec),
+            spec["task"].update(metric="spearman"),
+            spec["teacher"].update(gate={"minMetric": -1}),
+            spec["stages"][1].update(gate={"maxDrop": 2.5}),
+        ),
+        "spec.stages[1].gate.maxDrop: got 2.5, expected a number from 0 to 2; spearman has no other values",
+        ("stages[].gate.maxDrop: expected a number from 0 to 2",),
+    ),
+    BadChain(
+        "a negative error",
+        lambda spec: (regress(spec), spec["teacher"].update(gate={"maxMetric": -0.5})),
+        "spec.teacher.gate.maxMetric: got -0.5, expected a number from 0; mse has no other values",
+        ("spec.teacher.gate", "expected a number from 0"),
+    ),
 )

@@ -20,12 +20,20 @@ class Metric:
         display_name: as in a sentence.
         higher_is_better: the direction in which gates and differences read.
         is_share: from 0 to 1, so that a ratio of two values means something.
+        lowest, highest: the range of the values of one that is no share; infinite where it has no bound.
     """
 
     name: str
     display_name: str
     higher_is_better: bool = True
     is_share: bool = True
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value there can be."""
+        return (0.0, 1.0) if self.is_share else (self.lowest, self.highest)
 
     @property
     def has_retention(self) -> bool:
@@ -35,16 +43,12 @@ class Metric:
     @property
     def best(self) -> float:
         """The best value there can be; infinite where the metric has no bound."""
-        if self.is_share:
-            return 1.0 if self.higher_is_better else 0.0
-        return math.inf if self.higher_is_better else -math.inf
+        return self.range[1] if self.higher_is_better else self.range[0]
 
     @property
     def worst(self) -> float:
         """The worst value there can be; infinite where the metric has no bound."""
-        if self.is_share:
-            return 0.0 if self.higher_is_better else 1.0
-        return -math.inf if self.higher_is_better else math.inf
+        return self.range[0] if self.higher_is_better else self.range[1]
 
     def worse_by(self, value: float, than: float) -> float:
         """How much worse `value` is than another one, in the metric's unit; negative where it is better."""
@@ -61,10 +65,10 @@ MICRO_F1 = Metric("microF1", "micro F1")
 SUBSET_ACCURACY = Metric("subsetAccuracy", "subset accuracy")
 HAMMING_LOSS = Metric("hammingLoss", "Hamming loss", higher_is_better=False)
 # A correlation is no share: it can be negative, and half a correlation is not half of anything.
-PEARSON = Metric("pearson", "Pearson correlation", is_share=False)
-SPEARMAN = Metric("spearman", "Spearman correlation", is_share=False)
-MSE = Metric("mse", "mean squared error", higher_is_better=False, is_share=False)
-MAE = Metric("mae", "mean absolute error", higher_is_better=False, is_share=False)
+PEARSON = Metric("pearson", "Pearson correlation", is_share=False, lowest=-1.0, highest=1.0)
+SPEARMAN = Metric("spearman", "Spearman correlation", is_share=False, lowest=-1.0, highest=1.0)
+MSE = Metric("mse", "mean squared error", higher_is_better=False, is_share=False, lowest=0.0)
+MAE = Metric("mae", "mean absolute error", higher_is_better=False, is_share=False, lowest=0.0)
 
 
 def retention(student: float, teacher: float, metric: Metric) -> float | None:

@@ -6,7 +6,9 @@ part of a gate, so these rules belong to the spec: `gate_faults` checks them in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -74,24 +76,69 @@ def gate_faults(task: Task, gates: Mapping[str, Gate | TeacherGate]) -> Iterator
             expectation = f"no {wrong}, because {metric.name} is better when {direction}"
             yield Fault(f"{place}.{wrong}", expected(values.pop(wrong), expectation, f"write {right}"))
         for name, value in values.items():
-            if metric.is_share and not 0 <= value <= 1:
-                yield Fault(f"{place}.{name}", expected(value, SHARE, SHARE_REMEDY))
+            bounds = Bounds.of(metric, name)
+            if not bounds.lowest <= value <= bounds.highest:
+                yield Fault(f"{place}.{name}", expected(value, bounds.expectation, bounds.remedy))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a field of a gate may be."""
+
+    lowest: float
+    highest: float
+    expectation: str
+    remedy: str
+
+    @classmethod
+    def of(cls, metric: Metric, name: str) -> Bounds:
+        """Those of the field `name` for a metric."""
+        if metric.is_share:
+            return cls(0.0, 1.0, SHARE, SHARE_REMEDY)
+        # A value may drop from one end of the range to the other.
+        lowest, highest = metric.range
+        if name == "maxDrop":
+            lowest, highest = 0.0, highest - lowest
+        upto = "" if math.isinf(highest) else f" to {highest:g}"
+        return cls(lowest, highest, f"a number from {lowest:g}{upto}", f"{metric.name} has no other values")
+
+    @property
+    def cel_outside(self) -> str:
+        """CEL that finds values out of them, with VALUE for the field."""
+        return f"VALUE < {self.lowest}" + ("" if math.isinf(self.highest) else f" || VALUE > {self.highest}")
 
 
 def gate_rules(types: Mapping[str, type[Task]]) -> list[dict[str, str]]:
     """`gate_faults` as CEL rules of the spec."""
     higher = _metric_is(types, lambda metric: metric.higher_is_better)
     lower = _metric_is(types, lambda metric: not metric.higher_is_better)
-    share = _metric_is(types, lambda metric: metric.is_share)
     return [
         *_field_rules(lower, "minMetric", "", "only for a metric that is better when higher; write maxMetric"),
         *_field_rules(higher, "maxMetric", "", "only for a metric that is better when lower; write minMetric"),
-        *(
-            rule
-            for name in ("minMetric", "maxMetric", "maxDrop")
-            for rule in _field_rules(share, name, "VALUE < 0.0 || VALUE > 1.0", f"expected {SHARE}; {SHARE_REMEDY}")
-        ),
+        *(rule for name in ("minMetric", "maxMetric", "maxDrop") for rule in _range_rules(types, name)),
     ]
+
+
+def _range_rules(types: Mapping[str, type[Task]], name: str) -> Iterator[dict[str, str]]:
+    """Rules that refuse values of a field that no metric reaches. Metrics with one range share a rule."""
+    metrics = [metric for kind in types.values() for metric in kind.metrics]
+    # The other direction is refused whatever its value.
+    relevant = [it for it in metrics if name == "maxDrop" or it.higher_is_better == (name == "minMetric")]
+    groups: dict[tuple[float, float], Bounds] = {}
+    for metric in relevant:
+        found = Bounds.of(metric, name)
+        # maxDrop from 0 is a rule of its own type.
+        if name != "maxDrop" or math.isfinite(found.highest):
+            groups.setdefault((found.lowest, found.highest), found)
+    for place, bounds in groups.items():
+
+        def within(metric: Metric, place: tuple[float, float] = place) -> bool:
+            fits = Bounds.of(metric, name)
+            return metric in relevant and (fits.lowest, fits.highest) == place
+
+        remedy = f"; {bounds.remedy}" if bounds.remedy == SHARE_REMEDY else ""
+        message = f"expected {bounds.expectation}{remedy}"
+        yield from _field_rules(_metric_is(types, within), name, bounds.cel_outside, message)
 
 
 def _field_rules(condition: str, name: str, bad: str, message: str) -> Iterator[dict[str, str]]:

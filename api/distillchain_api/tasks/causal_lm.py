@@ -13,8 +13,10 @@ from distillchain_api.metrics import Metric
 from distillchain_api.task import CONFIG_RULE, Dataset, Task
 from distillchain_api.values import Text
 
-TOKEN_CROSS_ENTROPY = Metric("tokenCrossEntropy", "token cross-entropy", higher_is_better=False, is_share=False)
-PERPLEXITY = Metric("perplexity", "perplexity", higher_is_better=False, is_share=False)
+TOKEN_CROSS_ENTROPY = Metric(
+    "tokenCrossEntropy", "token cross-entropy", higher_is_better=False, is_share=False, lowest=0.0
+)
+PERPLEXITY = Metric("perplexity", "perplexity", higher_is_better=False, is_share=False, lowest=1.0)
 TEACHER_AGREEMENT = Metric("teacherAgreement", "agreement with the teacher")
 
 UNKNOWN_FILE = "unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet"
