@@ -1,4 +1,4 @@
-"""One attempt of one stage: starts the trainer as a subprocess and waits for it. Does not know chain or retries."""
+"""One attempt of one stage: starts the trainer as a process and waits for it. Does not know chain or retries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +22,9 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
-from distillchain_cli.errors import RunFailed
+from distillchain_cli.trainers import TrainerProcess, Trainers
 
 POLL_S = 0.1
-TRAINER = (sys.executable, "-m", "distillchain_cli.child")
 KILL_AT_STOP = 3
 GRACE_S = 120.0  # from SIGTERM to SIGKILL after a timeout, as for a Job's pods
 
@@ -88,6 +86,7 @@ def run_attempt(
     attempt: int,
     folder: RunFolder,
     *,
+    trainers: Trainers,
     stops: StopSignals,
     deadline_at: float | None,
     on_progress: Callable[[Progress], None],
@@ -116,7 +115,7 @@ def run_attempt(
     }
     timed_out = False
     with folder.log(order.stage, attempt).open("wb") as log, progress.open("wb") as out, progress.open("rb") as lines:
-        process = _start(environment, out.fileno(), log.fileno())
+        process = trainers.start(order, environment, stdout=out.fileno(), stderr=log.fileno())
         try:
             seen_stops = 0
             while (code := process.poll()) is None:
@@ -140,24 +139,7 @@ def run_attempt(
     return AttemptResult(code, parse_answer(message), folder.log(order.stage, attempt), timed_out)
 
 
-def _start(environment: dict[str, str], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            [*TRAINER, str(os.getpid())],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,  # Ctrl-C in the terminal must not reach the trainer directly
-        )
-    except OSError as error:  # E2BIG when arguments and all variables together exceed the system's limit
-        size_bytes = sum(len(name) + len(value) + 2 for name, value in environment.items())
-        raise RunFailed(
-            f"the trainer cannot be started: {error.strerror}; its environment variables have {size_bytes} bytes"
-        ) from error
-
-
-def _end(process: subprocess.Popen[bytes], stops: StopSignals) -> None:
+def _end(process: TrainerProcess, stops: StopSignals) -> None:
     """Lets the trainer save its state; kills it after GRACE_S, or when the user asks for it."""
     process.terminate()
     kill_at = time.monotonic() + GRACE_S
@@ -167,14 +149,14 @@ def _end(process: subprocess.Popen[bytes], stops: StopSignals) -> None:
     process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
+def _wait(process: TrainerProcess) -> None:
     try:
         process.wait(POLL_S)
     except subprocess.TimeoutExpired:
         return
 
 
-def _pass_on_stop(process: subprocess.Popen[bytes], count: int, seen: int, note: Callable[[str], None]) -> int:
+def _pass_on_stop(process: TrainerProcess, count: int, seen: int, note: Callable[[str], None]) -> int:
     """Passes the first stop on to the trainer, and tells the user what the next ones do. Returns: the stops handled."""
     if count == seen:
         return seen

@@ -18,6 +18,7 @@ from distillchain_api.wire.answer import Committed, ExportFailure, Failed, Inter
 from distillchain_cli.live import View
 from distillchain_cli.local_processes import count_gpus, processes_here
 from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
+from distillchain_cli.trainers import Trainers, open_trainers
 from distillchain_operator.status import build_chain_status, committed_entry, timestamp
 
 BACKOFF_S = 1.0  # after an interruption and after the first crash; doubles with each further crash up to MAX_BACKOFF_S
@@ -30,6 +31,7 @@ CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EX
 class _Run:
     plan: Plan
     folder: RunFolder
+    trainers: Trainers
     view: View
     stops: StopSignals
     backoff_s: float
@@ -47,8 +49,9 @@ def run_chain(
         stops: counts the signals; if it has counted one already, nothing is started.
     """
     # Committed stages are not skipped here: only their trainer verifies files and gates, as on a cluster.
-    run = _Run(plan, folder, view, stops or StopSignals(), backoff_s)
-    with run.stops.caught():
+    stops = stops or StopSignals()
+    with stops.caught(), open_trainers() as trainers:
+        run = _Run(plan, folder, trainers, view, stops, backoff_s)
         for stage in plan.stages:
             entry = _run_stage(run, stage)
             run.entries.append(entry)
@@ -102,6 +105,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             order,
             attempt,
             run.folder,
+            trainers=run.trainers,
             stops=run.stops,
             deadline_at=deadline_at,
             on_progress=run.view.progress,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # transformers imports scipy.optimize, which takes half a second, for the losses of object detection.
 UNUSED_BY_TRANSFORMERS = ("scipy",)
 
+# The fork server sets it in a process that is forked again when it needs the libraries.
+instead: Callable[[], object] | None = None
+
 
 def import_libraries() -> None:
     """Imports torch and transformers."""
+    if instead is not None:
+        instead()
     with _hidden(UNUSED_BY_TRANSFORMERS):
         importlib.import_module("transformers.modeling_utils")
 
