@@ -5,16 +5,15 @@ Every answer is plain JSON data; every error is an `ApiError` with the API serve
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio import client, config
 
-from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
 from distillchain_operator.labels import CHAIN_LABEL, SUSPENDED_ANNOTATION, TRAINER_CONTAINER
 from distillchain_operator.settings import BadSetting
 from distillchain_operator.transitions import ChainEvent
@@ -22,6 +21,9 @@ from distillchain_operator.transitions import ChainEvent
 REQUEST_TIMEOUT_S = 30
 LOG_TAIL_LINES = 50  # a progress line comes about every second, with other lines between them
 MERGE_PATCH = "application/merge-patch+json"
+JSON = "application/json, */*"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE_CHAINS = 500  # the metadata of a chain takes about 2 KB
 COMPONENT = "distillchain-operator"
 
 
@@ -104,6 +106,18 @@ class Cluster:
         """All chains of a namespace, or of the cluster."""
         return _items(await self._request("GET", _chains(namespace)))
 
+    async def list_chain_metadata(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
+        """The metadata of all chains of a namespace, or of the cluster."""
+        query = {"limit": str(PAGE_CHAINS)}
+        while True:
+            page = await self._request("GET", _chains(namespace), query=query, accept=METADATA_LIST)
+            for chain in _items(page):
+                yield chain["metadata"]
+            following = page["metadata"].get("continue")
+            if not following:
+                return
+            query["continue"] = following
+
     async def check_chains(self, namespace: str | None) -> None:
         """Checks cheaply whether `list_chains` would succeed. Raises: ApiError."""
         # `resourceVersion=0` is answered from the API server's cache, without a read of etcd.
@@ -173,6 +187,10 @@ class Cluster:
     async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
         """Annotates the Job with this UID; no error if it is gone or another has its name."""
         await self._patch_job(namespace, name, {"metadata": {"uid": uid, "annotations": annotations}})
+
+    async def label_job(self, namespace: str, name: str, *, uid: str, labels: dict[str, str]) -> None:
+        """Sets labels of the Job with this UID; no error if it is gone or another has its name."""
+        await self._patch_job(namespace, name, {"metadata": {"uid": uid, "labels": labels}})
 
     async def _patch_job(self, namespace: str, name: str, body: dict[str, Any]) -> None:
         try:
@@ -279,10 +297,13 @@ class Cluster:
         query: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = JSON,
     ) -> dict[str, Any]:
-        status, text = await self._exchange(method, path, query=query, body=body, content_type=content_type)
+        status, text = await self._exchange(
+            method, path, query=query, body=body, content_type=content_type, accept=accept
+        )
         try:
-            document = json.loads(text)
+            document = deep_json.loads(text)
         except ValueError:
             # A proxy in front of the API server may answer with HTML.
             document = {"message": text[:500]}
@@ -301,8 +322,9 @@ class Cluster:
         query: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = JSON,
     ) -> tuple[int, str]:
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         try:
             response = await self._api.call_api(
                 path,

@@ -6,6 +6,7 @@ next reconcile detects what was done and completes the rest.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,18 +23,29 @@ from distillchain_api.wire.answer import Progress, parse_progress
 from distillchain_operator.actions import CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.finished import FinishedChains, has_succeeded
+from distillchain_operator.job_changes import JobChanger, Refused
 from distillchain_operator.job_creation import JobCreator
 from distillchain_operator.jobs import JobDefaults
-from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.late_exports import refused_export
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import Observed, observe, parts_of
+from distillchain_operator.problems import (
+    CHANGE_REFUSED,
+    RECONCILE_FAILED,
+    STATUS_REFUSED,
+    problem_events,
+    with_problem,
+)
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
+from distillchain_operator.stored_status import parse_status
 from distillchain_operator.transitions import transitions
 
 log = logging.getLogger(__name__)
+
+REFUSED_RETRY_S = 30.0  # no event says that a webhook was corrected
 
 
 def _utc_now() -> datetime:
@@ -51,9 +63,12 @@ class Controller:
         clock: Callable[[], datetime] = _utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        finished: FinishedChains | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics or Metrics()
+        self._finished = finished or FinishedChains()
+        self._changer = JobChanger(cluster, monotonic=monotonic)
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
@@ -71,19 +86,31 @@ class Controller:
         """Brings one chain a step further; returns the seconds until it is due again without an event."""
         document = await self._read(key)
         if document is None or "deletionTimestamp" in document["metadata"]:
-            self._progress_read_at.pop(key, None)
-            self._creator.forget(key)
-            self._metrics.forget(key)
+            self._forget(key)
             return None  # the garbage collector deletes its Jobs
         previous = parse_status(document, key)
+        if has_succeeded(document) and key not in self._finished:
+            # After a start of the operator: nothing of it has changed, or there would be an event.
+            self._finished.note(document["metadata"])
+            self._metrics.reconciled(key, previous)
+            return None
+        try:
+            return await self._reconcile(document, key, previous)
+        except Exception as error:
+            # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
+            if not isinstance(error, ApiError) or error.is_refusal:
+                await self._report_failure(document, key, previous, error)
+            raise
+
+    async def _reconcile(self, document: dict[str, Any], key: ChainKey, previous: ChainStatus) -> float | None:
         try:
             plan = build_plan(parse_chain(document, from_cluster=True))
             check_plan(plan)
         except BadDocument as error:
-            status = await self._invalid(document, key, previous, [str(fault) for fault in error.faults])
+            status, retry_s = await self._invalid(document, key, previous, [str(fault) for fault in error.faults])
             await self._write(document, key, previous, status)
             self._metrics.reconciled(key, status)
-            return None
+            return retry_s
         observed = await self._observe(plan.chain.metadata.uid, key)
         progress = await self._read_progress(plan, observed, key)
         decision = reconcile(
@@ -98,14 +125,39 @@ class Controller:
         )
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
         # was written first would name a Job that does not exist.
-        status, retry_s = await self._act(plan, decision, key, previous)
-        await self._write(document, key, previous, status)
+        status, retry_s = await self._act(document, plan, decision, key, previous)
+        refused_s = await self._write(document, key, previous, status)
         pod = running_pod(plan, observed)
         self._metrics.reconciled(key, status, runs_since=pod.created_at if pod else None)
+        if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
+            self._finished.note(document["metadata"])
+        else:
+            self._finished.forget(key)
         # Progress is in the pod's log, and a new line there is no event.
         reads_progress = status.phase == "Running" and pod is not None
-        due = (retry_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
+        due = (retry_s, refused_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
         return min((time_s for time_s in due if time_s is not None), default=None)
+
+    def _forget(self, key: ChainKey) -> None:
+        self._progress_read_at.pop(key, None)
+        for memory in (self._creator, self._changer, self._metrics, self._finished):
+            memory.forget(key)
+
+    async def _report_failure(
+        self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, error: Exception
+    ) -> None:
+        """Writes to status that the chain cannot be reconciled; the queue logs the error and tries again."""
+        what = error.message if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
+        problem = f"the operator cannot reconcile this chain and tries again: {what}; see the log of the operator"
+        status = self._with_problem(document, previous, problem, reason=RECONCILE_FAILED)
+        with contextlib.suppress(ApiError):  # the first error is the cause
+            await self._write(document, key, previous, status)
+
+    def _with_problem(
+        self, document: dict[str, Any], status: ChainStatus, problem: str, *, reason: str, stalls: bool = True
+    ) -> ChainStatus:
+        generation = document["metadata"]["generation"]
+        return with_problem(status, problem, reason=reason, generation=generation, now=self._clock(), stalls=stalls)
 
     async def _read(self, key: ChainKey) -> dict[str, Any] | None:
         try:
@@ -119,19 +171,23 @@ class Controller:
 
     async def _invalid(
         self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, faults: list[str]
-    ) -> ChainStatus:
+    ) -> tuple[ChainStatus, float | None]:
         """The status of a chain whose spec is invalid. Running Jobs continue unless the spec says to suspend."""
         observed = await self._observe(document["metadata"]["uid"], key)
         running = [job for job in observed.jobs if not job.is_finished and not job.deleting]
         # Read from the document, because the spec as a whole could not be parsed.
+        retry_s = None
         if document["spec"].get("suspend") is True:
             for job in running:
-                if not job.suspend_wanted:
-                    await self._cluster.set_suspend(key.namespace, job.name, uid=job.uid, suspend=True)
+                if job.suspend_wanted:
+                    continue
+                if refused := await self._changer.change(SetSuspend(job.name, job.uid, suspend=True), key):
+                    faults.append(refused.problem)
+                    retry_s = refused.retry_s
         else:
             faults += [f"Job {job.name} keeps running; set spec.suspend: true to stop it" for job in running]
         generation = document["metadata"]["generation"]
-        return invalid_status(faults, generation=generation, previous=previous, now=self._clock())
+        return invalid_status(faults, generation=generation, previous=previous, now=self._clock()), retry_s
 
     async def _observe(self, uid: str, key: ChainKey) -> Observed:
         # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too.
@@ -158,10 +214,12 @@ class Controller:
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
     async def _act(
-        self, plan: Plan, decision: Decision, key: ChainKey, previous: ChainStatus
+        self, document: dict[str, Any], plan: Plan, decision: Decision, key: ChainKey, previous: ChainStatus
     ) -> tuple[ChainStatus, float | None]:
         """Performs the actions; the status is the decision's unless the API server did not accept an object."""
         status, retries_s = decision.status, []
+        refusals: list[Refused] = []
+        leaving = {action.uid for action in decision.actions if isinstance(action, DeleteJob)}
         for action in decision.actions:
             match action:
                 case CreateJob() | CreatePart():
@@ -173,57 +231,59 @@ class Controller:
                         # The refusal changes phase and conditions of the chain too, so its status is built again.
                         stages = with_entry(status.stages, action.stage, **changes)
                         status = build_chain_status(plan, stages, previous=previous, now=self._clock())
-                case DeleteJob():
-                    await self._cluster.delete_job(key.namespace, action.name, uid=action.uid)
-                    log.info("job deleted", extra={"chain": str(key), "job": action.name, "why": action.why})
-                case SetSuspend():
-                    await self._cluster.set_suspend(key.namespace, action.name, uid=action.uid, suspend=action.suspend)
-                    event = "job suspended" if action.suspend else "job resumed"
-                    log.info(event, extra={"chain": str(key), "job": action.name})
-                case NotePods():
-                    annotations = {PODS_ANNOTATION: ",".join(action.pods)}
-                    await self._cluster.annotate_job(
-                        key.namespace, action.name, uid=action.uid, annotations=annotations
-                    )
+                case SetSuspend() | NotePods() if action.uid in leaving:
+                    pass  # a Job that is deleted now must not run again before
+                case DeleteJob() | SetSuspend() | NotePods():
+                    if refused := await self._changer.change(action, key):
+                        refusals.append(refused)
                 case _:
                     assert_never(action)
+        # Last, because a Job that is refused builds the status again.
+        for refused in refusals:
+            retries_s.append(refused.retry_s)
+            status = self._with_problem(document, status, refused.problem, reason=CHANGE_REFUSED, stalls=refused.stalls)
         return status, min(retries_s, default=None)
 
-    async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
+    async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> float | None:
+        """Writes the status; if the API server refuses it, the old one with the reason, to try again in some seconds.
+
+        Raises: ApiError 409 if the chain was edited since it was read; the queue retries with a fresh read.
+        """
         # Most reconciles change nothing, and each write of a changed status causes another reconcile.
         if new == old:
-            return
+            return None
         try:
-            # If the chain was edited since it was read, this is a conflict (409), and the queue retries with a fresh
-            # read.
-            await self._cluster.patch_status(
-                key.namespace,
-                key.name,
-                resource_version=document["metadata"]["resourceVersion"],
-                status=status_patch(new),
-            )
+            await self._patch(document, key, new)
         except ApiError as error:
             if error.status == 404:
-                return  # deleted since it was read
-            raise
+                return None  # deleted since it was read
+            if not error.is_refusal:
+                raise
+            return await self._write_refused(document, key, old, error)
+        await self._announce(document, key, old, new)
+        return None
+
+    async def _write_refused(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, error: ApiError) -> float:
+        log.warning("status refused", extra={"chain": str(key), "error": error.message})
+        problem = f"the API server refused the status of this chain: {error.message}"
+        status = self._with_problem(document, old, problem, reason=STATUS_REFUSED)
+        if status != old:
+            await self._patch(document, key, status)
+            await self._announce(document, key, old, status)
+        return REFUSED_RETRY_S
+
+    async def _patch(self, document: dict[str, Any], key: ChainKey, status: ChainStatus) -> None:
+        version = document["metadata"]["resourceVersion"]
+        patch = status_patch(status)
+        await self._cluster.patch_status(key.namespace, key.name, resource_version=version, status=patch)
+
+    async def _announce(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         # After the write: a reconcile that ended in a conflict is repeated and would count and report its changes
         # twice.
         self._metrics.changed(key, old, new)
-        for event in transitions(old, new):
+        for event in [*transitions(old, new), *problem_events(old, new)]:
             log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
             try:
                 await self._cluster.create_event(document, event)
             except ApiError as error:  # an Event is created once or not at all; the status is complete without it
                 log.warning("event not created", extra={"chain": str(key), "error": error.message})
-
-
-def parse_status(document: dict[str, Any], key: ChainKey) -> ChainStatus:
-    """The status as stored; an empty one if another release wrote one that cannot be read.
-
-    That loses nothing: trainers find committed stages in the store again.
-    """
-    try:
-        return ChainStatus.parse(document.get("status") or {})
-    except BadDocument as error:
-        log.warning("status cannot be read and is rebuilt", extra={"chain": str(key), "error": str(error)})
-        return ChainStatus()

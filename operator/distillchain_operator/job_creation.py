@@ -115,7 +115,7 @@ class JobCreator:
             if not error.status:
                 raise
             if error.status == 409:
-                return await self._name_taken(name, plan, key, error)
+                return await self._name_taken(action, plan, key, error)
             return self._refused(action, plan, key, error, what=what)
         self._metrics.job_created()
         log.info("job created", extra={"chain": str(key), "stage": action.stage, "job": name})
@@ -190,14 +190,33 @@ class JobCreator:
             *(f"{stage.pod_field}.{fault}" for fault in users),
         ]
 
-    async def _name_taken(self, name: str, plan: Plan, key: ChainKey, error: ApiError) -> Outcome:
+    async def _name_taken(self, action: CreateJob, plan: Plan, key: ChainKey, error: ApiError) -> Outcome:
         """The conflict is an earlier Job of this chain, a Job of another owner, or two writers of one quota."""
+        name = action.job["metadata"]["name"]
         job = await self._cluster.get_job(key.namespace, name)
         if job is None:
             return Outcome(_waits(f"{error.message}; retrying"), NAME_TAKEN_RETRY_S)
         if is_controlled_by(job, plan.chain.metadata.uid):
-            return Outcome({}, OWN_JOB_RETRY_S)
+            return await self._own_job(job, action, key)
         return Outcome(_waits(f"waiting for {foreign_job(name, key.name)}"), NAME_TAKEN_RETRY_S)
+
+    async def _own_job(self, job: dict[str, Any], action: CreateJob, key: ChainKey) -> Outcome:
+        """A Job of this chain that was not listed: it is new, or somebody removed its labels, which are restored."""
+        metadata, labels = job["metadata"], action.job["metadata"]["labels"]
+        found = metadata.get("labels") or {}
+        if all(found.get(name) == value for name, value in labels.items()):
+            return Outcome({}, OWN_JOB_RETRY_S)
+        name = metadata["name"]
+        try:
+            await self._cluster.label_job(key.namespace, name, uid=metadata["uid"], labels=labels)
+        except ApiError as error:
+            if not error.status:
+                raise
+            remedy = f"to run the stage again: kubectl delete job {name}"
+            message = f"Job {name} has lost its labels, and the API server refused to restore them: {error.message}"
+            return Outcome(_waits(f"{message}; {remedy}"), REFUSED_RETRY_S)
+        log.warning("labels of a job restored", extra={"chain": str(key), "stage": action.stage, "job": name})
+        return Outcome({}, OWN_JOB_RETRY_S)
 
 
 def _waits(message: str) -> dict[str, Any]:

@@ -70,11 +70,13 @@ class _Slot:
         stage: its vertex; empty if that is not known.
         what: what a Job waits for that may not start because of it.
         pods: those that have to end.
+        is_stray: no Job controls them, so nothing ends them but the user.
     """
 
     stage: str
     what: str
     pods: Sequence[ObservedPod]
+    is_stray: bool = False
 
 
 def schedule(
@@ -124,7 +126,11 @@ def _slots_of_pods(view: View) -> Iterator[_Slot]:
         what = f"pod {pods[0].name} of Job {pods[0].job} to terminate"
         if uid in view.observed.foreign_jobs:
             what = foreign_job(pods[0].job, view.plan.chain.name)
-        yield _Slot(stages.get(uid, ""), what, pods)
+        elif not uid:
+            # It may be a trainer whose Job was deleted with --cascade=orphan.
+            name = pods[0].name
+            what = f"pod {name} to be deleted: no Job controls it; if it is not needed: kubectl delete pod {name}"
+        yield _Slot(stages.get(uid, ""), what, pods, is_stray=not uid)
 
 
 def foreign_job(job: str, chain: str) -> str:
@@ -140,7 +146,7 @@ def _wait_for(view: View, slot: _Slot) -> Wait:
     found = [note for pod in slot.pods if (note := describe_pod(pod, now=view.now))]
     # One pod that needs the user holds up the stage, whatever the others do.
     note = next((note for note in found if note.needs_user), found[0] if found else None)
-    is_stuck = note is not None and note.needs_user
+    is_stuck = slot.is_stray or (note is not None and note.needs_user)
     message = f"waiting for {slot.what}" + (f": {note.message}" if note else "")
     return Wait(fit(message), FailureClass.POD_REJECTED if is_stuck else None)
 

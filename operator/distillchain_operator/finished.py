@@ -1,0 +1,50 @@
+"""Which chains have succeeded and were not edited since: they need no reconcile until something of them changes.
+
+At its start the operator reads each of them once. After that it knows only their names and generations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distillchain_operator.chain_key import ChainKey
+
+
+class FinishedChains:
+    """The chains that have succeeded, by UID and generation. One thread writes; others may ask."""
+
+    def __init__(self) -> None:
+        self._known: dict[ChainKey, tuple[str, int]] = {}
+
+    def __contains__(self, key: ChainKey) -> bool:
+        return key in self._known
+
+    def is_unchanged(self, metadata: dict[str, Any]) -> bool:
+        """Whether the chain is one of them and was not edited since."""
+        key = ChainKey(metadata["namespace"], metadata["name"])
+        return self._known.get(key) == (metadata["uid"], metadata["generation"])
+
+    def note(self, metadata: dict[str, Any]) -> None:
+        """The chain has succeeded."""
+        key = ChainKey(metadata["namespace"], metadata["name"])
+        self._known[key] = (metadata["uid"], metadata["generation"])
+
+    def forget(self, key: ChainKey) -> None:
+        """The chain was deleted, or has something to do again."""
+        self._known.pop(key, None)
+
+    def keep(self, keys: set[ChainKey]) -> None:
+        """Forgets all chains except these, which exist."""
+        for key in self._known.keys() - keys:
+            self.forget(key)
+
+
+def has_succeeded(document: dict[str, Any]) -> bool:
+    """Whether a chain's status says that it succeeded as the spec is now, and that every export is made."""
+    status = document.get("status") or {}
+    is_current = status.get("observedGeneration") == document["metadata"]["generation"]
+    # An export may be made after the commit, or be tried again.
+    open_exports = any(
+        c.get("type") == "ExportsReady" and c.get("status") != "True" for c in status.get("conditions") or []
+    )
+    return bool(is_current and status.get("phase") == "Succeeded" and not open_exports)

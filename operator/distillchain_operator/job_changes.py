@@ -1,0 +1,93 @@
+"""Deletes, suspends and annotates Jobs. What a webhook or a policy refuses is reported, and stops nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, assert_never
+
+from distillchain_operator.actions import DeleteJob, NotePods, SetSuspend
+from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.labels import PODS_ANNOTATION
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 30.0  # no event says that a webhook or a policy was corrected
+
+JobChange = DeleteJob | SetSuspend | NotePods
+
+
+class Refused(NamedTuple):
+    """A change that the API server did not accept.
+
+    Attributes:
+        stalls: the chain does not go on until the user does something; otherwise the change may pass later.
+    """
+
+    problem: str
+    stalls: bool
+    retry_s: float
+
+
+class JobChanger:
+    """Changes Jobs; what was refused is not tried again until its backoff has expired."""
+
+    def __init__(self, cluster: Cluster, *, monotonic: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._monotonic = monotonic
+        # The text of a refusal may differ each time, and writing it to status is an event of the chain: without the
+        # backoff, each refusal would cause the next.
+        self._refused: dict[ChainKey, dict[JobChange, tuple[Refused, float]]] = {}
+
+    def forget(self, key: ChainKey) -> None:
+        """The chain was deleted."""
+        self._refused.pop(key, None)
+
+    async def change(self, action: JobChange, key: ChainKey) -> Refused | None:
+        """Changes the Job; says what was refused, now or a moment ago."""
+        refusals = self._refused.setdefault(key, {})
+        if action in refusals:
+            refused, until = refusals[action]
+            if until > self._monotonic():
+                return refused._replace(retry_s=until - self._monotonic())
+        try:
+            await self._perform(action, key)
+        except ApiError as error:
+            if not error.status:
+                raise  # the status could not be written either
+            log.warning("job not changed", extra={"chain": str(key), "job": action.name, "error": error.message})
+            problem = f"the API server refused to {_verb(action)} Job {action.name}: {error.message}; retrying every "
+            stalls = error.is_refusal and not isinstance(action, NotePods)  # it only counts pods
+            refused = Refused(f"{problem}{RETRY_S:.0f} s", stalls, RETRY_S)
+            refusals[action] = refused, self._monotonic() + RETRY_S
+            return refused
+        refusals.pop(action, None)
+        return None
+
+    async def _perform(self, action: JobChange, key: ChainKey) -> None:
+        where = {"chain": str(key), "job": action.name}
+        match action:
+            case DeleteJob():
+                await self._cluster.delete_job(key.namespace, action.name, uid=action.uid)
+                log.info("job deleted", extra={**where, "why": action.why})
+            case SetSuspend():
+                await self._cluster.set_suspend(key.namespace, action.name, uid=action.uid, suspend=action.suspend)
+                log.info("job suspended" if action.suspend else "job resumed", extra=where)
+            case NotePods():
+                annotations = {PODS_ANNOTATION: ",".join(action.pods)}
+                await self._cluster.annotate_job(key.namespace, action.name, uid=action.uid, annotations=annotations)
+            case _:
+                assert_never(action)
+
+
+def _verb(action: JobChange) -> str:
+    match action:
+        case DeleteJob():
+            return "delete"
+        case SetSuspend():
+            return "suspend" if action.suspend else "resume"
+        case NotePods():
+            return "annotate"
+        case _:
+            assert_never(action)
