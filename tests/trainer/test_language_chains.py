@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
+from distillchain_trainer.objectives import load_objective
 from distillchain_trainer.stage_warnings import StageWarnings
 from smollm2.texts import as_chat, as_completion, as_text
 from trainer.language_parts import (
@@ -193,6 +195,28 @@ def test_a_student_takes_over_the_teacher_s_tokenizer_and_template(tmp_path: Pat
 
     assert student.tokenizer is teacher.tokenizer
     assert any("chat template differs from the teacher's" in sentence for sentence in warnings.sentences)
+
+
+def test_padding_rows_of_a_student_do_not_count_where_every_token_is_compared(tmp_path: Path):
+    """The teacher has none and gives them probability 0: ReverseKL was infinite, but for the finite stand-in of -inf."""
+    save_llama(tmp_path / "teacher")
+    save_llama(tmp_path / "student", padding_rows=5)
+    adapter = an_adapter(a_task(tmp_path, topK=1024))
+    words = len(adapter.load_teacher(checkpoint(tmp_path / "teacher")).tokenizer)
+    adapter.load_student(checkpoint(tmp_path / "student"), tokenizer=None, seed=0)
+    torch.manual_seed(1)
+    theirs, ours = torch.randn(2, 3, words), torch.randn(2, 3, words + 5, requires_grad=True)
+    items = {"positions": torch.arange(3).expand(2, -1), "item_ids": torch.zeros(2, 3, dtype=torch.long)}
+    stored = adapter.outputs_of(SimpleNamespace(logits=theirs), items)
+
+    student, teacher = adapter.teacher_pair(ours, stored)
+    losses = load_objective("ReverseKL").losses(student, teacher, temperature=1.0, parameters={})
+
+    log_q, log_p = ours[..., :words].log_softmax(-1), theirs.log_softmax(-1)
+    torch.testing.assert_close(losses, (log_q.exp() * (log_q - log_p)).sum(-1))
+    losses.sum().backward()
+    assert ours.grad is not None
+    assert not ours.grad[..., words:].any()
 
 
 def test_a_model_that_reads_later_tokens_is_refused(tmp_path: Path):

@@ -57,6 +57,8 @@ class CausalLMAdapter(TaskAdapter):
     """What messages call the checkpoint of the tokenizer."""
     _reader: Loaded | None = None
     """A model of the stage, for its tokenizer."""
+    _vocabulary: int = 0
+    """Number of ids that the tokenizer knows."""
     _encoded: dict[str, Encoded] = field(default_factory=dict)
     """By split: which tokens are predicted."""
     _taught: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -105,13 +107,9 @@ class CausalLMAdapter(TaskAdapter):
         # The first model of a stage is its teacher, whose tokenizer the student takes over.
         self._tokenizer_name = self._tokenizer_name or loaded.start
         self._reader = loaded
+        # Kept, because a tokenizer of 128,000 words takes a tenth of a second for it, and each batch needs it.
+        self._vocabulary = vocabulary_size(loaded.tokenizer)
         return loaded
-
-    @property
-    def _vocabulary(self) -> int:
-        """Number of ids that the tokenizer knows."""
-        assert self._reader is not None
-        return vocabulary_size(self._reader.tokenizer)
 
     def start_is_unproven(self, student: Loaded) -> bool:  # noqa: ARG002 - every head says which token is which
         """See TaskAdapter."""
@@ -171,6 +169,10 @@ class CausalLMAdapter(TaskAdapter):
     def teacher_pair(self, logits: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the teacher's k most probable tokens and of all others together, [..., k + 1]."""
         ids, theirs = split_teacher_outputs(teacher)
+        if ids.shape[-1] == self._vocabulary:
+            # Nothing is left but padding rows of the embedding. A teacher without such rows gives them probability 0,
+            # which would be an infinite loss for a student that has them.
+            logits = logits[..., : self._vocabulary]
         ours = selected_log_probabilities(logits, ids)
         # Where k is the whole vocabulary, there are no other tokens.
         return ours, theirs[..., : ours.shape[-1]]
