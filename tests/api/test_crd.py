@@ -338,3 +338,8 @@ def test_the_api_server_holds_an_inner_object_to_the_type(
     done = toys.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(document), check=False)
     assert (done.returncode == 0) == (not want), done.stderr
     assert want in done.stderr.replace('"object": ', "").replace('"array": ', "").replace('"string": ', "")
+
+
+def test_chains_are_not_in_the_category_all():
+    """`kubectl delete all --all` would delete them."""
+    assert "categories" not in build_crd()["spec"]["names"]

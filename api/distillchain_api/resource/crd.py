@@ -46,9 +46,8 @@ def build_crd() -> dict[str, Any]:
                 "listKind": f"{KIND}List",
                 "plural": PLURAL,
                 "singular": KIND.lower(),
+                # Not in the category `all`: `kubectl delete all --all` would delete the chains.
                 "shortNames": ["dchain"],
-                # `kubectl get all` then lists chains too.
-                "categories": ["all"],
             },
             "versions": [
                 {
