@@ -76,6 +76,16 @@ def distill_digest(
     )
 
 
+def pass_digest(task: Task, *, teacher: StageDigest | str, training: Training) -> StageDigest:
+    """Digest of a teacher's pass over the rows of a task; `teacher` is as in `distill_digest`.
+
+    Of the training, only what changes the teacher's outputs counts. So chains with the same teacher and task share it.
+    """
+    computed = {"precision": training.precision, "tf32": training.tf32}
+    recipe = {"contract": CONTRACT_VERSION, "pass": identity_of(task), "teacher": teacher, "computed": computed}
+    return StageDigest(sha256_of(recipe))
+
+
 def _identity_of_student(student: Student) -> dict[str, Any]:
     identity = identity_of(student)
     kind = student.architecture.model_type.replace("-", "_") if student.architecture else ""

@@ -7,12 +7,13 @@ what it needs; its position in the list only breaks ties.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from distillchain_api.base import Document
-from distillchain_api.digests import distill_digest, fine_tune_digest
+from distillchain_api.digests import distill_digest, fine_tune_digest, pass_digest
 from distillchain_api.resource.distillation import resolve_distillation
+from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate
 from distillchain_api.resource.parallelism import Parallelism, gpus_of, resolve
 from distillchain_api.resource.spec import (
@@ -22,6 +23,8 @@ from distillchain_api.resource.spec import (
     Student,
     Template,
 )
+from distillchain_api.resource.teacher_pass import SUFFIX as PASS_SUFFIX
+from distillchain_api.resource.teacher_pass import TeacherPass
 from distillchain_api.transfer import without_transfer
 from distillchain_api.values import StageDigest, duration_seconds
 from distillchain_api.wire.work_order import StorageAddress, TeacherRef, WorkOrder
@@ -59,6 +62,11 @@ class PlannedStage:
     """Ready vertices of a lower number start first."""
 
     @property
+    def is_pass(self) -> bool:
+        """It is the pass of a teacher and makes no student."""
+        return self.work_order.teacher_pass
+
+    @property
     def teacher_digest(self) -> StageDigest | None:
         """Digest of the stage that must be committed first; None: the root teacher is there already."""
         teacher = self.work_order.teacher
@@ -78,6 +86,11 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     max_parallel_jobs: int = 1
 
+    @property
+    def students(self) -> tuple[PlannedStage, ...]:
+        """The vertices that make a model."""
+        return tuple(stage for stage in self.stages if not stage.is_pass)
+
     def stage(self, name: str) -> PlannedStage | None:
         """The stage of that name."""
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -86,13 +99,20 @@ class Plan:
 def build_plan(chain: DistillationChain) -> Plan:
     """The plan of a valid chain. Same spec, same plan."""
     stages: list[PlannedStage] = []
+    # The teacher of the first stage is there already, unless the chain fine-tunes it as stage zero.
+    before = None
     if chain.spec.teacher.fine_tune is not None:
-        stages.append(_fine_tune(chain))
+        before = _fine_tune(chain)
+        stages.append(before)
     for index, stage in enumerate(chain.spec.stages):
-        # The teacher of the first stage is there already, unless the chain fine-tunes it as stage zero.
-        before = stages[-1] if stages else None
         final = index == len(chain.spec.stages) - 1
-        stages.append(_distill(chain, stage, field_path=f"spec.stages[{index}]", before=before, final=final))
+        planned = _distill(chain, stage, field_path=f"spec.stages[{index}]", before=before, final=final)
+        if stage.teacher_pass is not None:
+            pass_over = _pass(chain, stage, stage.teacher_pass, planned)
+            stages.append(pass_over)
+            planned = _after_pass(planned, pass_over)
+        stages.append(planned)
+        before = planned
     return Plan(chain=chain, stages=tuple(stages))
 
 
@@ -161,6 +181,45 @@ def _distill(
         final=final,
     )
     return _placed(order, template, stage=stage, needs=(before.name,) if before else ())
+
+
+def _pass(chain: DistillationChain, stage: Stage, where: TeacherPass, planned: PlannedStage) -> PlannedStage:
+    """The pass of a stage's teacher; it needs what the stage needs."""
+    order = planned.work_order
+    assert order.teacher is not None
+    digest = pass_digest(order.task, teacher=order.teacher.digest or order.teacher.model or "", training=order.training)
+    update = {
+        "stage": f"{stage.name}{PASS_SUFFIX}",
+        "digest": digest,
+        "teacher_pass": True,
+        # These are of the student.
+        "gate": Gate(),
+        "export": Export(),
+        "final": False,
+        "micro_batch_size": None,
+    }
+    own = {name: value for name in TeacherPass.model_fields if (value := getattr(where, name)) is not None}
+    placed = _placed(
+        order.model_copy(update=update), chain.spec.template, stage=stage.model_copy(update=own), needs=planned.needs
+    )
+    fields = {name: f"{order.field}.teacherPass.{name}" for name in ("pod", "parallelism") if name in own}
+    return replace(
+        placed,
+        pod_field=fields.get("pod", placed.pod_field),
+        parallelism_field=fields.get("parallelism", placed.parallelism_field),
+    )
+
+
+def _after_pass(planned: PlannedStage, pass_over: PlannedStage) -> PlannedStage:
+    """The stage once the pass is a vertex before it."""
+    order = planned.work_order
+    assert order.teacher is not None
+    teacher = order.teacher.model_copy(update={"pass_digest": pass_over.digest})
+    return replace(
+        planned,
+        work_order=order.model_copy(update={"teacher": teacher}),
+        needs=(*planned.needs, pass_over.name),
+    )
 
 
 def _placed(order: WorkOrder, template: Template, *, stage: Stage | None, needs: tuple[str, ...] = ()) -> PlannedStage:

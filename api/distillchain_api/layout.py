@@ -48,6 +48,16 @@ def trace_key(digest: str, attempt: str, *, rank: int, step: int) -> str:
     return f"stages/{digest}/traces/{attempt}-rank-{rank}-step-{step}.json.gz"
 
 
+def pass_prefix(digest: str, attempt: str) -> str:
+    """The folder of one attempt at a teacher's pass, without a slash at the end."""
+    return f"passes/{digest}/attempts/{attempt}"
+
+
+def pass_manifest_key(digest: str) -> str:
+    """The manifest whose existence commits a teacher's pass."""
+    return f"passes/{digest}/manifest.json"
+
+
 def report_key(digest: str) -> str:
     """The chain's report, by the digest of its last stage."""
     return f"stages/{digest}/{REPORT_FILE}"

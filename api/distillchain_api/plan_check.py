@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from distillchain_api.faults import BadDocument, Fault, expected
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.parallelism import NEEDS_SEVERAL
+from distillchain_api.resource.teacher_pass import SUFFIX
 from distillchain_api.wire.work_order_size import size_faults
 
 
@@ -18,8 +19,23 @@ def check_plan(plan: Plan, *, source: str = "") -> None:
     faults = size_faults(stage.work_order for stage in plan.stages)
     # By field, for the first stage: stages without a parallelism of their own share the template's.
     parallelism = {fault.field: fault for stage in reversed(plan.stages) for fault in parallelism_faults(stage)}
-    if faults := [*faults, *parallelism.values()]:
+    passes = [fault for stage in plan.stages for fault in pass_faults(stage)]
+    if faults := [*faults, *parallelism.values(), *passes]:
         raise BadDocument(source, faults)
+
+
+def pass_faults(stage: PlannedStage) -> Iterator[Fault]:
+    """What a stage asks for that does not fit a pass of its teacher."""
+    order = stage.work_order
+    if not order.teacher_pass or order.distillation is None:
+        return
+    field, name = f"{order.field}.teacherPass", order.stage.removesuffix(SUFFIX)
+    if order.distillation.hidden is not None:
+        what = f"got a pass, expected none for stage {name}, which has distillation.hidden"
+        yield Fault(field, f"{what}; hidden states need the teacher beside the student: remove one of them")
+    if order.distillation.alpha == 0:
+        what = f"got a pass, expected none for stage {name}, whose distillation.alpha is 0"
+        yield Fault(field, f"{what}; its student learns from the labels alone: remove teacherPass or raise alpha")
 
 
 def parallelism_faults(stage: PlannedStage) -> Iterator[Fault]:

@@ -70,14 +70,14 @@ def find_commit(store: Store, plan: Plan, name: str | None) -> Manifest:
     """
     from distillchain_store.commit import read_manifest
 
-    names = [stage.name for stage in plan.stages]
+    names = [stage.name for stage in plan.students]
     if name is not None and name not in names:
         raise BadInput(f"--stage: got {name}, expected {' or '.join(names)}")
     wanted = plan.stage(name) if name else plan.stages[-1]
     assert wanted is not None
     manifest = read_manifest(store, wanted.digest)
     if manifest is None:
-        committed = [each.name for each in plan.stages if read_manifest(store, each.digest) is not None]
+        committed = [each.name for each in plan.students if read_manifest(store, each.digest) is not None]
         ready = f"; committed: {', '.join(committed)} (--stage)" if committed else ""
         raise RunFailed(f"stage {wanted.name} is not committed in {store.uri}{ready}")
     return manifest

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DIGEST_CHARS = 12
 
-Action = Literal["reuse", "train", "fail", "wait"]
+Action = Literal["reuse", "compute", "train", "fail", "wait"]
+"""`compute` is the pass of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class StageForecast:
             "digest": self.stage.digest,
             "teacher": order.teacher.name if order.teacher else None,
             "teacherDigest": self.stage.teacher_digest,
-            "student": student_start(order.student),
+            "student": None if self.stage.is_pass else student_start(order.student),
             "committed": self.checkpoint is not None,
             "checkpoint": self.checkpoint,
             "action": self.action,
@@ -81,6 +82,8 @@ def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) ->
     from distillchain_store.commit import read_manifest
     from distillchain_store.errors import CheckpointCorrupt, OtherRelease
 
+    if stage.is_pass:
+        return _forecast_pass(store, stage)
     try:
         manifest = read_manifest(store, stage.digest)
     except (CheckpointCorrupt, OtherRelease) as error:
@@ -97,6 +100,23 @@ def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) ->
     elif before and before[-1].action == "train":
         reason += f"; after {before[-1].stage.name}"
     return StageForecast(stage, "train", reason)
+
+
+def _forecast_pass(store: Store, stage: PlannedStage) -> StageForecast:
+    from distillchain_api.gates import missed_teacher_gate, teacher_sentence
+    from distillchain_store.errors import CheckpointCorrupt
+    from distillchain_store.passes import read_pass
+
+    order = stage.work_order
+    try:
+        manifest = read_pass(store, stage.digest)
+    except CheckpointCorrupt as error:
+        return StageForecast(stage, "fail", str(error))
+    if manifest is None:
+        return StageForecast(stage, "compute", "not in the store")
+    if miss := missed_teacher_gate(order, manifest.teacher.metrics.validation.get(order.task.metric)):
+        return StageForecast(stage, "fail", teacher_sentence(miss, order, uri=manifest.teacher.source))
+    return StageForecast(stage, "reuse", "committed in the store", manifest.teacher.source)
 
 
 def _missing_export(store: Store, stage: PlannedStage) -> str:
@@ -129,7 +149,10 @@ def summary(plan: Plan, forecasts: list[StageForecast]) -> str:
     """What a run would do, in one sentence."""
     train = [item.stage.name for item in forecasts if item.action == "train"]
     failed = next((item.stage.name for item in forecasts if item.action == "fail"), None)
+    passes = [item.stage.name for item in forecasts if item.action == "compute"]
     what = f"would train {', '.join(train)}" if train else "would train nothing"
+    if passes:
+        what = f"would compute {', '.join(passes)}, {what.removeprefix('would ')}"
     if failed:
         what += f" and fail at {failed}"
     return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this command changed nothing"

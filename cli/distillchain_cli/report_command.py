@@ -122,7 +122,7 @@ def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:
     from distillchain_report.load import WantedStage
 
     found = []
-    for stage in plan.stages:
+    for stage in plan.students:
         entry = status.stage_named(stage.name)
         # Edited since the status was written, or changed by --storage: what the status says is about another stage.
         if entry is None or entry.digest != stage.digest:
@@ -151,7 +151,7 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
         store = open_chain_store(chain.spec.storage)
         loaded = load_stages(store, wanted)
         _check_store(store.uri, loaded)
-        stages = [_with_gate(store.uri, planned, stage) for planned, stage in zip(plan.stages, loaded, strict=True)]
+        stages = [_with_gate(store.uri, planned, stage) for planned, stage in zip(plan.students, loaded, strict=True)]
     except StageError as error:
         raise RunFailed(str(error)) from error
     report = build_report(

@@ -45,11 +45,27 @@ def results_table(
         Column("TIME", right=True),
     ]
     table = format_columns(columns, [_cells(row, root, metric) for row in _rows(plan, status, root)], width=width)
-    return "\n".join([table, "", *_notes(status, metric, warnings_were_printed)])
+    return "\n".join([table, "", *_passes(plan, status), *_notes(status, metric, warnings_were_printed)])
+
+
+def _passes(plan: Plan, status: ChainStatus) -> list[str]:
+    """What the passes of teachers took; they make no model."""
+    found = [(stage.name, status.stage_named(stage.name)) for stage in plan.stages if stage.is_pass]
+    return [
+        f"{name}: the teacher's answers, "
+        + ("already committed" if entry.reused else f"computed in {duration(entry.elapsed_seconds)}")
+        for name, entry in found
+        if entry is not None and entry.phase == "Committed"
+    ]
 
 
 def _rows(plan: Plan, status: ChainStatus, root: MeasuredStatus | None) -> list[_Row]:
-    rows = [_Row(entry.name + _marks(entry), entry.model, entry.elapsed_seconds) for entry in status.stages]
+    students = {stage.name for stage in plan.students}
+    rows = [
+        _Row(entry.name + _marks(entry), entry.model, entry.elapsed_seconds)
+        for entry in status.stages
+        if entry.name in students
+    ]
     if plan.stages[0].work_order.teacher is None:
         return rows  # the first stage fine-tunes the root teacher, so it has a row already
     return [_Row(ROOT, root), *rows]

@@ -69,6 +69,6 @@ def _validate(document: ChainDocument, *, storage: str | None, overrides: Sequen
     except BadDocument as error:
         print_faults(error)
         return False
-    stages = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.stages)])
+    stages = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.students)])
     print_result(f"{document.source}: valid: DistillationChain {chain.name}, {stages}")
     return True

@@ -187,13 +187,16 @@ def build_chain_status(
     chain = plan.chain
     metric = chain.spec.task.metric
     committed = [entry for entry in stages if entry.phase == "Committed"]
+    # A pass has measured the teacher, whose metric is not that of a student.
+    students = {stage.name for stage in plan.students}
+    models = [entry.model for entry in committed if entry.name in students]
     result = chain_result(plan, stages)
     facts = _facts(plan, stages, result, pods_run=pods_run)
     return ChainStatus(
         observed_generation=chain.metadata.generation,
         phase=facts.phase,
         stage=f"{len(committed)}/{len(plan.stages)}",
-        metric=(metric_of(committed[-1].model, metric) or None) if committed else None,
+        metric=(metric_of(models[-1], metric) or None) if models else None,
         message=facts.message,
         conditions=_conditions(
             facts,

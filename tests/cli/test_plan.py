@@ -62,3 +62,15 @@ def test_a_plan_ignores_a_folder_with_the_name_of_a_chain(tmp_path: Path):
 
     assert distillchain_here("plan", "./relay", cwd=tmp_path).returncode == 0
     assert "kubeconfig" in distillchain_here("plan", "relay", cwd=tmp_path, HOME=str(tmp_path)).stderr
+
+
+def test_the_pass_of_a_teacher_is_a_line_of_its_own(tmp_path: Path):
+    path = write_chain(tmp_path, stages=["mini"])
+    path.write_text(path.read_text().replace("- name: mini\n", "- name: mini\n    teacherPass: {}\n"))
+
+    done = distillchain_here("plan", "chain.yaml", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    cells = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [(row[0], row[4]) for row in cells] == [("mini-pass", "compute"), ("mini", "train")]
+    assert "a run would compute mini-pass, train mini;" in done.stderr

@@ -271,3 +271,16 @@ def test_a_fatal_failure_of_the_real_trainer_is_reported_in_its_own_sentence(tmp
     assert done.returncode == 1
     assert re.search(rf"^failed: file://{path} cannot be read .*; restore it, or delete it", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
+
+
+def test_the_pass_of_a_teacher_runs_before_its_stage_and_has_no_row_of_a_model(tmp_path: Path):
+    path = write_chain(tmp_path, stages=["mini"])
+    path.write_text(path.read_text().replace("- name: mini\n", "- name: mini\n    teacherPass: {}\n"))
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **install_stand_in(tmp_path, "commit()"))
+
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"stage (\S+): started", done.stderr) == ["mini-pass", "mini"]
+    table = done.stdout.splitlines()
+    assert [line.split()[0] for line in table[:3]] == ["STAGE", "teacher", "mini"]
+    assert "mini-pass: the teacher's answers, computed in 0:00:01" in table

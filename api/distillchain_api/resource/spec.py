@@ -46,6 +46,7 @@ from distillchain_api.resource.selection import (
     SelectionFields,
     selection_faults,
 )
+from distillchain_api.resource.teacher_pass import TeacherPass, pass_faults
 from distillchain_api.resource.tracking import Tracking
 from distillchain_api.tasks import AnyTask
 from distillchain_api.transfer import transfer_of
@@ -325,6 +326,9 @@ class Stage(Document):
     """Maximum training time that a crash can lose; empty: the template's."""
     export: Export | None = None
     """Replaces the template's export as a whole; `{}`: no export."""
+    teacher_pass: TeacherPass | None = None
+    """Compute the teacher's answers for this stage in a Job of its own first, with other resources; the stage then does
+    not load the teacher. Empty: the stage computes them itself."""
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
@@ -383,6 +387,8 @@ class ChainSpec(Document):
             if stage.name in seen:
                 raise fault(f"stages[{index}].name", expected(stage.name, "a name no other stage has", "rename one"))
             seen.add(stage.name)
+        if faults := list(pass_faults({stage.name: stage.teacher_pass for stage in self.stages})):
+            raise error_of(faults)
         return self
 
     @model_validator(mode="after")

@@ -64,6 +64,8 @@ class TeacherRef(Document):
     digest: Digest | None = None
     gate: TeacherGate | None = None
     """Only with `model`: a committed stage has passed its own gate."""
+    pass_digest: Digest | None = None
+    """Its committed pass: the stage reads what the teacher answered and does not load it."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -102,6 +104,8 @@ class WorkOrder(Document):
     """In no digest: it is made from the committed weights."""
     export_only: bool = False
     """The stage is committed: make its export and nothing else, and fail if the commit is missing."""
+    teacher_pass: bool = False
+    """Make the pass of the teacher over the rows of this stage, and train nothing."""
     tracking: Tracking = Tracking()
     """In no digest: it only watches."""
     final: bool = False
@@ -120,6 +124,8 @@ class WorkOrder(Document):
             del document["export"]
         if not self.export_only:
             del document["exportOnly"]
+        if not self.teacher_pass:
+            del document["teacherPass"]
         if self.tracking.is_off:
             del document["tracking"]
         if self.parallelism == ResolvedParallelism():

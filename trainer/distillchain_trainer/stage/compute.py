@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.spec import Training
 from distillchain_api.wire.manifest import ModelFacts, SplitMetrics
 from distillchain_store.errors import DiskFull
+from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, Settings, TrainingProgress, train
 from distillchain_trainer.engine.precision import apply_tf32, choose_attention_kernels, compute_head_in_float32
@@ -38,6 +40,7 @@ from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.hidden_term import check_hidden_term, hidden_spec, hidden_term
 from distillchain_trainer.stage.measure import Measurer, Origin, numbers_check
 from distillchain_trainer.stage.prepare import LoadedTeacher, Prepared
+from distillchain_trainer.stage.recalled import Recalled, Weightless, check_same_rows, refuse_missing
 from distillchain_trainer.stage.run_stats import RunStats
 from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
 
@@ -46,10 +49,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MeasuredTeacher:
-    """What is left of the teacher when the student is trained."""
+    """What is left of the teacher when the student is trained.
+
+    Attributes:
+        splits: its measurements on validation and, where there is one, on test.
+    """
 
     facts: ModelFacts
-    on_validation: Measurement
+    splits: dict[str, Measurement]
+
+    @property
+    def on_validation(self) -> Measurement:
+        """Its answers on validation."""
+        return self.splits["validation"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +82,14 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         saved; errors of the store.
     """
     # Before anything computes: the teacher's outputs are keyed by it.
-    apply_numbers(context.order.training, prepared)
+    apply_numbers(context.order.training, prepared.teacher.loaded if prepared.teacher else None, prepared.student)
     check_hidden_term(context, prepared)
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
     # Before the training: a teacher below its gate, or at chance, would waste it.
-    teacher = _measure_teacher(context, prepared, measurer) if prepared.teacher else None
+    teacher = None
+    if prepared.teacher is not None:
+        teacher = measure_teacher(context, prepared.task, prepared.data, prepared.teacher, measurer)
     # Before a saved state is loaded: a new head would replace its trained one.
     _settle_start(context, prepared, measurer)
     states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
@@ -95,7 +109,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
         # Before the training and not beside it: the teacher can then leave the GPU to the student.
-        outputs = _teacher_outputs(context, prepared, stats)
+        outputs = _ask_teacher(context, prepared, stats)
         resume_from = (found[1], found[0].step) if found else None
         changed = changed_processes(found[1], context.world) if found else ""
         if changed:
@@ -121,37 +135,58 @@ def _begin_tracking(context: Context, prepared: Prepared, found: tuple[ResumeInd
     )
 
 
-def apply_numbers(training: Training, prepared: Prepared) -> None:
+def apply_numbers(training: Training, *models: Loaded | None) -> None:
     """Sets what the work order says of precision, for teacher and student alike."""
     apply_tf32(training)
     choose_attention_kernels()
-    for loaded in (prepared.teacher.loaded if prepared.teacher else None, prepared.student):
-        if loaded is not None:
+    for loaded in models:
+        if loaded is not None and not isinstance(loaded.model, Weightless):
             compute_head_in_float32(loaded.model, training.precision)
 
 
-def _measure_teacher(context: Context, prepared: Prepared, measurer: Measurer) -> MeasuredTeacher:
-    order, teacher = context.order, prepared.teacher
+def measure_teacher(
+    context: Context, task: TaskAdapter, data: TaskData, teacher: LoadedTeacher, measurer: Measurer
+) -> MeasuredTeacher:
+    """The teacher measured, or recalled from its pass, and its gate checked. Raises: GateNotMet, LabelMismatch."""
+    order, checkpoint = context.order, teacher.checkpoint
     assert order.teacher is not None
-    assert teacher is not None
-    checkpoint = teacher.checkpoint
-    origin = Origin(checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes)
-    facts, measured = measurer.facts(
-        teacher.loaded, origin, prepared.data.splits, "MeasureTeacher", checkpoint=checkpoint
-    )
-    prepared.task.remember_teacher(measured)
+    if teacher.recalled is None:
+        origin = Origin(checkpoint.uri, checkpoint.revision, order.teacher.digest, checkpoint.weight_bytes)
+        found = measurer.facts(teacher.loaded, origin, data.splits, "MeasureTeacher", checkpoint=checkpoint)
+    else:
+        found = _recall(context, task, data, teacher, teacher.recalled)
+    facts, measured = found
+    task.remember_teacher(measured)
     value = facts.metrics.validation[order.task.metric]
     miss = missed_teacher_gate(order, value)
     if miss is not None:
         raise GateNotMet(teacher_sentence(miss, order, uri=checkpoint.uri))
-    # After the user's own gate. A teacher without a gate must still beat chance.
-    prepared.task.check_teacher(
-        teacher.loaded, measured["validation"], uri=checkpoint.uri, remedy=teacher_remedy(order.teacher)
-    )
+    if teacher.recalled is None:
+        # After the user's own gate. A teacher without a gate must still beat chance.
+        task.check_teacher(
+            teacher.loaded, measured["validation"], uri=checkpoint.uri, remedy=teacher_remedy(order.teacher)
+        )
     for sentence in measured["validation"].warnings:
         context.warnings.add(f"teacher {checkpoint.uri}: {sentence}")
-    log.info("teacher measured", extra={"teacher": checkpoint.uri, **facts.metrics.validation})
-    return MeasuredTeacher(facts, measured["validation"])
+    how = "teacher measured" if teacher.recalled is None else "teacher recalled from its pass"
+    log.info(how, extra={"teacher": checkpoint.uri, **facts.metrics.validation})
+    return MeasuredTeacher(facts, measured)
+
+
+def _recall(
+    context: Context, task: TaskAdapter, data: TaskData, teacher: LoadedTeacher, recalled: Recalled
+) -> tuple[ModelFacts, dict[str, Measurement]]:
+    """What the pass has measured, for the same rows. Raises: CheckpointCorrupt for others."""
+    splits = {name: split for name, split in data.splits.items() if name != "train"}
+    check_same_rows(recalled, {name: split.facts.sha256 for name, split in splits.items()})
+    for sentence in recalled.manifest.warnings:
+        context.warnings.add(sentence)
+    measured = {}
+    for name, split in splits.items():
+        # A task with items measures what it has encoded.
+        task.encode(split, teacher.loaded, check=context.signals.raise_if_requested)
+        measured[name] = task.measure(split, recalled.outputs(name))
+    return recalled.manifest.teacher, measured
 
 
 def _settle_start(context: Context, prepared: Prepared, measurer: Measurer) -> None:
@@ -182,21 +217,30 @@ def _find_state(context: Context, states: ResumeStates) -> tuple[ResumeIndex, Pa
     return ResumeIndex.parse(index), folder / name
 
 
-def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> TeacherOutputs | None:
+def _ask_teacher(context: Context, prepared: Prepared, stats: RunStats) -> TeacherOutputs | None:
     """The teacher's outputs for the training rows; None where only the labels count. The teacher is freed."""
     order, teacher = context.order, prepared.teacher
-    if teacher is None or order.distillation is None or order.distillation.alpha == 0:
-        _free_teacher(context, teacher, unless_needed=True)
-        return None
-    rows, loaded = prepared.data.taught, teacher.loaded
+    outputs = None
+    if teacher is not None and order.distillation is not None and order.distillation.alpha > 0:
+        outputs = teacher_outputs(context, prepared.task, prepared.data, teacher, stats)
+    _free_teacher(context, teacher, unless_needed=True)
+    return outputs
+
+
+def teacher_outputs(
+    context: Context, task: TaskAdapter, data: TaskData, teacher: LoadedTeacher, stats: RunStats
+) -> TeacherOutputs:
+    """The teacher's outputs for the training rows. A teacher that its pass has asked must have answered for all."""
+    order = context.order
+    rows, loaded = data.taught, teacher.loaded
     # Deferred, because the pass itself asks for stops: it stores what is computed before it raises.
     with context.signals.deferred(), context.patiently():
         outputs = TeacherPass(
             store=context.store,
             digest=outputs_digest(teacher.checkpoint.digest, order.task, order.training),
             model=loaded.model,
-            outputs_of=prepared.task.outputs_of,
-            encoded=prepared.task.encode(rows, loaded, check=context.signals.raise_if_requested),
+            outputs_of=task.outputs_of,
+            encoded=task.encode(rows, loaded, check=context.signals.raise_if_requested),
             # By text and not by position: rows that are moved, added or left out find what was computed.
             keys=rows.keys,
             training=order.training,
@@ -207,12 +251,12 @@ def _teacher_outputs(context: Context, prepared: Prepared, stats: RunStats) -> T
             stop=lambda: context.signals.requested,
             on_batch=context.batch_reporter("TeacherLogits"),
             world=context.world,
+            on_missing=None if teacher.recalled is None else partial(refuse_missing, teacher.recalled),
         ).run()
     context.signals.raise_if_requested()
     stats.model_s += outputs.elapsed_s
     # After a resume, the logits are in the store because this very stage computed them. That is no reuse.
     stats.logits_reused = outputs.reused and (stats.logits_reused or not stats.resumed)
-    _free_teacher(context, teacher, unless_needed=True)
     return outputs
 
 

@@ -29,6 +29,7 @@ from distillchain_trainer.models.fewer_layers import with_fewer_layers
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.lora import add_adapter
 from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.recalled import Recalled, recall_teacher
 from distillchain_trainer.tasks import adapter_for
 from distillchain_trainer.tasks.interface import TaskAdapter
 from distillchain_trainer.tasks.transfer_text import with_transfer
@@ -46,6 +47,8 @@ class LoadedTeacher:
 
     loaded: Loaded
     checkpoint: Checkpoint
+    recalled: Recalled | None = None
+    """Its pass, which has measured and asked it; `loaded` has no weights then."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,18 @@ def prepare(context: Context) -> Prepared:
     for sentence in cache.faults if cache else ():
         context.warnings.add(sentence)
     return Prepared(task, data, teacher, student, start, source)
+
+
+def prepare_teacher(context: Context) -> tuple[TaskAdapter, TaskData, LoadedTeacher]:
+    """As `prepare`, for a pass, which needs no student."""
+    check_keep_texts()
+    task = adapter_for(context.order.task, context.warnings)
+    data = _read_data(context, task)
+    teacher = _load_teacher(context, task)
+    assert teacher is not None, "the pass of a teacher has one"
+    rows = [facts.sha256 for facts in data.facts.values()]
+    _check_same(context, sha256_of([*rows, teacher.checkpoint.digest]))
+    return task, data, teacher
 
 
 def check_keep_texts() -> None:
@@ -147,6 +162,10 @@ def _fetch_once(context: Context, fetch: Callable[[], Checkpoint], what: str) ->
 def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
     if context.order.teacher is None:
         return None
+    digest = context.order.teacher.pass_digest
+    if digest is not None:
+        recalled = recall_teacher(context, digest)
+        return LoadedTeacher(task.recall_teacher(recalled.load()), recalled.checkpoint, recalled)
     # Only a first and a last line: the clients that download report no progress to us.
     context.reporter.report("FetchTeacher", 0, 1)
     checkpoint = _fetch_once(context, lambda: _fetch_teacher(context), "download of the teacher")
@@ -158,6 +177,19 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
         loaded.model.to(best_device())
     context.reporter.report("FetchTeacher", 1, 1)
     return LoadedTeacher(loaded, checkpoint)
+
+
+def _teacher_files(context: Context, teacher: LoadedTeacher) -> Checkpoint:
+    """The teacher's files, weights included. Raises: CheckpointCorrupt if its pass has asked another one."""
+    if teacher.recalled is None:
+        return teacher.checkpoint
+    found = _fetch_once(context, lambda: _fetch_teacher(context), "download of the teacher")
+    if found.digest != teacher.checkpoint.digest:
+        raise CheckpointCorrupt(
+            f"{found.uri} has changed since the pass {teacher.recalled.manifest.digest[:12]} of this teacher; restore "
+            "it, or name another revision"
+        )
+    return found
 
 
 def _fetch_teacher(context: Context) -> Checkpoint:
@@ -210,7 +242,7 @@ def _load_student(
         assert teacher is not None, "the spec has stage zero start from a model"
         take_layers = partial(
             with_fewer_layers,
-            teacher.checkpoint,
+            _teacher_files(context, teacher),
             spec.from_teacher,
             field=f"{field}.fromTeacher",
             folder=context.folder / "student",

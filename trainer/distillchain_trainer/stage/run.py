@@ -25,6 +25,7 @@ from distillchain_trainer.stage.export import read_committed, with_exports
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage.report import ensure_report
+from distillchain_trainer.stage.teacher_pass import run_pass
 from distillchain_trainer.stage_warnings import StageWarnings
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def run_stage(
         address = order.storage
         store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
         context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
+        if order.teacher_pass:
+            return run_pass(context)
         committed = _find_committed(context) if order.export_only else _adopt_or_train(context)
         if on_committed is not None and world.is_main and (order.export.name or order.final):
             on_committed(committed)

@@ -55,6 +55,10 @@ class TaskAdapter(Protocol):
     def load_teacher(self, checkpoint: Checkpoint) -> Loaded:
         """A model that is fine-tuned on the task. Raises: CheckpointInvalid, LabelMismatch."""
 
+    def recall_teacher(self, teacher: Loaded) -> Loaded:
+        """Takes a teacher that its pass has asked already: tokenizer and configuration, without weights."""
+        return teacher
+
     def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
         """A student that starts from a checkpoint, with a new head if it has none. Raises: as load_teacher."""
 

@@ -82,6 +82,11 @@ class CausalLMAdapter(TaskAdapter):
         self._teacher = self._uses(models.load_teacher(checkpoint, self.task, warnings=self.notes))
         return self._teacher
 
+    def recall_teacher(self, teacher: Loaded) -> Loaded:
+        """See TaskAdapter."""
+        self._teacher = self._uses(teacher)
+        return self._teacher
+
     def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
         """See TaskAdapter. No weight is new, so the seed decides nothing."""
         del seed

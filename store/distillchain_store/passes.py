@@ -1,0 +1,80 @@
+"""The commit of a teacher's pass: its files first, then the manifest, conditionally, as in commit.py."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from distillchain_api.faults import BadDocument
+from distillchain_api.layout import pass_manifest_key, pass_prefix
+from distillchain_api.wire.manifest import FileEntry
+from distillchain_api.wire.pass_manifest import PassManifest
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, StorageUnavailable
+from distillchain_store.store import Fingerprint, ReadableStore, Store, discard
+
+log = logging.getLogger(__name__)
+
+REMEDY = "restore it, or delete the manifest.json of the pass, and try again (distillchain retry)"
+
+
+def read_pass(store: ReadableStore, digest: str) -> PassManifest | None:
+    """The commit of a pass; None when it is not committed. Raises: CheckpointCorrupt when it cannot be read."""
+    where = f"{store.uri}/{pass_manifest_key(digest)}"
+    try:
+        manifest = PassManifest.parse(store.read(pass_manifest_key(digest)))
+    except ObjectMissing:
+        return None
+    except (BadDocument, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointCorrupt(f"{where} cannot be read ({why}); {REMEDY}") from error
+    if manifest.digest != digest:
+        raise CheckpointCorrupt(f"{where} is the manifest of pass {manifest.digest[:12]}; restore the right one")
+    return manifest
+
+
+def commit_pass(store: Store, manifest: PassManifest, folder: Path) -> PassManifest:
+    """Stores all files of `folder` and commits the pass. Returns: the manifest that holds, perhaps of another pod."""
+    prefix = pass_prefix(manifest.digest, manifest.attempt)
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    entries = []
+    try:
+        for name, path in paths.items():
+            stored = store.upload(f"{prefix}/{name}", path)
+            entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
+    except BaseException:
+        # Also for a stop (StopRequested): nothing may stay that no manifest lists.
+        discard(store, f"{prefix}/", [f"{prefix}/{name}" for name in paths])
+        raise
+    own = manifest.model_copy(update={"files": entries})
+    # The one conditional write that decides which attempt wins.
+    if store.create(pass_manifest_key(own.digest), own.to_json().encode()):
+        log.info("pass committed", extra={"digest": own.digest, "attempt": own.attempt})
+        return own
+    winner = read_pass(store, own.digest)
+    if winner is None:
+        raise StorageUnavailable(
+            f"{store.uri}/{pass_manifest_key(own.digest)} was created and then deleted by someone else; find out who "
+            "deletes objects in this store"
+        )
+    if winner.attempt != own.attempt:
+        discard(store, f"{prefix}/", [f"{prefix}/{name}" for name in paths])
+    return winner
+
+
+def download_pass(store: Store, manifest: PassManifest, folder: Path) -> None:
+    """Fetches the files of a pass into `folder`, each compared with the manifest.
+
+    Raises: CheckpointCorrupt when one is gone or altered; other errors of the store.
+    """
+    for entry in manifest.files:
+        key = f"{pass_prefix(manifest.digest, manifest.attempt)}/{entry.path}"
+        path = folder / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            found = store.download(key, path)
+        except ObjectMissing as error:
+            raise CheckpointCorrupt(f"{store.uri}/{key} is missing; {REMEDY}") from error
+        if found != Fingerprint(entry.size_bytes, entry.sha256):
+            raise CheckpointCorrupt(
+                f"{store.uri}/{key} was altered: its sha256 is not the one in its manifest; {REMEDY}"
+            )

@@ -1,0 +1,136 @@
+"""The pass of a teacher as work of its own: the stage after it trains the same student and never loads the teacher."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.pass_manifest import PassManifest
+from distillchain_store.errors import CheckpointCorrupt
+from distillchain_store.folder import FileStore
+from distillchain_store.passes import read_pass
+from distillchain_trainer.errors import GateNotMet
+from smollm2.texts import as_chat
+from trainer import language_parts
+from trainer.parts import LABELS, a_chain_document, manifest_of, run_here, save_bert
+
+pytestmark = pytest.mark.models
+
+
+def a_plan(root: Path, *, teacher_pass: bool = True, **parts: Any) -> Plan:
+    document = a_chain_document(root, **parts)
+    if teacher_pass:
+        document["spec"]["stages"][0]["teacherPass"] = {}
+    return build_plan(parse_chain(document))
+
+
+def run_all(plan: Plan, root: Path, *, name: str = "a") -> list[Committed]:
+    return [run_here(stage.work_order, root, attempt=f"{name}-{stage.name}") for stage in plan.stages]
+
+
+def weights_of(answer: Committed) -> bytes:
+    return Path(answer.checkpoint.removeprefix("file://"), "model.safetensors").read_bytes()
+
+
+def pass_of(plan: Plan, root: Path) -> PassManifest:
+    manifest = read_pass(FileStore(f"file://{root}/store"), plan.stages[0].digest)
+    assert manifest is not None
+    return manifest
+
+
+def test_a_stage_trains_the_same_student_after_a_pass_without_the_weights_of_its_teacher(root: Path, tmp_path: Path):
+    with_pass, without = a_plan(root), a_plan(root, teacher_pass=False)
+    (alone,) = run_all(without, root)
+    shutil.copytree(root / "store", tmp_path / "kept")
+    shutil.rmtree(root / "store")
+
+    asked = run_here(with_pass.stages[0].work_order, root, attempt="pass")
+    (root / "teacher" / "model.safetensors").unlink()
+    student = run_here(with_pass.stages[1].work_order, root, attempt="student")
+
+    assert student.digest == alone.digest
+    assert (
+        weights_of(student)
+        == Path(tmp_path, "kept", alone.checkpoint.split("/store/")[1], "model.safetensors").read_bytes()
+    )
+    assert asked.student.metrics == student.teacher.metrics
+    manifest = manifest_of(root, student.digest)
+    assert manifest.teacher == pass_of(with_pass, root).teacher
+    assert manifest.run.logits_reused
+    results = Path(student.checkpoint.removeprefix("file://")).parent / "results"
+    assert len((results / "teacher-predictions-validation.jsonl").read_text().splitlines()) == 60
+
+
+def test_a_pass_that_is_committed_is_reused_by_another_chain(root: Path):
+    first = a_plan(root)
+    run_here(first.stages[0].work_order, root, attempt="first")
+    other = a_plan(root, training={"epochs": 1, "learningRate": 0.001})
+    (root / "teacher" / "model.safetensors").unlink()
+
+    answers = run_all(other, root)
+
+    assert answers[0].reused
+    assert not answers[1].reused
+
+
+def test_a_student_with_layers_of_its_teacher_needs_the_checkpoint_and_not_the_model(root: Path):
+    plan = a_plan(root, student={"fromTeacher": {"layers": 1}})
+
+    _, student = run_all(plan, root)
+
+    assert f"{root}/teacher" in manifest_of(root, student.digest).start
+
+
+def test_a_teacher_at_chance_answers_for_no_row(root: Path):
+    save_bert(root / "untrained", labels=LABELS)
+    plan = a_plan(root, teacher={"model": f"file://{root}/untrained"})
+
+    with pytest.raises(GateNotMet):
+        run_here(plan.stages[0].work_order, root, attempt="pass")
+
+    assert not (root / "store/passes").exists()
+
+
+def test_missing_outputs_are_an_error_and_not_computed(root: Path):
+    plan = a_plan(root)
+    run_here(plan.stages[0].work_order, root, attempt="pass")
+    shutil.rmtree(root / "store/logits")
+
+    with pytest.raises(CheckpointCorrupt, match=r"lacks the teacher's outputs of \d+ of \d+ texts"):
+        run_here(plan.stages[1].work_order, root, attempt="student")
+
+
+def test_a_pass_that_is_no_longer_committed_is_named(root: Path):
+    plan = a_plan(root)
+
+    with pytest.raises(CheckpointCorrupt, match=f"passes/{plan.stages[0].digest}/manifest.json is missing"):
+        run_here(plan.stages[1].work_order, root, attempt="student")
+
+
+def test_the_pass_of_a_committed_language_model_is_enough_for_its_student(tmp_path: Path):
+    language_parts.write_sentences(tmp_path / "data", as_chat)
+    language_parts.save_llama(tmp_path / "start")
+    config = {**language_parts.SMALL_LLAMA, "num_hidden_layers": 1}
+    student = {"architecture": {"modelType": "llama", "config": config}, "tokenizer": f"file://{tmp_path}/start"}
+    document = language_parts.a_chain_document(
+        tmp_path,
+        task=language_parts.a_task_document(tmp_path / "data", "messages"),
+        teacher={"model": f"file://{tmp_path}/start", "fineTune": {}},
+        template={"training": {"epochs": 3, "batchSize": 8, "learningRate": 0.02}},
+        stages=[{"name": "small", "student": student, "teacherPass": {}}],
+    )
+    plan = build_plan(parse_chain(document))
+    teacher, asked = (run_here(stage.work_order, tmp_path, attempt=stage.name) for stage in plan.stages[:2])
+    Path(teacher.checkpoint.removeprefix("file://"), "model.safetensors").unlink()
+
+    answer = run_here(plan.stages[2].work_order, tmp_path, attempt="small")
+
+    assert [stage.needs for stage in plan.stages] == [(), ("teacher",), ("teacher", "small-pass")]
+    assert asked.student.metrics == answer.teacher.metrics
+    assert 0 < answer.student.metrics.validation["teacherAgreement"] <= 1

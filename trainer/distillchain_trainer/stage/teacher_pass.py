@@ -1,0 +1,132 @@
+"""The pass of a teacher as a Job of its own: it is measured, its gate is checked, and it answers for all rows.
+
+Its commit is a manifest of its own. The stage that needs it reads facts and outputs, and never loads the teacher.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import safetensors.numpy
+
+from distillchain_api.gates import missed_teacher_gate, teacher_sentence
+from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER
+from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.pass_manifest import OUTPUTS_FILE, PassManifest
+from distillchain_store.passes import commit_pass, read_pass
+from distillchain_trainer.errors import GateNotMet
+from distillchain_trainer.models.checkpoint_files import WANTED
+from distillchain_trainer.stage.context import Context, utc_now
+
+log = logging.getLogger(__name__)
+
+
+def run_pass(context: Context) -> Committed:
+    """Makes the pass of a work order, or adopts the one that is committed.
+
+    Raises: as a stage that measures its teacher does.
+    """
+    world, order = context.world, context.order
+
+    def found() -> str:
+        manifest = read_pass(context.store, order.digest)
+        return manifest.to_json() if manifest else ""
+
+    known = world.from_main(found, "search for the pass")
+    if known:
+        manifest = PassManifest.parse(known)
+        _check_gate(context, manifest)
+        log.info("pass found committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
+        return _answer_of(context, manifest, reused=True)
+    return _make(context)
+
+
+def _make(context: Context) -> Committed:
+    # torch and transformers take seconds to import, and a committed pass needs neither.
+    from distillchain_trainer.engine.teacher_outputs import outputs_digest
+    from distillchain_trainer.stage.compute import apply_numbers, measure_teacher, teacher_outputs
+    from distillchain_trainer.stage.describe import environment
+    from distillchain_trainer.stage.measure import Measurer
+    from distillchain_trainer.stage.prepare import prepare_teacher
+    from distillchain_trainer.stage.run_stats import RunStats
+
+    order = context.order
+    task, data, teacher = prepare_teacher(context)
+    apply_numbers(order.training, teacher.loaded)
+    stats = RunStats()
+    measured = measure_teacher(context, task, data, teacher, Measurer(context, task, stats))
+    outputs = teacher_outputs(context, task, data, teacher, stats)
+    rows = len(outputs.place)
+
+    def publish() -> str:
+        folder = context.scratch("attempt")
+        _copy_small_files(teacher.checkpoint.folder, folder / CHECKPOINT_FOLDER)
+        (folder / RESULTS_FOLDER).mkdir()
+        for name, measurement in measured.splits.items():
+            path = folder / RESULTS_FOLDER / OUTPUTS_FILE.format(split=name)
+            safetensors.numpy.save_file({"outputs": measurement.outputs}, path)
+        own = PassManifest(
+            digest=order.digest,
+            chain=order.chain,
+            stage=order.stage,
+            attempt=context.attempt,
+            files=[],
+            teacher=measured.facts,
+            teacher_files=teacher.checkpoint.digest,
+            license=teacher.checkpoint.license,
+            columns=None if teacher.loaded.columns is None else list(teacher.loaded.columns),
+            data=data.facts,
+            rows=rows,
+            logits=outputs_digest(teacher.checkpoint.digest, order.task, order.training),
+            elapsed_s=round(context.elapsed_s, 3),
+            examples_per_second=round(rows / max(outputs.elapsed_s, 1e-9), 2) if not outputs.reused else 0.0,
+            processes=context.world.size,
+            warnings=context.warnings.sentences,
+            environment=environment(context),
+            committed_at=utc_now(),
+        )
+        context.reporter.report("Upload", 0, 1)
+        with context.patiently():
+            manifest = commit_pass(context.store, own, folder)
+        context.reporter.report("Upload", 1, 1)
+        adopted = manifest.attempt != context.attempt
+        if adopted:
+            _check_gate(context, manifest)
+        return _answer_of(context, manifest, reused=adopted).to_json()
+
+    return Committed.parse(context.world.from_main(publish, "commit of the pass"))
+
+
+def _copy_small_files(source: Path, folder: Path) -> None:
+    """Configuration and tokenizer; the weights stay where they are."""
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.name.endswith(WANTED) and not path.name.endswith((".safetensors", ".safetensors.index.json")):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _check_gate(context: Context, manifest: PassManifest) -> None:
+    """The gate of the root teacher as the work order has it now. Raises: GateNotMet."""
+    order = context.order
+    if miss := missed_teacher_gate(order, manifest.teacher.metrics.validation[order.task.metric]):
+        raise GateNotMet(teacher_sentence(miss, order, uri=manifest.teacher.source))
+
+
+def _answer_of(context: Context, manifest: PassManifest, *, reused: bool) -> Committed:
+    teacher = manifest.teacher.summary()
+    return Committed(
+        stage=context.order.stage,
+        digest=manifest.digest,
+        attempt=manifest.attempt,
+        # It has no checkpoint of its own: this is the one that it asked.
+        checkpoint=manifest.teacher.source,
+        reused=reused,
+        pretrained=True,
+        student=teacher,
+        teacher=teacher,
+        elapsed_s=manifest.elapsed_s,
+        examples_per_second=manifest.examples_per_second,
+        warnings=manifest.warnings,
+    )
