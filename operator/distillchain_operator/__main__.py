@@ -16,20 +16,18 @@ import sys
 from importlib.metadata import version
 from typing import NoReturn
 
-import kopf
-from kopf._cogs.structs.references import Insights  # what kopf watches; kopf.operator takes it and does not export it
-
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.cluster import COMPONENT, ApiError, Cluster
+from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
-from distillchain_operator.handlers import build_kopf_settings, build_registry
+from distillchain_operator.finished import FinishedChains
 from distillchain_operator.lease import Election, LeadershipLost, new_identity
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.namespaces import follow_namespaces, list_chains, wait_for_chains
+from distillchain_operator.namespaces import list_chain_metadata, wait_for_chains
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
+from distillchain_operator.watching import watch_chains
 
 WORKERS = 8  # chains reconciled at the same time; each waits for a few live reads most of the time
 EXIT_BAD_SETTINGS = 2
@@ -49,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = Settings.from_environment({**os.environ, **given})
         configure_logging(settings)
-        # Process 1 of a container receives only signals that it handles, and kopf sets its handlers later.
+        # Process 1 of a container receives only signals that it handles, and the event loop handles it later.
         signal.signal(signal.SIGTERM, _exit)
         return asyncio.run(_run(settings))
     except BadSetting as error:
@@ -95,48 +93,49 @@ async def _run(settings: Settings) -> int:
 
 
 async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics, election: Election | None) -> None:
-    """Reconciles chains until SIGTERM or SIGINT, which kopf handles; an error in any task ends all of them."""
-    controller = Controller(cluster, settings, metrics=metrics)
+    """Reconciles chains until SIGTERM or SIGINT; an error in any task ends all of them."""
+    loop, stops = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stops.set)
+    finished = FinishedChains()
+    controller = Controller(cluster, settings, metrics=metrics, finished=finished)
     queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile))
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
-    readable = await wait_for_chains(cluster, settings.namespaces)  # again: it may have been on standby for long
-    watched = Insights()
+
+    def report(key: ChainKey) -> None:
+        """Adds a key from kopf's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            loop.call_soon_threadsafe(queue.add, key)
+
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
-            group.create_task(_resync(cluster, queue, settings, metrics)),
+            group.create_task(_resync(cluster, queue, settings, metrics, finished)),
+            group.create_task(watch_chains(cluster, settings.namespaces, report=report, finished=finished)),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
-        if settings.namespaces:
-            tasks.append(group.create_task(follow_namespaces(cluster, settings.namespaces, watched)))
         log.info("operator started", extra={"namespaces": ",".join(settings.namespaces) or "all"})
-        await kopf.operator(
-            registry=build_registry(),
-            settings=build_kopf_settings(),
-            memo=kopf.Memo(queue=queue),
-            standalone=True,
-            # Without it, kopf asks for the user's name, which a numeric user may not have.
-            identity=COMPONENT,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
-            clusterwide=not settings.namespaces,
-            namespaces=[namespace for namespace in readable if namespace],
-            insights=watched,
-        )
-        # kopf returned, so SIGTERM or SIGINT arrived; the other tasks would run forever.
+        await stops.wait()
         for task in tasks:
             task.cancel()
 
 
-async def _resync(cluster: Cluster, queue: WorkQueue[ChainKey], settings: Settings, metrics: Metrics) -> None:
-    """Reconciles every chain periodically, to find changes whose event was lost."""
+async def _resync(
+    cluster: Cluster, queue: WorkQueue[ChainKey], settings: Settings, metrics: Metrics, finished: FinishedChains
+) -> None:
+    """Reconciles every unfinished chain periodically, to find changes whose event was lost."""
     while True:
         await asyncio.sleep(settings.resync_s)
         with contextlib.suppress(ApiError):  # the next resync is soon enough
-            chains = await list_chains(cluster, settings.namespaces)
-            keys = [ChainKey(chain["metadata"]["namespace"], chain["metadata"]["name"]) for chain in chains]
-            for key in keys:
-                queue.add(key)
+            keys = set()
+            async for metadata in list_chain_metadata(cluster, settings.namespaces):
+                key = ChainKey(metadata["namespace"], metadata["name"])
+                keys.add(key)
+                if not finished.is_unchanged(metadata):
+                    queue.add(key)
             metrics.resynced(keys)
+            finished.keep(keys)
 
 
 if __name__ == "__main__":

@@ -102,10 +102,6 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         await self._api.close()
 
-    async def list_chains(self, namespace: str | None) -> list[dict[str, Any]]:
-        """All chains of a namespace, or of the cluster."""
-        return _items(await self._request("GET", _chains(namespace)))
-
     async def list_chain_metadata(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         """The metadata of all chains of a namespace, or of the cluster."""
         query = {"limit": str(PAGE_CHAINS)}
@@ -119,7 +115,7 @@ class Cluster:
             query["continue"] = following
 
     async def check_chains(self, namespace: str | None) -> None:
-        """Checks cheaply whether `list_chains` would succeed. Raises: ApiError."""
+        """Checks cheaply whether `list_chain_metadata` would succeed. Raises: ApiError."""
         # `resourceVersion=0` is answered from the API server's cache, without a read of etcd.
         await self._request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
 

@@ -1,4 +1,4 @@
-"""The handlers of kopf's events. An event only adds a chain to the queue; nothing is decided here."""
+"""The handlers of kopf's events. An event only reports the key of a chain; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import kopf
 from distillchain_api import GROUP, PLURAL, VERSION
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.labels import CHAIN_LABEL
+from distillchain_operator.session import open_session
 
 WATCH_TIMEOUT_S = 300  # bounds how long a watch on a dead connection goes unnoticed
+PAGE_OBJECTS = 200  # of a list, with about 2 KB each; the objects of one page are in memory at the same time
+IDLE_S = 0.1  # how long kopf keeps a task for each object that had an event
 
 
 def build_registry() -> kopf.OperatorRegistry:
@@ -33,16 +36,26 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.watching.server_timeout = WATCH_TIMEOUT_S
     settings.watching.connect_timeout = 30
-    settings.queueing.exit_timeout = 0.5  # handlers only add a key, so there is nothing to wait for
+    settings.watching.chunk_size = PAGE_OBJECTS
+    settings.watching.reconnect_backoff = 1.0  # a watch that ends at once lists everything again
+    settings.networking.error_backoffs = (1, 2, 5)
+    settings.queueing.idle_timeout = IDLE_S
+    settings.queueing.exit_timeout = 0.5  # handlers only report a key, so there is nothing to wait for
     # The API server sends only the operator's own Jobs and pods, not all of the cluster.
     settings.watching.label_selectors["batch", "jobs"] = CHAIN_LABEL
     settings.watching.label_selectors["", "pods"] = CHAIN_LABEL
+    # A pod that ends leaves the selection, which is an event. The pods of finished stages are not listed at the start.
+    settings.watching.field_selectors["", "pods"] = "status.phase!=Succeeded,status.phase!=Failed"
     return settings
 
 
-def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+async def login(**kwargs: Any) -> kopf.AiohttpSession | None:
     """The same credentials as the client's: $KUBECONFIG, else the service account, else ~/.kube/config."""
+    info = _credentials(**kwargs)
+    return open_session(info) if info else None
 
+
+def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
     if not os.environ.get("KUBECONFIG") and (info := kopf.login_with_service_account(**kwargs)):
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         # kopf connects to kubernetes.default.svc, which needs DNS. Every pod has the address in its environment.
@@ -51,13 +64,17 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs)
 
 
-async def on_chain_event(namespace: str | None, name: str, memo: kopf.Memo, **_: Any) -> None:
+async def on_chain_event(meta: kopf.Meta, type: str | None, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 - kopf's name
     """A chain was created, edited or deleted, or its status was written."""
-    assert namespace is not None  # every watched kind is namespaced
-    memo.queue.add(ChainKey(namespace, name))
+    # Without a type the chain was listed, at the start or after a watch that broke off.
+    if type is None and memo.finished.is_unchanged(meta):
+        return
+    memo.report(ChainKey(meta["namespace"], meta["name"]))
 
 
-async def on_child_event(namespace: str | None, labels: kopf.Labels, memo: kopf.Memo, **_: Any) -> None:
+async def on_child_event(meta: kopf.Meta, type: str | None, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 - kopf's name
     """A Job or pod of a chain changed."""
-    assert namespace is not None
-    memo.queue.add(ChainKey(namespace, labels[CHAIN_LABEL]))
+    key = ChainKey(meta["namespace"], meta["labels"][CHAIN_LABEL])
+    if type is None and key in memo.finished:
+        return
+    memo.report(key)

@@ -51,10 +51,13 @@ class FieldFormatter(logging.Formatter):
 def configure_logging(settings: Settings) -> None:
     """Writes all logs to stderr; of libraries only WARNING and above, unless the level is debug.
 
-    Nothing of kopf: it logs an error and a traceback for each try to reach the API server; watching.py logs one line.
+    Nothing of kopf, which logs a traceback for each try to reach the API server; watching.py reads its errors.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FieldFormatter(as_json=settings.log_format == "json"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    for name, level in (("kopf", logging.CRITICAL), *((name, logging.WARNING) for name in LIBRARIES)):
-        logging.getLogger(name).setLevel(logging.DEBUG if settings.log_level == "debug" else level)
+    is_debug = settings.log_level == "debug"
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.DEBUG if is_debug else logging.WARNING)
+    logging.getLogger("kopf").setLevel(logging.DEBUG if is_debug else logging.ERROR)
+    logging.getLogger("kopf").propagate = is_debug

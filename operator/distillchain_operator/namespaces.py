@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
-
-from kopf._cogs.structs.references import Insights
 
 from distillchain_operator.cluster import ApiError, Cluster
 
 CONNECT_RETRY_S = 2.0
-RECHECK_S = 5.0  # well below the minute of refusals after which kopf would exit
 UNREADABLE = (403, 404)  # no Role there (yet); the CRD is not installed (yet)
 
 log = logging.getLogger(__name__)
 
 
-async def list_chains(cluster: Cluster, namespaces: Sequence[str]) -> list[dict[str, Any]]:
-    """The chains of all readable namespaces; of the whole cluster if no namespaces are given.
+async def list_chain_metadata(cluster: Cluster, namespaces: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+    """The metadata of the chains in all readable namespaces; of the whole cluster if no namespaces are given.
 
     Raises: ApiError if none is readable or the API server is unavailable.
     """
-    return [
-        chain
-        for namespace in await readable_namespaces(cluster, namespaces)
-        for chain in await cluster.list_chains(namespace)
-    ]
+    for namespace in await readable_namespaces(cluster, namespaces):
+        async for metadata in cluster.list_chain_metadata(namespace):
+            yield metadata
 
 
 async def readable_namespaces(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None]:
@@ -55,7 +50,7 @@ async def readable_namespaces(cluster: Cluster, namespaces: Sequence[str]) -> se
 
 
 async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None]:
-    """Waits until the chains of a namespace can be listed, because kopf discovers the kind only when it starts."""
+    """Waits until the chains of a namespace can be listed."""
     while True:
         try:
             return await readable_namespaces(cluster, namespaces)
@@ -64,29 +59,8 @@ async def wait_for_chains(cluster: Cluster, namespaces: Sequence[str]) -> set[st
             await asyncio.sleep(CONNECT_RETRY_S)
 
 
-async def follow_namespaces(cluster: Cluster, namespaces: Sequence[str], watched: Insights) -> None:
-    """Keeps kopf watching exactly the readable namespaces; it would exit if one were refused for a minute."""
-    logged: set[str | None] | None = None
-    while True:
-        readable = await _readable_now(cluster, namespaces)
-        # Compared with what was logged, not with kopf's set, which kopf may have filled before the first check.
-        if readable is not None and readable != logged:
-            logged = readable
-            works_in = ",".join(name for name in namespaces if name in readable)
-            refused = ",".join(name for name in namespaces if name not in readable)
-            level = logging.WARNING if refused else logging.INFO
-            log.log(level, "readable namespaces changed", extra={"namespaces": works_in, "refused": refused})
-        if readable is not None and readable != watched.namespaces:
-            # kopf waits for this condition and adjusts its watches; a restart is not needed.
-            async with watched.revised:
-                watched.namespaces.clear()
-                watched.namespaces.update(readable)  # type: ignore[arg-type]  # a NewType of str that kopf hides
-                watched.revised.notify_all()
-        await asyncio.sleep(RECHECK_S)
-
-
-async def _readable_now(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None] | None:
-    """None while the API server is unavailable."""
+async def readable_now(cluster: Cluster, namespaces: Sequence[str]) -> set[str | None] | None:
+    """The readable namespaces, perhaps none; None while the API server is unavailable."""
     try:
         return await readable_namespaces(cluster, namespaces)
     except ApiError as error:

@@ -1,0 +1,197 @@
+"""kopf's watches when the API server shows what a real one cannot be made to show: odd ERRORs, refusals and half lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from distillchain_api import GROUP, KIND, PLURAL, VERSION
+from distillchain_operator import watching
+from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.cluster import Cluster
+from distillchain_operator.finished import FinishedChains
+from distillchain_operator.watching import watch_chains
+
+DEADLINE_S = 30
+VERBS = ["get", "list", "watch"]
+GROUPS = {
+    f"/apis/{GROUP}/{VERSION}": {PLURAL: KIND},
+    "/apis/batch/v1": {"jobs": "Job"},
+    "/api/v1": {"pods": "Pod", "namespaces": "Namespace", "events": "Event"},
+}
+
+
+def metadata(name: str, *, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    owned = {"namespace": "ml", "name": name, "uid": f"uid-{name}", "generation": 1, "resourceVersion": "5"}
+    return {"kind": "PartialObjectMetadata", "metadata": owned | {"labels": labels or {}, "managedFields": [{}]}}
+
+
+class FakeWatches:
+    """Lists and watches of the three kinds; a test fills them."""
+
+    def __init__(self) -> None:
+        self.listed: dict[str, list[str]] = {}
+        """Objects by plural, as JSON text."""
+        self.changes: dict[str, list[bytes]] = {}
+        """The bodies of the next watches by plural; when there is none, a watch waits."""
+        self.breaks_off = False
+        """Whether a watch ends after one change; otherwise it stays open."""
+        self.refusals: list[int] = []
+        """Codes of the next answers about any kind."""
+        self.accepted: dict[str, set[str]] = {}
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        path, plural = request.path, request.path.rpartition("/")[2]
+        if path in GROUPS:
+            shape = {"singularName": "", "namespaced": True, "verbs": VERBS}
+            resources = [shape | {"name": name, "kind": kind} for name, kind in GROUPS[path].items()]
+            return web.json_response({"resources": resources})
+        if path == "/api":
+            return web.json_response({"versions": ["v1"]})
+        if path == "/apis":
+            groups = [(GROUP, VERSION), ("batch", "v1")]
+            versions = [
+                {"name": name, "versions": [{"version": v}], "preferredVersion": {"version": v}} for name, v in groups
+            ]
+            return web.json_response({"groups": versions})
+        self.accepted.setdefault(plural, set()).add(request.headers["Accept"])
+        if self.refusals:
+            return web.json_response({"kind": "Status"}, status=self.refusals.pop(0))
+        if request.query.get("watch") != "true":
+            items = ",".join(self.listed.get(plural, []))
+            body = (
+                f'{{"kind": "PartialObjectMetadataList", "metadata": {{"resourceVersion": "7"}}, "items": [{items}]}}'
+            )
+            return web.Response(text=body, content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        waiting = self.changes.setdefault(plural, [])
+        while waiting:
+            await asyncio.sleep(0.5)
+            await response.write(waiting.pop(0))
+            if self.breaks_off:
+                return response
+        await asyncio.sleep(DEADLINE_S)
+        return response
+
+
+@pytest.fixture
+async def watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeWatches]:
+    fake = FakeWatches()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", fake.answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    kubeconfig = tmp_path / "kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": f"http://{host}:{port}"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    document = {
+        "clusters": [cluster],
+        "contexts": [context],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "c",
+    }
+    kubeconfig.write_text(json.dumps(document))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    monkeypatch.setattr(watching, "RESTART_S", 0.1)
+    yield fake
+    await runner.cleanup()
+
+
+class Readable:
+    """A Cluster whose chains can be listed."""
+
+    async def check_chains(self, namespace: str | None) -> None:
+        return
+
+
+@asynccontextmanager
+async def watched(finished: FinishedChains) -> AsyncIterator[tuple[list[ChainKey], asyncio.Task[None]]]:
+    reported: list[ChainKey] = []
+    task = asyncio.create_task(watch_chains(cast("Cluster", Readable()), (), report=reported.append, finished=finished))
+    try:
+        yield reported, task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def until(condition: Callable[[], bool], task: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            assert not task.done()
+            await asyncio.sleep(0.02)
+
+
+def change(kind: str, item: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode() + b"\n"
+
+
+OF_RELAY = {"distillchain.io/chain": "relay"}
+
+
+async def test_only_metadata_is_asked_for_and_an_object_of_any_depth_is_reported(watches: FakeWatches):
+    deep = json.dumps(metadata("deep")).replace("[{}]", "[" + '{"f:a":' * 9_000 + "1" + "}" * 9_000 + "]")
+    watches.listed = {PLURAL: [deep, json.dumps(metadata("relay"))]}
+    watches.changes = {
+        "jobs": [change("ADDED", metadata("job", labels={"distillchain.io/chain": "of-job"}))],
+        PLURAL: [f'{{"type": "MODIFIED", "object": {deep.replace("deep", "changed")}}}\n{{"type": "MO'.encode()],
+    }
+    async with watched(FinishedChains()) as (reported, task):
+        names = {"deep", "relay", "of-job", "changed"}
+        await until(lambda: {key.name for key in reported} == names, task)
+    form = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
+    assert watches.accepted[PLURAL] == {form.format(""), form.format("List")}
+
+
+async def test_a_watch_that_ends_with_any_error_starts_again(watches: FakeWatches):
+    gone = {"kind": "Status", "code": 410, "message": "too old"}
+    odd = {"kind": "Status", "code": 500, "message": "etcd event received with PrevKv=nil"}
+    watches.listed = {PLURAL: [json.dumps(metadata("relay"))]}
+    watches.breaks_off = True
+    watches.changes = {PLURAL: [change("ERROR", gone), change("ERROR", odd), change("ERROR", odd)]}
+    async with watched(FinishedChains()) as (reported, task):
+        await until(lambda: len(reported) >= 4, task)  # it lists all chains after each error
+
+
+async def test_a_watch_that_is_refused_is_tried_again(watches: FakeWatches):
+    """The CRD or a Role was deleted, or the API server is overloaded."""
+    watches.listed = {PLURAL: [json.dumps(metadata("relay"))]}
+    watches.refusals = [404, 403, 500, 503, 410, 404]
+    async with watched(FinishedChains()) as (reported, task):
+        await until(lambda: bool(reported), task)
+    assert watches.refusals == []
+
+
+async def test_kopf_is_started_again_when_it_fails(watches: FakeWatches):
+    watches.listed = {PLURAL: ['{"metadata": 5}']}
+    async with watched(FinishedChains()) as (reported, task):
+        await asyncio.sleep(0.5)
+        watches.listed = {PLURAL: [json.dumps(metadata("relay"))]}
+        await until(lambda: bool(reported), task)
+
+
+async def test_a_finished_chain_that_is_listed_again_is_not_reported_but_a_change_of_it_is(watches: FakeWatches):
+    done, job = metadata("relay"), metadata("job", labels=OF_RELAY)
+    finished = FinishedChains()
+    finished.note(done["metadata"])
+    edited = metadata("other")
+    finished.note(edited["metadata"] | {"generation": 0})
+    watches.listed = {PLURAL: [json.dumps(done), json.dumps(edited)], "jobs": [json.dumps(job)]}
+    async with watched(finished) as (reported, task):
+        await until(lambda: ChainKey("ml", "other") in reported, task)
+        await asyncio.sleep(0.2)
+        assert reported == [ChainKey("ml", "other")]
+    watches.changes = {"jobs": [change("DELETED", job)]}
+    async with watched(finished) as (reported, task):
+        await until(lambda: ChainKey("ml", "relay") in reported, task)
