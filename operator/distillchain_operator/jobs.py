@@ -23,6 +23,7 @@ from distillchain_operator.labels import (
     CHAIN_LABEL,
     DIGEST_LABEL,
     MANAGED_BY,
+    SPEC_ANNOTATION,
     STAGE_LABEL,
     TRAINER_CONTAINER,
     digest_label,
@@ -87,6 +88,7 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
             "name": name,
             "namespace": chain.metadata.namespace,
             "labels": _labels(chain, stage),
+            "annotations": {SPEC_ANNOTATION: spec_hash(chain, stage)},
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -100,6 +102,23 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
         },
         "spec": {"suspend": False, **spec},
     }
+
+
+def spec_hash(chain: DistillationChain, stage: PlannedStage) -> str:
+    """A hash over all that the chain says about the Job of a stage."""
+    cache, secret = chain.spec.template.cache, chain.spec.storage.secret_ref
+    stated = {
+        "order": stage.work_order.to_document(),
+        "image": stage.image,
+        "resources": stage.resources,
+        "pod": stage.pod,
+        "parallelism": stage.parallelism.to_document(),
+        "retries": stage.retries,
+        "timeout": stage.timeout_s,
+        "cache": cache.to_document() if cache else None,
+        "secret": secret.name if secret else None,
+    }
+    return sha256_of(stated)[:HASH_CHARS]
 
 
 def build_probe_pod(job: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ SUSPENDED_ANNOTATION = "distillchain.io/suspended"
 """On a Job: this operator suspended it. A suspended Job without it is resumed by the controller that suspended it, such
 as Kueue."""
 
+SPEC_ANNOTATION = "distillchain.io/spec"
+"""On a Job: what the chain asks for, as a hash. The operator's own image and pod template are not part of it, so an
+upgrade that changes them can be told from an edit."""
+
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """On each pod: its Job; Kubernetes sets it (1.27 and later)."""
 

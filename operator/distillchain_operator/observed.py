@@ -19,6 +19,7 @@ from distillchain_operator.labels import (
     JOB_NAME_LABEL,
     POD_UID_CHARS,
     PODS_ANNOTATION,
+    SPEC_ANNOTATION,
     STAGE_LABEL,
     SUSPENDED_ANNOTATION,
     TRAINER_CONTAINER,
@@ -149,6 +150,8 @@ class ObservedJob:
     active: int = 0
     failed: int = 0
     succeeded: int = 0
+    spec_hash: str = ""
+    """What the chain asked for when it was created; empty for a Job of an earlier build."""
     retries: int = 0
     deadline_s: int | None = None
     reason: str = ""
@@ -256,6 +259,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         active=status.get("active", 0),
         failed=status.get("failed", 0),
         succeeded=status.get("succeeded", 0),
+        spec_hash=annotations.get(SPEC_ANNOTATION, ""),
         retries=spec.get("backoffLimit", 0),
         deadline_s=spec.get("activeDeadlineSeconds"),
         reason=decisive.get("reason", ""),

@@ -43,7 +43,9 @@ def reconcile(
         progress: newest progress line of the running pod, if it was read.
     """
     view = View(plan, observed, previous, defaults, progress, now)
-    actions: list[Action] = [*_delete_outdated(view), *_follow_suspend(view), *_note_pods(view)]
+    actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
+    gone = _deleted(actions)
+    actions += [action for action in (*_follow_suspend(view), *_note_pods(view)) if action.name not in gone]
     stages, steps = _walk(view, leaving=_deleted(actions))
     actions += steps
     actions += _complete_groups(view, leaving=_deleted(actions))
@@ -108,6 +110,18 @@ def _delete_outdated(view: View) -> list[DeleteJob]:
         for job in view.observed.jobs
         if not job.is_finished and not job.deleting and not view.is_wanted(job)
     ]
+
+
+def _delete_superfluous(view: View) -> list[DeleteJob]:
+    """Of several unfinished Jobs of one stage all but the oldest, whichever operator created them.
+
+    Two operators may be active for a moment. Both choose the same Job, so they agree.
+    """
+    found = []
+    for stage in view.plan.stages:
+        jobs = sorted(view.unfinished_jobs_of(stage), key=lambda job: (job.created_at, job.name))
+        found += [DeleteJob(job.name, job.uid, why=f"Job {jobs[0].name} runs the same stage") for job in jobs[1:]]
+    return found
 
 
 def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:

@@ -8,6 +8,7 @@ from distillchain_api.resource.status import StageStatus
 from distillchain_operator import entries, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.commits import committed_by_job, found_damaged_at, stays_committed
+from distillchain_operator.jobs import spec_hash
 from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import JobState, ObservedJob
 from distillchain_operator.scheduling import Start, is_refused
@@ -85,12 +86,17 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
         return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
     # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
     # started is not stopped for it.
-    if job.name == wanted or not wanted or view.has_started(job):
+    if job.name == wanted or not wanted or view.has_started(job) or not _was_edited(view, stage, job):
         return Step(entries.running(view, stage, job))
     # Its pod waits for a node, an image, a Secret or the end of a crash's backoff. The edit may be the correction, and
     # deleting a Job that has not started loses nothing.
     why = "the chain was edited before its pod started"
     return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
+
+
+def _was_edited(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
+    """Whether the chain asks for another Job, and not only an operator of another release or with another default."""
+    return job.spec_hash != spec_hash(view.plan.chain, stage) if job.spec_hash else view.was_edited
 
 
 def _lost_its_leader(view: View, job: ObservedJob) -> bool:

@@ -157,3 +157,46 @@ def test_one_edit_that_tightens_two_gates_runs_both_stages_again():
     assert created(first) == ["mini"]
     job, pod = a_committed_job(edited, "mini", accuracy=0.8501)
     assert created(decide(edited, job, pods=(pod,), previous=first.status)) == ["tiny"]
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_another_default_image_of_the_operator_does_not_replace_a_job_whose_pod_has_not_started(annotated: bool):
+    plan = a_plan(template={})
+    job = a_job(plan, "mini", image="registry.example/old:1", active=1)
+    if not annotated:  # a Job of an earlier build
+        del job["metadata"]["annotations"]
+    pod = a_pod(job, phase="Pending")
+    status = decide(plan, job, pods=(pod,), image="registry.example/old:1").status
+
+    decision = decide(plan, job, pods=(pod,), previous=status, image="registry.example/new:1")
+
+    assert decision.actions == ()
+    assert entry(decision, "mini").phase == "Running"
+
+
+def test_an_edit_replaces_a_job_that_started_before_it_and_waits_again():
+    before = a_plan(template={"image": "registry.example/wrong:1"})
+    job = a_job(before, "mini", active=1)
+    edited = a_plan(generation=2, template={"image": IMAGE})
+    running = (a_pod(job),)
+    status = decide(edited, job, pods=running, previous=decide(before, job, pods=running).status).status
+    replaced = (a_pod(job, phase="Failed", exit_code=70), a_pod(job, phase="Pending", number=1))
+
+    decision = decide(edited, job, pods=replaced, previous=status)
+
+    assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [job["metadata"]["name"]]
+
+
+def test_of_two_jobs_of_one_stage_the_older_one_stays():
+    plan = a_plan(template={})
+    first, second = (a_job(plan, "mini", image=f"registry.example/{name}:1", active=1) for name in ("a", "b"))
+    second["metadata"]["creationTimestamp"] = "2026-01-01T12:00:05Z"
+    pods = (a_pod(first, phase="Pending"), a_pod(second, number=1))
+
+    by_one, by_other = (decide(plan, first, second, pods=pods, image=f"registry.example/{n}:1") for n in ("a", "b"))
+
+    for decision in (by_one, by_other):
+        assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [
+            second["metadata"]["name"]
+        ]
+        assert entry(decision, "mini").job == first["metadata"]["name"]
