@@ -239,6 +239,18 @@ BAD_CHAINS = (
         ("spec.stages[0].training.balancedClasses", "either classWeights or balancedClasses"),
     ),
     BadChain(
+        "a teacher with two sources",
+        lambda spec: spec["stages"][1].update(teachers=[{"stage": "mini"}, {"stage": "teacher", "model": "hf://a/b"}]),
+        "spec.stages[1].teachers[1]: got both, expected one of stage and model",
+        ("spec.stages[1].teachers[1]", "expected one of stage and model"),
+    ),
+    BadChain(
+        "a teacher without weight",
+        lambda spec: spec["stages"][1].update(teachers=[{"stage": "mini"}, {"stage": "teacher", "weight": 0}]),
+        "spec.stages[1].teachers[1].weight: got 0, expected a number above 0 and at most 1000; 1.0 is the default",
+        ("spec.stages[1].teachers[1].weight",),
+    ),
+    BadChain(
         "patience where no epoch is chosen",
         lambda spec: spec.update(template={"training": {"patience": 3}}),
         "spec.template.training.patience: got 3, expected 0 beside selection: Last; write selection: Best, or remove "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from distillchain_api import CONTRACT_VERSION
@@ -64,15 +65,26 @@ def fine_tune_digest(task: Task, *, teacher_model: str, training: Training) -> S
 
 
 def distill_digest(
-    task: Task, *, teacher: StageDigest | str, student: Student, training: Training, distillation: Distillation
+    task: Task,
+    *,
+    teacher: StageDigest | str,
+    further: Sequence[tuple[StageDigest | str, float]] = (),
+    student: Student,
+    training: Training,
+    distillation: Distillation,
 ) -> StageDigest:
-    """Digest of a student; `teacher` is the digest of the stage before, or the root teacher's URI."""
+    """Digest of a student; `teacher` is the digest of the stage before, or the root teacher's URI.
+
+    Args:
+        further: other teachers, each with its share of the mean. Their order does not matter.
+    """
     return _digest(
         task,
         teacher=teacher,
         student=_identity_of_student(student),
         training=training,
         distillation=identity_of(distillation),
+        **({"furtherTeachers": sorted(further)} if further else {}),
     )
 
 

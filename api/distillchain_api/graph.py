@@ -6,7 +6,7 @@ what it needs; its position in the list only breaks ties.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -25,9 +25,10 @@ from distillchain_api.resource.spec import (
 )
 from distillchain_api.resource.teacher_pass import SUFFIX as PASS_SUFFIX
 from distillchain_api.resource.teacher_pass import TeacherPass
+from distillchain_api.resource.teachers import StageTeacher, shares_of
 from distillchain_api.transfer import without_transfer
 from distillchain_api.values import StageDigest, duration_seconds
-from distillchain_api.wire.work_order import StorageAddress, TeacherRef, WorkOrder
+from distillchain_api.wire.work_order import FurtherTeacher, StorageAddress, TeacherRef, WorkOrder
 
 TRAINER_CONTAINER = "trainer"
 """Name of the container that trains; the operator adds it to the user's pod unless it is there."""
@@ -106,7 +107,9 @@ def build_plan(chain: DistillationChain) -> Plan:
         stages.append(before)
     for index, stage in enumerate(chain.spec.stages):
         final = index == len(chain.spec.stages) - 1
-        planned = _distill(chain, stage, field_path=f"spec.stages[{index}]", before=before, final=final)
+        planned = _distill(
+            chain, stage, field_path=f"spec.stages[{index}]", before=before, earlier=tuple(stages), final=final
+        )
         if stage.teacher_pass is not None:
             pass_over = _pass(chain, stage, stage.teacher_pass, planned)
             stages.append(pass_over)
@@ -142,7 +145,13 @@ def _fine_tune(chain: DistillationChain) -> PlannedStage:
 
 
 def _distill(
-    chain: DistillationChain, stage: Stage, *, field_path: str, before: PlannedStage | None, final: bool
+    chain: DistillationChain,
+    stage: Stage,
+    *,
+    field_path: str,
+    before: PlannedStage | None,
+    earlier: Sequence[PlannedStage],
+    final: bool,
 ) -> PlannedStage:
     spec, template = chain.spec, chain.spec.template
     # Merged before the digest: it does not matter whether the template or the stage states a value.
@@ -155,6 +164,7 @@ def _distill(
         if before
         else TeacherRef(name=TEACHER_STAGE, model=spec.teacher.model, gate=spec.teacher.gate)
     )
+    further = _further_teachers(chain, stage, teacher, earlier)
     order = WorkOrder(
         chain=f"{chain.metadata.namespace}/{chain.name}",
         stage=stage.name,
@@ -163,6 +173,7 @@ def _distill(
             task,
             # By the teacher's recipe, not its weights: the plan must be known before anything has run (decision 3).
             teacher=before.digest if before else spec.teacher.model,
+            further=[(other.teacher.digest or other.teacher.model or "", other.share) for other in further],
             student=stage.student,
             training=training,
             distillation=distillation,
@@ -170,6 +181,7 @@ def _distill(
         task=task,
         storage=_address(chain),
         teacher=teacher,
+        further_teachers=further,
         student=stage.student,
         training=training,
         micro_batch_size=stage.micro_batch_size or template.micro_batch_size,
@@ -180,7 +192,33 @@ def _distill(
         tracking=template.tracking,
         final=final,
     )
-    return _placed(order, template, stage=stage, needs=(before.name,) if before else ())
+    # Of a damaged checkpoint, the operator learns that one of these teachers has it, and lets each verify its own.
+    needs = [before.name] if before else []
+    needs += [other.teacher.name for other in further if other.teacher.digest]
+    return _placed(order, template, stage=stage, needs=tuple(needs))
+
+
+def _further_teachers(
+    chain: DistillationChain, stage: Stage, before: TeacherRef, earlier: Sequence[PlannedStage]
+) -> list[FurtherTeacher]:
+    """The teachers of a stage beside the stage before, each with its share of the mean."""
+    stated = stage.teachers or []
+    found = []
+    for teacher, share in zip(stated, shares_of(stated), strict=True):
+        if teacher.stage != before.name:
+            found.append(FurtherTeacher(teacher=_teacher_ref(chain, teacher, earlier), share=share))
+    return found
+
+
+def _teacher_ref(chain: DistillationChain, teacher: StageTeacher, earlier: Sequence[PlannedStage]) -> TeacherRef:
+    for planned in earlier:
+        if planned.name == teacher.stage:
+            return TeacherRef(name=planned.name, digest=planned.digest)
+    if teacher.stage is not None:
+        # The root teacher, which the chain does not fine-tune. The first stage has checked its gate.
+        return TeacherRef(name=TEACHER_STAGE, model=chain.spec.teacher.model)
+    assert teacher.model is not None
+    return TeacherRef(name=teacher.model, model=teacher.model)
 
 
 def _pass(chain: DistillationChain, stage: Stage, where: TeacherPass, planned: PlannedStage) -> PlannedStage:
@@ -197,6 +235,8 @@ def _pass(chain: DistillationChain, stage: Stage, where: TeacherPass, planned: P
         "export": Export(),
         "final": False,
         "micro_batch_size": None,
+        # They are asked by the stage itself.
+        "further_teachers": [],
     }
     own = {name: value for name in TeacherPass.model_fields if (value := getattr(where, name)) is not None}
     placed = _placed(

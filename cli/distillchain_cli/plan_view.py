@@ -15,6 +15,7 @@ from distillchain_cli.gate_check import gate_problem
 from distillchain_cli.stores import open_chain_store
 
 if TYPE_CHECKING:
+    from distillchain_api.wire.work_order import WorkOrder
     from distillchain_store.store import Store
 
 DIGEST_CHARS = 12
@@ -40,6 +41,8 @@ class StageForecast:
             "digest": self.stage.digest,
             "teacher": order.teacher.name if order.teacher else None,
             "teacherDigest": self.stage.teacher_digest,
+            "furtherTeachers": [{"name": other.teacher.name, "share": other.share} for other in order.further_teachers]
+            or None,
             "student": None if self.stage.is_pass else student_start(order.student),
             "committed": self.checkpoint is not None,
             "checkpoint": self.checkpoint,
@@ -126,6 +129,12 @@ def _missing_export(store: Store, stage: PlannedStage) -> str:
     return "; its export will be made"
 
 
+def _teachers(order: WorkOrder) -> str:
+    """`mini`, or `mini + teacher`."""
+    first = [order.teacher.name] if order.teacher else []
+    return " + ".join([*first, *(other.teacher.name for other in order.further_teachers)])
+
+
 def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> str:
     """One line for each stage; the full reason of a failure below."""
     columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "ACTION", "REASON")]
@@ -133,7 +142,7 @@ def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> 
         [
             item.stage.name,
             item.stage.digest[:DIGEST_CHARS],
-            item.stage.work_order.teacher.name if item.stage.work_order.teacher else "",
+            _teachers(item.stage.work_order),
             "yes" if item.checkpoint else "no",
             item.action,
             item.reason,

@@ -17,6 +17,7 @@ from distillchain_report.load import LoadedStage
 from distillchain_report.model import (
     Comparison,
     ExportReport,
+    FurtherTeacherReport,
     MetricFacts,
     Outcome,
     Report,
@@ -189,7 +190,7 @@ def _stage(
             "doubt": manifest.student.doubt,
             # A first stage without a teacher fine-tunes the root teacher: the two are one model.
             "model": root.model if root and taught is None else build_student(stage, root, metric, section),
-            "run": _run(manifest, stage.checkpoint, reused=_is_reused(stage, chain)),
+            "run": _run(manifest, stage.checkpoint, metric, reused=_is_reused(stage, chain)),
             "against_teacher": _against_teacher(stage, before, metric, section),
             "teacher_metric": taught.metrics.validation.get(metric.name) if taught else None,
             "history": stage.history,
@@ -264,7 +265,7 @@ def _is_reused(stage: LoadedStage, chain: str) -> bool:
     return stage.manifest is not None and stage.manifest.chain != chain
 
 
-def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
+def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -> Run:
     run, environment = manifest.run, manifest.environment
     # A manifest without a device counts as CPU: better no GPU-hours than invented ones.
     on_gpu = not environment.get("device", "cpu").startswith("cpu")
@@ -286,6 +287,12 @@ def _run(manifest: Manifest, checkpoint: str, *, reused: bool) -> Run:
         weights=manifest.student.revision,
         teacher=manifest.teacher.source if manifest.teacher else None,
         teacher_revision=manifest.teacher.revision if manifest.teacher else None,
+        further_teachers=[
+            FurtherTeacherReport(
+                name=other.name, share=other.share, metric=other.facts.metrics.validation.get(metric.name)
+            )
+            for other in manifest.further_teachers
+        ],
         data_revision=manifest.data_revision,
         recipe=manifest.recipe,
         trained_parameters=run.trained_parameters,

@@ -155,7 +155,7 @@ def _lineage(report: Report) -> str:
     return table(
         ["stage", "digest", "taught by", "start", "weights", "recipe", "trained by", "committed"],
         [
-            [stage.name, words.short(stage.digest), stage.teacher_name if run.teacher else "the labels",
+            [stage.name, words.short(stage.digest), phrases.teachers_words(report, stage),
              words.short_revisions(run.start), words.short(run.weights), ", ".join(phrases.recipe_parts(stage)),
              run.chain, run.committed_at]
             for stage in report.stages if (run := stage.run)

@@ -102,6 +102,16 @@ class ModelReport(Document):
     """False: started from new weights. None: the root teacher."""
 
 
+class FurtherTeacherReport(Document):
+    """A teacher of a stage beside the stage before."""
+
+    name: str
+    share: float
+    """Its part of the mean of all teachers."""
+    metric: float | None = None
+    """The metric that the chain names, on validation."""
+
+
 class Run(Document):
     """What a committed stage cost, and where its result came from."""
 
@@ -127,6 +137,8 @@ class Run(Document):
     teacher: str | None
     """Source of the teacher."""
     teacher_revision: str | None
+    further_teachers: list[FurtherTeacherReport] = []
+    """With several teachers, the others."""
     data_revision: str
     recipe: dict[str, Any]
     trained_parameters: int | None = None

@@ -32,6 +32,22 @@ def run_note(stage: StageReport) -> str:
     return "; ".join(filter(None, [*(note for note, holds in notes.items() if holds), chosen]))
 
 
+def teachers_words(report: Report, stage: StageReport) -> str:
+    """`mini`; with several teachers `mini (67 %, 0.912) and teacher (33 %, 0.931)`, with each metric on validation."""
+    if stage.run is None or not stage.run.teacher:
+        return "the labels"
+    others = stage.run.further_teachers
+    if not others:
+        return stage.teacher_name
+    own_share = 1 - sum(other.share for other in others)
+    teachers = [(stage.teacher_name, own_share, stage.teacher_metric)]
+    teachers += [(other.name, other.share, other.metric) for other in others]
+    return " and ".join(
+        f"{name} ({words.percent(share, 0)}, {words.measured(metric, report.metric)})"
+        for name, share, metric in teachers
+    )
+
+
 def epoch_words(selected: SelectedEpoch) -> str:
     """`epoch 3 of 5 chosen on validation`."""
     return f"epoch {selected.epoch} of {selected.trained_epochs} chosen on validation"

@@ -61,6 +61,7 @@ def render_html(report: Report) -> str:
         recipes={stage.name: phrases.own_recipe(report, stage) for stage in report.stages},
         chance=phrases.chance_words(report),
         selection=phrases.selection_words(report),
+        teachers={stage.name: phrases.teachers_words(report, stage) for stage in report.stages},
         latency_note=phrases.latency_note(report),
         totals=phrases.totals_words(report),
         exported=any(stage.exports for stage in report.stages),

@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
-from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SelectedEpoch, SplitFacts
+from distillchain_api.wire.manifest import (
+    FileEntry,
+    FurtherTeacher,
+    Manifest,
+    Metrics,
+    ModelFacts,
+    RunFacts,
+    SelectedEpoch,
+    SplitFacts,
+)
 from distillchain_api.wire.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
@@ -52,6 +61,7 @@ class Relay:
         never: classes that the last student never predicts, each with the class that it predicts instead.
         exported: stages with an export, in both formats.
         selected: stages whose epoch was chosen on validation.
+        further_teachers: the root teacher teaches these stages too, with this share.
         one_folder: as older releases stored an attempt: results beside the files of the model.
     """
 
@@ -80,6 +90,7 @@ class Relay:
     one_folder: bool = False
     exported: Sequence[str] = ()
     selected: Mapping[str, SelectedEpoch] = field(default_factory=dict)
+    further_teachers: Mapping[str, float] = field(default_factory=dict)
 
 
 def digest_of(name: str) -> str:
@@ -247,6 +258,11 @@ def _commit(
         checkpoint=f"s3://models/relay/stages/{digest}/attempts/a1/checkpoint",
         files=entries,
         teacher=teacher,
+        further_teachers=[
+            FurtherTeacher(name="teacher", share=share, facts=teacher)
+            for share in [relay.further_teachers.get(name)]
+            if share and teacher
+        ],
         student=student,
         pretrained=place % 3 != 0,
         start=f"hf://google/bert_uncased_L-{12 - place} ({digest_of('start')})",

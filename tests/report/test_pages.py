@@ -93,6 +93,16 @@ def test_a_chosen_epoch_is_on_every_form_of_the_report_with_what_it_means_for_va
     assert "Validation chose" not in Page(render_html(without)).text
 
 
+def test_several_teachers_are_on_every_form_of_the_report_with_their_shares(tmp_path: Path):
+    report = a_report(tmp_path, further_teachers={"tiny": 0.25})
+    run = report.stages[1].run
+    assert run is not None
+    assert run.further_teachers[0].metric is not None
+
+    for text in (Page(render_html(report)).text, render_markdown(report)):
+        assert re.search(r"mini \(75 %, 0\.9\d+\) and teacher \(25 %, 0\.9\d+\)", text.replace("\u00a0", " "))
+
+
 def test_a_report_without_latencies_has_no_such_columns(tmp_path: Path):
     report = a_report(tmp_path)
 

@@ -47,6 +47,7 @@ from distillchain_api.resource.selection import (
     selection_faults,
 )
 from distillchain_api.resource.teacher_pass import TeacherPass, pass_faults
+from distillchain_api.resource.teachers import ROOT, TEACHERS_RULES, Teachers, teachers_faults
 from distillchain_api.resource.tracking import Tracking
 from distillchain_api.tasks import AnyTask
 from distillchain_api.transfer import transfer_of
@@ -62,7 +63,7 @@ from distillchain_api.values import (
     without_slash,
 )
 
-TEACHER_STAGE = "teacher"
+TEACHER_STAGE = ROOT
 """Name of stage zero, which `teacher.fineTune` adds; no other stage may have this name."""
 
 MAX_URL_CHARS = 1000
@@ -309,6 +310,9 @@ class Stage(Document):
     parallelism: Parallelism | None = None
     """Replaces the template's parallelism as a whole."""
     distillation: DistillationOverrides = DistillationOverrides()
+    teachers: Teachers | None = None
+    """Several teachers, of which the stage before is one: their probabilities are averaged. Empty: the stage before
+    alone."""
     gate: Gate = Gate()
     image: Text | None = None
     """Trainer image of this stage; empty: the template's."""
@@ -447,6 +451,14 @@ class ChainSpec(Document):
         return self
 
     @model_validator(mode="after")
+    def _teachers_can_teach(self) -> Self:
+        root_model = self.teacher.model if self.teacher.fine_tune is None else None
+        distillation = self.template.distillation
+        if faults := list(teachers_faults(self.task, distillation, self.stages, root_model=root_model)):
+            raise error_of(faults)
+        return self
+
+    @model_validator(mode="after")
     def _exports_fit_the_task(self) -> Self:
         exports = {f"stages[{index}].export": stage.export for index, stage in enumerate(self.stages)}
         if faults := list(export_faults(self.task, {"template.export": self.template.export, **exports})):
@@ -454,7 +466,9 @@ class ChainSpec(Document):
         return self
 
     model_config = {
-        "json_schema_extra": rules(*GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES, *SELECTION_RULES, *EXPORT_RULES)
+        "json_schema_extra": rules(
+            *GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES, *SELECTION_RULES, *TEACHERS_RULES, *EXPORT_RULES
+        )
     }
 
 

@@ -83,6 +83,16 @@ class SplitFacts(Record):
     """Of `transfer`: texts that were read and not used, by reason (empty, repeated, or the split that has them)."""
 
 
+class FurtherTeacher(Record):
+    """A teacher beside the stage before."""
+
+    name: str
+    """The stage's, `teacher` for the root, or the URI of a model that is no part of the chain."""
+    share: float
+    """Its part of the mean of all teachers."""
+    facts: ModelFacts
+
+
 class SelectedEpoch(Record):
     """The epoch whose weights are committed, of a training with `selection: Best`."""
 
@@ -136,6 +146,9 @@ class Manifest(Record):
     """URI of the folder that holds the model and nothing else."""
     files: list[FileEntry]
     teacher: ModelFacts | None = None
+    """The stage before, or the root teacher."""
+    further_teachers: list[FurtherTeacher] = Field(default_factory=list)
+    """With `stages[].teachers`, the others."""
     student: ModelFacts
     pretrained: bool
     """False: the student started from new weights."""

@@ -74,6 +74,14 @@ class TeacherRef(Document):
         return self
 
 
+class FurtherTeacher(Document):
+    """Another teacher of the same student."""
+
+    teacher: TeacherRef
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Its part of the mean of all teachers."""
+
+
 class WorkOrder(Document):
     """One stage, complete: the same order gives the same student wherever it is carried out."""
 
@@ -90,6 +98,8 @@ class WorkOrder(Document):
     storage: StorageAddress
     teacher: TeacherRef | None = None
     """None: stage zero, which fine-tunes `student` on the labels."""
+    further_teachers: list[FurtherTeacher] = []
+    """Teachers beside `teacher`, which has the rest of the mean."""
     student: Student
     training: Training
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -111,6 +121,12 @@ class WorkOrder(Document):
     final: bool = False
     """The chain's last stage: its trainer writes the chain's report. Decides no result, so it is in no digest."""
 
+    @property
+    def shares(self) -> list[float]:
+        """The parts of `teacher` and `further_teachers` in the mean."""
+        further = [other.share for other in self.further_teachers]
+        return [1.0 - sum(further), *further]
+
     @model_validator(mode="after")
     def _teacher_and_distillation(self) -> Self:
         if (self.teacher is None) != (self.distillation is None):
@@ -128,6 +144,8 @@ class WorkOrder(Document):
             del document["teacherPass"]
         if self.tracking.is_off:
             del document["tracking"]
+        if not self.further_teachers:
+            del document["furtherTeachers"]
         if self.parallelism == ResolvedParallelism():
             del document["parallelism"]
         return document

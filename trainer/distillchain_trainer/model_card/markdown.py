@@ -101,7 +101,26 @@ def _lineage(facts: CardFacts) -> str:
     note = "Each model taught the next one. The first one is " + (
         f"`{root.source}`." if root else f"`{stages[0].start}`, fine-tuned."
     )
-    return f"## Lineage\n\n{table(head, rows)}\n\n{note}"
+    return f"## Lineage\n\n{table(head, rows)}\n\n{note}{_further_teachers(facts.manifest)}"
+
+
+def _further_teachers(manifest: Manifest) -> str:
+    """The teachers beside the stage before, if there are some."""
+    if not manifest.further_teachers:
+        return ""
+    metric = manifest.recipe["task"].get("metric", "")
+    rows = [
+        [other.name, f"{other.share:.0%}", *_model(other.facts), _validation(other.facts, metric)]
+        for other in manifest.further_teachers
+    ]
+    head = ["further teacher", "share", "weights", "parameters", "on validation"]
+    intro = f"{plain(manifest.stage)} learned from the mean of several teachers. Beside the model before it:"
+    return f"\n\n{intro}\n\n{table(head, rows)}"
+
+
+def _validation(model: ModelFacts, metric: str) -> str:
+    value = model.metrics.validation.get(metric)
+    return "" if value is None else f"{metric} {value:.4f}"
 
 
 def _model(model: ModelFacts) -> list[str]:

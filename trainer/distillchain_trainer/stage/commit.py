@@ -65,6 +65,7 @@ def _publish(context: Context, prepared: Prepared, computed: Computed, student: 
         licenses=_licenses(prepared),
         student=student,
         teacher=computed.teacher.facts if computed.teacher else None,
+        further_teachers=[other.facts for other in computed.further_teachers],
         stats=computed.stats,
     )
     _write_card(context, prepared, own, attempt)

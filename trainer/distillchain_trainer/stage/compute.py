@@ -37,31 +37,15 @@ from distillchain_trainer.objectives import load_objective
 from distillchain_trainer.objectives.label_term import LabelTerm, label_term
 from distillchain_trainer.objectives.objective import combined_loss
 from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.further_teachers import mean_of_teachers, measure_further_teachers
 from distillchain_trainer.stage.hidden_term import check_hidden_term, hidden_spec, hidden_term
-from distillchain_trainer.stage.measure import Measurer, Origin, numbers_check
+from distillchain_trainer.stage.measure import MeasuredTeacher, Measurer, Origin, numbers_check
 from distillchain_trainer.stage.prepare import LoadedTeacher, Prepared
 from distillchain_trainer.stage.recalled import Recalled, Weightless, check_same_rows, refuse_missing
 from distillchain_trainer.stage.run_stats import RunStats
 from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MeasuredTeacher:
-    """What is left of the teacher when the student is trained.
-
-    Attributes:
-        splits: its measurements on validation and, where there is one, on test.
-    """
-
-    facts: ModelFacts
-    splits: dict[str, Measurement]
-
-    @property
-    def on_validation(self) -> Measurement:
-        """Its answers on validation."""
-        return self.splits["validation"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +57,7 @@ class Computed:
     stats: RunStats
     history: History
     states: ResumeStates
+    further_teachers: tuple[MeasuredTeacher, ...] = ()
 
 
 def compute(context: Context, prepared: Prepared) -> Computed:
@@ -105,17 +90,22 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     # Trained but not committed: the gate was missed, or the attempt was stopped before its commit.
     if found and found[0].finished:
         _free_teacher(context, prepared.teacher)
+        further, _ = measure_further_teachers(context, prepared, measurer, is_asked=False)
         load_weights(prepared.student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
         # Before the training and not beside it: the teacher can then leave the GPU to the student.
         outputs = _ask_teacher(context, prepared, stats)
+        # One teacher at a time on the device, so the others are loaded only now.
+        further, others = measure_further_teachers(context, prepared, measurer, is_asked=outputs is not None)
+        if outputs is not None and others:
+            outputs = mean_of_teachers(context, [outputs, *others])
         resume_from = (found[1], found[0].step) if found else None
         changed = changed_processes(found[1], context.world) if found else ""
         if changed:
             context.warnings.add(changed)
         _Training(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
-    return Computed(prepared.student, teacher, stats, history, states)
+    return Computed(prepared.student, teacher, stats, history, states, further)
 
 
 def _begin_tracking(context: Context, prepared: Prepared, found: tuple[ResumeIndex, Path] | None) -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from distillchain_api.layout import checkpoint_prefix
-from distillchain_api.wire.manifest import Manifest, ModelFacts, RunFacts
+from distillchain_api.wire.manifest import FurtherTeacher, Manifest, ModelFacts, RunFacts
 from distillchain_trainer import __version__
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.stage.context import Context, utc_now
@@ -27,6 +27,7 @@ def build_manifest(
     licenses: dict[str, str],
     student: ModelFacts,
     teacher: ModelFacts | None,
+    further_teachers: list[ModelFacts],
     stats: RunStats,
 ) -> Manifest:
     """The manifest of an attempt, still without files."""
@@ -46,6 +47,10 @@ def build_manifest(
         # Sizes and hashes are known after the upload.
         files=[],
         teacher=teacher,
+        further_teachers=[
+            FurtherTeacher(name=other.teacher.name, share=other.share, facts=facts)
+            for other, facts in zip(order.further_teachers, further_teachers, strict=True)
+        ],
         student=student,
         pretrained=pretrained,
         start=start,

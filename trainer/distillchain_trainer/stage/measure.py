@@ -31,6 +31,23 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class MeasuredTeacher:
+    """What is left of a teacher when the student is trained.
+
+    Attributes:
+        splits: its measurements on validation and, where there is one, on test.
+    """
+
+    facts: ModelFacts
+    splits: dict[str, Measurement]
+
+    @property
+    def on_validation(self) -> Measurement:
+        """Its answers on validation."""
+        return self.splits["validation"]
+
+
+@dataclass(frozen=True)
 class Measurer:
     """Measures the models of one stage."""
 

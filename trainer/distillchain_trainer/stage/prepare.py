@@ -14,7 +14,8 @@ import transformers
 
 from distillchain_api.digests import sha256_of
 from distillchain_api.layout import manifest_key
-from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
+from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, TeacherRef
 from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data
@@ -57,6 +58,7 @@ class Prepared:
 
     Attributes:
         teacher: None for stage zero, which learns from the labels.
+        further_teachers: files of the others, in the order of the work order.
         student_start: None for new weights.
         source: sha256 over the training rows, the teacher and the student's start; with `selection: Best`, over the
             validation rows too. Saved states are of one source: a digest holds URIs, and what is behind them may have
@@ -69,6 +71,7 @@ class Prepared:
     student: Loaded
     student_start: Checkpoint | None
     source: str
+    further_teachers: tuple[Checkpoint, ...] = ()
 
 
 def prepare(context: Context) -> Prepared:
@@ -85,12 +88,14 @@ def prepare(context: Context) -> Prepared:
     if context.order.training.selection == "Best":
         # The epochs of all attempts must be measured on the same rows.
         rows.append(data.validation.facts.sha256)
+    further = _fetch_further_teachers(context)
+    rows += [files.digest for files in further]
     source = sha256_of([*rows, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
     cache = input_cache()
     for sentence in cache.faults if cache else ():
         context.warnings.add(sentence)
-    return Prepared(task, data, teacher, student, start, source)
+    return Prepared(task, data, teacher, student, start, source, further)
 
 
 def prepare_teacher(context: Context) -> tuple[TaskAdapter, TaskData, LoadedTeacher]:
@@ -169,14 +174,40 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
     # Only a first and a last line: the clients that download report no progress to us.
     context.reporter.report("FetchTeacher", 0, 1)
     checkpoint = _fetch_once(context, lambda: _fetch_teacher(context), "download of the teacher")
+    loaded = load_teacher(context, task, checkpoint)
+    context.reporter.report("FetchTeacher", 1, 1)
+    return LoadedTeacher(loaded, checkpoint)
+
+
+def load_teacher(context: Context, task: TaskAdapter, checkpoint: Checkpoint) -> Loaded:
+    """A teacher on the device, or split over the devices of all ranks. Raises: CheckpointInvalid, LabelMismatch."""
     loaded = task.load_teacher(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU.
     if context.is_sharded:
         shard(loaded.model, context.world, device=best_device())
     else:
         loaded.model.to(best_device())
-    context.reporter.report("FetchTeacher", 1, 1)
-    return LoadedTeacher(loaded, checkpoint)
+    return loaded
+
+
+def _fetch_further_teachers(context: Context) -> tuple[Checkpoint, ...]:
+    """Their files. They are loaded one after the other, when the stage asks them."""
+    found = []
+    for number, other in enumerate(context.order.further_teachers):
+        fetch = partial(
+            _fetch_teacher_files,
+            context,
+            other.teacher,
+            field="spec.teacher.model" if other.teacher.name == TEACHER_STAGE else f"{context.order.field}.teachers",
+            folder=further_teacher_folder(context, number),
+        )
+        found.append(_fetch_once(context, fetch, f"download of teacher {other.teacher.name}"))
+    return tuple(found)
+
+
+def further_teacher_folder(context: Context, number: int) -> Path:
+    """For the downloaded files of one of `further_teachers`."""
+    return context.folder / f"teacher-{number}"
 
 
 def _teacher_files(context: Context, teacher: LoadedTeacher) -> Checkpoint:
@@ -193,13 +224,22 @@ def _teacher_files(context: Context, teacher: LoadedTeacher) -> Checkpoint:
 
 
 def _fetch_teacher(context: Context) -> Checkpoint:
-    order, folder = context.order, context.folder / "teacher"
-    teacher = order.teacher
-    assert teacher is not None
+    assert context.order.teacher is not None
+    return _fetch_teacher_files(
+        context, context.order.teacher, field="spec.teacher.model", folder=context.folder / "teacher"
+    )
+
+
+def _fetch_teacher_files(context: Context, teacher: TeacherRef, *, field: str, folder: Path) -> Checkpoint:
+    """
+    Args:
+        field: where the spec names the model, for messages.
+    """
+    order = context.order
     if teacher.model is not None:
         return fetch_checkpoint(
             teacher.model,
-            field="spec.teacher.model",
+            field=field,
             endpoint_url=order.storage.endpoint_url,
             region=order.storage.region,
             folder=folder,
