@@ -210,3 +210,17 @@ def test_predictions_are_compared_as_each_task_answers():
     assert not difference("TextClassification", one, other).is_within_tolerance
     assert difference("TextClassification", one, one + 1e-5).is_within_tolerance
     assert not difference("TextClassification", one, one * np.nan).is_within_tolerance
+
+
+@pytest.mark.parametrize(
+    ("numbers", "off", "is_good"),
+    [
+        pytest.param([0.001, 0.002, 0.003], 1e-4, False, id="small numbers: a tenth of the spread"),
+        pytest.param([0.001, 0.002, 0.003], 1e-7, True, id="small numbers: rounding"),
+        pytest.param([99_999.0, 100_000.0, 100_001.0], 1.0, False, id="a large mean: half of the spread"),
+        pytest.param([99_999.0, 100_000.0, 100_001.0], 0.05, True, id="a large mean: float32 has no finer numbers"),
+    ],
+)
+def test_the_tolerance_of_numbers_follows_their_spread(numbers: list[float], off: float, is_good: bool):
+    reference = np.array(numbers, dtype=np.float32)
+    assert difference("Regression", reference, reference + np.float32(off)).is_within_tolerance == is_good
