@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import bisect
 import json
-from typing import Annotated, Literal
+import posixpath
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from distillchain_api import deep_json
 from distillchain_api.base import MAX_INT64, Record
@@ -51,6 +52,30 @@ class Committed(Record):
     """Why it is missing in `exports`. The stage is committed all the same."""
     warnings: list[str] = []
     """Of the manifest, as many as the termination message holds."""
+
+    @model_validator(mode="after")
+    def _whole_uris(self) -> Self:
+        # Not `model_copy`: a validator has to return the value itself, and a list may be changed in a frozen one.
+        self.exports[:] = [
+            found.model_copy(update={"uri": _joined(self.checkpoint, found.uri)}) for found in self.exports
+        ]
+        return self
+
+    def with_short_uris(self) -> Committed:
+        """The same answer with URIs of exports relative to the checkpoint; reading it makes them whole again."""
+        short = [found.model_copy(update={"uri": _relative(found.uri, self.checkpoint)}) for found in self.exports]
+        return self.model_copy(update={"exports": short})
+
+
+def _relative(uri: str, to: str) -> str:
+    """`../../exports/a/model.onnx`: a URI in the same store, seen from the folder `to`."""
+    return posixpath.relpath(uri.partition("://")[2], to.partition("://")[2])
+
+
+def _joined(folder: str, uri: str) -> str:
+    """A URI that `_relative` has made short, whole again."""
+    scheme, _, path = folder.partition("://")
+    return uri if "://" in uri else f"{scheme}://{posixpath.normpath(posixpath.join(path, uri))}"
 
 
 class Failed(Record):

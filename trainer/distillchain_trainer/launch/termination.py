@@ -36,6 +36,9 @@ def write_answer(answer: Committed | Failed | Interrupted) -> None:
 
 def encode_answer(answer: Committed | Failed | Interrupted) -> bytes:
     """The answer as JSON that the kubelet does not cut; of many warnings the first, and how many there are."""
+    if isinstance(answer, Committed) and _size(answer) > TERMINATION_BYTES:
+        # First what loses nothing: in a store with a long URI, the files of exports repeat it.
+        answer = answer.with_short_uris()
     if isinstance(answer, Committed) and answer.warnings:
         answer = _with_fewer_warnings(answer)
     if isinstance(answer, Committed) and _size(answer) > TERMINATION_BYTES:
