@@ -208,6 +208,20 @@ def test_of_a_checkpoint_that_gives_its_tokenizer_no_weights_are_downloaded(hub:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("here")
+def test_the_commit_of_unlabelled_text_is_in_manifest_and_model_card(hub: Hub, tmp_path: Path):
+    texts = {"uri": "hf://org/reviews", "config": "short", "files": ["train", "validation"]}
+
+    dataset = {"uri": "hf://org/reviews", "config": "long"}
+    answer = run_here(_order(tmp_path, dataset=dataset, task={"transfer": texts}), tmp_path)
+
+    (path,) = tmp_path.glob("store/stages/*/manifest.json")
+    commit = hub.commit("datasets", "org/reviews")
+    assert Manifest.parse(path.read_bytes()).data["transfer"].revision == commit
+    card = Path(answer.checkpoint.removeprefix("file://"), "README.md").read_text()
+    assert f"Unlabelled text: hf://org/reviews, revision {commit}." in card
+
+
 def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
     """The pages are damaged, the footer is not, so reading the rows fails, and `datasets` reports only that it failed."""
     for path in hub.folder("datasets", "org/reviews").glob("short/*.parquet"):

@@ -81,6 +81,8 @@ class SplitFacts(Record):
     """Over the texts and labels in order."""
     left_out: dict[str, int] | None = None
     """Of `transfer`: texts that were read and not used, by reason (empty, repeated, or the split that has them)."""
+    revision: str | None = None
+    """Of `transfer` from the hub: its commit. That of the other splits is `dataRevision`."""
 
 
 class FurtherTeacher(Record):

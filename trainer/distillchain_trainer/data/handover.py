@@ -30,8 +30,12 @@ def read_task_data(path: Path) -> TaskData:
 def _place(folder: Path, split: Split) -> dict[str, Any]:
     if split.parts:
         parts = [_place(folder / str(index), part) for index, part in enumerate(split.parts)]
-        return {"parts": parts, "left_out": split.left_out}
-    return {"folder": str(write_split(folder, split).folder), "left_out": split.left_out}
+        return {"parts": parts, "left_out": split.left_out, "revision": split.revision}
+    return {
+        "folder": str(write_split(folder, split).folder),
+        "left_out": split.left_out,
+        "revision": split.revision,
+    }
 
 
 def _open(name: str, place: dict[str, Any]) -> Split:
@@ -39,4 +43,4 @@ def _open(name: str, place: dict[str, Any]) -> Split:
         split = joined(name, [_open(name, part) for part in place["parts"]])
     else:
         split = open_split(Path(place["folder"]))
-    return replace(split, left_out=place["left_out"])
+    return replace(split, left_out=place["left_out"], revision=place["revision"])

@@ -35,6 +35,7 @@ class Split:
         folder: for files that belong to these rows alone, shared by the processes of a node; None: rows are in memory.
         parts: the splits that a joined one consists of, in order; they know the places of their rows.
         left_out: texts that were read and are not among the rows, by reason; see data/unlabelled.py.
+        revision: the commit on the hub, where it is another one than that of the data set.
         stored_fingerprints: see `fingerprints`; None: they are computed when they are needed.
     """
 
@@ -47,6 +48,7 @@ class Split:
     parts: tuple[Split, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
     folder: Path | None = None
+    revision: str | None = None
     stored_fingerprints: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -73,7 +75,9 @@ class Split:
             values = json.dumps(list(self.targets[start : start + BLOCK_ROWS]))
             digest.update(((", " if start else "") + values[1:-1]).encode())
         digest.update(b"]")
-        return SplitFacts(rows=len(self), sha256=digest.hexdigest(), left_out=self.left_out or None)
+        return SplitFacts(
+            rows=len(self), sha256=digest.hexdigest(), left_out=self.left_out or None, revision=self.revision
+        )
 
     def text_numbers(self, start: int, stop: int) -> NDArray[np.uint64]:
         """A number for the text of each of some rows: the first eight bytes of its key."""

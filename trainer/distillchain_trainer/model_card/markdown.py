@@ -131,6 +131,11 @@ def _data(manifest: Manifest) -> str:
     uri = manifest.recipe["task"]["dataset"]["uri"]
     rows = [[name, f"{split.rows:,}", split.sha256] for name, split in manifest.data.items()]
     intro = f"{plain(uri)}, revision {plain(manifest.data_revision)}:"
+    transfer = manifest.recipe["task"].get("transfer")
+    if transfer is not None:
+        found = manifest.data.get("transfer")
+        revision = f", revision {plain(found.revision)}" if found and found.revision else ""
+        intro = f"{intro.removesuffix(':')}. Unlabelled text: {plain(transfer['uri'])}{revision}."
     return f"## Data\n\n{intro}\n\n{table(['split', 'rows', 'sha256 of texts and labels'], rows)}"
 
 

@@ -46,14 +46,15 @@ def with_transfer(
     held = [data.validation, *([data.test] if data.test else []), data.train]
     sieve = Sieve({split.name: split.fingerprints for split in held}, limit=transfer.rows)
     parts: list[Split] = []
-    for table in _tables(transfer, columns, endpoint_url, region, folder, warnings):
+    commit: str | None = None
+    for table, commit in _tables(transfer, columns, endpoint_url, region, folder, warnings):  # noqa: B007 - used below
         writer = SplitWriter(folder / f"rows-{len(parts)}", NAME, place_prefix=table.place_prefix)
         for number, texts in sieve.usable(table, columns):
             writer.add(texts, number=number)
         parts.append(writer.close())
         if sieve.is_full:
             break
-    found = replace(parts[0] if len(parts) == 1 else joined(NAME, parts), left_out=sieve.left_out)
+    found = replace(parts[0] if len(parts) == 1 else joined(NAME, parts), left_out=sieve.left_out, revision=commit)
     _check(found, transfer, warnings)
     log.info("unlabelled text read", extra={"rows": len(found), "left_out": found.left_out})
     return replace(data, transfer=found)
@@ -80,16 +81,20 @@ def _tables(
     region: str | None,
     folder: Path,
     warnings: StageWarnings,
-) -> Iterator[Table]:
-    """The files or splits one after the other, each fetched when it is needed."""
+) -> Iterator[tuple[Table, str | None]]:
+    """The files or splits one after the other, each fetched when it is needed; of the hub with their commit."""
+    uri = transfer.uri
     for index, name in enumerate(transfer.files):
         if transfer.uri.startswith("hf://"):
-            tables, _ = hub.fetch_dataset(
-                transfer.uri, transfer.config, {str(index): name}, folder=folder, field=FIELD, names_field="files[{}]"
+            tables, commit = hub.fetch_dataset(
+                uri, transfer.config, {str(index): name}, folder=folder, field=FIELD, names_field="files[{}]"
             )
-            yield hub_table(tables[str(index)], columns, f"{transfer.uri}, split {name}")
+            # The next split is read from the same commit, also if the branch moves meanwhile.
+            uri = f"hf://{hub.split_name(uri)[0]}@{commit}"
+            yield hub_table(tables[str(index)], columns, f"{transfer.uri}, split {name}"), commit
             continue
         where, shown = f"{FIELD}.files[{index}]", f"{transfer.uri}/{name}"
         path = locate(transfer.uri, name, where, endpoint_url, region, folder / str(index), field=FIELD)
         is_plain = name in transfer.plain_files
-        yield read_lines(path, name=shown) if is_plain else read_table(path, columns, name=shown, warnings=warnings)
+        table = read_lines(path, name=shown) if is_plain else read_table(path, columns, name=shown, warnings=warnings)
+        yield table, None
