@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent_pid:  # the parent died before the line above took effect
             sys.exit(1)
-    os.execv(sys.executable, [sys.executable, "-m", "distillchain_trainer"])  # noqa: S606 (no shell wanted)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "distillchain_trainer"])  # noqa: S606 (no shell wanted)
 
 
 if __name__ == "__main__":

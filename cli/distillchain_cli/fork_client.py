@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-SERVER = (sys.executable, "-m", "distillchain_trainer.launch.fork_server")
+SERVER = (sys.executable, "-P", "-m", "distillchain_trainer.launch.fork_server")
 LOST_S = 0.1  # between two looks whether a trainer without its server still runs
 
 

@@ -13,7 +13,8 @@ from distillchain_api.wire.work_order import WorkOrder
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.fork_client import ForkClient
 
-TRAINER = (sys.executable, "-m", "distillchain_cli.child")
+# -P: a file of the user's folder, such as re.py, must not replace a module.
+TRAINER = (sys.executable, "-P", "-m", "distillchain_cli.child")
 
 
 class TrainerProcess(Protocol):

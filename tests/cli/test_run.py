@@ -239,6 +239,15 @@ def test_an_environment_that_the_system_refuses_is_explained(tmp_path: Path, mon
     )
 
 
+def test_a_file_beside_the_chain_does_not_replace_a_module_of_python(tmp_path: Path):
+    write_chain(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit('json.py of the user')")
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **install_stand_in(tmp_path, "commit()"))
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_suspended_chain_is_not_run(tmp_path: Path):
     write_chain(tmp_path, suspend=True)
 

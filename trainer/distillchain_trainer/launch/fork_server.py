@@ -204,7 +204,7 @@ class _Server:
         os.environ.update(self._set_up | trainer.environment)
         if not self._may_fork:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD - {signal.SIGUSR1})  # the trainer unblocks that one
-            os.execv(sys.executable, [sys.executable, "-m", "distillchain_trainer"])  # noqa: S606 (no shell wanted)
+            os.execv(sys.executable, [sys.executable, "-P", "-m", "distillchain_trainer"])  # noqa: S606 (no shell wanted)
         signals = Signals()
         signals.install()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)

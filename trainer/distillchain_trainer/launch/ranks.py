@@ -23,7 +23,7 @@ from distillchain_trainer.launch.ending import CRASH_EXIT_CODE, Ending, failure,
 from distillchain_trainer.launch.handover import RANK_ENV, RankEnd, RankStart
 from distillchain_trainer.launch.place import Place, rank_variables
 
-RANK_COMMAND = (sys.executable, "-m", "distillchain_trainer.launch")
+RANK_COMMAND = (sys.executable, "-P", "-m", "distillchain_trainer.launch")
 MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 TAIL_BYTES = 16_384  # of a rank's stderr; a C++ stack trace takes a few thousand
 STDERR_S = 1.0  # after the end of a rank: a child of it may keep the pipe open for ever

@@ -41,7 +41,7 @@ class TrackerProcess:
         self._given_up = ""
         with (self._folder / LOG_FILE).open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "distillchain_trainer.tracking", setup.to_json()],
+                [sys.executable, "-P", "-m", "distillchain_trainer.tracking", setup.to_json()],
                 stdin=subprocess.PIPE,
                 stdout=output,  # not ours: stdout of the trainer has nothing but progress lines
                 stderr=output,
