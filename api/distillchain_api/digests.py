@@ -23,6 +23,10 @@ INITIALISATIONS = {"bert_hash": 2}
 means another student, and only students of this model type get another digest."""
 
 
+LABEL_FIELDS = ("label_smoothing", "class_weights", "balanced_classes")
+"""Fields of `training` that only the loss on the labels reads."""
+
+
 def canonical_json(value: Any) -> bytes:
     """The only spelling of a JSON value: keys sorted, no spaces, UTF-8, 1.0 written as 1.
 
@@ -78,6 +82,9 @@ def distill_digest(
     Args:
         further: other teachers, each with its share of the mean. Their order does not matter.
     """
+    if distillation.alpha == 1:
+        # The loss on the labels has no weight, so what describes it decides nothing.
+        training = training.model_copy(update=dict.fromkeys(LABEL_FIELDS))
     return _digest(
         task,
         teacher=teacher,

@@ -47,8 +47,14 @@ def test_stage_zero_and_the_students_have_them():
 @pytest.mark.parametrize(
     "training", [{"labelSmoothing": 0.1}, {"classWeights": {"positive": 2}}, {"balancedClasses": True}]
 )
-def test_they_are_part_of_the_digest(training: dict[str, Any]):
-    assert build_plan(parse_chain(a_chain(training))).stages[0].digest != build_plan(parse_chain(GOOD)).stages[0].digest
+def test_they_are_part_of_the_digest_where_labels_count(training: dict[str, Any]):
+    def digest(training: dict[str, Any], alpha: float) -> str:
+        document = a_chain(training)
+        document["spec"]["template"]["distillation"] = {"alpha": alpha}
+        return build_plan(parse_chain(document)).stages[0].digest
+
+    assert digest(training, 0.5) != digest({}, 0.5)
+    assert digest(training, 1) == digest({}, 1), "the loss on the labels has no weight"
 
 
 def test_a_weight_of_an_unknown_class_is_refused_wherever_it_stands():
