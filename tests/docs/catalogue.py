@@ -123,6 +123,7 @@ NOT_RUN_LANGUAGES = {
 
 EXTERNAL_LINKS = {
     "https://arxiv.org/abs/1906.02629",
+    "https://arxiv.org/abs/2106.09685",
     "https://arxiv.org/abs/1312.6184",
     "https://arxiv.org/abs/2105.08919",
     "https://arxiv.org/abs/2203.08679",
