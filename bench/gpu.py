@@ -1,7 +1,8 @@
 """Our trainer beside reference loops on one GPU: small students, teacher logits, and a model of BERT-large's size.
 
     python bench/gpu.py                      # everything: 6 to 8 minutes on an H100
-    python bench/gpu.py --only tiny,femto    # some parts of tiny, femto, logits and large
+    python bench/gpu.py --only tiny,femto    # some parts of tiny, femto, logits, large and causal
+    python bench/gpu.py --only causal        # a 1B student and an 8B teacher's top-k pass, within 4 minutes
     python bench/gpu.py --small              # tiny sizes, also without a GPU: shows that the bench works
 
 Needs torch, transformers, this project (installed, or its folders in PYTHONPATH), and no network: models, tokenizer
@@ -46,7 +47,8 @@ from gpu_bench.sizes import Sizes, sizes_of
 if TYPE_CHECKING:
     from gpu_bench.stages import StageRun
 
-PARTS = ("tiny", "femto", "logits", "large")
+PARTS = ("tiny", "femto", "logits", "large", "causal")
+CAUSAL = ("causal-student", "causal-teacher")  # one process each: the second needs the memory of the first
 PACKAGES = ("distillchain_api", "distillchain_store", "distillchain_report", "distillchain_trainer")
 CHILD_LIMIT_S = 150.0
 STUDENT_LIMIT_S = 75.0  # at 3,900 examples/s, six epochs would take 104 s; the rate is known long before
@@ -116,11 +118,16 @@ class Bench:
         """Runs the chosen parts: first the references of the small students, in one process, then each part's rest."""
         chosen = [part for part in PARTS if part in parts]
         students = [part for part in chosen if part in ("tiny", "femto")]
-        first = ["machine" if chosen == ["large"] else "prepare", *students]
+        first = ["machine" if set(chosen) <= {"large", "causal"} else "prepare", *students]
         if self.options.small and "large" in chosen:
             first.append("large")  # most of the time of a small bench is the start of processes
         self.references(first)
         for part in chosen:
+            if part == "causal":
+                # Most of the time of a small bench is the start of processes.
+                for children in [[*CAUSAL]] if self.options.small else [[one] for one in CAUSAL]:
+                    self.child(children)
+                continue
             if part == "large" and part not in first:
                 self.references([part])
             for build in self.stages_of(part):

@@ -180,6 +180,20 @@ def large(job: Job) -> None:
             _emit_training("large", loop, "bfloat16", batch, timing, loss=loss, mfu=round(mfu, 4))
 
 
+def causal_student(job: Job) -> None:
+    from .causal import measure_student
+
+    for result in measure_student(job.sizes, job.device):
+        emit(**result)
+
+
+def causal_teacher(job: Job) -> None:
+    from .causal import measure_teacher
+
+    for result in measure_teacher(job.sizes, job.device):
+        emit(**result)
+
+
 def _emit_training(
     part: str, loop: str, precision: str, batch: int, timing: Timing, *, loss: float | None, **more: Any
 ) -> None:
@@ -239,4 +253,6 @@ CHILDREN: dict[str, Callable[[Job], None]] = {
     "tiny": tiny,
     "femto": femto,
     "large": large,
+    "causal-student": causal_student,
+    "causal-teacher": causal_teacher,
 }

@@ -20,6 +20,18 @@ def layer_parameters(config: dict[str, Any]) -> int:
     return int(config["num_hidden_layers"] * (attention + mlp + norms))
 
 
+def language_flops(config: dict[str, Any], *, vocabulary: int, tokens_per_row: int) -> float:
+    """FLOPs of a forward pass for each token of a Llama; a training step has three times as many.
+
+    2 for each weight of the layers and of the head, and 4 * layers * width * tokens for attention without regard to
+    its mask, as is usual.
+    """
+    hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    keys = hidden * config["num_key_value_heads"] // heads
+    weights = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * config["intermediate_size"])
+    return float(2 * (weights + vocabulary * hidden) + 4 * layers * hidden * tokens_per_row)
+
+
 def training_mfu(config: dict[str, Any], *, tokens_per_row: int, rows_per_second: float) -> float:
     """See FORMULA. Forward and backward of a matrix product are 6 FLOPs for each weight and token.
 

@@ -12,6 +12,7 @@ Result = dict[str, Any]
 SMALL_STUDENT_GOAL = 0.75  # of the captured reference
 LARGE_GOAL = 0.95  # of the compiled reference
 MFU_GOAL, MFU_BATCH = 0.35, 128
+CAUSAL_GOALS = {"causal-student": 0.40, "causal-teacher": 0.45}  # MFU
 OVERHEAD_GOAL_S = 7.5  # half of the 10 to 15 s that a stage took on an H100 in version 0.1
 
 
@@ -34,7 +35,7 @@ class Line:
 
 def table(results: list[Result], *, is_small: bool) -> str:
     """Markdown: one line for each comparison, then notes and errors."""
-    lines = [*_training_lines(results), *_logits_lines(results), *_overhead_lines(results)]
+    lines = [*_training_lines(results), *_logits_lines(results), *_causal_lines(results), *_overhead_lines(results)]
     rows = [("what", "reference", "ours", "ratio", "goal", "met"), ("---",) * 6, *(line.cells() for line in lines)]
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     notes = [
@@ -102,6 +103,25 @@ def _logits_lines(results: list[Result]) -> list[Line]:
                 ours["rows_per_second"] / best if best else None,
                 "-",
                 None,
+            )
+        )
+    return lines
+
+
+def _causal_lines(results: list[Result]) -> list[Line]:
+    lines = []
+    for part, goal in CAUSAL_GOALS.items():
+        reference, ours = (next(iter(_of(results, who=who, part=part)), None) for who in ("reference", "ours"))
+        if reference is None or ours is None or "mfu" not in ours:
+            continue
+        lines.append(
+            Line(
+                f"{_label(ours)}, MFU",
+                f"{reference['mfu']:.3f} ({reference['loop']})",
+                f"{ours['mfu']:.3f} ({ours['mode']})",
+                ours["mfu"] / reference["mfu"] if reference["mfu"] else None,
+                f"MFU {goal:.2f}",
+                ours["mfu"] >= goal,
             )
         )
     return lines

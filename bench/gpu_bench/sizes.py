@@ -29,6 +29,10 @@ class Sizes:
         large_epochs: planned for its stages, which stop after `large_measure_s` of steady training; None: they end by
             themselves.
         precisions: of the small students' stages.
+        causal_vocabulary, causal_top_k: of the language models, and what is stored of the teacher.
+        causal_rows, causal_tokens, causal_batch: rows of so many tokens, and rows of one training step.
+        causal_steps: timed steps of the reference; causal_measure_s: how long ours is timed at least.
+        causal_student, causal_teacher: shapes of Llama-3.2-1B and Llama-3.1-8B.
     """
 
     vocabulary: int
@@ -53,6 +57,15 @@ class Sizes:
     femto: dict[str, Any]
     teacher: dict[str, Any]
     large: dict[str, Any]
+    causal_vocabulary: int
+    causal_top_k: int
+    causal_rows: int
+    causal_tokens: int
+    causal_batch: int
+    causal_steps: int
+    causal_measure_s: float
+    causal_student: dict[str, Any]
+    causal_teacher: dict[str, Any]
 
 
 FULL = Sizes(
@@ -80,7 +93,22 @@ FULL = Sizes(
     femto={},  # the defaults of bert-hash
     teacher={"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     large={"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-)
+    causal_vocabulary=128_256,
+    causal_top_k=64,
+    causal_rows=128,
+    causal_tokens=1024,
+    causal_batch=8,
+    causal_steps=40,
+    causal_measure_s=10.0,
+    causal_student={
+        "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "intermediate_size": 8192, "tie_word_embeddings": True,
+    },
+    causal_teacher={
+        "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "intermediate_size": 14_336, "tie_word_embeddings": False,
+    },
+)  # fmt: skip
 
 SMALL = Sizes(
     vocabulary=1_000,
@@ -105,7 +133,22 @@ SMALL = Sizes(
     femto={"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32},
     teacher={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
     large={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-)
+    causal_vocabulary=200,
+    causal_top_k=4,
+    causal_rows=16,
+    causal_tokens=16,
+    causal_batch=4,
+    causal_steps=4,
+    causal_measure_s=0.05,
+    causal_student={
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "intermediate_size": 32, "tie_word_embeddings": True,
+    },
+    causal_teacher={
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "intermediate_size": 64, "tie_word_embeddings": False,
+    },
+)  # fmt: skip
 
 
 def sizes_of(*, small: bool) -> Sizes:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.gpu_bench.flops import layer_parameters, training_mfu
+from bench.gpu_bench.flops import language_flops, layer_parameters, training_mfu
 from bench.gpu_bench.results import table
 from bench.gpu_bench.sizes import FULL
 from bench.gpu_bench.stages import has_enough, loss_near, steady_rate
@@ -31,7 +31,8 @@ def test_the_small_bench_runs_every_part_on_a_cpu(tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     measured = {(result["part"], result["who"]) for result in results}
-    assert measured >= {(part, who) for part in ("tiny", "femto", "logits", "large") for who in ("reference", "ours")}
+    parts = ("tiny", "femto", "logits", "large", "causal-student", "causal-teacher")
+    assert measured >= {(part, who) for part in parts for who in ("reference", "ours")}
     # Both start from the same weights and learn from the same rows, but in another order.
     losses = {result["who"]: result["loss"] for result in results if result["part"] == "tiny"}
     assert losses["ours"] == pytest.approx(losses["reference"], rel=0.05)
@@ -81,6 +82,31 @@ def test_mfu_of_bert_large_is_that_of_the_log():
     assert layer_parameters(FULL.large) == 302_309_376
     # 46.9 ms for 32 rows of 125 tokens were an MFU of 0.16.
     assert training_mfu(FULL.large, tokens_per_row=125, rows_per_second=32 / 0.0469) == pytest.approx(0.16, abs=0.001)
+
+
+def test_the_arithmetic_of_a_language_model_is_that_of_its_weights_and_attention():
+    # Llama-3.2-1B has 1,235,814,400 weights, of which 67,584 are norms; its head is its embedding.
+    attention = 4 * 16 * 2048 * 1024
+    found = language_flops(FULL.causal_student, vocabulary=128_256, tokens_per_row=1024)
+    assert found == 2 * (1_235_814_400 - 67_584) + attention
+
+
+@pytest.mark.parametrize(("mfu", "met"), [(0.41, "yes"), (0.39, "no")])
+def test_a_language_model_is_compared_with_its_goal(mfu: float, met: str):
+    part = {"part": "causal-student", "precision": "bfloat16", "batch": 8}
+
+    shown = table(
+        [
+            {**part, "who": "reference", "loop": "compiled", "mfu": 0.5},
+            {**part, "who": "ours", "mode": "eager", "mfu": mfu},
+        ],
+        is_small=False,
+    )
+
+    line = (
+        f"| causal-student bfloat16, MFU | 0.500 (compiled) | {mfu:.3f} (eager) | {mfu / 0.5:.2f} | MFU 0.40 | {met} |"
+    )
+    assert line in shown.splitlines()
 
 
 @pytest.mark.parametrize(("rate", "ratio", "met"), [(30_000.0, "0.75", "yes"), (29_000.0, "0.72", "no")])
