@@ -125,7 +125,7 @@ def _split(target: str) -> tuple[str, str | None]:
 
 
 def _up_to(plan: Plan, name: str | None) -> list[PlannedStage]:
-    stages = list(plan.stages)
+    stages = list(plan.students)
     if name is None:
         return stages
     names = [stage.name for stage in stages]

@@ -73,7 +73,7 @@ def find_commit(store: Store, plan: Plan, name: str | None) -> Manifest:
     names = [stage.name for stage in plan.students]
     if name is not None and name not in names:
         raise BadInput(f"--stage: got {name}, expected {' or '.join(names)}")
-    wanted = plan.stage(name) if name else plan.stages[-1]
+    wanted = plan.stage(name) if name else plan.students[-1]
     assert wanted is not None
     manifest = read_manifest(store, wanted.digest)
     if manifest is None:

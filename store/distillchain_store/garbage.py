@@ -101,12 +101,31 @@ def find_garbage(
             # What such a manifest needs is unknown.
             found.kept.append(str(error))
     if with_logits:
-        old = [item for item in found.logits if item.modified_s < written_before_s]
+        passes = _outputs_of_passes(store)
+        if passes:
+            found.kept.append(
+                "outputs that the pass of a teacher has computed: stages read them, and would not compute them again"
+            )
+        old = [item for item in found.logits if item.modified_s < written_before_s and _folder(item) not in passes]
         found.garbage.extend(_by_folder(old, "outputs of a teacher; they can be computed again"))
     for write in store.list_unfinished():
         if write.started_s < written_before_s:
             found.garbage.append(Garbage(write.key, "a write that never ended", writes=[write]))
     return found
+
+
+def _outputs_of_passes(store: Store) -> set[str]:
+    """Folders of outputs that a committed pass has promised to later stages."""
+    needed = set()
+    for item in store.list_objects("passes/"):
+        if item.key.endswith("/manifest.json"):
+            # Of another release, too: whatever it lists is kept.
+            needed |= set(re.findall(r'"logits":\s*"([0-9a-f]{64})"', store.read(item.key).decode(errors="replace")))
+    return {f"logits/{digest}" for digest in needed}
+
+
+def _folder(item: StoredObject) -> str:
+    return item.key.rpartition("/")[0]
 
 
 def _of_stage(

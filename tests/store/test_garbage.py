@@ -148,6 +148,17 @@ def test_outputs_of_teachers_are_garbage_on_request(store: Store):
     assert {item.key for item in find(store).logits} == logits
 
 
+def test_outputs_that_a_pass_has_promised_are_kept(store: Store):
+    put(store, f"logits/{OTHER}/a.safetensors")
+    unneeded = put(store, f"logits/{DIGEST}/a.safetensors")
+    store.write(f"passes/{DIGEST}/manifest.json", b'{"contract": 1, "logits": "' + OTHER.encode() + b'"}')
+
+    found = find(store, with_logits=True)
+
+    assert keys(found) == unneeded
+    assert "the pass of a teacher" in found.kept[0]
+
+
 def test_a_manifest_that_cannot_be_read_protects_its_stage(store: Store):
     put_commit(store)
     put(store, f"{attempt_prefix(DIGEST, 'second')}/weights")

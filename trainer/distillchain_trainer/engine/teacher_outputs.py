@@ -41,7 +41,7 @@ from distillchain_trainer.errors import StopRequested
 log = logging.getLogger(__name__)
 
 # Part of the digest. Raise it when the parts or the computation change, so that older parts are not found.
-OUTPUTS_VERSION = 3
+OUTPUTS_VERSION = 4
 
 SORTED_ROWS = 2**19  # that are batched by length
 SENT_BYTES = 16 * 2**20  # of outputs that are sent to other nodes at a time
