@@ -1,4 +1,4 @@
-"""docs/install.md on a cluster with a node: its three commands, a chain that succeeds, its report, and uninstall.
+"""docs/install.md on a cluster with a node: its first commands, a chain that succeeds, its report, and uninstall.
 
 tests/docs runs all blocks of the page on an API server without a node.
 """

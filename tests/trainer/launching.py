@@ -46,7 +46,7 @@ def wait_for_stop(signals):
     with signals.deferred():
         while not signals.requested:
             time.sleep(0.01)
-def stage(order, *, attempt, folder, reporter, signals, warnings):
+def stage(order, *, attempt, folder, reporter, signals, warnings, on_committed=None):
     mark("started")
 {body}
     return Committed.parse({committed!r})

@@ -222,6 +222,7 @@ def test_the_commit_of_unlabelled_text_is_in_manifest_and_model_card(hub: Hub, t
     assert f"Unlabelled text: hf://org/reviews, revision {commit}." in card
 
 
+@pytest.mark.usefixtures("here")
 def test_a_data_set_that_cannot_be_built_is_no_crash(hub: Hub, tmp_path: Path):
     """The pages are damaged, the footer is not, so reading the rows fails, and `datasets` reports only that it failed."""
     for path in hub.folder("datasets", "org/reviews").glob("short/*.parquet"):
