@@ -5,6 +5,7 @@ Knows no tags. Columns are separated by tabs if any line of the file's beginning
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,26 +50,27 @@ def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
     picked = (0, 0)
     words: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate(file.lines(newline="\n"), start=1):
-        content = line.removesuffix("\n").removesuffix("\r")
-        if "\r" in content:
-            raise cr_alone(file.name)
-        # Some writers end a sentence with a line of blanks or a tab.
-        cells = [] if not content.strip() else content.split("\t") if has_tabs else content.split()
-        # As CoNLL-U writes them. Where blanks separate the columns, a line that begins with # may be a word.
-        if has_tabs and len(cells) == 1 and content.startswith("#"):
-            continue
-        if cells and not count:
-            count, picked = len(cells), columns.pick(len(cells), f"{file.name}:{number}")
-        if cells and len(cells) != count:
-            raise _other_count(file.name, number, len(cells), count)
-        if cells and cells[picked[0]] != DOCUMENT_START:
-            first = first if words else number
-            words.append(cells[picked[0]])
-            tags.append(cells[picked[1]])
-        elif words:
-            yield Row(first, (words, tags))
-            words, tags = [], []
+    with contextlib.closing(file.lines(newline="\n")) as lines:
+        for number, line in enumerate(lines, start=1):
+            content = line.removesuffix("\n").removesuffix("\r")
+            if "\r" in content:
+                raise cr_alone(file.name)
+            # Some writers end a sentence with a line of blanks or a tab.
+            cells = [] if not content.strip() else content.split("\t") if has_tabs else content.split()
+            # As CoNLL-U writes them. Where blanks separate the columns, a line that begins with # may be a word.
+            if has_tabs and len(cells) == 1 and content.startswith("#"):
+                continue
+            if cells and not count:
+                count, picked = len(cells), columns.pick(len(cells), f"{file.name}:{number}")
+            if cells and len(cells) != count:
+                raise _other_count(file.name, number, len(cells), count)
+            if cells and cells[picked[0]] != DOCUMENT_START:
+                first = first if words else number
+                words.append(cells[picked[0]])
+                tags.append(cells[picked[1]])
+            elif words:
+                yield Row(first, (words, tags))
+                words, tags = [], []
     if words:
         yield Row(first, (words, tags))
 

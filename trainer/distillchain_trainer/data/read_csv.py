@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterator
 
@@ -20,8 +21,15 @@ def read_csv(file: TextFile, header: Header) -> Iterator[Row]:
     """
     # A setting of the whole process; csv has no other.
     csv.field_size_limit(MAX_CELL_CHARS)
-    # newline="" leaves line ends within cells to csv. strict: csv would otherwise guess at broken quoting.
-    reader = csv.reader(file.lines(newline=""), strict=True)
+    # newline="" leaves line ends within cells to csv.
+    # Closed here: a file whose reader ends with an error would stay open until the error is forgotten.
+    with contextlib.closing(file.lines(newline="")) as lines:
+        yield from _rows(lines, file, header)
+
+
+def _rows(lines: Iterator[str], file: TextFile, header: Header) -> Iterator[Row]:
+    # strict: csv would otherwise guess at broken quoting.
+    reader = csv.reader(lines, strict=True)
     picked: list[int] = []
     names: list[str] = []
     blank = 0  # line of the last row without cells: allowed at the end only

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class TextFile:
         with self._open() as unpacked:
             return unpacked.read(HEAD_BYTES)
 
-    def lines(self, *, newline: str) -> Iterator[str]:
+    def lines(self, *, newline: str) -> Generator[str]:
         """The lines with their line ends; `newline` as in io.TextIOWrapper."""
         # utf-8-sig: a byte order mark, as Excel writes it, would become part of the first column's name.
         with self._open() as file, io.TextIOWrapper(file, "utf-8-sig", newline=newline) as lines:
@@ -84,14 +85,15 @@ def numbered_lines(file: TextFile) -> Iterator[tuple[int, str]]:
     Not splitlines(), which also breaks at U+2028, U+0085 and form feeds within texts.
     """
     blank = 0  # the last line, if it is blank: allowed at the end only
-    for number, line in enumerate(file.lines(newline="\n"), start=1):
-        content = line.removesuffix("\n").removesuffix("\r")
-        if not content:
-            blank = blank or number
-            continue
-        if blank:
-            raise blank_line(file.name, blank)
-        yield number, content
+    with contextlib.closing(file.lines(newline="\n")) as lines:
+        for number, line in enumerate(lines, start=1):
+            content = line.removesuffix("\n").removesuffix("\r")
+            if not content:
+                blank = blank or number
+                continue
+            if blank:
+                raise blank_line(file.name, blank)
+            yield number, content
 
 
 def blank_line(name: str, number: int) -> DataInvalid:
