@@ -109,7 +109,8 @@ def find_garbage(
         old = [item for item in found.logits if item.modified_s < written_before_s and _folder(item) not in passes]
         found.garbage.extend(_by_folder(old, "outputs of a teacher; they can be computed again"))
     for write in store.list_unfinished():
-        if write.started_s < written_before_s:
+        # Whatever else lies in the folder or bucket is not ours.
+        if write.started_s < written_before_s and write.key.startswith(("stages/", "logits/", "passes/")):
             found.garbage.append(Garbage(write.key, "a write that never ended", writes=[write]))
     return found
 

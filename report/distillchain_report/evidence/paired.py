@@ -111,7 +111,13 @@ class Difference:
     def _half_width(self, rows: int, seeds: int) -> float:
         by_rows = (self.spread.rows + self.spread.noise / seeds) / rows
         by_seeds = (self.spread.seeds + self.spread.noise / rows) / seeds
-        error, freedom = _error(by_rows, (by_seeds / 2, by_seeds / 2), rows=rows, seeds=(seeds, seeds), noise=0.0)
+        error, freedom = _error(
+            by_rows,
+            (by_seeds / 2, by_seeds / 2),
+            rows=rows,
+            seeds=(seeds, seeds),
+            noise=self.spread.noise / (rows * seeds),
+        )
         return _t(0.5 + CONFIDENCE / 2, freedom) * error
 
 

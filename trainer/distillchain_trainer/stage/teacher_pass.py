@@ -9,6 +9,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import safetensors.numpy
 
 from distillchain_api.gates import missed_teacher_gate, teacher_sentence
@@ -66,7 +67,7 @@ def _make(context: Context) -> Committed:
         (folder / RESULTS_FOLDER).mkdir()
         for name, measurement in measured.splits.items():
             path = folder / RESULTS_FOLDER / OUTPUTS_FILE.format(split=name)
-            safetensors.numpy.save_file({"outputs": measurement.outputs}, path)
+            safetensors.numpy.save_file({"outputs": np.ascontiguousarray(measurement.outputs)}, path)
         own = PassManifest(
             digest=order.digest,
             chain=order.chain,
