@@ -47,4 +47,6 @@ def has_succeeded(document: dict[str, Any]) -> bool:
     open_exports = any(
         c.get("type") == "ExportsReady" and c.get("status") != "True" for c in status.get("conditions") or []
     )
-    return bool(is_current and status.get("phase") == "Succeeded" and not open_exports)
+    # A problem, such as a refused deletion, leaves the phase as it is and has to be tried again.
+    is_ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or [])
+    return bool(is_current and status.get("phase") == "Succeeded" and is_ready and not open_exports)

@@ -68,7 +68,7 @@ class JobCreator:
         self._monotonic = monotonic
         self._metrics = metrics
         # Only spares requests: after a restart the operator asks again and decides the same.
-        self._refusals: dict[ChainKey, dict[str, _Refusal]] = {}
+        self._refusals: dict[ChainKey, dict[tuple[str, str], _Refusal]] = {}
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted."""
@@ -83,7 +83,9 @@ class JobCreator:
         manifest = action.job if isinstance(action, CreateJob) else action.manifest
         metadata, kind = plan.chain.metadata, manifest["kind"]
         wanted = (metadata.uid, metadata.generation, kind, manifest["metadata"]["name"])
-        refusal = self._refusals.get(key, {}).get(kind)
+        # By name: of several Jobs that are refused, none may use up the pause of another.
+        place = (kind, manifest["metadata"]["name"])
+        refusal = self._refusals.get(key, {}).get(place)
         if refusal is not None and refusal.wanted == wanted and refusal.until > self._monotonic():
             return Outcome(refusal.changes, refusal.until - self._monotonic())
         if isinstance(action, CreateJob):
@@ -93,7 +95,9 @@ class JobCreator:
         # An outcome without changes is not kept: the object exists, and the next reconcile sees it.
         if outcome.changes and outcome.retry_s:
             until = self._monotonic() + outcome.retry_s
-            self._refusals.setdefault(key, {})[kind] = _Refusal(wanted, outcome.changes, until)
+            now, known = self._monotonic(), self._refusals.get(key, {})
+            kept = {other: refusal for other, refusal in known.items() if refusal.until > now}
+            self._refusals[key] = kept | {place: _Refusal(wanted, outcome.changes, until)}
         return outcome
 
     async def _create_job(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:

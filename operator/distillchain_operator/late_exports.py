@@ -67,7 +67,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         waiting=waiting,
         priority=PRIORITY,
         is_export=True,
-        was_refused=is_refused(entry),
+        refused=entry if is_refused(entry) and not view.was_edited else None,
     )
     return Step(waiting, start=start)
 

@@ -34,7 +34,7 @@ class Start:
         waiting: the entry while it is not.
         is_held: `waiting` already says why: its pause is not over.
         priority: a lower number starts first.
-        was_refused: the API server refused it the last time, so that others go first.
+        refused: the entry that says why the API server refused it the last time; others then go first.
     """
 
     stage: PlannedStage
@@ -44,7 +44,7 @@ class Start:
     priority: int
     is_held: bool = False
     is_export: bool = False
-    was_refused: bool = False
+    refused: StageStatus | None = None
 
     @property
     def action(self) -> CreateJob:
@@ -53,6 +53,10 @@ class Start:
 
     def after(self, wait: Wait) -> StageStatus:
         """The entry while something is in the way."""
+        # Why it was refused is still what the user has to correct. Two refused ones that took turns would each change
+        # the status, and each change is an event that starts the next look.
+        if self.refused is not None and not wait.failure_class:
+            return self.refused
         # While the pods of a deleted Job stop, the reason why they do not is what the user needs to know.
         if self.is_held and not wait.failure_class:
             return self.waiting
@@ -89,7 +93,7 @@ def schedule(
     """
     slots = [*_slots_of_jobs(view, leaving), *_slots_of_pods(view)]
     # Sorting is stable, so starts of one priority keep the order of the plan.
-    for start in sorted(starts, key=lambda start: (start.priority, start.was_refused)):
+    for start in sorted(starts, key=lambda start: (start.refused is not None, start.priority)):
         # Two pods of one stage would write the same state, however many Jobs may run.
         own = next((slot for slot in slots if slot.stage == start.stage.name), None)
         rival = own or (slots[0] if len(slots) >= view.plan.max_parallel_jobs else None)

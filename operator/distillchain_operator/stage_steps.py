@@ -16,16 +16,23 @@ from distillchain_operator.step import Step
 from distillchain_operator.view import View
 from distillchain_operator.wanted_jobs import WantedJob, wanted_job
 
+DAMAGED = "the next stage found its checkpoint damaged"
+
 
 def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: set[str]) -> Step:
     """A stage that needs another one: it stays committed, finishes if it already runs, and else waits."""
     before = view.previous_entry(stage)
-    if before is not None and stays_committed(view, stage, before, job=wanted_job(view, stage).name):
+    damaged_at = found_damaged_at(view, stage)
+    if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted_job(view, stage).name):
         return export_step(view, stage, before, leaving=leaving)
     running = next(iter(view.unfinished_jobs_of(stage)), None)
     if running is not None:  # the gate of an earlier stage was tightened while this one ran
         return Step(entries.running(view, stage, running))
-    return Step(entries.pending(stage, f"waiting for {waits_for} to commit"))
+    # The entry that says so is gone once the stage that found the damage waits too. So the answer that committed this
+    # one is deleted now, or it would commit it again when its turn comes.
+    old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at and not job.deleting]
+    deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED) for job in old)
+    return Step(entries.pending(stage, f"waiting for {waits_for} to commit"), deletions)
 
 
 def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
@@ -74,7 +81,7 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
         waiting=waiting,
         priority=stage.priority,
         is_held=held is not None,
-        was_refused=is_refused(before),
+        refused=before if is_refused(before) and not view.was_edited else None,
     )
     return Step(waiting, start=start)
 
@@ -111,7 +118,7 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
     """The wanted Job has finished, and none of its pods has answered that the stage is committed."""
     # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
     if damaged_at and job.created_at <= damaged_at:
-        return _run_again(stage, job, why="the next stage found its checkpoint damaged")
+        return _run_again(stage, job, why=DAMAGED)
     before = view.entry_of(stage, job)
     if before is not None and before.phase == "Failed":
         # Final for this Job. The pods that reported the reason may be deleted in the meantime.

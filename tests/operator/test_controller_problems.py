@@ -127,9 +127,18 @@ async def test_a_job_that_is_deleted_is_not_resumed_before():
     assert (server.jobs, resumed) == ([], [])
 
 
+async def test_a_chain_that_succeeded_but_has_a_problem_is_looked_at_again_after_a_restart():
+    server = FakeApiServer()
+    stalled = [{"type": "Ready", "status": "False", "reason": "ReconcileFailed", "message": "no"}]
+    server.chain["status"] = {"phase": "Succeeded", "observedGeneration": 1, "stages": [], "conditions": stalled}
+    await a_controller(server).reconcile(KEY)
+    assert server.statuses
+
+
 async def test_a_finished_chain_is_read_once_and_its_jobs_are_not_listed():
     server = FakeApiServer()
-    server.chain["status"] = {"phase": "Succeeded", "observedGeneration": 1, "stages": [], "conditions": []}
+    ready = [{"type": "Ready", "status": "True", "reason": "Succeeded", "message": "done"}]
+    server.chain["status"] = {"phase": "Succeeded", "observedGeneration": 1, "stages": [], "conditions": ready}
     server.jobs = [{"unreadable": True}]
     controller = a_controller(server)
     assert await controller.reconcile(KEY) is None

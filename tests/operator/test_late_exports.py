@@ -186,6 +186,21 @@ def test_an_export_whose_job_is_refused_leaves_its_stage_committed_and_lets_othe
     assert created(later) == ["tiny"]
 
 
+def test_two_refused_exports_do_not_take_turns_in_the_status():
+    """Each change of the status is an event, so the operator would look again and again."""
+    plan, status = succeeded("mini", "tiny")
+    refusal = {"phase": "Failed", "job": None, "message": "no", "failure_class": FailureClass.POD_REJECTED}
+    for _ in range(3):
+        decision = decide(plan, previous=status)
+        (name,) = created(decision)
+        changes = refused_export(plan, name, refusal)
+        stages = [e.model_copy(update=changes if e.name == name else {}) for e in decision.status.stages]
+        before, status = status, decision.status.model_copy(update={"stages": stages})
+
+    assert status.stages == before.stages
+    assert [e.missing_export and e.missing_export.phase for e in status.stages] == ["Failed", "Failed"]
+
+
 def test_a_suspended_chain_starts_no_export():
     _, status = succeeded("mini")
     plan = a_plan(stages=["mini"], generation=2, template=ONNX, suspend=True)

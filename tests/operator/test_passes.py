@@ -14,6 +14,7 @@ from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_operator.actions import DeleteJob
 from distillchain_operator.jobs import JobDefaults, build_job
 
 EIGHT = {"resources": {"limits": {"nvidia.com/gpu": "8"}}, "parallelism": {"sharding": "Full"}}
@@ -108,6 +109,27 @@ def test_a_pass_that_its_stage_finds_damaged_runs_again_once_the_stage_is_retrie
     decision = decide(plan, done, pods=(answered,), previous=status)
 
     assert entry(decision, "mini-pass").phase == "Pending"
+
+
+def test_the_pass_of_a_later_stage_that_is_found_damaged_runs_again_too():
+    document = a_document()
+    document["spec"]["stages"][1]["teacherPass"] = EIGHT
+    document["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": 1}
+    plan = build_plan(parse_chain(document))
+    done = {name: a_committed_job(plan, name) for name in ("mini", "tiny-pass")}
+    jobs, pods = [job for job, _ in done.values()], [pod for _, pod in done.values()]
+    status = decide(plan, *jobs, pods=tuple(pods)).status
+    failed, pod = a_failed_job(plan, "tiny", FailureClass.CHECKPOINT_CORRUPT)
+    status = decide(plan, *jobs, failed, pods=(*pods, pod), previous=status).status
+
+    retried = decide(plan, *jobs, pods=tuple(pods), previous=status)
+
+    gone = {action.name for action in retried.actions if isinstance(action, DeleteJob)}
+    assert gone == {job["metadata"]["name"] for job in jobs}
+    first = decide(plan, previous=retried.status)
+    assert created(first) == ["mini"]
+    job, answered = a_committed_job(plan, "mini")
+    assert created(decide(plan, job, pods=(answered,), previous=first.status)) == ["tiny-pass"]
 
 
 def test_a_pass_that_runs_is_not_stopped_for_an_edit_of_its_student():
