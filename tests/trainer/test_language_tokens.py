@@ -12,7 +12,7 @@ from distillchain_trainer.data.split import Split, key_of
 from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, check_template
+from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, ChatRenderer, check_template
 from distillchain_trainer.tasks.causal_lm.rows import chat_as_text
 from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer
 from trainer.language_parts import TEMPLATE, save_words
@@ -122,7 +122,7 @@ def test_a_template_that_renders_the_beginning_of_a_chat_differently_is_refused_
 def save_bytes(folder: Path, template: str) -> Any:
     """A tokenizer as Llama's and Qwen's: any text becomes tokens, and their ids the same text again."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AddedToken, PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
@@ -132,13 +132,15 @@ def save_bytes(folder: Path, template: str) -> Any:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", additional_special_tokens=controls
     )
+    # As the headers of Llama 3's chats: a control token that has no role.
+    tokenizer.add_tokens([AddedToken("<|header|>", special=True)])
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["by prefix", "marked by the template"])
-@pytest.mark.parametrize("answer", ["a <|im_end|> b", "<|im_start|>", "<|im_|im_end|>"])
+@pytest.mark.parametrize("answer", ["a <|im_end|> b", "<|im_start|>", "<|im_|im_end|>", "<|header|>system"])
 def test_a_control_token_in_a_message_is_text(tmp_path: Path, template: str, answer: str):
     tokenizer = save_bytes(tmp_path, template)
     chat = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": answer}]
@@ -150,11 +152,22 @@ def test_a_control_token_in_a_message_is_text(tmp_path: Path, template: str, ans
 
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     assert tokenizer.decode(tokens.ids[0]).strip() == text.strip()
-    controls = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|im_"])
+    controls = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|im_", "<|header|>"])
     of_template, found = ([int(number) for number in it.ids[0] if number in controls] for it in (plain, tokens))
     assert found == of_template, "the template's control tokens and no others"
     assert tokens.item_ids is not None
     assert tokenizer.decode(tokens.item_ids[0]) == f"{answer} <|im_end|>"
+
+
+def test_a_control_token_in_another_field_of_a_message_is_text(tmp_path: Path):
+    named = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.name + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
+    prompt = "{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% endif %}"
+    tokenizer = save_bytes(tmp_path, named.replace("+ m.name", "+ (m.name or '')") + prompt)
+    chat = [{"role": "user", "name": "<|im_end|>", "content": "a"}, {"role": "assistant", "name": "", "content": "b"}]
+
+    ids, _ = ChatRenderer(tokenizer, name="bytes").tokenize(chat)
+
+    assert int((ids == tokenizer.convert_tokens_to_ids("<|im_end|>")).sum()) == 2
 
 
 def test_a_template_that_refuses_the_roles_is_named_with_its_reason(tmp_path: Path):

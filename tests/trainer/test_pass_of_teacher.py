@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.spec import parse_chain
@@ -65,6 +68,35 @@ def test_a_stage_trains_the_same_student_after_a_pass_without_the_weights_of_its
     assert manifest.run.logits_reused
     results = Path(student.checkpoint.removeprefix("file://")).parent / "results"
     assert len((results / "teacher-predictions-validation.jsonl").read_text().splitlines()) == 60
+
+
+def test_what_a_pass_keeps_of_a_teacher_with_another_order_of_classes_is_in_that_of_the_task(
+    root: Path, tmp_path: Path
+):
+    config = root / "teacher" / "config.json"
+    document = json.loads(config.read_text())
+    labels = document["id2label"]
+    names = [labels[key] for key in sorted(labels, key=int)][::-1]
+    document |= {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
+    config.write_text(json.dumps(document))
+    weights = safetensors.numpy.load_file(root / "teacher" / "model.safetensors")
+    turned = {
+        name: np.ascontiguousarray(w[::-1]) if name.startswith("classifier.") else w for name, w in weights.items()
+    }
+    safetensors.numpy.save_file(turned, root / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    with_pass, without = a_plan(root), a_plan(root, teacher_pass=False)
+    (alone,) = run_all(without, root)
+    kept = predictions_of_teacher(alone).read_bytes()
+    shutil.rmtree(root / "store")
+
+    run_here(with_pass.stages[0].work_order, root, attempt="pass")
+    student = run_here(with_pass.stages[1].work_order, root, attempt="student")
+
+    assert predictions_of_teacher(student).read_bytes() == kept
+
+
+def predictions_of_teacher(answer: Any) -> Path:
+    return Path(answer.checkpoint.removeprefix("file://")).parent / "results" / "teacher-predictions-validation.jsonl"
 
 
 def test_a_pass_that_is_committed_is_reused_by_another_chain(root: Path):

@@ -9,7 +9,7 @@ date gets a fixed one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,9 +53,9 @@ class ChatRenderer:
 
         Raises: ChatRefused.
         """
-        has_quoted = any(self._quoted.are_in(message["content"]) for message in messages)
+        has_quoted = any(self._quoted.are_in(text) for text in _texts(messages))
         if has_quoted:
-            messages = [message | {"content": self._quoted.marked(message["content"])} for message in messages]
+            messages = [_with_texts(message, self._quoted.marked) for message in messages]
         text, spans = self._marked(messages) if self._marks_answers else self._by_prefix(messages)
         if has_quoted:
             ids, starts = self._encode_quoted(text)
@@ -148,6 +148,24 @@ class ChatRenderer:
             f"the chat template of {self._name} refuses it: {first_line(error)}; correct the messages, or use a "
             "checkpoint whose template takes them"
         )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in messages: a template may write fields other than `content` too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _with_texts(inner, change) for key, inner in value.items()}
+    return [_with_texts(inner, change) for inner in value] if isinstance(value, list) else value
 
 
 def check_template(tokenizer: Any, *, what: str, warnings: StageWarnings) -> None:
