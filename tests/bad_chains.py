@@ -247,7 +247,7 @@ BAD_CHAINS = (
     BadChain(
         "a teacher without weight",
         lambda spec: spec["stages"][1].update(teachers=[{"stage": "mini"}, {"stage": "teacher", "weight": 0}]),
-        "spec.stages[1].teachers[1].weight: got 0, expected a number above 0 and at most 1000; 1.0 is the default",
+        "spec.stages[1].teachers[1].weight: got 0, expected a number from 0.001 to 1000; 1.0 is the default",
         ("spec.stages[1].teachers[1].weight",),
     ),
     BadChain(

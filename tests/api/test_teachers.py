@@ -92,7 +92,7 @@ def test_teachers_and_their_shares_are_in_the_digest_and_their_order_is_not():
             [ROOT, OUTSIDE],
             ["spec.stages[1].teachers: got teacher and hf://org/other, expected the stage before among them; add {stage: mini}, because each stage of a chain learns from the one before"],
         ),
-        ([BEFORE, {"stage": "teacher", "weight": 0}], ["spec.stages[1].teachers[1].weight: got 0, expected a number above 0 and at most 1000; 1.0 is the default"]),
+        ([BEFORE, {"stage": "teacher", "weight": 0}], ["spec.stages[1].teachers[1].weight: got 0, expected a number from 0.001 to 1000; 1.0 is the default"]),
         ([BEFORE, {"stage": "teacher", "model": "hf://org/x"}], ["spec.stages[1].teachers[1]: got both, expected one of stage and model"]),
         ([BEFORE, {"weight": 2}], ["spec.stages[1].teachers[1]: got none, expected one of stage and model"]),
     ],

@@ -29,9 +29,7 @@ ROOT = "teacher"
 MAX_TEACHERS = 8
 WEIGHT_DECIMALS = 12  # of a share: 1/3 has the same digest as 2/6
 
-TeacherWeight = Annotated[
-    float, Field(gt=0, le=1000), Expect("a number above 0 and at most 1000", "1.0 is the default")
-]
+TeacherWeight = Annotated[float, Field(ge=0.001, le=1000), Expect("a number from 0.001 to 1000", "1.0 is the default")]
 
 
 class StageTeacher(Document):

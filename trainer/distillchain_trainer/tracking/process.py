@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -46,11 +47,13 @@ class TrackerProcess:
                 stdout=output,  # not ours: stdout of the trainer has nothing but progress lines
                 stderr=output,
                 start_new_session=True,  # so that it can be killed with the processes that a client starts
-                pipesize=PIPE_BYTES if sys.platform == "linux" else -1,
             )
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
         os.set_blocking(self._pipe, False)
+        # Refused where the pods of one user have many pipes on a node. Values then wait in this process.
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def send(self, message: Message) -> None:
         """Sends a message without waiting. Does nothing after a fault."""

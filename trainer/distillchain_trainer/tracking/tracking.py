@@ -40,8 +40,12 @@ class TrackingState(Record):
 class Tracking:
     """The trackers of one stage, on rank 0; without trackers it does nothing."""
 
-    def __init__(self, processes: Sequence[TrackerProcess] = ()) -> None:
+    def __init__(self, processes: Sequence[TrackerProcess] = (), *, unstarted: Mapping[str, str] | None = None) -> None:
+        """Args:
+        unstarted: trackers whose process could not be started, and why.
+        """
         self._processes = list(processes)
+        self._unstarted = dict(unstarted or {})
         self._state: TrackingState | None = None
         self._newest: HistoryPoint | None = None
         self._rate_from = (0, 0.0)  # step and seconds of training at the last point
@@ -120,7 +124,8 @@ class Tracking:
         # One limit for all of them: they work at the same time.
         deadline = time.monotonic() + within_s
         processes, self._processes, self._state = self._processes, [], None
-        faults = {process.name: process.finish(deadline) for process in processes}
+        faults = self._unstarted | {process.name: process.finish(deadline) for process in processes}
+        self._unstarted = {}
         return [
             f"spec.template.tracking.{name}: {why}; values are missing there, and the stage is not affected"
             for name, why in faults.items()
@@ -144,15 +149,18 @@ def open_tracking(order: WorkOrder, *, folder: Path) -> Tracking:
     Args:
         folder: for files in the making.
     """
-    processes = []
+    processes, unstarted = [], {}
     for name, spec in order.tracking:
         if spec is None:
             continue
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         setup = Setup(folder=str(place), storage=order.storage, **{name: spec})
-        processes.append(TrackerProcess(to_camel(name), setup))
-    return Tracking(processes)
+        try:
+            processes.append(TrackerProcess(to_camel(name), setup))
+        except OSError as error:  # no memory, or too many processes or open files
+            unstarted[to_camel(name)] = f"its process could not be started ({error.strerror})"
+    return Tracking(processes, unstarted=unstarted)
 
 
 def build_start(
