@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from distillchain_store.patience import NORMAL_S, Patience
 from distillchain_store.store import Fingerprint, StoredObject, Unfinished, fingerprint_of, path_of_uri
 
 PART_MARK = ".part-"  # marks files that are still being written; they are never listed
+PART_NAME = re.compile(rf"(?P<key>.+){re.escape(PART_MARK)}[0-9a-f]{{32}}")
 # No retry helps: no right to the place, a read-only volume, or a file where a folder should be.
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 # What link(2) reports where it is not supported depends on the file system. EMLINK: the file has too many links.
@@ -108,9 +110,9 @@ class FileStore:
         """See Store."""
         found = []
         for path, stat in self._walk(""):
-            key, mark, _ = path.rpartition(PART_MARK)
-            if mark and "/" not in path[len(key) :]:
-                found.append(Unfinished(key, path, stat.st_size, stat.st_mtime))
+            # Files of others, such as the output of split(1), may have similar names.
+            if match := PART_NAME.fullmatch(path):
+                found.append(Unfinished(match["key"], path, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda write: write.handle)
 
     def abandon(self, writes: list[Unfinished]) -> None:

@@ -106,7 +106,9 @@ def find_garbage(
             found.kept.append(
                 "outputs that the pass of a teacher has computed: stages read them, and would not compute them again"
             )
-        old = [item for item in found.logits if item.modified_s < written_before_s and _folder(item) not in passes]
+        # As a whole: a pass that still runs relies on the parts that it wrote days ago.
+        recent = {_folder(item) for item in found.logits if item.modified_s >= written_before_s}
+        old = [item for item in found.logits if _folder(item) not in passes | recent]
         found.garbage.extend(_by_folder(old, "outputs of a teacher; they can be computed again"))
     for write in store.list_unfinished():
         # Whatever else lies in the folder or bucket is not ours.
@@ -184,10 +186,13 @@ def _by_folder(objects: Iterable[StoredObject], why: str) -> list[Garbage]:
 
 
 def delete_garbage(store: Store, garbage: Garbage) -> bool:
-    """Deletes it, unless its stage was committed since it was found. Returns: whether it was deleted.
+    """Deletes it, unless its stage or pass was committed since it was found. Returns: whether it was deleted.
 
     Raises: errors of the store.
     """
+    # A pass may have been committed since, and then it has promised these outputs to later stages.
+    if LOGITS.match(f"{garbage.folder}/") and garbage.folder in _outputs_of_passes(store):
+        return False
     match = PART_OF_STAGE.match(garbage.folder)
     if match and match["kind"] == "attempts":
         manifest = read_manifest(store, match["digest"])

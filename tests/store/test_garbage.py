@@ -181,7 +181,7 @@ def test_an_attempt_that_was_committed_after_all_is_not_deleted(store: Store):
 
 def test_writes_that_never_ended(tmp_path: Path):
     store = FileStore(f"file://{tmp_path}")
-    part = tmp_path / "stages" / DIGEST / "attempts" / "a" / f"weights{PART_MARK}123"
+    part = tmp_path / "stages" / DIGEST / "attempts" / "a" / f"weights{PART_MARK}{'0a' * 16}"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
 
@@ -191,6 +191,32 @@ def test_writes_that_never_ended(tmp_path: Path):
     assert find_garbage(store, written_before_s=time.time() - 60).garbage == []
     delete_garbage(store, garbage)
     assert not part.exists()
+
+
+def test_files_of_others_are_no_unfinished_writes(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}")
+    for path in ("rows/train.tsv.part-01", f"rows/train.tsv.part-{'0a' * 16}", f"stages/{DIGEST}/x.part-01"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"theirs")
+
+    assert find(store).garbage == []
+
+
+def test_outputs_that_a_pass_still_adds_to_are_kept(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}")
+    put(store, f"logits/{OTHER}/old.safetensors", f"logits/{OTHER}/new.safetensors")
+    os.utime(tmp_path / f"logits/{OTHER}/old.safetensors", (1, 1))
+
+    assert find_garbage(store, written_before_s=time.time() - 60, with_logits=True).garbage == []
+
+
+def test_outputs_that_a_pass_has_promised_since_are_not_deleted(store: Store):
+    put(store, f"logits/{OTHER}/a.safetensors")
+    (garbage,) = find(store, with_logits=True).garbage
+    store.write(f"passes/{DIGEST}/manifest.json", b'{"contract": 1, "logits": "' + OTHER.encode() + b'"}')
+
+    assert not delete_garbage(store, garbage)
+    assert store.read(f"logits/{OTHER}/a.safetensors")
 
 
 @pytest.mark.cluster
