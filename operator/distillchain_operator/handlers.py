@@ -64,17 +64,17 @@ def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs)
 
 
-async def on_chain_event(meta: kopf.Meta, type: str | None, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 - kopf's name
+async def on_chain_event(meta: kopf.Meta, event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
     """A chain was created, edited or deleted, or its status was written."""
     # Without a type the chain was listed, at the start or after a watch that broke off.
-    if type is None and memo.finished.is_unchanged(meta):
+    if event["type"] is None and memo.finished.is_unchanged(meta):
         return
     memo.report(ChainKey(meta["namespace"], meta["name"]))
 
 
-async def on_child_event(meta: kopf.Meta, type: str | None, memo: kopf.Memo, **_: Any) -> None:  # noqa: A002 - kopf's name
+async def on_child_event(meta: kopf.Meta, event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
     """A Job or pod of a chain changed."""
     key = ChainKey(meta["namespace"], meta["labels"][CHAIN_LABEL])
-    if type is None and key in memo.finished:
+    if event["type"] is None and key in memo.finished:
         return
     memo.report(key)

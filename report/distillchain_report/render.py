@@ -41,12 +41,11 @@ def render(report: Report, form: Format) -> str:
 def render_html(report: Report) -> str:
     """One file that needs no other file, no script and no network."""
     environment = _environment()
-    style = (resources.files("distillchain_report") / "templates" / "report.css").read_text(encoding="utf-8")
     section = section_of(report.task or {})
     curves = [(stage, figures.history_figure(report, stage)) for stage in report.stages]
     return environment.get_template("report.html").render(
         report=report,
-        style=Markup(style),  # noqa: S704 - ours
+        style=_style(),
         badge=badge(report),
         quality=_markup(figures.quality_figure(report)),
         curves=[(stage, _markup(curve)) for stage, curve in curves if curve],
@@ -70,7 +69,6 @@ def render_html(report: Report) -> str:
 
 def render_side_by_side(comparison: SideBySide, *, version: str) -> str:
     """One HTML file that needs no other file, no script and no network."""
-    style = (resources.files("distillchain_report") / "templates" / "report.css").read_text(encoding="utf-8")
     return (
         _environment()
         .get_template("side_by_side.html")
@@ -78,9 +76,14 @@ def render_side_by_side(comparison: SideBySide, *, version: str) -> str:
             comparison=comparison,
             metric=comparison.metric.display_name,
             version=version,
-            style=Markup(style),  # noqa: S704 - ours
+            style=_style(),
         )
     )
+
+
+def _style() -> Markup:
+    path = resources.files("distillchain_report") / "templates" / "report.css"
+    return Markup(path.read_text(encoding="utf-8"))  # noqa: S704 - ours
 
 
 def _environment() -> Environment:

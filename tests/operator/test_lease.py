@@ -271,8 +271,12 @@ def test_an_operator_that_stops_releases_its_lease_at_once(
         scraper.getresponse().read()
         stopped_at = time.monotonic()
         code = pool.submit(first.stop)
-        released = lambda: lease(control_plane, namespace)["holderIdentity"] == ""  # noqa: E731 - a name for the wait
-        wait_until("the release", released, deadline_s=WITHIN_S, dump=first.tail)
+        wait_until(
+            "the release",
+            lambda: lease(control_plane, namespace)["holderIdentity"] == "",
+            deadline_s=WITHIN_S,
+            dump=first.tail,
+        )
         assert time.monotonic() - stopped_at < 3  # usually 0.3; kopf alone would wait for 5
         assert code.result() == 0
         scraper.close()

@@ -16,7 +16,7 @@ from distillchain_api.resource.tracking import Mlflow, TensorBoard, Wandb
 from distillchain_api.wire.work_order import StorageAddress
 from distillchain_trainer.tracking.__main__ import open_tracker, relay
 from distillchain_trainer.tracking.messages import End, Flush, Message, Point, Setup, Start
-from distillchain_trainer.tracking.process import TrackerProcess
+from distillchain_trainer.tracking.process import ENVIRONMENT, TrackerProcess
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,13 @@ pytestmark = pytest.mark.models  # the clients take seconds to import
 
 RUN = {"name": "chain/small", "chain": "team/chain", "stage": "small", "digest": "d" * 64}
 LINEAGE = {"teacher": "hf://org/teacher", "teacherWeights": "c0ffee"}
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the process of a tracker; here the trackers run in that of the tests."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
 
 
 def start(attempt: str, *, resumed_at: int | None = None) -> Start:

@@ -46,15 +46,18 @@ def with_transfer(
     held = [data.validation, *([data.test] if data.test else []), data.train]
     sieve = Sieve({split.name: split.fingerprints for split in held}, limit=transfer.rows)
     parts: list[Split] = []
-    commit: str | None = None
-    for table, commit in _tables(transfer, columns, endpoint_url, region, folder, warnings):  # noqa: B007 - used below
+    commits: set[str | None] = set()
+    for table, commit in _tables(transfer, columns, endpoint_url, region, folder, warnings):
+        commits.add(commit)
         writer = SplitWriter(folder / f"rows-{len(parts)}", NAME, place_prefix=table.place_prefix)
         for number, texts in sieve.usable(table, columns):
             writer.add(texts, number=number)
         parts.append(writer.close())
         if sieve.is_full:
             break
-    found = replace(parts[0] if len(parts) == 1 else joined(NAME, parts), left_out=sieve.left_out, revision=commit)
+    found = replace(parts[0] if len(parts) == 1 else joined(NAME, parts), left_out=sieve.left_out)
+    # All splits of the hub are read from one commit.
+    found = replace(found, revision=next(iter(commits), None))
     _check(found, transfer, warnings)
     log.info("unlabelled text read", extra={"rows": len(found), "left_out": found.left_out})
     return replace(data, transfer=found)

@@ -16,6 +16,15 @@ from distillchain_trainer.tracking.messages import Message, Setup
 
 log = logging.getLogger(__name__)
 
+ENVIRONMENT = {
+    # MLflow's client itself waits for 120 s and tries again seven times. The trainer does not wait so long at its end.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # MLflow 3 asks for it where `trackingUri` is a folder
+    "GIT_PYTHON_REFRESH": "quiet",  # the image has no git
+}
+"""Settings of the clients, which read them when they are imported. The trainer's environment may replace them."""
 FAULT_FILE = "fault"
 """Where the process of a tracker writes why it failed."""
 LOG_FILE = "log"
@@ -46,6 +55,7 @@ class TrackerProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,  # not ours: stdout of the trainer has nothing but progress lines
                 stderr=output,
+                env=ENVIRONMENT | os.environ,
                 start_new_session=True,  # so that it can be killed with the processes that a client starts
             )
         assert self._process.stdin is not None

@@ -7,24 +7,12 @@ import re
 import time
 from collections.abc import Mapping
 
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
 from distillchain_api.resource.tracking import Mlflow
 from distillchain_trainer.tracking.messages import Outcome, Start
-
-DEFAULTS = {
-    # The client itself waits for 120 s and tries again seven times. The trainer does not wait that long at its end.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ALLOW_FILE_STORE": "true",  # MLflow 3 asks for it where `trackingUri` is a folder
-    "GIT_PYTHON_REFRESH": "quiet",  # the image has no git
-}
-"""Settings of the client that the environment may replace."""
-for _name, _value in DEFAULTS.items():
-    os.environ.setdefault(_name, _value)
-
-from mlflow import MlflowClient  # noqa: E402 - it reads the settings above when it is imported
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
 
 RUN_TAG = "distillchain.run"
 STATUS: dict[Outcome, str] = {"committed": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
