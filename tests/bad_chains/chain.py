@@ -1,0 +1,132 @@
+"""Faults in the metadata, the teacher, the storage and other fields of the spec."""
+
+from __future__ import annotations
+
+from bad_chains.base import BadChain, regress, unchanged
+
+BAD_CHAINS = (
+    BadChain(
+        "minimum out of range",
+        lambda spec: spec["teacher"]["gate"].update(minMetric=90),
+        "spec.teacher.gate.minMetric: got 90, expected a share from 0 to 1; "
+        "for five points write 0.05, for ninety percent 0.9",
+        ("spec.teacher.gate", "teacher.gate.minMetric", "from 0 to 1"),
+    ),
+    BadChain(
+        "gate of the teacher without a bound",
+        lambda spec: spec["teacher"].update(gate={}),
+        "spec.teacher.gate: expected minMetric, or maxMetric for a metric that is better when lower; add it",
+        ("spec.teacher.gate", "expected minMetric"),
+    ),
+    BadChain(
+        "patience of a fine-tuning that keeps its last epoch",
+        lambda spec: spec["teacher"].update(fineTune={"patience": 1}),
+        "spec.teacher.fineTune.patience: got 1, expected 0 beside selection: Last; write selection: Best, or remove "
+        "patience",
+        ("spec.teacher.fineTune", "expected 0 beside selection: Last"),
+    ),
+    BadChain(
+        "password in the endpoint",
+        lambda spec: spec["storage"].update(endpointUrl="http://user:secret@s3:9000"),
+        'spec.storage.endpointUrl: got "http://user:secret@s3:9000", expected http(s)://host[:port] without user or '
+        "password; credentials belong into secretRef",
+        ("spec.storage.endpointUrl",),
+    ),
+    BadChain(
+        "quoted boolean",
+        lambda spec: spec.update(suspend="true"),
+        'spec.suspend: got the text "true", expected true or false; drop the quotes',
+        ("spec.suspend",),
+    ),
+    BadChain(
+        "teacher that is no URI",
+        lambda spec: spec["teacher"].update(model="bert-large"),
+        'spec.teacher.model: got "bert-large", expected hf://repo[@revision], s3://bucket/prefix or '
+        "file:///absolute/path; without spaces, '//', '/./' and '/../'",
+        ("spec.teacher.model", "bert-large"),
+    ),
+    BadChain(
+        "storage on the hub",
+        lambda spec: spec["storage"].update(uri="hf://org/models"),
+        'spec.storage.uri: got "hf://org/models", expected s3://bucket/prefix or file:///absolute/path; '
+        "without spaces, '//', '/./' and '/../'",
+        ("spec.storage.uri",),
+    ),
+    BadChain(
+        "namespace that is no DNS label",
+        unchanged,
+        'metadata.namespace: got "Foo_Bar", expected the name of a namespace: 1 to 63 lowercase letters, digits and '
+        "'-', with a letter or digit at both ends",
+        ("Foo_Bar",),
+        metadata={"namespace": "Foo_Bar"},
+    ),
+    BadChain(
+        "name with an empty part",
+        unchanged,
+        "metadata.name: got \"a..b\", expected a name of 1 to 63 lowercase letters, digits, '-' and '.', each part "
+        "between letters or digits",
+        ("metadata.name", "a..b"),
+        metadata={"name": "a..b"},
+    ),
+    BadChain(
+        "misspelt metadata",
+        unchanged,
+        "metadata.lables: unknown field; did you mean labels?",
+        ('unknown field "metadata.lables"',),
+        metadata={"lables": {"team": "nlp"}},
+    ),
+    BadChain(
+        "label in the metadata that YAML reads as a truth value",
+        unchanged,
+        "metadata.labels.gpu: got true, expected text; quote it",
+        ("labels",),
+        metadata={"labels": {"gpu": True}},
+    ),
+    BadChain(
+        "label with a space",
+        unchanged,
+        "metadata.labels.team: got \"a b\", expected at most 63 letters, digits, '-', '_' and '.', with a letter or "
+        "digit at both ends; free text belongs in an annotation",
+        ("metadata.labels", "a b"),
+        metadata={"labels": {"team": "a b"}},
+    ),
+    BadChain(
+        "label with a bad key",
+        unchanged,
+        "metadata.labels.our team: not a valid key; expected a name of at most 63 letters, digits, '-', '_' and '.', "
+        "optionally after a domain and a slash, such as example.com/team",
+        ("metadata.labels", "our team"),
+        metadata={"labels": {"our team": "nlp"}},
+    ),
+    BadChain(
+        "annotation with a bad key",
+        unchanged,
+        "metadata.annotations.a/b/c: not a valid key; expected a name of at most 63 letters, digits, '-', '_' and '.', "
+        "optionally after a domain and a slash, such as example.com/team",
+        ("metadata.annotations", "a/b/c"),
+        metadata={"annotations": {"a/b/c": "d"}},
+    ),
+    BadChain(
+        "no teacher",
+        lambda spec: spec.pop("teacher"),
+        "spec.teacher: missing; add it",
+        ("spec.teacher", "Required value"),
+    ),
+    BadChain(
+        "a correlation beyond its range",
+        lambda spec: (
+            regress(spec),
+            spec["task"].update(metric="pearson"),
+            spec["teacher"].update(gate={"minMetric": 90}),
+            spec["stages"][1].update(gate={}),
+        ),
+        "spec.teacher.gate.minMetric: got 90, expected a number from -1 to 1; pearson has no other values",
+        ("spec.teacher.gate", "expected a number from -1 to 1"),
+    ),
+    BadChain(
+        "a negative error",
+        lambda spec: (regress(spec), spec["teacher"].update(gate={"maxMetric": -0.5})),
+        "spec.teacher.gate.maxMetric: got -0.5, expected a number from 0; mse has no other values",
+        ("spec.teacher.gate", "expected a number from 0"),
+    ),
+)
