@@ -10,9 +10,9 @@ from distillchain_api.digests import sha256_of
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import attempt_prefix, manifest_key
 from distillchain_api.wire.manifest import Manifest
-from distillchain_api.wire.records import lines_of
+from distillchain_api.wire.records import PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, lines_of
 from distillchain_store.commit import read_manifest
-from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
 from distillchain_store.store import ReadableStore
 from distillchain_store.verified import read_file
 
@@ -45,6 +45,26 @@ def manifests_digest(manifests: Sequence[Manifest]) -> str:
     Without the place of the checkpoint, which `read_manifest` sets to where the store is now.
     """
     return sha256_of([manifest.to_document() | {"checkpoint": ""} for manifest in manifests])
+
+
+def root_predictions(store: ReadableStore, digest: str, *, validation_sha256: str) -> tuple[CommittedFiles, str] | None:
+    """The files that have the root teacher's predictions on validation, and the name of the file with them.
+
+    Args:
+        digest: of any committed stage of the chain.
+        validation_sha256: of the rows to compare on; predictions for other rows are of no use.
+    Returns: None if the store lacks them.
+    """
+    try:
+        first = walk_back(store, digest)[0]
+    # Of use only to choose example rows, so a damaged earlier stage must not fail the commit of this one.
+    except (CheckpointCorrupt, OtherRelease):
+        return None
+    if first.data["validation"].sha256 != validation_sha256:
+        return None
+    # A first stage without a teacher is the fine-tuned root teacher itself.
+    name = TEACHER_PREDICTIONS_FILE if first.teacher else PREDICTIONS_FILE
+    return CommittedFiles(store, first), name
 
 
 class CommittedFiles:

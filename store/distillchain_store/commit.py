@@ -77,7 +77,11 @@ def prove(store: Store, digest: str, attempt: str) -> str | None:
 
 def upload_attempt(store: Store, digest: str, attempt: str, folder: Path) -> list[FileEntry]:
     """Stores all files of `folder` as an attempt, without committing it. If that fails, deletes what was stored."""
-    prefix = attempt_prefix(digest, attempt)
+    return upload_folder(store, attempt_prefix(digest, attempt), folder)
+
+
+def upload_folder(store: Store, prefix: str, folder: Path) -> list[FileEntry]:
+    """Stores all files of `folder` and checks that they arrived. If that fails, deletes what was stored."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     entries = []
     try:

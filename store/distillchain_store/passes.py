@@ -7,8 +7,8 @@ from pathlib import Path
 
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import pass_manifest_key, pass_prefix
-from distillchain_api.wire.manifest import FileEntry
 from distillchain_api.wire.pass_manifest import PassManifest
+from distillchain_store.commit import upload_folder
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, StorageUnavailable
 from distillchain_store.store import Fingerprint, ReadableStore, Store, discard
 
@@ -35,16 +35,7 @@ def read_pass(store: ReadableStore, digest: str) -> PassManifest | None:
 def commit_pass(store: Store, manifest: PassManifest, folder: Path) -> PassManifest:
     """Stores all files of `folder` and commits the pass. Returns: the manifest that holds, perhaps of another pod."""
     prefix = pass_prefix(manifest.digest, manifest.attempt)
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    entries = []
-    try:
-        for name, path in paths.items():
-            stored = store.upload(f"{prefix}/{name}", path)
-            entries.append(FileEntry(path=name, size_bytes=stored.size_bytes, sha256=stored.sha256))
-    except BaseException:
-        # Also for a stop (StopRequested): nothing may stay that no manifest lists.
-        discard(store, f"{prefix}/", [f"{prefix}/{name}" for name in paths])
-        raise
+    entries = upload_folder(store, prefix, folder)
     own = manifest.model_copy(update={"files": entries})
     # The one conditional write that decides which attempt wins.
     if store.create(pass_manifest_key(own.digest), own.to_json().encode()):
@@ -57,7 +48,7 @@ def commit_pass(store: Store, manifest: PassManifest, folder: Path) -> PassManif
             "deletes objects in this store"
         )
     if winner.attempt != own.attempt:
-        discard(store, f"{prefix}/", [f"{prefix}/{name}" for name in paths])
+        discard(store, f"{prefix}/", [f"{prefix}/{entry.path}" for entry in entries])
     return winner
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_api.wire.records import PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, TokenPrediction
-from distillchain_report.commits import CommittedFiles, walk_back
-from distillchain_store.errors import CheckpointCorrupt, OtherRelease
+from distillchain_api.wire.records import TokenPrediction
+from distillchain_report.commits import CommittedFiles, root_predictions
 from distillchain_store.store import ReadableStore
 
 Floats = NDArray[np.float64]
@@ -56,14 +55,9 @@ def read_root_log_probabilities(store: ReadableStore, digest: str, *, validation
     Args:
         validation_sha256: of the rows to compare on; numbers for other rows are of no use.
     """
-    try:
-        first = walk_back(store, digest)[0]
-    # Of use only to choose example rows, so a damaged earlier stage must not fail the commit of this one.
-    except (CheckpointCorrupt, OtherRelease):
+    root = root_predictions(store, digest, validation_sha256=validation_sha256)
+    if root is None:
         return None
-    if first.data["validation"].sha256 != validation_sha256:
-        return None
-    # A first stage without a teacher is the fine-tuned root teacher itself.
-    name = TEACHER_PREDICTIONS_FILE if first.teacher else PREDICTIONS_FILE
-    found = read_predictions(CommittedFiles(store, first), name, lost="")
+    files, name = root
+    found = read_predictions(files, name, lost="")
     return found.log_probabilities if found else None
