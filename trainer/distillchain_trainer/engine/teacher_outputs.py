@@ -174,7 +174,8 @@ class TeacherPass:
         """Fills `values` for the texts that are not known, and writes them to the store, some from time to time."""
         elapsed_s, done, since = 0.0, 0, time.monotonic()
         missing = len(texts) - int(np.count_nonzero(known))
-        unwritten, unwritten_bytes = [np.zeros(0, dtype=np.int64)], 0
+        unwritten: list[NDArray[np.int64]] = []
+        unwritten_bytes = 0
         # Around all batches, so that autocast converts the weights once and not for each.
         with autocast(device_of(self.model), self.training.precision):
             for part in self._rounds(known, texts):
@@ -190,12 +191,13 @@ class TeacherPass:
                 stop, due = self.world.any(self.stop(), time.monotonic() - since > self.save_interval_s)
                 # A stop writes first: the next attempt then computes only the rest.
                 if stop or due or unwritten_bytes > PART_BYTES:
-                    self._write(np.concatenate(unwritten), values, texts)
-                    unwritten, unwritten_bytes, since = unwritten[:1], 0, time.monotonic()
+                    self._write(unwritten, values, texts)
+                    unwritten, unwritten_bytes, since = [], 0, time.monotonic()
                 if stop:
                     raise StopRequested
         assert values is not None
-        self._write(np.concatenate(unwritten), values, texts)
+        if unwritten:
+            self._write(unwritten, values, texts)
         return values, elapsed_s
 
     def _rounds(self, known: NDArray[np.bool_], texts: DistinctTexts) -> Iterator[Round]:
@@ -227,8 +229,9 @@ class TeacherPass:
         places: NDArray[np.int64] = self.encoded.output_places(rows) + np.repeat(shift, self.encoded.weights[rows])
         return places
 
-    def _write(self, rows: NDArray[np.int64], values: NDArray[np.float32], texts: DistinctTexts) -> None:
+    def _write(self, parts: list[NDArray[np.int64]], values: NDArray[np.float32], texts: DistinctTexts) -> None:
         if self.world.is_main:
+            rows = np.concatenate(parts)
             write_parts(
                 self.store,
                 self.digest,
@@ -238,6 +241,8 @@ class TeacherPass:
                 keys=lambda numbers: self._keys[texts.first_rows[numbers]],
                 values=values,
             )
+        # Rank 0 may wait for the store for half an hour, and the next pass of a split model has a time limit.
+        self.world.meet("teacher outputs stored")
 
     def _known(self, texts: DistinctTexts) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
         """What the store has: values in the order of `texts`, and which texts are known.
