@@ -29,7 +29,16 @@ ROOT = "teacher"
 MAX_TEACHERS = 8
 WEIGHT_DECIMALS = 12  # of a share: 1/3 has the same digest as 2/6
 
-TeacherWeight = Annotated[float, Field(ge=0.001, le=1000), Expect("a number from 0.001 to 1000", "1.0 is the default")]
+TeacherWeight = Annotated[
+    float,
+    Field(
+        ge=0.001,
+        le=1000,
+        # The API server compares a whole number with the whole part of a bound, so `minimum` alone would accept 0.
+        json_schema_extra=rules(cel("self >= 0.001", "expected a number from 0.001 to 1000")),
+    ),
+    Expect("a number from 0.001 to 1000", "1.0 is the default"),
+]
 
 
 class StageTeacher(Document):
