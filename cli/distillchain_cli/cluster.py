@@ -49,7 +49,7 @@ class Cluster:
         namespace: str | None,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
-        require_extra("operator", "kubernetes", purpose="talking to a cluster")
+        require_extra("cli", "kubernetes", purpose="talking to a cluster")
         from kubernetes import client
 
         configuration = client.Configuration()

@@ -68,7 +68,7 @@ def compare(
 
     The chains may use different stores. S3 credentials come from the environment, as for AWS's own tools.
     """
-    require_extra("report", "scipy", purpose="a comparison")
+    require_extra("cli", "scipy", purpose="a comparison")
     if len(targets) < 2:
         raise BadInput(f"got {len(targets)} model, expected at least two, such as chain.yaml:mini chain.yaml:tiny")
     from distillchain_report.side_by_side import compare as compare_models

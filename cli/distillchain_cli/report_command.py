@@ -87,8 +87,8 @@ def report_text(
     Raises: BadDocument, BadInput, RunFailed, MissingExtra.
     """
     # Checked before the store is read, which may take a while.
-    require_extra("report", "matplotlib", purpose="the report")
-    require_extra("report", "scipy", purpose="the report")
+    require_extra("cli", "matplotlib", purpose="the report")
+    require_extra("cli", "scipy", purpose="the report")
     chain, status = read_target(
         target, storage=storage, overrides=overrides, fetch_chain=fetch_chain, note=print_message
     )

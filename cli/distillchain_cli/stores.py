@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def open_chain_store(storage: Storage) -> Store:
     """The store of `spec.storage`. Raises: MissingExtra without boto3; StageError when the store cannot be opened."""
     if storage.uri.startswith("s3://"):
-        require_extra("trainer", "boto3", purpose=f"reading {storage.uri}")
+        require_extra("cli", "boto3", purpose=f"reading {storage.uri}")
     from distillchain_store.opening import open_store
 
     return open_store(storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)

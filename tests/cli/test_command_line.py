@@ -156,7 +156,7 @@ def test_start_up_imports_no_large_library(tmp_path: Path, command: str):
 
 
 @pytest.mark.slow
-def test_without_the_operator_extra_a_cluster_command_says_what_to_install(tmp_path: Path):
+def test_without_the_cli_extra_a_cluster_command_says_what_to_install(tmp_path: Path):
     hidden = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *more: None if name == 'kubernetes' else find(name, *more)\n"
@@ -167,5 +167,5 @@ def test_without_the_operator_extra_a_cluster_command_says_what_to_install(tmp_p
 
     assert done.returncode == 1
     assert done.stderr == (
-        "talking to a cluster needs kubernetes, which is not installed; in a checkout: pip install '.[operator]'\n"
+        "talking to a cluster needs kubernetes, which is not installed; in a checkout: pip install '.[cli]'\n"
     )
