@@ -1,12 +1,17 @@
-"""The commit of a teacher's pass: its files first, then the manifest, conditionally, as in commit.py."""
+"""The commit of a teacher's pass: its files first, then the manifest, conditionally, as in commit.py.
+
+Unlike a student, a pass can be withdrawn: all that is in it can be computed again from its teacher.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import pass_manifest_key, pass_prefix
+from distillchain_api.wire.manifest import FileEntry
 from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_store.commit import upload_folder
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, StorageUnavailable
@@ -14,7 +19,8 @@ from distillchain_store.store import Fingerprint, ReadableStore, Store, discard
 
 log = logging.getLogger(__name__)
 
-REMEDY = "restore it, or delete the manifest.json of the pass, and try again (distillchain retry)"
+RESTORE = "restore it, or delete the manifest.json of the pass, and try again (distillchain retry)"
+RETRY = "try again (distillchain retry), and the pass runs again"
 
 
 def read_pass(store: ReadableStore, digest: str) -> PassManifest | None:
@@ -26,7 +32,7 @@ def read_pass(store: ReadableStore, digest: str) -> PassManifest | None:
         return None
     except (BadDocument, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
-        raise CheckpointCorrupt(f"{where} cannot be read ({why}); {REMEDY}") from error
+        raise CheckpointCorrupt(f"{where} cannot be read ({why}); {RESTORE}") from error
     if manifest.digest != digest:
         raise CheckpointCorrupt(f"{where} is the manifest of pass {manifest.digest[:12]}; restore the right one")
     return manifest
@@ -57,15 +63,44 @@ def download_pass(store: Store, manifest: PassManifest, folder: Path) -> None:
 
     Raises: CheckpointCorrupt when one is gone or altered; other errors of the store.
     """
-    for entry in manifest.files:
-        key = f"{pass_prefix(manifest.digest, manifest.attempt)}/{entry.path}"
+
+    def download(key: str, entry: FileEntry) -> Fingerprint:
         path = folder / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
+        return store.download(key, path)
+
+    _compare_files(store, manifest, download)
+
+
+def verify_pass(store: Store, manifest: PassManifest) -> None:
+    """Reads the files of a pass. Raises: CheckpointCorrupt when one is gone or altered; other errors of the store."""
+    _compare_files(store, manifest, lambda key, _: store.fingerprint(key))
+
+
+def _compare_files(store: Store, manifest: PassManifest, fetch: Callable[[str, FileEntry], Fingerprint]) -> None:
+    for entry in manifest.files:
+        key = f"{pass_prefix(manifest.digest, manifest.attempt)}/{entry.path}"
         try:
-            found = store.download(key, path)
+            found = fetch(key, entry)
         except ObjectMissing as error:
-            raise CheckpointCorrupt(f"{store.uri}/{key} is missing; {REMEDY}") from error
+            raise CheckpointCorrupt(f"{store.uri}/{key} is missing") from error
         if found != Fingerprint(entry.size_bytes, entry.sha256):
-            raise CheckpointCorrupt(
-                f"{store.uri}/{key} was altered: its sha256 is not the one in its manifest; {REMEDY}"
-            )
+            raise CheckpointCorrupt(f"{store.uri}/{key} was altered: its sha256 is not the one in its manifest")
+
+
+def withdraw_pass(store: Store, manifest: PassManifest) -> str:
+    """Deletes the commit of a pass that cannot be used; the outputs that it has stored under `logits/` stay.
+
+    Returns: what the user does next, for the end of a message.
+    """
+    key, prefix = pass_manifest_key(manifest.digest), pass_prefix(manifest.digest, manifest.attempt)
+    holds = read_pass(store, manifest.digest)
+    # Another pod may have replaced it already.
+    if holds is not None and holds.attempt == manifest.attempt:
+        # The manifest first: without it nothing reads the files.
+        left = discard(store, key, [key])
+        if left is not None:
+            return f"it cannot be withdrawn: {left}; delete {key} and {RETRY}"
+        log.warning("pass withdrawn", extra={"digest": manifest.digest, "attempt": manifest.attempt})
+        discard(store, f"{prefix}/", [f"{prefix}/{entry.path}" for entry in manifest.files])
+    return RETRY

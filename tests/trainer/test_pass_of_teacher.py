@@ -18,10 +18,11 @@ from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_store.folder import FileStore
 from distillchain_store.passes import read_pass
+from distillchain_trainer import libraries
 from distillchain_trainer.errors import GateNotMet
 from smollm2.texts import as_chat
 from trainer import language_parts
-from trainer.parts import LABELS, a_chain_document, manifest_of, run_here, save_bert
+from trainer.parts import LABELS, a_chain_document, manifest_of, run_here, save_bert, sentences, write_tsv
 
 pytestmark = pytest.mark.models
 
@@ -166,3 +167,98 @@ def test_the_pass_of_a_committed_language_model_is_enough_for_its_student(tmp_pa
     assert [stage.needs for stage in plan.stages] == [(), ("teacher",), ("teacher", "small-pass")]
     assert asked.student.metrics == answer.teacher.metrics
     assert 0 < answer.student.metrics.validation["teacherAgreement"] <= 1
+
+
+def a_plan_with_stage_zero(root: Path) -> Plan:
+    return a_plan(root, teacher={"model": f"file://{root}/teacher", "fineTune": {"epochs": 1}})
+
+
+def train_stage_zero_again(plan: Plan, root: Path) -> None:
+    """The commit of stage zero is deleted, and another start behind the same URI gives it other weights."""
+    shutil.rmtree(root / "store" / "stages" / plan.stages[0].digest)
+    start = safetensors.numpy.load_file(root / "teacher" / "model.safetensors")
+    start["classifier.bias"] += np.float32(0.01)
+    safetensors.numpy.save_file(start, root / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    run_here(plan.stages[0].work_order, root, attempt="teacher-again")
+
+
+def test_a_stage_refuses_the_pass_of_other_weights_of_its_teacher_and_withdraws_it(root: Path):
+    plan = a_plan_with_stage_zero(root)
+    teacher, asked, student = plan.stages
+    for stage in (teacher, asked):
+        run_here(stage.work_order, root, attempt=stage.name)
+    train_stage_zero_again(plan, root)
+
+    with pytest.raises(CheckpointCorrupt) as error:
+        run_here(student.work_order, root, attempt="student")
+
+    assert str(error.value) == (
+        f"stage teacher was trained again since its pass {asked.digest[:12]}, which has asked other weights; try again "
+        "(distillchain retry), and the pass runs again"
+    )
+    assert not run_here(asked.work_order, root, attempt="pass-again").reused
+    taught = run_here(student.work_order, root, attempt="student-again")
+    assert manifest_of(root, taught.digest).teacher.revision == manifest_of(root, teacher.digest).student.revision
+
+
+def test_a_pass_of_other_weights_of_its_teacher_is_made_again(root: Path):
+    plan = a_plan_with_stage_zero(root)
+    for stage in plan.stages[:2]:
+        run_here(stage.work_order, root, attempt=stage.name)
+    before = read_pass(FileStore(f"file://{root}/store"), plan.stages[1].digest)
+    train_stage_zero_again(plan, root)
+
+    answer = run_here(plan.stages[1].work_order, root, attempt="pass-again")
+
+    after = read_pass(FileStore(f"file://{root}/store"), plan.stages[1].digest)
+    assert before.teacher_files != after.teacher_files
+    assert after.attempt == answer.attempt == "pass-again"
+
+
+def damage_outputs(plan: Plan, root: Path) -> None:
+    folder = root / "store/passes" / plan.stages[0].digest / "attempts/pass/results"
+    (folder / "outputs-validation.safetensors").write_bytes(b"other")
+
+
+def test_a_pass_with_a_damaged_file_is_made_again(root: Path):
+    plan = a_plan(root)
+    run_here(plan.stages[0].work_order, root, attempt="pass")
+    damage_outputs(plan, root)
+
+    answer = run_here(plan.stages[0].work_order, root, attempt="again")
+
+    assert not answer.reused
+    run_here(plan.stages[1].work_order, root, attempt="student")
+
+
+@pytest.mark.parametrize("harm", ["a file of the pass", "stored outputs", "rows of validation"])
+def test_after_a_stage_could_not_use_its_pass_the_pass_and_the_stage_run_again(harm: str, root: Path):
+    plan = a_plan(root)
+    run_here(plan.stages[0].work_order, root, attempt="pass")
+    if harm == "a file of the pass":
+        damage_outputs(plan, root)
+    elif harm == "stored outputs":
+        shutil.rmtree(root / "store/logits")
+    else:
+        write_tsv(root / "data/dev.tsv", sentences(50, 9))
+    with pytest.raises(CheckpointCorrupt, match=r"; try again \(distillchain retry\), and the pass runs again$"):
+        run_here(plan.stages[1].work_order, root, attempt="student")
+
+    answers = run_all(plan, root, name="retried")
+
+    assert not answers[0].reused
+    assert answers[1].student.metrics.validation["accuracy"] > 0
+
+
+def test_a_pass_asks_for_libraries_as_a_stage_does(root: Path, monkeypatch: pytest.MonkeyPatch):
+    class Asked(BaseException):
+        pass
+
+    def ask() -> None:
+        raise Asked
+
+    # As the fork server sets it in a trainer that has to be forked again.
+    monkeypatch.setattr(libraries, "instead", ask)
+
+    with pytest.raises(Asked):
+        run_here(a_plan(root).stages[0].work_order, root, attempt="pass")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,24 +126,40 @@ def _is_used(name: str, parts: Parts) -> bool:
     return parts != "tokenizer" or not name.endswith(".safetensors")
 
 
-def _described(uri: str, field: str, folder: Path, commit: str | None, parts: Parts) -> Checkpoint:
+def digest_of_committed(manifest: Manifest) -> str:
+    """`Checkpoint.digest` of a committed stage, from its manifest alone."""
+    names = {Path(entry.path).name: entry.sha256 for entry in manifest.checkpoint_files if entry.path.endswith(WANTED)}
+    return _digests_of(names)[1]
+
+
+def _digests_of(files: Mapping[str, str]) -> tuple[str, str]:
+    """sha256 over the weights, and over all files that are used, given the sha256 of each by its name."""
     # Apart, because a revision is that of the weights alone.
-    weights, rest = {}, {}
-    for path in sorted(folder.iterdir()):
-        if not _is_used(path.name, parts):
-            continue
-        if path.name.endswith(".safetensors"):
-            weights[path.name] = fingerprint_of(path)
-        elif path.name.endswith(WANTED) and not path.name.startswith("predictions"):
-            rest[path.name] = fingerprint_of(path).sha256
-    sha_of_weights = sha256_of({name: print_.sha256 for name, print_ in weights.items()})
+    weights = {name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")}
+    rest = {name: sha256 for name, sha256 in files.items() if name not in weights and _decides(name)}
+    sha_of_weights = sha256_of(weights)
+    return sha_of_weights, sha256_of({"weights": sha_of_weights, "rest": rest})
+
+
+def _decides(name: str) -> bool:
+    """Whether a file beside the weights can change what the model answers."""
+    return name.endswith(WANTED) and not name.startswith("predictions")
+
+
+def _described(uri: str, field: str, folder: Path, commit: str | None, parts: Parts) -> Checkpoint:
+    used = {
+        path.name: fingerprint_of(path)
+        for path in sorted(folder.iterdir())
+        if _is_used(path.name, parts) and (path.name.endswith(".safetensors") or _decides(path.name))
+    }
+    sha_of_weights, digest = _digests_of({name: print_.sha256 for name, print_ in used.items()})
     return Checkpoint(
         uri=uri,
         field=field,
         folder=folder,
         revision=commit or f"sha256:{sha_of_weights}",
-        digest=sha256_of({"weights": sha_of_weights, "rest": rest}),
-        weight_bytes=sum(print_.size_bytes for print_ in weights.values()),
+        digest=digest,
+        weight_bytes=sum(print_.size_bytes for name, print_ in used.items() if name.endswith(".safetensors")),
         license=stated_license(folder),
     )
 

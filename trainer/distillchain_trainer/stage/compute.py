@@ -168,7 +168,7 @@ def _recall(
 ) -> tuple[ModelFacts, dict[str, Measurement]]:
     """What the pass has measured, for the same rows. Raises: CheckpointCorrupt for others."""
     splits = {name: split for name, split in data.splits.items() if name != "train"}
-    check_same_rows(recalled, {name: split.facts.sha256 for name, split in splits.items()})
+    check_same_rows(context, recalled, {name: split.facts.sha256 for name, split in splits.items()})
     for sentence in recalled.manifest.warnings:
         context.warnings.add(sentence)
     measured = {}
@@ -241,7 +241,7 @@ def teacher_outputs(
             stop=lambda: context.signals.requested,
             on_batch=context.batch_reporter("TeacherLogits"),
             world=context.world,
-            on_missing=None if teacher.recalled is None else partial(refuse_missing, teacher.recalled),
+            on_missing=None if teacher.recalled is None else partial(refuse_missing, context, teacher.recalled),
         ).run()
     context.signals.raise_if_requested()
     stats.model_s += outputs.elapsed_s

@@ -13,10 +13,8 @@ from pathlib import Path
 import transformers
 
 from distillchain_api.digests import sha256_of
-from distillchain_api.layout import manifest_key
 from distillchain_api.resource.spec import TEACHER_STAGE
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, TeacherRef
-from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data
 from distillchain_trainer.data.split import TaskData
@@ -30,6 +28,7 @@ from distillchain_trainer.models.fewer_layers import with_fewer_layers
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.lora import add_adapter
 from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.pass_checks import read_teacher
 from distillchain_trainer.stage.recalled import Recalled, recall_teacher
 from distillchain_trainer.tasks import adapter_for
 from distillchain_trainer.tasks.interface import TaskAdapter
@@ -244,14 +243,7 @@ def _fetch_teacher_files(context: Context, teacher: TeacherRef, *, field: str, f
             region=order.storage.region,
             folder=folder,
         )
-    assert teacher.digest is not None
-    manifest = read_manifest(context.store, teacher.digest)
-    # A stage starts only when its teacher is committed, so the manifest was deleted since.
-    if manifest is None:
-        raise CheckpointCorrupt(
-            f"{context.store.uri}/{manifest_key(teacher.digest)} is missing: stage {teacher.name}, which teaches this "
-            f"one, is no longer committed; try again (distillchain retry), and stage {teacher.name} runs again first"
-        )
+    manifest = read_teacher(context.store, teacher)
     folder.mkdir()
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
 

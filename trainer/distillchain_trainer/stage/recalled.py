@@ -22,6 +22,7 @@ from distillchain_trainer.models.configs import load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.tokenizers import agree_on_padding, load_tokenizer
 from distillchain_trainer.stage.context import Context
+from distillchain_trainer.stage.pass_checks import check_same_teacher, withdrawn_if_unusable
 from distillchain_trainer.stage_warnings import StageWarnings
 
 
@@ -88,7 +89,7 @@ class Recalled:
 def recall_teacher(context: Context, digest: str) -> Recalled:
     """The committed pass of the stage's teacher, fetched by one process of each node.
 
-    Raises: CheckpointCorrupt when it is missing or altered; errors of the store.
+    Raises: CheckpointCorrupt when it is missing, altered or of another teacher; errors of the store.
     """
     folder = context.folder / "pass"
 
@@ -99,13 +100,15 @@ def recall_teacher(context: Context, digest: str) -> Recalled:
                 f"{context.store.uri}/{pass_manifest_key(digest)} is missing: the pass of this stage's teacher is no "
                 "longer committed; try again (distillchain retry), and the pass runs again first"
             )
-        download_pass(context.store, manifest, folder)
+        check_same_teacher(context, manifest)
+        with withdrawn_if_unusable(context, manifest):
+            download_pass(context.store, manifest, folder)
         return manifest.to_json()
 
     return Recalled(PassManifest.parse(context.world.from_leader(fetched, "download of the teacher's pass")), folder)
 
 
-def check_same_rows(recalled: Recalled, found: dict[str, str]) -> None:
+def check_same_rows(context: Context, recalled: Recalled, found: dict[str, str]) -> None:
     """That measured splits are those of the pass. Raises: CheckpointCorrupt.
 
     Args:
@@ -114,18 +117,17 @@ def check_same_rows(recalled: Recalled, found: dict[str, str]) -> None:
     for name, sha256 in found.items():
         known = recalled.manifest.data.get(name)
         if known is None or known.sha256 != sha256:
-            where = pass_manifest_key(recalled.manifest.digest)
-            raise CheckpointCorrupt(
-                f"the rows of {name} have changed since the teacher's pass was made, so its metrics are of other rows; "
-                f"restore them, or delete {where} and try again (distillchain retry)"
-            )
+            with withdrawn_if_unusable(context, recalled.manifest):
+                raise CheckpointCorrupt(
+                    f"the rows of {name} have changed since the teacher's pass was made, so its metrics are of other "
+                    "rows"
+                )
 
 
-def refuse_missing(recalled: Recalled, missing: int, texts: int) -> None:
+def refuse_missing(context: Context, recalled: Recalled, missing: int, texts: int) -> None:
     """For a stage that cannot compute them. Raises: CheckpointCorrupt."""
-    manifest = recalled.manifest
-    raise CheckpointCorrupt(
-        f"{logits_prefix(manifest.logits)} lacks the teacher's outputs of {missing} of {texts} texts: they were "
-        "deleted, or the training rows have changed since the pass; delete "
-        f"{pass_manifest_key(manifest.digest)} and try again (distillchain retry): the pass computes what is missing"
-    )
+    with withdrawn_if_unusable(context, recalled.manifest):
+        raise CheckpointCorrupt(
+            f"{logits_prefix(recalled.manifest.logits)} lacks the teacher's outputs of {missing} of {texts} texts: "
+            "they were deleted, or the training rows have changed since the pass"
+        )

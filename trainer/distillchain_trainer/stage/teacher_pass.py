@@ -16,10 +16,13 @@ from distillchain_api.gates import missed_teacher_gate, teacher_sentence
 from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.pass_manifest import OUTPUTS_FILE, PassManifest
-from distillchain_store.passes import commit_pass, read_pass
+from distillchain_store.errors import CheckpointCorrupt
+from distillchain_store.passes import commit_pass, read_pass, verify_pass
 from distillchain_trainer.errors import GateNotMet
+from distillchain_trainer.libraries import import_libraries
 from distillchain_trainer.models.checkpoint_files import WANTED
 from distillchain_trainer.stage.context import Context, utc_now
+from distillchain_trainer.stage.pass_checks import check_same_teacher, withdrawn_if_unusable
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +32,10 @@ def run_pass(context: Context) -> Committed:
 
     Raises: as a stage that measures its teacher does.
     """
-    world, order = context.world, context.order
+    world = context.world
 
     def found() -> str:
-        manifest = read_pass(context.store, order.digest)
+        manifest = _find_usable(context)
         return manifest.to_json() if manifest else ""
 
     known = world.from_main(found, "search for the pass")
@@ -44,8 +47,27 @@ def run_pass(context: Context) -> Committed:
     return _make(context)
 
 
+def _find_usable(context: Context) -> PassManifest | None:
+    """The committed pass, its files verified. One that is damaged or of other weights is withdrawn."""
+    manifest = read_pass(context.store, context.order.digest)
+    if manifest is None:
+        return None
+    try:
+        check_same_teacher(context, manifest)
+        with withdrawn_if_unusable(context, manifest):
+            verify_pass(context.store, manifest)
+    except CheckpointCorrupt as error:
+        # Not where the store refuses the deletion: the commit would stay that of the old pass.
+        if read_pass(context.store, context.order.digest) is not None:
+            raise
+        log.warning("the pass cannot be used and is made again", extra={"why": str(error)})
+        return None
+    return manifest
+
+
 def _make(context: Context) -> Committed:
     # torch and transformers take seconds to import, and a committed pass needs neither.
+    import_libraries()
     from distillchain_trainer.engine.teacher_outputs import outputs_digest
     from distillchain_trainer.stage.compute import apply_numbers, measure_teacher, teacher_outputs
     from distillchain_trainer.stage.describe import environment
