@@ -13,7 +13,7 @@ import torch
 
 from distillchain_api.metrics import ACCURACY, MSE, Metric
 from distillchain_api.wire.manifest import SelectedEpoch
-from distillchain_trainer.engine import loop
+from distillchain_trainer.engine import history, loop
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, TrainingProgress
 from distillchain_trainer.engine.selection import BestSoFar
@@ -192,3 +192,14 @@ def test_buffers_are_kept_with_the_weights(tmp_path: Path):
     Course([0.9, 0.5], tmp_path).run(student)
 
     assert student.seen == EPOCH_STEPS
+
+
+def test_the_curve_reaches_the_last_step_when_patience_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(history, "HISTORY_POINTS", 2)  # every fifth of nine steps, and the training ends at the sixth
+    course = Course([0.7, 0.6, 0.9], tmp_path, patience=1)
+
+    course.run(a_student())
+
+    assert [point.step for point in course.history.points if point.loss is not None] == [5, 6]

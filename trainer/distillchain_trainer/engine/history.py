@@ -38,7 +38,12 @@ class History:
         """Adds the loss of a step. Several steps are averaged into one point; the last step always makes a point."""
         self._losses.append(loss)
         # The rounding up keeps the number of points at HISTORY_POINTS or below, whatever the number of steps.
-        if step % math.ceil(of / HISTORY_POINTS) and step < of:
+        if step % math.ceil(of / HISTORY_POINTS) == 0 or step >= of:
+            self.ended(step, epoch, learning_rate)
+
+    def ended(self, step: int, epoch: float, learning_rate: float | None) -> None:
+        """Adds a point for the losses since the last one, if there are any: a training may end before its last step."""
+        if not self._losses:
             return
         mean = sum(self._losses) / len(self._losses)
         self._losses = []

@@ -261,6 +261,9 @@ class _Run:
             self._measure_epoch(self.training.epochs)
         self._gather_weights()
         selection.restore(self.model)
+        # Patience may have ended the training between two points of its curve.
+        rate = learning_rate_at(self.step, self.steps, self.training)
+        self.history.ended(self.step, self.step / self.epoch_steps, rate)
         # Progress must not end at a part of the steps. The learning rate, which depends on their number, is not needed
         # any more.
         self.steps = self.step
