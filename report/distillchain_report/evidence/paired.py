@@ -82,10 +82,12 @@ class Difference:
 
     Attributes:
         value: difference of the mean metrics.
-        low, high: 95 % interval, for other rows and other seeds.
-        p_value: two-sided.
+        low, high: 95 % interval, for other rows and other seeds. With several comparisons, all their intervals together
+            cover with that probability (Bonferroni).
+        p_value: two-sided, multiplied by the number of comparisons.
         detectable: the smallest difference that these rows and seeds would have found with a probability of 80 %.
         spread: the variance components.
+        comparisons: number of comparisons that are judged together.
     """
 
     value: float
@@ -96,6 +98,7 @@ class Difference:
     rows: int
     seeds: int
     spread: Spread
+    comparisons: int = 1
 
     def seeds_for(self, half_width: float) -> int | None:
         """The fewest seeds, with these rows, whose interval is expected to be narrower than this on each side; None: no
@@ -118,12 +121,14 @@ class Difference:
             seeds=(seeds, seeds),
             noise=self.spread.noise / (rows * seeds),
         )
-        return _t(0.5 + CONFIDENCE / 2, freedom) * error
+        return _t(_upper_quantile(self.comparisons), freedom) * error
 
 
-def difference(first: SeedRuns, second: SeedRuns) -> Difference:
+def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1) -> Difference:
     """Compares two recipes on the same rows, in the same order.
 
+    Args:
+        comparisons: number of comparisons that are judged together.
     Raises: ValueError for different numbers of rows.
     """
     if first.rows != second.rows:
@@ -138,12 +143,12 @@ def difference(first: SeedRuns, second: SeedRuns) -> Difference:
     # Both mean squares contain the noise, so that it would count twice.
     noise = sum(noise / (rows * runs.seeds) for noise, runs in zip(noises, (first, second), strict=True))
     error, freedom = _error(by_rows, by_seeds, rows=rows, seeds=(first.seeds, second.seeds), noise=noise)
-    margin = _t(0.5 + CONFIDENCE / 2, freedom) * error
+    margin = _t(_upper_quantile(comparisons), freedom) * error
     return Difference(
         value=value,
         low=value - margin,
         high=value + margin,
-        p_value=_two_sided(value, error, freedom),
+        p_value=min(1.0, comparisons * _two_sided(value, error, freedom)),
         detectable=margin + _t(POWER, freedom) * error,
         rows=rows,
         seeds=min(first.seeds, second.seeds),
@@ -155,6 +160,7 @@ def difference(first: SeedRuns, second: SeedRuns) -> Difference:
             ),
             noise=sum(noises),
         ),
+        comparisons=comparisons,
     )
 
 
@@ -170,6 +176,11 @@ def row_interval(differences: Floats, value: float) -> tuple[float, float]:
         return -math.inf, math.inf
     margin = _t(0.5 + CONFIDENCE / 2, rows - 1) * math.sqrt(float(differences.var(ddof=1)) / rows)
     return value - margin, value + margin
+
+
+def _upper_quantile(comparisons: int) -> float:
+    """Where the interval of one of several comparisons ends, so that all of them cover together with 95 %."""
+    return 1 - (1 - CONFIDENCE) / (2 * comparisons)
 
 
 def _noise(runs: SeedRuns) -> float:

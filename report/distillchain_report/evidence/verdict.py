@@ -39,14 +39,15 @@ def judge(differences: Mapping[str, Difference], metric: Metric, *, smallest_gai
     """Judges a chain by its differences from each control.
 
     The chain is worth it if its student is better than every control and no gain below `smallest_gain` explains that;
-    it is not worth it if one control is certainly within `smallest_gain` of it, or better. With 95 % intervals, each of
-    these errors has a probability of at most 2.5 % for one control and 5 % for two.
+    it is not worth it if one control is certainly within `smallest_gain` of it, or better. Each of these errors has a
+    probability of at most 2.5 %.
 
     Args:
-        differences: the chain's student minus the control, by the control's name.
+        differences: the chain's student minus the control, by the control's name; each computed with the number of
+            controls as `comparisons`.
         smallest_gain: the smallest gain that is worth the further stages, in the metric's unit.
     """
-    gains = {name: _Gain.of(found, metric) for name, found in differences.items()}
+    gains = {name: Gain.of(found, metric) for name, found in differences.items()}
     beaten = [name for name, gain in gains.items() if gain.high < smallest_gain]
     if beaten:
         name = min(beaten, key=lambda each: gains[each].high)
@@ -59,7 +60,7 @@ def judge(differences: Mapping[str, Difference], metric: Metric, *, smallest_gai
 
 
 @dataclass(frozen=True)
-class _Gain:
+class Gain:
     """A difference with its interval, positive where the chain is better."""
 
     value: float
@@ -67,10 +68,15 @@ class _Gain:
     high: float
 
     @classmethod
-    def of(cls, found: Difference, metric: Metric) -> _Gain:
+    def of(cls, found: Difference, metric: Metric) -> Gain:
+        """The gain that a difference of the metric means."""
         if metric.higher_is_better:
             return cls(found.value, found.low, found.high)
         return cls(-found.value, -found.high, -found.low)
+
+    def distance_to_decision(self, smallest_gain: float) -> float:
+        """How narrow the interval has to be on each side for a decision, if the difference stays what it is now."""
+        return self.value if self.value >= smallest_gain else smallest_gain - self.value
 
 
 def _worth_it(control: str, found: Difference, metric: Metric, controls: int) -> str:
@@ -78,16 +84,15 @@ def _worth_it(control: str, found: Difference, metric: Metric, controls: int) ->
     return f"The chain is better than {beside} ({interval_words(found, metric)}): the steps in between paid."
 
 
-def _not_worth_it(control: str, found: Difference, metric: Metric, gain: _Gain) -> str:
+def _not_worth_it(control: str, found: Difference, metric: Metric, gain: Gain) -> str:
     verb = "is better than the chain" if gain.high < 0 else "is as good as the chain"
     if gain.low > 0:
         verb = "comes so close to the chain that the gain is too small"
     return f"{control} {verb} ({interval_words(found, metric)}): the steps in between did not pay."
 
 
-def _undecided(control: str, found: Difference, metric: Metric, gain: _Gain, smallest_gain: float) -> Judgement:
-    # Where the interval has to end, if the difference stays what it is now.
-    needed = gain.value if gain.value >= smallest_gain else smallest_gain - gain.value
+def _undecided(control: str, found: Difference, metric: Metric, gain: Gain, smallest_gain: float) -> Judgement:
+    needed = gain.distance_to_decision(smallest_gain)
     seeds, rows = found.seeds_for(needed), found.rows_for(needed)
     if seeds and rows:
         remedy = f"about {seeds} seeds, or {rows:,} validation rows, would decide"
@@ -104,9 +109,13 @@ def _undecided(control: str, found: Difference, metric: Metric, gain: _Gain, sma
 
 def interval_words(found: Difference, metric: Metric) -> str:
     """`difference +0.2 points, 95 % interval -0.4 to +0.8`: points of a share, otherwise the metric's unit."""
+    return interval_text(found.value, found.low, found.high, metric)
+
+
+def interval_text(value: float, low: float, high: float, metric: Metric) -> str:
+    """The same from its numbers."""
     unit = " points" if metric.is_share else ""
-    value, low, high = (_signed(each, metric) for each in (found.value, found.low, found.high))
-    return f"difference {value}{unit}, 95 % interval {low} to {high}"
+    return f"difference {_signed(value, metric)}{unit}, 95 % interval {_signed(low, metric)} to {_signed(high, metric)}"
 
 
 def _signed(value: float, metric: Metric) -> str:

@@ -137,3 +137,36 @@ def test_too_little_to_compare_is_refused():
         runs([[1, 0, 1]])
     with pytest.raises(ValueError, match="expected the same rows"):
         difference(runs(np.ones((2, 3))), runs(np.ones((2, 4))))
+
+
+def test_intervals_of_several_comparisons_cover_together():
+    dice = np.random.default_rng(5)
+    # Whether at least one of two intervals of unrelated controls misses the truth, which is no difference.
+    runs = [[SeedRuns(each.mean(axis=1), each) for each in dice.normal(0, 1, (3, 3, 100))] for _ in range(800)]
+    alone, together = (
+        np.mean(
+            [
+                any(
+                    not found.low <= 0 <= found.high
+                    for found in (difference(chain, other, comparisons=comparisons) for other in controls)
+                )
+                for chain, *controls in runs
+            ]
+        )
+        for comparisons in (1, 2)
+    )
+
+    assert together <= 0.05
+    assert alone > together
+
+
+def test_several_comparisons_widen_the_interval_and_the_detectable_difference():
+    dice = np.random.default_rng(5)
+    chain, control = (SeedRuns(each.mean(axis=1), each) for each in dice.normal(0, 1, (2, 3, 200)))
+    one, two = (difference(chain, control, comparisons=comparisons) for comparisons in (1, 2))
+
+    assert two.value == one.value
+    assert two.high - two.low > one.high - one.low
+    assert two.detectable > one.detectable
+    assert two.p_value == min(1.0, 2 * one.p_value)
+    assert (two.seeds_for(0.05) or 99) > (one.seeds_for(0.05) or 99)
