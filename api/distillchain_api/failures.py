@@ -121,7 +121,8 @@ FAILURES = (
         FailureClass.INTERRUPTED,
         75,
         "The trainer was asked to stop (eviction, suspend, Ctrl-C) and saved its state.",
-        "Nothing: the next pod, or the next `distillchain run`, continues from the saved state.",
+        "Nothing: the next pod, or the next `distillchain run`, continues from the saved state. If the chain is "
+        "Stalled with this reason, its pods end too often, and the message says why.",
     ),
     Failure(
         FailureClass.DEADLINE_EXCEEDED,
@@ -132,8 +133,8 @@ FAILURES = (
     Failure(
         FailureClass.POD_REJECTED,
         None,
-        "The API server refuses the Job or its pods (template.pod, resources, quota, Pod Security).",
-        "The message is the API server's own. Correct spec.template.pod or the namespace's policy.",
+        "The API server refuses the Job or its pods (template.pod, resources, quota, Pod Security), or nodes do.",
+        "The message is that of the API server or the node. Correct spec.template.pod or the namespace's policy.",
     ),
 )
 

@@ -7,11 +7,18 @@ from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator.observed import ObservedJob, ObservedPod
-from distillchain_operator.policy import PodNote, describe_pod, diagnose, diagnose_pod, is_long_ago
+from distillchain_operator.policy import (
+    NOTE_BYTES,
+    PodNote,
+    describe_end,
+    describe_pod,
+    diagnose,
+    diagnose_pod,
+    is_long_ago,
+)
+from distillchain_operator.restarts import pauses_before
 from distillchain_operator.status import progress_status
 from distillchain_operator.view import View
-
-NOTE_BYTES = 512  # for the failure of an earlier attempt while the next one runs
 
 
 def pending(stage: PlannedStage, message: str) -> StageStatus:
@@ -70,6 +77,7 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         failure_class=FailureClass.POD_REJECTED if is_stuck else None,
         # The next pause is longer, until all pods have started.
         missed_starts=last.missed_starts if last and not _all_run(job, pods) else None,
+        restart_pauses=pauses_before(view, job, last.restart_pauses) if last else None,
     )
 
 
@@ -133,13 +141,13 @@ def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int
     # The Job controller's number, because pods that crashed may have been deleted.
     if job.failed and crashed:
         last = fit(diagnose_pod(crashed[-1]).message, NOTE_BYTES)
-        notes.append(f"attempt {attempt}, {job.failed} of {job.retries + 1} allowed crashes used: {last}")
+        # Pods that a node refused to run are counted too, until the Job fails of them (restarts.py).
+        crashes = max(job.failed - sum(pod.was_refused for pod in pods), 1)
+        notes.append(f"attempt {attempt}, {crashes} of {job.retries + 1} allowed crashes used: {last}")
     elif attempt > 1:
         notes.append(f"attempt {attempt}")
     if over and over[-1].disrupted:
-        # The kubelet's message names the cause, such as low ephemeral storage; the condition has one word.
-        why = over[-1].rejected or over[-1].disrupted
-        notes.append(fit(f"the last pod was evicted from node {over[-1].node}: {why}", NOTE_BYTES))
+        notes.append(describe_end(over[-1]))
     return notes
 
 

@@ -124,6 +124,12 @@ class ObservedPod:
         """None of its containers runs any more."""
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def was_refused(self) -> bool:
+        """The kubelet of its node refused to run it, for example because the node was full (OutOfcpu)."""
+        never_ran = self.end is None and not self.broken_container
+        return self.phase == "Failed" and never_ran and bool(self.rejected) and not self.disrupted
+
 
 @dataclass(frozen=True)
 class ObservedJob:

@@ -55,6 +55,8 @@ STUCK_REASONS = frozenset(
 LONG = timedelta(minutes=2)
 OVERDUE = timedelta(minutes=3)
 
+NOTE_BYTES = 512  # for the end of an earlier pod while the next one runs
+
 CLASS_BY_EXIT_CODE = {code: failure_class for failure_class, code in reversed(EXIT_CODE.items())}
 """If two classes share an exit code: the first one in the table. Only the trainer's own answer tells them apart."""
 
@@ -154,6 +156,16 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
         failure_class,
         fit(f"pod {pod.name} ended with exit code {end.exit_code}{last_words}; see kubectl logs {pod.name}"),
     )
+
+
+def describe_end(pod: ObservedPod) -> str:
+    """How a pod ended that did not crash: evicted, interrupted or refused by its node."""
+    if pod.disrupted:
+        # The kubelet's message names the cause, such as low ephemeral storage; the condition has one word.
+        return fit(f"the last pod was evicted from node {pod.node}: {pod.rejected or pod.disrupted}", NOTE_BYTES)
+    if pod.was_refused:
+        return fit(f"node {pod.node} refused pod {pod.name}: {pod.rejected}", NOTE_BYTES)
+    return fit(f"the last one: {diagnose_pod(pod).message}", NOTE_BYTES)
 
 
 def is_long_ago(since: str, *, now: datetime) -> bool:

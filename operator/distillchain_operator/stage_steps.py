@@ -5,12 +5,13 @@ from __future__ import annotations
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
-from distillchain_operator import entries, starting
+from distillchain_operator import entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.commits import committed_by_job, found_damaged_at, stays_committed
 from distillchain_operator.jobs import spec_hash
 from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import JobState, ObservedJob
+from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.scheduling import Start, is_refused
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
@@ -67,8 +68,11 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
 
 def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStatus | None) -> Step:
     assert wanted.manifest is not None
-    held = starting.held_back(view, stage)
-    carried = {"missed_starts": before.missed_starts if before else None}
+    held = _held_back(view, before)
+    carried = {
+        "missed_starts": before.missed_starts if before else None,
+        "restart_pauses": before.restart_pauses if before else None,
+    }
     # Running before the Job exists; if the API server refuses the Job, the controller corrects this entry.
     started = StageStatus(
         name=stage.name, phase="Running", digest=stage.digest, job=wanted.name, message="waiting for its pod"
@@ -87,8 +91,11 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
 
 
 def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str) -> Step:
-    if entry := starting.missed_start(view, stage, job):
-        return Step(entry, (DeleteJob(job.name, job.uid, why="a pod waited longer than pendingDeadline"),))
+    before = view.previous_entry(stage) or entries.pending(stage, "")
+    if pause := starting.missed_start(view, stage, job, missed=before.missed_starts or 0):
+        return _paused(stage, job, pause, missed_starts=pause.number, restart_pauses=before.restart_pauses)
+    if pause := restarts.ends_too_often(view, job, pauses=before.restart_pauses):
+        return _paused(stage, job, pause, restart_pauses=pause.number)
     if _lost_its_leader(view, job):
         return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
     # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
@@ -99,6 +106,20 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
     # deleting a Job that has not started loses nothing.
     why = "the chain was edited before its pod started"
     return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
+
+
+def _paused(stage: PlannedStage, job: ObservedJob, pause: Pause, **counts: int | None) -> Step:
+    entry = entries.pending(stage, pause.message).model_copy(
+        update={"next_start_at": pause.ends_at, "failure_class": pause.failure_class, **counts}
+    )
+    return Step(entry, (DeleteJob(job.name, job.uid, why=pause.why),))
+
+
+def _held_back(view: View, before: StageStatus | None) -> StageStatus | None:
+    """The entry of a stage whose Job may not be created again yet; None if it may. An edit may be the remedy."""
+    if before is None or view.was_edited:
+        return None
+    return before if lasts(before.next_start_at, now=view.now) else None
 
 
 def _was_edited(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
@@ -126,6 +147,9 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
     if not job.has_failed and not any(pod.phase == "Succeeded" for pod in view.leaders_of(job)):
         # The metrics were in the pod's answer. A trainer that finds its stage committed reports them within seconds.
         return _run_again(stage, job, why="its pod was deleted, and its result with it")
+    last = view.previous_entry(stage)
+    if pause := restarts.refused_by_nodes(view, job, pauses=last.restart_pauses if last else None):
+        return _paused(stage, job, pause, restart_pauses=pause.number)
     return Step(entries.failed_job(view, stage, job))
 
 

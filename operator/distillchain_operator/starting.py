@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.status import StageStatus
-from distillchain_api.wire.answer import fit
 from distillchain_operator import entries
 from distillchain_operator.observed import ObservedJob
-from distillchain_operator.status import timestamp
+from distillchain_operator.pauses import Pause, build_pause
 from distillchain_operator.view import View
-
-# The pause doubles: a GPU that is not free after minutes will hardly be free a minute later.
-FIRST_PAUSE = timedelta(minutes=1)
-LONGEST_PAUSE = timedelta(minutes=30)
 
 
 def starts_by(view: View, stage: PlannedStage, job: ObservedJob) -> datetime | None:
@@ -44,34 +37,21 @@ def _waits_since(view: View, stage: PlannedStage, job: ObservedJob) -> str:
     return job.started_at if missing > 0 and not has_trained else ""
 
 
-def missed_start(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
-    """The entry of a stage whose Job must be deleted because a pod has waited too long; None if it must not."""
+def missed_start(view: View, stage: PlannedStage, job: ObservedJob, *, missed: int) -> Pause | None:
+    """The pause after a Job of which a pod has waited too long; None if none has.
+
+    Args:
+        missed: how often that has happened in a row before.
+    """
     deadline = starts_by(view, stage, job)
     if deadline is None or view.now < deadline:
         return None
-    before = view.previous_entry(stage)
-    missed = (before.missed_starts or 0) + 1 if before else 1
-    again = timestamp(view.now + _pause(missed, job))
     count = entries.count_running(view, job).replace("are running", "ran") or "its pod did not start"
-    message = (
-        f"{count} within the pendingDeadline of {stage.pending_deadline_s} s, so Job {job.name} was deleted; it is "
-        f"created again at {again}"
+    return build_pause(
+        job,
+        what=f"{count} within the pendingDeadline of {stage.pending_deadline_s} s",
+        detail=entries.waits_for(view, job),
+        why="a pod waited longer than pendingDeadline",
+        number=missed + 1,
+        now=view.now,
     )
-    reason = entries.waits_for(view, job)
-    entry = entries.pending(stage, fit("; ".join(filter(None, (message, reason)))))
-    return entry.model_copy(update={"missed_starts": missed, "next_start_at": again})
-
-
-def _pause(missed: int, job: ObservedJob) -> timedelta:
-    longest = min(FIRST_PAUSE * 2.0 ** min(missed - 1, 20), LONGEST_PAUSE)
-    # Between half and all of it, different for each Job: otherwise two chains that wait for each other's GPUs would try
-    # again at the same moment.
-    return longest * (0.5 + int(sha256_of(job.uid)[:8], 16) / 2**33)
-
-
-def held_back(view: View, stage: PlannedStage) -> StageStatus | None:
-    """The entry of a stage whose Job may not be created again yet; None if it may. An edit may be the remedy."""
-    before = view.previous_entry(stage)
-    if before is None or before.next_start_at is None or view.was_edited:
-        return None
-    return before if view.now < datetime.fromisoformat(before.next_start_at) else None

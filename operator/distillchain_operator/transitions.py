@@ -43,7 +43,9 @@ def _invalid(status: ChainStatus) -> str:
 
 def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
     if new.next_start_at and (old is None or old.next_start_at != new.next_start_at):
-        return [ChainEvent("PendingDeadlineExceeded", fit(f"stage {new.name}: {new.message}", NOTE_BYTES), "Warning")]
+        missed = new.missed_starts != (old.missed_starts if old else None)
+        reason = "PendingDeadlineExceeded" if missed else "RestartsPaused"
+        return [ChainEvent(reason, fit(f"stage {new.name}: {new.message}", NOTE_BYTES), "Warning")]
     # After an edit the same phase is news again: the stage has another digest or Job.
     same = old is not None and old.digest == new.digest and old.job == new.job
     if old is not None and same and old.phase == new.phase:

@@ -84,6 +84,38 @@ def test_an_evicted_and_an_interrupted_pod_are_replaced_and_not_counted(relay: R
     assert len(relay.jobs()) == 1
 
 
+def test_a_pod_that_ends_with_exit_code_75_every_second_is_not_replaced_for_ever(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    pods: set[str] = set()
+
+    def is_paused() -> bool:
+        for pod in relay.pods("mini"):
+            name = pod["metadata"]["name"]
+            if pod["status"]["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]:
+                pods.add(name)
+                relay.end(name, exit_code=75, reason="Error")
+        return bool(relay.stage("mini").get("nextStartAt"))
+
+    relay.wait("the pause", is_paused, deadline_s=60)
+    assert 6 <= len(pods) <= 9  # the Job controller may create some more before the operator sees the sixth
+    relay.wait("no Job and no pod", lambda: not relay.jobs() and not relay.pods())
+    assert relay.stage("mini")["restartPauses"] == 1
+    relay.wait("the event", lambda: "RestartsPaused" in relay.events())
+
+
+def test_a_pod_that_its_node_refuses_to_run_uses_no_retry(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "retries": 0}, stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    why = "Pod was rejected: Node didn't have enough resource: cpu"
+    relay.write_pod_status(pod, phase="Failed", reason="OutOfcpu", message=why)
+    relay.wait("the pause", lambda: relay.stage("mini").get("nextStartAt"))
+    stage = relay.stage("mini")
+    assert stage["phase"] == "Pending"
+    assert f"refused pod {pod}: OutOfcpu: {why}" in stage["message"]
+    relay.apply(a_document(template={"image": "x", "retries": 1}, stages=["mini"]))  # an edit ends the pause
+    assert relay.wait_for_pod("mini") != pod
+
+
 def test_a_pod_out_of_memory_is_retried_and_then_reported_as_such(relay: Relay):
     relay.apply(a_document(template={"image": "x", "retries": 1}))
     relay.end(relay.wait_for_pod("mini"), exit_code=137, reason="OOMKilled")

@@ -125,8 +125,11 @@ class StageStatus(Record):
     """Row of docs/failures.md."""
     missed_starts: int | None = None
     """How often a pod has waited longer than `pendingDeadline` since all pods ran together last."""
+    restart_pauses: int | None = None
+    """How often in a row its Job was deleted for a pause because its pods were evicted, interrupted or refused by
+    nodes. A Job that has existed for an hour ends the row."""
     next_start_at: str | None = None
-    """When its Job is created again after that."""
+    """When its Job is created again after such a pause."""
 
 
 class ChainResult(Record):

@@ -1,0 +1,85 @@
+"""Pods that end again and again without a crash: their Job is deleted and created again after a pause. Pure.
+
+Evictions and interruptions (exit code 75) use no retry. On one node, the Job controller replaces such a pod at once:
+its backoff counts crashes only. A liveness probe that fails, or a node without disk space, would otherwise start a pod
+every second, for ever. Pods that the kubelet refuses to run are the opposite: the Job controller counts each of them as
+a crash, although nothing has run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from distillchain_api.failures import FailureClass
+from distillchain_operator.observed import ObservedJob, ObservedPod
+from distillchain_operator.pauses import Pause, build_pause
+from distillchain_operator.policy import describe_end
+from distillchain_operator.view import View
+
+# A Job may replace five pods at once, as when a pool of nodes is drained, and one more every 20 minutes, as on spot
+# nodes. Guesses.
+AT_ONCE = 5
+ONE_EVERY = timedelta(minutes=20)
+STALLS_AT = 3  # pauses in a row: then the cause will hardly go away by itself
+STEADY = timedelta(hours=1)  # a Job that is so old has left earlier pauses behind
+
+
+def ends_too_often(view: View, job: ObservedJob, *, pauses: int | None) -> Pause | None:
+    """The pause after a running Job whose pods are evicted or interrupted too often; None if they are not.
+
+    Args:
+        pauses: how many there were in a row before.
+    """
+    if view.suspends or job.suspend_wanted:
+        return None
+    count, age = _uncounted_ends(view, job), view.now - datetime.fromisoformat(job.created_at)
+    if count <= AT_ONCE + age / ONE_EVERY:
+        return None
+    number = (pauses_before(view, job, pauses) or 0) + 1
+    ended = [pod for pod in view.leaders_of(job) if pod.is_over]
+    return build_pause(
+        job,
+        what=f"{count} pods were evicted or interrupted within {max(round(age.total_seconds() / 60), 1)} min",
+        detail=describe_end(ended[-1]) if ended else "",
+        why="its pods were evicted or interrupted too often",
+        number=number,
+        now=view.now,
+        failure_class=FailureClass.INTERRUPTED if number >= STALLS_AT else None,
+    )
+
+
+def refused_by_nodes(view: View, job: ObservedJob, *, pauses: int | None) -> Pause | None:
+    """The pause after a Job that failed because nodes refused its pods; None if its crashes used up the retries."""
+    refused = [pod for pod in view.observed.pods_of(job) if pod.was_refused]
+    if job.reason not in ("BackoffLimitExceeded", "FailedIndexes") or not refused:
+        return None
+    if job.failed - len(refused) > job.retries:
+        return None
+    number = (pauses_before(view, job, pauses) or 0) + 1
+    return build_pause(
+        job,
+        what=f"{len(refused)} of its pods were refused by their nodes, which is no crash",
+        detail=describe_end(refused[-1]),
+        why="nodes refused its pods",
+        number=number,
+        now=view.now,
+        failure_class=FailureClass.POD_REJECTED if number >= STALLS_AT else None,
+    )
+
+
+def pauses_before(view: View, job: ObservedJob, pauses: int | None) -> int | None:
+    """How many pauses in a row there were before a Job; none once it is steady."""
+    return pauses if pauses and view.now - datetime.fromisoformat(job.created_at) < STEADY else None
+
+
+def _uncounted_ends(view: View, job: ObservedJob) -> int:
+    """How many pods of node 0 ended, without those that the Job controller counts as crashes."""
+    leaders = view.leaders_of(job)
+    unfinished = sum(not pod.is_over for pod in leaders)
+    # Pods that crashed a moment ago may not be counted yet.
+    crashed = sum(_is_crash(pod) for pod in leaders)
+    return len(view.pods_so_far(job)) - unfinished - max(job.failed, crashed)
+
+
+def _is_crash(pod: ObservedPod) -> bool:
+    return pod.phase == "Failed" and not pod.disrupted and not (pod.end is not None and pod.end.is_interruption)
