@@ -22,6 +22,7 @@ from distillchain_operator.group import join_group
 from distillchain_operator.labels import (
     CHAIN_LABEL,
     DIGEST_LABEL,
+    EXPORT_ANNOTATION,
     MANAGED_BY,
     SPEC_ANNOTATION,
     STAGE_LABEL,
@@ -88,7 +89,10 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
             "name": name,
             "namespace": chain.metadata.namespace,
             "labels": _labels(chain, stage),
-            "annotations": {SPEC_ANNOTATION: spec_hash(chain, stage)},
+            "annotations": {
+                SPEC_ANNOTATION: spec_hash(chain, stage),
+                **({EXPORT_ANNOTATION: "true"} if stage.work_order.export_only else {}),
+            },
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,

@@ -21,6 +21,9 @@ SPEC_ANNOTATION = "distillchain.io/spec"
 """On a Job: what the chain asks for, as a hash. The operator's own image and pod template are not part of it, so an
 upgrade that changes them can be told from an edit."""
 
+EXPORT_ANNOTATION = "distillchain.io/export-only"
+"""On a Job: it exports a stage that is committed, and does not train."""
+
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """On each pod: its Job; Kubernetes sets it (1.27 and later)."""
 

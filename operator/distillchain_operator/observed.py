@@ -15,6 +15,7 @@ from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_a
 from distillchain_api.wire.plain_text import on_one_line
 from distillchain_operator.labels import (
     DIGEST_LABEL,
+    EXPORT_ANNOTATION,
     INDEX_ANNOTATION,
     JOB_NAME_LABEL,
     POD_UID_CHARS,
@@ -156,6 +157,8 @@ class ObservedJob:
     active: int = 0
     failed: int = 0
     succeeded: int = 0
+    exports_only: bool = False
+    """It exports a committed stage."""
     spec_hash: str = ""
     """What the chain asked for when it was created; empty for a Job of an earlier build."""
     retries: int = 0
@@ -265,6 +268,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         active=status.get("active", 0),
         failed=status.get("failed", 0),
         succeeded=status.get("succeeded", 0),
+        exports_only=EXPORT_ANNOTATION in annotations,
         spec_hash=annotations.get(SPEC_ANNOTATION, ""),
         retries=spec.get("backoffLimit", 0),
         deadline_s=spec.get("activeDeadlineSeconds"),

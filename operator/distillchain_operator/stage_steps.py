@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
@@ -25,7 +27,7 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     before = view.previous_entry(stage)
     damaged_at = found_damaged_at(view, stage)
     if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted_job(view, stage).name):
-        return export_step(view, stage, before, leaving=leaving)
+        return _committed_step(view, stage, before, leaving=leaving)
     running = next(iter(view.unfinished_jobs_of(stage)), None)
     if running is not None:  # the gate of an earlier stage was tightened while this one ran
         return Step(entries.running(view, stage, running))
@@ -46,10 +48,10 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     before = view.previous_entry(stage)
     damaged_at = found_damaged_at(view, stage)
     if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted.name):
-        return export_step(view, stage, before, leaving=leaving)
+        return _committed_step(view, stage, before, leaving=leaving)
     # A commit counts whatever the phase of the Job: a sidecar may fail, or the timeout expire, a moment after it.
     if committed := committed_by_job(view, stage, wanted=wanted.name, after=damaged_at):
-        return export_step(view, stage, committed, leaving=leaving)
+        return _committed_step(view, stage, committed, leaving=leaving)
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
@@ -64,6 +66,17 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     if wanted.manifest is None:
         return Step(entries.failed(stage, FailureClass.POD_REJECTED, wanted.fault))
     return _start(view, stage, wanted, before)
+
+
+def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving: set[str]) -> Step:
+    """A committed stage needs none but the Job that committed it, which may still stop, and that of its export."""
+    superfluous = tuple(
+        DeleteJob(job.name, job.uid, why=f"Job {entry.job} has committed the stage")
+        for job in view.unfinished_jobs_of(stage)
+        if job.name != entry.job and not job.exports_only and job.name not in leaving
+    )
+    step = export_step(view, stage, entry, leaving=leaving | {job.name for job in superfluous})
+    return replace(step, actions=(*superfluous, *step.actions))
 
 
 def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStatus | None) -> Step:

@@ -243,6 +243,24 @@ def test_an_operator_that_is_killed_during_a_stage_finds_its_commit_and_creates_
     }
 
 
+def test_a_second_job_that_another_operator_created_does_not_outlive_the_commit_of_its_stage(relay: Relay):
+    relay.apply(a_document())
+    pod = relay.wait_for_pod("mini")
+    relay.operator.kill()
+    (job,) = relay.jobs("mini")
+    second = {key: job["metadata"][key] for key in ("labels", "annotations", "ownerReferences", "namespace")}
+    spec = {key: value for key, value in job["spec"].items() if key != "selector"}
+    labels = spec["template"]["metadata"]["labels"]  # without those that the API server adds
+    spec["template"]["metadata"]["labels"] = {key: labels[key] for key in labels if key.startswith("distillchain.io/")}
+    relay.cluster.apply(job | {"metadata": second | {"name": "second"}, "spec": spec, "status": {}})
+    relay.end(pod, exit_code=0, message=a_commit(relay.planned("mini")).to_json())
+    relay.wait("the pod of the second Job", lambda: len(relay.pods("mini")) == 2)
+    relay.operator.start()
+    relay.wait_for_pod("tiny")
+    assert [left["metadata"]["uid"] for left in relay.jobs("mini")] == [job["metadata"]["uid"]]
+    assert [left["metadata"]["name"] for left in relay.pods("mini")] == [pod]
+
+
 def test_an_operator_that_is_killed_while_it_creates_a_job_ends_with_one_job(relay: Relay):
     relay.apply(a_document(stages=["mini"]))
     # Usually before the status is written. test_reconcile_any_order.py kills it at every other point.

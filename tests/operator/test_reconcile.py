@@ -176,3 +176,19 @@ def test_an_answer_for_another_digest_commits_nothing():
     other = a_commit(plan.stages[0]).model_copy(update={"digest": "0" * 64})
     pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = other.to_json()
     assert entry(decide(plan, job, pods=(pod,)), "mini").phase == "Failed"
+
+
+@pytest.mark.parametrize("is_in_status", [False, True])
+def test_a_second_job_of_a_stage_that_has_committed_is_deleted_before_the_next_stage_starts(is_in_status: bool):
+    plan = a_plan()
+    job, pod = a_committed_job(plan, "mini")
+    second = a_job(plan, "mini", active=1)
+    second["metadata"] |= {"name": "relay-mini-of-another-operator", "uid": "second"}
+    previous = committed_status(plan, "mini") if is_in_status else None
+    decision = decide(plan, job, second, pods=(pod, a_pod(second, number=1)), previous=previous)
+    assert [(a.name, a.uid) for a in decision.actions if isinstance(a, DeleteJob)] == [
+        ("relay-mini-of-another-operator", "second")
+    ]
+    assert entry(decision, "mini").job == job["metadata"]["name"]
+    assert created(decision) == []
+    assert created(decide(plan, job, pods=(pod,), previous=decision.status)) == ["tiny"]
