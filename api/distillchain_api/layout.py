@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 REPORT_FILE = "report.html"
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of an attempt that holds the model and nothing else, so that transformers can load it as it is."""
@@ -12,6 +14,12 @@ RESULTS_FOLDER = "results"
 def manifest_key(digest: str) -> str:
     """The manifest, whose existence commits the stage."""
     return f"stages/{digest}/manifest.json"
+
+
+def manifest_digest(key: str) -> str | None:
+    """The digest of the stage that the manifest with this key commits; None: it is another object."""
+    found = re.fullmatch(r"stages/([0-9a-f]{64})/manifest\.json", key)
+    return found[1] if found else None
 
 
 def attempt_prefix(digest: str, attempt: str) -> str:
@@ -61,6 +69,21 @@ def pass_manifest_key(digest: str) -> str:
 def report_key(digest: str) -> str:
     """The chain's report, by the digest of its last stage."""
     return f"stages/{digest}/{REPORT_FILE}"
+
+
+def evidence_prefix(digest: str) -> str:
+    """The folder of the verdicts on a chain and its controls, by the digest of its last stage."""
+    return f"stages/{digest}/evidence/"
+
+
+def evidence_key(digest: str, verdict: str) -> str:
+    """One verdict.
+
+    Args:
+        digest: of the last stage that is compared.
+        verdict: digest of the verdict, which names all students.
+    """
+    return f"{evidence_prefix(digest)}{verdict}.json"
 
 
 def logits_prefix(digest: str) -> str:

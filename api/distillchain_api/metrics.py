@@ -71,6 +71,13 @@ MSE = Metric("mse", "mean squared error", higher_is_better=False, is_share=False
 MAE = Metric("mae", "mean absolute error", higher_is_better=False, is_share=False, lowest=0.0)
 
 
+def default_smallest_gain(metric: Metric, value: float) -> float:
+    """The smallest gain that is worth a further stage, if the user states none: half a point, or 1 % of `value`."""
+    low, high = metric.range
+    # A correlation runs from -1 to 1. Of an error without a bound, only a share of it means something.
+    return 0.005 if high - low <= 2 else 0.01 * abs(value)
+
+
 def retention(student: float, teacher: float, metric: Metric) -> float | None:
     """The student's metric as a share of the teacher's; None where a ratio says nothing."""
     return student / teacher if metric.has_retention and teacher > 0 else None

@@ -12,7 +12,7 @@ from distillchain_api.resource.status import StagePhase
 from distillchain_api.tasks import task_types
 from distillchain_api.wire.manifest import Manifest
 from distillchain_report.chain_models import Root, build_root, build_student
-from distillchain_report.commits import manifests_digest
+from distillchain_report.commits import gpu_hours, manifests_digest
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import (
     Comparison,
@@ -266,9 +266,7 @@ def _is_reused(stage: LoadedStage, chain: str) -> bool:
 
 
 def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -> Run:
-    run, environment = manifest.run, manifest.environment
-    # A manifest without a device counts as CPU: better no GPU-hours than invented ones.
-    on_gpu = not environment.get("device", "cpu").startswith("cpu")
+    run = manifest.run
     return Run(
         chain=manifest.chain,
         attempt=manifest.attempt,
@@ -278,7 +276,7 @@ def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -
         logits_reused=run.logits_reused,
         elapsed_s=run.elapsed_s,
         model_s=run.model_s,
-        gpu_hours=run.elapsed_s / 3600 * run.processes if on_gpu else 0.0,
+        gpu_hours=gpu_hours(manifest),
         steps=run.steps,
         final_loss=run.final_loss,
         examples_per_second=run.examples_per_second,
@@ -297,7 +295,7 @@ def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -
         recipe=manifest.recipe,
         trained_parameters=run.trained_parameters,
         selected=run.selected,
-        environment=environment,
+        environment=manifest.environment,
         checkpoint=checkpoint,
     )
 

@@ -47,6 +47,13 @@ def manifests_digest(manifests: Sequence[Manifest]) -> str:
     return sha256_of([manifest.to_document() | {"checkpoint": ""} for manifest in manifests])
 
 
+def gpu_hours(manifest: Manifest) -> float:
+    """What a committed stage took of a GPU; 0 on a CPU."""
+    # A manifest without a device counts as CPU: better no GPU-hours than invented ones.
+    on_gpu = not manifest.environment.get("device", "cpu").startswith("cpu")
+    return manifest.run.elapsed_s / 3600 * manifest.run.processes if on_gpu else 0.0
+
+
 def root_predictions(store: ReadableStore, digest: str, *, validation_sha256: str) -> tuple[CommittedFiles, str] | None:
     """The files that have the root teacher's predictions on validation, and the name of the file with them.
 
