@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -20,11 +22,13 @@ from distillchain_api.wire.records import HISTORY_FILE, HistoryPoint, lines_of
 from distillchain_api.wire.work_order import StorageAddress, WorkOrder
 from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.tracking.messages import End, Setup
-from distillchain_trainer.tracking.process import TrackerProcess
+from distillchain_trainer.tracking.process import FAULT_FILE, TrackerProcess
 from trainer.parts import StopAfter, an_order, run_here, save_bert, start_process, write_data
 from trainer.test_trackers import start, trained
 
 pytestmark = pytest.mark.models
+
+REAL_KILLPG = os.killpg
 
 
 def a_tracked_order(root: Path, **tracking: Any) -> WorkOrder:
@@ -94,6 +98,61 @@ def test_a_server_that_hangs_is_not_waited_for(tmp_path: Path, hanging: int):
 
     assert why in ("its server did not take all values in time", "it does not take the values")
     assert time.monotonic() - began < 5
+
+
+@pytest.fixture
+def tensorboard(tmp_path: Path) -> Iterator[TrackerProcess]:
+    """A tracker that has started its run."""
+    setup = Setup(
+        folder=str(tmp_path), storage=StorageAddress(uri=f"file://{tmp_path}/store"), tensor_board=TensorBoard()
+    )
+    tracker = TrackerProcess("tensorBoard", setup)
+    tracker.send(start("1"))
+    yield tracker
+    with contextlib.suppress(OSError):
+        REAL_KILLPG(tracker._process.pid, signal.SIGKILL)
+    tracker._process.wait()
+
+
+def test_a_tracker_that_does_not_end_when_it_is_killed_is_not_waited_for(
+    tensorboard: TrackerProcess, monkeypatch: pytest.MonkeyPatch
+):
+    """As a process that waits for a file system that is away."""
+    tensorboard._process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(os, "killpg", lambda *_: None)
+    began = time.monotonic()
+
+    for step in range(150_000):  # more than pipe and memory take
+        tensorboard.send(trained(step, 0.5))
+    why = tensorboard.finish(time.monotonic() + 0.5)
+
+    assert why == "it does not take the values"
+    assert time.monotonic() - began < 30
+
+
+def test_a_tracker_that_dies_costs_a_sentence(tensorboard: TrackerProcess):
+    tensorboard._process.kill()
+    tensorboard._process.wait()
+
+    for step in range(100):
+        tensorboard.send(trained(step, 0.5))
+
+    assert tensorboard.finish(time.monotonic() + 5) == "its client has ended"
+
+
+def test_a_name_that_utf_8_cannot_express_does_not_end_the_training(tensorboard: TrackerProcess):
+    tensorboard.send(start("1").model_copy(update={"lineage": {"start": "\ud800"}}))
+
+    tensorboard.send(End(outcome="committed"))
+
+    assert tensorboard.finish(time.monotonic() + 60) is None
+
+
+def test_a_tracker_whose_last_words_are_no_text_costs_a_sentence(tensorboard: TrackerProcess, tmp_path: Path):
+    (tmp_path / FAULT_FILE).write_bytes(b"\xff\xfe")
+    tensorboard._process.kill()
+
+    assert tensorboard.finish(time.monotonic() + 5) == "\ufffd\ufffd"
 
 
 def test_a_client_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

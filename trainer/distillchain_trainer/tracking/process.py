@@ -32,6 +32,8 @@ FAULT_CHARS = 200  # a warning in status has room for about 300
 PIPE_BYTES = 1 << 20  # what Linux allows without privileges: more than the points of a training
 UNSENT_BYTES = 1 << 22  # what is kept for a tracker that does not read; beyond that it is given up
 POLL_S = 0.02
+KILLED_S = 1.0  # for a killed process to end
+END_BYTES = 4096  # that are read of what a tracker has written, which has no limit
 
 
 class TrackerProcess:
@@ -69,7 +71,8 @@ class TrackerProcess:
         """Sends a message without waiting. Does nothing after a fault."""
         if self._given_up:
             return
-        self._unsent += message.to_json().encode() + b"\n"
+        # A name may contain half of a surrogate pair, which UTF-8 cannot express.
+        self._unsent += message.to_json().encode(errors="replace") + b"\n"
         self._write()
         if len(self._unsent) > UNSENT_BYTES:
             self._give_up("it does not take the values")
@@ -102,24 +105,32 @@ class TrackerProcess:
                 del self._unsent[: os.write(self._pipe, self._unsent[: 1 << 16])]
         except BlockingIOError:
             return  # the pipe is full: the rest is sent with the next message
-        except BrokenPipeError:
+        except OSError:
             self._give_up("its client has ended")
 
     def _give_up(self, why: str) -> None:
         self._given_up = why
         self._unsent.clear()
         # The whole session: a client may have started a process that uploads.
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # Not for longer: a process that waits for a file system that is away ends only when that is back.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILLED_S)
 
     def _fault(self) -> str | None:
         if not self._given_up and self._process.returncode == 0:
             return None
-        own = self._folder / FAULT_FILE
         # Its own words first: after a fault, the pipe breaks as well.
-        why = own.read_text(encoding="utf-8") if own.exists() else self._given_up
-        why = why or f"its client ended with code {self._process.returncode}"
-        output = (self._folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        log.debug("output of the tracker", extra={"tracker": self.name, "output": "\n".join(output[-30:])})
+        why = self._end_of(FAULT_FILE) or self._given_up or f"its client ended with code {self._process.returncode}"
+        log.debug("output of the tracker", extra={"tracker": self.name, "output": self._end_of(LOG_FILE)})
         return why if len(why) <= FAULT_CHARS else why[:FAULT_CHARS] + "..."
+
+    def _end_of(self, name: str) -> str:
+        """The end of a file of the tracker; empty if it cannot be read."""
+        try:
+            with (self._folder / name).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""

@@ -154,11 +154,11 @@ def open_tracking(order: WorkOrder, *, folder: Path) -> Tracking:
         if spec is None:
             continue
         place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
         setup = Setup(folder=str(place), storage=order.storage, **{name: spec})
         try:
+            place.mkdir(parents=True, exist_ok=True)
             processes.append(TrackerProcess(to_camel(name), setup))
-        except OSError as error:  # no memory, or too many processes or open files
+        except OSError as error:  # no memory, a full disk, or too many processes or open files
             unstarted[to_camel(name)] = f"its process could not be started ({error.strerror})"
     return Tracking(processes, unstarted=unstarted)
 
