@@ -122,6 +122,7 @@ class Controller:
                 self._settings.trainer_image or None, self._settings.pod_template, self._settings.network_policies
             ),
             progress=progress,
+            backing_off=self._creator.backing_off(plan, key),
         )
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
         # was written first would name a Job that does not exist.

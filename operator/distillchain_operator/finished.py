@@ -48,5 +48,6 @@ def has_succeeded(document: dict[str, Any]) -> bool:
         c.get("type") == "ExportsReady" and c.get("status") != "True" for c in status.get("conditions") or []
     )
     # A problem, such as a refused deletion, leaves the phase as it is and has to be tried again.
-    is_ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or [])
+    true = {c.get("type") for c in status.get("conditions") or [] if c.get("status") == "True"}
+    is_ready = "Ready" in true and "Stalled" not in true
     return bool(is_current and status.get("phase") == "Succeeded" and is_ready and not open_exports)

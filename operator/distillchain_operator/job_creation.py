@@ -74,6 +74,16 @@ class JobCreator:
         """The chain was deleted."""
         self._refusals.pop(key, None)
 
+    def backing_off(self, plan: Plan, key: ChainKey) -> frozenset[str]:
+        """Names of the Jobs of a chain that were refused and are not tried again yet."""
+        chain, now = (plan.chain.metadata.uid, plan.chain.metadata.generation), self._monotonic()
+        known = self._refusals.get(key, {}).items()
+        return frozenset(
+            name
+            for (kind, name), refusal in known
+            if kind == "Job" and refusal.wanted[:2] == chain and refusal.until > now
+        )
+
     async def create(self, action: CreateJob | CreatePart, plan: Plan, key: ChainKey) -> Outcome:
         """Creates the object unless it was refused a moment ago.
 

@@ -15,7 +15,7 @@ from typing import Any
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.parallelism import gpus_of, resolve
+from distillchain_api.resource.parallelism import gpus_of, resolve, without_gpus
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.wire.work_order import ATTEMPT_ENV, CACHE_BYTES_ENV, CACHE_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.group import join_group
@@ -213,6 +213,9 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
         volumes = [*volumes, {"name": TMP_VOLUME, "emptyDir": {}}]
     if stage.resources:
         trainer["resources"] = copy.deepcopy(stage.resources)
+    # An export is made on the CPU, and a GPU that is reserved for it would stand idle.
+    if stage.work_order.export_only and trainer.get("resources"):
+        trainer["resources"] = without_gpus(trainer["resources"])
     order = _with_processes(stage, trainer)
     several = order.parallelism.processes > 1
     # The processes of a node exchange tensors there. Without a volume, a container has 64 MB of it.

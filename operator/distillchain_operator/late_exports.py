@@ -12,12 +12,13 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.parallelism import Parallelism, ResolvedParallelism
 from distillchain_api.resource.status import ExportStatus, MissingExport, StageStatus
-from distillchain_operator import entries
+from distillchain_operator import entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.gates import has_exports
 from distillchain_operator.observed import ObservedJob
+from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.policy import diagnose
-from distillchain_operator.scheduling import Start, is_refused
+from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.status import bounded_warnings
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
@@ -42,13 +43,15 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         return Step(entry)
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if running is not None:
-        message = entries.running(view, stage, running).message
-        return Step(_with(stage, entry, phase="Running", job=running.name, message=message))
+        return _with_running_job(view, stage, entry, running)
+    pauses = before.pauses if before else None
     # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.
     for name in (late.name, *([own.name] if before is None else [])):
         job = view.observed.by_name.get(name)
         if job is None or job.deleting or name in leaving:
             continue
+        if name == late.name and (pause := restarts.refused_by_nodes(view, job, pauses=pauses)):
+            return _paused(stage, entry, job, pause)
         if found := _outcome(view, stage, entry, job):
             return Step(found)
         if name == late.name:
@@ -59,17 +62,38 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
     if late.manifest is None:
         failure_class = FailureClass.POD_REJECTED
         return Step(_with(stage, entry, phase="Failed", message=late.fault, failure_class=failure_class))
-    waiting = _with(stage, entry, phase="Pending")
+    is_held = before is not None and not view.was_edited and lasts(before.next_start_at, now=view.now)
+    waiting = entry if is_held else _with(stage, entry, phase="Pending", pauses=pauses)
     start = Start(
         stage=stage,
         manifest=late.manifest,
-        started=_with(stage, entry, phase="Running", job=late.name, message="waiting for its pod"),
+        started=_with(stage, entry, phase="Running", job=late.name, message="waiting for its pod", pauses=pauses),
         waiting=waiting,
         priority=PRIORITY,
+        is_held=is_held,
         is_export=True,
-        refused=entry if is_refused(entry) and not view.was_edited else None,
+        refused=refusal(view, entry if before else None, job=late.name),
     )
     return Step(waiting, start=start)
+
+
+def _with_running_job(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob) -> Step:
+    pauses = entry.missing_export.pauses if entry.missing_export else None
+    # The stage's own Job may still export what it has committed; its pods have started.
+    if job.exports_only:
+        pause = starting.missed_start(view, stage, job, missed=pauses or 0)
+        pause = pause or restarts.ends_too_often(view, job, pauses=pauses)
+        if pause is not None:
+            return _paused(stage, entry, job, pause)
+    message = entries.running(view, stage, job).message
+    left = restarts.pauses_before(view, job, pauses)
+    return Step(_with(stage, entry, phase="Running", job=job.name, message=message, pauses=left))
+
+
+def _paused(stage: PlannedStage, entry: StageStatus, job: ObservedJob, pause: Pause) -> Step:
+    fields = {"message": pause.message, "failure_class": pause.failure_class}
+    again = _with(stage, entry, phase="Pending", pauses=pause.number, next_start_at=pause.ends_at, **fields)
+    return Step(again, (DeleteJob(job.name, job.uid, why=pause.why),))
 
 
 def exporter_of(stage: PlannedStage) -> PlannedStage:

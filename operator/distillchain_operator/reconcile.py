@@ -33,6 +33,7 @@ def reconcile(
     now: datetime,
     defaults: JobDefaults = NO_DEFAULTS,
     progress: Progress | None = None,
+    backing_off: frozenset[str] = frozenset(),
 ) -> Decision:
     """The next step of a chain.
 
@@ -41,14 +42,16 @@ def reconcile(
         previous: its status as stored.
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, if it was read.
+        backing_off: names of Jobs that the API server refused a moment ago; others go first.
     """
-    view = View(plan, observed, previous, defaults, progress, now)
+    view = View(plan, observed, previous, defaults, progress, now, backing_off)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*_follow_suspend(view), *_note_pods(view)) if action.name not in gone]
     stages, steps = _walk(view, leaving=_deleted(actions))
     actions += steps
-    actions += _complete_groups(view, leaving=_deleted(actions))
+    committed = {entry.job for entry in stages if entry.phase == "Committed"}
+    actions += _complete_groups(view, leaving=_deleted(actions) | {name for name in committed if name})
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
@@ -98,7 +101,8 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     # Nor does a deadline, or the end of a pause.
     moments = [starting.starts_by(view, s, job) for s in view.plan.stages for job in view.unfinished_jobs_of(s)]
-    moments += [datetime.fromisoformat(entry.next_start_at) for entry in status.stages if entry.next_start_at]
+    waiting = [entry.missing_export or entry for entry in status.stages]
+    moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]
     return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
 
@@ -146,7 +150,11 @@ def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:
 
 
 def _complete_groups(view: View, *, leaving: set[str]) -> list[CreatePart]:
-    """The Services and NetworkPolicies that Jobs on several nodes lack; they are created again if they were deleted."""
+    """The Services and NetworkPolicies that Jobs on several nodes lack; they are created again if they were deleted.
+
+    Args:
+        leaving: names of Jobs whose pods stop, because they are deleted or have committed.
+    """
     chain = view.plan.chain
     missing = []
     for job in view.observed.jobs:

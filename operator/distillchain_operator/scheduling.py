@@ -47,6 +47,11 @@ class Start:
     refused: StageStatus | None = None
 
     @property
+    def name(self) -> str:
+        """Of the Job."""
+        return str(self.manifest["metadata"]["name"])
+
+    @property
     def action(self) -> CreateJob:
         """Creates the Job."""
         return CreateJob(self.stage.name, self.manifest, self.is_export)
@@ -93,7 +98,7 @@ def schedule(
     """
     slots = [*_slots_of_jobs(view, leaving), *_slots_of_pods(view)]
     # Sorting is stable, so starts of one priority keep the order of the plan.
-    for start in sorted(starts, key=lambda start: (start.refused is not None, start.priority)):
+    for start in sorted(starts, key=lambda start: _order(view, start)):
         # Two pods of one stage would write the same state, however many Jobs may run.
         own = next((slot for slot in slots if slot.stage == start.stage.name), None)
         rival = own or (slots[0] if len(slots) >= view.plan.max_parallel_jobs else None)
@@ -102,9 +107,13 @@ def schedule(
         elif start.is_held:
             yield start.waiting, None
         else:
-            name = start.manifest["metadata"]["name"]
-            slots.append(_Slot(start.stage.name, f"Job {name} of stage {start.stage.name} to finish", ()))
+            slots.append(_Slot(start.stage.name, f"Job {start.name} of stage {start.stage.name} to finish", ()))
             yield start.started, start.action
+
+
+def _order(view: View, start: Start) -> tuple[bool, bool, int]:
+    """A Job that was refused goes behind all others, and behind other refused ones until it may be tried again."""
+    return start.name in view.backing_off, start.refused is not None, start.priority
 
 
 def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
@@ -155,11 +164,13 @@ def _wait_for(view: View, slot: _Slot) -> Wait:
     return Wait(fit(message), FailureClass.POD_REJECTED if is_stuck else None)
 
 
-def is_refused(entry: StageStatus | None) -> bool:
-    """Whether the API server refused the last Job of a stage or of its export."""
-    if entry is None:
-        return False
+def refusal(view: View, entry: StageStatus | None, *, job: str) -> StageStatus | None:
+    """The entry that says why the API server refused the Job of a stage or of its export the last time, if it did."""
+    # An edit may be the remedy.
+    if entry is None or view.was_edited:
+        return None
     missing = entry.missing_export
-    return (entry.phase == "Failed" and entry.job is None) or (
+    is_refused = (entry.phase == "Failed" and entry.job is None) or (
         missing is not None and missing.phase == "Failed" and missing.job is None
     )
+    return entry if is_refused or job in view.backing_off else None

@@ -14,7 +14,7 @@ from distillchain_operator.jobs import spec_hash
 from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import JobState, ObservedJob
 from distillchain_operator.pauses import Pause, lasts
-from distillchain_operator.scheduling import Start, is_refused
+from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
 from distillchain_operator.wanted_jobs import WantedJob, wanted_job
@@ -98,7 +98,7 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
         waiting=waiting,
         priority=stage.priority,
         is_held=held is not None,
-        refused=before if is_refused(before) and not view.was_edited else None,
+        refused=refusal(view, before, job=wanted.name),
     )
     return Step(waiting, start=start)
 

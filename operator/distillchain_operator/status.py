@@ -214,7 +214,7 @@ def build_chain_status(
 
 def _is_stuck(entry: StageStatus) -> bool:
     """A pod waits for something that needs the user: the stage has not failed, but makes no progress."""
-    return entry.phase != "Failed" and entry.failure_class is not None
+    return entry.phase not in ("Failed", "Committed") and entry.failure_class is not None
 
 
 def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None, *, pods_run: bool) -> _Facts:
@@ -260,7 +260,9 @@ def _exports_ready(plan: Plan, stages: Sequence[StageStatus]) -> _Truth | None:
     missing = [(entry.name, entry.missing_export) for entry in entries if entry.missing_export]
     for name, export in missing:
         if export.phase == "Failed":
-            return _Truth(False, "ExportFailed", f"{name}: {export.message}; to try again: distillchain retry")
+            # Without a Job, the API server refused it, and the operator tries again by itself.
+            remedy = "; to try again: distillchain retry" if export.job else ""
+            return _Truth(False, "ExportFailed", f"{name}: {export.message}{remedy}")
     for name, export in missing:
         return _Truth(False, "Exporting", ": ".join(filter(None, (name, export.message or "waiting to be exported"))))
     waiting = next((entry.name for entry in entries if entry.phase != "Committed"), None)

@@ -64,6 +64,8 @@ def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
 def _of_export(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
     """The Event of an export that was made after the commit, or that failed."""
     before, missing = old.missing_export if old else None, new.missing_export
+    if missing is not None and missing.next_start_at and missing.next_start_at != (before and before.next_start_at):
+        return [ChainEvent("ExportPaused", fit(f"stage {new.name}: {missing.message}", NOTE_BYTES), "Warning")]
     if missing is not None and missing.phase == "Failed" and missing != before:
         sentence = f"stage {new.name} stays committed: {missing.failure_class}: {missing.message}"
         return [ChainEvent("ExportFailed", fit(sentence, NOTE_BYTES), "Warning")]

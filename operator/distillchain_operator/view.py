@@ -21,6 +21,7 @@ class View:
         previous: the status as stored.
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, if it was read.
+        backing_off: names of Jobs that the API server refused a moment ago.
     """
 
     plan: Plan
@@ -29,6 +30,7 @@ class View:
     defaults: JobDefaults
     progress: Progress | None
     now: datetime
+    backing_off: frozenset[str] = frozenset()
 
     @property
     def suspends(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chain_builders import IMAGE, a_job, a_plan, a_pod
+from deciding import committed_status
 from distillchain_api.wire.answer import Progress
 from distillchain_operator.cluster import ApiError
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
@@ -284,3 +285,53 @@ async def test_without_network_policies_only_a_service_is_created():
     for _ in range(3):
         await controller.reconcile(KEY)
     assert [part["kind"] for part in server.parts] == ["Service"]
+
+
+class RefusesMini(FakeApiServer):
+    """Refuses every pod of mini, and of other stages as `refusal` says."""
+
+    async def dry_run_pod(self, pod: dict[str, Any]) -> None:
+        await super().dry_run_pod(pod)
+        if "-mini-" in pod["metadata"]["name"]:
+            raise ApiError(403, "denied by a policy")
+
+
+def a_server_with_two_late_exports() -> RefusesMini:
+    server = RefusesMini()
+    server.chain["status"] = committed_status(a_plan(), "mini", "tiny").to_document()
+    server.chain["spec"]["template"]["export"] = {"onnx": {}}
+    server.chain["metadata"]["generation"] = 2
+    return server
+
+
+async def test_of_two_refused_exports_each_is_tried_again_and_the_status_is_written_once_for_each():
+    server, clock = a_server_with_two_late_exports(), FakeClock()
+    controller = a_controller(server, clock)
+    server.refusal = ApiError(403, "exceeded the pods of this team")
+    for _ in range(5):  # each write of the status is an event
+        await controller.reconcile(KEY)
+    assert (server.dry_runs, len(server.statuses)) == (2, 2)
+    server.refusal = None
+    clock.now_s = 30
+    for _ in range(5):
+        await controller.reconcile(KEY)
+    assert ["-tiny-" in job["metadata"]["name"] for job in server.jobs] == [True]
+
+
+@pytest.mark.parametrize("condition, want_reads", [("Ready", 0), ("Stalled", 1)])
+async def test_after_a_start_a_chain_that_has_succeeded_is_looked_at_only_if_it_is_stalled(
+    condition: str, want_reads: int
+):
+    class Counting(FakeApiServer):
+        reads = 0
+
+        async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+            self.reads += 1
+            return self.jobs
+
+    server = Counting()
+    status = committed_status(a_plan(), "mini", "tiny").to_document()
+    next(c for c in status["conditions"] if c["type"] == condition)["status"] = "True"
+    server.chain["status"] = status
+    await a_controller(server).reconcile(KEY)
+    assert server.reads == want_reads

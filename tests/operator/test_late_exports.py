@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan, a_pod
+from deciding import NOON as NOON_TIME
 from deciding import committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
@@ -16,6 +18,7 @@ from distillchain_api.wire.answer import Committed, ExportFailure
 from distillchain_api.wire.export import ExportSummary
 from distillchain_operator.actions import CreateJob, Decision, DeleteJob
 from distillchain_operator.late_exports import refused_export
+from distillchain_operator.status import build_chain_status
 from distillchain_operator.transitions import transitions
 
 ONNX = {"image": IMAGE, "export": {"onnx": {}}}
@@ -215,3 +218,74 @@ def test_a_fine_tuned_teacher_is_not_exported():
     plan = a_plan(template=ONNX, teacher={"model": "hf://org/teacher", "fineTune": {}}, stages=["mini"])
 
     assert [stage.work_order.export.name for stage in plan.stages] == [None, "onnx"]
+
+
+GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": 4}, "requests": {"nvidia.com/gpu": 1, "memory": "8Gi"}}
+
+
+@pytest.mark.parametrize("place", ["template", "pod template"])
+def test_a_late_export_reserves_no_gpu(place: str):
+    status = committed_status(a_plan(stages=["mini"]), "mini")
+    pod = {"pod": {"spec": {"containers": [{"name": "trainer", "resources": GPU}]}}}
+    template = ONNX | ({"resources": GPU} if place == "template" else pod)
+
+    job = export_job(decide(a_plan(stages=["mini"], generation=2, template=template), previous=status))
+
+    (trainer,) = job["spec"]["template"]["spec"]["containers"]
+    assert trainer["resources"] == {"limits": {"cpu": 4}, "requests": {"memory": "8Gi"}}
+
+
+def test_a_late_export_whose_pod_waits_too_long_is_deleted_and_created_again_after_a_pause():
+    status = committed_status(a_plan(stages=["mini"]), "mini")
+    plan = a_plan(stages=["mini"], generation=2, template=ONNX | {"pendingDeadline": "10m"})
+    started = decide(plan, previous=status)
+    job = export_job(started)
+    pod = a_pod(job, phase="Pending")
+
+    assert decide(plan, job, pods=(pod,), previous=started.status).look_again_s == 600
+    decision = decide(plan, job, pods=(pod,), previous=started.status, now=NOON_TIME + timedelta(minutes=10))
+
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    missing = entry(decision, "mini").missing_export
+    assert (missing.phase, missing.pauses) == ("Pending", 1)
+    assert missing.message.startswith("its pod did not start within the pendingDeadline of 600 s")
+    assert decision.status.phase == "Succeeded"
+    assert [event.reason for event in transitions(started.status, decision.status)] == ["ExportPaused"]
+    early = decide(plan, previous=decision.status, now=NOON_TIME + timedelta(minutes=10))
+    assert (created(early), early.status) == ([], decision.status)
+    assert 0 < (early.look_again_s or 0) <= 60
+    later = decide(plan, previous=decision.status, now=NOON_TIME + timedelta(minutes=12))
+    assert created(later) == ["mini"]
+    assert entry(later, "mini").missing_export.pauses == 1
+
+
+def test_a_late_export_whose_pods_are_evicted_again_and_again_is_paused():
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    job = export_job(started)
+    evicted = [a_pod(job, phase="Failed", exit_code=75, number=number) for number in range(6)]
+
+    decision = decide(plan, job, pods=tuple(evicted), previous=started.status)
+
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    assert entry(decision, "mini").missing_export.next_start_at
+
+
+def test_the_condition_advises_a_retry_only_of_an_export_that_has_a_job():
+    plan, status = succeeded("mini")
+    decision = decide(plan, previous=status)
+    refusal = {"phase": "Failed", "job": None, "message": "no", "failure_class": FailureClass.POD_REJECTED}
+    stages = [e.model_copy(update=refused_export(plan, "mini", refusal)) for e in decision.status.stages]
+
+    refused = build_chain_status(plan, stages, previous=status, now=NOON_TIME)
+
+    assert exports_ready(refused).message == "mini: no"
+
+
+def test_a_service_that_is_refused_after_the_commit_does_not_stall_the_chain():
+    """The Job has no Complete condition yet, so its group is open."""
+    plan = a_plan(stages=["mini"], template={"image": IMAGE, "parallelism": {"nodes": 2}})
+    job, pod = a_committed_job(plan, "mini")
+    job["status"] = {"startTime": NOON, "active": 1}
+
+    assert decide(plan, job, pods=(pod,), parts=False).actions == ()

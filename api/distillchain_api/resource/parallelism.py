@@ -74,9 +74,23 @@ def resolve(parallelism: Parallelism, *, gpus: int) -> ResolvedParallelism:
     )
 
 
+def without_gpus(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """The resources of a container without its GPUs."""
+    lists = {
+        key: {name: amount for name, amount in (resources[key] or {}).items() if not _is_gpu(name)}
+        for key in ("limits", "requests")
+        if key in resources
+    }
+    return {**resources, **lists}
+
+
 def gpus_of(resources: Mapping[str, Any]) -> int:
     """GPUs in the resources of a container: its limits named `<vendor>/gpu`, such as nvidia.com/gpu."""
     # Kubernetes accepts a device in `requests` only with the same amount in `limits`.
     limits = resources.get("limits") or {}
-    amounts = (quantity_value(amount) for name, amount in limits.items() if name.partition("/")[2] == "gpu")
+    amounts = (quantity_value(amount) for name, amount in limits.items() if _is_gpu(name))
     return sum(int(amount) for amount in amounts if amount)
+
+
+def _is_gpu(resource: str) -> bool:
+    return resource.partition("/")[2] == "gpu"

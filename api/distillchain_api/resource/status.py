@@ -83,6 +83,11 @@ class MissingExport(Record):
     """What it waits for, or why it failed."""
     failure_class: FailureClass | None = None
     """Row of docs/failures.md."""
+    pauses: int | None = None
+    """How often in a row its Job was deleted for a pause: a pod waited longer than `pendingDeadline`, or its pods ended
+    too often."""
+    next_start_at: str | None = None
+    """When its Job is created again after such a pause."""
 
 
 class StageStatus(Record):
