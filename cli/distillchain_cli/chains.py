@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distillchain_api import GROUP, KIND
 from distillchain_api.resource.spec import TEACHER_STAGE
 from distillchain_api.resource.status import ChainStatus, Condition
 from distillchain_api.tasks import task_types
@@ -39,6 +40,11 @@ def stage_names(chain: dict[str, Any]) -> list[str]:
 def full_name(chain: dict[str, Any]) -> str:
     """`namespace/name`."""
     return f"{chain['metadata']['namespace']}/{chain['metadata']['name']}"
+
+
+def resource_name(chain: dict[str, Any]) -> str:
+    """`distillationchain.distillchain.io/sst2-femto`: the name that kubectl accepts."""
+    return f"{KIND.lower()}.{GROUP}/{chain['metadata']['name']}"
 
 
 def true_condition(status: ChainStatus, kind: str) -> Condition | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
 from pydantic_core import PydanticCustomError
 
 from distillchain_api.faults import nearest
+from distillchain_api.values import DURATION, duration_seconds
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
@@ -16,17 +18,18 @@ ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 def choice_of(choices: type[ChoiceT]) -> Callable[[str], ChoiceT]:
     """A parser for the values of an enum."""
 
-    def parse(text: str) -> ChoiceT:
-        try:
-            return choices(text)
-        except ValueError as error:
-            known = [str(choice) for choice in choices]
-            expected = f"expected one of {', '.join(known)}"
-            # `nearest` lists all names when none is close, and the list is there already.
-            hint = nearest(text, known)
-            raise _bad_value(text, expected + (f"; {hint}" if hint.startswith("did you mean") else "")) from error
+    known = [str(choice) for choice in choices]
+    return lambda text: choices(name_of(text, known))
 
-    return parse
+
+def name_of(text: str, known: Sequence[str]) -> str:
+    """The text, if it is one of the known names."""
+    if text in known:
+        return text
+    expected = f"expected one of {', '.join(known)}"
+    # `nearest` lists all names when none is close, and the list is there already.
+    hint = nearest(text, known)
+    raise bad_value(text, expected + (f"; {hint}" if hint.startswith("did you mean") else ""))
 
 
 def line_count(text: str | int) -> int:
@@ -34,10 +37,26 @@ def line_count(text: str | int) -> int:
     # typer also passes default values, which are numbers already.
     digits = str(text)
     if not (digits.isascii() and digits.isdecimal()):
-        raise _bad_value(digits, "expected a whole number, 0 or more")
+        raise bad_value(digits, "expected a whole number, 0 or more")
     return int(digits)
 
 
-def _bad_value(text: str, problem: str) -> PydanticCustomError:
-    """Typer adds the option and the usage line in front."""
+def seconds(text: str | int, *, zero_is_allowed: bool = False) -> int:
+    """The seconds of a duration such as `1h30m`, or of a number of seconds, as kubectl accepts both."""
+    given = str(text)
+    found = duration_seconds(given) if re.fullmatch(DURATION, given) else None
+    if given.isascii() and given.isdecimal():
+        found = int(given)
+    if found is None or (found == 0 and not zero_is_allowed):
+        raise bad_value(given, "expected a duration such as 30s, 5m or 1h30m")
+    return found
+
+
+def limit(text: str | int) -> int:
+    """As `seconds`, and 0 for no limit."""
+    return seconds(text, zero_is_allowed=True)
+
+
+def bad_value(text: str, problem: str) -> PydanticCustomError:
+    """An error for the value of an option. Typer adds the option and the usage line in front."""
     return PydanticCustomError("bad_value", "{problem}", {"problem": f"got {text}, {problem}"})

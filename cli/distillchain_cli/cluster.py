@@ -6,21 +6,23 @@ Every result is plain JSON data. Every error is a RunFailed with the API server'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
-from distillchain_cli.errors import Expired, NoData, NotFound, Refused, RunFailed, Unreachable, require_extra
+from distillchain_cli.access import Access
+from distillchain_cli.errors import BadInput, Expired, NoData, NotFound, Refused, RunFailed, Unreachable, require_extra
+from distillchain_cli.impersonation import Impersonation
 from distillchain_cli.kubeconfig import load_kubeconfig
 from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
 
-REQUEST_TIMEOUT_S = 15
 WATCH_S = 60  # the server ends each watch after this, and the next one continues from there
 WATCH_SILENCE_S = 75  # longer than WATCH_S: without any data for this long, the connection is dead
 LOG_SILENCE_S = 60  # a log may be silent for hours; reconnecting now and then detects a dead connection
 FIELD_MANAGER = "distillchain-cli"
 MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
 TRANSIENT = (429, 500, 502, 503, 504)
 
 
@@ -35,30 +37,28 @@ class Collection:
 class Cluster:
     """A connection to an API server, and the namespace in use.
 
-    Args:
-        timeout_s: limit of each request, except watches and logs.
     Attributes:
-        namespace: the argument, or else the namespace of the context.
+        namespace: the one of the options, or else the namespace of the context.
+        namespace_option: None: the options name none.
     """
 
-    def __init__(
-        self,
-        *,
-        kubeconfig: str | None,
-        context: str | None,
-        namespace: str | None,
-        timeout_s: float = REQUEST_TIMEOUT_S,
-    ) -> None:
+    def __init__(self, access: Access) -> None:
+        if access.as_groups and access.as_user is None:
+            raise BadInput("--as-group: expected together with --as, which names the user")
         require_extra("cli", "kubernetes", purpose="talking to a cluster")
         from kubernetes import client
 
         configuration = client.Configuration()
-        current = load_kubeconfig(kubeconfig, context, into=configuration)
+        current = load_kubeconfig(access.kubeconfig, access.context, into=configuration)
         # Report at once that a server does not answer. Commands that wait have their own retries, which they report.
         configuration.retries = 0
-        self.namespace: str = namespace or current.get("namespace") or "default"
-        self._timeout_s = timeout_s
+        self.namespace_option = access.namespace
+        self.namespace: str = access.namespace or current.get("namespace") or "default"
+        self._timeout_s = access.request_timeout or None
         self._api = client.ApiClient(configuration)
+        if access.as_user is not None:
+            rest = self._api.rest_client
+            rest.pool_manager = Impersonation(rest.pool_manager, access.as_user, access.as_groups or ())
 
     def fetch_chain(self, name: str) -> dict[str, Any]:
         """The chain as it is stored. Raises: NotFound."""
@@ -71,11 +71,13 @@ class Cluster:
 
     def list_chains(self, *, everywhere: bool = False, selector: str | None = None) -> list[dict[str, Any]]:
         """The chains of the namespace, or of all namespaces, sorted by namespace and name."""
-        query = {"labelSelector": selector} if selector else {}
-        items, _ = self.list(Collection(_chains(None if everywhere else self.namespace), query))
-        for item in items:  # the items of a list lack these two fields
-            item |= {"apiVersion": API_VERSION, "kind": KIND}
+        items, _ = self.list(self.chains(everywhere=everywhere, selector=selector))
         return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    def chains(self, *, everywhere: bool = False, selector: str | None = None) -> Collection:
+        """The chains of the namespace, or of all namespaces, with these labels."""
+        query = {"labelSelector": selector} if selector else {}
+        return Collection(_chains(None if everywhere else self.namespace), query)
 
     def chain_collection(self, name: str) -> Collection:
         """A collection of this chain only, for a watch."""
@@ -109,10 +111,8 @@ class Cluster:
         """Deletes the Job with this UID and, in the background, its pods. Does nothing if it no longer exists."""
         # The precondition protects a new Job of the same name that the operator has created meanwhile.
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        try:
+        with suppress(NotFound):
             self._request("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
-        except NotFound:
-            return
 
     def set_suspend(self, chain: dict[str, Any], suspend: bool) -> None:
         """Writes spec.suspend of the chain with this UID, and no other field.
@@ -129,10 +129,35 @@ class Cluster:
             content_type=MERGE_PATCH,
         )
 
+    def delete_chain(self, chain: dict[str, Any]) -> None:
+        """Deletes the chain with this UID and, in the background, what it owns. Does nothing if it no longer exists."""
+        metadata = chain["metadata"]
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
+        with suppress(NotFound):
+            self._request("DELETE", f"{_chains(self.namespace)}/{metadata['name']}", body=body)
+
+    def dry_run_chain(self, chain: dict[str, Any]) -> None:
+        """Lets the API server check a chain as if it were applied, with its schema, rules and webhooks.
+
+        Raises: Refused with the API server's message.
+        """
+        metadata = chain["metadata"]
+        self._request(
+            "PATCH",
+            f"{_chains(metadata['namespace'])}/{metadata['name']}",
+            # force: a field that another client has written is no fault of the chain.
+            query={"fieldManager": FIELD_MANAGER, "dryRun": "All", "fieldValidation": "Strict", "force": "true"},
+            body=chain,
+            content_type=APPLY_PATCH,
+        )
+
     def list(self, collection: Collection) -> tuple[list[dict[str, Any]], str]:
         """All objects, and the resource version from which a watch continues."""
         document = self._request("GET", collection.path, query=dict(collection.query))
-        return list(document.get("items") or []), str(document["metadata"]["resourceVersion"])
+        items = list(document.get("items") or [])
+        if str(document.get("kind")) == f"{KIND}List":
+            items = [{**item, "apiVersion": API_VERSION, "kind": KIND} for item in items]  # a list omits both
+        return items, str(document["metadata"]["resourceVersion"])
 
     def watch(self, collection: Collection, version: str) -> Iterator[dict[str, Any]]:
         """The changes after `version` as `{"type": ..., "object": ...}`, with bookmarks. Ends after WATCH_S.
@@ -159,19 +184,28 @@ class Cluster:
             yield change
 
     def log_lines(
-        self, pod: str, *, follow: bool = False, tail: int | None = None, since: str | None = None
+        self,
+        pod: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        newest_s: int | None = None,
+        since: str | None = None,
     ) -> Iterator[str]:
         """Lines of the trainer's log, each after its timestamp and a space.
 
         Args:
             follow: wait for more lines until the container ends.
             tail: return only the last lines, this many.
+            newest_s: return only lines of the last seconds, this many.
             since: return only lines of this second (RFC 3339) and later.
         Raises: NotFound when the pod is gone; Unreachable when the connection broke or LOG_SILENCE_S passed.
         """
         query = {"container": TRAINER_CONTAINER, "timestamps": "true", "follow": str(follow).lower()}
         if tail is not None:
             query["tailLines"] = str(tail)
+        if newest_s is not None:
+            query["sinceSeconds"] = str(newest_s)
         if since is not None:
             query["sinceTime"] = since
         yield from self._stream(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", query, silence_s=LOG_SILENCE_S)
@@ -220,7 +254,7 @@ class Cluster:
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
         *,
-        timeout: float | tuple[float, float],
+        timeout: float | tuple[float | None, float] | None,
     ) -> Any:
         """The response, whose body has not been read yet."""
         # One generic call: the generated classes differ for each API group, and parse objects that are only passed on.
@@ -247,9 +281,10 @@ class Cluster:
             yield
         except ApiException as error:
             raise _translate(error) from error
-        except ReadTimeoutError as error:
-            raise NoData(f"the API server {host} does not answer") from error
         except (HTTPError, OSError) as error:
+            # urllib3 wraps the error of a request without a body in another one.
+            if isinstance(getattr(error, "reason", error), ReadTimeoutError):
+                raise NoData(f"the API server {host} does not answer") from error
             raise Unreachable(f"the API server {host} cannot be reached: {_short(error)}") from error
 
 

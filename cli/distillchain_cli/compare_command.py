@@ -12,11 +12,14 @@ import typer
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
+from distillchain_cli.access import Access
+from distillchain_cli.access_options import takes_access
 from distillchain_cli.choices import choice_of
 from distillchain_cli.columns import WIDTH, Column, count, format_columns, rate, size
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import BadInput, RunFailed, require_extra
-from distillchain_cli.options import Context, Kubeconfig, Namespace, Output, Verbose
+from distillchain_cli.options import Verbose
+from distillchain_cli.output import Output
 from distillchain_cli.printing import document_text, print_message, print_result
 from distillchain_cli.report_command import write_report
 from distillchain_cli.stores import open_chain_store
@@ -40,7 +43,9 @@ class CompareFormat(StrEnum):
 
 
 @app.command(epilog="Example: distillchain compare a.yaml b.yaml:tiny --price-per-gpu-hour 2.5")
+@takes_access
 def compare(
+    access: Access,
     targets: Annotated[
         list[str],
         typer.Argument(
@@ -59,9 +64,6 @@ def compare(
         ),
     ] = CompareFormat.TABLE,
     to: Annotated[str | None, typer.Option(metavar="FILE", help="File to write to; default: stdout.")] = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
     """Compare committed models: metric, difference from the first one on the same rows, size, speed and cost.
@@ -74,7 +76,7 @@ def compare(
     from distillchain_report.side_by_side import compare as compare_models
 
     def fetch_chain(name: str) -> dict[str, Any]:
-        return connect(kubeconfig, context, namespace).fetch_chain(name)
+        return connect(access).fetch_chain(name)
 
     found = compare_models([_entrant(target, fetch_chain) for target in targets], price_per_gpu_hour=price)
     text = _written(found, output)

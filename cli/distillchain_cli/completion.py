@@ -7,13 +7,16 @@ in the middle of the line that the user types.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from typer.completion import get_completion_script  # type: ignore[attr-defined]  # the public way guesses the shell
 
+from distillchain_cli.access import Access
 from distillchain_cli.choices import choice_of
+from distillchain_cli.connection import connect
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM
 
 TIMEOUT_S = 2  # of each request; a user who pressed Tab does not wait longer
@@ -85,7 +88,7 @@ def _candidates(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str
 
 
 def _cluster(context: typer.Context) -> Any:
-    from distillchain_cli.cluster import Cluster
-
-    options = {name: context.params.get(name) for name in ("kubeconfig", "context", "namespace")}
-    return Cluster(**options, timeout_s=TIMEOUT_S)
+    given = {field.name: context.params.get(field.name) for field in fields(Access)}
+    # An option that is not complete yet has no value.
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return connect(replace(Access(**known), request_timeout=TIMEOUT_S))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distillchain_cli.access import Access
+
 if TYPE_CHECKING:
     from distillchain_cli.cluster import Cluster
 
 
-def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
-    """The cluster that kubeconfig and context name. Raises: BadInput, MissingExtra."""
+def connect(access: Access) -> Cluster:
+    """The cluster that the options name. Raises: BadInput, MissingExtra."""
     from distillchain_cli.cluster import Cluster
 
-    return Cluster(kubeconfig=kubeconfig, context=context, namespace=namespace)
+    return Cluster(access)

@@ -9,10 +9,13 @@ import typer
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, build_plan
+from distillchain_cli.access import Access
+from distillchain_cli.access_options import takes_access
 from distillchain_cli.columns import size
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import BadInput, RunFailed
-from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Stage, Storage, Target, Verbose
+from distillchain_cli.filename_option import takes_filename
+from distillchain_cli.options import Overrides, Stage, Storage, Target, Verbose
 from distillchain_cli.printing import print_message, print_result
 from distillchain_cli.stores import open_chain_store
 from distillchain_cli.targets import read_target
@@ -25,15 +28,15 @@ app = typer.Typer()
 
 
 @app.command(epilog="Example: distillchain download chain.yaml --to ./tiny --stage tiny")
+@takes_access
+@takes_filename
 def download(
+    access: Access,
     target: Target,
     to: Annotated[str, typer.Option(metavar="FOLDER", help="New folder for the files; an empty one may exist.")],
     stage: Stage = None,
     storage: Storage = None,
     overrides: Overrides = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
     """Download a committed checkpoint and compare every file with its manifest; by default that of the last stage.
@@ -48,7 +51,7 @@ def download(
         target,
         storage=storage,
         overrides=overrides or (),
-        fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+        fetch_chain=lambda name: connect(access).fetch_chain(name),
         note=print_message,
     )
     plan = build_plan(chain)

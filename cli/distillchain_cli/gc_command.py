@@ -14,12 +14,15 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.resource.spec import Storage as StorageSpec
 from distillchain_api.values import DURATION, duration_seconds
+from distillchain_cli.access import Access
+from distillchain_cli.access_options import takes_access
 from distillchain_cli.columns import WIDTH, Column, age, format_columns, size
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import BadInput, RunFailed
-from distillchain_cli.options import Context, Kubeconfig, Namespace, Output, OutputFormat, Storage, Verbose
+from distillchain_cli.options import Storage, Verbose
+from distillchain_cli.output import Output, OutputFormat
 from distillchain_cli.overrides import parse_storage
-from distillchain_cli.printing import document_text, is_document, print_message, print_result
+from distillchain_cli.printing import is_document, print_document, print_message, print_result
 from distillchain_cli.stores import open_chain_store
 from distillchain_cli.targets import read_target
 
@@ -30,7 +33,9 @@ app = typer.Typer()
 
 
 @app.command(epilog="Example: distillchain gc chain.yaml --older-than 48h --delete")
+@takes_access
 def gc(
+    access: Access,
     targets: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE|NAME", help="Chains that use the store: chain files, or names on the cluster."),
@@ -48,9 +53,6 @@ def gc(
     ] = False,
     storage: Storage = None,
     output: OutputFormat = Output.TABLE,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
     """List what nothing in a store needs: attempts that were never committed, states of committed stages, and the like.
@@ -65,7 +67,7 @@ def gc(
             target,
             storage=None,
             overrides=(),
-            fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+            fetch_chain=lambda name: connect(access).fetch_chain(name),
             note=print_message,
         )[0]
         for target in targets or ()
@@ -116,9 +118,9 @@ def _collect(
     except StageError as error:
         raise RunFailed(str(error)) from error
     if is_document(output):
-        print_result(document_text(_document(store.uri, found, deleted, delete=delete), output))
+        print_document(_document(store.uri, found, deleted, delete=delete), output)
     elif found.garbage:
-        print_result(_table(found.garbage, width=None if output is Output.WIDE else WIDTH))
+        print_result(_table(found.garbage, width=None if output == Output.WIDE else WIDTH))
     for sentence in found.kept:
         print_message(f"left alone: {sentence}")
     print_message(_summary(store.uri, found, deleted, delete=delete, logits=logits))

@@ -18,10 +18,18 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 
 
 def read_log(
-    cluster: Cluster, pod: str, *, follow: bool, tail: int | None, note: Callable[[str], None]
+    cluster: Cluster,
+    pod: str,
+    *,
+    follow: bool,
+    tail: int | None,
+    newest_s: int | None = None,
+    note: Callable[[str], None],
 ) -> Iterator[str]:
     """Lines of a trainer's log; with `follow`, until the trainer has ended.
 
+    Args:
+        tail, newest_s: only the last lines, or those of the last seconds, this many.
     After a lost connection the log is read again from the second of the newest line. Raises: Unreachable when the
     connection cannot be restored in time.
     """
@@ -32,7 +40,9 @@ def read_log(
     while True:
         try:
             since = position.second
-            for line in cluster.log_lines(pod, follow=follow, tail=None if since else tail, since=since):
+            # The limits are for the first request: the next ones continue from the newest line.
+            first: dict[str, int | None] = {} if since else {"tail": tail, "newest_s": newest_s}
+            for line in cluster.log_lines(pod, follow=follow, since=since, **first):
                 # A line arrived, so the connection works: patience starts from zero at the next failure.
                 failed_at, pause_s = None, FIRST_PAUSE_S
                 if (text := position.advance(line)) is not None:

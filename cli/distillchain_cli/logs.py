@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distillchain_api.wire.answer import parse_progress
@@ -27,12 +27,14 @@ class LogSelection:
     Attributes:
         stage: only this stage.
         tail: of each pod that exists at the start, only the last lines, this many.
+        newest_s: of each pod that exists at the start, only lines of the last seconds, this many.
         previous: the pod before the newest of its stage.
         raw: lines as the trainer wrote them: no stage in front, progress as JSON.
     """
 
     stage: str | None = None
     tail: int | None = None
+    newest_s: int | None = None
     previous: bool = False
     raw: bool = False
 
@@ -62,7 +64,7 @@ def show_logs(cluster: Cluster, name: str, selection: LogSelection, output: LogO
     unread = []
     for pod in chosen:
         try:
-            _show(cluster, pod, selection, output, follow=False, tail=selection.tail)
+            _show(cluster, pod, selection, output, follow=False)
         except Unreachable as error:  # the node of this pod may be away while the others are not
             output.note(f"the log of pod {pod.name} cannot be read: {error}")
             unread.append(pod.name)
@@ -76,7 +78,7 @@ def follow_logs(cluster: Cluster, name: str, selection: LogSelection, output: Lo
         raise BadInput("--previous: expected without --follow, because a replaced pod writes no more")
     cluster.fetch_chain(name)  # fails at once if the name is wrong
     watched = WatchedCollections(cluster, {"chain": cluster.chain_collection(name), "pods": cluster.pods_of(name)})
-    # --tail is for pods that ran before this command; of later ones the user wants every line.
+    # --tail and --since are for pods that ran before this command; of later ones the user wants every line.
     at_start = {pod["metadata"]["uid"] for pod in watched["pods"]}
     shown: set[str] = set()
     last_message = last_disconnect = ""
@@ -86,8 +88,8 @@ def follow_logs(cluster: Cluster, name: str, selection: LogSelection, output: Lo
         chain = watched["chain"][0]
         if pod := _next(watched["pods"], chain, selection, shown):
             shown.add(pod.uid)
-            tail = selection.tail if pod.uid in at_start else None
-            _show(cluster, pod, selection, output, follow=True, tail=tail)
+            limits = selection if pod.uid in at_start else replace(selection, tail=None, newest_s=None)
+            _show(cluster, pod, limits, output, follow=True)
             continue
         with suppress(Unreachable):  # the watches report it, and this loop continues once the server answers
             if ending := _ending(cluster, chain, selection, shown):
@@ -152,11 +154,12 @@ def _subject(name: str, selection: LogSelection) -> str:
     return f"stage {selection.stage} of {name}" if selection.stage else name
 
 
-def _show(
-    cluster: Cluster, pod: TrainerPod, selection: LogSelection, output: LogOutput, *, follow: bool, tail: int | None
-) -> None:
+def _show(cluster: Cluster, pod: TrainerPod, selection: LogSelection, output: LogOutput, *, follow: bool) -> None:
     output.note(f"stage {pod.stage}: pod {pod.name}")
-    for line in read_log(cluster, pod.name, follow=follow, tail=tail, note=output.note):
+    lines = read_log(
+        cluster, pod.name, follow=follow, tail=selection.tail, newest_s=selection.newest_s, note=output.note
+    )
+    for line in lines:
         output.line(line if selection.raw else f"[{pod.stage}] {readable(line)}")
 
 

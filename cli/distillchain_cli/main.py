@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,29 +21,37 @@ from typer.completion import completion_init  # type: ignore[attr-defined]  # se
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
-from distillchain_cli import cluster_commands, compare_command, download_command, gc_command, report_command
+from distillchain_cli import (
+    change_commands,
+    cluster_commands,
+    compare_command,
+    download_command,
+    gc_command,
+    report_command,
+)
+from distillchain_cli.access import Access
+from distillchain_cli.access_options import takes_access
 from distillchain_cli.chain_files import plan_of, read_chain
+from distillchain_cli.choices import choice_of
 from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SUCCEEDED, BadInput, CliError, require_extra
+from distillchain_cli.filename_option import takes_filename
 from distillchain_cli.options import (
-    Context,
     File,
+    Filenames,
     Files,
-    Kubeconfig,
-    Namespace,
-    Output,
-    OutputFormat,
     Overrides,
     Storage,
     Target,
     Verbose,
     log,
 )
+from distillchain_cli.output import Output, OutputFormat
 from distillchain_cli.printing import (
-    document_text,
     is_document,
+    print_document,
     print_faults,
     print_message,
     print_result,
@@ -61,6 +70,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: distillchain validate chain.yaml",
 )
+
+
+class DryRun(StrEnum):
+    """Where `validate` checks chains."""
+
+    CLIENT = "client"
+    SERVER = "server"
 
 
 def _print_version(value: bool) -> None:
@@ -82,21 +98,42 @@ def distillchain(
 
 
 @app.command(epilog="Example: distillchain validate chain.yaml --set spec.task.maxLength=64")
-def validate(files: Files, storage: Storage = None, overrides: Overrides = None, _verbose: Verbose = False) -> None:
+@takes_access
+def validate(
+    access: Access,
+    files: Files = None,
+    filenames: Filenames = None,
+    dry_run: Annotated[
+        DryRun,
+        typer.Option(
+            metavar="|".join(DryRun),
+            parser=choice_of(DryRun),
+            help="server: the API server checks the chains too, with its CRD, policies and webhooks.",
+        ),
+    ] = DryRun.CLIENT,
+    storage: Storage = None,
+    overrides: Overrides = None,
+    _verbose: Verbose = False,
+) -> None:
     """Check chains and summarise them. Changes nothing, and reads no data, model or store."""
-    if not validate_files(files, storage=storage, overrides=overrides or ()):
+    paths = [*(files or []), *(filenames or [])]
+    if not paths:
+        raise BadInput(f"got no file, expected at least one, such as: {program_name()} validate chain.yaml")
+    # Without a cluster no option of it is looked at, so that a laptop without kubeconfig can validate.
+    cluster = connect(access) if dry_run is DryRun.SERVER else None
+    if not validate_files(paths, storage=storage, overrides=overrides or (), cluster=cluster):
         raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @app.command(epilog="Example: distillchain plan chain.yaml -o json")
+@takes_access
+@takes_filename
 def plan(
+    access: Access,
     target: Target,
     storage: Storage = None,
     overrides: Overrides = None,
     output: OutputFormat = Output.TABLE,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
     """Show what a run would do: stages, digests, and what the store already holds. Changes nothing.
@@ -109,7 +146,7 @@ def plan(
         target,
         storage=storage,
         overrides=overrides or (),
-        fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+        fetch_chain=lambda name: connect(access).fetch_chain(name),
         note=print_message,
     )
     planned = plan_of(chain, source=target)
@@ -117,13 +154,14 @@ def plan(
     if is_document(output):
         stages = [item.to_document() for item in forecasts]
         document = {"chain": planned.chain.name, "storage": planned.chain.spec.storage.uri, "stages": stages}
-        print_result(document_text(document, output))
+        print_document(document, output)
     else:
-        print_result(plan_table(forecasts, width=None if output is Output.WIDE else WIDTH))
+        print_result(plan_table(forecasts, width=None if output == Output.WIDE else WIDTH))
     print_message(summary(planned, forecasts))
 
 
 @app.command(epilog="Example: distillchain run chain.yaml --storage file://./store")
+@takes_filename
 def run(
     file: File,
     storage: Storage = None,
@@ -170,9 +208,9 @@ def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
     with open_view(sys.stderr, [stage.name for stage in planned.stages], metric=metric) as view:
         status = run_chain(planned, RunFolder(folder), view=view)
     if is_document(output):
-        print_result(document_text(status.to_document(), output))
+        print_document(status.to_document(), output)
     else:
-        width = None if output is Output.WIDE else WIDTH
+        width = None if output == Output.WIDE else WIDTH
         print_result(results_table(planned, status, width=width, warnings_were_printed=_is_one_terminal()))
     return status
 
@@ -194,6 +232,7 @@ def _explain_failure(status: ChainStatus) -> None:
 
 
 app.add_typer(cluster_commands.app)
+app.add_typer(change_commands.app)
 app.add_typer(report_command.app)
 app.add_typer(compare_command.app)
 app.add_typer(download_command.app)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from distillchain_cli.choices import choice_of
-from distillchain_cli.completion import complete_chain, complete_context, complete_namespace, complete_stage
+from distillchain_cli.completion import complete_chain, complete_stage
 
 log = logging.getLogger("distillchain_cli")
-
-
-class Output(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    WIDE = "wide"
-    JSON = "json"
-    YAML = "yaml"
 
 
 def set_verbose(value: bool) -> bool:
@@ -37,11 +26,15 @@ File = Annotated[
     ),
 ]
 Files = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="FILE",
         help="YAML or JSON files, folders of .yaml, .yml and .json files, or - for stdin. Other kinds are skipped.",
     ),
+]
+Filenames = Annotated[
+    list[str] | None,
+    typer.Option("--filename", "-f", metavar="FILE", help="The same as the argument FILE. May be repeated."),
 ]
 Target = Annotated[
     str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
@@ -59,40 +52,9 @@ Overrides = Annotated[
         "--set", metavar="PATH=VALUE", help="Replace a field of FILE, such as spec.stages[tiny].training.epochs=1."
     ),
 ]
-OutputFormat = Annotated[
-    Output,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="|".join(Output),
-        parser=choice_of(Output),
-        help="Output format; wide has more columns and cuts nothing.",
-    ),
-]
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", callback=set_verbose, help="Print more, and the traceback if the command fails."),
 ]
 Stage = Annotated[str | None, typer.Option(metavar="STAGE", help="Only this stage.", autocompletion=complete_stage)]
-Namespace = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace",
-        "-n",
-        metavar="NAMESPACE",
-        help="Namespace; default: the namespace of the kubeconfig's context.",
-        autocompletion=complete_namespace,
-    ),
-]
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
-Context = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CONTEXT",
-        help="Context of the kubeconfig; default: the current context.",
-        autocompletion=complete_context,
-    ),
-]
-Kubeconfig = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Kubeconfig; default: $KUBECONFIG, or else ~/.kube/config.")
-]

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+import typer
 import yaml
 
 from distillchain_api.failures import FailureClass, troubleshooting
 from distillchain_api.faults import BadDocument
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
-from distillchain_cli.options import Output, log
+from distillchain_cli.errors import EXIT_INTERRUPTED
+from distillchain_cli.options import log
+from distillchain_cli.output import Output
 
 
 def print_result(text: str) -> None:
@@ -88,9 +91,18 @@ class TolerantStream:
             os.close(null)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the command without a message on Ctrl-C, which is how users end a command that follows something."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
 def is_document(output: Output) -> bool:
-    """Whether the format is for programs: JSON or YAML."""
-    return output in (Output.JSON, Output.YAML)
+    """Whether the format is for programs: JSON, YAML or a JSONPath template."""
+    return output in (Output.JSON, Output.YAML) or output.template is not None
 
 
 class _Dumper(yaml.SafeDumper):
@@ -110,11 +122,26 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+def print_document(document: dict[str, Any], output: Output) -> None:
+    """Prints a document in a format for programs. As in kubectl, the text of a template has no line break of ours."""
+    print(document_text(document, output), end="\n" if output.template is None else "", flush=True)  # noqa: T201
+
+
 def document_text(document: dict[str, Any], output: Output) -> str:
-    """A document as YAML if that is the format, else as JSON."""
-    if output is Output.YAML:
+    """A document as YAML or by the template if that is the format, else as JSON."""
+    if output.template is not None:
+        return output.template.render(document)
+    if output == Output.YAML:
         return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip("\n")
     return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def document_line(document: dict[str, Any], output: Output) -> str:
+    """One of several documents: JSON in one line, YAML after its separator."""
+    if output == Output.JSON:
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    text = document_text(document, output)
+    return f"---\n{text}" if output == Output.YAML else text
 
 
 def as_list(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -20,11 +20,14 @@ from distillchain_api.failures import FailureClass, StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_api.layout import report_key
 from distillchain_api.resource.status import ChainStatus
+from distillchain_cli.access import Access
+from distillchain_cli.access_options import takes_access
 from distillchain_cli.choices import choice_of
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import BadInput, RunFailed, require_extra
+from distillchain_cli.filename_option import takes_filename
 from distillchain_cli.gate_check import gate_problem
-from distillchain_cli.options import Context, Kubeconfig, Namespace, Overrides, Storage, Target, Verbose
+from distillchain_cli.options import Overrides, Storage, Target, Verbose
 from distillchain_cli.printing import print_message, print_result
 from distillchain_cli.stores import open_chain_store
 from distillchain_cli.targets import FetchChain, read_target
@@ -45,7 +48,10 @@ class ReportFormat(StrEnum):
 
 
 @app.command(epilog="Example: distillchain report chain.yaml --to report.html")
+@takes_access
+@takes_filename
 def report(
+    access: Access,
     target: Target,
     output: Annotated[
         ReportFormat,
@@ -56,9 +62,6 @@ def report(
     to: Annotated[str | None, typer.Option(metavar="FILE", help="File to write to; default: stdout.")] = None,
     storage: Storage = None,
     overrides: Overrides = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
     _verbose: Verbose = False,
 ) -> None:
     """Write the report on a chain, finished or not, from what its store holds. Changes nothing there.
@@ -70,7 +73,7 @@ def report(
         output,
         storage=storage,
         overrides=overrides or (),
-        fetch_chain=lambda name: connect(kubeconfig, context, namespace).fetch_chain(name),
+        fetch_chain=lambda name: connect(access).fetch_chain(name),
     )
     if to is None:
         print_result(text.rstrip("\n"))

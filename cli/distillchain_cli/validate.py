@@ -1,10 +1,14 @@
-"""`distillchain validate`: checks every chain in files and folders, and reports all faults of all of them."""
+"""`distillchain validate`: checks every chain in files and folders, and reports all faults of all of them.
+
+With a cluster, its API server checks the chains that are valid here, as if they were applied.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from distillchain_api.faults import BadDocument
+from distillchain_api.faults import BadDocument, Fault
 from distillchain_cli.chain_files import (
     ChainDocument,
     FileContent,
@@ -15,12 +19,24 @@ from distillchain_cli.chain_files import (
     plan_of,
     read_file,
 )
+from distillchain_cli.errors import NotFound, Refused
 from distillchain_cli.printing import print_faults, print_message, print_result
 
+if TYPE_CHECKING:
+    from distillchain_cli.cluster import Cluster
 
-def validate_files(paths: Sequence[str], *, storage: str | None, overrides: Sequence[str]) -> bool:
+APPLIED = ("apiVersion", "kind", "spec")
+APPLIED_METADATA = ("name", "namespace", "labels", "annotations")
+"""What a user writes. `kubectl get -o yaml` adds fields that the API server refuses in an apply."""
+
+
+def validate_files(
+    paths: Sequence[str], *, storage: str | None, overrides: Sequence[str], cluster: Cluster | None = None
+) -> bool:
     """Prints a line for each valid chain to stdout, and the faults of the others to stderr.
 
+    Args:
+        cluster: whose API server checks the chains too.
     Returns: whether all chains are valid. Raises: BadDocument when there is no chain at all.
     """
     contents, are_readable = _read(paths)
@@ -30,7 +46,7 @@ def validate_files(paths: Sequence[str], *, storage: str | None, overrides: Sequ
         raise no_chain([content.source for content in contents])
     # A list, not a generator: all() would stop at the first invalid chain and hide the faults of the others.
     results = [
-        _validate(chain, storage=storage, overrides=overrides, is_only=len(content.chains) == 1)
+        _validate(chain, storage=storage, overrides=overrides, cluster=cluster, is_only=len(content.chains) == 1)
         for content in contents
         for chain in content.chains
     ]
@@ -60,15 +76,33 @@ def _read(paths: Sequence[str]) -> tuple[list[FileContent], bool]:
     return contents, are_readable
 
 
-def _validate(document: ChainDocument, *, storage: str | None, overrides: Sequence[str], is_only: bool) -> bool:
+def _validate(
+    document: ChainDocument, *, storage: str | None, overrides: Sequence[str], cluster: Cluster | None, is_only: bool
+) -> bool:
     """Prints the result for one chain. Faults name the chain too if its file has several."""
     source = document.source if is_only else f"{document.source}: {document.name}"
     try:
         chain = parse(document, storage=storage, overrides=overrides, source=source)
         planned = plan_of(chain, source=source)
+        if cluster is not None:
+            _check_on_server(document.content, source, cluster)
     except BadDocument as error:
         print_faults(error)
         return False
     stages = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.students)])
-    print_result(f"{document.source}: valid: DistillationChain {chain.name}, {stages}")
+    where = "valid, also for the API server" if cluster is not None else "valid"
+    print_result(f"{document.source}: {where}: DistillationChain {chain.name}, {stages}")
     return True
+
+
+def _check_on_server(content: dict[str, Any], source: str, cluster: Cluster) -> None:
+    """Raises: BadDocument with the API server's message when it refuses the chain."""
+    metadata = {name: value for name, value in content["metadata"].items() if name in APPLIED_METADATA}
+    namespace = metadata.setdefault("namespace", cluster.namespace)
+    if cluster.namespace_option not in (None, namespace):
+        problem = f"got {namespace}, expected {cluster.namespace_option} as --namespace says; correct one of them"
+        raise BadDocument(source, [Fault("metadata.namespace", problem)])
+    try:
+        cluster.dry_run_chain({name: content[name] for name in APPLIED} | {"metadata": metadata})
+    except (Refused, NotFound) as error:
+        raise BadDocument(source, [Fault("", str(error))]) from error

@@ -30,9 +30,24 @@ def test_bad_input_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]):
 @pytest.mark.parametrize(
     "arguments, want",
     [
-        (["plan", "c.yaml", "-o", "yml"], "'-o': got yml, expected one of table, wide, json, yaml; did you mean yaml?"),
+        (
+            ["plan", "c.yaml", "-o", "yml"],
+            "'-o': got yml, expected one of table, wide, json, yaml, jsonpath=TEMPLATE; did you mean yaml?",
+        ),
         (["report", "c.yaml", "-o", "pdf"], "'-o': got pdf, expected one of html, md, json"),
         (["completion", "tcsh"], "'bash|zsh|fish': got tcsh, expected one of bash, zsh, fish"),
+        (
+            ["list", "-o", "nam"],
+            "'-o': got nam, expected one of table, wide, json, yaml, name, jsonpath=TEMPLATE; did you mean name?",
+        ),
+        (
+            ["list", "-o", "jsonpath=.items"],
+            "'-o': got jsonpath=.items, expected a path in braces, such as {.metadata.name}",
+        ),
+        (
+            ["list", "--request-timeout", "soon"],
+            "'--request-timeout': got soon, expected a duration such as 30s, 5m or 1h30m",
+        ),
         (["logs", "relay", "--tail", "-1"], "'--tail': got -1, expected a whole number, 0 or more"),
         (["logs", "relay", "--tail", "all"], "'--tail': got all, expected a whole number, 0 or more"),
     ],

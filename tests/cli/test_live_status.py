@@ -255,7 +255,13 @@ class CutLog:
         self.lines, self.cuts = lines, cuts
 
     def log_lines(
-        self, pod: str, *, follow: bool = False, tail: int | None = None, since: str | None = None
+        self,
+        pod: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        newest_s: int | None = None,
+        since: str | None = None,
     ) -> Iterator[str]:
         kept = [line for line in self.lines if since is None or line[:19] >= since[:19]]
         if not self.cuts:

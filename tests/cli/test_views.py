@@ -18,7 +18,7 @@ from distillchain_api.wire.answer import Progress as Line
 from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import BarsView, PlainView
-from distillchain_cli.options import Output
+from distillchain_cli.output import Output
 from distillchain_cli.printing import document_text
 from distillchain_cli.run import build_status
 from distillchain_cli.table import results_table

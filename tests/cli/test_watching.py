@@ -16,6 +16,7 @@ from cli.scene import DEADLINE_S, NAME, Scene
 from cluster.cut import CuttableRelay
 from cluster.waiting import wait_until
 from distillchain_cli import status_watch, watching
+from distillchain_cli.access import Access
 from distillchain_cli.cluster import Cluster, Collection
 from distillchain_cli.errors import Expired, Refused
 from distillchain_cli.snapshot import Snapshot
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 
 
 def connect(scene: Scene, kubeconfig: Path | None = None) -> Cluster:
-    return Cluster(kubeconfig=str(kubeconfig or scene.kubeconfig()), context=None, namespace=None)
+    return Cluster(Access(kubeconfig=str(kubeconfig or scene.kubeconfig())))
 
 
 def test_a_watch_prints_each_change_and_ends_with_exit_code_0_on_success(scene: Scene):
@@ -161,7 +162,7 @@ def test_the_collection_is_listed_again_when_the_api_server_discarded_changes(sc
             self.lists += 1
             return items, version if self.lists > 1 else "1"
 
-    cluster_after_sleep = WokenUp(kubeconfig=str(scene.kubeconfig()), context=None, namespace=None)
+    cluster_after_sleep = WokenUp(Access(kubeconfig=str(scene.kubeconfig())))
     seen = follow(cluster_after_sleep, chain)
     next(seen)
     again = next(seen)
