@@ -164,6 +164,20 @@ def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1) -> Di
     )
 
 
+def mean_interval(runs: SeedRuns) -> tuple[float, float]:
+    """The 95 % interval of the mean metric of one recipe, for other rows and other seeds.
+
+    Intervals of two recipes may overlap although their difference is certain: rows are hard for both.
+    """
+    mean = float(runs.values.mean())
+    by_rows = float(runs.parts.mean(axis=0).var(ddof=1)) / runs.rows
+    by_seeds = (float(runs.values.var(ddof=1)) / runs.seeds,)
+    noise = _noise(runs) / (runs.rows * runs.seeds)
+    error, freedom = _error(by_rows, by_seeds, rows=runs.rows, seeds=(runs.seeds,), noise=noise)
+    margin = _t(_upper_quantile(1), freedom) * error
+    return mean - margin, mean + margin
+
+
 def row_interval(differences: Floats, value: float) -> tuple[float, float]:
     """The 95 % interval of the difference of two single students for other rows; other seeds are not covered.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distillchain_report.evidence.paired import SeedRuns, difference
+from distillchain_report.evidence.paired import SeedRuns, difference, mean_interval
 
 
 def runs(parts):
@@ -170,3 +170,14 @@ def test_several_comparisons_widen_the_interval_and_the_detectable_difference():
     assert two.detectable > one.detectable
     assert two.p_value == min(1.0, 2 * one.p_value)
     assert (two.seeds_for(0.05) or 99) > (one.seeds_for(0.05) or 99)
+
+
+def test_the_interval_of_one_recipe_covers_its_mean():
+    dice, repeats = np.random.default_rng(2), 400
+    # The mean over all rows and seeds that there could be is 0.
+    found = [mean_interval(simulated(dice, rows=150, seeds=3)[0]) for _ in range(repeats)]
+
+    covered = np.mean([low <= 0 <= high for low, high in found])
+    assert 0.93 < covered <= 1.0
+    low, high = found[0]
+    assert low < high
