@@ -314,6 +314,40 @@ def test_compiled_layers_have_the_names_of_before_and_can_be_restored():
     assert list(student.state_dict()) == names
 
 
+def test_measurements_between_epochs_and_after_the_training_do_not_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A pass of another shape without gradients was compiled first: 17 % of a training at BERT-large size (H100)."""
+    rows, student = random_rows(61), a_student()
+    before, calls, measured = [layer.forward for layer in repeated_layers(student)], [], []
+
+    def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*inputs: Any, **named: Any) -> Any:
+            calls.append(torch.is_grad_enabled())
+            return forward(*inputs, **named)
+
+        return call
+
+    def validate() -> dict[str, float]:
+        with torch.no_grad():
+            student(input_ids=torch.ones(3, 5, dtype=torch.long))
+        measured.append(len(calls))
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(stepper, "available_modes", lambda *_, **__: (Mode.EAGER, Mode.COMPILED))
+    monkeypatch.setattr(ModeTrial, "seconds", {Mode.EAGER: 2.0, Mode.COMPILED: 1.0})
+    monkeypatch.setattr("distillchain_trainer.engine.modes.COMPILE_PAYS_S", 0.0)
+    monkeypatch.setattr(torch, "compile", compiled)
+
+    progress = train(student, rows, recipe(epochs=6), tmp_path, validate=validate)
+
+    assert progress.mode == "compiled"
+    assert calls
+    assert all(calls), "none without gradients"
+    assert measured[-1] < len(calls), "and compiled again after the measurement"
+    assert [layer.forward for layer in repeated_layers(student)] == before
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_activations_that_are_computed_twice_give_the_same_weights(dropout: float):
     start = a_student(dropout=dropout)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +36,17 @@ def uncompile_layers(model: nn.Module) -> None:
     """Undoes compile_layers."""
     for layer in repeated_layers(model):
         layer.__dict__.pop("forward", None)
+
+
+@contextmanager
+def without_compiled_layers(model: nn.Module) -> Iterator[None]:
+    """Within this, layers compute as they are. Passes of other shapes or without gradients would be compiled first."""
+    compiled = {layer: layer.__dict__.pop("forward") for layer in repeated_layers(model) if "forward" in layer.__dict__}
+    try:
+        yield
+    finally:
+        for layer, forward in compiled.items():
+            layer.forward = forward
 
 
 def _parameters(layers: list[nn.Module]) -> int:

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 CPU_TOKENS, CPU_ROWS = 8_192, 64
 GPU_TOKENS, GPU_ROWS = 65_536, 4_096
 
+CASTS_SHARE = 0.5  # of the free memory of a GPU; the passes need the rest
 RESIDENT_BYTES = 2**30  # token ids of a split up to this size are copied to the GPU as a whole
-LAUNCHED_AHEAD = 1  # batches; each needs the memory of a batch
 
 LATENCY_ROWS = 64
 LATENCY_S = 2.0  # a teacher of a second per row is measured on two rows: enough to know that it is slow
@@ -48,6 +48,7 @@ class Answered:
     rows: list[int]
     outputs: NDArray[np.float32]
     elapsed_s: float
+    """Since the batch before was returned. The next batch may be computed meanwhile, so only the sum says something."""
 
 
 def forward(
@@ -70,6 +71,7 @@ def forward(
     lengths = encoded.lengths
     waiting = encoded.longest_first(rows)
     device = device_of(model)
+    keeps_casts = has_room_for_casts(model)
     tokens, most_rows = (CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else (GPU_TOKENS, GPU_ROWS)
     tokens = min(tokens, encoded.most_tokens or tokens)
     if encoded.nbytes < RESIDENT_BYTES:
@@ -79,15 +81,15 @@ def forward(
     # On a GPU, the next batch is launched before the outputs of the last are read.
     unread: deque[_Running] = deque()
     start = 0
+    since = time.perf_counter()
     try:
         while start < len(waiting) or unread:
-            started = time.perf_counter()
             # The rows are sorted, so the first row of a batch is its longest, and this bounds the padded tokens.
             longest = int(lengths[waiting[start]]) if start < len(waiting) else 0
             batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))].tolist()
             try:
                 if batch:
-                    unread.append(_launch(model, encoded, batch, outputs_of, device, precision))
+                    unread.append(_launch(model, encoded, batch, outputs_of, device, precision, keeps_casts))
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1 and not unread:
                     raise OutOfMemory(
@@ -103,12 +105,28 @@ def forward(
             if short:  # not inside `except`, which keeps the tensors that did not fit alive
                 # Releases what torch has reserved for the batch that failed, so that smaller blocks can be allocated.
                 torch.cuda.empty_cache()
-            if unread and (short or not batch or len(unread) > LAUNCHED_AHEAD or device.type == "cpu"):
+            if unread and (short or not batch or len(unread) > launched_ahead(device)):
                 done = unread.popleft()
                 outputs = done.read()
-                yield Answered(done.rows, outputs, time.perf_counter() - started)
+                yield Answered(done.rows, outputs, time.perf_counter() - since)
+                since = time.perf_counter()
     finally:
         model.train(was_training)
+
+
+def launched_ahead(device: torch.device) -> int:
+    """Batches that are launched before the outputs of an earlier one are read; each needs the memory of a batch."""
+    return 0 if device.type == "cpu" else 1
+
+
+def has_room_for_casts(model: Any) -> bool:
+    """Whether a GPU has room for the weights in bfloat16 beside those in float32, and for the passes."""
+    device = device_of(model)
+    if device.type == "cpu":
+        return True
+    nbytes = sum(weight.nbytes for weight in model.parameters() if weight.dtype == torch.float32)
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return nbytes / 2 < CASTS_SHARE * free
 
 
 def latency_ms(model: Any, encoded: Encoded, outputs_of: OutputsOf, *, precision: Precision) -> tuple[float, float]:
@@ -155,8 +173,10 @@ def _launch(
     outputs_of: OutputsOf,
     device: torch.device,
     precision: Precision,
+    keeps_casts: bool = False,
 ) -> _Running:
-    with torch.inference_mode(), autocast(device, precision):
+    # Not inference_mode, within which autocast converts the weights for each batch again.
+    with torch.no_grad(), autocast(device, precision, keeps_casts=keeps_casts):
         outputs = outputs_of_batch(model, encoded, rows, outputs_of, device)
         if device.type == "cpu":
             return _Running(rows, outputs, None)

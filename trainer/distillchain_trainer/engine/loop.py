@@ -22,6 +22,7 @@ from distillchain_api.base import Record
 from distillchain_api.metrics import Metric
 from distillchain_api.resource.spec import Training
 from distillchain_api.wire.manifest import SelectedEpoch, SplitMetrics
+from distillchain_trainer.engine.compiled import uncompile_layers, without_compiled_layers
 from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.modes import Mode
@@ -253,6 +254,7 @@ class _Run:
         else:
             self._choose_epoch(self.selection)
         self.model.to(self.work.device)
+        uncompile_layers(self.work.model)  # what follows makes other passes, of other shapes and without gradients
         return self.progress()
 
     def _choose_epoch(self, selection: EpochSelection) -> None:
@@ -359,7 +361,8 @@ class _Run:
         self._gather_weights()
         self.model.to(self.work.device)
         try:
-            metrics = self.hooks.validate()
+            with without_compiled_layers(self.work.model):
+                metrics = self.hooks.validate()
             self.history.measured(self.step, float(epoch), metrics)
             if self.selection is not None:
                 self.selection.measured(epoch, self.step, metrics, self.model)

@@ -20,10 +20,15 @@ def device_of(model: Any) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """bfloat16 where the recipe asks for it."""
+def autocast(device: torch.device, precision: Precision, *, keeps_casts: bool = True) -> torch.autocast:
+    """bfloat16 where the recipe asks for it.
+
+    Args:
+        keeps_casts: weights are converted once, and kept in both forms until the outermost autocast ends.
+    """
     # No GradScaler beside it: bfloat16 has the exponents of float32, so gradients do not underflow as in float16.
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=enabled and keeps_casts)
 
 
 def apply_tf32(training: Training) -> None:

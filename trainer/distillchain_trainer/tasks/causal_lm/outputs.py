@@ -17,7 +17,7 @@ MOST_IDS = 2**24
 NOTHING = -1e30
 
 OfBlock = Callable[[Tensor, Tensor], Tensor]
-"""From logits [items, vocabulary] in float32 and target ids [items, 1]."""
+"""From logits [items, vocabulary] in float32, which it may overwrite, and target ids [items, 1]."""
 
 
 def teacher_outputs(logits: Tensor, positions: Tensor, targets: Tensor, *, k: int, tokens: int) -> Tensor:
@@ -33,11 +33,12 @@ def teacher_outputs(logits: Tensor, positions: Tensor, targets: Tensor, *, k: in
     """
 
     def of_block(wide: Tensor, target: Tensor) -> Tensor:
-        total = wide.logsumexp(-1, keepdim=True)
         best, ids = wide[:, :tokens].topk(k, dim=-1)
-        rest = wide.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-        rest = rest.clamp(min=NOTHING)
-        return torch.cat([best - total, ids.float(), rest - total, wide.gather(-1, target) - total], dim=-1)
+        of_target = wide.gather(-1, target)
+        # In place, and the sum of all from that of the rest: each pass over the vocabulary takes time.
+        rest = wide.scatter_(-1, ids, -torch.inf).logsumexp(-1, keepdim=True).clamp(min=NOTHING)
+        total = torch.cat([best, rest], dim=-1).logsumexp(-1, keepdim=True)
+        return torch.cat([best - total, ids.float(), rest - total, of_target - total], dim=-1)
 
     return _by_item(logits, positions, targets, of_block, columns=2 * k + 2)
 

@@ -43,7 +43,11 @@ def blocks(rows: int, vocabulary: int) -> Iterator[slice]:
 
 
 class _Selected(torch.autograd.Function):
-    """[rows, vocabulary] and [rows, k] to [rows, k + 1]. Its backward pass makes the only copy of the logits' size."""
+    """[rows, vocabulary] and [rows, k] to [rows, k + 1]. Its backward pass makes the only copy of the logits' size.
+
+    A pass over the logits of a block takes as long as several layers of a small model, so what can be computed in place
+    or from the k + 1 sums is.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
@@ -51,30 +55,29 @@ class _Selected(torch.autograd.Function):
         has_rest = k < vocabulary
         kind = torch.promote_types(logits.dtype, torch.float32)
         found = torch.empty((rows, k + has_rest), dtype=kind, device=logits.device)
-        totals = torch.empty((rows, 1 + has_rest), dtype=kind, device=logits.device)
         for part in blocks(rows, vocabulary):
-            wide, picked = logits[part].to(kind), ids[part]
-            totals[part, 0] = wide.logsumexp(-1)
+            wide, picked = logits[part].to(kind, copy=True), ids[part]
             found[part, :k] = wide.gather(-1, picked)
             if has_rest:
                 # Not log(1 - sum of the others), which has no digits left where the rest is small.
-                totals[part, 1] = wide.scatter(-1, picked, -torch.inf).logsumexp(-1)
-                found[part, k] = totals[part, 1]
-        ctx.save_for_backward(logits, ids, totals)
-        return found - totals[:, :1]
+                found[part, k] = wide.scatter_(-1, picked, -torch.inf).logsumexp(-1)
+        found -= found.logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(logits, ids, found)
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, ids, totals = ctx.saved_tensors
-        (gradient,) = gradients
-        k, has_rest = ids.shape[-1], totals.shape[-1] > 1
+        logits, ids, logs = ctx.saved_tensors
+        (given,) = gradients
+        k = ids.shape[-1]
+        # log p_i = z_i - logsumexp(z), so each output takes its gradient times the softmax from every logit.
+        own = given - given.sum(-1, keepdim=True) * logs.exp()
         found = torch.empty_like(logits)
         for part in blocks(*logits.shape):
-            wide, picked, given = logits[part].to(totals.dtype), ids[part], gradient[part]
-            # log p_i = z_i - logsumexp(z), so each output takes its gradient times the softmax from every logit.
-            own = (wide - totals[part, :1]).exp_().mul_(-given.sum(-1, keepdim=True))
-            if has_rest:
-                among_rest = (wide - totals[part, 1:]).exp_().scatter_(-1, picked, 0.0)
-                own.addcmul_(among_rest, given[:, k:])
-            found[part] = own.scatter_add_(-1, picked, given[:, :k])
+            picked = ids[part]
+            if logs.shape[-1] > k:
+                # The others share the gradient of their sum as they share its probability.
+                others = logits[part].to(logs.dtype, copy=True).scatter_(-1, picked, -torch.inf).softmax(-1)
+                torch.mul(others, own[part, k:], out=found[part])
+            found[part].scatter_(-1, picked, own[part, :k].to(found.dtype))
         return found, None
