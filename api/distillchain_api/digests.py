@@ -63,9 +63,12 @@ def identity_of(document: Document) -> dict[str, Any]:
     return document.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
 
 
-def fine_tune_digest(task: Task, *, teacher_model: str, training: Training) -> StageDigest:
-    """Digest of stage zero: the root teacher fine-tuned on the labels."""
-    return _digest(task, student={"model": teacher_model}, training=training)
+def labels_digest(task: Task, *, student: Student, training: Training) -> StageDigest:
+    """Digest of a model that learns from labels alone: stage zero, or the control `Direct`. It has no teacher in it.
+
+    Unlabelled text in the task counts: it makes the training of a control as long as that of the chain's student.
+    """
+    return _digest(task, student=_identity_of_student(student), training=training)
 
 
 def distill_digest(

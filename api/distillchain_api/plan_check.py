@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distillchain_api.evidence_check import evidence_faults
 from distillchain_api.faults import BadDocument, Fault, expected
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.parallelism import NEEDS_SEVERAL
@@ -12,15 +13,15 @@ from distillchain_api.wire.work_order_size import size_faults
 
 
 def check_plan(plan: Plan, *, source: str = "") -> None:
-    """Checks the size of each work order, and that the processes of each stage fit its GPUs.
+    """Checks the size of each work order, that the processes of each stage fit its GPUs, and the evidence.
 
     Raises: BadDocument with every fault.
     """
-    faults = size_faults(stage.work_order for stage in plan.stages)
+    faults = size_faults(stage.work_order for stage in plan.vertices)
     # By field, for the first stage: stages without a parallelism of their own share the template's.
     parallelism = {fault.field: fault for stage in reversed(plan.stages) for fault in parallelism_faults(stage)}
     passes = [fault for stage in plan.stages for fault in pass_faults(stage)]
-    if faults := [*faults, *parallelism.values(), *passes]:
+    if faults := [*faults, *parallelism.values(), *passes, *evidence_faults(plan)]:
         raise BadDocument(source, faults)
 
 

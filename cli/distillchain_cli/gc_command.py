@@ -75,7 +75,7 @@ def gc(
     if states and not chains:
         raise BadInput("--states: expected the chains that use the store, or every saved state would be deleted")
     address = _address(chains, storage)
-    needed: set[str] = {stage.digest for chain in chains for stage in build_plan(chain).stages}
+    needed: set[str] = {stage.digest for chain in chains for stage in build_plan(chain).vertices}
     _collect(
         address,
         needed if states else None,

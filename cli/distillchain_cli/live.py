@@ -62,7 +62,9 @@ def sentence(line: answer.Progress) -> str:
 
 
 def ending(entry: StageStatus, metric: str) -> str:
-    """How a stage ended. Why it failed is printed once, at the end of the run."""
+    """How a vertex ended. Why a stage failed is printed once, at the end of the run."""
+    if entry.verdict is not None:
+        return f"{entry.verdict.outcome}: {entry.verdict.sentence}"
     if entry.phase == "Committed":
         how = "already committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
         doubt = f"; it {entry.message}" if entry.message else ""
@@ -152,6 +154,7 @@ class BarsView:
         """See View."""
         is_committed = entry.phase == "Committed"
         value = f"{self._metric} {metric_of(entry.model, self._metric)}" if is_committed else entry.failure_class or ""
+        value = entry.verdict.outcome if entry.verdict else value
         phase = "reused" if entry.reused else entry.phase.lower()
         self._bars.update(
             self._tasks[entry.name], total=1, completed=1 if is_committed else None, phase=phase, numbers=str(value)

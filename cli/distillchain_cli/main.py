@@ -22,6 +22,7 @@ from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_cli import (
+    advise_command,
     change_commands,
     cluster_commands,
     compare_command,
@@ -152,8 +153,10 @@ def plan(
     planned = plan_of(chain, source=target)
     forecasts = fetch_forecast(planned)
     if is_document(output):
-        stages = [item.to_document() for item in forecasts]
+        stages = [item.to_document() for item in forecasts if not item.stage.is_evidence]
         document = {"chain": planned.chain.name, "storage": planned.chain.spec.storage.uri, "stages": stages}
+        if planned.evidence:
+            document["evidence"] = [item.to_document() for item in forecasts if item.stage.is_evidence]
         print_document(document, output)
     else:
         print_result(plan_table(forecasts, width=None if output == Output.WIDE else WIDTH))
@@ -191,6 +194,7 @@ def run(
         print_message(f"logs of the trainers: {folder}")
         raise typer.Exit(EXIT_FAILED)
     print_message(f"succeeded: {status.result.checkpoint if status.result else status.message}")
+    _say_what_evidence_lacks(status)
     if report := report_command.stored_report(planned):
         print_message(f"report: {report}")
     if not _verbose:
@@ -205,7 +209,7 @@ def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
     from distillchain_cli.table import results_table
 
     metric = planned.chain.spec.task.metric
-    with open_view(sys.stderr, [stage.name for stage in planned.stages], metric=metric) as view:
+    with open_view(sys.stderr, [stage.name for stage in planned.vertices], metric=metric) as view:
         status = run_chain(planned, RunFolder(folder), view=view)
     if is_document(output):
         print_document(status.to_document(), output)
@@ -218,6 +222,17 @@ def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
 def _is_one_terminal() -> bool:
     """Whether results appear on the screen below the messages, and not in a file or another program."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+
+
+def _say_what_evidence_lacks(status: ChainStatus) -> None:
+    """Reports a control that failed. If the evidence was stopped, the command fails, so that a script continues it."""
+    ready = next((each for each in status.conditions if each.type == "EvidenceReady"), None)
+    if ready is None or ready.status == "True":
+        return
+    print_message(f"evidence: {ready.message}")
+    if any(entry.phase == "Suspended" for entry in status.evidence):
+        print_message("to continue, run the same command again")
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _explain_failure(status: ChainStatus) -> None:
@@ -235,6 +250,7 @@ app.add_typer(cluster_commands.app)
 app.add_typer(change_commands.app)
 app.add_typer(report_command.app)
 app.add_typer(compare_command.app)
+app.add_typer(advise_command.app)
 app.add_typer(download_command.app)
 app.add_typer(gc_command.app)
 app.command(epilog="Example: distillchain completion bash")(completion)

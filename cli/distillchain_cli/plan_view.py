@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DIGEST_CHARS = 12
 
-Action = Literal["reuse", "compute", "train", "fail", "wait"]
-"""`compute` is the pass of a teacher."""
+Action = Literal["reuse", "compute", "train", "compare", "fail", "wait"]
+"""`compute` is the pass of a teacher, `compare` the verdict on the chain and its controls."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StageForecast:
             "teacherDigest": self.stage.teacher_digest,
             "furtherTeachers": [{"name": other.teacher.name, "share": other.share} for other in order.further_teachers]
             or None,
-            "student": None if self.stage.is_pass else student_start(order.student),
+            "student": None if self.stage.is_pass or self.stage.is_verdict else student_start(order.student),
             "committed": self.checkpoint is not None,
             "checkpoint": self.checkpoint,
             "action": self.action,
@@ -69,11 +69,12 @@ def fetch_forecast(plan: Plan) -> list[StageForecast]:
     try:
         store = open_chain_store(plan.chain.spec.storage)
         forecasts: list[StageForecast] = []
-        for stage in plan.stages:
+        for stage in plan.vertices:
             forecast = _forecast(store, stage, forecasts)
             # The store is read for these too: their state is worth showing, even if the run stops before them.
-            if forecasts and forecasts[-1].action in ("fail", "wait"):
-                reason = f"not reached: {forecasts[-1].stage.name} would {forecasts[-1].action}"
+            before = next((one for one in reversed(forecasts) if not one.stage.is_evidence), None)
+            if before is not None and before.action in ("fail", "wait"):
+                reason = f"not reached: {before.stage.name} would {before.action}"
                 forecast = replace(forecast, action="wait", reason=reason)
             forecasts.append(forecast)
     except StageError as error:
@@ -87,6 +88,8 @@ def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) ->
 
     if stage.is_pass:
         return _forecast_pass(store, stage)
+    if stage.is_verdict:
+        return StageForecast(stage, "compare", "compares all of them; takes seconds, in every run")
     try:
         manifest = read_manifest(store, stage.digest)
     except (CheckpointCorrupt, OtherRelease) as error:
@@ -100,8 +103,8 @@ def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) ->
     reason = "not in the store"
     if store.list_objects(resume_prefix(stage.digest)):
         reason += "; training state is saved"
-    elif before and before[-1].action == "train":
-        reason += f"; after {before[-1].stage.name}"
+    elif after := [one.stage.name for one in before if one.action == "train" and one.stage.name in stage.needs]:
+        reason += f"; after {after[-1]}"
     return StageForecast(stage, "train", reason)
 
 
@@ -159,9 +162,12 @@ def summary(plan: Plan, forecasts: list[StageForecast]) -> str:
     train = [item.stage.name for item in forecasts if item.action == "train"]
     failed = next((item.stage.name for item in forecasts if item.action == "fail"), None)
     passes = [item.stage.name for item in forecasts if item.action == "compute"]
+    compares = any(item.action == "compare" for item in forecasts)
     what = f"would train {', '.join(train)}" if train else "would train nothing"
     if passes:
         what = f"would compute {', '.join(passes)}, {what.removeprefix('would ')}"
+    if compares:
+        what += " and compare the chain with its controls"
     if failed:
         what += f" and fail at {failed}"
     return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this command changed nothing"

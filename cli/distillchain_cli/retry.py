@@ -59,15 +59,15 @@ def _failure_of(entry: StageStatus) -> _FailedJob | None:
 
 def _find_failed(chain: str, status: ChainStatus, wanted: str | None) -> _FailedJob:
     if wanted is None:
-        found = [failed for entry in status.stages if (failed := _failure_of(entry))]
-        # A stage before an export: later stages wait for it.
+        found = [failed for entry in status.entries if (failed := _failure_of(entry))]
+        # A stage before an export, because later stages wait for it; and the chain before what is beside it.
         first = min(found, key=lambda failed: failed.is_export, default=None)
         if first is None:
             raise RunFailed(f"nothing to retry: {chain} is {status.phase} and none of its stages failed")
         return first
     entry = status.stage_named(wanted)
     if entry is None:
-        known = ", ".join(entry.name for entry in status.stages) or "no stage yet"
+        known = ", ".join(entry.name for entry in status.entries) or "no stage yet"
         raise BadInput(f"--stage: got {wanted}, expected one of {known}")
     failed = _failure_of(entry)
     if failed is None:

@@ -1,4 +1,6 @@
-"""Runs a chain on this machine: the operator's plan and work orders, as subprocesses, strictly in order.
+"""Runs a chain on this machine: the operator's plan and work orders, as subprocesses, one after the other.
+
+After the chain come its controls (`spec.evidence`). One that fails stops neither the others nor the verdict.
 
 The contract's table decides what an exit code means: fatal codes end the chain, crashes count against `retries`, and an
 interruption (75) does not count.
@@ -8,9 +10,10 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTED, FATAL_EXIT_CODES, FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
@@ -41,7 +44,7 @@ class _Run:
 def run_chain(
     plan: Plan, folder: RunFolder, *, view: View, stops: StopSignals | None = None, backoff_s: float = BACKOFF_S
 ) -> ChainStatus:
-    """Runs a chain until it succeeds, fails or is stopped.
+    """Runs a chain until it succeeds, fails or is stopped, and then its evidence.
 
     Committed stages are started too: their trainer verifies the checkpoint and ends within seconds.
 
@@ -53,35 +56,59 @@ def run_chain(
     with stops.caught(), open_trainers() as trainers:
         run = _Run(plan, folder, trainers, view, stops, backoff_s)
         for stage in plan.stages:
-            entry = _run_stage(run, stage)
-            run.entries.append(entry)
-            view.ended(entry)
-            if entry.phase != "Committed":
+            if _run_vertex(run, stage).phase != "Committed":
                 break
+        else:
+            _run_evidence(run)
     return build_status(plan, run.entries)
 
 
+def _run_vertex(run: _Run, vertex: PlannedStage) -> StageStatus:
+    entry = _run_stage(run, vertex)
+    run.entries.append(entry)
+    run.view.ended(entry)
+    return entry
+
+
+def _run_evidence(run: _Run) -> None:
+    """Runs what is beside the chain, until it is stopped."""
+    for vertex in run.plan.evidence:
+        committed = {entry.name for entry in run.entries if entry.phase == "Committed"}
+        ready = without_failed(vertex, {need for need in vertex.needs if need not in committed})
+        order = ready.work_order.evidence
+        if not committed.issuperset(ready.needs) or (order is not None and not order.can_be_judged):
+            run.entries.append(_waiting(vertex, "waiting for what it needs, which failed"))
+        elif _run_vertex(run, ready).phase == "Suspended":
+            return
+
+
 def build_status(plan: Plan, entries: list[StageStatus]) -> ChainStatus:
-    """The status as the cluster would hold it; stages that were not reached wait for the stage before."""
+    """The status as the cluster would hold it; vertices that were not reached wait for the last one that was."""
     waiting = [
-        StageStatus(
-            name=stage.name, phase="Pending", digest=stage.digest, message=f"waiting for {entries[-1].name} to commit"
-        )
-        for stage in plan.stages[len(entries) :]
+        _waiting(vertex, f"waiting for {entries[-1].name} to commit") for vertex in plan.vertices[len(entries) :]
     ]
     shown = plan
     if entries[-1].phase == "Suspended":  # Ctrl-C has the same effect as `suspend: true` on a cluster
         spec = plan.chain.spec.model_copy(update={"suspend": True})
-        shown = Plan(plan.chain.model_copy(update={"spec": spec}), plan.stages)
+        shown = replace(plan, chain=plan.chain.model_copy(update={"spec": spec}))
     status = build_chain_status(shown, [*entries, *waiting], previous=ChainStatus(), now=datetime.now(UTC))
     return _with_message(status, entries[-1]) if shown is not plan else status
 
 
+def _waiting(vertex: PlannedStage, message: str) -> StageStatus:
+    return StageStatus(name=vertex.name, phase="Pending", digest=vertex.digest, message=message)
+
+
 def _with_message(status: ChainStatus, stopped: StageStatus) -> ChainStatus:
-    """The status with the reason that a signal, not the spec, suspended the chain."""
+    """The status with the reason that a signal, not the spec, suspended the chain or what is beside it."""
     message = f"{stopped.name}: {stopped.message}"
-    conditions = [condition.model_copy(update={"message": message}) for condition in status.conditions]
-    return status.model_copy(update={"message": message, "conditions": conditions})
+    # A chain that has succeeded stays so.
+    affected = ["EvidenceReady"] if status.phase == "Succeeded" else [each.type for each in status.conditions]
+    conditions = [
+        each.model_copy(update={"message": message}) if each.type in affected else each for each in status.conditions
+    ]
+    update = {"conditions": conditions} | ({} if status.phase == "Succeeded" else {"message": message})
+    return status.model_copy(update=update)
 
 
 def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:

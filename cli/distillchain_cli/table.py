@@ -8,6 +8,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.status import ChainStatus, ExportStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
+from distillchain_cli.evidence_table import evidence_lines
 from distillchain_cli.live import export_lines, warning_lines
 from distillchain_operator.status import metric_of, root_teacher
 
@@ -45,7 +46,8 @@ def results_table(
         Column("TIME", right=True),
     ]
     table = format_columns(columns, [_cells(row, root, metric) for row in _rows(plan, status, root)], width=width)
-    return "\n".join([table, "", *_passes(plan, status), *_notes(status, metric, warnings_were_printed)])
+    notes = [*_passes(plan, status), *_notes(status, metric, warnings_were_printed)]
+    return "\n".join([table, "", *notes, *evidence_lines(status, metric, width=width)])
 
 
 def _passes(plan: Plan, status: ChainStatus) -> list[str]:

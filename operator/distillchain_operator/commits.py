@@ -29,7 +29,7 @@ def found_damaged_at(view: View, stage: PlannedStage) -> str:
     Also empty until the user retries that failure by deleting its Job. Then the status of this stage is not trusted:
     its trainer verifies the checkpoint, or trains again if the user has deleted the manifest.
     """
-    for following in view.plan.stages:
+    for following in view.plan.vertices:
         entry = view.previous_entry(following) if stage.name in following.needs else None
         if entry is None or entry.phase != "Failed" or entry.failure_class is not FailureClass.CHECKPOINT_CORRUPT:
             continue

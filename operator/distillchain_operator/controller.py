@@ -135,7 +135,7 @@ class Controller:
         else:
             self._finished.forget(key)
         # Progress is in the pod's log, and a new line there is no event.
-        reads_progress = status.phase == "Running" and pod is not None
+        reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
         due = (retry_s, refused_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
         return min((time_s for time_s in due if time_s is not None), default=None)
 
@@ -230,8 +230,8 @@ class Controller:
                         changes = refused_export(plan, action.stage, changes)
                     if changes:
                         # The refusal changes phase and conditions of the chain too, so its status is built again.
-                        stages = with_entry(status.stages, action.stage, **changes)
-                        status = build_chain_status(plan, stages, previous=previous, now=self._clock())
+                        entries = with_entry(status.entries, action.stage, **changes)
+                        status = build_chain_status(plan, entries, previous=previous, now=self._clock())
                 case SetSuspend() | NotePods() if action.uid in leaving:
                     pass  # a Job that is deleted now must not run again before
                 case DeleteJob() | SetSuspend() | NotePods():

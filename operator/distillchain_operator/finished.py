@@ -40,14 +40,15 @@ class FinishedChains:
 
 
 def has_succeeded(document: dict[str, Any]) -> bool:
-    """Whether a chain's status says that it succeeded as the spec is now, and that every export is made."""
+    """Whether a chain's status says that it succeeded as the spec is now, with every export and the evidence."""
     status = document.get("status") or {}
     is_current = status.get("observedGeneration") == document["metadata"]["generation"]
-    # An export may be made after the commit, or be tried again.
-    open_exports = any(
-        c.get("type") == "ExportsReady" and c.get("status") != "True" for c in status.get("conditions") or []
+    # An export may be made after the commit, or be tried again; so may a control.
+    is_open = any(
+        c.get("type") in ("ExportsReady", "EvidenceReady") and c.get("status") != "True"
+        for c in status.get("conditions") or []
     )
     # A problem, such as a refused deletion, leaves the phase as it is and has to be tried again.
     true = {c.get("type") for c in status.get("conditions") or [] if c.get("status") == "True"}
     is_ready = "Ready" in true and "Stalled" not in true
-    return bool(is_current and status.get("phase") == "Succeeded" and is_ready and not open_exports)
+    return bool(is_current and status.get("phase") == "Succeeded" and is_ready and not is_open)

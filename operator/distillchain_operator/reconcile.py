@@ -22,6 +22,7 @@ from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.step import Step
+from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View
 
 
@@ -66,9 +67,12 @@ def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Act
     """
     steps: dict[str, Step] = {}
     # A vertex is after those that it needs, so their entries are known.
-    for stage in view.plan.stages:
+    for stage in view.plan.vertices:
         missing = next((need for need in stage.needs if steps[need].entry.phase != "Committed"), None)
-        if missing is None:
+        if stage.is_verdict:
+            entries = {name: step.entry for name, step in steps.items()}
+            steps[stage.name] = verdict_step(view, stage, entries, leaving=leaving)
+        elif missing is None:
             steps[stage.name] = ready_step(view, stage, leaving=leaving)
         else:
             # Later stages are judged now, not when their turn comes: by then status has the new generation, and a gate
@@ -77,7 +81,8 @@ def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Act
     actions = [action for step in steps.values() for action in step.actions]
     entries = {name: step.entry for name, step in steps.items()}
     starts = [step.start for step in steps.values() if step.start]
-    for entry, create in schedule(view, starts, leaving=leaving | _deleted(actions)):
+    chain = [entries[stage.name].phase for stage in view.plan.stages]
+    for entry, create in schedule(view, starts, leaving=leaving | _deleted(actions), chain=chain):
         entries[entry.name] = entry
         actions += [create] if create else []
     return list(entries.values()), actions
@@ -88,20 +93,25 @@ def _deleted(actions: list[Action]) -> set[str]:
 
 
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
-    """The pod whose log has the chain's progress: that of node 0."""
+    """The pod whose log has the progress that status shows: that of node 0."""
     # By labels, not by name: after an edit of the image the Job keeps running under its old name.
-    wanted = {(stage.name, digest_label(stage.digest)) for stage in plan.stages}
-    jobs = {job.uid for job in observed.jobs if (job.stage, job.digest) in wanted and not job.deleting}
-    running = (pod for pod in observed.pods if pod.running and pod.is_leader and not pod.deleting)
-    return next((pod for pod in running if pod.job_uid in jobs), None)
+    places = {(stage.name, digest_label(stage.digest)): place for place, stage in enumerate(plan.vertices)}
+    jobs = {
+        job.uid: places[job.stage, job.digest]
+        for job in observed.jobs
+        if (job.stage, job.digest) in places and not job.deleting
+    }
+    running = [pod for pod in observed.pods if pod.running and pod.is_leader and pod.job_uid in jobs]
+    # Of several Jobs the first of the plan: the stages of the chain are before what is beside it.
+    return min((pod for pod in running if not pod.deleting), key=lambda pod: jobs[pod.job_uid], default=None)
 
 
 def _look_again_s(view: View, status: ChainStatus) -> float | None:
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     # Nor does a deadline, or the end of a pause.
-    moments = [starting.starts_by(view, s, job) for s in view.plan.stages for job in view.unfinished_jobs_of(s)]
-    waiting = [entry.missing_export or entry for entry in status.stages]
+    moments = [starting.starts_by(view, s, job) for s in view.plan.vertices for job in view.unfinished_jobs_of(s)]
+    waiting = [entry.missing_export or entry for entry in status.entries]
     moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]
     return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
@@ -122,7 +132,7 @@ def _delete_superfluous(view: View) -> list[DeleteJob]:
     Two operators may be active for a moment. Both choose the same Job, so they agree.
     """
     found = []
-    for stage in view.plan.stages:
+    for stage in view.plan.vertices:
         jobs = sorted(view.unfinished_jobs_of(stage), key=lambda job: (job.created_at, job.name))
         found += [DeleteJob(job.name, job.uid, why=f"Job {jobs[0].name} runs the same stage") for job in jobs[1:]]
     return found

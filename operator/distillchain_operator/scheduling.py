@@ -8,7 +8,7 @@ from typing import Any
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.status import StageStatus
+from distillchain_api.resource.status import StagePhase, StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator.actions import CreateJob
 from distillchain_operator.observed import ObservedPod
@@ -89,21 +89,26 @@ class _Slot:
 
 
 def schedule(
-    view: View, starts: Sequence[Start], *, leaving: set[str]
+    view: View, starts: Sequence[Start], *, leaving: set[str], chain: Sequence[StagePhase]
 ) -> Iterator[tuple[StageStatus, CreateJob | None]]:
     """For each start its entry, and the action if its Job is created now.
 
     Args:
         leaving: names of Jobs that this reconcile deletes.
+        chain: phases of the stages of the chain, without what is beside it.
     """
     slots = [*_slots_of_jobs(view, leaving), *_slots_of_pods(view)]
+    beside = {vertex.name for vertex in view.plan.evidence}
     # Sorting is stable, so starts of one priority keep the order of the plan.
     for start in sorted(starts, key=lambda start: _order(view, start)):
         # Two pods of one stage would write the same state, however many Jobs may run.
         own = next((slot for slot in slots if slot.stage == start.stage.name), None)
         rival = own or (slots[0] if len(slots) >= view.plan.max_parallel_jobs else None)
-        if rival is not None:
-            yield start.after(_wait_for(view, rival)), None
+        wait = None if rival is None else _wait_for(view, rival)
+        if wait is None and start.stage.is_evidence:
+            wait = _wait_for_chain(view, chain, used=sum(slot.stage in beside for slot in slots))
+        if wait is not None:
+            yield start.after(wait), None
         elif start.is_held:
             yield start.waiting, None
         else:
@@ -114,6 +119,21 @@ def schedule(
 def _order(view: View, start: Start) -> tuple[bool, bool, int]:
     """A Job that was refused goes behind all others, and behind other refused ones until it may be tried again."""
     return start.name in view.backing_off, start.refused is not None, start.priority
+
+
+def _wait_for_chain(view: View, chain: Sequence[StagePhase], *, used: int) -> Wait | None:
+    """Why a vertex beside the chain waits although a slot is free; None if it may start.
+
+    Until the chain has finished, one slot is kept for its next stage. So with one slot the controls start after it.
+
+    Args:
+        used: slots of other vertices beside the chain.
+    """
+    if all(phase == "Committed" for phase in chain):
+        return None
+    if "Failed" in chain:
+        return Wait("waiting for the chain, which has failed: there is no student to compare")
+    return Wait("waiting for the chain to finish") if used >= view.plan.max_parallel_jobs - 1 else None
 
 
 def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:

@@ -29,6 +29,7 @@ from distillchain_api.resource.status import (
 from distillchain_api.task import Task
 from distillchain_api.wire.answer import Committed, Progress, fit
 from distillchain_api.wire.manifest import ModelSummary
+from distillchain_operator.evidence_status import Truth, evidence_ready, evidence_result
 
 INVALID_SPEC = "InvalidSpec"
 MESSAGE_BYTES = 2048  # a condition may hold 32 KiB, which is too much to read in `kubectl get`
@@ -86,6 +87,7 @@ def committed_entry(
             message=failure.message,
             failure_class=failure.failure_class,
         )
+    verdict = evidence_result(planned, answer)
     return StageStatus(
         name=planned.name,
         phase="Committed",
@@ -95,18 +97,26 @@ def committed_entry(
         checkpoint=answer.checkpoint,
         reused=answer.reused,
         pretrained=answer.pretrained,
-        model=measured_status(answer.student, task),
+        # The verdict makes no model; its answer repeats the chain's last student.
+        model=None if verdict else measured_status(answer.student, task),
         teacher=measured_status(answer.teacher, task) if answer.teacher else None,
         started_at=started_at,
         finished_at=finished_at,
         elapsed_seconds=f"{answer.elapsed_s:.1f}",
         examples_per_second=f"{answer.examples_per_second:.1f}",
         # The success must not hide it: without this message only the report would show a student at chance.
-        message=f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None,
+        message=_message_of(answer),
         exports=[ExportStatus.parse(export.to_document()) for export in answer.exports],
         missing_export=missing,
         warnings=bounded_warnings(answer.warnings),
+        verdict=verdict,
     )
+
+
+def _message_of(answer: Committed) -> str | None:
+    if answer.evidence is not None:
+        return answer.evidence.last.sentence
+    return f"may not have learned the task: {answer.student.doubt}" if answer.student.doubt else None
 
 
 def bounded_warnings(warnings: Sequence[str]) -> list[str]:
@@ -163,6 +173,7 @@ def chain_result(plan: Plan, stages: Sequence[StageStatus]) -> ChainResult | Non
         parameters=last.model.parameters,
         retention=None if kept is None else decimal(kept),
         compression=f"{root.parameters / last.model.parameters:.1f}",
+        evidence=next((entry.verdict for entry in stages if entry.verdict), None),
     )
 
 
@@ -175,22 +186,26 @@ class _Facts(NamedTuple):
 
 
 def build_chain_status(
-    plan: Plan, stages: Sequence[StageStatus], *, previous: ChainStatus, now: datetime, pods_run: bool = False
+    plan: Plan, entries: Sequence[StageStatus], *, previous: ChainStatus, now: datetime, pods_run: bool = False
 ) -> ChainStatus:
-    """The status of a chain with these stages.
+    """The status of a chain with these entries.
 
     Args:
-        stages: one entry for each stage of the plan, in order.
+        entries: one for each vertex of the plan, in order.
         previous: has the times of conditions that do not change.
         pods_run: a pod of the chain still runs, so a suspended chain is still stopping.
     """
     chain = plan.chain
     metric = chain.spec.task.metric
+    # What is beside the chain decides neither its phase nor its progress.
+    beside = {vertex.name for vertex in plan.evidence}
+    stages = [entry for entry in entries if entry.name not in beside]
+    evidence = [entry for entry in entries if entry.name in beside]
     committed = [entry for entry in stages if entry.phase == "Committed"]
     # A pass has measured the teacher, whose metric is not that of a student.
     students = {stage.name for stage in plan.students}
     models = [entry.model for entry in committed if entry.name in students]
-    result = chain_result(plan, stages)
+    result = chain_result(plan, entries)
     facts = _facts(plan, stages, result, pods_run=pods_run)
     return ChainStatus(
         observed_generation=chain.metadata.generation,
@@ -203,11 +218,13 @@ def build_chain_status(
             stalled=facts.phase == "Failed" or any(_is_stuck(entry) for entry in stages),
             suspended=facts.phase == "Suspended" and not pods_run,
             exports=_exports_ready(plan, stages),
+            evidence=evidence_ready(plan, facts.phase, evidence),
             previous=previous,
             generation=chain.metadata.generation,
             now=now,
         ),
-        stages=list(stages),
+        stages=stages,
+        evidence=evidence,
         result=result,
     )
 
@@ -243,15 +260,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     return _Facts(phase, "StagePending", sentence)
 
 
-class _Truth(NamedTuple):
-    """A condition that has a reason of its own."""
-
-    is_true: bool
-    reason: str
-    message: str
-
-
-def _exports_ready(plan: Plan, stages: Sequence[StageStatus]) -> _Truth | None:
+def _exports_ready(plan: Plan, stages: Sequence[StageStatus]) -> Truth | None:
     """Whether every export is made that the spec asks for; None if it asks for none."""
     by_name = {entry.name: entry for entry in stages}
     entries = [by_name[planned.name] for planned in plan.stages if planned.work_order.export.name is not None]
@@ -262,13 +271,13 @@ def _exports_ready(plan: Plan, stages: Sequence[StageStatus]) -> _Truth | None:
         if export.phase == "Failed":
             # Without a Job, the API server refused it, and the operator tries again by itself.
             remedy = "; to try again: distillchain retry" if export.job else ""
-            return _Truth(False, "ExportFailed", f"{name}: {export.message}{remedy}")
+            return Truth(False, "ExportFailed", f"{name}: {export.message}{remedy}")
     for name, export in missing:
-        return _Truth(False, "Exporting", ": ".join(filter(None, (name, export.message or "waiting to be exported"))))
+        return Truth(False, "Exporting", ": ".join(filter(None, (name, export.message or "waiting to be exported"))))
     waiting = next((entry.name for entry in entries if entry.phase != "Committed"), None)
     if waiting is not None:
-        return _Truth(False, "StagePending", f"{waiting} is exported once it is committed")
-    return _Truth(True, "Exported", "every export is made")
+        return Truth(False, "StagePending", f"{waiting} is exported once it is committed")
+    return Truth(True, "Exported", "every export is made")
 
 
 def _of_stage(name: str, sentence: str) -> str:
@@ -294,7 +303,8 @@ def _conditions(
     *,
     stalled: bool,
     suspended: bool,
-    exports: _Truth | None,
+    exports: Truth | None,
+    evidence: Truth | None,
     previous: ChainStatus,
     generation: int,
     now: datetime,
@@ -309,11 +319,13 @@ def _conditions(
         "Succeeded": succeeded,
         "Suspended": suspended,
     }
-    truths: dict[ConditionType, _Truth] = {
-        kind: _Truth(truth, facts.reason, facts.message) for kind, truth in own.items()
+    truths: dict[ConditionType, Truth] = {
+        kind: Truth(truth, facts.reason, facts.message) for kind, truth in own.items()
     }
     if exports is not None:
         truths["ExportsReady"] = exports
+    if evidence is not None:
+        truths["EvidenceReady"] = evidence
     before = {condition.type: condition for condition in previous.conditions}
     conditions = []
     for kind, truth in truths.items():
@@ -350,7 +362,8 @@ def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainSta
                 facts,
                 stalled=True,
                 suspended=False,
-                exports=_as_before(previous),
+                exports=_as_before(previous, "ExportsReady"),
+                evidence=_as_before(previous, "EvidenceReady"),
                 previous=previous,
                 generation=generation,
                 now=now,
@@ -359,10 +372,10 @@ def invalid_status(faults: Sequence[str], *, generation: int, previous: ChainSta
     )
 
 
-def _as_before(previous: ChainStatus) -> _Truth | None:
-    """The condition of exports while the spec cannot be read."""
-    found = next((condition for condition in previous.conditions if condition.type == "ExportsReady"), None)
-    return None if found is None else _Truth(found.status == "True", found.reason, found.message)
+def _as_before(previous: ChainStatus, kind: ConditionType) -> Truth | None:
+    """A condition while the spec cannot be read."""
+    found = next((condition for condition in previous.conditions if condition.type == kind), None)
+    return None if found is None else Truth(found.status == "True", found.reason, found.message)
 
 
 def with_entry(stages: Sequence[StageStatus], name: str, **changes: Any) -> list[StageStatus]:

@@ -48,9 +48,14 @@ class View:
         return self.previous.observed_generation != self.plan.chain.metadata.generation
 
     def is_wanted(self, job: ObservedJob) -> bool:
-        """Whether the Job is of a stage as the spec has it now."""
+        """Whether the Job is of a vertex as the spec has it now."""
         # By name and digest: an edit of the image or placement keeps both, and the Job is still wanted.
-        return (job.stage, job.digest) in {(stage.name, digest_label(stage.digest)) for stage in self.plan.stages}
+        wanted = {(stage.name, digest_label(stage.digest)) for stage in self.plan.vertices}
+        return (job.stage, job.digest) in wanted or self._is_verdict(job)
+
+    def _is_verdict(self, job: ObservedJob) -> bool:
+        """Whether the Job is of a verdict. Its digest also depends on which controls have failed (verdict_step.py)."""
+        return self.plan.verdict is not None and job.stage == self.plan.verdict.name
 
     def jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
         """The Jobs of this very stage, of whatever image or placement."""

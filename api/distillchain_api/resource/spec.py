@@ -22,6 +22,7 @@ from distillchain_api.resource.distillation import (
     TemplateDistillation,
     distillation_faults,
 )
+from distillchain_api.resource.evidence import EVIDENCE_RULES, ONE_STAGE, Evidence
 from distillchain_api.resource.export import EXPORT_RULES, Export, export_faults
 from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
@@ -381,6 +382,11 @@ class ChainSpec(Document):
         Expect("a list of 1 to 32 stages"),
     ]
     """The students from large to small; each teaches the next."""
+    evidence: Evidence | None = None
+    """Also train controls, and say whether the steps in between paid. Empty: the chain alone."""
+    max_parallel_jobs: Annotated[int, Field(ge=1, le=100), Expect("a whole number from 1 to 100")] = 1
+    """Jobs of this chain at the same time. Stages run one after the other; what can run beside them are controls and
+    exports. `distillchain run` runs one at a time."""
     suspend: bool = False
     """Stop the running stage (its state is saved) and start nothing until false again."""
 
@@ -459,6 +465,12 @@ class ChainSpec(Document):
         return self
 
     @model_validator(mode="after")
+    def _controls_differ_from_the_chain(self) -> Self:
+        if self.evidence and len(self.stages) == 1 and "Direct" not in self.evidence.controls:
+            raise fault("evidence.controls", expected(self.evidence.controls, "Direct among them", ONE_STAGE))
+        return self
+
+    @model_validator(mode="after")
     def _exports_fit_the_task(self) -> Self:
         exports = {f"stages[{index}].export": stage.export for index, stage in enumerate(self.stages)}
         if faults := list(export_faults(self.task, {"template.export": self.template.export, **exports})):
@@ -467,7 +479,13 @@ class ChainSpec(Document):
 
     model_config = {
         "json_schema_extra": rules(
-            *GATE_RULES, *OBJECTIVE_RULES, *LABEL_RULES, *SELECTION_RULES, *TEACHERS_RULES, *EXPORT_RULES
+            *GATE_RULES,
+            *OBJECTIVE_RULES,
+            *LABEL_RULES,
+            *SELECTION_RULES,
+            *TEACHERS_RULES,
+            *EVIDENCE_RULES,
+            *EXPORT_RULES,
         )
     }
 

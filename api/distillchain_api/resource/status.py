@@ -8,10 +8,11 @@ from pydantic import Field
 
 from distillchain_api.base import Record
 from distillchain_api.failures import FailureClass
+from distillchain_api.resource.evidence import Control, Outcome
 
 ChainPhase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
-ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended", "ExportsReady"]
+ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended", "ExportsReady", "EvidenceReady"]
 
 
 class Condition(Record):
@@ -90,6 +91,66 @@ class MissingExport(Record):
     """When its Job is created again after such a pause."""
 
 
+class ControlResult(Record):
+    """The chain's student against one control."""
+
+    control: Control
+    metric: str
+    """Mean over its seeds, on validation."""
+    difference: str
+    """The chain's mean minus this one."""
+    low: str
+    """Lower end of the interval of the difference, for other rows and seeds. All intervals together cover with 95 %."""
+    high: str
+    """Its upper end."""
+    p_value: str
+    """Two-sided; multiplied by the number of controls."""
+    detectable: str
+    """The smallest difference that these rows and seeds would have found with a probability of 80 %."""
+
+
+class OtherStageResult(Record):
+    """An earlier stage against its controls, with `evidence.on: Every`."""
+
+    stage: str
+    outcome: Outcome
+    control: Control
+    """The one that decided."""
+    sentence: str
+
+
+class EvidenceResult(Record):
+    """Whether the steps in between paid."""
+
+    outcome: Outcome
+    """WorthIt, NotWorthIt or Undecided."""
+    sentence: str
+    """The same for readers."""
+    stage: str
+    """The stage that was compared."""
+    control: Control
+    """The control that decided; for WorthIt the strongest."""
+    metric: str
+    """Mean of the stage's students over the seeds, on validation."""
+    controls: list[ControlResult]
+    seeds: int
+    """Students of the recipe that has the fewest."""
+    rows: int
+    """Rows of validation."""
+    smallest_gain: str
+    """The gain that would have been worth the further stages."""
+    seeds_to_decide: int | None = None
+    """Seeds that would probably decide; empty: decided, or not within reach."""
+    rows_to_decide: int | None = None
+    """Validation rows that would probably decide, with the same seeds."""
+    other_stages: list[OtherStageResult] = []
+    """Earlier stages, as many as fit into the answer of the trainer."""
+    missing: list[str] = []
+    """What the comparison lacks, a sentence each."""
+    uri: str
+    """The whole comparison in the store, JSON."""
+
+
 class StageStatus(Record):
     """One stage."""
 
@@ -135,6 +196,8 @@ class StageStatus(Record):
     nodes. A Job that has existed for an hour ends the row."""
     next_start_at: str | None = None
     """When its Job is created again after such a pause."""
+    verdict: EvidenceResult | None = None
+    """Of the vertex `evidence`: what it found."""
 
 
 class ChainResult(Record):
@@ -149,6 +212,9 @@ class ChainResult(Record):
     """Metric of the last student as a share of the root teacher's, both on validation; empty if not a share."""
     compression: str
     """Parameters of the root teacher over those of the last student."""
+    evidence: EvidenceResult | None = None
+    """With `spec.evidence`: whether the steps in between paid. Empty until the condition EvidenceReady is True, or has
+    the reason Failed."""
 
 
 class ChainStatus(Record):
@@ -171,8 +237,18 @@ class ChainStatus(Record):
         list[StageStatus],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
     ] = []
+    evidence: Annotated[
+        list[StageStatus],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    ] = []
+    """With `spec.evidence`: controls, further seeds and the verdict. They do not decide `phase`."""
     result: ChainResult | None = None
 
+    @property
+    def entries(self) -> list[StageStatus]:
+        """Of the stages and of the evidence."""
+        return [*self.stages, *self.evidence]
+
     def stage_named(self, name: str) -> StageStatus | None:
-        """The entry of one stage."""
-        return next((stage for stage in self.stages if stage.name == name), None)
+        """The entry of one stage, or of a vertex of the evidence."""
+        return next((entry for entry in self.entries if entry.name == name), None)

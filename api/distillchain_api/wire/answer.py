@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from distillchain_api import deep_json
 from distillchain_api.base import MAX_INT64, Record
 from distillchain_api.failures import FailureClass
+from distillchain_api.wire.evidence import EvidenceSummary
 from distillchain_api.wire.export import ExportSummary
 from distillchain_api.wire.manifest import ModelSummary
 from distillchain_api.wire.plain_text import values_on_one_line
@@ -52,6 +53,8 @@ class Committed(Record):
     """Why it is missing in `exports`. The stage is committed all the same."""
     warnings: list[str] = []
     """Of the manifest, as many as the termination message holds."""
+    evidence: EvidenceSummary | None = None
+    """The verdict on a chain and its controls; `checkpoint` is its document, `student` the chain's last one."""
 
     @model_validator(mode="after")
     def _whole_uris(self) -> Self:

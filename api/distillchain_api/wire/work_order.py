@@ -16,6 +16,7 @@ from distillchain_api.resource.parallelism import ResolvedParallelism
 from distillchain_api.resource.spec import Student, Training
 from distillchain_api.resource.tracking import Tracking
 from distillchain_api.tasks import AnyTask
+from distillchain_api.wire.evidence import EvidenceOrder
 
 WORK_ORDER_ENV = "DISTILLCHAIN_WORK_ORDER"
 """Environment variable that holds the work order as JSON."""
@@ -97,7 +98,8 @@ class WorkOrder(Document):
     task: AnyTask
     storage: StorageAddress
     teacher: TeacherRef | None = None
-    """None: stage zero, which fine-tunes `student` on the labels."""
+    """None: `student` learns from labels alone, as in stage zero and the control Direct. With `task.transfer` an epoch
+    then repeats labelled rows until it has as many as that of a student that also learns from the unlabelled text."""
     further_teachers: list[FurtherTeacher] = []
     """Teachers beside `teacher`, which has the rest of the mean."""
     student: Student
@@ -116,6 +118,8 @@ class WorkOrder(Document):
     """The stage is committed: make its export and nothing else, and fail if the commit is missing."""
     teacher_pass: bool = False
     """Make the pass of the teacher over the rows of this stage, and train nothing."""
+    evidence: EvidenceOrder | None = None
+    """Compare these committed students, and train nothing; `digest` is of the comparison."""
     tracking: Tracking = Tracking()
     """In no digest: it only watches."""
     final: bool = False

@@ -18,14 +18,16 @@ def size_faults(orders: Iterable[WorkOrder]) -> list[Fault]:
 
 
 def size_fault(order: WorkOrder) -> Fault | None:
-    """What makes a work order too large; None when it fits. The largest field of task and student is named."""
+    """What makes a work order too large; None when it fits. Names the largest field of task, student and evidence."""
     size_bytes = len(order.to_json().encode())
     if size_bytes <= MAX_WORK_ORDER_BYTES:
         return None
     document = order.to_document()
     parts = {f"spec.task.{name}": _size_bytes(value) for name, value in document["task"].items()}
     architecture = document["student"].get("architecture", {})
-    parts[f"{order.field}.student.architecture.config"] = _size_bytes(architecture.get("config"))
+    stage = order.field.removesuffix(".student")  # a control without a teacher names the student
+    parts[f"{stage}.student.architecture.config"] = _size_bytes(architecture.get("config"))
+    parts["spec.evidence"] = _size_bytes(document.get("evidence"))
     field = max(parts, key=parts.__getitem__)
     return Fault(
         field,

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from distillchain_api.metrics import Metric, format_value
-from distillchain_report.evidence.paired import Difference
+from distillchain_api.resource.evidence import Outcome
+from distillchain_report.evidence.paired import MAX_ROWS_FACTOR, MAX_SEEDS, Difference
 
-
-class Outcome(StrEnum):
-    """What the comparison with the controls shows."""
-
-    WORTH_IT = "WorthIt"
-    NOT_WORTH_IT = "NotWorthIt"
-    UNDECIDED = "Undecided"
+OUT_OF_REACH = f"neither {MAX_SEEDS} seeds nor {MAX_ROWS_FACTOR} times as many rows would decide"
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def _undecided(control: str, found: Difference, metric: Metric, gain: Gain, smal
     elif seeds or rows:
         remedy = f"about {f'{seeds} seeds' if seeds else f'{rows:,} validation rows'} would decide"
     else:
-        remedy = "no affordable number of seeds or rows would decide; the difference is too small to matter"
+        remedy = OUT_OF_REACH
     sentence = (
         f"The chain and {control} cannot be told apart ({interval_words(found, metric)}); the smallest difference that "
         f"these data would have shown is {_unsigned(found.detectable, metric)}: {remedy}."

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from distillchain_api.metrics import ACCURACY, MSE
+from distillchain_api.resource.evidence import Outcome
 from distillchain_report.evidence.paired import SeedRuns, difference
-from distillchain_report.evidence.verdict import Outcome, judge
+from distillchain_report.evidence.verdict import judge
 
 GAIN = 0.01
 

@@ -100,6 +100,7 @@ class Settings:
         world: the processes that train together.
         sharded: split weights, gradients and moments over them.
         best_by: the metric on validation by which the best epoch is chosen; None: the weights of the last epoch stay.
+        rows_per_epoch: rows are repeated up to this number; None: every row once.
     """
 
     training: Training
@@ -110,6 +111,7 @@ class Settings:
     world: World = ALONE
     sharded: bool = False
     best_by: Metric | None = None
+    rows_per_epoch: int | None = None
 
 
 def train(
@@ -219,7 +221,8 @@ class _Run:
             decided=saved.mode,
             recomputes=saved.recomputes,
         )
-        self.epoch_steps = steps_per_epoch(len(work.rows.lengths), self.training.batch_size)
+        self.epoch_rows = max(settings.rows_per_epoch or 0, len(work.rows.lengths))
+        self.epoch_steps = steps_per_epoch(self.epoch_rows, self.training.batch_size)
         self.steps = self.epoch_steps * self.training.epochs
         self.step = self.first_step = self.saved_step = step
         self.unread: list[Tensor] = []  # losses of the last steps, on the device
@@ -241,7 +244,9 @@ class _Run:
                 if self.selection is not None and self.selection.is_over:
                     break
             lengths, training = self.work.rows.lengths, self.training
-            batches = epoch_batches(lengths, training.batch_size, seed=training.seed, epoch=epoch)
+            batches = epoch_batches(
+                lengths, training.batch_size, seed=training.seed, epoch=epoch, rows_per_epoch=self.epoch_rows
+            )
             # The order depends on seed and epoch alone, so a resumed epoch goes on with the batches that are left.
             for batch in batches[position:]:
                 self.tracer.before_step()

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit
+from distillchain_api.wire.evidence import EvidenceSummary
 from distillchain_api.wire.work_order import TERMINATION_PATH_ENV
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def encode_answer(answer: Committed | Failed | Interrupted) -> bytes:
         answer = _with_fewer_warnings(answer)
     if isinstance(answer, Committed) and _size(answer) > TERMINATION_BYTES:
         answer = _without_sentences(answer)  # a store with a very long URI
+    if isinstance(answer, Committed) and answer.evidence is not None:
+        answer = _with_fewer_comparisons(answer, answer.evidence)
     # A message may quote half of a surrogate pair from a user's file, which UTF-8 cannot express.
     return answer.to_json().encode(errors="replace")
 
@@ -67,6 +70,19 @@ def _without_sentences(answer: Committed) -> Committed:
         failure = failure.model_copy(update={"message": fit(failure.message, WARNING_BYTES)})
     shorter = answer.model_copy(update={"student": student, "teacher": teacher, "export_failure": failure})
     return shorter if _size(shorter) <= TERMINATION_BYTES else shorter.model_copy(update={"teacher": None})
+
+
+def _with_fewer_comparisons(answer: Committed, evidence: EvidenceSummary) -> Committed:
+    """Without the earliest stages of a verdict, as far as it is too long; its document has all."""
+    evidence = evidence.model_copy(update={"missing": [fit(sentence, WARNING_BYTES) for sentence in evidence.missing]})
+    while _size(shorter := answer.model_copy(update={"evidence": evidence})) > TERMINATION_BYTES:
+        if evidence.others:
+            evidence = evidence.model_copy(update={"others": evidence.others[1:]})
+        elif evidence.missing:
+            evidence = evidence.model_copy(update={"missing": evidence.missing[:-1]})
+        else:
+            break
+    return shorter
 
 
 def _size(answer: Committed) -> int:

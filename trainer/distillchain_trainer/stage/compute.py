@@ -330,15 +330,17 @@ class _Training:
 
     def run(self, teacher: TeacherOutputs | None, resume_from: tuple[Path, int] | None) -> None:
         context, order, student = self.context, self.context.order, self.prepared.student
-        targets = self.prepared.task.targets(self.prepared.data.train)
+        data = self.prepared.data
+        targets = self.prepared.task.targets(data.train)
+        # A control that learns from labels alone cannot use unlabelled text. It repeats labelled rows instead, so that
+        # it trains for as many steps.
+        learned = data.taught if order.teacher is not None else data.train
         rows = TrainingRows.of(
-            self.prepared.task.encode(self.prepared.data.taught, student, check=context.signals.raise_if_requested),
-            targets,
-            teacher,
+            self.prepared.task.encode(learned, student, check=context.signals.raise_if_requested), targets, teacher
         )
         labels = label_term(order.training, order.task.class_names, targets, device=student.model.device)
         # Kept by the task for the measurements at the ends of epochs, which ranks cannot leave one by one.
-        self.prepared.task.encode(self.prepared.data.validation, student, check=context.signals.raise_if_requested)
+        self.prepared.task.encode(data.validation, student, check=context.signals.raise_if_requested)
         # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
         context.world.meet("teacher logits stored")
         # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike.
@@ -359,6 +361,7 @@ class _Training:
                     world=context.world,
                     sharded=context.is_sharded,
                     best_by=order.task.deciding_metric if order.training.selection == "Best" else None,
+                    rows_per_epoch=len(data.taught),
                 ),
                 resume_from=resume_from,
                 train_s_before=self.stats.train_s,

@@ -10,7 +10,6 @@ import threading
 import time
 
 from distillchain_api.layout import report_key
-from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store
 from distillchain_trainer import __version__
@@ -30,17 +29,19 @@ def _import() -> None:
             importlib.import_module(name)
 
 
-def ensure_report(store: Store, order: WorkOrder, *, adopted: bool) -> None:
+def ensure_report(store: Store, chain: str, digest: str, *, adopted: bool) -> None:
     """Writes the report of a chain whose last stage is committed. A fault is logged and nothing more.
 
     Args:
+        chain: namespace/name.
+        digest: of its last stage.
         adopted: the stage was found committed. A report that was made from the same manifests is kept then.
     """
-    key, started = report_key(order.digest), time.monotonic()
+    key, started = report_key(digest), time.monotonic()
     try:
-        if adopted and _is_current(store, order.digest):
+        if adopted and _is_current(store, digest):
             return
-        store.write(key, _build(store, order).encode())
+        store.write(key, _build(store, chain, digest).encode())
     except Exception:  # any fault: the student is committed, and `distillchain report` can make the report later
         log.warning("the chain's report could not be written; see `distillchain report`", exc_info=True)
         return
@@ -61,13 +62,13 @@ def _is_current(store: Store, digest: str) -> bool:
     return manifests_digest(walk_back(store, digest)).encode() in page
 
 
-def _build(store: Store, order: WorkOrder) -> str:
+def _build(store: Store, chain: str, digest: str) -> str:
     from distillchain_report.build import build_report  # matplotlib takes a second to import
     from distillchain_report.commits import walk_back
     from distillchain_report.load import load_stages, wanted_of
     from distillchain_report.render import render_html
 
-    stages = load_stages(store, wanted_of(walk_back(store, order.digest)))
+    stages = load_stages(store, wanted_of(walk_back(store, digest)))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    report = build_report(order.chain, stages, storage=store.uri, generated_at=now, version=__version__)
+    report = build_report(chain, stages, storage=store.uri, generated_at=now, version=__version__)
     return render_html(report)

@@ -26,6 +26,7 @@ from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage.report import ensure_report
 from distillchain_trainer.stage.teacher_pass import run_pass
+from distillchain_trainer.stage.verdict import run_verdict
 from distillchain_trainer.stage_warnings import StageWarnings
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,15 @@ def run_stage(
         context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
         if order.teacher_pass:
             return run_pass(context)
+        if order.evidence is not None:
+            return run_verdict(context, order.evidence)
         committed = _find_committed(context) if order.export_only else _adopt_or_train(context)
         if on_committed is not None and world.is_main and (order.export.name or order.final):
             on_committed(committed)
         answer, exported = _with_exports(context, committed)
         if order.final and world.is_main:
             with signals.deferred():  # a committed stage is not reported as interrupted because of its report
-                ensure_report(store, order, adopted=answer.reused and not exported)
+                ensure_report(store, order.chain, order.digest, adopted=answer.reused and not exported)
         return answer
 
 

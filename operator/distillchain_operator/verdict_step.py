@@ -1,0 +1,58 @@
+"""What the verdict on a chain and its controls does next: it waits for all students but those that failed. Pure.
+
+Its digest says which students it compares. So a control that was retried makes the verdict another vertex, with a Job
+of another name, and an old answer is never taken for the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from distillchain_api.evidence_vertices import without_failed
+from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.status import StageStatus
+from distillchain_operator import entries
+from distillchain_operator.actions import DeleteJob
+from distillchain_operator.labels import digest_label
+from distillchain_operator.stage_steps import ready_step
+from distillchain_operator.step import Step
+from distillchain_operator.view import View
+
+NOTHING_TO_COMPARE = "nothing can be compared: two seeds of the stage and two of a control are needed"
+
+
+def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStatus], *, leaving: set[str]) -> Step:
+    """What the verdict does.
+
+    Args:
+        others: the entries of all other vertices, by name.
+        leaving: names of Jobs that this reconcile deletes.
+    """
+    beside = {vertex.name for vertex in view.plan.evidence}
+    failed = {name for name in stage.needs if name in beside and others[name].phase == "Failed"}
+    # Of the chain itself, nothing can be left out.
+    missing = next((name for name in stage.needs if others[name].phase != "Committed" and name not in failed), None)
+    if missing is not None:
+        waiting = entries.pending(stage, f"waiting for {missing} to commit")
+        return Step(waiting, _delete_others(view, stage, "", leaving=leaving))
+    present = without_failed(stage, failed)
+    order = present.work_order.evidence
+    if order is None or not order.can_be_judged:
+        return Step(entries.pending(stage, NOTHING_TO_COMPARE), _delete_others(view, stage, "", leaving=leaving))
+    deletions = _delete_others(view, stage, present.digest, leaving=leaving)
+    step = ready_step(view, present, leaving=leaving | {deletion.name for deletion in deletions})
+    return replace(step, actions=(*deletions, *step.actions))
+
+
+def _delete_others(view: View, stage: PlannedStage, digest: str, *, leaving: set[str]) -> tuple[DeleteJob, ...]:
+    """Unfinished Jobs of a verdict on other students than those of `digest`."""
+    return tuple(
+        DeleteJob(job.name, job.uid, why="the verdict is on other students now")
+        for job in view.observed.jobs
+        if job.stage == stage.name
+        and not job.is_finished
+        and not job.deleting
+        and job.name not in leaving
+        and (not digest or job.digest != digest_label(digest))
+    )
