@@ -12,7 +12,7 @@ from typing import Any
 
 from distillchain_api.metrics import default_smallest_gain
 from distillchain_report.commits import gpu_hours
-from distillchain_report.evidence.paired import Difference, difference
+from distillchain_report.evidence.paired import Difference, difference, mean_interval
 from distillchain_report.evidence.verdict import judge
 from distillchain_report.load import LoadedStage, WantedStage, load_stages
 from distillchain_report.sections import section_of
@@ -56,7 +56,11 @@ class AnswerRow:
     seeds: int
     seeds_of_control: int
     chain: float
+    chain_low: float
+    chain_high: float
     control_value: float
+    control_low: float
+    control_high: float
     difference: float
     low: float
     high: float
@@ -137,6 +141,7 @@ def _answers(runs: Runs, cell: Cell) -> list[AnswerRow]:
         arm: difference(chain, control, comparisons=len(controls)) for arm in controls if (control := numbers[arm])
     }
     mean = fmean(chain.values)
+    intervals = {arm: mean_interval(found) for arm, found in numbers.items() if found}
     judged = judge(differences, metric, smallest_gain=default_smallest_gain(metric, mean))
     return [
         AnswerRow(
@@ -149,7 +154,11 @@ def _answers(runs: Runs, cell: Cell) -> list[AnswerRow]:
             seeds=len(students[Arm.CHAIN]),
             seeds_of_control=len(students[Arm(control)]),
             chain=mean,
+            chain_low=intervals[Arm.CHAIN][0],
+            chain_high=intervals[Arm.CHAIN][1],
             control_value=mean - found.value,
+            control_low=intervals[Arm(control)][0],
+            control_high=intervals[Arm(control)][1],
             difference=found.value,
             low=found.low,
             high=found.high,

@@ -146,6 +146,7 @@ def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:
 
 def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
     from distillchain_report.build import build_report
+    from distillchain_report.evidence_files import load_evidence
     from distillchain_report.load import load_stages
     from distillchain_report.render import Format, render
 
@@ -154,6 +155,7 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
         store = open_chain_store(chain.spec.storage)
         loaded = load_stages(store, wanted)
         _check_store(store.uri, loaded)
+        evidence = load_evidence(store, plan.students[-1].digest)
         stages = [_with_gate(store.uri, planned, stage) for planned, stage in zip(plan.students, loaded, strict=True)]
     except StageError as error:
         raise RunFailed(str(error)) from error
@@ -164,6 +166,7 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
         generated_at=timestamp(datetime.now(UTC)),
         version=importlib.metadata.version("distillchain"),
         metric=chain.spec.task.deciding_metric,
+        evidence=evidence,
     )
     return render(report, Format(form.value))
 

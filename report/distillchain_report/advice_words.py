@@ -9,7 +9,7 @@ from distillchain_api.metrics import Metric
 from distillchain_api.resource.spec import TEACHER_STAGE
 from distillchain_report import words
 from distillchain_report.advice_model import Action, Advice, OtherRoute, RouteOutcome, StepFacts
-from distillchain_report.evidence.verdict import interval_text
+from distillchain_report.evidence.verdict import OUT_OF_REACH, interval_text
 
 ROOT_NAME = TEACHER_STAGE
 FIRST_SEEDS = 3
@@ -108,7 +108,7 @@ def _remedy(route: OtherRoute) -> str:
     parts = [f"{seeds} seeds"] if seeds else []
     parts += [f"{rows:,} validation rows"] if rows else []
     if not parts:
-        return "no affordable number of seeds or rows would decide: the difference is too small to matter"
+        return OUT_OF_REACH
     return f"about {' or '.join(parts)} would decide"
 
 

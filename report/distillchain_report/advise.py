@@ -42,6 +42,8 @@ def advise_on(store: ListableStore, plan: Plan, *, smallest_gain: float | None =
         if group[0].key != own.key and group[0].shares_recipes_with(own)
     ]
     metric = chain.spec.task.deciding_metric
+    if smallest_gain is None and chain.spec.evidence is not None:
+        smallest_gain = chain.spec.evidence.smallest_gain
     if smallest_gain is None:
         smallest_gain = default_smallest_gain(metric, last.student.metrics.validation[metric.name])
     return build_advice(

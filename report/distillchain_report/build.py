@@ -13,6 +13,7 @@ from distillchain_api.tasks import task_types
 from distillchain_api.wire.manifest import Manifest
 from distillchain_report.chain_models import Root, build_root, build_student
 from distillchain_report.commits import gpu_hours, manifests_digest
+from distillchain_report.evidence_files import LoadedEvidence
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import (
     Comparison,
@@ -42,12 +43,14 @@ def build_report(
     generated_at: str,
     version: str,
     metric: Metric = ACCURACY,
+    evidence: LoadedEvidence | None = None,
 ) -> Report:
     """The report on the stages of a chain, in order.
 
     Args:
         chain: namespace/name; stages that another chain trained count as reused.
         metric: of the task, for a chain of which nothing is committed yet.
+        evidence: the verdict on the chain and its controls.
     """
     committed = [stage for stage in stages if stage.manifest]
     # Also if it failed: when a gate was missed, its numbers are what the reader looks for.
@@ -85,10 +88,14 @@ def build_report(
         against_root=_against_root(last, root, metric, section) if last else None,
         details=details,
         totals=_totals(parts),
+        evidence=evidence.document if evidence else None,
         missing=[
-            sentence
-            for stage, before in zip(stages, teachers, strict=True)
-            for sentence in [*stage.missing, *_breaks(stage, before, root)]
+            *(
+                sentence
+                for stage, before in zip(stages, teachers, strict=True)
+                for sentence in [*stage.missing, *_breaks(stage, before, root)]
+            ),
+            *(evidence.missing if evidence else ()),
         ],
     )
     return report.model_copy(update={"verdict": verdict(report)})

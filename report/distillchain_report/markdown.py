@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillchain_report import phrases, words
+from distillchain_report import evidence_section, phrases, words
 from distillchain_report.markdown_text import plain, table
 from distillchain_report.model import ModelReport, Report, StageReport
 from distillchain_report.sections import section_of
@@ -18,6 +18,7 @@ def render_markdown(report: Report) -> str:
         f"# Distillation report: {plain(report.chain)}",
         f"**{badge(report)}. {plain(report.verdict)}**{count}",
         *(_list("## Warnings", [f"{phrases.stage_names(report, names)}: {text}" for names, text in warnings])),
+        *_evidence(report),
         "## Steps",
         _steps(report),
         plain(
@@ -52,6 +53,19 @@ def render_markdown(report: Report) -> str:
 
 def _list(heading: str, items: list[str]) -> list[str]:
     return [heading, "\n".join(f"- {plain(item)}" for item in items)] if items else []
+
+
+def _evidence(report: Report) -> list[str]:
+    if report.evidence is None:
+        return []
+    parts = [f"## {evidence_section.TITLE}"]
+    for stage in report.evidence.stages:
+        rows = [evidence_section.arm_cells(report, arm) for arm in evidence_section.arms_of(report, stage)]
+        parts += [
+            f"**{evidence_section.OUTCOME_WORDS[stage.outcome]}** ({plain(stage.stage)}). {plain(stage.sentence)}",
+            table(evidence_section.head(report), rows),
+        ]
+    return [*parts, *(plain(f"Left out: {sentence}") for sentence in report.evidence.missing), evidence_section.METHOD]
 
 
 def _steps(report: Report) -> str:

@@ -10,6 +10,7 @@ from distillchain_api.base import Document
 from distillchain_api.failures import FailureClass
 from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import StagePhase
+from distillchain_api.wire.evidence import EvidenceDocument
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_api.wire.records import HistoryPoint
 
@@ -243,6 +244,8 @@ class Report(Document):
     details: SerializeAsAny[SectionDetails] | None = None
     """What the section of the task type adds."""
     totals: Totals
+    evidence: EvidenceDocument | None = None
+    """The chain beside its controls; None: it has none, or there is no verdict yet."""
     missing: list[str] = []
     """What the report lacks and why, a sentence each."""
 

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from distillchain_report import figures, phrases, words
+from distillchain_api.wire.evidence import StageEvidence
+from distillchain_report import evidence_section, figures, phrases, words
 from distillchain_report.markdown import render_markdown
 from distillchain_report.model import Report
 from distillchain_report.section import Section
@@ -64,7 +65,22 @@ def render_html(report: Report) -> str:
         latency_note=phrases.latency_note(report),
         totals=phrases.totals_words(report),
         exported=any(stage.exports for stage in report.stages),
+        evidence=_evidence(report),
+        evidence_words=evidence_section,
     )
+
+
+def _evidence(report: Report) -> list[tuple[StageEvidence, Markup | None, list[list[str]]]]:
+    """Each stage that was judged, the last one first, with its plot and the rows of its table."""
+    judged = report.evidence.stages[::-1] if report.evidence else []
+    return [
+        (
+            stage,
+            _markup(evidence_section.evidence_figure(report, stage)),
+            [evidence_section.arm_cells(report, arm) for arm in evidence_section.arms_of(report, stage)],
+        )
+        for stage in judged
+    ]
 
 
 def render_side_by_side(comparison: SideBySide, *, version: str) -> str:

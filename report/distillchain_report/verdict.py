@@ -15,7 +15,12 @@ def badge(report: Report) -> str:
 
 def verdict(report: Report) -> str:
     """The verdict of a report whose other fields are filled in."""
-    return " ".join(filter(None, (_ending(report), _result(report), _significance(report))))
+    return " ".join(filter(None, (_ending(report), _result(report), _significance(report), _worth(report))))
+
+
+def _worth(report: Report) -> str:
+    """Whether the steps in between paid, if that was measured."""
+    return report.evidence.last.sentence if report.evidence else ""
 
 
 def _ending(report: Report) -> str:

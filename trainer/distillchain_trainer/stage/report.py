@@ -65,10 +65,18 @@ def _is_current(store: Store, digest: str) -> bool:
 def _build(store: Store, chain: str, digest: str) -> str:
     from distillchain_report.build import build_report  # matplotlib takes a second to import
     from distillchain_report.commits import walk_back
+    from distillchain_report.evidence_files import load_evidence
     from distillchain_report.load import load_stages, wanted_of
     from distillchain_report.render import render_html
 
     stages = load_stages(store, wanted_of(walk_back(store, digest)))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    report = build_report(chain, stages, storage=store.uri, generated_at=now, version=__version__)
+    report = build_report(
+        chain,
+        stages,
+        storage=store.uri,
+        generated_at=now,
+        version=__version__,
+        evidence=load_evidence(store, digest),
+    )
     return render_html(report)

@@ -1,0 +1,196 @@
+"""The section of the report on whether the steps paid, made from committed students and the verdict on them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from chain_builders import a_document
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.layout import evidence_key
+from distillchain_api.resource.spec import parse_chain
+from distillchain_report.build import build_report
+from distillchain_report.evidence_files import load_evidence
+from distillchain_report.evidence_section import METHOD
+from distillchain_report.load import WantedStage, load_stages
+from distillchain_report.model import Report
+from distillchain_report.render import Format, render
+from distillchain_report.weigh_evidence import weigh
+from distillchain_store.folder import FileStore
+from report.html import Page
+from report.plans import commit_stages
+from report.stores import MOMENT
+
+PARAMETERS = defaultdict(lambda: 4_400_000, teacher=110_000_000, mini=11_000_000)
+LATER = "2026-01-01T13:00:00Z"
+
+
+def a_plan(*, controls: Sequence[str] = ("Direct", "FromRoot"), on: str = "Last") -> Plan:
+    return build_plan(parse_chain(a_document(evidence={"controls": list(controls), "seeds": 3, "on": on})))
+
+
+def commit(
+    folder: Path, plan: Plan, *, chain: float, from_root: float, direct: float, spread: float = 0.001
+) -> FileStore:
+    """Commits a chain and its controls, three seeds of each, and the verdict on them."""
+    best = {"from-root": from_root, "direct": direct}
+    accuracies = {"teacher": 0.93, "mini": 0.91, "tiny": chain}
+    students = [*plan.stages, *(vertex for vertex in plan.evidence if vertex.work_order.evidence is None)]
+    for vertex in students:
+        recipe = next((value for name, value in best.items() if name in vertex.name), chain)
+        seed = int(vertex.name[-1]) if "-s" in vertex.name else 1
+        accuracies.setdefault(vertex.name, recipe + spread * (seed - 1))
+    commit_stages(folder, students, accuracies, parameters=PARAMETERS)
+    store = FileStore(f"file://{folder}")
+    verdict = plan.evidence[-1].work_order
+    assert verdict.evidence
+    document = weigh(store, verdict, made_at=LATER)
+    store.write(evidence_key(verdict.evidence.chain_digest, verdict.digest), document.to_json().encode())
+    return store
+
+
+def report_on(store: FileStore, plan: Plan) -> Report:
+    stages = load_stages(store, [WantedStage(stage.name, stage.digest) for stage in plan.students])
+    return build_report(
+        "default/relay",
+        stages,
+        storage=store.uri,
+        generated_at=MOMENT,
+        version="0.1.0",
+        evidence=load_evidence(store, plan.students[-1].digest),
+    )
+
+
+def section_of(report: Report) -> str:
+    """The HTML of the section."""
+    page = render(report, Format.HTML)
+    return page[page.index('<h2 id="evidence">') :].partition("</section>")[0]
+
+
+OUTCOMES = [
+    ({"chain": 0.90, "from_root": 0.86, "direct": 0.80}, "Worth it", "The chain is better than FromRoot"),
+    ({"chain": 0.85, "from_root": 0.88, "direct": 0.80}, "Not worth it", "FromRoot is better than the chain"),
+    ({"chain": 0.85, "from_root": 0.82, "direct": 0.75, "spread": 0.02}, "Undecided", "The chain and FromRoot cannot"),
+]
+
+
+@pytest.mark.parametrize(("accuracies", "outcome", "words"), OUTCOMES)
+def test_each_outcome_in_each_format(tmp_path: Path, accuracies: dict[str, float], outcome: str, words: str):
+    plan = a_plan()
+    report = report_on(commit(tmp_path, plan, **accuracies), plan)
+
+    assert report.evidence
+    sentence = report.evidence.last.sentence
+    assert sentence.startswith(words)
+    assert report.verdict.endswith(sentence)
+    assert f"{outcome}: {sentence}" in Page(section_of(report)).text
+    markdown = render(report, Format.MARKDOWN)
+    assert f"**{outcome}** (tiny). {sentence}" in markdown
+    assert METHOD in markdown
+    document = json.loads(render(report, Format.JSON))
+    assert document["evidence"]["stages"][0]["sentence"] == sentence
+    if outcome == "Undecided":
+        assert f"about {report.evidence.last.seeds_to_decide} seeds" in sentence
+
+
+def test_the_table_has_a_row_for_each_arm(tmp_path: Path):
+    plan = a_plan()
+    report = report_on(commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80), plan)
+
+    lines = render(report, Format.MARKDOWN).split("## Were the steps in between worth it?")[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    head, _, chain, direct, from_root = rows[:5]
+
+    assert head[:6] == ["students", "taught by", "seeds", "accuracy", "95 % interval", "chain minus it"]
+    assert chain[:4] == ["chain", "the stages of the chain", "3", "0.901"]
+    assert direct[:6] == ["Direct", "labels alone", "3", "0.801", direct[4], "+0.100"]
+    assert from_root[:6] == ["FromRoot", "the root teacher", "3", "0.861", from_root[4], "+0.040"]
+    # Half an hour for each stage: the chain also needs mini.
+    assert [row[-1] for row in (chain, direct, from_root)] == ["1.00 h", "0.50 h", "0.50 h"]
+
+
+def test_the_plot_shows_each_mean_with_its_interval_and_each_seed(tmp_path: Path):
+    plan = a_plan()
+    report = report_on(commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80, spread=0.01), plan)
+
+    page = Page(section_of(report))
+
+    assert "chain: mean 0.910 (0.8" in page.text
+    assert "seeds 0.900, 0.910, 0.920; Direct: mean 0.810" in page.text
+    # A dot for each of nine seeds, a diamond for each mean, and the ends of three intervals.
+    assert sum(tag == "use" for tag, _ in page.elements) >= 9 + 3 + 6
+
+
+def test_a_chain_without_controls_has_no_section(tmp_path: Path):
+    plan = a_plan()
+    commit_stages(tmp_path, plan.stages, {"teacher": 0.93, "mini": 0.91, "tiny": 0.85}, parameters=PARAMETERS)
+    report = report_on(FileStore(f"file://{tmp_path}"), plan)
+
+    assert report.evidence is None
+    assert 'id="evidence"' not in render(report, Format.HTML)
+    assert "Were the steps" not in render(report, Format.MARKDOWN)
+
+
+def test_every_stage_that_was_judged_is_shown_the_last_one_first(tmp_path: Path):
+    plan = build_plan(
+        parse_chain(
+            a_document(stages=("mini", "tiny", "femto"), evidence={"controls": ["Direct"], "seeds": 3, "on": "Every"})
+        )
+    )
+    accuracies = defaultdict(lambda: 0.8, teacher=0.93, mini=0.91, tiny=0.88)
+    students = [*plan.stages, *(vertex for vertex in plan.evidence if vertex.work_order.evidence is None)]
+    commit_stages(tmp_path, students, accuracies, parameters=PARAMETERS)
+    store = FileStore(f"file://{tmp_path}")
+    verdict = plan.evidence[-1].work_order
+    assert verdict.evidence
+    document = weigh(store, verdict, made_at=LATER)
+    store.write(evidence_key(verdict.evidence.chain_digest, verdict.digest), document.to_json().encode())
+
+    page = Page(section_of(report_on(store, plan)))
+
+    shown = [attributes["aria-label"] for tag, attributes in page.elements if attributes.get("role") == "region"]
+    judged = [stage.stage for stage in document.stages]
+    assert len(judged) > 1
+    assert shown == [f"The chain and its controls, {stage}" for stage in reversed(judged)]
+
+
+def test_a_verdict_on_students_that_were_trained_again_is_not_used(tmp_path: Path):
+    plan = a_plan()
+    store = commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    path = tmp_path / "stages" / plan.stages[-1].digest / "manifest.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"committedAt": "2026-01-02T00:00:00Z"}))
+
+    report = report_on(store, plan)
+
+    assert report.evidence is None
+    assert f"no verdict: that of {LATER} is not used, because tiny was trained again after it" in report.missing
+
+
+def test_a_verdict_that_cannot_be_read_is_named(tmp_path: Path):
+    plan = a_plan()
+    store = commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    (path,) = tmp_path.glob("stages/*/evidence/*.json")
+    path.write_text("{}")
+
+    found = load_evidence(store, plan.students[-1].digest)
+
+    assert found.document is None
+    assert found.missing[0].startswith(f"no verdict: {store.uri}/stages/")
+
+
+def test_the_newest_verdict_is_used(tmp_path: Path):
+    plan = a_plan()
+    store = commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    (path,) = tmp_path.glob("stages/*/evidence/*.json")
+    older = json.loads(path.read_text()) | {"madeAt": "2026-01-01T12:30:00Z", "chain": "default/older"}
+    path.with_name(f"{'0' * 64}.json").write_text(json.dumps(older))
+
+    found = load_evidence(store, plan.students[-1].digest)
+
+    assert found.document
+    assert found.document.made_at == LATER
