@@ -50,6 +50,7 @@ def stage(order, *, attempt, folder, reporter, signals, warnings, on_committed=N
     mark("started")
 {body}
     return Committed.parse({committed!r})
+real_stage = run.run_stage
 run.run_stage = stage
 leave(main(signals))
 """

@@ -162,8 +162,8 @@ def _run_stage(folder: Path, attempt: Attempt) -> Outcome:
     return {"answer": answer.to_json()}
 
 
-def no_memory_for_more_than_two_rows(rank: int) -> None:
-    """On rank 1 alone."""
+def short_memory(rank: int, *, most: int = 2) -> None:
+    """Rank 1 alone has memory for so many rows of a micro-batch."""
     import torch
 
     from distillchain_trainer.engine.step import Work
@@ -171,7 +171,7 @@ def no_memory_for_more_than_two_rows(rank: int) -> None:
     real = Work.losses
 
     def losses(self: Work, rows: torch.Tensor, **more: Any) -> torch.Tensor:
-        if len(rows) > 2:
+        if len(rows) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, rows, **more)
 

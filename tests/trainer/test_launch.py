@@ -266,3 +266,50 @@ def test_warnings_of_the_environment_reach_the_ranks_and_are_logged_once(nodes: 
     for sentence in found[0]:
         assert node.log.count(sentence) == 1
     assert "found by every rank rank=0" in node.log
+
+
+SHORT = """
+(shared / f"seen-{rank}-{order.micro_batch_size}").write_text(json.dumps([attempt, sorted(warnings.sentences)]))
+if order.micro_batch_size is None or order.micro_batch_size > 1:
+    (folder / "left").touch()
+    mark(f"wrote-{order.micro_batch_size}")
+    if rank == 1:
+        wait_for(f"wrote-{order.micro_batch_size}", 0)
+        rows = {None: 8, 8: 3, 3: 1}[order.micro_batch_size]
+        raise errors.MicroBatchTooLarge("too little memory", rows=rows)
+    time.sleep(600)
+assert not list(folder.iterdir())
+"""
+
+
+def test_ranks_start_again_with_smaller_micro_batches_until_memory_suffices(nodes: Nodes):
+    node = nodes.start(SHORT, variables={"DISTILLCHAIN_ATTEMPT": "pod"})
+
+    code, answer = node.ends()
+
+    assert (code, type(answer)) == (0, Committed), node.log
+    attempts, warnings = zip(
+        *(json.loads((node.shared / f"seen-0-{rows}").read_text()) for rows in (None, 8, 3, 1)), strict=True
+    )
+    assert [attempt.removeprefix(attempts[0]) for attempt in attempts] == ["", "-2", "-3", "-4"]
+    assert warnings[0] == []
+    assert warnings[3] == [
+        "rank 1: too little memory; all processes have started again with microBatchSize 1: state it to save that start"
+    ]
+
+
+def test_a_stop_while_ranks_start_again_ends_with_75(nodes: Nodes):
+    node = nodes.start(
+        """
+if order.micro_batch_size is None and rank == 1:
+    raise errors.MicroBatchTooLarge("too little memory", rows=8)
+wait_for_stop(signals)
+raise errors.StopRequested(3)
+"""
+    )
+    node.until("cause=MemoryShort")
+
+    node.stop()
+
+    code, answer = node.ends()
+    assert (code, type(answer)) == (75, Interrupted), node.log

@@ -28,7 +28,7 @@ from trainer.rank_parts import (
     a_store_that_takes_no_state,
     a_student_that_only_rank_1_cannot_load,
     distance,
-    no_memory_for_more_than_two_rows,
+    short_memory,
     start_ranks,
     start_stage,
 )
@@ -182,7 +182,7 @@ def test_memory_that_is_short_on_one_rank_makes_the_micro_batches_of_all_smaller
     alone = run_here(an_order_in(root, "alone"), root)
     order = an_order_in(root)
 
-    answers = start_stage(Attempt(order, "a", fault=no_memory_for_more_than_two_rows), root, 2).answers()
+    answers = start_stage(Attempt(order, "a", fault=short_memory), root, 2).answers()
 
     assert distance(answers[0], alone) < 1e-5
     assert manifest_of(root, order.digest).run.micro_batch_size == 2

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.errors import StopRequested
+from trainer.launching import Nodes
 from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
     distance,
     no_memory_for_a_split_teacher,
-    no_memory_for_more_than_two_rows,
+    short_memory,
     start_stage,
 )
 
 pytestmark = pytest.mark.models
+
+TESTS = Path(__file__).parents[1]
 
 
 def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **parts: Any) -> WorkOrder:
@@ -63,17 +68,46 @@ def test_a_sharded_student_is_that_of_one_process(root: Path, size: int, rows: i
     assert answers[0].teacher.parameters == alone.teacher.parameters
 
 
-def test_memory_that_is_short_on_one_rank_ends_a_sharded_stage(root: Path):
-    attempt = Attempt(an_order_in(root), "a", fault=no_memory_for_more_than_two_rows)
+def test_memory_that_is_short_for_one_row_of_a_split_student_names_what_helps(root: Path):
+    order = an_order_in(root).model_copy(update={"micro_batch_size": 1})
+    attempt = Attempt(order, "a", fault=functools.partial(short_memory, most=0))
 
     outcomes = start_stage(attempt, root, 2).wait()
 
     assert [outcome["error"] for outcome in outcomes] == ["LostPeers", "OutOfMemory"]
     assert outcomes[1]["message"] == (
-        "the GPU has too little memory to train on 4 rows at a time; lower microBatchSize (the digest stays the same), "
-        "which parallelism.sharding Full does not do by itself"
+        "the GPU has too little memory to train on one row; lower spec.task.maxLength, split the student over more GPUs "
+        "(parallelism) or use larger ones"
     )
-    assert outcomes[0]["message"] == f"rank 1 of 2 ended: OutOfMemory: {outcomes[1]['message']}"
+
+
+def test_after_memory_was_short_all_ranks_train_again_with_half_of_the_micro_batch(nodes: Nodes, root: Path):
+    want = start_stage(
+        Attempt(an_order_in(root, "elsewhere").model_copy(update={"micro_batch_size": 2}), "a"), root, 2
+    ).answers()[0]
+    order = an_order_in(root)
+    node = nodes.start(
+        f"""
+sys.path.insert(0, {str(TESTS)!r})
+from trainer.rank_parts import short_memory
+short_memory(rank)
+return real_stage(
+    order, attempt=attempt, folder=folder, reporter=reporter, signals=signals, warnings=warnings
+)
+""",
+        order=order,
+    )
+
+    code, answer = node.ends()
+
+    assert isinstance(answer, Committed), node.log
+    assert (code, answer.digest) == (0, order.digest)
+    assert weights_of(answer) == weights_of(want)
+    assert manifest_of(root, order.digest).run.micro_batch_size == 2
+    assert (
+        "rank 1: the GPU has too little memory to train on 4 rows at a time; all processes have started again with "
+        "microBatchSize 2: state it to save that start"
+    ) in answer.warnings
 
 
 def test_memory_that_is_short_for_a_split_teacher_names_what_helps(root: Path):

@@ -9,6 +9,7 @@ TrainerError
 |- GateNotMet           68
 |- TrainingDiverged     68
 `- OutOfMemory          71
+   `- MicroBatchTooLarge
 StopRequested (BaseException) 75: no library's `except Exception` may swallow it
 `- LostPeers
 """
@@ -75,6 +76,18 @@ class OutOfMemory(TrainerError):
     """Host or GPU memory ran out."""
 
     failure_class = FailureClass.OUT_OF_MEMORY
+
+
+class MicroBatchTooLarge(OutOfMemory):
+    """A GPU ran out of memory within a pass of a student that is split, which this process alone cannot repeat.
+
+    Attributes:
+        rows: of a smaller micro-batch, with which the launcher starts all processes again.
+    """
+
+    def __init__(self, message: str, *, rows: int) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class StopRequested(BaseException):

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from distillchain_trainer.engine.step import EagerStep
 from distillchain_trainer.engine.training_state import random_state, set_random_state
-from distillchain_trainer.errors import OutOfMemory
+from distillchain_trainer.errors import MicroBatchTooLarge, OutOfMemory
 
 
 class ShardedStep(EagerStep):
     """Unlike EagerStep, it does not try again when memory is short.
 
-    The other ranks are then in the middle of a pass, which needs this one.
+    The other ranks are then in the middle of a pass, which needs this one. So all have to start again.
     """
 
     def run(self, batch: Sequence[int], *, stop: Callable[[], bool]) -> Tensor | None:
-        """As EagerStep.run. Raises: OutOfMemory when a micro-batch does not fit."""
+        """As EagerStep.run. Raises: MicroBatchTooLarge; OutOfMemory when not even one row fits."""
         world = self.work.world
         before = random_state()
         mine = world.share(batch)
@@ -33,9 +33,12 @@ class ShardedStep(EagerStep):
                 set_random_state(before)
                 return None
             rows = mine[start : start + self.micro_rows]
-            # A rank without rows takes part with a row that does not count.
-            loss = self._loss(rows or batch[:1]) * (1 if rows else 0) / weight
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            try:
+                # A rank without rows takes part with a row that does not count.
+                loss = self._loss(rows or batch[:1]) * (1 if rows else 0) / weight
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            except torch.OutOfMemoryError as error:
+                raise _too_large(min(self.micro_rows, largest_share)) from error
             total += loss.detach()
         # The gradients are added up already: FSDP does so in the backward pass.
         self.work.update()
@@ -46,10 +49,14 @@ class ShardedStep(EagerStep):
         longest, full = self.work.width(rows)
         width = self.pad(longest)
         picked = torch.tensor(rows, device=self.work.rows_device)
-        try:
-            return self.work.losses(picked, width=width, full=full and width == longest).sum()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"the GPU has too little memory to train on {len(rows)} rows at a time; lower microBatchSize (the "
-                "digest stays the same), which parallelism.sharding Full does not do by itself"
-            ) from error
+        return self.work.losses(picked, width=width, full=full and width == longest).sum()
+
+
+def _too_large(rows: int) -> OutOfMemory:
+    """The error for micro-batches of so many rows."""
+    if rows == 1:
+        return OutOfMemory(
+            "the GPU has too little memory to train on one row; lower spec.task.maxLength, split the student over more "
+            "GPUs (parallelism) or use larger ones"
+        )
+    return MicroBatchTooLarge(f"the GPU has too little memory to train on {rows} rows at a time", rows=-(-rows // 2))

@@ -11,11 +11,18 @@ from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.launch.ending import CRASH_EXIT_CODE, Ending, committed, failure, interrupted
 
-CauseKind = Literal["PeersLost", "Stopped", "Failed", "NodeLost", "Committed"]
+CauseKind = Literal["PeersLost", "MemoryShort", "Stopped", "Failed", "NodeLost", "Committed"]
 
-# If the collective of a rank failed, another rank has probably ended: why that one ended counts. A stage that is
-# committed stays committed.
-_STRENGTH: dict[CauseKind, int] = {"PeersLost": 0, "Stopped": 1, "Failed": 2, "NodeLost": 2, "Committed": 3}
+# If the collective of a rank failed, another rank has probably ended: why that one ended counts. After short memory all
+# ranks start again, but not if they have to stop. A stage that is committed stays committed.
+_STRENGTH: dict[CauseKind, int] = {
+    "PeersLost": 0,
+    "MemoryShort": 1,
+    "Stopped": 2,
+    "Failed": 3,
+    "NodeLost": 3,
+    "Committed": 4,
+}
 # Failures of a machine, not of the input: it matters which rank had them.
 _OF_ONE_RANK = (FailureClass.CRASHED, FailureClass.OUT_OF_MEMORY, FailureClass.DISK_FULL)
 
@@ -31,6 +38,8 @@ class Cause(Document):
     message: str = ""
     answer: Committed | None = None
     """Of a committed stage."""
+    smaller_rows: int | None = None
+    """Of MemoryShort: rows of the micro-batch with which all ranks start again."""
 
     @property
     def is_failure(self) -> bool:
@@ -47,6 +56,9 @@ def cause_of(node: int, rank: int, ending: Ending) -> Cause | None:
     """What the end of a rank means for all others; None: they go on."""
     answer = ending.answer
     if isinstance(answer, Failed):
+        if ending.smaller_rows is not None:
+            message, rows = _of_rank(rank, answer), ending.smaller_rows
+            return Cause(kind="MemoryShort", node=node, rank=rank, message=message, smaller_rows=rows)
         return Cause(kind="Failed", node=node, rank=rank, message=_of_rank(rank, answer))
     if ending.peers_lost:
         return Cause(kind="PeersLost", node=node, rank=rank, message=f"rank {rank}: {ending.peers_lost}")

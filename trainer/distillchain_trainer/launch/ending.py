@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from distillchain_api.failures import EXIT_COMMITTED, EXIT_INTERRUPTED, FailureClass
@@ -14,6 +14,7 @@ from distillchain_api.wire.answer import Committed, Failed, Interrupted, fit
 from distillchain_api.wire.work_order import WORK_ORDER_ENV, WorkOrder
 from distillchain_store.redaction import without_secrets
 from distillchain_trainer.errors import (
+    MicroBatchTooLarge,
     StopRequested,
     WorkOrderInvalid,
     first_line,
@@ -35,11 +36,13 @@ class Ending:
 
     Attributes:
         peers_lost: what this rank knows about ranks that failed or did not answer; empty: it ended by itself.
+        smaller_rows: of a failure, rows of a micro-batch with which all ranks can try again.
     """
 
     answer: Committed | Failed | Interrupted
     exit_code: int
     peers_lost: str = ""
+    smaller_rows: int | None = None
 
 
 def committed(answer: Committed) -> Ending:
@@ -76,7 +79,8 @@ def _of_exception(order: WorkOrder | None, error: BaseException, signals: Signal
     if isinstance(error, StopRequested):
         # A stop outside the training loop carries no step, so the one of the newest saved state counts.
         return interrupted(order, max(error.step, signals.saved_step))
-    return failed(order, error)
+    ending = failed(order, error)
+    return replace(ending, smaller_rows=error.rows) if isinstance(error, MicroBatchTooLarge) else ending
 
 
 def read_work_order() -> WorkOrder:

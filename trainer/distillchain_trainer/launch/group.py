@@ -23,6 +23,10 @@ class Group(Protocol):
         """Waits until all nodes have joined. Returns: the attempt, the same for all nodes."""
         ...
 
+    async def form_again(self) -> str:
+        """Waits until the ranks of all nodes have ended after memory was short. Returns: another attempt."""
+        ...
+
     def report(self, cause: Cause) -> None:
         """Something happened on this node. The cause that counts for all is announced, perhaps another one."""
         ...

@@ -34,16 +34,23 @@ class RankEnd(Document):
     exit_code: int
     peers_lost: str = ""
     """As in Ending."""
+    smaller_rows: int | None = None
+    """As in Ending."""
 
     @classmethod
     def of(cls, ending: Ending) -> RankEnd:
         """The document of an ending."""
-        return cls(answer=ending.answer, exit_code=ending.exit_code, peers_lost=ending.peers_lost)
+        return cls(
+            answer=ending.answer,
+            exit_code=ending.exit_code,
+            peers_lost=ending.peers_lost,
+            smaller_rows=ending.smaller_rows,
+        )
 
     @property
     def ending(self) -> Ending:
         """The ending of the rank as a process."""
-        return Ending(self.answer, self.exit_code, self.peers_lost)
+        return Ending(self.answer, self.exit_code, self.peers_lost, self.smaller_rows)
 
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all: a rank may be killed at any moment."""

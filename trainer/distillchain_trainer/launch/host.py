@@ -10,7 +10,7 @@ from distillchain_trainer.errors import TrainerError
 from distillchain_trainer.launch.causes import Cause, is_stronger
 from distillchain_trainer.launch.connection import Connection, Gone
 from distillchain_trainer.launch.group import LEAVE_S, LOG_EVERY_S, PEERS_LOST_S, Announce
-from distillchain_trainer.launch.messages import MAX_LINE_BYTES, BadMessage, Begin, End, Join, Refused, Report
+from distillchain_trainer.launch.messages import MAX_LINE_BYTES, BadMessage, Begin, End, Join, Ready, Refused, Report
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ class Host:
         self._serving: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._begun = False
+        self._formed = 1  # how often
+        self._ready: set[int] = set()  # nodes that can start their ranks again
         self._suspicion: Cause | None = None
         self._cause: Cause | None = None
 
@@ -54,12 +56,25 @@ class Host:
             connection.send(Begin(attempt=self._me.attempt))
         return self._me.attempt
 
+    async def form_again(self) -> str:
+        """As in Group. Each time the attempt has another name, which trackers need to tell the runs apart."""
+        while set(range(1, self._me.nodes)) - self._ready:
+            self._changed.clear()
+            await self._changed.wait()
+        self._ready.clear()
+        self._cause = self._suspicion = None
+        self._formed += 1
+        attempt = f"{self._me.attempt}-{self._formed}"
+        for _, connection in self._members.values():
+            connection.send(Begin(attempt=attempt))
+        return attempt
+
     def report(self, cause: Cause) -> None:
         """Decides whether all nodes end for this cause."""
         if cause.kind == "PeersLost":
             if self._suspicion is None:
                 self._suspicion = cause
-                asyncio.get_running_loop().call_later(PEERS_LOST_S, self._decide, cause)
+                asyncio.get_running_loop().call_later(PEERS_LOST_S, self._confirm, cause)
             return
         self._decide(cause)
 
@@ -74,6 +89,11 @@ class Host:
             connection.leave()
         if self._serving:
             await asyncio.wait(self._serving, timeout=LEAVE_S)
+
+    def _confirm(self, suspicion: Cause) -> None:
+        # Not if all ranks have started again since.
+        if suspicion is self._suspicion:
+            self._decide(suspicion)
 
     def _decide(self, cause: Cause) -> None:
         if not is_stronger(cause, self._cause):
@@ -125,9 +145,13 @@ class Host:
         try:
             while True:
                 message = await connection.receive()
-                if not isinstance(message, Report):
+                if isinstance(message, Ready):
+                    self._ready.add(join.node)
+                    self._changed.set()
+                elif isinstance(message, Report):
+                    self.report(message.cause)
+                else:
                     raise BadMessage(f"a member sent {message.kind}")
-                self.report(message.cause)
         except (Gone, BadMessage) as error:
             if self._members.get(join.node) != (join, connection):
                 return

@@ -9,7 +9,9 @@ import asyncio
 import functools
 import logging
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -26,6 +28,7 @@ from distillchain_trainer.launch.place import Place
 from distillchain_trainer.launch.rank import STACK_SIGNAL
 from distillchain_trainer.launch.ranks import Ranks
 from distillchain_trainer.signals import Signals
+from distillchain_trainer.stage_warnings import StageWarnings
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,6 @@ def launch(
         end=str(folder / "end"),
         warnings=warnings,
     )
-    Path(start.folder).mkdir()
     return asyncio.run(_Launcher(order, place, start, progress.fileno()).run(signals))
 
 
@@ -79,8 +81,9 @@ class _Launcher:
         self._ends: dict[int, Ending] = {}
         self._own: Cause | None = None
         self._cause: Cause | None = None
+        self._shortage: Cause | None = None
         self._are_stopping = False
-        self._will_be_killed = False
+        self._timers: list[asyncio.TimerHandle] = []
         self._changed = asyncio.Event()
 
     def _build_group(self) -> Group:
@@ -101,9 +104,18 @@ class _Launcher:
         attempt = await self._form(signals)
         if attempt is None:
             return interrupted(self._order, 0)
-        start = self._start.model_copy(update={"attempt": attempt})
-        log.info("ranks start", extra={"node": self._place.node, "ranks": self._place.processes, "attempt": attempt})
-        self._ranks = Ranks(self._order, self._place, start, progress=self._progress, on_end=self._on_rank_end)
+        try:
+            await self._run_ranks(attempt, signals)
+            while attempt := await self._form_again():
+                await self._run_ranks(attempt, signals)
+        finally:
+            signals.on_stop = signals.on_trace = None
+        await self._group.leave()
+        return node_ending(self._order, self._place.node, self._ends, own=self._own, group=self._cause)
+
+    async def _run_ranks(self, attempt: str, signals: Signals) -> None:
+        """From the start of the ranks until they have ended and it is known why."""
+        self._ranks = self._start_ranks(attempt)
         try:
             loop = asyncio.get_running_loop()
             signals.on_stop = functools.partial(loop.call_soon_threadsafe, self._on_stop)
@@ -117,10 +129,55 @@ class _Launcher:
             self._group.settle()
             await self._learn_cause()
         finally:
-            signals.on_stop = signals.on_trace = None
             self._ranks.kill()
-        await self._group.leave()
-        return node_ending(self._order, self._place.node, self._ends, own=self._own, group=self._cause)
+
+    def _start_ranks(self, attempt: str) -> Ranks:
+        Path(self._start.folder).mkdir()
+        start = self._start.model_copy(
+            update={"attempt": attempt, "end": f"{self._start.end}-{attempt}", "warnings": self._warnings()}
+        )
+        log.info("ranks start", extra={"node": self._place.node, "ranks": self._place.processes, "attempt": attempt})
+        return Ranks(self._order, self._place, start, progress=self._progress, on_end=self._on_rank_end)
+
+    async def _form_again(self) -> str:
+        """If memory was short, waits until all nodes can start again, with smaller micro-batches.
+
+        Returns: the attempt; empty: the stage has ended.
+        """
+        short = self._cause
+        if short is None or short.kind != "MemoryShort":
+            return ""
+        forming = asyncio.create_task(self._group.form_again())
+        forming.add_done_callback(lambda _: self._changed.set())
+        # A stop or a lost node replaces the cause.
+        while self._cause is short and not forming.done():
+            await self._wait()
+        if self._cause is not short:
+            forming.cancel()
+            return ""
+        self._prepare_again(short)
+        return forming.result()
+
+    def _prepare_again(self, short: Cause) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._ends, self._timers = {}, []
+        self._own = self._cause = None
+        self._are_stopping = False
+        shutil.rmtree(self._start.folder)
+        self._order = self._order.model_copy(update={"micro_batch_size": short.smaller_rows})
+        self._shortage = short
+
+    def _warnings(self) -> list[str]:
+        """What the launcher has found, which ranks do not log."""
+        warnings = StageWarnings(self._start.warnings)
+        if self._shortage is not None:
+            # Of several shortages the last: it says with which size the training succeeded.
+            warnings.add(
+                f"{self._shortage.message}; all processes have started again with microBatchSize "
+                f"{self._shortage.smaller_rows}: state it to save that start"
+            )
+        return warnings.sentences
 
     async def _form(self, signals: Signals) -> str | None:
         """The attempt of the group; None: a stop was requested before all nodes had joined."""
@@ -178,15 +235,22 @@ class _Launcher:
             self._group.report(cause)
 
     def _end_ranks(self, cause: Cause) -> None:
-        loop = asyncio.get_running_loop()
+        if cause.kind == "MemoryShort":
+            # They wait for the rank that ran out of memory, and their next state is that of the new start.
+            self._are_stopping = True
+            assert self._ranks is not None
+            self._ranks.kill()
+            return
         if cause.kind == "PeersLost":
-            loop.call_later(FAIL_S, self._stop_ranks)
+            self._later(FAIL_S, self._stop_ranks)
         elif cause.kind != "Committed":  # after a commit nothing is left to save, and ranks leave by themselves
             self._stop_ranks()
         # After a stop there is no limit but the pod's grace period: a large state takes long to save.
-        if cause.kind != "Stopped" and not self._will_be_killed:
-            self._will_be_killed = True
-            loop.call_later(KILL_AFTER_S, self._kill_ranks)
+        if cause.kind != "Stopped":
+            self._later(KILL_AFTER_S, self._kill_ranks)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, act))
 
     def _stop_ranks(self) -> None:
         assert self._ranks is not None

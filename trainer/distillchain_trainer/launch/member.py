@@ -10,7 +10,7 @@ from distillchain_trainer.errors import TrainerError
 from distillchain_trainer.launch.causes import Cause, is_stronger
 from distillchain_trainer.launch.connection import Connection, Gone
 from distillchain_trainer.launch.group import LEAVE_S, LOG_EVERY_S, Announce
-from distillchain_trainer.launch.messages import MAX_LINE_BYTES, BadMessage, Begin, End, Join, Refused, Report
+from distillchain_trainer.launch.messages import MAX_LINE_BYTES, BadMessage, Begin, End, Join, Ready, Refused, Report
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Member:
         self._refused_since_s: float | None = None
         self._logged_s = 0.0
         self._cause: Cause | None = None
+        self._begun_again: asyncio.Queue[str] = asyncio.Queue()
 
     async def form(self) -> str:
         """Joins, as often as needed, and waits until all nodes have. Raises: TrainerError when node 0 refuses."""
@@ -45,6 +46,12 @@ class Member:
                 # Node 0 has not started yet, is being replaced, or its name is not in the DNS yet.
                 self._log_waiting(str(error))
             await asyncio.sleep(RETRY_S)
+
+    async def form_again(self) -> str:
+        """As in Group."""
+        assert self._connection is not None
+        self._connection.send(Ready())
+        return await self._begun_again.get()
 
     def report(self, cause: Cause) -> None:
         """Tells node 0."""
@@ -93,9 +100,13 @@ class Member:
         try:
             while True:
                 message = await connection.receive()
-                if not isinstance(message, End):
+                if isinstance(message, Begin):
+                    self._cause = None
+                    self._begun_again.put_nowait(message.attempt)
+                elif isinstance(message, End):
+                    self._take(message.cause)
+                else:
                     raise BadMessage(f"node 0 sent {message.kind}")
-                self._take(message.cause)
         except (Gone, BadMessage) as error:
             if not connection.is_leaving:
                 sentence = f"node 0 of {self._me.nodes} is lost: {error}"

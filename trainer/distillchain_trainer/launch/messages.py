@@ -1,7 +1,8 @@
 """What the launchers of a group send each other: JSON documents, one per line.
 
 A member sends Join, and gets Refused, or Begin when all nodes have joined. Then each side sends Alive now and then, a
-member reports causes, and node 0 decides and announces the one that counts. Ended comes before an orderly farewell.
+member reports causes, and node 0 decides and announces the one that counts. If that is MemoryShort, a member sends
+Ready when its ranks have ended, and gets Begin again. Ended comes before an orderly farewell.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from distillchain_api.base import Document
 from distillchain_trainer.launch.causes import Cause
 
-VERSION = 1
+VERSION = 2
 MAX_LINE_BYTES = 65_536  # the longest message holds an answer of at most 4,096 bytes
 
 
@@ -47,7 +48,7 @@ class Refused(Document):
 
 
 class Begin(Document):
-    """All nodes have joined; start the ranks."""
+    """All nodes have joined, or are ready again; start the ranks."""
 
     kind: Literal["Begin"] = "Begin"
     attempt: str
@@ -73,13 +74,19 @@ class End(Document):
     cause: Cause
 
 
+class Ready(Document):
+    """All ranks of this node have ended after memory was short, and it can start them again."""
+
+    kind: Literal["Ready"] = "Ready"
+
+
 class Ended(Document):
     """All ranks of this node have ended, and it closes the connection."""
 
     kind: Literal["Ended"] = "Ended"
 
 
-Message = Join | Refused | Begin | Alive | Report | End | Ended
+Message = Join | Refused | Begin | Alive | Report | End | Ready | Ended
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 
