@@ -6,10 +6,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage, build_plan
+from distillchain_api.resource.evidence import Control, Outcome
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.wire.answer import Committed, Failed, ModelSummary
+from distillchain_api.wire.evidence import ControlVerdict, EvidenceOrder, EvidenceSummary, StageVerdict
 from distillchain_api.wire.manifest import Metrics
 from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.labels import DIGEST_LABEL, INDEX_ANNOTATION, STAGE_LABEL, SUSPENDED_ANNOTATION
@@ -75,8 +78,8 @@ def a_commit(
     reused: bool = False,
     attempt: str = "a1",
 ) -> Committed:
-    """The answer of a trainer that committed the stage."""
-    fine_tuned = stage.work_order.teacher is None
+    """The answer of a trainer that committed the stage, or that compared the students of a verdict."""
+    without_teacher = stage.work_order.teacher is None
     return Committed(
         stage=stage.name,
         digest=stage.digest,
@@ -85,9 +88,31 @@ def a_commit(
         reused=reused,
         pretrained=True,
         student=a_measured(accuracy, parameters=parameters),
-        teacher=None if fine_tuned else a_measured(teacher_accuracy, parameters=22_700_000),
+        teacher=None if without_teacher else a_measured(teacher_accuracy, parameters=22_700_000),
         elapsed_s=41.26,
         examples_per_second=812.34,
+        evidence=a_verdict(stage.work_order.evidence) if stage.work_order.evidence else None,
+    )
+
+
+def a_verdict(order: EvidenceOrder) -> EvidenceSummary:
+    """FromRoot, or the only control that is there, is as good as the chain."""
+    stage = order.stages[-1]
+    names: list[Control] = stage.judged_controls
+    numbers = {"difference": 0.002, "low": -0.004, "high": 0.008, "p_value": 0.51, "detectable": 0.0087}
+    return EvidenceSummary(
+        last=StageVerdict(
+            stage=stage.stage,
+            metric=0.85,
+            seeds=len(stage.students_of(None)),
+            rows=872,
+            smallest_gain=0.005,
+            outcome=Outcome.NOT_WORTH_IT,
+            control=names[-1],
+            sentence=f"{names[-1]} is as good as the chain",
+        ),
+        controls=[ControlVerdict(control=name, metric=0.848, **numbers) for name in names],
+        missing=[f"{', '.join(order.missing)} failed"] if order.missing else [],
     )
 
 
@@ -103,12 +128,17 @@ def a_job(
     reason: str = "",
     suspended: bool = False,
     image: str | None = None,
+    without: Sequence[str] = (),
     **status: Any,
 ) -> dict[str, Any]:
-    """The Job of a stage as the API server returns it; `condition` is Complete or Failed, `suspended`: by the operator."""
+    """The Job of a stage as the API server returns it; `condition` is Complete or Failed, `suspended`: by the operator.
+
+    Args:
+        without: of the verdict: the students that have failed.
+    """
     planned = plan.stage(stage)
     assert planned is not None
-    job = build_job(plan.chain, planned, defaults=JobDefaults(image))
+    job = build_job(plan.chain, without_failed(planned, set(without)), defaults=JobDefaults(image))
     job["metadata"] |= {"uid": f"uid-of-{job['metadata']['name']}", "creationTimestamp": NOON}
     job["spec"]["suspend"] = suspended
     job["status"] = {"startTime": NOON, **status}
@@ -166,10 +196,11 @@ def a_pod(
 
 
 def a_committed_job(
-    plan: Plan, stage: str, *, image: str | None = None, **commit: Any
+    plan: Plan, stage: str, *, image: str | None = None, without: Sequence[str] = (), **commit: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A succeeded Job and its pod with the trainer's answer."""
     planned = plan.stage(stage)
     assert planned is not None
-    job = a_job(plan, stage, condition="Complete", image=image, succeeded=1, completionTime=NOON)
-    return job, a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(planned, **commit).to_json())
+    job = a_job(plan, stage, condition="Complete", image=image, without=without, succeeded=1, completionTime=NOON)
+    answer = a_commit(without_failed(planned, set(without)), **commit)
+    return job, a_pod(job, phase="Succeeded", exit_code=0, message=answer.to_json())

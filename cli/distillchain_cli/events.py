@@ -83,7 +83,7 @@ def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, 
     started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason == "StageStarted")
     jobs = {found["job"]: found["stage"] for found in started if found}
     # The status wins: it names the present Job of a stage.
-    return jobs | {entry.job: entry.name for entry in status_of(chain).stages if entry.job}
+    return jobs | {entry.job: entry.name for entry in status_of(chain).entries if entry.job}
 
 
 def _pod_base(job: str) -> str:

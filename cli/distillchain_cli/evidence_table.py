@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import ChainStatus, ControlResult, EvidenceResult
 from distillchain_cli.columns import WIDTH, Column, format_columns
 
 
-def evidence_lines(status: ChainStatus, metric: Metric, *, width: int | None = WIDTH) -> list[str]:
+def evidence_lines(status: ChainStatus, metric: str, *, width: int | None = WIDTH) -> list[str]:
     """The comparison as a table, its sentence, and what is missing; empty for a chain without evidence."""
     result = status.result.evidence if status.result else None
     condition = next((each for each in status.conditions if each.type == "EvidenceReady"), None)
@@ -20,10 +19,10 @@ def evidence_lines(status: ChainStatus, metric: Metric, *, width: int | None = W
     return ["", _table(result, metric, width), "", *_words(result), *waiting]
 
 
-def _table(result: EvidenceResult, metric: Metric, width: int | None) -> str:
+def _table(result: EvidenceResult, metric: str, width: int | None) -> str:
     columns = [
         Column("EVIDENCE"),
-        Column(metric.name.upper(), right=True),
+        Column(metric.upper(), right=True),
         Column("CHAIN MINUS IT", right=True),
         Column("95 % INTERVAL", right=True),
         Column("P", right=True),

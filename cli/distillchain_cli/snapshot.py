@@ -66,7 +66,7 @@ class Snapshot:
 
 def training_stage(status: ChainStatus) -> StageStatus | None:
     """The stage that runs and has reported progress."""
-    return next((entry for entry in status.stages if entry.phase == "Running" and entry.progress), None)
+    return next((entry for entry in status.entries if entry.phase == "Running" and entry.progress), None)
 
 
 def progress_of(entry: StageStatus) -> answer.Progress | None:

@@ -61,7 +61,7 @@ class _Row:
 
 def _stages(snapshot: Snapshot, width: int, height: int) -> Table:
     """A line for each stage. If they do not fit, those around the current one, and how many are left out."""
-    entries, metric = snapshot.status.stages, metric_name(snapshot.chain)
+    entries, metric = snapshot.status.entries, metric_name(snapshot.chain)
     # The stages around the first one that is not committed matter most.
     current = next((i for i, entry in enumerate(entries) if entry.phase != "Committed"), len(entries))
     first, last = _window(len(entries), current, height)
@@ -160,7 +160,7 @@ def _training_lines(snapshot: Snapshot, console: Console) -> list[Text]:
 
 def _warnings(snapshot: Snapshot) -> list[Text]:
     """The latest warnings of the trainers, and where to read the others."""
-    warnings = [line for entry in snapshot.status.stages for line in warning_lines(entry)]
+    warnings = [line for entry in snapshot.status.entries for line in warning_lines(entry)]
     lines = [Text(line, style="yellow") for line in warnings[-SHOWN_WARNINGS:]]
     if hidden := len(warnings) - len(lines):
         name = snapshot.chain["metadata"]["name"]

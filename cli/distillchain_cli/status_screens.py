@@ -67,7 +67,7 @@ class LineScreen:
         elif "connection" in self._printed:
             self._print("connection", "connected again")
         self._print("chain", headline(snapshot.chain, status))
-        for entry in status.stages:
+        for entry in status.entries:
             line = progress_of(entry) if entry.phase == "Running" else None
             # While a stage trains, its progress lines say enough, unless there is a message such as a retried crash.
             if line is None or entry.message:

@@ -11,6 +11,7 @@ from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.chains import full_name, metric_name, seconds_since, status_of, true_condition
 from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
 from distillchain_cli.errors import RunFailed
+from distillchain_cli.evidence_table import evidence_lines
 from distillchain_cli.live import warning_lines
 from distillchain_operator.status import metric_of
 
@@ -56,14 +57,15 @@ def _list_cells(chain: dict[str, Any], *, now: datetime, wide: bool) -> list[str
 
 
 def status_text(chain: dict[str, Any], status: ChainStatus, *, wide: bool = False) -> str:
-    """A summary of the chain, a line for each stage, and the warnings of its trainers."""
+    """A summary of the chain, a line for each stage and control, the warnings of their trainers, and the evidence."""
     lines = [headline(chain, status)]
     if status.message:
         lines.append(status.message)
-    if status.stages:
-        lines += ["", _stages_table(status.stages, metric_name(chain), wide=wide)]
-    if warnings := [line for entry in status.stages for line in warning_lines(entry)]:
+    if status.entries:
+        lines += ["", _stages_table(status.entries, metric_name(chain), wide=wide)]
+    if warnings := [line for entry in status.entries for line in warning_lines(entry)]:
         lines += ["", *warnings]
+    lines += evidence_lines(status, metric_name(chain), width=None if wide else WIDTH)
     return "\n".join(lines)
 
 

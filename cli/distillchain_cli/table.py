@@ -47,7 +47,7 @@ def results_table(
     ]
     table = format_columns(columns, [_cells(row, root, metric) for row in _rows(plan, status, root)], width=width)
     notes = [*_passes(plan, status), *_notes(status, metric, warnings_were_printed)]
-    return "\n".join([table, "", *notes, *evidence_lines(status, metric, width=width)])
+    return "\n".join([table, "", *notes, *evidence_lines(status, metric.name, width=width)])
 
 
 def _passes(plan: Plan, status: ChainStatus) -> list[str]:

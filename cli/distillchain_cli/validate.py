@@ -91,7 +91,9 @@ def _validate(
         return False
     stages = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.students)])
     where = "valid, also for the API server" if cluster is not None else "valid"
-    print_result(f"{document.source}: {where}: DistillationChain {chain.name}, {stages}")
+    # The verdict, which trains nothing, is not counted.
+    evidence = f"; evidence: {len(planned.evidence) - 1} Jobs beside it" if planned.evidence else ""
+    print_result(f"{document.source}: {where}: DistillationChain {chain.name}, {stages}{evidence}")
     return True
 
 

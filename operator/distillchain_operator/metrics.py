@@ -218,7 +218,7 @@ class Metrics:
 
     def changed(self, key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         """Counts what changed when the status of a chain was written."""
-        for entry in new.stages:
+        for entry in new.entries:
             before = old.stage_named(entry.name)
             # Statuses of two different Jobs say nothing about replaced pods: attempts count from 1 in each.
             same = before is not None and (before.digest, before.job) == (entry.digest, entry.job)

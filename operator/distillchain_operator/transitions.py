@@ -22,8 +22,8 @@ class ChainEvent:
 
 def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     """The Events for what changed between two statuses of a chain."""
-    events = [event for entry in new.stages for event in _of_stage(old.stage_named(entry.name), entry)]
-    events += [event for entry in new.stages for event in _of_export(old.stage_named(entry.name), entry)]
+    events = [event for entry in new.entries for event in _of_stage(old.stage_named(entry.name), entry)]
+    events += [event for entry in new.entries for event in _of_export(old.stage_named(entry.name), entry)]
     was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
     if is_suspended and not was_suspended:
         events.append(ChainEvent("Suspended", "spec.suspend is true: the running stage saves its state and stops"))
@@ -76,6 +76,9 @@ def _of_export(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
 
 
 def _committed(stage: StageStatus) -> list[ChainEvent]:
+    if stage.verdict is not None:
+        sentence = f"{stage.verdict.outcome}: {stage.verdict.sentence}"
+        return [ChainEvent("EvidenceReady", fit(sentence, NOTE_BYTES))]
     how = "was already committed" if stage.reused else "is committed"
     note = f"stage {stage.name} {how}: {stage.checkpoint}"
     if stage.message is None:

@@ -129,4 +129,48 @@ BAD_CHAINS = (
         "spec.teacher.gate.maxMetric: got -0.5, expected a number from 0; mse has no other values",
         ("spec.teacher.gate", "expected a number from 0"),
     ),
+    BadChain(
+        "one seed of each control",
+        lambda spec: spec.update(evidence={"seeds": 1}),
+        "spec.evidence.seeds: got 1, expected a whole number from 2 to 20",
+        ("spec.evidence.seeds",),
+    ),
+    BadChain(
+        "no control",
+        lambda spec: spec.update(evidence={"controls": []}),
+        "spec.evidence.controls: got [], expected a list of Direct and FromRoot",
+        ("spec.evidence.controls",),
+    ),
+    BadChain(
+        "a control twice",
+        lambda spec: spec.update(evidence={"controls": ["Direct", "Direct"]}),
+        'spec.evidence.controls[1]: got "Direct", expected every control once; remove one',
+        ("spec.evidence.controls",),
+    ),
+    BadChain(
+        "an unknown control",
+        lambda spec: spec.update(evidence={"controls": ["Random"]}),
+        "spec.evidence.controls[0]: got \"Random\", expected 'Direct' or 'FromRoot'",
+        ("spec.evidence.controls",),
+    ),
+    BadChain(
+        "a gain of nothing",
+        lambda spec: spec.update(evidence={"smallestGain": 0}),
+        "spec.evidence.smallestGain: got 0, expected a number from 0.000001 to 1000000; for half a point of accuracy "
+        "write 0.005",
+        ("spec.evidence.smallestGain", "0.000001"),
+    ),
+    BadChain(
+        "a chain of one stage compared with itself",
+        lambda spec: (spec["stages"].pop(0), spec.update(evidence={"controls": ["FromRoot"]})),
+        'spec.evidence.controls: got ["FromRoot"], expected Direct among them; with one stage the chain is FromRoot '
+        "itself; add Direct, or remove evidence",
+        ("spec.evidence.controls", "the chain is FromRoot itself"),
+    ),
+    BadChain(
+        "no Job at a time",
+        lambda spec: spec.update(maxParallelJobs=0),
+        "spec.maxParallelJobs: got 0, expected a whole number from 1 to 100",
+        ("spec.maxParallelJobs",),
+    ),
 )

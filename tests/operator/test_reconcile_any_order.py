@@ -12,16 +12,22 @@ from hypothesis import strategies as st
 from chain_builders import (
     CHAIN_UID,
     a_commit,
+    a_failure,
     a_job,
     a_plan,
     a_pod,
 )
 from deciding import NOON, created, decide
-from distillchain_api.graph import Plan
+from distillchain_api.evidence_vertices import without_failed
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import Action, CreateJob, DeleteJob
+from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import reconcile
+
+MOMENT = "2026-01-01T12:00:00Z"
 
 
 class World:
@@ -37,6 +43,7 @@ class World:
         self.status = ChainStatus()
         self.started: list[str] = []
         self.answered: set[str] = set()
+        self.failed: set[str] = set()
 
     def reconcile(self, *, crash_after: int | None) -> None:
         """One reconcile, with the operator killed after so many of its writes."""
@@ -55,9 +62,11 @@ class World:
             if name not in self.jobs:  # else 409
                 stage = self.plan.stage(action.stage)
                 assert stage is not None
-                assert set(stage.needs) <= self.answered, "started before what it needs was committed"
-                job = a_job(self.plan, action.stage)
-                self.jobs[name] = job
+                needs = set(stage.needs) - (self.failed if stage.is_verdict else set())
+                assert needs <= self.answered, "started before what it needs was committed"
+                if stage.is_evidence and self.plan.max_parallel_jobs == 1:
+                    assert {each.name for each in self.plan.stages} <= self.answered, "started before the chain ended"
+                self.jobs[name] = {**a_job(self.plan, action.stage), "metadata": job_metadata(action.job)}
                 self.started.append(action.stage)
         elif isinstance(action, DeleteJob):
             self.jobs.pop(action.name, None)
@@ -74,24 +83,56 @@ class World:
         for name, pod in list(self.pods.items())[::-1]:
             job = self.jobs.get(name)
             if job is not None and pod["status"]["phase"] == "Running":
-                stage = self.plan.stage(job["metadata"]["labels"]["distillchain.io/stage"])
-                assert stage is not None
+                stage = self.stage_of(job)
                 self.answered.add(stage.name)
                 self.pods[name] = a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(stage).to_json())
                 return
 
+    def fail_pod(self) -> None:
+        """A control fails for good, and its Job with it."""
+        for name, pod in self.pods.items():
+            job = self.jobs.get(name)
+            if job is None or pod["status"]["phase"] != "Running" or "conditions" in job["status"]:
+                continue
+            stage = self.stage_of(job)
+            if stage.is_evidence and not stage.is_verdict:
+                self.failed.add(stage.name)
+                answer = a_failure(stage, FailureClass.DATA_INVALID, "it failed")
+                self.pods[name] = a_pod(job, phase="Failed", exit_code=66, message=answer.to_json())
+                condition = {
+                    "type": "Failed",
+                    "status": "True",
+                    "reason": "PodFailurePolicy",
+                    "lastTransitionTime": MOMENT,
+                }
+                job["status"] = {"failed": 1, "conditions": [condition]}
+                return
+
+    def stage_of(self, job: dict[str, Any]) -> PlannedStage:
+        """The vertex of a Job; a verdict is on the students that its digest says."""
+        stage = self.plan.stage(job["metadata"]["labels"]["distillchain.io/stage"])
+        assert stage is not None
+        left = without_failed(stage, self.failed)
+        return left if job["metadata"]["labels"]["distillchain.io/digest"] == digest_label(left.digest) else stage
+
     def complete_job(self) -> None:
         for name, pod in self.pods.items():
             if pod["status"]["phase"] == "Succeeded" and name in self.jobs:
-                done = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}
+                done = {"type": "Complete", "status": "True", "lastTransitionTime": MOMENT}
                 self.jobs[name]["status"] = {"succeeded": 1, "conditions": [done]}
 
     def forget_finished_jobs(self) -> None:
         """A TTL, or a user who deletes them after the status was written."""
-        for entry in self.status.stages:
+        for entry in self.status.entries:
             if entry.phase == "Committed" and entry.job:
                 self.jobs.pop(entry.job, None)
                 self.pods.pop(entry.job, None)
+
+
+def job_metadata(manifest: dict[str, Any]) -> dict[str, Any]:
+    """As the API server fills it in."""
+    metadata = manifest["metadata"]
+    return metadata | {"uid": f"uid-of-{metadata['name']}", "creationTimestamp": MOMENT}
 
 
 STEPS = st.one_of(
@@ -100,6 +141,7 @@ STEPS = st.one_of(
 )
 
 
+FAILING_STEPS = st.one_of(STEPS, st.just("fail_pod"))
 NAMES = ["mini", "tiny", "femto", "nano", "pico"]
 PLAN = a_plan(stages=NAMES[:3])
 
@@ -129,6 +171,37 @@ def test_any_order_of_events_and_crashes_creates_one_job_per_stage_in_order(step
 def test_any_graph_creates_one_job_per_vertex_after_those_that_it_needs(plan: Plan, steps: list[Any]):
     world = run_to_the_end(plan, steps)
     assert sorted(world.started) == sorted(stage.name for stage in plan.stages)
+
+
+@st.composite
+def chains_with_evidence(draw: st.DrawFn) -> Plan:
+    """Chains of one or two stages, with controls of the last or of every stage."""
+    evidence = {
+        "controls": draw(st.sampled_from([["Direct"], ["Direct", "FromRoot"]])),
+        "seeds": 2,
+        "on": draw(st.sampled_from(["Last", "Every"])),
+    }
+    return a_plan(stages=NAMES[: draw(st.integers(1, 2))], evidence=evidence, maxParallelJobs=draw(st.integers(1, 4)))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=chains_with_evidence(), steps=st.lists(FAILING_STEPS, max_size=60))
+def test_controls_may_fail_at_any_moment_and_the_chain_succeeds_with_a_verdict_on_the_others(
+    plan: Plan, steps: list[Any]
+):
+    world = run_to_the_end(plan, steps)
+
+    students = sorted(name for name in world.started if name != "evidence")
+    assert students == sorted(stage.name for stage in plan.vertices if not stage.is_verdict), "each once"
+    ready = next(condition for condition in world.status.conditions if condition.type == "EvidenceReady")
+    assert ready.reason == ("Failed" if world.failed else "Ready")
+    left = without_failed(plan.evidence[-1], world.failed)
+    order = left.work_order.evidence
+    assert order is not None
+    result = world.status.result
+    assert result is not None
+    assert (result.evidence is not None) == order.can_be_judged
+    assert {entry.name for entry in world.status.evidence if entry.phase == "Failed"} == world.failed
 
 
 @pytest.mark.parametrize("parallel, want", [(1, ["tiny"]), (2, ["tiny", "femto"]), (3, ["tiny", "femto", "mini"])])
@@ -164,7 +237,7 @@ def run_to_the_end(plan: Plan, steps: list[Any]) -> World:
             getattr(world, step)()
         running = sum(pod["status"]["phase"] == "Running" for pod in world.pods.values())
         assert running <= plan.max_parallel_jobs
-    for _ in range(4 * len(plan.stages)):  # then without further disturbance
+    for _ in range(4 * len(plan.vertices)):  # then without further disturbance
         world.reconcile(crash_after=None)
         world.make_pod()
         world.commit_pod()
