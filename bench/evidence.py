@@ -3,6 +3,7 @@
     python bench/evidence.py .evidence --prepare            # writes the inputs from ../shared, 49 MB
     python bench/evidence.py .evidence --plan               # what would be trained, and the budget
     python bench/evidence.py .evidence --work .evidence-work --parallel 2 --csv docs/evidence.csv
+    python bench/evidence.py .evidence --csv docs/evidence.csv --plot docs/images/evidence.svg
 
 The study is a set of DistillationChains in one store (WORK/chains, WORK/store). `distillchain run` trains them, and
 trains nothing twice: stop the study at any time, and run the same command again to continue, also with more seeds. The
@@ -23,7 +24,8 @@ from pathlib import Path
 
 from evidence_study.chains import SMALL, Sizes, StudyChain, build_chains, cells_of
 from evidence_study.inputs import prepare, unpack
-from evidence_study.results import answer_rows, answers_table, csv_text, load_runs, student_rows
+from evidence_study.plot import draw
+from evidence_study.results import answer_rows, answers_table, csv_text, load_runs, read_answers, student_rows
 from evidence_study.schedule import open_stages, run_chains, same_sizes
 
 # Rows a second in training on two CPU cores (shared/models/README.md), and what a stage costs beside its training.
@@ -40,6 +42,11 @@ def main() -> int:
     sizes = _sizes(options)
     folder = options.work.resolve()
     chains = build_chains(folder, sizes)
+    if options.plot:
+        rows = read_answers(_answers_file(options.csv))
+        draw(rows, options.plot)
+        print(answers_table(rows))
+        return 0
     if options.plan:
         print(budget(folder, chains, sizes))
         return 0
@@ -72,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", help="such as sst2,names")
     parser.add_argument("--students", help="such as femto")
     parser.add_argument("--csv", type=Path, help="file for the students")
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the answers of --csv, print them, and exit")
     return parser.parse_args()
 
 
@@ -118,11 +126,15 @@ def _write_results(folder: Path, chains: list[StudyChain], sizes: Sizes, file: P
     answers = answer_rows(runs, cells_of(sizes))
     if file is not None:
         file.write_text(csv_text(student_rows(folder, runs)))
-        file.with_name(f"{file.stem}-answers.csv").write_text(csv_text(answers))
+        _answers_file(file).write_text(csv_text(answers))
     print(answers_table(answers))
     # Both controls of a question have its sentence.
     for row in {(row.task, row.student, row.transfer): row for row in answers}.values():
         print(f"{row.task}, {row.student}, unlabelled text {row.transfer}: {row.sentence}")
+
+
+def _answers_file(students: Path) -> Path:
+    return students.with_name(f"{students.stem}-answers.csv")
 
 
 if __name__ == "__main__":

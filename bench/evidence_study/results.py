@@ -185,6 +185,15 @@ def csv_text(rows: Sequence[StudentRow] | Sequence[AnswerRow]) -> str:
     return text.getvalue()
 
 
+def read_answers(file: Path) -> list[AnswerRow]:
+    """The rows of a file that `csv_text` has written."""
+    numbers = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(AnswerRow)}
+    with file.open(newline="") as lines:
+        return [
+            AnswerRow(**{name: numbers[name](value) for name, value in row.items()}) for row in csv.DictReader(lines)
+        ]
+
+
 def _rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 

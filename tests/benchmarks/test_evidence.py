@@ -87,3 +87,7 @@ def test_the_small_study_is_interrupted_and_continued(tmp_path: Path):
         ("Direct", "2", "96"),
     ]
     assert answers[0]["sentence"] in second.stdout
+    plotted = study(tmp_path, "--csv", "students.csv", "--plot", "answers.svg")
+    assert "chain minus FromRoot" in (tmp_path / "answers.svg").read_text()
+    # The same table from the file as from the store.
+    assert plotted.stdout.strip() in third.stdout
