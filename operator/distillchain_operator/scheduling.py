@@ -143,13 +143,13 @@ def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
         if job.deleting or job.name in leaving:
             # A pod that is not deleted yet may wait for something, but it is about to go.
             yield _Slot(job.stage, f"the pods of Job {job.name} to terminate", [pod for pod in pods if pod.deleting])
-        elif not job.is_finished:
+        elif not job.is_finished and not view.is_over(job):
             yield _Slot(job.stage, f"Job {job.name} of stage {job.stage} to finish", pods)
 
 
 def _slots_of_pods(view: View) -> Iterator[_Slot]:
     """Pods whose Job has finished or is gone: a trainer that still stops uses the GPU and the store."""
-    counted = {job.uid for job in view.observed.jobs if not job.is_finished or job.deleting}
+    counted = {job.uid for job in view.observed.jobs if job.deleting or not (job.is_finished or view.is_over(job))}
     stages = {job.uid: job.stage for job in view.observed.jobs}
     left: dict[str, list[ObservedPod]] = {}
     for pod in view.observed.pods:

@@ -77,6 +77,20 @@ class View:
         # A Job that was deleted to retry a stage is created again under the same name, so the time tells them apart.
         return entry if entry and entry.job == job.name and entry.started_at == job.created_at else None
 
+    def is_over(self, job: ObservedJob) -> bool:
+        """Whether the pod of a Job has succeeded, so that no other will start.
+
+        The Job controller says so about a second later. Of a group, it may still replace another pod until it has seen
+        the success of node 0.
+        """
+        pods = self.observed.pods_of(job)
+        return (
+            job.nodes == 1
+            and any(pod.phase == "Succeeded" for pod in pods)
+            and all(pod.is_over for pod in pods)
+            and not job.deleting
+        )
+
     def has_started(self, job: ObservedJob) -> bool:
         """Whether the pods of the Job have run and none waits to start, so that the stage may train.
 

@@ -192,3 +192,17 @@ def test_a_second_job_of_a_stage_that_has_committed_is_deleted_before_the_next_s
     assert entry(decision, "mini").job == job["metadata"]["name"]
     assert created(decision) == []
     assert created(decide(plan, job, pods=(pod,), previous=decision.status)) == ["tiny"]
+
+
+def test_the_next_stage_starts_once_the_pod_of_the_last_one_has_answered():
+    """The Job controller marks the Job as complete about a second later."""
+    plan = a_plan()
+    job = a_job(plan, "mini", active=1)
+    pod = a_pod(job, phase="Succeeded", exit_code=0, message=a_commit(plan.stages[0]).to_json())
+    assert created(decide(plan, job, pods=(pod,))) == ["tiny"]
+
+    sidecar = a_pod(job, exit_code=0, message=a_commit(plan.stages[0]).to_json())
+    sidecar["status"]["containerStatuses"].append({"name": "shipper", "state": {"running": {}}})
+    assert created(decide(plan, job, pods=(sidecar,))) == []
+    failed = a_pod(job, phase="Failed", exit_code=0, message=a_commit(plan.stages[0]).to_json())
+    assert created(decide(plan, job, pods=(failed,))) == []  # the Job controller may replace it
