@@ -1,0 +1,101 @@
+"""examples/sweep: on SST-2 where it is beside the project, and on made-up sentences."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.parts import distillchain
+
+SWEEP = Path(__file__).resolve().parents[2] / "examples/sweep"
+CHAINS = ("no-step", "one-step", "two-steps")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # other tests run on the same two cores
+ROWS = {"train": 3000, "dev": 872, "test": 64}  # with fewer, the smaller teachers do not beat chance
+
+pytestmark = pytest.mark.xdist_group("cli-models")
+
+
+def run_sweep(root: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Runs the three chains of the example after a change of each spec. Returns: the advice on the middle one."""
+    for name in CHAINS:
+        document = yaml.safe_load((SWEEP / f"{name}.yaml").read_text())
+        document["spec"]["storage"] = {"uri": "file://./store"}
+        change(document["spec"])
+        (root / f"{name}.yaml").write_text(yaml.safe_dump(document))
+        done = distillchain("run", f"{name}.yaml", cwd=root, **ONE_THREAD)
+        assert done.returncode == 0, done.stdout + done.stderr
+    compared = distillchain("compare", *(f"{name}.yaml" for name in CHAINS), "-o", "json", cwd=root)
+    assert [model["stage"] for model in json.loads(compared.stdout)["models"]] == ["femto"] * 3
+    advice = distillchain("advise", "one-step.yaml", "-o", "json", cwd=root)
+    assert advice.returncode == 0, advice.stderr
+    found: dict[str, Any] = json.loads(advice.stdout)
+    return found
+
+
+def check(root: Path, advice: dict[str, Any], *, fine_tuned: int) -> None:
+    """Checks that the chains have shared what they can, and that the advice knows all of them."""
+    manifests = [json.loads(path.read_text()) for path in root.glob("store/stages/*/manifest.json")]
+    # Six steps, of which tiny is in two chains.
+    assert sorted(manifest["stage"] for manifest in manifests if manifest.get("teacher")) == [
+        "femto",
+        "femto",
+        "femto",
+        "nano",
+        "tiny",
+    ]
+    assert len(manifests) == 5 + fine_tuned
+    # The root teacher answered once, for tiny and the femto that it teaches itself; so did tiny.
+    assert len(list(root.glob("store/logits/*"))) == 3
+    assert advice["action"] == "Run"
+    routes = {tuple(route["stages"]): route["outcome"] for route in advice["otherRoutes"]}
+    assert routes == {("teacher", "femto"): "Undecided", ("teacher", "tiny", "nano", "femto"): "Undecided"}
+
+
+@pytest.mark.models
+def test_the_chains_share_their_stages_on_made_up_sentences(tmp_path: Path):
+    from trainer.parts import SMALL_BERT, save_bert, write_data
+
+    write_data(tmp_path / "data", train=320, validation=60, test=40)
+    save_bert(tmp_path / "start", labels=None)
+
+    def change(spec: dict[str, Any]) -> None:
+        spec["task"] |= {"maxLength": 16}
+        spec["task"]["dataset"]["uri"] = "file://./data"
+        spec["teacher"] = {"model": "file://./start", "fineTune": {"epochs": 4}}
+        spec["template"]["training"] = {"epochs": 6, "batchSize": 16, "learningRate": 0.01}
+        for stage in spec["stages"]:
+            config = {**SMALL_BERT, "hidden_size": {"tiny": 32, "nano": 16, "femto": 8}[stage["name"]]}
+            stage["student"] = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": "file://./start"}
+            stage.pop("training")
+
+    check(tmp_path, run_sweep(tmp_path, change), fine_tuned=1)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_chains_share_their_stages_on_sst2(tmp_path: Path, repository: Path):
+    shared = Path(os.environ.get("DISTILLCHAIN_SHARED") or repository.parent / "shared")
+    if not (shared / "data/sst2-glue").is_dir():
+        pytest.skip(
+            f"{shared}/data/sst2-glue is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/"
+        )
+    (tmp_path / "data").mkdir()
+    for split, rows in ROWS.items():
+        with (shared / f"data/sst2-glue/{split}.tsv").open(newline="") as source:
+            (tmp_path / f"data/{split}.tsv").write_text("".join(itertools.islice(source, rows + 1)))
+
+    def change(spec: dict[str, Any]) -> None:
+        spec["task"]["dataset"]["uri"] = "file://./data"
+        spec["template"]["training"]["epochs"] = 4
+        text = json.dumps(spec["teacher"] | {"stages": spec["stages"]}).replace("../../../shared", str(shared))
+        found = json.loads(text)
+        spec["stages"], spec["teacher"] = found.pop("stages"), found
+
+    check(tmp_path, run_sweep(tmp_path, change), fine_tuned=0)
