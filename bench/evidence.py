@@ -105,8 +105,9 @@ def budget(folder: Path, chains: list[StudyChain], sizes: Sizes) -> str:
 
 
 def _rows_trained(epochs: int, chain: StudyChain, sizes: Sizes, stage: str) -> int:
-    labelled = min(sizes.rows, 3_394) if chain.cell.task == "names" else sizes.rows
-    return epochs * (labelled + (sizes.transfer_rows if chain.cell.transfer and stage != "teacher" else 0))
+    return epochs * (
+        sizes.labelled(chain.cell.task) + (sizes.transfer_rows if chain.cell.transfer and stage != "teacher" else 0)
+    )
 
 
 def _run(folder: Path, chains: list[StudyChain], options: argparse.Namespace) -> int:

@@ -33,14 +33,14 @@ class Sizes:
 
     Attributes:
         passes: rows that the last student of every chain is trained on, counted once per epoch: the same for all arms.
-        root_epochs, middle_passes: the same for the root teacher and the steps in between.
+        root_passes: the same for the root teacher, which `names` trains twice as long: its head starts from nothing.
     """
 
     rows: int = 6_000
     transfer_rows: int = 12_000
     validation_rows: int | None = None
     passes: int = 54_000
-    root_epochs: int = 3
+    root_passes: int = 18_000
     batch_size: int = 128
     seeds: int = 5
     tasks: Sequence[str] = tuple(DATA)
@@ -49,11 +49,19 @@ class Sizes:
 
     def epochs(self, task: str, *, transfer: bool) -> int:
         """Epochs of a student."""
-        labelled = min(self.rows, 3_394) if task == "names" else self.rows
-        return max(1, round(self.passes / (labelled + transfer * self.transfer_rows)))
+        return max(1, round(self.passes / (self.labelled(task) + transfer * self.transfer_rows)))
+
+    def root_epochs(self, task: str) -> int:
+        """Epochs of the root teacher."""
+        return max(1, round(self.root_passes * (2 if task == "names" else 1) / self.labelled(task)))
+
+    def labelled(self, task: str) -> int:
+        """Labelled training rows."""
+        return min(self.rows, 3_394) if task == "names" else self.rows
 
 
-SMALL = Sizes(rows=96, transfer_rows=64, validation_rows=96, passes=96, root_epochs=1, batch_size=32, seeds=2,
+# Teachers must beat chance, so fewer steps would not do.
+SMALL = Sizes(rows=96, transfer_rows=64, validation_rows=192, passes=960, root_passes=960, batch_size=64, seeds=2,
               tasks=("sst2",), students=("femto",), transfer=(False,))  # fmt: skip
 
 
@@ -121,7 +129,7 @@ def _study_chain(folder: Path, sizes: Sizes, cell: Cell, arm: Arm, seed: int) ->
     # The step in between is the larger student, or one layer of the root teacher.
     middle = ["tiny"] if cell.student == "femto" else ["layer"]
     names = [*(middle if arm is Arm.CHAIN else []), cell.student]
-    stages = [_stage(folder, name) for name in names]
+    stages = [_stage(folder, name, sizes.batch_size) for name in names]
     stages[-1]["training"] |= {"seed": seed}
     if arm is Arm.DIRECT:
         stages[-1]["distillation"] = {"alpha": 0.0}
@@ -134,7 +142,11 @@ def _study_chain(folder: Path, sizes: Sizes, cell: Cell, arm: Arm, seed: int) ->
             "storage": {"uri": f"file://{folder}/store"},
             "teacher": {
                 "model": f"file://{folder}/models/{ROOT}",
-                "fineTune": {"epochs": sizes.root_epochs, "batchSize": min(32, sizes.batch_size), "learningRate": 1e-4},
+                "fineTune": {
+                    "epochs": sizes.root_epochs(cell.task),
+                    "batchSize": 32,
+                    "learningRate": 3e-4 if cell.task == "names" else 1e-4,
+                },
             },
             "template": {
                 "training": {
@@ -153,7 +165,7 @@ def _parsed(document: dict[str, Any]) -> DistillationChain:
     return parse_chain(document)
 
 
-def _stage(folder: Path, name: str) -> dict[str, Any]:
+def _stage(folder: Path, name: str, batch_size: int) -> dict[str, Any]:
     students: dict[str, tuple[dict[str, Any], float]] = {
         "layer": ({"fromTeacher": {"layers": 1}}, 2e-4),
         "tiny": ({"model": f"file://{folder}/models/{TINY}"}, 5e-4),
@@ -165,11 +177,15 @@ def _stage(folder: Path, name: str) -> dict[str, Any]:
                 },
                 "tokenizer": f"file://{folder}/models/{TINY}",
             },
-            3e-3,
+            2e-3,
         ),
     }
     student, learning_rate = students[name]
-    return {"name": name, "student": student, "training": {"learningRate": learning_rate}}
+    training: dict[str, Any] = {"learningRate": learning_rate}
+    if name == "femto":
+        # New weights need more steps than pretrained ones.
+        training["batchSize"] = batch_size // 2
+    return {"name": name, "student": student, "training": training}
 
 
 def _task(folder: Path, cell: Cell) -> dict[str, Any]:

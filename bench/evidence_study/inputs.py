@@ -84,17 +84,23 @@ def _cut(text: str, limit: int | None, *, blocks: bool, header: bool) -> str:
 
 
 def _write_model(source: Path, target: Path, *, keep: Sequence[int] | None) -> None:
-    """A checkpoint in float16, with some of its layers."""
+    """A checkpoint in float16, with some of its layers and without its head, which is of another task than most."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.suffix != ".safetensors":
             shutil.copyfile(path, target / path.name)
             (target / path.name).chmod(0o644)
-    weights = load_file(source / "model.safetensors")
+    weights = {
+        name: values
+        for name, values in load_file(source / "model.safetensors").items()
+        if not name.startswith("classifier.")
+    }
+    # An encoder without a head, or the trainer would compare its two classes with those of the task.
+    config = json.loads((target / "config.json").read_text()) | {"architectures": ["BertModel"]}
     if keep is not None:
         weights = dict(_renumbered(weights, keep))
-        config = json.loads((target / "config.json").read_text()) | {"num_hidden_layers": len(keep)}
-        (target / "config.json").write_text(json.dumps(config, indent=2))
+        config["num_hidden_layers"] = len(keep)
+    (target / "config.json").write_text(json.dumps(config, indent=2))
     halves = {name: values.astype(np.float16) for name, values in weights.items()}
     save_file(halves, target / "model.safetensors", metadata={"format": "pt"})
 

@@ -77,14 +77,14 @@ def test_the_small_study_is_interrupted_and_continued(tmp_path: Path):
         (arm, seed) for arm in ("FromRoot", "chain", "Direct") for seed in ("42", "43")
     ]
     # The same number of steps for each arm, and the chain has another stage before.
-    assert {row["steps"] for row in students} == {"3"}
+    assert {row["steps"] for row in students} == {"30"}
     minutes = {row["arm"]: float(row["minutes_of_route"]) / float(row["minutes"]) for row in students}
     assert minutes["chain"] > minutes["FromRoot"] > minutes["Direct"] == 1
     with (tmp_path / "students-answers.csv").open() as file:
         answers = list(csv.DictReader(file))
     assert [(row["control"], row["seeds"], row["rows"]) for row in answers] == [
-        ("FromRoot", "2", "96"),
-        ("Direct", "2", "96"),
+        ("FromRoot", "2", "192"),
+        ("Direct", "2", "192"),
     ]
     assert answers[0]["sentence"] in second.stdout
     plotted = study(tmp_path, "--csv", "students.csv", "--plot", "answers.svg")
