@@ -171,8 +171,10 @@ def _runs(
 
 
 def _why_not(students: Sequence[LoadedStage]) -> str:
-    lost = [sentence for student in students for sentence in student.missing]
-    return "; ".join(lost) or "not compared, because its students were measured on different validation rows"
+    lost = [student.wanted.name for student in students if student.answers.student is None]
+    if lost:
+        return f"not compared, because predictions are missing or altered: {', '.join(lost)}"
+    return "not compared, because its students were measured on different validation rows"
 
 
 def _mean_gpu_hours(students: Sequence[LoadedStage]) -> float:

@@ -68,3 +68,31 @@ def test_batches_do_not_run_from_long_to_short(rows: int, epoch: int):
     falling = np.corrcoef(np.arange(len(group)), group)[0, 1]
 
     assert abs(falling) < 0.5, f"correlation of position and length: {falling:.2f}"
+
+
+@pytest.mark.parametrize("rows, batch_size", SIZES)
+@pytest.mark.parametrize("more", [1, 3, 250])
+def test_rows_are_repeated_equally_often_up_to_the_rows_of_an_epoch(rows: int, batch_size: int, more: int):
+    """Of a control that learns from labels alone, beside a student that learns from unlabelled text too."""
+    counts = np.zeros(rows, dtype=int)
+    epochs = 3
+    for epoch in range(epochs):
+        batches = list(epoch_batches(lengths(rows), batch_size, seed=1, epoch=epoch, rows_per_epoch=rows + more))
+        assert len(batches) == steps_per_epoch(rows + more, batch_size)
+        found = [row for batch in batches for row in batch]
+        assert len(found) == rows + more
+        counts += np.bincount(found, minlength=rows)
+
+    assert counts.sum() == epochs * (rows + more)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_rows_that_are_not_repeated_keep_their_order():
+    """Committed students were trained in it."""
+    plain = list(epoch_batches(lengths(97), 8, seed=1, epoch=2))
+    assert list(epoch_batches(lengths(97), 8, seed=1, epoch=2, rows_per_epoch=97)) == plain
+
+
+def test_the_rows_of_a_late_epoch_are_those_of_whole_numbers():
+    batches = epoch_batches(lengths(1000), 32, seed=0, epoch=1 << 19, rows_per_epoch=100_000)
+    assert {row for batch in batches for row in batch} == set(range(1000))
