@@ -23,6 +23,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CHART = CHECKOUT / "charts" / "distillchain"
 CRD = CHECKOUT / "crds" / "distillchain.io_distillationchains.yaml"
 CONFIG = CHECKOUT / "config"
+CRD_ANNOTATIONS = """\
+  {{- $kept := dict "helm.sh/resource-policy" "keep" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false" }}
+  {{- with merge (dict) .Values.crds.annotations (ternary $kept (dict) .Values.crds.keep) }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+"""
 GENERATED = "# Generated from charts/distillchain by `make generate`. Edit the chart, not this file.\n"
 OWN_NAMESPACE = "distillchain-system"
 ANY_NAMESPACE = "namespace-of-kubectl-apply"  # a placeholder: build_config removes it from config/namespaced
@@ -86,16 +93,23 @@ def check(files: dict[Path, str]) -> int:
 
 
 def build_crd() -> str:
-    """The CRD as a template that follows the values crds.install and crds.keep."""
+    """The CRD as a template that follows the values below `crds`."""
     text = CRD.read_text().removeprefix("---\n")
     if "{{" in text:
         raise SystemExit(f"{CRD}: contains '{{{{', which Helm would expand; escape it in charts/generate.py")
     labels = '  labels:\n    {{- include "distillchain.labels" . | nindent 4 }}\n'
-    keep = "  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"
     head, metadata, rest = text.partition("metadata:\n")
     if not metadata or "annotations:" in rest.split("spec:\n")[0] or "labels:" in rest.split("spec:\n")[0]:
         raise SystemExit(f"{CRD}: expected metadata without labels and annotations")
-    return "{{- if .Values.crds.install }}\n" + head + metadata + labels + keep + rest.rstrip("\n") + "\n{{- end }}\n"
+    return (
+        "{{- if .Values.crds.install }}\n"
+        + head
+        + metadata
+        + labels
+        + CRD_ANNOTATIONS
+        + rest.rstrip("\n")
+        + "\n{{- end }}\n"
+    )
 
 
 def build_readme() -> str:
@@ -107,7 +121,7 @@ def build_readme() -> str:
         chart["description"],
         "```bash\n"
         f"helm install distillchain charts/distillchain --namespace {OWN_NAMESPACE} --create-namespace \\\n"
-        "  --set image.registry=registry.example,chains.image.registry=registry.example\n"
+        "  --set image.registry=registry.example\n"
         "```",
         "`registry.example` is the registry to which `make release` has pushed both images. When the operator runs:",
         f"```bash\nhelm test distillchain --namespace {OWN_NAMESPACE}\n```",

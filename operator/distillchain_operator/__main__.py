@@ -21,7 +21,7 @@ from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.finished import FinishedChains
-from distillchain_operator.lease import Election, LeadershipLost, new_identity
+from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import list_chain_metadata, wait_for_chains
@@ -66,7 +66,8 @@ async def _run(settings: Settings) -> int:
         cluster = await stack.enter_async_context(await Cluster.connect(answered=metrics.answered))
         election = None
         if settings.lease:
-            election = Election(cluster, *settings.lease.split("/"), identity=new_identity())
+            timing = Timing(settings.lease_duration_s, settings.lease_deadline_s, settings.lease_retry_s)
+            election = Election(cluster, *settings.lease.split("/"), identity=new_identity(), timing=timing)
         lists_chains = asyncio.Event()
 
         def is_ready() -> bool:

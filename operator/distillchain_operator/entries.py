@@ -117,8 +117,8 @@ def _running_message(
     if job.suspend_wanted and not job.noted_suspended:
         patch = f"""kubectl patch job {job.name} -p '{{"spec":{{"suspend":false}}}}'"""
         notes.append(
-            f"Job {job.name} was suspended by another controller (such as Kueue), which resumes it; to resume it "
-            f"yourself: {patch}"
+            f"Job {job.name} was suspended by another controller, which resumes it; Kueue does so when it admits the "
+            f"Job's Workload (kubectl get workloads); if no controller manages the Job: {patch}"
         )
     # The Job controller creates a replacement with a delay, which doubles after each crash.
     elif all(pod.is_over for pod in pods):

@@ -56,6 +56,12 @@ class Settings:
     """Least seconds between two reads of a running pod's log."""
     lease: str = ""
     """NAMESPACE/NAME of the Lease that the working operator of several holds; empty: none, it works at once."""
+    lease_duration_s: int = 15
+    """Seconds without a renewal of the Lease after which another operator takes it."""
+    lease_deadline_s: float = 10.0
+    """Seconds without a successful renewal after which the working operator stops; below the duration."""
+    lease_retry_s: float = 2.0
+    """Seconds between two attempts to renew or to take the Lease; below the deadline."""
     health_port: int = 0
     """Port of GET /healthz and /readyz; 0: none."""
     metrics_port: int = 0
@@ -91,7 +97,14 @@ class Settings:
         # All faults at once, or a wrong chart value would cost one restart for each.
         if faults:
             raise BadSetting("\n".join(faults))
-        return cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type
+        settings = cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type
+        # Otherwise two operators could work at once, or none would renew in time.
+        if not settings.lease_retry_s < settings.lease_deadline_s < settings.lease_duration_s:
+            raise BadSetting(
+                f"{PREFIX}LEASE_DEADLINE_S: got {settings.lease_deadline_s:g}, expected a number above "
+                f"LEASE_RETRY_S ({settings.lease_retry_s:g}) and below LEASE_DURATION_S ({settings.lease_duration_s})"
+            )
+        return settings
 
 
 def setting_names() -> list[str]:
@@ -108,6 +121,12 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError("a number of seconds above 0")
     return seconds
+
+
+def _whole_seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError("a whole number of seconds above 0")
+    return int(text)
 
 
 def _true_or_false(text: str) -> bool:
@@ -160,6 +179,9 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "resync_s": _seconds,
     "progress_s": _seconds,
     "lease": _lease,
+    "lease_duration_s": _whole_seconds,
+    "lease_deadline_s": _seconds,
+    "lease_retry_s": _seconds,
     "health_port": _port,
     "metrics_port": _port,
     "log_level": _log_level,

@@ -33,6 +33,7 @@ FREE_FORM = {  # maps of Kubernetes or of the user, with any keys
     *("deploymentAnnotations", "serviceAccount.annotations", "metrics.service.annotations", "metrics.dashboard.labels"),
     *("metrics.dashboard.annotations", "metrics.serviceMonitor.labels", "metrics.podMonitor.labels"),
     *("metrics.prometheusRule.labels", "metrics.prometheusRule.alertLabels", "chains.podTemplate.spec"),
+    *("crds.annotations", "chains.resources.requests", "chains.resources.limits"),
     *("resources.requests", "resources.limits", "test.resources.requests", "test.resources.limits"),
 }
 
@@ -73,6 +74,13 @@ def test_the_generated_files_of_the_chart_are_current():
         ("image.digest=latest", "/image/digest"),
         ("test.storage.uri=models/distill", "/test/storage/uri"),
         ("metrics.port=80", "/metrics/port"),
+        ("admissionPolicies.chains.validationActions={Refuse}", "/admissionPolicies/chains/validationActions/0"),
+        ("chains.caBundle.configmap=x", "'configmap'"),
+        ("chains.proxy.https=proxy.example", "/chains/proxy/https"),
+        ("strategy.type=Rolling", "/strategy/type"),
+        ("tmpSizeLimit=much", "/tmpSizeLimit"),
+        ("metrics.service.ipFamilies={IPv5}", "/metrics/service/ipFamilies/0"),
+        ("global.imagePullSecrets[0].nam=x", "/global/imagePullSecrets/0"),
         ("extraArgs={debug}", "/extraArgs/0"),
         ("chains.storage.endpointUrl=https://bob:secret@s3.example", "/chains/storage/endpointUrl"),
         ("test.storage.endpointUrl=https://bob:secret@s3.example", "/test/storage/endpointUrl"),
@@ -90,6 +98,11 @@ def test_the_schema_refuses_a_wrong_value_and_names_it(setting: str, want: str):
         (["serviceAccount.create=false"], "serviceAccount.name: missing, and serviceAccount.create is false"),
         (["metrics.enabled=false", "metrics.podMonitor.enabled=true"], "metrics.enabled: got false, and a monitor"),
         (["metrics.enabled=false", "metrics.prometheusRule.enabled=true"], "metrics.enabled: got false, and a monitor"),
+        (
+            ["metrics.serviceMonitor.enabled=true", "metrics.podMonitor.enabled=true"],
+            "metrics.podMonitor.enabled: got true together with metrics.serviceMonitor.enabled",
+        ),
+        (["leaderElection.renewDeadlineSeconds=15"], "leaderElection.renewDeadlineSeconds: expected a number above"),
         (["metrics.port=8080"], "metrics.port: got 8080, where the operator answers the probes"),
         (["chains.image.repository="], "helm test needs the trainer image; set chains.image.repository"),
     ],
@@ -137,7 +150,7 @@ def test_schema_and_values_have_the_same_keys_and_only_the_free_form_maps_are_op
         if schema.get("additionalProperties") is not False:
             yield f"{where}: open"
             return
-        known = set(schema["properties"]) - ({"global"} if not path else set())
+        known = set(schema["properties"])
         yield from (f"{path}{key}: not in the schema" for key in sorted(set(values) - known))
         if values and not where.endswith(("resources", "Probe")):  # Kubernetes' own; the defaults state some of them
             yield from (f"{path}{key}: not in values.yaml" for key in sorted(known - set(values)))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart.helm import NAMESPACE, documents, named, render, values_of
+from chart.helm import CHART, NAMESPACE, documents, helm, named, render, values_of
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.jobs import JobDefaults, build_job
@@ -70,7 +70,9 @@ def test_an_operator_for_some_namespaces_differs_from_the_default_only_in_that()
 
 def test_high_availability_adds_a_replica_a_disruption_budget_and_alerts():
     added = set(kinds_of("ha")) - set(kinds_of("default"))
-    assert added == {("PodDisruptionBudget", "distillchain-operator"), ("PrometheusRule", "distillchain-operator")}
+    assert added == {
+        (kind, "distillchain-operator") for kind in ("PodDisruptionBudget", "PrometheusRule", "PodMonitor")
+    }
 
     objects = objects_of("ha")
     deployment, budget = named(objects, "Deployment"), named(objects, "PodDisruptionBudget")
@@ -113,6 +115,7 @@ def test_the_store_of_the_chart_reaches_the_pods_of_chains():
     assert environment_of("openshift")["DISTILLCHAIN_POD_TEMPLATE"].rpartition("/")[0] in mounts
 
 
+SKIP_DRY_RUN = {"argocd.argoproj.io/sync-options": "SkipDryRunOnMissingResource=true"}
 OPERATOR = "Deployment"
 POD = "spec.template.spec"
 EVERYTHING: list[tuple[str, str, Any]] = [
@@ -123,7 +126,13 @@ EVERYTHING: list[tuple[str, str, Any]] = [
     (OPERATOR, "spec.template.metadata.labels.tier", "operators"),
     (OPERATOR, f"{POD}.containers.0.image", f"registry.example/ml/operator@sha256:{'0123456789abcdef' * 4}"),
     (OPERATOR, f"{POD}.containers.0.args", ["--resync-s=30"]),
-    (OPERATOR, f"{POD}.imagePullSecrets", [{"name": "registry"}]),
+    (OPERATOR, f"{POD}.imagePullSecrets", [{"name": "shared"}, {"name": "registry"}]),
+    (OPERATOR, "spec.strategy.rollingUpdate.maxSurge", 0),
+    (OPERATOR, f"{POD}.volumes.0.emptyDir", {"sizeLimit": "100Mi"}),
+    (OPERATOR, f"{POD}.dnsPolicy", "Default"),
+    (OPERATOR, f"{POD}.dnsConfig", {"options": [{"name": "ndots", "value": "1"}]}),
+    (OPERATOR, f"{POD}.hostAliases.0.hostnames", ["api.example"]),
+    (OPERATOR, f"{POD}.containers.0.resources.limits.cpu", "2"),
     (OPERATOR, f"{POD}.serviceAccountName", "relay"),
     (OPERATOR, f"{POD}.priorityClassName", "system-cluster-critical"),
     (OPERATOR, f"{POD}.nodeSelector", {"kubernetes.io/os": "linux"}),
@@ -136,8 +145,11 @@ EVERYTHING: list[tuple[str, str, Any]] = [
     ("PodDisruptionBudget", "spec.maxUnavailable", "50%"),
     ("Service", "metadata.annotations", {"prometheus.io/scrape": "true"}),
     ("ServiceMonitor", "metadata.labels.release", "prometheus"),
-    ("PodMonitor", "metadata.labels.release", "prometheus"),
-    ("PodMonitor", "spec.podMetricsEndpoints.0.honorLabels", True),
+    ("ServiceMonitor", "metadata.annotations", SKIP_DRY_RUN),
+    ("ServiceMonitor", "spec.endpoints.0.honorLabels", True),
+    ("PrometheusRule", "metadata.annotations", SKIP_DRY_RUN),
+    ("Service", "spec.ipFamilyPolicy", "PreferDualStack"),
+    ("Service", "spec.ipFamilies", ["IPv4"]),
     ("PrometheusRule", "metadata.labels.release", "prometheus"),
     ("PrometheusRule", "spec.groups.0.rules.0.labels", {"team": "platform", "severity": "page"}),
     ("ConfigMap relay-dashboard", "metadata.annotations", {"grafana_folder": "ML"}),
@@ -174,21 +186,38 @@ def test_settings_and_the_pod_template_reach_the_operator():
         "DISTILLCHAIN_PROGRESS_S": "5",
         "DISTILLCHAIN_TRAINER_IMAGE": "registry.example/ml/trainer:2.0",
         "DISTILLCHAIN_NETWORK_POLICIES": "false",
-        "HTTPS_PROXY": "http://proxy.example:3128",
+        "DISTILLCHAIN_LEASE_DURATION_S": "60",
+        "DISTILLCHAIN_LEASE_DEADLINE_S": "40",
+        "DISTILLCHAIN_LEASE_RETRY_S": "10",
+        "TZ": "UTC",
     }
     assert environment_of("everything").items() >= want.items()
+
+
+def test_the_values_of_chains_reach_the_pod_template_of_the_operator():
 
     template = yaml.safe_load(named(objects_of("everything"), "ConfigMap", "-operator")["data"]["pod-template.yaml"])
     assert template["metadata"]["labels"] == {"queue": "gpu"}
     spec = template["spec"]
     assert (spec["serviceAccountName"], spec["nodeSelector"]) == ("trainer", {"accelerator": "a10"})
-    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["imagePullSecrets"] == [{"name": "shared"}, {"name": "registry"}]
     trainer = next(container for container in spec["containers"] if container["name"] == "trainer")
-    # The chain's own variable takes precedence over the chart's storage.region.
-    assert {entry["name"]: entry["value"] for entry in trainer["env"]} == {
-        "AWS_ENDPOINT_URL_S3": "https://s3.example",
-        "AWS_REGION": "eu-central-1",
-    }
+    proxy, bundle = "http://proxy.example:3128", "/etc/distillchain-ca/bundle.pem"
+    assert [(entry["name"], entry["value"]) for entry in trainer["env"]] == [
+        ("AWS_REGION", "eu-central-1"),  # of the pod template; it takes precedence over chains.env and storage.region
+        ("HF_HUB_OFFLINE", "1"),
+        ("AWS_ENDPOINT_URL_S3", "https://s3.example"),
+        *[("HTTP_PROXY", proxy), ("http_proxy", proxy), ("HTTPS_PROXY", proxy), ("https_proxy", proxy)],
+        *[("NO_PROXY", ".example"), ("no_proxy", ".example")],
+        *[("AWS_CA_BUNDLE", bundle), ("SSL_CERT_FILE", bundle), ("REQUESTS_CA_BUNDLE", bundle)],
+    ]
+    assert trainer["imagePullPolicy"] == "Always"
+    # Limits of the pod template take precedence over chains.resources.
+    assert trainer["resources"] == {"requests": {"cpu": "4"}, "limits": {"nvidia.com/gpu": 1, "memory": "32Gi"}}
+    assert trainer["volumeMounts"] == [
+        {"name": "distillchain-ca", "mountPath": "/etc/distillchain-ca", "readOnly": True}
+    ]
+    assert spec["volumes"] == [{"name": "distillchain-ca", "configMap": {"name": "company-ca"}}]
 
 
 def test_an_operator_that_creates_no_network_policies_has_no_right_on_them():
@@ -202,3 +231,70 @@ def test_an_operator_that_creates_no_network_policies_has_no_right_on_them():
 def test_the_dashboard_is_the_file_of_the_chart():
     data = named(objects_of("everything"), "ConfigMap", "-dashboard")["data"]
     assert json.loads(data["distillchain.json"])["uid"] == "distillchain"
+
+
+@pytest.mark.parametrize(
+    "settings, operator, trainer",
+    [
+        (["image.registry=a"], "a/distillchain-operator", "a/distillchain-trainer"),
+        (["image.registry=a", "chains.image.registry=b"], "a/distillchain-operator", "b/distillchain-trainer"),
+        (
+            ["image.registry=a", "chains.image.registry=b", "global.imageRegistry=c"],
+            "c/distillchain-operator",
+            "c/distillchain-trainer",
+        ),
+        (["image.registry="], "distillchain-operator", "distillchain-trainer"),
+    ],
+)
+def test_one_registry_is_enough_for_both_images(settings: list[str], operator: str, trainer: str):
+    objects = documents(render(*(argument for setting in settings for argument in ("--set", setting))))
+    (container,) = named(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+
+    assert container["image"].rpartition(":")[0] == operator
+    assert environment["DISTILLCHAIN_TRAINER_IMAGE"].rpartition(":")[0] == trainer
+
+
+@pytest.mark.parametrize("arguments, is_warned", [([], True), (["--set", "image.registry=registry.example"], False)])
+def test_the_notes_say_that_the_default_registry_has_no_images(arguments: list[str], is_warned: bool):
+    # `helm template` renders no notes, and a client-side dry run needs no cluster.
+    output = helm("install", "relay", str(CHART), "--dry-run=client", *arguments)
+    notes = output.partition("NOTES:")[2]
+
+    assert ("no image is published in ghcr.io/example" in notes) is is_warned
+
+
+@pytest.mark.parametrize(
+    "settings, want",
+    [
+        ([], {"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false,Delete=false"}),
+        (["crds.keep=false"], None),
+        (
+            ["crds.annotations.argocd\\.argoproj\\.io/sync-options=Replace=true", "crds.annotations.a=b"],
+            {"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Replace=true", "a": "b"},
+        ),
+    ],
+)
+def test_a_kept_crd_is_neither_deleted_by_helm_nor_pruned_by_argo_cd(settings: list[str], want: dict[str, str] | None):
+    arguments = [argument for setting in settings for argument in ("--set-string", setting)]
+    kept = [] if want is None else ["--set", "crds.keep=true"]
+    if want is None:
+        arguments = ["--set", "crds.keep=false"]
+    text = helm("template", "relay", str(CHART), *arguments, *kept)
+    (crd,) = [item for item in documents(text) if item["kind"] == "CustomResourceDefinition"]
+
+    assert crd["metadata"].get("annotations") == want
+
+
+def test_all_objects_of_helm_test_are_hooks_and_bear_the_name_of_its_pod():
+    """An object that is no hook stays in the release for ever; `helm test --logs` reads a pod with each hook's name."""
+    for name in ("default", "namespaced"):
+        of_test = [item for item in objects_of(name) if "component: test" in yaml.safe_dump(item["metadata"])]
+        hooks = {item["kind"]: item["metadata"]["annotations"] for item in of_test}
+        assert {item["metadata"]["name"] for item in of_test} == {"distillchain-test"}
+        assert {annotations["helm.sh/hook"] for annotations in hooks.values()} == {"test"}
+        weights = {kind: int(annotations["helm.sh/hook-weight"]) for kind, annotations in hooks.items()}
+        assert {kind for kind, weight in weights.items() if weight < 0} == {
+            *("ServiceAccount", "Role", "RoleBinding", "ConfigMap")
+        }
+        assert 0 < weights["DistillationChain"] < weights["Pod"]

@@ -111,7 +111,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
 }
 """Pages whose blocks another test runs: the test, and a string in it that shows this."""
 
-VALUES: set[tuple[str, str]] = {("docs/install.md", "chains:"), ("docs/operations.md", "replicas: 2")}
+VALUES: set[tuple[str, str]] = {
+    ("docs/install.md", "chains:"),
+    ("docs/operations.md", "replicas: 2"),
+    ("docs/multi-tenancy.md", "admissionPolicies:"),
+}
 """YAML blocks with values of the chart."""
 
 NOT_RUN_LANGUAGES = {

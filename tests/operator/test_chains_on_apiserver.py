@@ -155,7 +155,7 @@ def test_a_job_that_another_controller_suspends_is_not_resumed(relay: Relay):
     (job,) = relay.jobs("mini")
     name = job["metadata"]["name"]
     relay.kubectl("patch", "job", name, "--type=merge", "-p", '{"spec": {"suspend": true}}')
-    want = f"running mini: Job {name} was suspended by another controller (such as Kueue), which resumes it"
+    want = f"running mini: Job {name} was suspended by another controller, which resumes it"
     relay.wait("that message", lambda: relay.status().get("message", "").startswith(want))
     relay.wait_for_operator()
     assert relay.jobs("mini")[0]["spec"]["suspend"] is True

@@ -109,3 +109,14 @@ def test_a_field_below_spec_that_only_a_newer_cluster_knows_is_left_to_its_api_s
     path.write_text("spec: {gangName: a}")
     settings = Settings.from_environment({"DISTILLCHAIN_POD_TEMPLATE": str(path)})
     assert settings.pod_template == {"spec": {"gangName": "a"}}
+
+
+def test_the_timing_of_the_lease_can_be_set_and_must_let_only_one_operator_work():
+    timing = {"DISTILLCHAIN_LEASE_DURATION_S": "60", "DISTILLCHAIN_LEASE_DEADLINE_S": "40"}
+    assert Settings.from_environment(timing) == Settings(lease_duration_s=60, lease_deadline_s=40.0)
+
+    with pytest.raises(BadSetting) as refused:
+        Settings.from_environment({"DISTILLCHAIN_LEASE_DEADLINE_S": "15"})
+    assert str(refused.value) == (
+        "DISTILLCHAIN_LEASE_DEADLINE_S: got 15, expected a number above LEASE_RETRY_S (2) and below LEASE_DURATION_S (15)"
+    )

@@ -40,15 +40,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The reference of an image. Argument: (dict "image" .Values.image "root" $). */}}
+{{/* The reference of an image. Argument: (dict "image" .Values.image "root" $). The trainer's registry is by default the
+operator's. */}}
 {{- define "distillchain.image" -}}
 {{- $name := .image.repository }}
-{{- if .image.registry }}{{ $name = printf "%s/%s" .image.registry .image.repository }}{{ end }}
+{{- with coalesce .root.Values.global.imageRegistry .image.registry .root.Values.image.registry }}
+{{- $name = printf "%s/%s" . $name }}
+{{- end }}
 {{- if .image.digest -}}
 {{ $name }}@{{ .image.digest }}
 {{- else -}}
 {{ $name }}:{{ default .root.Chart.AppVersion .image.tag }}
 {{- end }}
+{{- end }}
+
+{{/* Pull secrets with those of `global`. Argument: (dict "own" .Values.imagePullSecrets "root" $). */}}
+{{- define "distillchain.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (default list .root.Values.global.imagePullSecrets) .own }}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) }}
+{{- end }}
+{{- with uniq $secrets }}{{ toYaml . }}{{ end }}
 {{- end }}
 
 {{- define "distillchain.trainerImage" -}}
@@ -92,7 +104,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $template := deepCopy $given.podTemplate }}
 {{- $spec := deepCopy (default dict $template.spec) }}
 {{- with $given.serviceAccountName }}{{ $spec = merge $spec (dict "serviceAccountName" .) }}{{ end }}
-{{- with $given.imagePullSecrets }}{{ $spec = merge $spec (dict "imagePullSecrets" .) }}{{ end }}
+{{- with include "distillchain.imagePullSecrets" (dict "own" $given.imagePullSecrets "root" .) }}
+{{- $spec = merge $spec (dict "imagePullSecrets" (fromYamlArray .)) }}
+{{- end }}
 {{- if .Values.openshift }}
 {{- $context := deepCopy (default dict $spec.securityContext) }}
 {{- range list "runAsUser" "runAsGroup" "fsGroup" }}
@@ -103,7 +117,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $env := list }}
 {{- with $given.storage.endpointUrl }}{{ $env = append $env (dict "name" "AWS_ENDPOINT_URL_S3" "value" .) }}{{ end }}
 {{- with $given.storage.region }}{{ $env = append $env (dict "name" "AWS_REGION" "value" .) }}{{ end }}
-{{- if $env }}
+{{- range tuple "HTTP_PROXY" "HTTPS_PROXY" "NO_PROXY" }}
+{{- $value := get (dict "HTTP_PROXY" $given.proxy.http "HTTPS_PROXY" $given.proxy.https "NO_PROXY" $given.proxy.noProxy) . }}
+{{- /* Some libraries read the one spelling, and some the other. */}}
+{{- if $value }}{{ $env = concat $env (list (dict "name" . "value" $value) (dict "name" (lower .) "value" $value)) }}{{ end }}
+{{- end }}
+{{- $mounts := list }}
+{{- with $given.caBundle.configMap }}
+{{- $bundle := printf "/etc/distillchain-ca/%s" $given.caBundle.key }}
+{{- /* Of boto3, of the hub's client, and of requests. */}}
+{{- range list "AWS_CA_BUNDLE" "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" }}
+{{- $env = append $env (dict "name" . "value" $bundle) }}
+{{- end }}
+{{- $mounts = list (dict "name" "distillchain-ca" "mountPath" "/etc/distillchain-ca" "readOnly" true) }}
+{{- $volume := dict "name" "distillchain-ca" "configMap" (dict "name" .) }}
+{{- $_ := set $spec "volumes" (append (default list $spec.volumes) $volume) }}
+{{- end }}
+{{- $env = concat $given.env $env }}
+{{- if or $env $given.resources $given.image.pullPolicy }}
 {{- $trainer := dict "name" "trainer" }}
 {{- $others := list }}
 {{- range default list $spec.containers }}
@@ -112,8 +143,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $stated := list }}
 {{- range default list $trainer.env }}{{ $stated = append $stated .name }}{{ end }}
 {{- $all := default list $trainer.env }}
-{{- range $env }}{{ if not (has .name $stated) }}{{ $all = append $all . }}{{ end }}{{ end }}
-{{- $_ := set $trainer "env" $all }}
+{{- range $env }}
+{{- if not (has .name $stated) }}{{ $all = append $all . }}{{ $stated = append $stated .name }}{{ end }}
+{{- end }}
+{{- if $all }}{{ $_ := set $trainer "env" $all }}{{ end }}
+{{- with $mounts }}{{ $_ := set $trainer "volumeMounts" (concat (default list $trainer.volumeMounts) .) }}{{ end }}
+{{- with $given.resources }}{{ $trainer = merge $trainer (dict "resources" .) }}{{ end }}
+{{- with $given.image.pullPolicy }}{{ $trainer = merge $trainer (dict "imagePullPolicy" .) }}{{ end }}
 {{- $_ := set $spec "containers" (prepend $others $trainer) }}
 {{- end }}
 {{- if $spec }}{{ $_ := set $template "spec" $spec }}{{ end }}
@@ -129,17 +165,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* Metadata of an object of `helm test`. Argument: (dict "root" $ "name" "..." "namespace" "..."), and "weight" for a
-hook. All hooks have the same name, because `helm test --logs` requests a pod with the name of each hook. */}}
+{{/* Metadata of an object of `helm test`, which is a hook. Argument: (dict "root" $ "name" "..." "namespace" "..."), and its
+"weight" (default: before the others). All hooks have the same name, because `helm test --logs` requests a pod with the name of each hook. */}}
 {{- define "distillchain.testMetadata" -}}
 name: {{ .name }}
 namespace: {{ .namespace }}
 labels:
   {{- include "distillchain.labels" .root | replace "component: operator" "component: test" | nindent 2 }}
-{{- with .weight }}
 annotations:
   helm.sh/hook: test
-  helm.sh/hook-weight: {{ . | quote }}
+  helm.sh/hook-weight: {{ default -1 .weight | quote }}
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* Argo CD: sync although the CRD of the object does not exist yet. */}}
+{{- define "distillchain.skipDryRun" -}}
+argocd.argoproj.io/sync-options: SkipDryRunOnMissingResource=true
 {{- end }}
