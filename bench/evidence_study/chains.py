@@ -13,7 +13,7 @@ from distillchain_api import API_VERSION, KIND
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 
-from .inputs import DATA, ROOT, SOURCES, TINY
+from .inputs import DATA, FEMTO, ROOT, SOURCES, TINY
 
 FIRST_SEED = 42  # the default of a training, so that the steps of a chain are also students of the study
 KINDS_OF_NAMES = ("corporation", "creative-work", "group", "location", "person", "product")
@@ -36,12 +36,12 @@ class Sizes:
         root_passes: the same for the root teacher, which `names` trains twice as long: its head starts from nothing.
     """
 
-    rows: int = 6_000
-    transfer_rows: int = 12_000
+    rows: int = 4_000
+    transfer_rows: int = 8_000
     validation_rows: int | None = None
-    passes: int = 54_000
-    root_passes: int = 18_000
-    batch_size: int = 128
+    passes: int = 24_000
+    root_passes: int = 12_000
+    batch_size: int = 32
     seeds: int = 5
     tasks: Sequence[str] = tuple(DATA)
     students: Sequence[str] = ("tiny", "femto")
@@ -61,7 +61,7 @@ class Sizes:
 
 
 # Teachers must beat chance, so fewer steps would not do.
-SMALL = Sizes(rows=96, transfer_rows=64, validation_rows=192, passes=960, root_passes=960, batch_size=64, seeds=2,
+SMALL = Sizes(rows=96, transfer_rows=64, validation_rows=192, passes=960, root_passes=960, batch_size=32, seeds=2,
               tasks=("sst2",), students=("femto",), transfer=(False,))  # fmt: skip
 
 
@@ -105,11 +105,23 @@ def cells_of(sizes: Sizes) -> list[Cell]:
 
 
 def build_chains(folder: Path, sizes: Sizes) -> list[StudyChain]:
-    """The chains in the order in which they should start: those first whose stages others need, then seed by seed."""
+    """The chains in the order in which they should start.
+
+    Question by question, so that an interrupted study has answers; the smallest student first, whose questions cost least.
+    """
     found = [_study_chain(folder, sizes, cell, arm, seed) for cell, arm, seed in _questions(sizes)]
     # The students of FromRoot teach in the chains, so they come first; the chains have the longest way to go.
     order = {Arm.FROM_ROOT: 0, Arm.CHAIN: 1, Arm.DIRECT: 2}
-    return sorted(found, key=lambda each: (each.seed, order[each.arm]))
+    return sorted(
+        found,
+        key=lambda each: (
+            each.cell.transfer,
+            each.cell.student != "femto",
+            sizes.tasks.index(each.cell.task),
+            each.seed,
+            order[each.arm],
+        ),
+    )
 
 
 def _questions(sizes: Sizes) -> Iterator[tuple[Cell, Arm, int]]:
@@ -129,7 +141,7 @@ def _study_chain(folder: Path, sizes: Sizes, cell: Cell, arm: Arm, seed: int) ->
     # The step in between is the larger student, or one layer of the root teacher.
     middle = ["tiny"] if cell.student == "femto" else ["layer"]
     names = [*(middle if arm is Arm.CHAIN else []), cell.student]
-    stages = [_stage(folder, name, sizes.batch_size) for name in names]
+    stages = [_stage(folder, name, cell.task) for name in names]
     stages[-1]["training"] |= {"seed": seed}
     if arm is Arm.DIRECT:
         stages[-1]["distillation"] = {"alpha": 0.0}
@@ -165,10 +177,10 @@ def _parsed(document: dict[str, Any]) -> DistillationChain:
     return parse_chain(document)
 
 
-def _stage(folder: Path, name: str, batch_size: int) -> dict[str, Any]:
+def _stage(folder: Path, name: str, task: str) -> dict[str, Any]:
     students: dict[str, tuple[dict[str, Any], float]] = {
         "layer": ({"fromTeacher": {"layers": 1}}, 2e-4),
-        "tiny": ({"model": f"file://{folder}/models/{TINY}"}, 5e-4),
+        "tiny": ({"model": f"file://{folder}/models/{TINY}"}, 3e-4),
         "femto": (
             {
                 "architecture": {
@@ -181,11 +193,10 @@ def _stage(folder: Path, name: str, batch_size: int) -> dict[str, Any]:
         ),
     }
     student, learning_rate = students[name]
-    training: dict[str, Any] = {"learningRate": learning_rate}
-    if name == "femto":
-        # New weights need more steps than pretrained ones.
-        training["batchSize"] = batch_size // 2
-    return {"name": name, "student": student, "training": training}
+    if name == "femto" and task == "names":
+        # From new weights, so few sentences with names teach it nothing.
+        student = {"model": f"file://{folder}/models/{FEMTO}"}
+    return {"name": name, "student": student, "training": {"learningRate": learning_rate}}
 
 
 def _task(folder: Path, cell: Cell) -> dict[str, Any]:

@@ -38,7 +38,7 @@ SOURCES = ("plot", "quote", "critic", "user")
 TOPIC_VALIDATION_ROWS = 3_000
 SEED = 0
 ROOT_LAYERS = (1, 3, 5)  # of MiniLM's six
-ROOT, TINY = "root", "tiny"
+ROOT, TINY, FEMTO = "root", "tiny", "femto"
 DATA = {"sst2": "tsv", "topic": "tsv", "names": "conll"}
 
 Row = tuple[str, str]
@@ -50,6 +50,7 @@ def prepare(folder: Path) -> None:
     models, data = folder / "models", folder / "data"
     _write_model(SHARED / "models/minilm-l6-sst2-lr1e-4-2ep", models / ROOT, keep=ROOT_LAYERS)
     _write_model(SHARED / "models/bert-tiny-splade-sst2-3ep", models / TINY, keep=None)
+    _write_model(SHARED / "models/bert-hash-femto-imdb-mlm", models / FEMTO, keep=None)
     data.mkdir(parents=True, exist_ok=True)
     dice = random.Random(SEED)
     _prepare_sst2(data, dice, sentences)
@@ -61,7 +62,7 @@ def prepare(folder: Path) -> None:
 
 def unpack(folder: Path, into: Path, *, rows: int, transfer_rows: int, validation_rows: int | None) -> None:
     """Writes models in float32, and as many rows as asked for. Does nothing for what is there already."""
-    for name in (ROOT, TINY):
+    for name in (ROOT, TINY, FEMTO):
         if not (into / "models" / name / "model.safetensors").exists():
             _unpack_model(folder / "models" / name, into / "models" / name)
     data = into / "data"
@@ -96,7 +97,9 @@ def _write_model(source: Path, target: Path, *, keep: Sequence[int] | None) -> N
         if not name.startswith("classifier.")
     }
     # An encoder without a head, or the trainer would compare its two classes with those of the task.
-    config = json.loads((target / "config.json").read_text()) | {"architectures": ["BertModel"]}
+    config = json.loads((target / "config.json").read_text())
+    if config["model_type"] == "bert":
+        config["architectures"] = ["BertModel"]
     if keep is not None:
         weights = dict(_renumbered(weights, keep))
         config["num_hidden_layers"] = len(keep)

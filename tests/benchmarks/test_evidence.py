@@ -33,7 +33,7 @@ def study(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_all_arms_of_a_question_train_on_as_many_rows():
     sizes = Sizes()
     # Of labels alone, and of labels and unlabelled text.
-    for task, rows in (("sst2", 6_000), ("topic", 6_000)):
+    for task, rows in (("sst2", 4_000), ("topic", 4_000)):
         passes = [
             sizes.epochs(task, transfer=transfer) * (rows + transfer * sizes.transfer_rows)
             for transfer in (False, True)
