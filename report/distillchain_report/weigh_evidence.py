@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from distillchain_api.failures import FailureClass, StageError
 from distillchain_api.layout import manifest_key
 from distillchain_api.metrics import Metric, default_smallest_gain
 from distillchain_api.resource.evidence import Control
@@ -27,13 +28,20 @@ from distillchain_report.sections import section_of
 from distillchain_report.seed_runs import have_same_rows, seed_runs
 from distillchain_store.errors import CheckpointCorrupt
 
+
+class NothingToCompare(StageError):
+    """No control can be compared with the chain. Another attempt would find the same."""
+
+    failure_class = FailureClass.DATA_INVALID
+
+
 RETRY = "try again (distillchain retry), and it is trained again if its manifest is gone"
 
 
 def weigh(store: ListableStore, order: WorkOrder, *, made_at: str) -> EvidenceDocument:
     """Compares the students that a work order names.
 
-    Raises: CheckpointCorrupt if one is not committed, or if nothing can be compared; errors of the store.
+    Raises: CheckpointCorrupt if one is not committed; NothingToCompare with all reasons; errors of the store.
     """
     asked = order.evidence
     assert asked is not None, "only the order of a verdict is weighed"
@@ -44,7 +52,7 @@ def weigh(store: ListableStore, order: WorkOrder, *, made_at: str) -> EvidenceDo
         found = _weigh_stage(store, compared, asked, order.task.deciding_metric, section, missing)
         stages += [found] if found else []
     if not stages:
-        raise CheckpointCorrupt(f"nothing can be compared: {'; '.join(missing)}")
+        raise NothingToCompare(f"nothing can be compared: {'; '.join(missing)}")
     return EvidenceDocument(
         digest=order.digest,
         chain=order.chain,
@@ -174,7 +182,10 @@ def _why_not(students: Sequence[LoadedStage]) -> str:
     lost = [student.wanted.name for student in students if student.answers.student is None]
     if lost:
         return f"not compared, because predictions are missing or altered: {', '.join(lost)}"
-    return "not compared, because its students were measured on different validation rows"
+    return (
+        "not compared, because its students were measured on different validation rows; restore the file, or give the "
+        "new one another URI"
+    )
 
 
 def _mean_gpu_hours(students: Sequence[LoadedStage]) -> float:

@@ -204,6 +204,20 @@ def test_an_unfinished_verdict_on_other_students_is_deleted():
     assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [old["metadata"]["name"]]
 
 
+def test_a_verdict_without_a_failed_control_runs_to_its_end():
+    """Its digest is not that of the plan, which has all students."""
+    cluster = Cluster(a_plan_with_evidence(9, controls=("Direct", "FromRoot")))
+    cluster.commit("mini", "tiny", "tiny-s2", "tiny-from-root-s1", "tiny-from-root-s2", "tiny-direct-s2")
+    cluster.fail("tiny-direct-s1")
+    job = a_job(cluster.plan, "evidence", without=["tiny-direct-s1"])
+    cluster.add(job, a_pod(job))
+
+    decision = cluster.look()
+
+    assert decision.actions == ()
+    assert (entry(decision, "evidence").phase, entry(decision, "evidence").job) == ("Running", job["metadata"]["name"])
+
+
 def test_nothing_is_compared_without_two_seeds_of_a_control():
     cluster = Cluster(a_plan_with_evidence(9))
     cluster.commit("mini", "tiny", "tiny-s2", "tiny-direct-s2")

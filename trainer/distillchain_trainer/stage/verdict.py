@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def run_verdict(context: Context, asked: EvidenceOrder) -> Committed:
     """Compares the students, and writes the verdict and the chain's report.
 
-    Raises: CheckpointCorrupt if a student is not committed, or if nothing can be compared; errors of the store.
+    Raises: CheckpointCorrupt if a student is not committed; NothingToCompare; errors of the store.
     """
     from distillchain_report.weigh_evidence import weigh  # no other stage needs it
 
