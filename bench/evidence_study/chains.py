@@ -107,7 +107,7 @@ def cells_of(sizes: Sizes) -> list[Cell]:
 def build_chains(folder: Path, sizes: Sizes) -> list[StudyChain]:
     """The chains in the order in which they should start.
 
-    Question by question, so that an interrupted study has answers; the smallest student first, whose questions cost least.
+    Question by question, so that an interrupted study has answers. The smallest student is first: it costs least.
     """
     found = [_study_chain(folder, sizes, cell, arm, seed) for cell, arm, seed in _questions(sizes)]
     # The students of FromRoot teach in the chains, so they come first; the chains have the longest way to go.
