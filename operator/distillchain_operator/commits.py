@@ -8,6 +8,7 @@ from distillchain_api.resource.status import StageStatus
 from distillchain_operator.gates import surely_meets_gates
 from distillchain_operator.status import committed_entry
 from distillchain_operator.view import View
+from distillchain_operator.wanted_jobs import wanted_job
 
 
 def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job: str) -> bool:
@@ -16,7 +17,7 @@ def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job:
     Args:
         job: name of the Job that the spec asks for now.
     """
-    if entry.phase != "Committed":
+    if entry.phase != "Committed" or _was_needless(stage, entry):
         return False
     # Without an edit the metrics are not compared: they are rounded, so a metric equal to its gate would run again
     # after each upgrade of the operator. A Job of the same name had the same gates, which are part of its work order.
@@ -37,6 +38,37 @@ def found_damaged_at(view: View, stage: PlannedStage) -> str:
         if job is None or job.deleting:
             return entry.finished_at or ""
     return ""
+
+
+def _was_needless(stage: PlannedStage, entry: StageStatus) -> bool:
+    """The entry is one of `needless_pass`: it holds only as long as the pass is not needed."""
+    return stage.is_pass and entry.checkpoint is None
+
+
+def needless_pass(view: View, stage: PlannedStage) -> StageStatus | None:
+    """The entry of a teacher's pass that is not made, because all that needs it is committed already.
+
+    It has the metrics of the teacher, as one of these stages measured it.
+    """
+    if not stage.is_pass:
+        return None
+    found = []
+    for following in view.plan.vertices:
+        if stage.name not in following.needs:
+            continue
+        entry = view.previous_entry(following)
+        # A committed stage whose checkpoint is damaged trains again, and then it needs the pass.
+        if entry is None or found_damaged_at(view, following):
+            return None
+        if not stays_committed(view, following, entry, job=wanted_job(view, following).name):
+            return None
+        found.append(entry)
+    if not found:
+        return None
+    teacher = found[0].teacher
+    return StageStatus(
+        name=stage.name, phase="Committed", digest=stage.digest, reused=True, model=teacher, teacher=teacher
+    )
 
 
 def committed_by_job(view: View, stage: PlannedStage, *, wanted: str, after: str) -> StageStatus | None:

@@ -9,7 +9,7 @@ from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator import entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
-from distillchain_operator.commits import committed_by_job, found_damaged_at, stays_committed
+from distillchain_operator.commits import committed_by_job, found_damaged_at, needless_pass, stays_committed
 from distillchain_operator.jobs import spec_hash
 from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import JobState, ObservedJob
@@ -31,6 +31,8 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     running = next(iter(view.unfinished_jobs_of(stage)), None)
     if running is not None:  # the gate of an earlier stage was tightened while this one ran
         return Step(entries.running(view, stage, running))
+    if not damaged_at and (needless := needless_pass(view, stage)):
+        return Step(needless)
     # The entry that says so is gone once the stage that found the damage waits too. So the answer that committed this
     # one is deleted now, or it would commit it again when its turn comes.
     old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at and not job.deleting]
@@ -55,6 +57,8 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
+    if not damaged_at and (needless := needless_pass(view, stage)):
+        return Step(needless)
     # An upgrade of the operator gives Jobs other names. That alone must not retry a stage that failed.
     finished = view.observed.by_name.get(wanted.name) or _failed_before(view, before)
     if finished is not None and not finished.deleting and finished.name not in leaving:

@@ -79,6 +79,8 @@ def _committed(stage: StageStatus) -> list[ChainEvent]:
     if stage.verdict is not None:
         sentence = f"{stage.verdict.outcome}: {stage.verdict.sentence}"
         return [ChainEvent("EvidenceReady", fit(sentence, NOTE_BYTES))]
+    if stage.checkpoint is None:
+        return [ChainEvent("StageCommitted", f"stage {stage.name} is not needed: all that needs it is committed")]
     how = "was already committed" if stage.reused else "is committed"
     note = f"stage {stage.name} {how}: {stage.checkpoint}"
     if stage.message is None:

@@ -16,6 +16,7 @@ from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.jobs import JobDefaults, build_job
+from distillchain_operator.transitions import transitions
 
 EIGHT = {"resources": {"limits": {"nvidia.com/gpu": "8"}}, "parallelism": {"sharding": "Full"}}
 
@@ -97,6 +98,31 @@ def test_a_tighter_gate_of_the_root_teacher_asks_the_pass_again():
     tight = a_plan_with_pass(generation=2, teacher={"model": "hf://org/teacher", "gate": {"minMetric": 0.95}})
 
     assert created(decide(tight, previous=status)) == ["mini-pass"]
+
+
+def test_a_pass_is_not_made_for_a_stage_that_is_committed():
+    before = committed_status(a_plan(), "mini", "tiny", teacher_accuracy=0.92)
+    plan = a_plan_with_pass(generation=2)
+
+    decision = decide(plan, previous=before)
+
+    assert created(decision) == []
+    assert decision.status.phase == "Succeeded"
+    assert decision.status.result == before.result
+    assert entry(decision, "mini-pass").checkpoint is None
+    (event,) = transitions(before, decision.status)
+    assert event.message == "stage mini-pass is not needed: all that needs it is committed"
+    assert decide(plan, previous=decision.status).status == decision.status
+
+
+def test_a_pass_that_was_not_needed_is_made_once_its_stage_changes():
+    before = committed_status(a_plan(), "mini", "tiny")
+    unneeded = decide(a_plan_with_pass(generation=2), previous=before).status
+
+    edited = decide(a_plan_with_pass(generation=3, mini={"training": {"epochs": 9}}), previous=unneeded)
+
+    assert created(edited) == ["mini-pass"]
+    assert entry(edited, "mini").message == "waiting for mini-pass to commit"
 
 
 def test_a_pass_that_its_stage_finds_damaged_runs_again_once_the_stage_is_retried():
