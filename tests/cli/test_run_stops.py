@@ -116,6 +116,23 @@ def test_ctrl_c_reaches_the_trainer_once_and_the_run_says_how_to_continue(tmp_pa
     ]
 
 
+def test_a_stop_of_a_control_says_how_to_continue_and_leaves_the_chain_succeeded(tmp_path: Path):
+    write_chain(tmp_path, stages=["mini"], evidence={"controls": ["Direct"], "seeds": 2})
+    commits = 'if "direct" not in order["stage"]:\n    commit()\n    sys.exit(0)\n'
+    run = TestRun(tmp_path, commits + SAVES_WHEN_STOPPED)
+
+    run.press_ctrl_c()
+    messages = run.stderr_at_end()
+
+    assert run.process.returncode == 1
+    assert "stage mini-direct-s1: stopped" in messages
+    assert messages[-3:] == [
+        "succeeded: file:///x",
+        f"evidence: mini-direct-s1: {SAVED}",
+        "to continue, run the same command again",
+    ]
+
+
 def test_a_stop_is_not_reported_as_a_timeout_if_saving_takes_longer_than_the_timeout(tmp_path: Path):
     write_chain(tmp_path, stages=["mini"], template={"timeout": "8s"})
     save = f"time.sleep(9)\n(here / 'signals').write_text(json.dumps(signals))\nanswer('Interrupted', step=7, message='{SAVED}')"
