@@ -23,7 +23,7 @@ def study(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"DISTILLCHAIN_SHARED": str(SHARED)},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
