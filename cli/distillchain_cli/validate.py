@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distillchain_api.faults import BadDocument, Fault
+from distillchain_api.plan_warnings import warnings_of
 from distillchain_cli.chain_files import (
     ChainDocument,
     FileContent,
@@ -94,6 +95,8 @@ def _validate(
     # The verdict, which trains nothing, is not counted.
     evidence = f"; evidence: {len(planned.evidence) - 1} Jobs beside it" if planned.evidence else ""
     print_result(f"{document.source}: {where}: DistillationChain {chain.name}, {stages}{evidence}")
+    for sentence in warnings_of(planned):
+        print_message(f"{source}: warning: {sentence}")
     return True
 
 

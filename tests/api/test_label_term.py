@@ -10,6 +10,7 @@ import pytest
 from bad_chains import GOOD
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import build_plan
+from distillchain_api.plan_warnings import warnings_of
 from distillchain_api.resource.label_term import label_faults, label_rules
 from distillchain_api.resource.spec import Training, TrainingOverrides, parse_chain
 from distillchain_api.tasks.text_classification import TextClassification
@@ -55,6 +56,41 @@ def test_they_are_part_of_the_digest_where_labels_count(training: dict[str, Any]
 
     assert digest(training, 0.5) != digest({}, 0.5)
     assert digest(training, 1) == digest({}, 1), "the loss on the labels has no weight"
+
+
+WITHOUT_LABELS = "which leaves no weight to the labels"
+
+
+@pytest.mark.parametrize(
+    "chain, alpha, want",
+    [
+        pytest.param(
+            a_chain({}, stage={"labelSmoothing": 0.1}),
+            1,
+            [
+                f"spec.stages[0].training.labelSmoothing has no effect: stage mini has distillation.alpha 1, {WITHOUT_LABELS}"
+            ],
+            id="a stage",
+        ),
+        pytest.param(
+            a_chain({"classWeights": {"positive": 2}}),
+            1,
+            [
+                f"spec.template.training.classWeights has no effect: all stages have distillation.alpha 1, {WITHOUT_LABELS}"
+            ],
+            id="the template",
+        ),
+        pytest.param(a_chain({"balancedClasses": True}, fineTune={}), 1, [], id="stage zero learns from labels"),
+        pytest.param(a_chain({"labelSmoothing": 0.1}, stage={"balancedClasses": True}), 0.9, [], id="labels count"),
+        pytest.param(a_chain({"labelSmoothing": 0}, stage={"balancedClasses": False}), 1, [], id="they are off"),
+    ],
+)
+def test_fields_of_the_loss_on_labels_without_effect_are_a_warning(
+    chain: dict[str, Any], alpha: float, want: list[str]
+):
+    chain["spec"]["template"]["distillation"] = {"alpha": alpha}
+
+    assert warnings_of(build_plan(parse_chain(chain))) == want
 
 
 def test_a_weight_of_an_unknown_class_is_refused_wherever_it_stands():

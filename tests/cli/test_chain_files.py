@@ -378,3 +378,17 @@ def test_too_many_labels_are_named_once_for_all_stages(tmp_path: Path):
     done = distillchain_here("validate", "chain.yaml", cwd=tmp_path)
 
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["spec.task.labels"]
+
+
+def test_validate_warns_of_fields_without_effect(tmp_path: Path):
+    document = a_document()
+    document["spec"]["stages"][0]["training"] = {"labelSmoothing": 0.1}
+    write(tmp_path / "chain.yaml", document)
+
+    done = distillchain_here("validate", "chain.yaml", cwd=tmp_path)
+
+    assert done.returncode == 0
+    assert done.stderr == (
+        "chain.yaml: warning: spec.stages[0].training.labelSmoothing has no effect: stage mini has distillation.alpha 1, "
+        "which leaves no weight to the labels\n"
+    )
