@@ -20,7 +20,9 @@ from cluster.waiting import wait_until
 from distillchain_api.failures import FailureClass
 from distillchain_api.wire.records import HISTORY_FILE, PREDICTIONS_FILE
 from distillchain_report.load import WantedStage
+from distillchain_report.model import Report
 from distillchain_report.render import render_html
+from report.controlled import a_controlled_plan, commit_controlled, report_on
 from report.stores import MARKUP, a_report, digest_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -69,9 +71,18 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "only the students' predictions": {"files": [PREDICTIONS_FILE]},
     "no predictions": {"files": [HISTORY_FILE]},
+    "controls": {},
 }  # fmt: skip
 
 Open = Callable[..., Page]
+
+
+def report_of(case: str, folder: Path) -> Report:
+    """The report of a case, from a store that is written to `folder`."""
+    if case == "controls":
+        plan = a_controlled_plan()
+        return report_on(commit_controlled(folder, plan, chain=0.9, from_root=0.88, direct=0.8, spread=0.01), plan)
+    return a_report(folder, **CASES[case])
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +93,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def page_of(case: str) -> Path:
         path = folder / f"{list(CASES).index(case)}.html"
         if not path.exists():
-            path.write_text(render_html(a_report(path.with_suffix(""), **CASES[case])), encoding="utf-8")
+            path.write_text(render_html(report_of(case, path.with_suffix(""))), encoding="utf-8")
         return path
 
     return page_of

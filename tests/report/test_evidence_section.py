@@ -4,65 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from chain_builders import a_document
-from distillchain_api.graph import Plan, build_plan
-from distillchain_api.layout import evidence_key
-from distillchain_api.resource.spec import parse_chain
-from distillchain_report.build import build_report
 from distillchain_report.evidence_files import load_evidence
 from distillchain_report.evidence_section import METHOD
-from distillchain_report.load import WantedStage, load_stages
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render
-from distillchain_report.weigh_evidence import weigh
 from distillchain_store.folder import FileStore
+from report.controlled import LATER, PARAMETERS, a_controlled_plan, commit_controlled, report_on, weigh_students
 from report.html import Page
 from report.plans import commit_stages
-from report.stores import MOMENT
-
-PARAMETERS = defaultdict(lambda: 4_400_000, teacher=110_000_000, mini=11_000_000)
-LATER = "2026-01-01T13:00:00Z"
-
-
-def a_plan(*, controls: Sequence[str] = ("Direct", "FromRoot"), on: str = "Last") -> Plan:
-    return build_plan(parse_chain(a_document(evidence={"controls": list(controls), "seeds": 3, "on": on})))
-
-
-def commit(
-    folder: Path, plan: Plan, *, chain: float, from_root: float, direct: float, spread: float = 0.001
-) -> FileStore:
-    """Commits a chain and its controls, three seeds of each, and the verdict on them."""
-    best = {"from-root": from_root, "direct": direct}
-    accuracies = {"teacher": 0.93, "mini": 0.91, "tiny": chain}
-    students = [*plan.stages, *(vertex for vertex in plan.evidence if vertex.work_order.evidence is None)]
-    for vertex in students:
-        recipe = next((value for name, value in best.items() if name in vertex.name), chain)
-        seed = int(vertex.name[-1]) if "-s" in vertex.name else 1
-        accuracies.setdefault(vertex.name, recipe + spread * (seed - 1))
-    commit_stages(folder, students, accuracies, parameters=PARAMETERS)
-    store = FileStore(f"file://{folder}")
-    verdict = plan.evidence[-1].work_order
-    assert verdict.evidence
-    document = weigh(store, verdict, made_at=LATER)
-    store.write(evidence_key(verdict.evidence.chain_digest, verdict.digest), document.to_json().encode())
-    return store
-
-
-def report_on(store: FileStore, plan: Plan) -> Report:
-    stages = load_stages(store, [WantedStage(stage.name, stage.digest) for stage in plan.students])
-    return build_report(
-        "default/relay",
-        stages,
-        storage=store.uri,
-        generated_at=MOMENT,
-        version="0.1.0",
-        evidence=load_evidence(store, plan.students[-1].digest),
-    )
 
 
 def section_of(report: Report) -> str:
@@ -80,8 +33,8 @@ OUTCOMES = [
 
 @pytest.mark.parametrize(("accuracies", "outcome", "words"), OUTCOMES)
 def test_each_outcome_in_each_format(tmp_path: Path, accuracies: dict[str, float], outcome: str, words: str):
-    plan = a_plan()
-    report = report_on(commit(tmp_path, plan, **accuracies), plan)
+    plan = a_controlled_plan()
+    report = report_on(commit_controlled(tmp_path, plan, **accuracies), plan)
 
     assert report.evidence
     sentence = report.evidence.last.sentence
@@ -98,8 +51,8 @@ def test_each_outcome_in_each_format(tmp_path: Path, accuracies: dict[str, float
 
 
 def test_the_table_has_a_row_for_each_arm(tmp_path: Path):
-    plan = a_plan()
-    report = report_on(commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80), plan)
+    plan = a_controlled_plan()
+    report = report_on(commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80), plan)
 
     lines = render(report, Format.MARKDOWN).split("## Were the steps in between worth it?")[1].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
@@ -114,8 +67,8 @@ def test_the_table_has_a_row_for_each_arm(tmp_path: Path):
 
 
 def test_the_plot_shows_each_mean_with_its_interval_and_each_seed(tmp_path: Path):
-    plan = a_plan()
-    report = report_on(commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80, spread=0.01), plan)
+    plan = a_controlled_plan()
+    report = report_on(commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80, spread=0.01), plan)
 
     page = Page(section_of(report))
 
@@ -126,7 +79,7 @@ def test_the_plot_shows_each_mean_with_its_interval_and_each_seed(tmp_path: Path
 
 
 def test_a_chain_without_controls_has_no_section(tmp_path: Path):
-    plan = a_plan()
+    plan = a_controlled_plan()
     commit_stages(tmp_path, plan.stages, {"teacher": 0.93, "mini": 0.91, "tiny": 0.85}, parameters=PARAMETERS)
     report = report_on(FileStore(f"file://{tmp_path}"), plan)
 
@@ -136,31 +89,25 @@ def test_a_chain_without_controls_has_no_section(tmp_path: Path):
 
 
 def test_every_stage_that_was_judged_is_shown_the_last_one_first(tmp_path: Path):
-    plan = build_plan(
-        parse_chain(
-            a_document(stages=("mini", "tiny", "femto"), evidence={"controls": ["Direct"], "seeds": 3, "on": "Every"})
-        )
-    )
+    plan = a_controlled_plan(stages=("mini", "tiny", "femto"), controls=["Direct"], on="Every")
     accuracies = defaultdict(lambda: 0.8, teacher=0.93, mini=0.91, tiny=0.88)
     students = [*plan.stages, *(vertex for vertex in plan.evidence if vertex.work_order.evidence is None)]
     commit_stages(tmp_path, students, accuracies, parameters=PARAMETERS)
-    store = FileStore(f"file://{tmp_path}")
-    verdict = plan.evidence[-1].work_order
-    assert verdict.evidence
-    document = weigh(store, verdict, made_at=LATER)
-    store.write(evidence_key(verdict.evidence.chain_digest, verdict.digest), document.to_json().encode())
+    store = weigh_students(tmp_path, plan)
 
     page = Page(section_of(report_on(store, plan)))
 
     shown = [attributes["aria-label"] for tag, attributes in page.elements if attributes.get("role") == "region"]
+    document = load_evidence(store, plan.students[-1].digest).document
+    assert document
     judged = [stage.stage for stage in document.stages]
     assert len(judged) > 1
     assert shown == [f"The chain and its controls, {stage}" for stage in reversed(judged)]
 
 
 def test_a_verdict_on_students_that_were_trained_again_is_not_used(tmp_path: Path):
-    plan = a_plan()
-    store = commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    plan = a_controlled_plan()
+    store = commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
     path = tmp_path / "stages" / plan.stages[-1].digest / "manifest.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"committedAt": "2026-01-02T00:00:00Z"}))
@@ -172,8 +119,8 @@ def test_a_verdict_on_students_that_were_trained_again_is_not_used(tmp_path: Pat
 
 
 def test_a_verdict_that_cannot_be_read_is_named(tmp_path: Path):
-    plan = a_plan()
-    store = commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    plan = a_controlled_plan()
+    store = commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
     (path,) = tmp_path.glob("stages/*/evidence/*.json")
     path.write_text("{}")
 
@@ -184,8 +131,8 @@ def test_a_verdict_that_cannot_be_read_is_named(tmp_path: Path):
 
 
 def test_the_newest_verdict_is_used(tmp_path: Path):
-    plan = a_plan()
-    store = commit(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    plan = a_controlled_plan()
+    store = commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
     (path,) = tmp_path.glob("stages/*/evidence/*.json")
     older = json.loads(path.read_text()) | {"madeAt": "2026-01-01T12:30:00Z", "chain": "default/older"}
     path.with_name(f"{'0' * 64}.json").write_text(json.dumps(older))
