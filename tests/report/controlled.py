@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from chain_builders import a_document
 from distillchain_api.graph import Plan, build_plan
@@ -24,9 +25,15 @@ LATER = "2026-01-01T13:00:00Z"
 
 
 def a_controlled_plan(
-    *, stages: Sequence[str] = ("mini", "tiny"), controls: Sequence[str] = ("Direct", "FromRoot"), on: str = "Last"
+    *,
+    stages: Sequence[str] = ("mini", "tiny"),
+    controls: Sequence[str] = ("Direct", "FromRoot"),
+    on: str = "Last",
+    smallest_gain: float | None = None,
 ) -> Plan:
-    evidence = {"controls": list(controls), "seeds": 3, "on": on}
+    evidence: dict[str, Any] = {"controls": list(controls), "seeds": 3, "stages": on}
+    if smallest_gain is not None:
+        evidence["smallestGain"] = smallest_gain
     return build_plan(parse_chain(a_document(stages=stages, evidence=evidence)))
 
 

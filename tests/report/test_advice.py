@@ -13,6 +13,7 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_report.advice_model import Action, Advice, RouteOutcome
 from distillchain_report.advise import NothingCommitted, advise_on
 from distillchain_store.folder import FileStore
+from report.controlled import a_controlled_plan, commit_controlled
 from report.plans import commit_stages
 
 PARAMETERS = {"teacher": 110_000_000, "mini": 11_000_000, "tiny": 4_400_000, "femto": 250_000}
@@ -221,3 +222,29 @@ def test_a_damaged_stage_is_named_and_the_others_are_used(tmp_path: Path):
 def test_a_chain_without_a_committed_step(tmp_path: Path):
     with pytest.raises(NothingCommitted, match="no committed step in file://"):
         advice_on(tmp_path, "mini", "tiny")
+
+
+def test_controls_of_spec_evidence_are_routes(tmp_path: Path):
+    plan = a_controlled_plan()
+    store = commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+
+    advice = advise_on(store, plan)
+
+    routes = {tuple(route.stages): (route.outcome, route.seeds, route.seeds_of_chain) for route in advice.other_routes}
+    assert routes == {
+        ("labels", "tiny"): (RouteOutcome.BETTER, 3, 3),
+        ("teacher", "tiny"): (RouteOutcome.BETTER, 3, 3),
+    }
+    # The steps pay, so the next question is about the step that loses most.
+    assert (advice.action, advice.stages, advice.missing) == (Action.ADD, ["mini"], [])
+
+
+def test_the_smallest_gain_of_the_chain_is_used(tmp_path: Path):
+    plan = a_controlled_plan(smallest_gain=0.2)
+    store = commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+
+    advice = advise_on(store, plan)
+
+    # Neither control is so much worse that two stages are worth it.
+    assert advice.smallest_gain == 0.2
+    assert {route.outcome for route in advice.other_routes} == {RouteOutcome.AS_GOOD}
