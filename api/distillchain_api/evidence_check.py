@@ -26,7 +26,7 @@ def evidence_faults(plan: Plan) -> Iterator[Fault]:
         yield _nothing_to_compare(plan)
     yield from _name_faults(plan)
     if len(plan.evidence) > MAX_VERTICES:
-        remedy = "lower it, or write on: Last" if asked.on == "Every" else "lower it"
+        remedy = "lower it, or write stages: Last" if asked.stages == "Every" else "lower it"
         most = f"fewer, because all controls and seeds are {len(plan.evidence)} Jobs and {MAX_VERTICES} are allowed"
         yield Fault("spec.evidence.seeds", expected(asked.seeds, most, remedy))
 
@@ -55,7 +55,7 @@ def _from_root_faults(chain: DistillationChain, index: int, planned: PlannedStag
     other = next((each for each in earlier if each.student.from_teacher is None), None)
     if stage.student.from_teacher is not None and other is not None:
         what = f"none for stage {stage.name}: layers of the root teacher are another model than layers of {other.name}"
-        yield _fault("FromRoot", what, "remove evidence, or write on: Last if it is not the last stage")
+        yield _fault("FromRoot", what, "remove evidence, or write stages: Last if it is not the last stage")
     if _numbers_layers(planned):
         yield _fault(
             "FromRoot",

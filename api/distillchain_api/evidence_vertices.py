@@ -62,7 +62,7 @@ def compared_stages(chain: DistillationChain) -> range:
     """Indices of the stages that are compared with controls."""
     assert chain.spec.evidence is not None
     count = len(chain.spec.stages)
-    return range(count) if chain.spec.evidence.on == "Every" else range(count - 1, count)
+    return range(count) if chain.spec.evidence.stages == "Every" else range(count - 1, count)
 
 
 def learns_from_labels_alone(planned: PlannedStage) -> bool:

@@ -12,7 +12,9 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.base import Document
 from distillchain_api.cel import cel, rules
 from distillchain_api.resource.crd import build_crd
+from distillchain_api.resource.spec import ChainSpec
 from distillchain_api.resource.structural import UnsupportedSchema, structural_schema
+from distillchain_api.yaml_scalars import read_scalar
 
 
 class Rows(Document):
@@ -343,3 +345,17 @@ def test_the_api_server_holds_an_inner_object_to_the_type(
 def test_chains_are_not_in_the_category_all():
     """`kubectl delete all --all` would delete them."""
     assert "categories" not in build_crd()["spec"]["names"]
+
+
+def test_no_name_of_a_field_needs_quotes_in_yaml():
+    """kubectl reads the key `on` as true, and the API server then knows no such field."""
+
+    def names(schema: dict[str, Any]) -> set[str]:
+        found = set(schema.get("properties", {}))
+        for child in [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]:
+            found |= names(child)
+        return found
+
+    found = names(structural_schema(ChainSpec))
+    assert len(found) > 50
+    assert [name for name in sorted(found) if read_scalar(name) != name] == []

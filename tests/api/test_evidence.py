@@ -146,7 +146,7 @@ def test_a_control_that_equals_a_stage_of_the_chain_is_that_stage():
 
 def test_every_stage_is_compared_with_what_differs_from_it():
     """The root teaches the first stage already, so it has no FromRoot."""
-    plan = a_plan({"on": "Every", "seeds": 2})
+    plan = a_plan({"stages": "Every", "seeds": 2})
 
     mini, tiny = order_of(plan).stages
     assert (mini.judged_controls, tiny.judged_controls) == (["Direct"], ["Direct", "FromRoot"])
@@ -154,7 +154,7 @@ def test_every_stage_is_compared_with_what_differs_from_it():
 
 
 def test_a_stage_that_learns_from_labels_alone_is_not_compared():
-    plan = a_plan({"on": "Every", "seeds": 2}, stages=[a_stage("mini"), a_stage("tiny", distillation={"alpha": 0})])
+    plan = a_plan({"stages": "Every", "seeds": 2}, stages=[a_stage("mini"), a_stage("tiny", distillation={"alpha": 0})])
     assert [stage.stage for stage in order_of(plan).stages] == ["mini"]
     assert order_of(plan).chain_digest == vertex(plan, "tiny").digest
 
@@ -254,7 +254,7 @@ def test_a_verdict_without_a_failed_control_is_another_vertex():
                 'spec.evidence.controls: got "Direct", expected none for stage tiny, whose student starts as layers of '
                 "its teacher (fromTeacher); write controls: [FromRoot]",
                 'spec.evidence.controls: got "FromRoot", expected none for stage tiny: layers of the root teacher are '
-                "another model than layers of mini; remove evidence, or write on: Last if it is not the last stage",
+                "another model than layers of mini; remove evidence, or write stages: Last if it is not the last stage",
             ],
             id="layers of a teacher",
         ),
@@ -300,11 +300,11 @@ def test_a_verdict_without_a_failed_control_is_another_vertex():
             id="name of the verdict",
         ),
         pytest.param(
-            {"on": "Every", "seeds": 20},
+            {"stages": "Every", "seeds": 20},
             [a_stage("big"), a_stage("mini"), a_stage("tiny")],
             [
                 "spec.evidence.seeds: got 20, expected fewer, because all controls and seeds are 158 Jobs and 100 are "
-                "allowed; lower it, or write on: Last"
+                "allowed; lower it, or write stages: Last"
             ],
             id="too many",
         ),
@@ -331,7 +331,7 @@ def test_seeds_wrap_around_at_the_largest_seed():
 
 def test_an_order_that_is_too_long_because_of_its_comparison_names_the_evidence():
     stages = [a_stage("x" * 28 + f"{number:02d}") for number in range(32)]
-    plan = a_plan({"on": "Every", "seeds": 20}, stages=stages)
+    plan = a_plan({"stages": "Every", "seeds": 20}, stages=stages)
     assert "spec.evidence" in [fault.partition(":")[0] for fault in faults(plan)]
 
 
@@ -350,7 +350,7 @@ def chains(draw: st.DrawFn) -> Plan:
         for number in range(count)
     ]
     controls = draw(st.sampled_from([["Direct"], ["Direct", "FromRoot"], ["FromRoot", "Direct"]]))
-    evidence = {"controls": controls, "seeds": draw(st.integers(2, 5)), "on": draw(st.sampled_from(["Last", "Every"]))}
+    evidence = {"controls": controls, "seeds": draw(st.integers(2, 5)), "stages": draw(st.sampled_from(["Last", "Every"]))}
     teacher = {"model": "hf://org/teacher", **({"fineTune": {}} if draw(st.booleans()) else {})}
     return a_plan(evidence, stages=stages, teacher=teacher)
 

@@ -179,7 +179,7 @@ def chains_with_evidence(draw: st.DrawFn) -> Plan:
     evidence = {
         "controls": draw(st.sampled_from([["Direct"], ["Direct", "FromRoot"]])),
         "seeds": 2,
-        "on": draw(st.sampled_from(["Last", "Every"])),
+        "stages": draw(st.sampled_from(["Last", "Every"])),
     }
     return a_plan(stages=NAMES[: draw(st.integers(1, 2))], evidence=evidence, maxParallelJobs=draw(st.integers(1, 4)))
 

@@ -31,7 +31,7 @@ LATER = "2026-01-01T13:00:00Z"
 
 
 def a_plan(*, on: str = "Last", seeds: int = 2, stages: tuple[str, ...] = ("mini", "tiny"), **evidence: float) -> Plan:
-    asked = {"on": on, "seeds": seeds, **evidence}
+    asked = {"stages": on, "seeds": seeds, **evidence}
     return build_plan(parse_chain(a_document(stages=stages, evidence=asked)))
 
 

@@ -37,7 +37,8 @@ class Evidence(Document):
     seeds: Annotated[int, Field(ge=2, le=20), Expect("a whole number from 2 to 20")] = 3
     """Students of the stage and of each control. The first has the seed of the stage, the next ones that seed plus 1,
     2, and so on."""
-    on: Literal["Last", "Every"] = "Last"
+    # Not `on`, which YAML 1.1 and with it kubectl read as true.
+    stages: Literal["Last", "Every"] = "Last"
     """Which stages are compared: the last one, or every stage."""
     smallest_gain: (
         Annotated[

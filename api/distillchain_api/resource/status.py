@@ -110,7 +110,7 @@ class ControlResult(Record):
 
 
 class OtherStageResult(Record):
-    """An earlier stage against its controls, with `evidence.on: Every`."""
+    """An earlier stage against its controls, with `evidence.stages: Every`."""
 
     stage: str
     outcome: Outcome

@@ -163,7 +163,7 @@ class EvidenceDocument(Record):
 
 
 class OtherVerdict(Record):
-    """An earlier stage of the chain, with `on: Every`."""
+    """An earlier stage of the chain, with `stages: Every`."""
 
     stage: str
     outcome: Outcome
