@@ -16,7 +16,7 @@ from distillchain_report.evidence.paired import Difference, difference, mean_int
 from distillchain_report.evidence.verdict import judge
 from distillchain_report.load import LoadedStage, WantedStage, load_stages
 from distillchain_report.sections import section_of
-from distillchain_report.seed_runs import have_same_rows, seed_runs
+from distillchain_report.seed_runs import have_same_rows, row_unit, seed_runs
 from distillchain_store.folder import FileStore
 
 from .chains import Arm, Cell, StudyChain, direct_cell
@@ -138,7 +138,9 @@ def _answers(runs: Runs, cell: Cell) -> list[AnswerRow]:
         return []
     controls = [arm for arm in Arm if arm is not Arm.CHAIN]
     differences: dict[str, Difference] = {
-        arm: difference(chain, control, comparisons=len(controls)) for arm in controls if (control := numbers[arm])
+        arm: difference(chain, control, comparisons=len(controls), row_unit=row_unit(metric))
+        for arm in controls
+        if (control := numbers[arm])
     }
     mean = fmean(chain.values)
     intervals = {arm: mean_interval(found) for arm, found in numbers.items() if found}

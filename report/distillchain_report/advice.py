@@ -24,7 +24,7 @@ from distillchain_report.load import LoadedStage
 from distillchain_report.model import Estimate, MetricFacts
 from distillchain_report.routes import Route, learns_from_labels_alone
 from distillchain_report.section import Section
-from distillchain_report.seed_runs import contributions_of, have_same_rows, metric_of, seed_runs
+from distillchain_report.seed_runs import contributions_of, have_same_rows, metric_of, row_unit, seed_runs
 
 MEANINGFUL_COMPRESSION = 4.0
 """A step that shrinks its teacher less than this is not split: two steps would shrink it less than twice each."""
@@ -143,7 +143,9 @@ def _compared(own: Runs, other: Runs, question: Question) -> OtherRoute | None:
     first, second = (seed_runs(runs.loaded, metric.name, section) for runs in (own, other))
     values = [[metric_of(stage, metric.name) for stage in runs.loaded] for runs in (own, other)]
     means = [sum(each) / len(each) for each in values]
-    found = difference(first, second, comparisons=question.comparisons) if first and second else None
+    found = None
+    if first and second:
+        found = difference(first, second, comparisons=question.comparisons, row_unit=row_unit(metric))
     if found:
         shown = Estimate(value=found.value, low=found.low, high=found.high)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distillchain_api.metrics import Metric
 from distillchain_report.evidence.paired import SeedRuns
 from distillchain_report.load import LoadedStage
 from distillchain_report.section import Section
@@ -23,6 +24,11 @@ def metric_of(stage: LoadedStage, metric: str) -> float:
     """The metric of a committed stage's student on validation."""
     assert stage.manifest is not None, "only committed stages have a metric"
     return stage.manifest.student.metrics.validation[metric]
+
+
+def row_unit(metric: Metric) -> float:
+    """How much a row contributes to a difference of the metric at most; 0: it has no bound."""
+    return 1.0 if metric.is_share else 0.0
 
 
 def have_same_rows(stages: Sequence[LoadedStage], section: Section[Any]) -> bool:

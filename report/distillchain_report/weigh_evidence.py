@@ -25,7 +25,7 @@ from distillchain_report.evidence.verdict import judge
 from distillchain_report.load import ListableStore, LoadedStage, WantedStage, load_stages
 from distillchain_report.section import Section
 from distillchain_report.sections import section_of
-from distillchain_report.seed_runs import have_same_rows, seed_runs
+from distillchain_report.seed_runs import have_same_rows, row_unit, seed_runs
 from distillchain_store.errors import CheckpointCorrupt
 
 
@@ -110,7 +110,10 @@ def _judged(
     metric: Metric,
     asked: EvidenceOrder,
 ) -> StageEvidence:
-    differences = {control: difference(own_runs, runs, comparisons=len(arms)) for control, (_, runs) in arms.items()}
+    unit = row_unit(metric)
+    differences = {
+        control: difference(own_runs, runs, comparisons=len(arms), row_unit=unit) for control, (_, runs) in arms.items()
+    }
     mean = float(own_runs.values.mean())
     low, high = mean_interval(own_runs)
     smallest_gain = asked.smallest_gain or default_smallest_gain(metric, mean)

@@ -23,6 +23,9 @@ from distillchain_report.statistics import CONFIDENCE, Floats
 
 POWER = 0.8
 """Probability with which the smallest detectable difference would be found; the usual level."""
+UNSEEN_ROWS = 3
+"""If no row of n differs, up to about this many may differ in another sample of n: the rule of three (Hanley and
+Lippman-Hand 1983). Otherwise a few rows that both recipes answer alike would prove that they are equal."""
 MAX_SEEDS = 50
 MAX_ROWS_FACTOR = 100
 
@@ -88,6 +91,7 @@ class Difference:
         detectable: the smallest difference that these rows and seeds would have found with a probability of 80 %.
         spread: the variance components.
         comparisons: number of comparisons that are judged together.
+        row_unit: how much a row contributes at most if the recipes differ on it; 0: unknown.
     """
 
     value: float
@@ -99,6 +103,7 @@ class Difference:
     seeds: int
     spread: Spread
     comparisons: int = 1
+    row_unit: float = 0.0
 
     def seeds_for(self, half_width: float) -> int | None:
         """The fewest seeds, with these rows, whose interval is expected to be narrower than this on each side; None: no
@@ -112,7 +117,7 @@ class Difference:
         return next((rows for rows in candidates if self._half_width(rows, self.seeds) < half_width), None)
 
     def _half_width(self, rows: int, seeds: int) -> float:
-        by_rows = (self.spread.rows + self.spread.noise / seeds) / rows
+        by_rows = max((self.spread.rows + self.spread.noise / seeds) / rows, _unseen(rows, self.row_unit))
         by_seeds = (self.spread.seeds + self.spread.noise / rows) / seeds
         error, freedom = _error(
             by_rows,
@@ -124,11 +129,12 @@ class Difference:
         return _t(_upper_quantile(self.comparisons), freedom) * error
 
 
-def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1) -> Difference:
+def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1, row_unit: float = 0.0) -> Difference:
     """Compares two recipes on the same rows, in the same order.
 
     Args:
         comparisons: number of comparisons that are judged together.
+        row_unit: how much a row contributes at most if the recipes differ on it, 1 for a share; 0: unknown.
     Raises: ValueError for different numbers of rows.
     """
     if first.rows != second.rows:
@@ -137,7 +143,8 @@ def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1) -> Di
     value = float(first.values.mean() - second.values.mean())
     # Paired: what makes a row hard for both recipes cancels.
     per_row = first.parts.mean(axis=0) - second.parts.mean(axis=0)
-    by_rows = float(per_row.var(ddof=1)) / rows
+    measured = float(per_row.var(ddof=1)) / rows
+    by_rows = max(measured, _unseen(rows, row_unit))
     by_seeds = tuple(float(runs.values.var(ddof=1)) / runs.seeds for runs in (first, second))
     noises = [_noise(runs) for runs in (first, second)]
     # Both mean squares contain the noise, so that it would count twice.
@@ -153,7 +160,7 @@ def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1) -> Di
         rows=rows,
         seeds=min(first.seeds, second.seeds),
         spread=Spread(
-            rows=max(0.0, rows * (by_rows - noise)),
+            rows=max(0.0, rows * (measured - noise)),
             seeds=sum(
                 max(0.0, runs.seeds * part - own / rows)
                 for runs, part, own in zip((first, second), by_seeds, noises, strict=True)
@@ -161,6 +168,7 @@ def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1) -> Di
             noise=sum(noises),
         ),
         comparisons=comparisons,
+        row_unit=row_unit,
     )
 
 
@@ -195,6 +203,11 @@ def row_interval(differences: Floats, value: float) -> tuple[float, float]:
 def _upper_quantile(comparisons: int) -> float:
     """Where the interval of one of several comparisons ends, so that all of them cover together with 95 %."""
     return 1 - (1 - CONFIDENCE) / (2 * comparisons)
+
+
+def _unseen(rows: int, unit: float) -> float:
+    """The least variance of a difference: that of the rows which could differ although none does here."""
+    return UNSEEN_ROWS * (unit / rows) ** 2
 
 
 def _noise(runs: SeedRuns) -> float:

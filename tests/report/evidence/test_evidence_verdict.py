@@ -93,3 +93,30 @@ def test_a_false_worth_it_is_rare():
             judge({"FromRoot": difference(chain, control)}, ACCURACY, smallest_gain=GAIN).outcome is Outcome.WORTH_IT
         )
     assert false / 400 < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 400)
+
+
+@pytest.mark.parametrize("rows", [30, 60, 200])
+def test_few_rows_that_all_agree_prove_nothing(rows):
+    right = SeedRuns(np.ones(3), np.ones((3, rows)))
+
+    found = judge({"FromRoot": difference(right, right, row_unit=1.0)}, ACCURACY, smallest_gain=0.005)
+
+    assert found.outcome is Outcome.UNDECIDED
+    # The rule of three: with no differing row, up to 3 / rows of all rows may differ.
+    assert difference(right, right, row_unit=1.0).high == pytest.approx(3.5 / rows, rel=0.1)
+    # Rows that would decide are 3.5 / 0.005.
+    assert found.rows == pytest.approx(700, rel=0.15)
+
+
+def test_rarely_differing_rows_are_seldom_called_equal():
+    dice = np.random.default_rng(3)
+
+    def outcome():
+        # Of 60 rows, the chain is right on all, and the control is wrong on each with a probability of 2 %: 2 points.
+        control = np.tile(dice.random(60) > 0.02, (3, 1)).astype(float)
+        runs = [SeedRuns(parts.mean(axis=1), parts) for parts in (np.ones((3, 60)), control)]
+        return judge({"FromRoot": difference(*runs, row_unit=1.0)}, ACCURACY, smallest_gain=0.005).outcome
+
+    outcomes = [outcome() for _ in range(400)]
+
+    assert np.mean([found is Outcome.NOT_WORTH_IT for found in outcomes]) <= 0.05
