@@ -132,9 +132,9 @@ def build_readme() -> str:
         "(`crds.keep`). Without `crds.keep` it deletes them, but it never deletes checkpoints in the store.",
         "`helm test` creates a chain with one stage. An init container of its pod writes sentences and fine-tunes a "
         "tiny teacher on them. The trainer distils the teacher into a smaller student, and the operator sets the chain "
-        "to `Succeeded`. If `test.storage.uri` is on S3, the test also covers store and credentials. After a failure, "
-        "the chain and the pod that follows it stay until the next `helm test`. In this case, `helm uninstall` does "
-        "not delete these two.",
+        "to `Succeeded`. If `test.storage.uri` is on S3, the test also covers store and credentials. All objects "
+        "of the test are hooks, deleted after a success. After a failure, they stay until the next `helm test`, "
+        "and `helm uninstall` does not delete them.",
     ]
     section = ""
     for value in read_values():

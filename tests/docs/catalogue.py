@@ -63,6 +63,16 @@ RUN: dict[tuple[str, str], Scene] = {
 }
 
 CANNOT: dict[tuple[str, str], str] = {
+    ("docs/your-data.md", "import csv"): "needs reviews.csv; tests/docs/test_your_data.py runs it",
+    ("docs/your-data.md", "distillchain validate chain.yaml"): "needs chain.yaml; tests/docs/test_your_data.py runs it",
+    ("docs/your-data.md", "distillchain run chain.yaml"): "trains for minutes; Scene.QUICKSTART runs such a chain",
+    (
+        "docs/your-data.md",
+        "distillchain report chain.yaml --to reviews.html",
+    ): "needs a chain that has run; see README.md",
+    ("docs/your-data.md", "distillchain validate --dry-run server -f chain.yaml"): (
+        "needs data in a bucket; tests/cli/test_kubectl_conventions.py runs the first command, docs/first-chain.md the others"
+    ),
     (
         "docs/token-classification.md",
         "import torch",
