@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chain_builders import a_commit
 from cluster.controlplane import ControlPlane
 from cluster.operator_process import OperatorProcess
 from cluster.waiting import wait_until
+from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.graph import PlannedStage, build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
@@ -41,7 +44,9 @@ class Relay:
         return status
 
     def stage(self, name: str) -> dict[str, Any]:
-        return next((entry for entry in self.status().get("stages", []) if entry["name"] == name), {})
+        status = self.status()
+        entries = [*status.get("stages", []), *status.get("evidence", [])]
+        return next((entry for entry in entries if entry["name"] == name), {})
 
     def jobs(self, stage: str = "") -> list[dict[str, Any]]:
         return self._of_chain("jobs", stage)
@@ -125,11 +130,24 @@ class Relay:
         phase = "Failed" if exit_code else "Succeeded"
         self.write_pod_status(pod, phase=phase, containerStatuses=[container_status({"terminated": state})], **status)
 
-    def commit(self, stage: str, **commit: Any) -> None:
-        """A trainer runs the stage and commits it."""
-        answer = a_commit(self.planned(stage), **commit)
+    def commit(self, stage: str, *, without: Sequence[str] = (), **commit: Any) -> None:
+        """A trainer runs the stage and commits it.
+
+        Args:
+            without: of the verdict: the students that have failed.
+        """
+        answer = a_commit(without_failed(self.planned(stage), set(without)), **commit)
         self.end(self.wait_for_pod(stage), exit_code=0, message=answer.to_json())
         self.wait(f"stage {stage} committed", lambda: self.stage(stage).get("phase") == "Committed")
+
+    def retry(self) -> None:
+        """`distillchain retry`."""
+        argv = [sys.executable, "-m", "distillchain_cli", "retry", self.name, "-n", self.namespace]
+        done = subprocess.run(
+            [*argv, "--kubeconfig", str(self.cluster.kubeconfig)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "the operator creates it again" in done.stdout
 
     def events(self) -> list[str]:
         items = self.cluster.get("events", "-n", self.namespace)["items"]

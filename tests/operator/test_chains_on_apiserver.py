@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from chain_builders import a_commit, a_document, a_failure
@@ -185,7 +182,7 @@ def test_retry_after_a_damaged_checkpoint_runs_the_stage_that_wrote_it_again(rel
     relay.wait_for_phase("Failed")
     first = relay.jobs("mini")[0]["metadata"]["uid"]
 
-    _retry(relay)
+    relay.retry()
     relay.wait(
         "another Job of mini", lambda: [job["metadata"]["uid"] for job in relay.jobs("mini")] not in ([], [first])
     )
@@ -193,15 +190,6 @@ def test_retry_after_a_damaged_checkpoint_runs_the_stage_that_wrote_it_again(rel
     relay.commit("mini")
     relay.commit("tiny")
     relay.wait_for_phase("Succeeded")
-
-
-def _retry(relay: Relay) -> None:
-    argv = [sys.executable, "-m", "distillchain_cli", "retry", relay.name, "-n", relay.namespace]
-    done = subprocess.run(
-        [*argv, "--kubeconfig", str(relay.cluster.kubeconfig)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "the operator creates it again" in done.stdout
 
 
 def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):
