@@ -52,10 +52,9 @@ class FakeApiServer:
         if self.refusal is not None:
             raise self.refusal
 
-    async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
-        if not dry_run:
-            given = {"creationTimestamp": "2026-01-01T12:00:00Z", "uid": "uid-of-the-job"}
-            self.jobs.append(job | {"metadata": job["metadata"] | given})
+    async def create_job(self, job: dict[str, Any]) -> None:
+        given = {"creationTimestamp": "2026-01-01T12:00:00Z", "uid": "uid-of-the-job"}
+        self.jobs.append(job | {"metadata": job["metadata"] | given})
 
     async def create_part(self, manifest: dict[str, Any], *, dry_run: bool = False) -> None:
         if self.part_refusal is not None:
@@ -69,12 +68,13 @@ class FakeApiServer:
     async def list_network_policies(self, namespace: str, chain: str) -> list[dict[str, Any]]:
         return [part for part in self.parts if part["kind"] == "NetworkPolicy"]
 
-    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> None:
+    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> str:
         # As a CRD: what it holds already is no longer judged.
         if self.status_refusal is not None and status["stages"] != self.chain.get("status", {}).get("stages", []):
             raise self.status_refusal
         self.chain["status"] = {key: value for key, value in status.items() if value is not None}
         self.statuses.append(status)
+        return f"version-{len(self.statuses)}"
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
         self._refuse_change()
@@ -124,10 +124,11 @@ def a_controller(
     *,
     namespaces: tuple[str, ...] = (),
     network_policies: bool = True,
+    progress_s: float = 60,
 ) -> Controller:
     return Controller(
         cast("Cluster", server),
-        Settings(progress_s=60, namespaces=namespaces, network_policies=network_policies),
+        Settings(progress_s=progress_s, namespaces=namespaces, network_policies=network_policies),
         clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
         monotonic=clock or FakeClock(),
     )

@@ -21,13 +21,14 @@ from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.finished import FinishedChains
+from distillchain_operator.first_list import note_finished
 from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import list_chain_metadata, wait_for_chains
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
-from distillchain_operator.watching import watch_chains
+from distillchain_operator.watching import Report, watch_chains
 
 WORKERS = 8  # chains reconciled at the same time; each waits for a few live reads most of the time
 EXIT_BAD_SETTINGS = 2
@@ -104,16 +105,25 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
 
-    def report(key: ChainKey) -> None:
+    def report(key: ChainKey, version: str) -> None:
         """Adds a key from kopf's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(queue.add, key)
+            loop.call_soon_threadsafe(add, key, version)
+
+    def add(key: ChainKey, version: str) -> None:
+        if controller.own_writes.report(key, version):
+            queue.add(key)
+
+    async def watch() -> None:
+        # First, because the first lists of the watches would report each of them.
+        await note_finished(cluster, settings.namespaces, finished=finished, metrics=metrics)
+        await watch_chains(cluster, settings.namespaces, report=report, finished=finished)
 
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
-            group.create_task(_resync(cluster, queue, settings, metrics, finished)),
-            group.create_task(watch_chains(cluster, settings.namespaces, report=report, finished=finished)),
+            group.create_task(_resync(cluster, add, settings, metrics, finished)),
+            group.create_task(watch()),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
         log.info("operator started", extra={"namespaces": ",".join(settings.namespaces) or "all"})
@@ -123,7 +133,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
 
 
 async def _resync(
-    cluster: Cluster, queue: WorkQueue[ChainKey], settings: Settings, metrics: Metrics, finished: FinishedChains
+    cluster: Cluster, add: Report, settings: Settings, metrics: Metrics, finished: FinishedChains
 ) -> None:
     """Reconciles every unfinished chain periodically, to find changes whose event was lost."""
     while True:
@@ -134,7 +144,7 @@ async def _resync(
                 key = ChainKey(metadata["namespace"], metadata["name"])
                 keys.add(key)
                 if not finished.is_unchanged(metadata):
-                    queue.add(key)
+                    add(key, "")
             metrics.resynced(keys)
             finished.keep(keys)
 

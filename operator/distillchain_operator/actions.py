@@ -63,5 +63,7 @@ class Decision:
 
     actions: tuple[Action, ...]
     status: ChainStatus
+    has_more_starts: bool = False
+    """Another Job could start in place of one that is refused."""
     look_again_s: float | None = None
     """Seconds after which the status changes even if nothing happens."""

@@ -23,7 +23,8 @@ LOG_TAIL_LINES = 50  # a progress line comes about every second, with other line
 MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json, */*"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-PAGE_CHAINS = 500  # the metadata of a chain takes about 2 KB
+PAGE_METADATA = 500  # of a chain, 2 KB
+PAGE_CHAINS = 25  # with 20 KB for three stages; the largest have megabytes
 COMPONENT = "distillchain-operator"
 
 
@@ -104,11 +105,20 @@ class Cluster:
 
     async def list_chain_metadata(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         """The metadata of all chains of a namespace, or of the cluster."""
-        query = {"limit": str(PAGE_CHAINS)}
+        async for chain in self._list_chains(namespace, limit=PAGE_METADATA, accept=METADATA_LIST):
+            yield chain["metadata"]
+
+    async def list_chains(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
+        """All chains of a namespace, or of the cluster; a page of them is in memory."""
+        async for chain in self._list_chains(namespace, limit=PAGE_CHAINS, accept=JSON):
+            yield chain
+
+    async def _list_chains(self, namespace: str | None, *, limit: int, accept: str) -> AsyncIterator[dict[str, Any]]:
+        query = {"limit": str(limit)}
         while True:
-            page = await self._request("GET", _chains(namespace), query=query, accept=METADATA_LIST)
+            page = await self._request("GET", _chains(namespace), query=query, accept=accept)
             for chain in _items(page):
-                yield chain["metadata"]
+                yield chain
             following = page["metadata"].get("continue")
             if not following:
                 return
@@ -136,9 +146,9 @@ class Cluster:
         """A Job as it is stored now, or None."""
         return await self._get(f"{_jobs(namespace)}/{name}")
 
-    async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
-        """Creates a Job, or checks whether it would be accepted."""
-        await self._request("POST", _jobs(job["metadata"]["namespace"]), query=_dry(dry_run), body=job)
+    async def create_job(self, job: dict[str, Any]) -> None:
+        """Creates a Job."""
+        await self._request("POST", _jobs(job["metadata"]["namespace"]), query=_dry(False), body=job)
 
     async def list_services(self, namespace: str, chain: str) -> list[dict[str, Any]]:
         """The Services with the chain's label."""
@@ -195,13 +205,16 @@ class Cluster:
             if error.status not in (404, 409):
                 raise
 
-    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> None:
+    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> str:
         """Writes the status if the chain has not changed since it was read.
 
-        Raises: ApiError 409 when it has.
+        Returns: the version that it has now.
+        Raises: ApiError 409 when it has changed.
         """
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
-        await self._request("PATCH", f"{_chains(namespace)}/{name}/status", body=body, content_type=MERGE_PATCH)
+        path = f"{_chains(namespace)}/{name}/status"
+        written = await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        return str(written["metadata"]["resourceVersion"])
 
     async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
         """Creates an Event about a chain."""

@@ -30,6 +30,7 @@ from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.late_exports import refused_export
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.observed import Observed, observe, parts_of
+from distillchain_operator.own_writes import News, OwnWrites
 from distillchain_operator.problems import (
     CHANGE_REFUSED,
     RECONCILE_FAILED,
@@ -45,6 +46,8 @@ from distillchain_operator.transitions import transitions
 
 log = logging.getLogger(__name__)
 
+SOON_S = 0.1
+KNOWN_S = 60.0  # for a watch that broke off: it lists everything again, but not the pods that were deleted meanwhile
 REFUSED_RETRY_S = 30.0  # no event says that a webhook was corrected
 
 
@@ -81,9 +84,26 @@ class Controller:
         )
         # Only spares requests: after a restart the log is read at once.
         self._progress_read_at: dict[ChainKey, float] = {}
+        self.own_writes = OwnWrites(monotonic)
+        # Of chains that run, so that their progress costs no further reads.
+        self._observed: dict[ChainKey, tuple[Observed, float]] = {}
 
     async def reconcile(self, key: ChainKey) -> float | None:
         """Brings one chain a step further; returns the seconds until it is due again without an event."""
+        news = self.own_writes.take_news(key)
+        if news is News.NOTHING:
+            return self.own_writes.due_in(key)
+        if news is News.CHANGE:
+            self._observed.pop(key, None)  # before the reads: what changes during them is reported again
+        try:
+            due_s = await self._look(key)
+        except BaseException:
+            self.own_writes.forget(key)
+            raise
+        self.own_writes.looked(key, due_s)
+        return due_s
+
+    async def _look(self, key: ChainKey) -> float | None:
         document = await self._read(key)
         if document is None or "deletionTimestamp" in document["metadata"]:
             self._forget(key)
@@ -111,9 +131,35 @@ class Controller:
             await self._write(document, key, previous, status)
             self._metrics.reconciled(key, status)
             return retry_s
-        observed = await self._observe(plan.chain.metadata.uid, key)
+        known = self._known(key)
+        observed = known or await self._observe(plan.chain.metadata.uid, key)
         progress = await self._read_progress(plan, observed, key)
-        decision = reconcile(
+        decision = self._decide(plan, observed, previous, progress, key)
+        if known is not None and decision.actions:
+            known = None
+            observed = await self._observe(plan.chain.metadata.uid, key)
+            decision = self._decide(plan, observed, previous, progress, key)
+        # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
+        # was written first would name a Job that does not exist.
+        status, retry_s = await self._act(document, plan, decision, key, previous)
+        refused_s = await self._write(document, key, previous, status)
+        pod = running_pod(plan, observed)
+        self._metrics.reconciled(key, status, runs_since=pod.created_at if pod else None)
+        if pod is not None and known is None:
+            self._observed[key] = observed, self._monotonic()
+        if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
+            self._finished.note(document["metadata"])
+        else:
+            self._finished.forget(key)
+        # Progress is in the pod's log, and a new line there is no event.
+        reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
+        due = (retry_s, refused_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
+        return min((time_s for time_s in due if time_s is not None), default=None)
+
+    def _decide(
+        self, plan: Plan, observed: Observed, previous: ChainStatus, progress: Progress | None, key: ChainKey
+    ) -> Decision:
+        return reconcile(
             plan,
             observed,
             previous=previous,
@@ -124,24 +170,16 @@ class Controller:
             progress=progress,
             backing_off=self._creator.backing_off(plan, key),
         )
-        # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
-        # was written first would name a Job that does not exist.
-        status, retry_s = await self._act(document, plan, decision, key, previous)
-        refused_s = await self._write(document, key, previous, status)
-        pod = running_pod(plan, observed)
-        self._metrics.reconciled(key, status, runs_since=pod.created_at if pod else None)
-        if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
-            self._finished.note(document["metadata"])
-        else:
-            self._finished.forget(key)
-        # Progress is in the pod's log, and a new line there is no event.
-        reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
-        due = (retry_s, refused_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
-        return min((time_s for time_s in due if time_s is not None), default=None)
+
+    def _known(self, key: ChainKey) -> Observed | None:
+        """What was read of Jobs and pods a moment ago, if no watch has reported a change since."""
+        observed, read_at = self._observed.get(key, (None, 0.0))
+        return observed if self._monotonic() - read_at < KNOWN_S else None
 
     def _forget(self, key: ChainKey) -> None:
+        self._observed.pop(key, None)
         self._progress_read_at.pop(key, None)
-        for memory in (self._creator, self._changer, self._metrics, self._finished):
+        for memory in (self._creator, self._changer, self._metrics, self._finished, self.own_writes):
             memory.forget(key)
 
     async def _report_failure(
@@ -224,8 +262,10 @@ class Controller:
         for action in decision.actions:
             match action:
                 case CreateJob() | CreatePart():
-                    changes, retry_s = await self._creator.create(action, plan, key)
+                    changes, retry_s, is_new = await self._creator.create(action, plan, key)
                     retries_s += [] if retry_s is None else [retry_s]
+                    # Nothing else reports that the place of a Job that was refused is free.
+                    retries_s += [SOON_S] if is_new and decision.has_more_starts else []
                     if changes and isinstance(action, CreateJob) and action.is_export:
                         changes = refused_export(plan, action.stage, changes)
                     if changes:
@@ -276,7 +316,8 @@ class Controller:
     async def _patch(self, document: dict[str, Any], key: ChainKey, status: ChainStatus) -> None:
         version = document["metadata"]["resourceVersion"]
         patch = status_patch(status)
-        await self._cluster.patch_status(key.namespace, key.name, resource_version=version, status=patch)
+        written = await self._cluster.patch_status(key.namespace, key.name, resource_version=version, status=patch)
+        self.own_writes.note(key, written)
 
     async def _announce(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         # After the write: a reconcile that ended in a conflict is repeated and would count and report its changes

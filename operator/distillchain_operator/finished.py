@@ -1,6 +1,6 @@
 """Which chains have succeeded and were not edited since: they need no reconcile until something of them changes.
 
-At its start the operator reads each of them once. After that it knows only their names and generations.
+At its start the operator lists them in pages. After that it knows only their names and generations.
 """
 
 from __future__ import annotations

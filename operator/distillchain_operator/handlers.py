@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 import kopf
 
 from distillchain_api import GROUP, PLURAL, VERSION
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.finished import FinishedChains
 from distillchain_operator.labels import CHAIN_LABEL
 from distillchain_operator.session import open_session
 
 WATCH_TIMEOUT_S = 300  # bounds how long a watch on a dead connection goes unnoticed
-PAGE_OBJECTS = 200  # of a list, with about 2 KB each; the objects of one page are in memory at the same time
+# Of a list; the metadata of a Job has 8 KB of JSON and ten times as much once it is parsed, most of it managedFields.
+PAGE_OBJECTS = 50
 IDLE_S = 0.1  # how long kopf keeps a task for each object that had an event
 
 
@@ -49,10 +52,18 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-async def login(**kwargs: Any) -> kopf.AiohttpSession | None:
+async def login(memo: kopf.Memo, **kwargs: Any) -> kopf.AiohttpSession | None:
     """The same credentials as the client's: $KUBECONFIG, else the service account, else ~/.kube/config."""
     info = _credentials(**kwargs)
-    return open_session(info) if info else None
+    return open_session(info, is_news=partial(_is_news, memo.finished)) if info else None
+
+
+def _is_news(finished: FinishedChains, plural: str, metadata: dict[str, Any]) -> bool:
+    """Whether an object that was listed may be a reason to reconcile its chain."""
+    if plural == PLURAL:
+        return not finished.is_unchanged(metadata)
+    chain = (metadata.get("labels") or {}).get(CHAIN_LABEL, "")
+    return ChainKey(metadata["namespace"], chain) not in finished
 
 
 def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -64,17 +75,11 @@ def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs)
 
 
-async def on_chain_event(meta: kopf.Meta, event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+async def on_chain_event(meta: kopf.Meta, memo: kopf.Memo, **_: Any) -> None:
     """A chain was created, edited or deleted, or its status was written."""
-    # Without a type the chain was listed, at the start or after a watch that broke off.
-    if event["type"] is None and memo.finished.is_unchanged(meta):
-        return
-    memo.report(ChainKey(meta["namespace"], meta["name"]))
+    memo.report(ChainKey(meta["namespace"], meta["name"]), meta["resourceVersion"])
 
 
-async def on_child_event(meta: kopf.Meta, event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+async def on_child_event(meta: kopf.Meta, memo: kopf.Memo, **_: Any) -> None:
     """A Job or pod of a chain changed."""
-    key = ChainKey(meta["namespace"], meta["labels"][CHAIN_LABEL])
-    if event["type"] is None and key in memo.finished:
-        return
-    memo.report(key)
+    memo.report(ChainKey(meta["namespace"], meta["labels"][CHAIN_LABEL]), "")

@@ -32,10 +32,12 @@ class Outcome(NamedTuple):
     Attributes:
         changes: to the status entry of its stage, which assumes that the object was created; none when it was.
         retry_s: seconds until the chain should be reconciled again without an event.
+        is_new: it was refused now, not a moment ago.
     """
 
     changes: dict[str, Any]
     retry_s: float | None
+    is_new: bool = False
 
 
 CREATED = Outcome({}, None)
@@ -108,6 +110,7 @@ class JobCreator:
             now, known = self._monotonic(), self._refusals.get(key, {})
             kept = {other: refusal for other, refusal in known.items() if refusal.until > now}
             self._refusals[key] = kept | {place: _Refusal(wanted, outcome.changes, until)}
+            return outcome._replace(is_new=True)
         return outcome
 
     async def _create_job(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:
@@ -121,7 +124,6 @@ class JobCreator:
                 what = f"a dry run of {part['kind']} {part['metadata']['name']}"
                 await self._try_part(part)
             what = f"Job {name}"
-            await self._cluster.create_job(action.job, dry_run=True)
             await self._cluster.create_job(action.job)
         except ApiError as error:
             # No answer: the Job may exist or not. The queue retries, and its name, which never changes, prevents a

@@ -12,7 +12,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator import starting
-from distillchain_operator.actions import Action, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
+from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.labels import digest_label
@@ -49,18 +49,18 @@ def reconcile(
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*_follow_suspend(view), *_note_pods(view)) if action.name not in gone]
-    stages, steps = _walk(view, leaving=_deleted(actions))
+    stages, steps, has_more_starts = _walk(view, leaving=_deleted(actions))
     actions += steps
     committed = {entry.job for entry in stages if entry.phase == "Committed"}
     actions += _complete_groups(view, leaving=_deleted(actions) | {name for name in committed if name})
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
-    return Decision(tuple(actions), status, look_again_s=_look_again_s(view, status))
+    return Decision(tuple(actions), status, has_more_starts, look_again_s=_look_again_s(view, status))
 
 
-def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Action]]:
-    """The entry of every vertex, and what they do.
+def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Action], bool]:
+    """The entry of every vertex, what they do, and whether more of them could start.
 
     Args:
         leaving: `observed` still lists the Jobs of these names, which are deleted; none may be taken for a running one.
@@ -85,7 +85,8 @@ def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Act
     for entry, create in schedule(view, starts, leaving=leaving | _deleted(actions), chain=chain):
         entries[entry.name] = entry
         actions += [create] if create else []
-    return list(entries.values()), actions
+    created = sum(isinstance(action, CreateJob) for action in actions)
+    return list(entries.values()), actions, len(starts) > created
 
 
 def _deleted(actions: list[Action]) -> set[str]:

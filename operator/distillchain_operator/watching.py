@@ -25,6 +25,9 @@ RECHECK_S = 5.0  # of the namespaces
 RESTART_S = 2.0  # after a failure; the new watches list all objects again
 END_S = 2.0
 
+Report = Callable[[ChainKey, str], None]
+"""Takes the key of a chain and its resource version, which is empty if one of its Jobs or pods has changed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,14 +53,12 @@ class Listener:
 
     Args:
         namespaces: {None} for the whole cluster.
-        report: called in kopf's thread with the key of each chain that changed, or whose Jobs or pods did.
+        report: called in kopf's thread for each chain that changed, or whose Jobs or pods did.
     Attributes:
         ended: set when kopf has ended, with its error if it failed.
     """
 
-    def __init__(
-        self, namespaces: Collection[str | None], *, report: Callable[[ChainKey], None], finished: FinishedChains
-    ) -> None:
+    def __init__(self, namespaces: Collection[str | None], *, report: Report, finished: FinishedChains) -> None:
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._namespaces = [namespace for namespace in namespaces if namespace]
         self._memo = kopf.Memo(report=report, finished=finished)
@@ -111,7 +112,7 @@ class Listener:
 
 
 async def watch_chains(
-    cluster: Cluster, namespaces: Sequence[str], *, report: Callable[[ChainKey], None], finished: FinishedChains
+    cluster: Cluster, namespaces: Sequence[str], *, report: Report, finished: FinishedChains
 ) -> None:
     """Reports the chains that change, until cancelled. Of the namespaces, those that cannot be read are left out.
 

@@ -170,10 +170,10 @@ async def test_the_labels_of_a_job_are_restored_so_that_it_is_found_again():
         async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
             return [job for job in self.jobs if job["metadata"].get("labels")]
 
-        async def create_job(self, job: dict[str, Any], *, dry_run: bool = False) -> None:
+        async def create_job(self, job: dict[str, Any]) -> None:
             if any(known["metadata"]["name"] == job["metadata"]["name"] for known in self.jobs):
                 raise ApiError(409, "exists", reason="AlreadyExists")
-            await super().create_job(job, dry_run=dry_run)
+            await super().create_job(job)
 
     server = Listing()
     controller = a_controller(server)

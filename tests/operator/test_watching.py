@@ -118,7 +118,11 @@ class Readable:
 @asynccontextmanager
 async def watched(finished: FinishedChains) -> AsyncIterator[tuple[list[ChainKey], asyncio.Task[None]]]:
     reported: list[ChainKey] = []
-    task = asyncio.create_task(watch_chains(cast("Cluster", Readable()), (), report=reported.append, finished=finished))
+
+    def report(key: ChainKey, _version: str) -> None:
+        reported.append(key)
+
+    task = asyncio.create_task(watch_chains(cast("Cluster", Readable()), (), report=report, finished=finished))
     try:
         yield reported, task
     finally:

@@ -1,0 +1,1 @@
+"""What the measurements of the operator share: a real API server, an operator beside it, and objects in bulk."""

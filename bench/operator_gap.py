@@ -1,0 +1,186 @@
+"""The time between two stages, and what the operator costs, on a real control plane with a kubelet that only writes.
+
+    PYTHONPATH=tests python bench/operator_gap.py                            # 1 chain, and 50 at the same time
+    PYTHONPATH=tests python bench/operator_gap.py --chains 200 --operator PATH      # and that of another checkout
+
+etcd, API server and Job controller are real and share the machine with the operator. The kubelet of this program sets
+each pod to Running, and after its work to Succeeded with the answer of a trainer. A gap is the time from that write to
+the creation of the pod of the next stage, as a watch reports it, so it contains the work of the Job controller. The
+chains start at random moments within the work of a stage. The API server counts the requests. Add results to
+bench/LOG.md with date, machine and command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from operator_bench.api import Api, chains_path, connected
+from operator_bench.process import CHECKOUT, install_crd, operator_of
+
+from chain_builders import a_chain, a_commit, a_document
+from cluster.controlplane import ControlPlane
+from distillchain_api.graph import build_plan
+from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
+
+NAMESPACES = 5
+START_S = 0.2  # from the creation of a pod to its start
+DEADLINE_S = 200
+# What only the operator asks for: the Job controller writes the status of Jobs, creates pods and sends other Events.
+OF_OPERATOR = (
+    # This program creates chains.
+    {"resource": "distillationchains", "verb": "GET"},
+    {"resource": "distillationchains", "verb": "PATCH"},
+    {"resource": "jobs", "verb": "LIST"},
+    {"resource": "jobs", "verb": "POST"},
+    {"resource": "jobs", "verb": "DELETE"},
+    {"resource": "pods", "verb": "LIST"},
+    {"resource": "pods", "subresource": "log"},
+    {"resource": "pods", "dry_run": "All"},
+    {"resource": "events", "group": "events.k8s.io"},
+)
+
+
+class Kubelet:
+    """Starts and ends the pods of chains, and measures the time between them."""
+
+    def __init__(self, api: Api, prefix: str, stages: list[str], *, work_s: float) -> None:
+        self._api, self._prefix, self._stages, self._work_s = api, prefix, stages, work_s
+        plan = build_plan(a_chain(stages=stages))
+        # Names of chains are not part of a digest, so the answers are the same for all.
+        self._answers = {stage.name: a_commit(stage).to_json() for stage in plan.stages}
+        self._ended_at: dict[tuple[str, str], float] = {}
+        self._seen: set[str] = set()
+        self.gaps: list[float] = []
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            async for event in self._api.watch("/api/v1/pods"):
+                metadata, now = event["object"]["metadata"], time.monotonic()
+                chain = metadata.get("labels", {}).get(CHAIN_LABEL, "")
+                # Pods of earlier runs are still there.
+                if metadata["uid"] in self._seen or not chain.startswith(f"{self._prefix}-"):
+                    continue
+                self._seen.add(metadata["uid"])
+                stage = metadata["labels"][STAGE_LABEL]
+                if place := self._stages.index(stage):
+                    self.gaps.append(now - self._ended_at[chain, self._stages[place - 1]])
+                group.create_task(self._work(metadata, chain, stage))
+
+    async def _work(self, metadata: dict[str, Any], chain: str, stage: str) -> None:
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+        await asyncio.sleep(START_S)
+        await self._api.patch_status(path, _status("Running", {"running": {"startedAt": _now()}}))
+        await asyncio.sleep(self._work_s)
+        end = {"exitCode": 0, "message": self._answers[stage], "startedAt": _now(), "finishedAt": _now()}
+        self._ended_at[chain, stage] = time.monotonic()
+        await self._api.patch_status(path, _status("Succeeded", {"terminated": end}))
+
+
+def _status(phase: str, state: dict[str, Any]) -> dict[str, Any]:
+    container = {"name": "trainer", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    return {"phase": phase, "containerStatuses": [container]}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def run_chains(control_plane: ControlPlane, prefix: str, chains: int, *, stages: int, work_s: float) -> str:
+    """Runs chains to their end and describes the gaps and requests."""
+    names = [f"stage-{number}" for number in range(stages)]
+    random.seed(0)
+    async with connected(control_plane) as api:
+        kubelet = Kubelet(api, prefix, names, work_s=work_s)
+        running = asyncio.create_task(kubelet.run())
+        before = await _requests(api)
+
+        async def start(number: int) -> None:
+            await asyncio.sleep(random.uniform(0, work_s) if chains > 1 else 0)
+            document = a_document(f"{prefix}-{number}", stages=names)
+            await api.send("POST", chains_path(f"team-{number % NAMESPACES}"), document)
+
+        await asyncio.gather(*map(start, range(chains)))
+        ending = asyncio.create_task(_wait_until_succeeded(api, prefix, chains))
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running  # it has failed
+        requests, writes = (now - then for now, then in zip(await _requests(api), before, strict=True))
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+    count = chains * stages
+    assert len(kubelet.gaps) == count - chains, "a stage had two pods"
+    p50, p99 = statistics.median(kubelet.gaps), sorted(kubelet.gaps)[int(len(kubelet.gaps) * 0.99)]
+    return f"gap p50 {p50:.2f} p99 {p99:.2f} s, {requests / count:.1f} requests and {writes / count:.1f} status writes"
+
+
+async def _requests(api: Api) -> tuple[float, float]:
+    """The operator's requests so far, without watches, and how many of them wrote the status of a chain."""
+    operators = [
+        (labels, count)
+        for labels, count in await api.count_requests()
+        if any(kind.items() <= labels.items() for kind in OF_OPERATOR)
+    ]
+    status = {"resource": "distillationchains", "subresource": "status"}
+    return sum(c for _, c in operators), sum(c for labels, c in operators if status.items() <= labels.items())
+
+
+async def _wait_until_succeeded(api: Api, prefix: str, chains: int) -> None:
+    succeeded: set[str] = set()
+    async for event in api.watch("/apis/distillchain.io/v1alpha1/distillationchains"):
+        chain = event["object"]
+        name = chain["metadata"]["name"]
+        if name.startswith(f"{prefix}-") and chain.get("status", {}).get("phase") == "Succeeded":
+            succeeded.add(name)
+        if len(succeeded) == chains:
+            return
+
+
+def runs(options: argparse.Namespace) -> Iterator[tuple[str, Path, int, int]]:
+    """Prefix, checkout, chains and stages of each run; the checkouts take turns."""
+    for number in range(options.repeat):
+        for chains in options.chains:
+            for checkout in [CHECKOUT, *(options.operator or [])]:
+                # One chain has more stages, so that there are enough gaps.
+                stages = options.stages * 4 if chains == 1 else options.stages
+                yield f"{checkout.name}-{chains}-{number}", checkout, chains, stages
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", type=int, nargs="+", default=[1, 50], help="chains at the same time")
+    parser.add_argument("--stages", type=int, default=3, help="of each chain; one chain alone has four times as many")
+    parser.add_argument("--work", type=float, default=10, help="seconds that a stage trains; 1 for a chain alone")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each operator")
+    parser.add_argument("--operator", type=Path, action="append", help="checkout whose operator is measured too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as control_plane:
+        install_crd(control_plane)
+        for number in range(NAMESPACES):
+            control_plane.create_namespace(f"team-{number}")
+        for prefix, checkout, chains, stages in runs(options):
+            with operator_of(checkout, control_plane) as operator:
+                work_s = 1 if chains == 1 else options.work
+                found = asyncio.run(run_chains(control_plane, prefix, chains, stages=stages, work_s=work_s))
+                peak, _ = operator.memory_mb()
+                cost = f"CPU {operator.cpu_s():.1f} s, peak {peak:.0f} MB"
+            load = Path("/proc/loadavg").read_text().split()[0]
+            print(f"{chains} chains, {checkout.name}: {found} a stage, {cost}, load {load}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Which chains have succeeded when the operator starts, from a list of all of them: none has to be read by itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.finished import FinishedChains, has_succeeded
+from distillchain_operator.metrics import Metrics
+from distillchain_operator.namespaces import readable_namespaces
+
+log = logging.getLogger(__name__)
+
+
+async def note_finished(
+    cluster: Cluster, namespaces: Sequence[str], *, finished: FinishedChains, metrics: Metrics
+) -> None:
+    """Notes the chains that have succeeded. Those that cannot be listed are reconciled, which finds out the same."""
+    succeeded = ChainStatus(phase="Succeeded")  # metrics need no more of them
+    try:
+        for namespace in await readable_namespaces(cluster, namespaces):
+            async for document in cluster.list_chains(namespace):
+                if has_succeeded(document):
+                    metadata = document["metadata"]
+                    finished.note(metadata)
+                    metrics.reconciled(ChainKey(metadata["namespace"], metadata["name"]), succeeded)
+    except ApiError as error:
+        log.warning("chains not listed, each will be read", extra={"error": error.message})
