@@ -29,6 +29,7 @@ def parse_status(document: dict[str, Any], key: ChainKey) -> ChainStatus:
     readable = {
         **stored,
         "stages": _readable(stored.get("stages"), StageStatus),
+        "evidence": _readable(stored.get("evidence"), StageStatus),
         "conditions": _readable(stored.get("conditions"), Condition),
     }
     return ChainStatus.parse(_without_faults(readable, ChainStatus) or {})

@@ -12,7 +12,9 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, Condition
 from distillchain_operator.actions import Decision, DeleteJob, SetSuspend
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.finished import has_succeeded
+from distillchain_operator.stored_status import parse_status
 
 Object = dict[str, Any]
 CONTROLS = ["tiny-direct-s1", "tiny-s2", "tiny-direct-s2"]
@@ -356,3 +358,16 @@ def test_a_control_that_needs_the_user_says_so_and_the_chain_stays_ready():
     assert ready(decision).reason == "PodRejected"
     conditions = {condition.type: condition.status for condition in decision.status.conditions}
     assert (conditions["Ready"], conditions["Stalled"]) == ("True", "False")
+
+
+def test_a_control_of_a_status_that_a_later_release_wrote_keeps_what_can_be_read():
+    """Without this, one unknown value would make every committed control run again."""
+    cluster = Cluster(a_plan_with_evidence(9))
+    cluster.commit("mini", "tiny", *CONTROLS)
+    document = cluster.status.to_document()
+    document["evidence"][0]["failureClass"] = "Bored"
+
+    found = parse_status({"status": document}, ChainKey("ml", "relay"))
+
+    assert [each.phase for each in found.evidence[:3]] == ["Committed"] * 3
+    assert found.stages == cluster.status.stages
