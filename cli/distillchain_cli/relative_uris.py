@@ -11,6 +11,8 @@ from distillchain_api.faults import Fault
 
 RELATIVE = re.compile(r"file://(\.{1,2}(?:/.*)?)")
 MEANT_RELATIVE = re.compile(r'got "(?:file://(?![./])|(?=\.\.?/))([^"]+)"')
+BUCKET_AND_KEY = re.compile(r'got "s3://([^/"]*)')
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 MEANT_ABSOLUTE = re.compile(r'got "(/[^"]+)"')
 
 
@@ -26,7 +28,7 @@ def resolve_uris(value: Any, folder: Path) -> Any:
 
 
 def with_uri_hint(fault: Fault, *, base: str) -> Fault:
-    """The fault of a URI with the spelling that was meant, if it looks like a path; other faults unchanged.
+    """The fault of a URI with what was meant or is wrong, if it can be recognised; other faults unchanged.
 
     Args:
         base: where relative paths start, for the message.
@@ -39,4 +41,7 @@ def with_uri_hint(fault: Fault, *, base: str) -> Fault:
         return Fault(fault.field, f"{expectation}; write file://{path} for a path relative to {base}")
     if found := MEANT_ABSOLUTE.match(fault.problem):
         return Fault(fault.field, f"{expectation}; write file://{found[1]}")
+    if (found := BUCKET_AND_KEY.match(fault.problem)) and not BUCKET.fullmatch(found[1]):
+        rule = "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"
+        return Fault(fault.field, f"{expectation}; {rule}")
     return fault

@@ -65,6 +65,9 @@ def test_relative_uris_in_options_start_at_the_current_folder(tmp_path: Path, mo
         ("file://ag_raw", "write file://./ag_raw for a path relative to the folder of this file"),
         ("../ag_raw", "write file://../ag_raw for a path relative to the folder of this file"),
         ("/data/ag_raw", "write file:///data/ag_raw"),
+        ("s3://b/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
+        ("s3://Data/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
+        ("s3://data//ag_raw", "without spaces, '//', '/./' and '/../'"),
     ],
 )
 def test_a_path_without_the_form_of_a_uri_gets_the_form_as_a_remedy(tmp_path: Path, uri: str, hint: str):
