@@ -179,6 +179,48 @@ def short_memory(rank: int, *, most: int = 2) -> None:
         Work.losses = losses  # type: ignore[method-assign]  # as monkeypatch does, but in another process
 
 
+def a_device_that_counts_weights(rank: int, *, seen: Path) -> None:
+    """Writes the most elements of one model that were on the device of this rank, by what was done with the model.
+
+    The device has another name than the memory of the host, so that both can be told apart on a machine without GPUs.
+    """
+    import torch
+    from torch import nn
+    from torch.distributed.tensor import DTensor
+
+    from distillchain_trainer.engine import loop, shared_forward, step
+    from distillchain_trainer.stage import commit, compute, prepare
+
+    device, most = torch.device("cpu", 0), {"moved": 0, "trained": 0, "measured": 0}
+    for module in (loop, compute, commit, prepare):
+        module.best_device = lambda: device
+
+    def note(model: nn.Module, what: str) -> None:
+        parts = (own.to_local() if isinstance(own, DTensor) else own for own in model.parameters())
+        most[what] = max(most[what], sum(part.numel() for part in parts))
+        (seen / f"seen-{rank}.json").write_text(json.dumps(most))
+
+    to, losses, passes = nn.Module.to, step.Work.losses, shared_forward._in_step
+
+    def noted_to(self: nn.Module, *where: Any, **more: Any) -> nn.Module:
+        if device in where:
+            note(self, "moved")
+        return to(self, *where, **more)
+
+    def noted_losses(self: step.Work, *rows: Any, **more: Any) -> torch.Tensor:
+        note(self.model, "trained")
+        return losses(self, *rows, **more)
+
+    def noted_passes(world: Any, model: Any, *rest: Any) -> Any:
+        note(model, "measured")
+        yield from passes(world, model, *rest)
+        note(model, "measured")
+
+    nn.Module.to = noted_to  # type: ignore[method-assign,assignment]  # see above
+    step.Work.losses = noted_losses  # type: ignore[method-assign]
+    shared_forward._in_step = noted_passes
+
+
 def no_memory_for_a_split_teacher(rank: int) -> None:
     """On rank 1 alone."""
     import torch

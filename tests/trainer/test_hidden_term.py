@@ -243,7 +243,7 @@ def train(
             stop=lambda: next(looks) >= stop_after,
             on_step=lambda _: None,
             save=save,
-            validate=lambda: {"accuracy": 0.5},
+            validate=lambda _: {"accuracy": 0.5},
         ),
         extra=term,
     )

@@ -97,7 +97,7 @@ def train(
         resume_from=resume_from,
         train_s_before=0.0,
         history=history or History([]),
-        hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=validate),
+        hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=lambda _: validate()),
     )
 
 

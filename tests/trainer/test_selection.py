@@ -72,7 +72,7 @@ class Course:
             resume_from=self.kept[-1] if self.kept else None,
             train_s_before=0.0,
             history=self.history,
-            hooks=Hooks(stop=stop, on_step=self.reported.append, save=save, validate=validate),
+            hooks=Hooks(stop=stop, on_step=self.reported.append, save=save, validate=lambda _: validate()),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trainer.launching import Nodes
 from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
+    a_device_that_counts_weights,
     distance,
     no_memory_for_a_split_teacher,
     short_memory,
@@ -66,6 +68,25 @@ def test_a_sharded_student_is_that_of_one_process(root: Path, size: int, rows: i
     assert alone.teacher is not None
     assert answers[0].teacher.metrics == alone.teacher.metrics, "the teacher is split too"
     assert answers[0].teacher.parameters == alone.teacher.parameters
+
+
+@pytest.mark.parametrize("selection", ["Last", "Best"])
+def test_no_device_ever_holds_more_than_its_part_of_the_student_and_the_teacher(root: Path, selection: str):
+    training = {"selection": selection}
+    alone = run_here(an_order_in(root, "alone", training=training), root)
+    (root / "seen").mkdir()
+    fault = functools.partial(a_device_that_counts_weights, seen=root / "seen")
+
+    answers = start_stage(Attempt(an_order_in(root, training=training), "a", fault=fault), root, 2).answers()
+
+    assert distance(answers[0], alone) < 1e-5
+    assert answers[0].teacher is not None
+    largest = max(answers[0].student.parameters, answers[0].teacher.parameters)
+    for rank in (0, 1):
+        seen = json.loads((root / "seen" / f"seen-{rank}.json").read_text())
+        assert seen["moved"] == 0
+        assert 0 < seen["trained"] <= 0.6 * answers[0].student.parameters, "a first dimension that is odd is not halved"
+        assert 0 < seen["measured"] <= 0.6 * largest
 
 
 def test_memory_that_is_short_for_one_row_of_a_split_student_names_what_helps(root: Path):

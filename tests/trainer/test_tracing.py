@@ -45,7 +45,7 @@ def traced(folder: Path, signals: Signals, *, keep: object, epochs: int = 3) -> 
             stop=lambda: signals.requested,
             on_step=lambda _: None,
             save=lambda *_: True,
-            validate=lambda: {"accuracy": 0.5},
+            validate=lambda _: {"accuracy": 0.5},
             wants_trace=signals.take_trace_request,
             keep_trace=keep,  # type: ignore[arg-type]
         ),

@@ -126,7 +126,7 @@ def has_room_for_casts(model: Any) -> bool:
         return True
     nbytes = sum(weight.nbytes for weight in model.parameters() if weight.dtype == torch.float32)
     free: int = torch.cuda.mem_get_info(device)[0]
-    return nbytes / 2 < CASTS_SHARE * free
+    return bool(nbytes / 2 < CASTS_SHARE * free)
 
 
 def latency_ms(model: Any, encoded: Encoded, outputs_of: OutputsOf, *, precision: Precision) -> tuple[float, float]:

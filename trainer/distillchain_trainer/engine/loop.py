@@ -27,7 +27,7 @@ from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoc
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
-from distillchain_trainer.engine.precision import device_of
+from distillchain_trainer.engine.precision import best_device, device_of
 from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
 from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
 from distillchain_trainer.engine.step import ExtraLoss, RowLosses, Rows, Work
@@ -75,7 +75,8 @@ class Hooks:
         on_step: after each step whose loss is known.
         save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
             it, with whether the training stops afterwards, as all ranks have agreed.
-        validate: measures the student at the end of an epoch; may raise StopRequested instead, on all ranks then.
+        validate: measures the student at the end of an epoch, given as the model that is trained, which may be split;
+            may raise StopRequested instead, on all ranks then.
         wants_trace: whether a profiler trace was asked for since the last call.
         keep_trace: stores a trace that ends with a step.
     """
@@ -83,7 +84,7 @@ class Hooks:
     stop: Callable[[], bool]
     on_step: Callable[[TrainingProgress], None]
     save: Callable[[Path, TrainingProgress, bool], bool]
-    validate: Callable[[], SplitMetrics]
+    validate: Callable[[Any], SplitMetrics]
     wants_trace: Callable[[], bool] = lambda: False
     keep_trace: Callable[[Path, int], None] = lambda _path, _step: None
 
@@ -129,6 +130,7 @@ def train(
     """Trains `model` in place to the end.
 
     Args:
+        model: on its device. One that is split is on the CPU, and stays there.
         extra: a loss that is added to `row_losses`; its parameters are saved and resumed with the model's.
         resume_from: a saved state and its step.
         train_s_before: seconds that earlier attempts spent training.
@@ -140,11 +142,11 @@ def train(
     # Before dropout draws for the first time. A resumed run takes over the saved random numbers afterwards. Ranks
     # train different rows, so each draws other numbers.
     set_seed(training.seed + settings.world.rank)
-    device = device_of(model)
+    device = best_device() if settings.sharded else device_of(model)
     rows_device = device if fits_beside_training(rows.nbytes, device) else torch.device("cpu")
     if resume_from is not None:
         load_weights(model, resume_from[0])
-    trained = sharded_copy(model, settings.world) if settings.sharded else model
+    trained = sharded_copy(model, settings.world, device=device) if settings.sharded else model
     work = Work(
         trained,
         rows.to(rows_device),
@@ -258,7 +260,6 @@ class _Run:
             self._gather_weights()
         else:
             self._choose_epoch(self.selection)
-        self.model.to(self.work.device)
         uncompile_layers(self.work.model)  # what follows makes other passes, of other shapes and without gradients
         return self.progress()
 
@@ -363,13 +364,12 @@ class _Run:
         if self.selection is not None and self.selection.best.measured >= epoch:
             return  # before the state was saved from which this training is resumed
         began = time.monotonic()
-        self._gather_weights()
-        self.model.to(self.work.device)
         try:
             with without_compiled_layers(self.work.model):
-                metrics = self.hooks.validate()
+                metrics = self.hooks.validate(self.work.model)
             self.history.measured(self.step, float(epoch), metrics)
             if self.selection is not None:
+                self._gather_weights()
                 self.selection.measured(epoch, self.step, metrics, self.model)
         except LostPeers:
             raise
@@ -379,8 +379,6 @@ class _Run:
                 self._save(stops=True)
                 raise StopRequested(self.saved_step) from None
             # Otherwise the next step saves and stops, and a training resumed after that step skips the measurement.
-        if self.work.sharded:
-            self.model.to("cpu")
         self.work.model.train()
         self.away_s += time.monotonic() - began
 

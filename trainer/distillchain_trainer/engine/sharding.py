@@ -1,7 +1,7 @@
 """Models of which each rank holds a part (FSDP2): weights, and of a student in training gradients and moments too.
 
-A training with AdamW takes four times the memory of the weights. The weights of a student alone must fit on a GPU,
-because it is measured whole.
+A training with AdamW takes four times the memory of the weights. Of all of that a GPU holds its part, and one layer
+whole while it computes. The host holds the weights whole: they are saved from there.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillchain_trainer.engine.compiled import repeated_layers
-from distillchain_trainer.engine.precision import device_of
 from distillchain_trainer.engine.world import World
 
 
@@ -33,10 +32,14 @@ def is_sharded(model: Any) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def sharded_copy(model: Any, world: World) -> Any:
-    """A copy for training, split over all ranks, on the model's device. The model itself moves to the CPU."""
-    device = device_of(model)
-    sharded = copy.deepcopy(model.to("cpu"))
+def sharded_copy(model: Any, world: World, *, device: torch.device) -> Any:
+    """A copy for training of a model on the CPU, split over all ranks, its parts on `device`."""
+    # New tensors over the same memory. `shard` gives them other memory, a layer at a time, so the host never holds a
+    # second copy of all weights.
+    shared: dict[int, Any] = {id(own): own.detach() for own in model.buffers()}
+    for own in model.parameters():
+        shared[id(own)] = nn.Parameter(own.detach(), requires_grad=own.requires_grad)
+    sharded = copy.deepcopy(model, shared)
     shard(sharded, world, device=device)
     for module in sharded.modules():
         if isinstance(module, FSDPModule):

@@ -153,25 +153,30 @@ def _in_step(
     tokens = min(SHARDED_TOKENS, encoded.most_tokens or SHARDED_TOKENS)
     was_training = model.training
     model.eval()
-    while start < len(wanted):
-        longest = int(encoded.lengths[wanted[start]])
-        batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))].tolist()
-        start += len(batch)
-        rows = world.deal(batch)
-        started = time.perf_counter()
-        # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
-        # could not be written again.
-        try:
-            with torch.no_grad(), autocast(device, precision):
-                outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            # microBatchSize does not help: these passes are not those of the training.
-            raise OutOfMemory(
-                f"the GPU has too little memory for a pass of the split model over {len(rows or batch[:1])} texts of "
-                f"{longest} tokens; split it over more GPUs (parallelism), use larger ones or lower spec.task.maxLength"
-            ) from error
-        yield Answered(rows, outputs if rows else outputs[:0], time.perf_counter() - started)
-    model.train(was_training)
+    try:
+        while start < len(wanted):
+            longest = int(encoded.lengths[wanted[start]])
+            batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))].tolist()
+            start += len(batch)
+            rows = world.deal(batch)
+            started = time.perf_counter()
+            # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
+            # could not be written again.
+            try:
+                with torch.no_grad(), autocast(device, precision):
+                    outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                # microBatchSize does not help: these passes are not those of the training.
+                raise OutOfMemory(
+                    f"the GPU has too little memory for a pass of the split model over {len(rows or batch[:1])} texts "
+                    f"of {longest} tokens; split it over more GPUs (parallelism), use larger ones or lower "
+                    "spec.task.maxLength"
+                ) from error
+            yield Answered(rows, outputs if rows else outputs[:0], time.perf_counter() - started)
+    finally:
+        # The outermost part stays whole after a pass, for the backward pass of a training.
+        model.reshard()
+        model.train(was_training)
 
 
 def _own_part(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,14 @@ from distillchain_store.errors import DiskFull
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, Settings, TrainingProgress, train
-from distillchain_trainer.engine.precision import apply_tf32, choose_attention_kernels, compute_head_in_float32
+from distillchain_trainer.engine.precision import (
+    apply_tf32,
+    best_device,
+    choose_attention_kernels,
+    compute_head_in_float32,
+)
 from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
+from distillchain_trainer.engine.sharding import sharded_copy
 from distillchain_trainer.engine.step import RowLosses
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
 from distillchain_trainer.engine.training_rows import TrainingRows
@@ -183,8 +189,11 @@ def _settle_start(context: Context, prepared: Prepared, measurer: Measurer) -> N
     """Measures a student whose head must prove itself before it is trained."""
     student = prepared.student
     if prepared.task.start_is_unproven(student):
+        measurable = student
+        if context.is_sharded:
+            measurable = replace(student, model=sharded_copy(student.model, context.world, device=best_device()))
         measured, _ = measurer.split(
-            student, prepared.data.validation, "MeasureStudent", checkpoint=prepared.student_start
+            measurable, prepared.data.validation, "MeasureStudent", checkpoint=prepared.student_start
         )
         prepared.task.settle_start(student, measured, seed=context.order.training.seed)
 
@@ -338,7 +347,7 @@ class _Training:
         rows = TrainingRows.of(
             self.prepared.task.encode(learned, student, check=context.signals.raise_if_requested), targets, teacher
         )
-        labels = label_term(order.training, order.task.class_names, targets, device=student.model.device)
+        labels = label_term(order.training, order.task.class_names, targets, device=best_device())
         # Kept by the task for the measurements at the ends of epochs, which ranks cannot leave one by one.
         self.prepared.task.encode(data.validation, student, check=context.signals.raise_if_requested)
         # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
@@ -405,11 +414,10 @@ class _Training:
         context.store.upload(key, trace)
         log.info("trace stored", extra={"trace": f"{context.store.uri}/{key}"})
 
-    def _validate(self) -> SplitMetrics:
+    def _validate(self, model: Any) -> SplitMetrics:
+        student = replace(self.prepared.student, model=model)
         # Interruptible, because signals are deferred here and a measurement may take longer than the grace period.
-        measured, _ = self.measurer.split(
-            self.prepared.student, self.prepared.data.validation, "Evaluate", interruptible=True
-        )
+        measured, _ = self.measurer.split(student, self.prepared.data.validation, "Evaluate", interruptible=True)
         return measured.metrics
 
     def _on_main(self, save: Callable[[], bool]) -> bool:

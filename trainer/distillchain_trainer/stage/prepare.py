@@ -290,5 +290,6 @@ def _load_student(
         student = task.load_student(start, tokenizer=tokenizer, seed=seed)
     if spec.lora is not None:
         add_adapter(student.model, spec.lora, seed=seed, field=f"{field}.lora")
-    student.model.to(best_device())
+    if not context.is_sharded:  # one that is split goes to the devices in parts
+        student.model.to(best_device())
     return student, start, sha256_of([files.digest for files in (start, tokenizer) if files])
