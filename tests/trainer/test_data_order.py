@@ -87,6 +87,20 @@ def test_rows_are_repeated_equally_often_up_to_the_rows_of_an_epoch(rows: int, b
     assert counts.max() - counts.min() <= 1
 
 
+@pytest.mark.parametrize("rows, rows_per_epoch", [(100, 10_000), (200, 20_001), (1000, 20_000), (97, 150)])
+def test_a_batch_holds_no_row_twice_while_others_wait(rows: int, rows_per_epoch: int):
+    """Copies of a row are of one length, and sorting put them side by side: 14 % of a batch were different rows."""
+    size = lengths(rows)
+    batches = list(epoch_batches(size, 32, seed=1, epoch=0, rows_per_epoch=rows_per_epoch))
+
+    twice = [len(batch) - len(set(batch)) for batch in batches]
+
+    # Only where one pass over the rows ends and the next one begins within a batch.
+    assert sum(count > 0 for count in twice) <= rows_per_epoch / rows
+    assert sum(twice) <= 0.01 * rows_per_epoch
+    assert max(len({size[row] for row in batch}) for batch in batches) < 32, "of about equal length"
+
+
 def test_rows_that_are_not_repeated_keep_their_order():
     """Committed students were trained in it."""
     plain = list(epoch_batches(lengths(97), 8, seed=1, epoch=2))
