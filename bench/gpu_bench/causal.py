@@ -27,7 +27,7 @@ from distillchain_trainer.engine.precision import autocast, choose_attention_ker
 from distillchain_trainer.engine.shared_forward import forward_in_rounds, never
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.engine.world import ALONE
-from distillchain_trainer.stage.compute import row_losses_of
+from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks import adapter_for
 from distillchain_trainer.tasks.causal_lm.adapter import CPU_LOGITS, GPU_LOGITS

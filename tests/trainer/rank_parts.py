@@ -189,10 +189,10 @@ def a_device_that_counts_weights(rank: int, *, seen: Path) -> None:
     from torch.distributed.tensor import DTensor
 
     from distillchain_trainer.engine import loop, shared_forward, step
-    from distillchain_trainer.stage import commit, compute, prepare
+    from distillchain_trainer.stage import commit, compute, prepare, train_student
 
     device, most = torch.device("cpu", 0), {"moved": 0, "trained": 0, "measured": 0}
-    for module in (loop, compute, commit, prepare):
+    for module in (loop, compute, train_student, commit, prepare):
         module.best_device = lambda: device
 
     def note(model: nn.Module, what: str) -> None:

@@ -26,7 +26,7 @@ from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherP
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.engine.widths import widths_up_to
 from distillchain_trainer.engine.world import ALONE, World, join_world
-from distillchain_trainer.stage.compute import row_losses_of
+from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.tasks.interface import TaskAdapter
 from trainer.item_parts import CLASSES, ItemRows, Tagger, a_tagger, expected_outputs, item_outputs, item_rows
 from trainer.rank_parts import Outcome, start_ranks

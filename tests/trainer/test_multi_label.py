@@ -235,7 +235,7 @@ class TestTheAdapter:
         import torch
 
         from distillchain_api.resource.distillation import Distillation
-        from distillchain_trainer.stage.compute import row_losses_of
+        from distillchain_trainer.stage.row_losses import row_losses_of
 
         torch.manual_seed(0)
         student, teacher = torch.randn(2, 4, 3, dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch import Tensor
 from distillchain_api.objectives import ObjectiveParameters
 from distillchain_api.resource.distillation import Distillation
 from distillchain_trainer.objectives.label_term import LabelTerm
-from distillchain_trainer.stage.compute import row_losses_of
+from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.tasks.interface import TaskAdapter
 
 ROWS, CLASSES = 5, 3

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.errors import GateNotMet, StopRequested
-from distillchain_trainer.stage import compute
+from distillchain_trainer.stage import train_student
 from trainer.parts import (
     LABELS,
     SMALL_BERT,
@@ -80,9 +80,11 @@ def test_the_student_learns_the_mean_of_the_probabilities(root: Path, monkeypatc
     """Against plain transformers, with labels in another order and a temperature."""
     another_teacher(root)
     seen: list[Any] = []
-    real = compute.train
+    real = train_student.train
     monkeypatch.setattr(
-        compute, "train", lambda model, rows, *rest, **more: (seen.append(rows), real(model, rows, *rest, **more))[1]
+        train_student,
+        "train",
+        lambda model, rows, *rest, **more: (seen.append(rows), real(model, rows, *rest, **more))[1],
     )
     order = teachers_order(root, distillation={"temperature": 2.0})
 

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distillchain_api.resource.distillation import Distillation
 from distillchain_api.wire.work_order import WorkOrder
-from distillchain_trainer.stage.compute import row_losses_of
+from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks import adapter_for
 from trainer.parts import an_order, manifest_of, run_here, sentences

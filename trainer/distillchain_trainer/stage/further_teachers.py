@@ -13,12 +13,13 @@ from distillchain_api.wire.work_order import FurtherTeacher
 from distillchain_trainer.engine.node_array import NodeArray
 from distillchain_trainer.engine.precision import compute_head_in_float32
 from distillchain_trainer.engine.teacher_average import Mean, average
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
 from distillchain_trainer.models.checkpoints import Checkpoint, forget
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.objectives import load_objective
+from distillchain_trainer.stage.ask_teacher import ask
 from distillchain_trainer.stage.context import Context
-from distillchain_trainer.stage.measure import MeasuredTeacher, Measurer, Origin, numbers_check
+from distillchain_trainer.stage.measure import MeasuredTeacher, Measurer, Origin
 from distillchain_trainer.stage.prepare import Prepared, further_teacher_folder, load_teacher
 from distillchain_trainer.stage.run_stats import RunStats
 
@@ -80,29 +81,9 @@ def _measure(
 def _ask(
     context: Context, prepared: Prepared, stats: RunStats, checkpoint: Checkpoint, loaded: Loaded
 ) -> TeacherOutputs:
-    order, rows = context.order, prepared.data.taught
-    digest = outputs_digest(checkpoint.digest, order.task, order.training)
-    # Deferred, because the pass itself asks for stops: it stores what is computed before it raises.
-    with context.signals.deferred(), context.patiently():
-        outputs = TeacherPass(
-            store=context.store,
-            digest=digest,
-            model=loaded.model,
-            outputs_of=prepared.task.outputs_of,
-            encoded=prepared.task.encode(rows, loaded, check=context.signals.raise_if_requested),
-            keys=rows.keys,
-            training=order.training,
-            columns=loaded.columns,
-            check=numbers_check(rows, checkpoint),
-            # Of its own: the files of the teachers before are still mapped.
-            folder=context.scratch(f"logits-{digest[:16]}"),
-            save_interval_s=order.save_interval_s,
-            stop=lambda: context.signals.requested,
-            on_batch=context.batch_reporter("TeacherLogits"),
-            world=context.world,
-        ).run()
-    context.signals.raise_if_requested()
-    stats.model_s += outputs.elapsed_s
+    # A folder of its own: the files of the teachers before are still mapped.
+    folder = f"logits-{checkpoint.digest[:16]}"
+    outputs = ask(context, prepared.task, prepared.data, loaded, checkpoint, stats, folder=folder)
     stats.logits_reused = stats.logits_reused and outputs.reused
     return outputs
 
