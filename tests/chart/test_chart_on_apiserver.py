@@ -19,6 +19,7 @@ from cluster.errors import CommandFailed
 from cluster.operator_process import install_manifests
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.yaml_text import load_documents
 from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart")]  # one control plane for all of them
@@ -104,7 +105,8 @@ def test_every_pod_of_the_chart_is_admitted_by_pod_security_restricted(
 
 
 def test_kustomize_applies_what_the_chart_renders(cluster: ControlPlane):
-    built = documents(cluster.kubectl("kustomize", str(CHECKOUT / "config")).stdout)
+    # Read as kubectl reads it: PyYAML takes 1e-06, which kustomize writes, for a text.
+    built = load_documents(cluster.kubectl("kustomize", str(CHECKOUT / "config")).stdout, source="config")
     rendered = documents(render("--values", str(CHECKOUT / "charts" / "distillchain" / "ci" / "kustomize.yaml")))
 
     def bare(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
