@@ -77,6 +77,8 @@ class ObservedPod:
     created_at: str
     job_uid: str = ""
     """Of the Job that created it; a later Job may have the same name."""
+    stage: str = ""
+    """From its label, so it is known when its Job is gone."""
     index: int = 0
     """Number of its node in a stage on several nodes."""
     node: str = ""
@@ -309,6 +311,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         # Of the pod, not of a container: set for a pod that the kubelet evicts or refuses to run, not for a crash.
         rejected=on_one_line(": ".join(filter(None, (status.get("reason"), status.get("message"))))),
         job_uid=_controller_uid(document),
+        stage=labels.get(STAGE_LABEL, ""),
         index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
         running="running" in state,
         others_running=tuple(c["name"] for c in users if "running" in (c.get("state") or {})),

@@ -150,12 +150,11 @@ def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
 def _slots_of_pods(view: View) -> Iterator[_Slot]:
     """Pods whose Job has finished or is gone: a trainer that still stops uses the GPU and the store."""
     counted = {job.uid for job in view.observed.jobs if job.deleting or not (job.is_finished or view.is_over(job))}
-    stages = {job.uid: job.stage for job in view.observed.jobs}
-    left: dict[str, list[ObservedPod]] = {}
+    left: dict[tuple[str, str], list[ObservedPod]] = {}
     for pod in view.observed.pods:
         if not pod.is_over and pod.job_uid not in counted:
-            left.setdefault(pod.job_uid, []).append(pod)
-    for uid, pods in left.items():
+            left.setdefault((pod.job_uid, pod.stage), []).append(pod)
+    for (uid, stage), pods in left.items():
         what = f"pod {pods[0].name} of Job {pods[0].job} to terminate"
         if uid in view.observed.foreign_jobs:
             what = foreign_job(pods[0].job, view.plan.chain.name)
@@ -163,7 +162,7 @@ def _slots_of_pods(view: View) -> Iterator[_Slot]:
             # It may be a trainer whose Job was deleted with --cascade=orphan.
             name = pods[0].name
             what = f"pod {name} to be deleted: no Job controls it; if it is not needed: kubectl delete pod {name}"
-        yield _Slot(stages.get(uid, ""), what, pods, is_stray=not uid)
+        yield _Slot(stage, what, pods, is_stray=not uid)
 
 
 def foreign_job(job: str, chain: str) -> str:

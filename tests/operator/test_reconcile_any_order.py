@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chain_builders import (
@@ -78,6 +78,19 @@ class World:
                 self.pods[name] = a_pod(job)
                 job["status"]["active"] = 1
 
+    def delete_a_job(self) -> None:
+        """A user does, as kubectl does it: the Job is gone at once, and its pod saves for a while."""
+        for name in [name for name in self.pods if name in self.jobs][:1]:
+            pod = self.pods.pop(name)
+            del self.jobs[name]
+            if pod["status"]["phase"] == "Running":
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T12:02:00Z"
+                pod["metadata"]["ownerReferences"][0]["uid"] += "-deleted"
+                self.pods[f"stopping {name}"] = pod
+
+    def end_stopping_pods(self) -> None:
+        self.pods = {key: pod for key, pod in self.pods.items() if "deletionTimestamp" not in pod["metadata"]}
+
     def commit_pod(self) -> None:
         """The first of the pods that run ends."""
         for name, pod in list(self.pods.items())[::-1]:
@@ -141,6 +154,8 @@ STEPS = st.one_of(
 )
 
 
+LOOK = ("reconcile", None)
+DELETING_STEPS = st.one_of(STEPS, st.sampled_from(["delete_a_job", "end_stopping_pods"]))
 FAILING_STEPS = st.one_of(STEPS, st.just("fail_pod"))
 NAMES = ["mini", "tiny", "femto", "nano", "pico"]
 PLAN = a_plan(stages=NAMES[:3])
@@ -171,6 +186,14 @@ def test_any_order_of_events_and_crashes_creates_one_job_per_stage_in_order(step
 def test_any_graph_creates_one_job_per_vertex_after_those_that_it_needs(plan: Plan, steps: list[Any]):
     world = run_to_the_end(plan, steps)
     assert sorted(world.started) == sorted(stage.name for stage in plan.stages)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=graphs(), steps=st.lists(DELETING_STEPS, min_size=10, max_size=40))
+@example(plan=replace(PLAN, max_parallel_jobs=2), steps=[LOOK, "make_pod", "delete_a_job", LOOK, "make_pod"])
+def test_a_vertex_has_one_pod_at_a_time_whichever_jobs_a_user_deletes(plan: Plan, steps: list[Any]):
+    world = run_to_the_end(plan, steps)
+    assert world.answered == {stage.name for stage in plan.stages}
 
 
 @st.composite
@@ -227,6 +250,17 @@ def test_a_free_slot_starts_no_second_job_of_a_stage_whose_pod_still_stops():
     assert created(decide(plan, job, pods=(pod,))) == []
 
 
+def test_a_free_slot_starts_no_second_job_of_a_stage_whose_job_is_gone_before_its_pod():
+    plan = a_plan(stages=["mini"], maxParallelJobs=2)
+    pod = a_pod(a_job(plan, "mini"))
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T12:02:00Z"
+
+    decision = decide(plan, pods=(pod,))
+
+    assert created(decision) == []
+    assert f"waiting for pod {pod['metadata']['name']} of Job" in str(decision.status.stages[0].message)
+
+
 def run_to_the_end(plan: Plan, steps: list[Any]) -> World:
     """The world after these steps, and then after as many as the chain needs."""
     world = World(plan)
@@ -235,9 +269,12 @@ def run_to_the_end(plan: Plan, steps: list[Any]) -> World:
             world.reconcile(crash_after=step[1])
         else:
             getattr(world, step)()
-        running = sum(pod["status"]["phase"] == "Running" for pod in world.pods.values())
-        assert running <= plan.max_parallel_jobs
+        pods = [pod["metadata"] for pod in world.pods.values() if pod["status"]["phase"] == "Running"]
+        vertices = [metadata["labels"]["distillchain.io/stage"] for metadata in pods]
+        assert len(vertices) == len(set(vertices)), "two pods of one vertex would write the same state"
+        assert len(vertices) <= plan.max_parallel_jobs
     for _ in range(4 * len(plan.vertices)):  # then without further disturbance
+        world.end_stopping_pods()
         world.reconcile(crash_after=None)
         world.make_pod()
         world.commit_pod()
