@@ -350,7 +350,11 @@ def chains(draw: st.DrawFn) -> Plan:
         for number in range(count)
     ]
     controls = draw(st.sampled_from([["Direct"], ["Direct", "FromRoot"], ["FromRoot", "Direct"]]))
-    evidence = {"controls": controls, "seeds": draw(st.integers(2, 5)), "stages": draw(st.sampled_from(["Last", "Every"]))}
+    evidence = {
+        "controls": controls,
+        "seeds": draw(st.integers(2, 5)),
+        "stages": draw(st.sampled_from(["Last", "Every"])),
+    }
     teacher = {"model": "hf://org/teacher", **({"fineTune": {}} if draw(st.booleans()) else {})}
     return a_plan(evidence, stages=stages, teacher=teacher)
 
