@@ -51,7 +51,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         if job is None or job.deleting or name in leaving:
             continue
         if name == late.name and (pause := restarts.refused_by_nodes(view, job, pauses=pauses)):
-            return _paused(stage, entry, job, pause)
+            return _paused(view, stage, entry, job, pause)
         if found := _outcome(view, stage, entry, job):
             return Step(found)
         if name == late.name:
@@ -62,7 +62,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
     if late.manifest is None:
         failure_class = FailureClass.POD_REJECTED
         return Step(_with(stage, entry, phase="Failed", message=late.fault, failure_class=failure_class))
-    is_held = before is not None and not view.was_edited and lasts(before.next_start_at, now=view.now)
+    is_held = _is_held_back(view, before)
     waiting = entry if is_held else _with(stage, entry, phase="Pending", pauses=pauses)
     start = Start(
         stage=stage,
@@ -84,16 +84,23 @@ def _with_running_job(view: View, stage: PlannedStage, entry: StageStatus, job: 
         pause = starting.missed_start(view, stage, job, missed=pauses or 0)
         pause = pause or restarts.ends_too_often(view, job, pauses=pauses)
         if pause is not None:
-            return _paused(stage, entry, job, pause)
+            return _paused(view, stage, entry, job, pause)
     message = entries.running(view, stage, job).message
     left = restarts.pauses_before(view, job, pauses)
     return Step(_with(stage, entry, phase="Running", job=job.name, message=message, pauses=left))
 
 
-def _paused(stage: PlannedStage, entry: StageStatus, job: ObservedJob, pause: Pause) -> Step:
+def _paused(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob, pause: Pause) -> Step:
     fields = {"message": pause.message, "failure_class": pause.failure_class}
     again = _with(stage, entry, phase="Pending", pauses=pause.number, next_start_at=pause.ends_at, **fields)
-    return Step(again, (DeleteJob(job.name, job.uid, why=pause.why),))
+    # The API server refused to delete the Job, as in stage_steps.py.
+    held = entry if _is_held_back(view, entry.missing_export) else again
+    return Step(held, (DeleteJob(job.name, job.uid, why=pause.why),))
+
+
+def _is_held_back(view: View, missing: MissingExport | None) -> bool:
+    """Whether the Job of the export may not be created again yet. An edit may be the remedy."""
+    return missing is not None and not view.was_edited and lasts(missing.next_start_at, now=view.now)
 
 
 def exporter_of(stage: PlannedStage) -> PlannedStage:

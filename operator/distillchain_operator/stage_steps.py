@@ -110,9 +110,9 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
 def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str) -> Step:
     before = view.previous_entry(stage) or entries.pending(stage, "")
     if pause := starting.missed_start(view, stage, job, missed=before.missed_starts or 0):
-        return _paused(stage, job, pause, missed_starts=pause.number, restart_pauses=before.restart_pauses)
+        return _paused(view, stage, job, pause, missed_starts=pause.number, restart_pauses=before.restart_pauses)
     if pause := restarts.ends_too_often(view, job, pauses=before.restart_pauses):
-        return _paused(stage, job, pause, restart_pauses=pause.number)
+        return _paused(view, stage, job, pause, restart_pauses=pause.number)
     if _lost_its_leader(view, job):
         return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
     # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
@@ -125,11 +125,14 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
     return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
 
 
-def _paused(stage: PlannedStage, job: ObservedJob, pause: Pause, **counts: int | None) -> Step:
+def _paused(view: View, stage: PlannedStage, job: ObservedJob, pause: Pause, **counts: int | None) -> Step:
     entry = entries.pending(stage, pause.message).model_copy(
         update={"next_start_at": pause.ends_at, "failure_class": pause.failure_class, **counts}
     )
-    return Step(entry, (DeleteJob(job.name, job.uid, why=pause.why),))
+    # During a pause, the Job still exists only if the API server refused to delete it. Another pause would change the
+    # status, and each change is an event that starts the next look.
+    held = _held_back(view, view.previous_entry(stage))
+    return Step(held or entry, (DeleteJob(job.name, job.uid, why=pause.why),))
 
 
 def _held_back(view: View, before: StageStatus | None) -> StageStatus | None:
@@ -166,7 +169,7 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
         return _run_again(stage, job, why="its pod was deleted, and its result with it")
     last = view.previous_entry(stage)
     if pause := restarts.refused_by_nodes(view, job, pauses=last.restart_pauses if last else None):
-        return _paused(stage, job, pause, restart_pauses=pause.number)
+        return _paused(view, stage, job, pause, restart_pauses=pause.number)
     return Step(entries.failed_job(view, stage, job))
 
 

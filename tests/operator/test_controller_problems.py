@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -95,6 +96,46 @@ async def test_a_refused_suspension_stalls_the_chain_and_is_tried_again_later():
     clock.now_s = 30
     await controller.reconcile(KEY)
     assert server.jobs[0]["spec"]["suspend"] is True
+
+
+def often_interrupted() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    job = a_job(a_plan(), "mini", active=1)
+    ended = [a_pod(job, phase="Failed", exit_code=75, number=number) for number in range(8)]
+    return job, [*ended, a_pod(job, number=8)]
+
+
+def refused_by_its_node() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    job = a_job(a_plan(), "mini", condition="Failed", reason="BackoffLimitExceeded", failed=1)
+    pod = a_pod(job)
+    pod["status"] = {"phase": "Failed", "reason": "OutOfcpu", "message": "Pod was rejected"}
+    return job, [pod]
+
+
+def waiting_too_long() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    job = a_job(a_plan(), "mini", active=1)
+    pod = a_pod(job, phase="Pending")
+    pod["metadata"]["creationTimestamp"] = "2026-01-01T11:50:00Z"
+    return job, [pod]
+
+
+@pytest.mark.parametrize("world", [often_interrupted, refused_by_its_node, waiting_too_long])
+async def test_a_pause_whose_job_cannot_be_deleted_is_written_once(
+    world: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]],
+):
+    """Each status that differs is an event that starts the next look."""
+    server, clock = FakeApiServer(), FakeClock()
+    server.chain["spec"]["template"]["pendingDeadline"] = "5m"
+    job, server.pods = world()
+    server.jobs = [job]
+    server.change_refusal = ApiError(403, DENIED)
+    controller = a_controller(server, clock)
+    for second in range(5):
+        clock.now_s = second
+        assert await controller.reconcile(KEY) == 30 - second
+    assert conditions(server)["Stalled"] == ("True", CHANGE_REFUSED)
+    stage = server.chain["status"]["stages"][0]
+    assert (stage["phase"], stage.get("restartPauses") or stage.get("missedStarts")) == ("Pending", 1)
+    assert len(server.statuses) == 1
 
 
 @pytest.mark.parametrize("status, stalls", [(403, "False"), (500, "False")])

@@ -269,6 +269,8 @@ def test_a_late_export_whose_pods_are_evicted_again_and_again_is_paused():
 
     assert [type(action) for action in decision.actions] == [DeleteJob]
     assert entry(decision, "mini").missing_export.next_start_at
+    refused = decide(plan, job, pods=tuple(evicted), previous=decision.status, now=NOON_TIME + timedelta(seconds=1))
+    assert (refused.actions, refused.status) == (decision.actions, decision.status), "the Job could not be deleted"
 
 
 def test_the_condition_advises_a_retry_only_of_an_export_that_has_a_job():

@@ -70,11 +70,11 @@ def test_pods_on_spot_nodes_may_be_replaced_every_20_minutes(count: int, minutes
 
 def test_endless_evictions_end_in_stalled_with_the_reason_of_the_kubelet():
     status, lengths = ChainStatus(), []
-    for _ in range(3):
-        status = paused(6, previous=status, end=evicted).status
+    for minutes in (1, 4, 9):  # each time after the pause before
+        status = paused(6, previous=status, end=evicted, minutes=minutes).status
         lengths.append(status.stages[0].next_start_at or "")
     assert lengths == sorted(set(lengths))  # each pause is longer
-    decision = decide(PLAN, previous=status, now=NOON + timedelta(minutes=1))
+    decision = decide(PLAN, previous=status, now=NOON + timedelta(minutes=9))
     assert (stalled(decision).status, stalled(decision).reason) == ("True", "Interrupted")
     assert stalled(decision).message.endswith(
         "the last pod was evicted from node node-7: Evicted: The node was low on resource: ephemeral-storage."
@@ -109,7 +109,7 @@ def test_pods_that_nodes_refuse_to_run_are_no_crashes():
     why = f"node node-7 refused pod {pod['metadata']['name']}: OutOfcpu: Pod was rejected"
     assert why in entry(decision, "mini").message
 
-    third = entry(decision, "mini").model_copy(update={"restart_pauses": 2})
+    third = entry(decision, "mini").model_copy(update={"restart_pauses": 2, "next_start_at": None})
     stuck = decide(PLAN, job, pods=(pod,), previous=decision.status.model_copy(update={"stages": [third]}))
     assert (stalled(stuck).status, stalled(stuck).reason) == ("True", FailureClass.POD_REJECTED)
 
