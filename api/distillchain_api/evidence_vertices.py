@@ -6,7 +6,7 @@ one that equals a stage of this chain is that stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from distillchain_api import CONTRACT_VERSION
@@ -69,6 +69,20 @@ def learns_from_labels_alone(planned: PlannedStage) -> bool:
     """Whether the stage is its own control `Direct`, so that there is nothing to compare."""
     distillation = planned.work_order.distillation
     return distillation is not None and distillation.alpha == 0 and distillation.hidden is None
+
+
+def out_of_reach(beside: Sequence[PlannedStage], phases: Mapping[str, str]) -> set[str]:
+    """Names of the students beside the chain that failed, or that wait for a vertex that did, also through others.
+
+    Args:
+        beside: the plan's `evidence`; each vertex is after those that it needs.
+        phases: of all vertices that have one, by name.
+    """
+    lost = {name for name, phase in phases.items() if phase == "Failed"}
+    for vertex in beside:
+        if not vertex.is_verdict and phases.get(vertex.name) != "Committed" and lost.intersection(vertex.needs):
+            lost.add(vertex.name)
+    return lost.intersection(vertex.name for vertex in beside)
 
 
 def without_failed(verdict: PlannedStage, failed: set[str]) -> PlannedStage:

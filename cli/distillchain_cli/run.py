@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from distillchain_api.evidence_vertices import without_failed
+from distillchain_api.evidence_vertices import out_of_reach, without_failed
 from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTED, FATAL_EXIT_CODES, FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
@@ -73,10 +73,10 @@ def _run_vertex(run: _Run, vertex: PlannedStage) -> StageStatus:
 def _run_evidence(run: _Run) -> None:
     """Runs what is beside the chain, until it is stopped."""
     for vertex in run.plan.evidence:
-        committed = {entry.name for entry in run.entries if entry.phase == "Committed"}
-        ready = without_failed(vertex, {need for need in vertex.needs if need not in committed})
+        lost = out_of_reach(run.plan.evidence, {entry.name: entry.phase for entry in run.entries})
+        ready = without_failed(vertex, lost)
         order = ready.work_order.evidence
-        if not committed.issuperset(ready.needs) or (order is not None and not order.can_be_judged):
+        if vertex.name in lost or (order is not None and not order.can_be_judged):
             run.entries.append(_waiting(vertex, "waiting for what it needs, which failed"))
         elif _run_vertex(run, ready).phase == "Suspended":
             return

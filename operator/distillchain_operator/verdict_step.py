@@ -1,4 +1,4 @@
-"""What the verdict on a chain and its controls does next: it waits for all students but those that failed. Pure.
+"""What the verdict on a chain and its controls does next: it waits for all students but those that cannot come. Pure.
 
 Its digest says which students it compares. So a control that was retried makes the verdict another vertex, with a Job
 of another name, and an old answer is never taken for the new one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from distillchain_api.evidence_vertices import without_failed
+from distillchain_api.evidence_vertices import out_of_reach, without_failed
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator import entries
@@ -29,8 +29,7 @@ def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStat
         others: the entries of all other vertices, by name.
         leaving: names of Jobs that this reconcile deletes.
     """
-    beside = {vertex.name for vertex in view.plan.evidence}
-    failed = {name for name in stage.needs if name in beside and others[name].phase == "Failed"}
+    failed = out_of_reach(view.plan.evidence, {name: entry.phase for name, entry in others.items()})
     # Of the chain itself, nothing can be left out.
     missing = next((name for name in stage.needs if others[name].phase != "Committed" and name not in failed), None)
     if missing is not None:

@@ -9,8 +9,9 @@ import pytest
 from chain_builders import a_committed_job, a_job, a_plan, a_pod
 from deciding import a_failed_job, created, decide, entry
 from distillchain_api.failures import FailureClass
-from distillchain_api.graph import Plan
+from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.status import ChainStatus, Condition
+from distillchain_api.resource.teacher_pass import TeacherPass
 from distillchain_operator.actions import Decision, DeleteJob, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.finished import has_succeeded
@@ -26,6 +27,14 @@ def a_plan_with_evidence(
     """mini and tiny, and Direct with two seeds beside them."""
     evidence = {"controls": list(controls), "seeds": seeds}
     return a_plan(evidence=evidence, maxParallelJobs=parallel, **more)
+
+
+def with_pass(plan: Plan) -> Plan:
+    """The plan of the same chain, in which a Job of its own asks the teacher of tiny."""
+    mini, tiny = plan.chain.spec.stages
+    stages = [mini, tiny.model_copy(update={"teacher_pass": TeacherPass()})]
+    spec = plan.chain.spec.model_copy(update={"stages": stages})
+    return build_plan(plan.chain.model_copy(update={"spec": spec}))
 
 
 def ready(decision: Decision) -> Condition:
@@ -231,6 +240,24 @@ def test_nothing_is_compared_without_two_seeds_of_a_control():
     assert entry(decision, "evidence").message == (
         "nothing can be compared: two seeds of the stage and two of a control are needed"
     )
+
+
+def test_controls_whose_pass_failed_are_left_out_and_the_verdict_comes():
+    cluster = Cluster(with_pass(a_plan_with_evidence(9, controls=("Direct", "FromRoot"))))
+    cluster.commit("mini", "tiny-pass", "tiny", *CONTROLS)
+
+    decision = cluster.fail("tiny-from-root-pass")
+
+    left_out = ["tiny-from-root-s1", "tiny-from-root-s2"]
+    assert created(decision) == ["evidence"]
+    judged = cluster.commit("evidence", without=left_out)
+    assert (judged.status.phase, ready(judged).reason) == ("Succeeded", "Failed")
+    assert judged.status.result is not None
+    assert judged.status.result.evidence is not None
+    assert judged.status.result.evidence.missing == ["tiny-from-root-s1, tiny-from-root-s2 failed"]
+    cluster.delete("tiny-from-root-pass")  # distillchain retry
+    assert created(cluster.look()) == ["tiny-from-root-pass"]
+    assert entry(cluster.look(), "evidence").phase == "Pending"
 
 
 def test_a_failed_verdict_does_not_fail_the_chain():

@@ -54,7 +54,7 @@ class EvidenceOrder(Document):
     smallest_gain: float | None = None
     """As the spec states it."""
     missing: list[str] = []
-    """Names of the students that are left out because they failed."""
+    """Names of the students that are left out because they failed, or because a pass that they need did."""
 
     @property
     def can_be_judged(self) -> bool:
