@@ -244,6 +244,8 @@ def test_the_dashboard_is_the_file_of_the_chart():
             "c/distillchain-trainer",
         ),
         (["image.registry="], "distillchain-operator", "distillchain-trainer"),
+        (["image.registry=a", "chains.image.registry="], "a/distillchain-operator", "distillchain-trainer"),
+        (["image.registry=a", "chains.image.registry=null"], "a/distillchain-operator", "a/distillchain-trainer"),
     ],
 )
 def test_one_registry_is_enough_for_both_images(settings: list[str], operator: str, trainer: str):

@@ -40,11 +40,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The reference of an image. Argument: (dict "image" .Values.image "root" $). The trainer's registry is by default the
-operator's. */}}
+{{/* The reference of an image. Argument: (dict "image" .Values.image "root" $). A registry that is null is the operator's. */}}
 {{- define "distillchain.image" -}}
 {{- $name := .image.repository }}
-{{- with coalesce .root.Values.global.imageRegistry .image.registry .root.Values.image.registry }}
+{{- $registry := ternary .root.Values.image.registry .image.registry (kindIs "invalid" .image.registry) }}
+{{- with coalesce .root.Values.global.imageRegistry $registry }}
 {{- $name = printf "%s/%s" . $name }}
 {{- end }}
 {{- if .image.digest -}}
