@@ -19,7 +19,7 @@ from distillchain_operator.stage_steps import ready_step
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
 
-NOTHING_TO_COMPARE = "nothing can be compared: two seeds of the stage and two of a control are needed"
+TOO_FEW = "the last stage cannot be compared: two seeds of it and two of a control are needed"
 
 
 def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStatus], *, leaving: set[str]) -> Step:
@@ -38,7 +38,7 @@ def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStat
     present = without_failed(stage, failed)
     order = present.work_order.evidence
     if order is None or not order.can_be_judged:
-        return Step(entries.pending(stage, NOTHING_TO_COMPARE), _delete_others(view, stage, "", leaving=leaving))
+        return Step(entries.pending(stage, TOO_FEW), _delete_others(view, stage, "", leaving=leaving))
     deletions = _delete_others(view, stage, present.digest, leaving=leaving)
     step = ready_step(view, present, leaving=leaving | {deletion.name for deletion in deletions})
     return replace(step, actions=(*deletions, *step.actions))

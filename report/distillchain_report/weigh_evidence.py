@@ -30,7 +30,7 @@ from distillchain_store.errors import CheckpointCorrupt
 
 
 class NothingToCompare(StageError):
-    """No control can be compared with the chain. Another attempt would find the same."""
+    """The last compared stage has no control to compare it with. Another attempt would find the same."""
 
     failure_class = FailureClass.DATA_INVALID
 
@@ -51,8 +51,10 @@ def weigh(store: ListableStore, order: WorkOrder, *, made_at: str) -> EvidenceDo
     for compared in asked.stages:
         found = _weigh_stage(store, compared, asked, order.task.deciding_metric, section, missing)
         stages += [found] if found else []
-    if not stages:
-        raise NothingToCompare(f"nothing can be compared: {'; '.join(missing)}")
+    # The verdict is on the chain, so that of an earlier stage must not take its place.
+    if not stages or stages[-1].stage != asked.stages[-1].stage:
+        others = [f"{found.stage} is {found.outcome}: {found.sentence}" for found in stages]
+        raise NothingToCompare(f"{asked.stages[-1].stage} cannot be compared: {'; '.join([*missing, *others])}")
     return EvidenceDocument(
         digest=order.digest,
         chain=order.chain,

@@ -238,7 +238,7 @@ def test_nothing_is_compared_without_two_seeds_of_a_control():
     assert created(decision) == []
     assert (decision.status.phase, ready(decision).reason) == ("Succeeded", "Failed")
     assert entry(decision, "evidence").message == (
-        "nothing can be compared: two seeds of the stage and two of a control are needed"
+        "the last stage cannot be compared: two seeds of it and two of a control are needed"
     )
 
 

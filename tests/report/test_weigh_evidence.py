@@ -134,8 +134,20 @@ def test_nothing_to_compare_is_a_fault_with_all_reasons(tmp_path: Path):
     commit(tmp_path, plan, {})
     store = commit(tmp_path, plan, {}, rows=201, only="tiny-s2")
 
-    with pytest.raises(NothingToCompare, match="nothing can be compared: tiny: not compared, because its students"):
+    with pytest.raises(NothingToCompare, match="tiny cannot be compared: tiny: not compared, because its students"):
         verdict_on(store, plan)
+
+
+def test_an_earlier_stage_does_not_take_the_place_of_the_last_one(tmp_path: Path):
+    plan = a_plan(on="Every")
+    commit(tmp_path, plan, {"mini": 0.95, "mini-s2": 0.95})
+    store = commit(tmp_path, plan, {}, rows=201, only="tiny-s2")
+
+    with pytest.raises(NothingToCompare) as found:
+        verdict_on(store, plan)
+    message = str(found.value)
+    assert message.startswith("tiny cannot be compared: tiny: not compared, because its students were measured on")
+    assert "; mini is WorthIt: " in message
 
 
 def test_a_student_that_is_not_committed_is_named(tmp_path: Path):
