@@ -16,8 +16,7 @@ from distillchain_operator.pauses import Pause, build_pause
 from distillchain_operator.policy import describe_end
 from distillchain_operator.view import View
 
-# A Job may replace five pods at once, as when a pool of nodes is drained, and one more every 20 minutes, as on spot
-# nodes. Guesses.
+# A Job may replace five pods at once, as when a disk is full for a while, and one more every 20 minutes. Guesses.
 AT_ONCE = 5
 ONE_EVERY = timedelta(minutes=20)
 STALLS_AT = 3  # pauses in a row: then the cause will hardly go away by itself
@@ -32,15 +31,15 @@ def ends_too_often(view: View, job: ObservedJob, *, pauses: int | None) -> Pause
     """
     if view.suspends or job.suspend_wanted:
         return None
-    count, age = _uncounted_ends(view, job), view.now - datetime.fromisoformat(job.created_at)
-    if count <= AT_ONCE + age / ONE_EVERY:
+    ended = [pod for pod in view.leaders_of(job) if _has_ended_in_vain(pod)]
+    if (burst := _burst([_ended_at(pod) for pod in ended], now=view.now)) is None:
         return None
+    count, within = burst
     number = (pauses_before(view, job, pauses) or 0) + 1
-    ended = [pod for pod in view.leaders_of(job) if pod.is_over]
     return build_pause(
         job,
-        what=f"{count} pods were evicted or interrupted within {max(round(age.total_seconds() / 60), 1)} min",
-        detail=describe_end(ended[-1]) if ended else "",
+        what=f"{count} pods were evicted or interrupted within {max(round(within.total_seconds() / 60), 1)} min",
+        detail=describe_end(ended[-1]),
         why="its pods were evicted or interrupted too often",
         number=number,
         now=view.now,
@@ -72,13 +71,28 @@ def pauses_before(view: View, job: ObservedJob, pauses: int | None) -> int | Non
     return pauses if pauses and view.now - datetime.fromisoformat(job.created_at) < STEADY else None
 
 
-def _uncounted_ends(view: View, job: ObservedJob) -> int:
-    """How many pods of node 0 ended, without those that the Job controller counts as crashes."""
-    leaders = view.leaders_of(job)
-    unfinished = sum(not pod.is_over for pod in leaders)
-    # Pods that crashed a moment ago may not be counted yet.
-    crashed = sum(_is_crash(pod) for pod in leaders)
-    return len(view.pods_so_far(job)) - unfinished - max(job.failed, crashed)
+def _burst(ends: list[datetime], *, now: datetime) -> tuple[int, timedelta] | None:
+    """How many pods ended within what time, if that is too often; None if it is not.
+
+    Whichever end the count begins with: a Job that ran well for days has saved up no more than AT_ONCE.
+    """
+    ends = sorted(ends)
+    spans = ((len(ends) - place, now - first) for place, first in enumerate(ends))
+    return next(((count, span) for count, span in spans if count > AT_ONCE + span / ONE_EVERY), None)
+
+
+def _has_ended_in_vain(pod: ObservedPod) -> bool:
+    """Whether a pod was evicted by its node or interrupted, which the Job controller does not count.
+
+    A pod that was deleted is not meant: a suspension, a preemption and a drain each delete it on purpose, and the next
+    pod then waits until it may run.
+    """
+    return pod.phase == "Failed" and not pod.deleting and not _is_crash(pod)
+
+
+def _ended_at(pod: ObservedPod) -> datetime:
+    # The kubelet may not have seen the end.
+    return datetime.fromisoformat((pod.end.finished_at if pod.end else "") or pod.created_at)
 
 
 def _is_crash(pod: ObservedPod) -> bool:

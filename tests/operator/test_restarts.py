@@ -12,6 +12,7 @@ from deciding import NOON, created, decide, entry, stalled
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import DeleteJob
+from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.transitions import transitions
 
 PLAN = a_plan(stages=["mini"], template={"image": "x", "retries": 0})
@@ -66,6 +67,33 @@ def test_a_job_whose_pods_are_interrupted_every_second_is_deleted_and_created_ag
 @pytest.mark.parametrize("count, minutes, pauses", [(8, 61, None), (9, 59, 1), (77, 24 * 60, None)])
 def test_pods_on_spot_nodes_may_be_replaced_every_20_minutes(count: int, minutes: float, pauses: int | None):
     assert entry(paused(count, minutes=minutes), "mini").restart_pauses == pauses
+
+
+def test_a_job_that_ran_well_for_days_may_lose_no_more_pods_at_once_than_a_new_one():
+    job = a_job(PLAN, "mini", active=1)
+    now = NOON + timedelta(days=3)
+
+    def ends(count: int) -> tuple[dict[str, Any], ...]:
+        pods = (*interrupted(job, count), a_pod(job, number=count))
+        for pod in pods[:-1]:
+            pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = now.isoformat()
+        return pods
+
+    assert entry(decide(PLAN, job, pods=ends(5), now=now), "mini").phase == "Running"
+    again = entry(decide(PLAN, job, pods=ends(6), now=now), "mini")
+    assert (again.phase, again.restart_pauses) == ("Pending", 1)
+    assert again.message.startswith("6 pods were evicted or interrupted within 1 min")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_pods_that_are_deleted_as_at_a_suspension_or_preemption_cause_no_pause(listed: bool):
+    job = a_job(PLAN, "mini", active=1)
+    stopped = interrupted(job, 9)
+    job["metadata"]["annotations"] = {PODS_ANNOTATION: ",".join(pod["metadata"]["uid"] for pod in stopped)}
+    for pod in stopped:
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T12:02:00Z"
+    pods = (*(stopped if listed else ()), a_pod(job, number=9))
+    assert entry(decide(PLAN, job, pods=pods), "mini").phase == "Running"
 
 
 def test_endless_evictions_end_in_stalled_with_the_reason_of_the_kubelet():
