@@ -199,7 +199,7 @@ def _outcome(found: Difference | None, question: Question) -> RouteOutcome:
         return RouteOutcome.WORSE
     if gain.high < question.smallest_gain:
         return RouteOutcome.AS_GOOD
-    return RouteOutcome.BETTER if gain.low > 0 else RouteOutcome.UNDECIDED
+    return RouteOutcome.BETTER if gain.pays(question.smallest_gain) else RouteOutcome.UNDECIDED
 
 
 def _remedy(found: Difference, question: Question) -> tuple[int | None, int | None]:

@@ -23,6 +23,7 @@ class RouteOutcome(StrEnum):
     """The chain against another route to the same student."""
 
     BETTER = "Better"
+    """The chain certainly gains, and as measured at least the smallest gain that matters."""
     AS_GOOD = "AsGood"
     """The chain gains less than the smallest gain that matters."""
     WORSE = "Worse"

@@ -74,6 +74,17 @@ def test_a_gain_below_the_smallest_one_that_matters_is_no_reason_for_a_step(tmp_
     assert "teacher -> tiny is as good (difference" in advice.sentence
 
 
+def test_a_certain_gain_that_is_measured_too_small_decides_nothing(tmp_path: Path):
+    commit_seeds(tmp_path, "mini=0.93", "tiny", 0.920, 0.922, 0.921)
+    commit_seeds(tmp_path, "", "tiny", 0.850, 0.852, 0.851)
+
+    (route,) = advice_on(tmp_path, "mini", "tiny", smallest_gain=0.075).other_routes
+
+    assert route.difference.low
+    assert route.difference.low > 0
+    assert route.outcome is RouteOutcome.UNDECIDED
+
+
 def test_a_step_that_pays_is_kept(tmp_path: Path):
     commit_seeds(tmp_path, "mini=0.925", "tiny", 0.920, 0.922, 0.921)
     commit_seeds(tmp_path, "", "tiny", 0.850, 0.852, 0.851)

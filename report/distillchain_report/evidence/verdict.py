@@ -32,9 +32,10 @@ class Judgement:
 def judge(differences: Mapping[str, Difference], metric: Metric, *, smallest_gain: float) -> Judgement:
     """Judges a chain by its differences from each control.
 
-    The chain is worth it if its student is better than every control and no gain below `smallest_gain` explains that;
-    it is not worth it if one control is certainly within `smallest_gain` of it, or better. Each of these errors has a
-    probability of at most 2.5 %.
+    The chain is worth it if its student is certainly better than every control, and by at least `smallest_gain` as far
+    as can be measured. It is not worth it if one control is certainly within `smallest_gain` of it, or better. So
+    WorthIt for a chain that is no better, and NotWorthIt for one that gains `smallest_gain`, have a probability of at
+    most 2.5 % each. WorthIt for a chain that gains a little less than `smallest_gain` is more probable than that.
 
     Args:
         differences: the chain's student minus the control, by the control's name; each computed with the number of
@@ -47,9 +48,10 @@ def judge(differences: Mapping[str, Difference], metric: Metric, *, smallest_gai
         name = min(beaten, key=lambda each: gains[each].high)
         return Judgement(Outcome.NOT_WORTH_IT, name, _not_worth_it(name, differences[name], metric, gains[name]))
     # The control that comes closest to the chain decides.
-    name = min(gains, key=lambda each: gains[each].low)
-    if gains[name].low > 0:
+    if all(gain.pays(smallest_gain) for gain in gains.values()):
+        name = min(gains, key=lambda each: gains[each].low)
         return Judgement(Outcome.WORTH_IT, name, _worth_it(name, differences[name], metric, len(gains)))
+    name = min((each for each in gains if not gains[each].pays(smallest_gain)), key=lambda each: gains[each].low)
     return _undecided(name, differences[name], metric, gains[name], smallest_gain)
 
 
@@ -67,6 +69,10 @@ class Gain:
         if metric.higher_is_better:
             return cls(found.value, found.low, found.high)
         return cls(-found.value, -found.high, -found.low)
+
+    def pays(self, smallest_gain: float) -> bool:
+        """Whether it is certainly a gain, and measured to be as large as the smallest one that matters."""
+        return self.low > 0 and self.value >= smallest_gain
 
     def distance_to_decision(self, smallest_gain: float) -> float:
         """How narrow the interval has to be on each side for a decision, if the difference stays what it is now."""
@@ -94,10 +100,16 @@ def _undecided(control: str, found: Difference, metric: Metric, gain: Gain, smal
         remedy = f"about {f'{seeds} seeds' if seeds else f'{rows:,} validation rows'} would decide"
     else:
         remedy = OUT_OF_REACH
-    sentence = (
-        f"The chain and {control} cannot be told apart ({interval_words(found, metric)}); the smallest difference that "
-        f"these data would have shown is {_unsigned(found.detectable, metric)}: {remedy}."
-    )
+    if gain.low > 0:
+        sentence = (
+            f"The chain is better than {control} ({interval_words(found, metric)}), but perhaps by less than the "
+            f"smallest gain, {_unsigned(smallest_gain, metric)}: {remedy}."
+        )
+    else:
+        sentence = (
+            f"The chain and {control} cannot be told apart ({interval_words(found, metric)}); the smallest difference "
+            f"that these data would have shown is {_unsigned(found.detectable, metric)}: {remedy}."
+        )
     return Judgement(Outcome.UNDECIDED, control, sentence, seeds, rows)
 
 

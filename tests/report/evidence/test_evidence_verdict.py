@@ -1,5 +1,7 @@
 """The three outcomes of a comparison with controls."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,38 @@ def test_not_worth_it(control, words):
     found = judge(gains, ACCURACY, smallest_gain=GAIN)
     assert (found.outcome, found.control) == (Outcome.NOT_WORTH_IT, "FromRoot")
     assert found.sentence.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "outcome"),
+    [
+        (0.012, 0.004, Outcome.WORTH_IT),
+        (0.008, 0.004, Outcome.UNDECIDED),
+        (0.012, 0.013, Outcome.UNDECIDED),
+        (0.004, 0.003, Outcome.NOT_WORTH_IT),
+    ],
+)
+def test_a_certain_gain_has_to_reach_the_smallest_gain(value, half_width, outcome):
+    found = difference(accuracy(0.86), accuracy(0.85, shuffle=1))
+    found = replace(found, value=value, low=value - half_width, high=value + half_width)
+
+    judgement = judge({"FromRoot": found}, ACCURACY, smallest_gain=GAIN)
+
+    assert judgement.outcome is outcome
+    assert ("but perhaps by less than the smallest gain, 1.0 points" in judgement.sentence) == (value == 0.008)
+
+
+def test_one_control_that_is_not_beaten_leaves_the_verdict_open():
+    # Direct is noisier, so that its interval begins lower.
+    found = difference(accuracy(0.86), accuracy(0.85, shuffle=1))
+    gains = {
+        "Direct": replace(found, value=0.03, low=0.001, high=0.059),
+        "FromRoot": replace(found, value=0.008, low=0.004, high=0.012),
+    }
+
+    judgement = judge(gains, ACCURACY, smallest_gain=GAIN)
+
+    assert (judgement.outcome, judgement.control) == (Outcome.UNDECIDED, "FromRoot")
 
 
 def test_undecided_says_how_many_seeds_would_decide():
