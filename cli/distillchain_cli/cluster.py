@@ -22,7 +22,6 @@ WATCH_SILENCE_S = 75  # longer than WATCH_S: without any data for this long, the
 LOG_SILENCE_S = 60  # a log may be silent for hours; reconnecting now and then detects a dead connection
 FIELD_MANAGER = "distillchain-cli"
 MERGE_PATCH = "application/merge-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 TRANSIENT = (429, 500, 502, 503, 504)
 
 
@@ -142,14 +141,15 @@ class Cluster:
         Raises: Refused with the API server's message.
         """
         metadata = chain["metadata"]
-        self._request(
-            "PATCH",
-            f"{_chains(metadata['namespace'])}/{metadata['name']}",
-            # force: a field that another client has written is no fault of the chain.
-            query={"fieldManager": FIELD_MANAGER, "dryRun": "All", "fieldValidation": "Strict", "force": "true"},
-            body=chain,
-            content_type=APPLY_PATCH,
-        )
+        path = _chains(metadata["namespace"])
+        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All", "fieldValidation": "Strict"}
+        stored = self._get(f"{path}/{metadata['name']}")
+        if stored is None:
+            self._request("POST", path, query=query, body=chain)
+        else:
+            # No server-side apply: it would keep every field that another client has written and the file leaves out.
+            body = {**stored, **chain, "metadata": {**stored["metadata"], **metadata}}
+            self._request("PUT", f"{path}/{metadata['name']}", query=query, body=body)
 
     def list(self, collection: Collection) -> tuple[list[dict[str, Any]], str]:
         """All objects, and the resource version from which a watch continues."""
