@@ -30,7 +30,9 @@ def watch_list(
 
     Raises: RunFailed when the API server cannot be asked, or not again for too long.
     """
-    printer = _Printer(everywhere=everywhere, output=output, line=line)
+    # Programs read the other formats, and this line has none of them.
+    deleted = line if output in (Output.TABLE, Output.WIDE) else note
+    printer = _Printer(everywhere=everywhere, output=output, line=line, deleted=deleted)
     for news in follow(cluster, cluster.chains(everywhere=everywhere, selector=selector)):
         if isinstance(news, Disconnected):
             note(f"reconnecting: {news.reason}")
@@ -41,15 +43,17 @@ def watch_list(
 class _Printer:
     """Prints what has changed since the last call."""
 
-    def __init__(self, *, everywhere: bool, output: Output, line: Callable[[str], None]) -> None:
-        self._everywhere, self._output, self._line = everywhere, output, line
+    def __init__(
+        self, *, everywhere: bool, output: Output, line: Callable[[str], None], deleted: Callable[[str], None]
+    ) -> None:
+        self._everywhere, self._output, self._line, self._deleted = everywhere, output, line, deleted
         self._shown: dict[str, Any] = {}
         self._names: dict[str, str] = {}
         self._has_header = False
 
     def show(self, chains: Chains) -> None:
         for uid in self._names.keys() - chains.keys():
-            self._line(f"{self._names.pop(uid)} deleted")
+            self._deleted(f"{self._names.pop(uid)} deleted")
             del self._shown[uid]
         changed = {uid: chain for uid, chain in chains.items() if self._shown.get(uid) != self._content(chain)}
         self._shown |= {uid: self._content(chain) for uid, chain in changed.items()}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 import yaml
@@ -17,6 +18,9 @@ from chain_builders import a_document
 from cli.parts import distillchain, distillchain_here, write_chain
 from cli.scene import NAME, Scene
 from cli.test_command_line import KUBECONFIG
+from distillchain_cli import list_watch
+from distillchain_cli.cluster import Cluster
+from distillchain_cli.output import OBJECT_FORMATS, output_of
 from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
 
 on_api_server = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
@@ -97,6 +101,32 @@ def test_a_watched_list_in_json_has_one_object_in_a_line(scene: Scene):
     assert (first["status"].get("phase"), last["status"]["phase"]) == (None, "Running")
 
 
+@pytest.mark.parametrize(
+    "output, goes_to",
+    [("table", "stdout"), ("wide", "stdout"), *((name, "stderr") for name in ("json", "yaml", "name"))],
+)
+def test_a_deletion_is_printed_where_it_does_not_disturb_a_program(
+    output: str, goes_to: str, monkeypatch: pytest.MonkeyPatch
+):
+    metadata = {"uid": "u", "namespace": "ml", "resourceVersion": "1", "creationTimestamp": "2026-01-01T12:00:00Z"}
+    document = a_document()
+    document["metadata"] |= metadata
+    monkeypatch.setattr(list_watch, "follow", lambda *_: iter([{"u": document}, {}]))
+    lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
+
+    list_watch.watch_list(
+        mock.create_autospec(Cluster),
+        everywhere=False,
+        selector=None,
+        output=output_of(OBJECT_FORMATS)(output),
+        line=lines["stdout"].append,
+        note=lines["stderr"].append,
+    )
+
+    found = [stream for stream, printed in lines.items() if f"ml/{document['metadata']['name']} deleted" in printed]
+    assert found == [goes_to]
+
+
 # --- --as, --as-group
 
 
@@ -145,6 +175,18 @@ def test_the_api_server_can_validate_without_creating(scene: Scene):
         "elsewhere.yaml: metadata.namespace: got nowhere, expected ml as --namespace says; correct one of them\n"
     )
     assert names_on_cluster(scene) == [NAME]
+
+
+@with_marks
+def test_a_field_that_the_file_leaves_out_does_not_count_in_a_dry_run(scene: Scene):
+    # The chain on the cluster has student.model, which must not stand beside student.fromTeacher.
+    document = a_document(NAME)
+    document["spec"]["stages"][0]["student"] = {"fromTeacher": {"layers": 2}}
+    (scene.folder / "chain.yaml").write_text(yaml.safe_dump(document))
+
+    done = scene.distillchain("validate", "--dry-run=server", "chain.yaml")
+
+    assert done.returncode == 0, done.stderr
 
 
 # --- describe
