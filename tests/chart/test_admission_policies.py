@@ -94,6 +94,33 @@ def test_a_platform_can_forbid_what_reaches_the_host_and_foreign_service_account
     assert create(control_plane, "default", first) == ""  # the selector does not match this namespace
 
 
+def test_a_chain_that_is_older_than_the_policy_can_be_suspended_labelled_and_deleted(
+    control_plane: ControlPlane, namespace: str, request: pytest.FixtureRequest
+):
+    of = ("-n", namespace)
+    control_plane.kubectl("apply", "-f", str(CHECKOUT / "crds"))
+    control_plane.wait_until_served("distillationchains")
+    old = chain(FORBIDDEN[0][1])
+    old["metadata"]["finalizers"] = ["example.com/keep"]
+    control_plane.kubectl(*of, "create", "-f", "-", input=json.dumps(old))
+    request.getfixturevalue("policed")
+    another = old | {"metadata": {"name": "another"}}
+    wait_until("the policy", lambda: create(control_plane, namespace, another), deadline_s=30)
+
+    def patch(change: dict[str, Any]) -> str:
+        argv = (*of, "patch", "dchain", old["metadata"]["name"], "--type=merge", "-p", json.dumps(change))
+        return control_plane.kubectl(*argv, check=False).stderr
+
+    stage = old["spec"]["stages"][0] | {"pod": {"spec": {"hostNetwork": True}}}
+
+    assert patch({"spec": {"suspend": True}}) == ""
+    assert patch({"metadata": {"labels": {"team": "nlp"}}}) == ""
+    assert "this cluster forbids" in patch({"spec": {"stages": [stage, *old["spec"]["stages"][1:]]}})
+    control_plane.kubectl(*of, "delete", "dchain", old["metadata"]["name"], "--wait=false")
+    assert patch({"metadata": {"finalizers": None}}) == ""
+    assert control_plane.kubectl(*of, "get", "dchain", "-o", "name").stdout == ""
+
+
 def test_the_operator_may_create_pods_in_dry_runs_only(control_plane: ControlPlane, policed: str):
     objects = documents(render("--set", f"fullnameOverride={policed[:40]}"))
     account = named(objects, "ServiceAccount", "-operator")["metadata"]
