@@ -257,6 +257,28 @@ def test_one_registry_is_enough_for_both_images(settings: list[str], operator: s
     assert environment["DISTILLCHAIN_TRAINER_IMAGE"].rpartition(":")[0] == trainer
 
 
+@pytest.mark.parametrize(
+    "settings, want",
+    [
+        ([], None),
+        (
+            ["watchNamespaces={a,b}"],
+            {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}]},
+        ),
+        (
+            ["watchNamespaces={a,b}", "admissionPolicies.chains.namespaceSelector.matchLabels.x=y"],
+            {"matchLabels": {"x": "y"}},
+        ),
+    ],
+)
+def test_the_policy_of_a_release_checks_no_chains_of_another_one(settings: list[str], want: dict[str, Any] | None):
+    enabled = ["admissionPolicies.chains.enabled=true", *settings]
+    objects = documents(render(*(argument for setting in enabled for argument in ("--set", setting))))
+    binding = named(objects, "ValidatingAdmissionPolicyBinding", "-chains")
+
+    assert binding["spec"].get("matchResources", {}).get("namespaceSelector") == want
+
+
 @pytest.mark.parametrize("arguments, is_warned", [([], True), (["--set", "image.registry=registry.example"], False)])
 def test_the_notes_say_that_the_default_registry_has_no_images(arguments: list[str], is_warned: bool):
     # `helm template` renders no notes, and a client-side dry run needs no cluster.
