@@ -74,10 +74,12 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
 
 def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving: set[str]) -> Step:
     """A committed stage needs none but the Job that committed it, which may still stop, and that of its export."""
+    # An earlier release did not annotate the Job of an export.
+    needed = {entry.job, entry.missing_export.job if entry.missing_export else None}
     superfluous = tuple(
         DeleteJob(job.name, job.uid, why=f"Job {entry.job} has committed the stage")
         for job in view.unfinished_jobs_of(stage)
-        if job.name != entry.job and not job.exports_only and job.name not in leaving
+        if job.name not in needed and not job.exports_only and job.name not in leaving
     )
     step = export_step(view, stage, entry, leaving=leaving | {job.name for job in superfluous})
     return replace(step, actions=(*superfluous, *step.actions))

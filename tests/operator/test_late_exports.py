@@ -164,6 +164,23 @@ def test_a_failed_export_is_tried_again_once_its_job_is_deleted():
     assert created(decide(plan, previous=failed.status)) == ["mini"]
 
 
+def test_an_upgrade_leaves_the_running_job_of_an_export_that_an_earlier_release_started():
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    job = export_job(started)
+    earlier = f"{job['metadata']['name']}-of-an-earlier-release"
+    job["metadata"] |= {"name": earlier, "annotations": {}}
+    before = started.status.stages[0]
+    assert before.missing_export is not None
+    missing = before.missing_export.model_copy(update={"job": earlier})
+    entries = [before.model_copy(update={"missing_export": missing})]
+
+    decision = decide(plan, job, pods=(a_pod(job),), previous=started.status.model_copy(update={"stages": entries}))
+
+    assert decision.actions == ()
+    assert entry(decision, "mini").missing_export.job == earlier
+
+
 def test_an_export_whose_answer_is_lost_is_made_again():
     plan, status = succeeded("mini")
     started = decide(plan, previous=status)
