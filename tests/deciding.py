@@ -74,11 +74,11 @@ def committed_status(plan: Plan, *stages: str, **commit: Any) -> ChainStatus:
 
 
 def a_failed_job(
-    plan: Plan, stage: str, failure_class: FailureClass, **job: Any
+    plan: Plan, stage: str, failure_class: FailureClass, *, sentence: str = "it failed", **job: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The failed Job of a stage and its pod with the trainer's answer."""
     planned = plan.stage(stage)
     assert planned is not None
     failed = a_job(plan, stage, condition="Failed", reason="PodFailurePolicy", failed=1, **job)
-    message = a_failure(planned, failure_class, "it failed").to_json()
+    message = a_failure(planned, failure_class, sentence).to_json()
     return failed, a_pod(failed, phase="Failed", exit_code=66, message=message)

@@ -31,13 +31,26 @@ def found_damaged_at(view: View, stage: PlannedStage) -> str:
     its trainer verifies the checkpoint, or trains again if the user has deleted the manifest.
     """
     for following in view.plan.vertices:
-        entry = view.previous_entry(following) if stage.name in following.needs else None
+        entry = _entry_of_failure(view, stage, following) if stage.name in following.needs else None
         if entry is None or entry.phase != "Failed" or entry.failure_class is not FailureClass.CHECKPOINT_CORRUPT:
             continue
         job = view.observed.by_name.get(entry.job or "")
         if job is None or job.deleting:
             return entry.finished_at or ""
     return ""
+
+
+def _entry_of_failure(view: View, stage: PlannedStage, following: PlannedStage) -> StageStatus | None:
+    """What status says of a vertex that needs the stage; None if its failure is not about the stage."""
+    if not following.is_verdict:
+        return view.previous_entry(following)
+    # What is beside a chain never undoes its success.
+    if not stage.is_evidence:
+        return None
+    # By name: the digest of a verdict also depends on which controls have failed.
+    entry = view.previous.stage_named(following.name)
+    # A verdict needs many students, and names the one that is damaged first (weigh_evidence.py).
+    return entry if entry and (entry.message or "").startswith(f"{stage.name}: ") else None
 
 
 def _was_needless(stage: PlannedStage, entry: StageStatus) -> bool:

@@ -11,7 +11,6 @@ from distillchain_api.metrics import Metric, default_smallest_gain
 from distillchain_api.resource.evidence import Control
 from distillchain_api.wire.evidence import (
     ComparedStage,
-    ComparedStudent,
     ControlEvidence,
     EvidenceDocument,
     EvidenceOrder,
@@ -20,6 +19,7 @@ from distillchain_api.wire.evidence import (
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_report.commits import gpu_hours
+from distillchain_report.comparable import OTHER_ROWS, root_revision, why_not_comparable
 from distillchain_report.evidence.paired import Difference, SeedRuns, difference, mean_interval
 from distillchain_report.evidence.verdict import judge
 from distillchain_report.load import ListableStore, LoadedStage, WantedStage, load_stages
@@ -36,6 +36,8 @@ class NothingToCompare(StageError):
 
 
 RETRY = "try again (distillchain retry), and it is trained again if its manifest is gone"
+APPLY_AGAIN = "delete the chain and apply it again, and the stage is trained again"
+"""For a stage of the chain, which stays committed in status whatever the verdict finds (operator/commits.py)."""
 
 
 def weigh(store: ListableStore, order: WorkOrder, *, made_at: str) -> EvidenceDocument:
@@ -86,17 +88,23 @@ def _weigh_stage(
     if not compared.judged_controls:
         missing.append(f"{compared.stage}: not compared, because two seeds of the stage and of a control are needed")
         return None
-    own = _load(store, compared.students_of(None))
+    own = _load(store, compared, None)
     own_runs = _runs(own, own, metric, section)
     if own_runs is None:
         missing.append(f"{compared.stage}: {_why_not(own)}")
         return None
+    if reason := why_not_comparable(own, own[0], root=None):
+        missing.append(f"{compared.stage}: {reason}")
+        return None
     arms: dict[Control, tuple[list[LoadedStage], SeedRuns]] = {}
     for control in compared.judged_controls:
-        students = _load(store, compared.students_of(control))
+        students = _load(store, compared, control)
         runs = _runs(students, own, metric, section)
+        root = root_revision(store, own[0].wanted.digest) if control == "FromRoot" else None
         if runs is None:
             missing.append(f"{control} of {compared.stage}: {_why_not(students)}")
+        elif reason := why_not_comparable(students, own[0], root=root):
+            missing.append(f"{control} of {compared.stage}: {reason}")
         else:
             arms[control] = (students, runs)
     if not arms:
@@ -162,15 +170,17 @@ def _control(control: Control, students: Sequence[LoadedStage], runs: SeedRuns, 
     )
 
 
-def _load(store: ListableStore, students: Sequence[ComparedStudent]) -> list[LoadedStage]:
+def _load(store: ListableStore, compared: ComparedStage, control: Control | None) -> list[LoadedStage]:
     """Raises: CheckpointCorrupt for one that is not committed, or whose manifest cannot be read."""
-    found = load_stages(store, [WantedStage(student.name, student.digest) for student in students])
+    found = load_stages(store, [WantedStage(each.name, each.digest) for each in compared.students_of(control)])
+    # The operator trusts the status of the vertex no more whose name is in front of the message (operator/commits.py).
     for student in found:
         if student.unreadable is not None:
             raise CheckpointCorrupt(f"{student.wanted.name}: {student.unreadable}")
         if student.manifest is None:
             where = f"{store.uri}/{manifest_key(student.wanted.digest)}"
-            raise CheckpointCorrupt(f"{student.wanted.name}: {where} is missing; {RETRY}")
+            remedy = APPLY_AGAIN if student.wanted.name == compared.stage else RETRY
+            raise CheckpointCorrupt(f"{student.wanted.name}: {where} is missing; {remedy}")
     return found
 
 
@@ -187,10 +197,7 @@ def _why_not(students: Sequence[LoadedStage]) -> str:
     lost = [student.wanted.name for student in students if student.answers.student is None]
     if lost:
         return f"not compared, because predictions are missing or altered: {', '.join(lost)}"
-    return (
-        "not compared, because its students were measured on different validation rows; restore the file, or give the "
-        "new one another URI"
-    )
+    return f"not compared, because its students were measured on different validation rows; {OTHER_ROWS}"
 
 
 def _mean_gpu_hours(students: Sequence[LoadedStage]) -> float:

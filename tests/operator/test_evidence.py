@@ -270,6 +270,40 @@ def test_a_failed_verdict_does_not_fail_the_chain():
     assert ready(decision).message.startswith("evidence failed: it failed; to try again: distillchain retry relay")
 
 
+@pytest.mark.parametrize("without", [[], ["tiny-direct-s1"]])
+def test_a_verdict_that_finds_a_damaged_control_has_that_one_trained_again(without: list[str]):
+    cluster = Cluster(a_plan_with_evidence(9, controls=("Direct", "FromRoot")))
+    cluster.commit("mini", "tiny", "tiny-s2", "tiny-from-root-s1", "tiny-from-root-s2", "tiny-direct-s2")
+    cluster.fail("tiny-direct-s1") if without else cluster.commit("tiny-direct-s1")
+    damaged = "tiny-from-root-s2: its manifest is missing"
+    failure = FailureClass.CHECKPOINT_CORRUPT
+    cluster.add(*a_failed_job(cluster.plan, "evidence", failure, sentence=damaged, without=without))
+    assert ready(cluster.look()).reason == "Failed"
+    cluster.delete("evidence")  # distillchain retry
+
+    decision = cluster.look()
+
+    job = next(name for name in cluster.jobs if "tiny-from-root-s2" in name)
+    assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [job]
+    assert (decision.status.phase, entry(decision, "evidence").phase) == ("Succeeded", "Pending")
+    cluster.delete("tiny-from-root-s2")
+    assert created(cluster.look()) == ["tiny-from-root-s2"]
+    assert created(cluster.commit("tiny-from-root-s2")) == ["evidence"]
+
+
+def test_a_verdict_that_finds_a_damaged_stage_of_the_chain_does_not_undo_its_success():
+    cluster = Cluster(a_plan_with_evidence(9))
+    cluster.commit("mini", "tiny", *CONTROLS)
+    damaged = "tiny: its manifest is missing"
+    cluster.add(*a_failed_job(cluster.plan, "evidence", FailureClass.CHECKPOINT_CORRUPT, sentence=damaged))
+    cluster.look()
+    cluster.delete("evidence")  # distillchain retry
+
+    decision = cluster.look()
+
+    assert (decision.status.phase, created(decision), len(decision.actions)) == ("Succeeded", ["evidence"], 1)
+
+
 def test_no_control_starts_for_a_chain_that_failed():
     cluster = Cluster(a_plan_with_evidence(9))
     cluster.add(*a_failed_job(cluster.plan, "mini", FailureClass.DATA_INVALID))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,6 +131,69 @@ def test_students_of_other_validation_rows_are_not_compared(tmp_path: Path):
     ]
 
 
+def edit_manifests(folder: Path, plan: Plan, names: list[str], edit: Callable[[Any], None]) -> None:
+    for name in names:
+        path = folder / manifest_key(digest_of(plan, name))
+        manifest = json.loads(path.read_text())
+        edit(manifest)
+        path.write_text(json.dumps(manifest))
+
+
+def other_rows(manifest: Any) -> None:
+    manifest["data"]["train"]["sha256"] = "f" * 64
+
+
+def other_unlabelled_rows(manifest: Any) -> None:
+    manifest["data"]["transfer"] = {"rows": 9, "sha256": "f" * 64}
+
+
+def other_teacher(manifest: Any) -> None:
+    manifest["teacher"]["revision"] = "another"
+
+
+@pytest.mark.parametrize(
+    ("names", "edit", "reason"),
+    [
+        (["tiny-direct-s1", "tiny-direct-s2"], other_rows,
+         "Direct of tiny: not compared, because tiny-direct-s1, tiny-direct-s2 and tiny have other training rows; "
+         "restore the file, or give the new one another URI"),
+        (["tiny-direct-s2"], other_unlabelled_rows, "Direct of tiny: not compared, because tiny-direct-s2 and tiny have"),
+        (["tiny-from-root-s2"], other_teacher,
+         "FromRoot of tiny: not compared, because the teacher of tiny-from-root-s2 is not the chain's root teacher as "
+         "it is now"),
+        # Of both, so that the students of the control agree.
+        (["tiny-from-root-s1", "tiny-from-root-s2"], other_teacher, "FromRoot of tiny: not compared, because the teacher"),
+    ],
+)  # fmt: skip
+def test_a_control_with_other_inputs_is_left_out_with_the_reason(
+    tmp_path: Path, names: list[str], edit: Callable[[Any], None], reason: str
+):
+    plan = a_plan()
+    store = commit(tmp_path, plan, {})
+    edit_manifests(tmp_path, plan, names, edit)
+
+    document = verdict_on(store, plan)
+
+    (other,) = {"Direct", "FromRoot"} - {reason.partition(" ")[0]}
+    assert [control.control for control in document.last.controls] == [other]
+    assert len(document.missing) == 1
+    assert document.missing[0].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"), [(other_rows, "have other training rows"), (other_teacher, "were taught by different weights")]
+)
+def test_seeds_of_the_chain_with_other_inputs_are_not_compared(
+    tmp_path: Path, edit: Callable[[Any], None], reason: str
+):
+    plan = a_plan()
+    store = commit(tmp_path, plan, {})
+    edit_manifests(tmp_path, plan, ["tiny-s2"], edit)
+
+    with pytest.raises(NothingToCompare, match=f"not compared, because tiny-s2 and tiny {reason}"):
+        verdict_on(store, plan)
+
+
 def test_nothing_to_compare_is_a_fault_with_all_reasons(tmp_path: Path):
     plan = a_plan()
     commit(tmp_path, plan, {})
@@ -150,15 +215,19 @@ def test_an_earlier_stage_does_not_take_the_place_of_the_last_one(tmp_path: Path
     assert "; mini is WorthIt: " in message
 
 
-def test_a_student_that_is_not_committed_is_named(tmp_path: Path):
+@pytest.mark.parametrize(
+    "name, remedy",
+    [("tiny-s2", "try again (distillchain retry)"), ("tiny", "delete the chain and apply it again, and the stage")],
+)
+def test_a_student_that_is_not_committed_is_named(tmp_path: Path, name: str, remedy: str):
     plan = a_plan()
     store = commit(tmp_path, plan, {})
-    key = manifest_key(digest_of(plan, "tiny-s2"))
+    key = manifest_key(digest_of(plan, name))
     (tmp_path / key).unlink()
 
     with pytest.raises(CheckpointCorrupt) as found:
         verdict_on(store, plan)
-    assert str(found.value).startswith(f"tiny-s2: {store.uri}/{key} is missing; try again (distillchain retry)")
+    assert str(found.value).startswith(f"{name}: {store.uri}/{key} is missing; {remedy}")
 
 
 def test_the_answer_of_a_long_verdict_fits_and_keeps_the_last_stage(tmp_path: Path):
