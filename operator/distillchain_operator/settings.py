@@ -98,11 +98,12 @@ class Settings:
         if faults:
             raise BadSetting("\n".join(faults))
         settings = cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type
-        # Otherwise two operators could work at once, or none would renew in time.
-        if not settings.lease_retry_s < settings.lease_deadline_s < settings.lease_duration_s:
+        # Otherwise two operators could work at once, or a slow answer would end a term. 1.2 is client-go's factor.
+        if not 1.2 * settings.lease_retry_s < settings.lease_deadline_s < settings.lease_duration_s:
             raise BadSetting(
                 f"{PREFIX}LEASE_DEADLINE_S: got {settings.lease_deadline_s:g}, expected a number above "
-                f"LEASE_RETRY_S ({settings.lease_retry_s:g}) and below LEASE_DURATION_S ({settings.lease_duration_s})"
+                f"1.2 times LEASE_RETRY_S ({settings.lease_retry_s:g}) "
+                f"and below LEASE_DURATION_S ({settings.lease_duration_s})"
             )
         return settings
 

@@ -103,6 +103,14 @@ def test_the_schema_refuses_a_wrong_value_and_names_it(setting: str, want: str):
             "metrics.podMonitor.enabled: got true together with metrics.serviceMonitor.enabled",
         ),
         (["leaderElection.renewDeadlineSeconds=15"], "leaderElection.renewDeadlineSeconds: expected a number above"),
+        (
+            ["leaderElection.retryPeriodSeconds=9"],
+            "leaderElection.renewDeadlineSeconds: expected a number above 1.2 times",
+        ),
+        (
+            ["admissionPolicies.chains.enabled=true", "admissionPolicies.chains.validationActions={Deny,Warn}"],
+            "admissionPolicies.chains.validationActions: got Deny together with Warn",
+        ),
         (["metrics.port=8080"], "metrics.port: got 8080, where the operator answers the probes"),
         (["chains.image.repository="], "helm test needs the trainer image; set chains.image.repository"),
     ],

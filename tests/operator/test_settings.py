@@ -118,5 +118,8 @@ def test_the_timing_of_the_lease_can_be_set_and_must_let_only_one_operator_work(
     with pytest.raises(BadSetting) as refused:
         Settings.from_environment({"DISTILLCHAIN_LEASE_DEADLINE_S": "15"})
     assert str(refused.value) == (
-        "DISTILLCHAIN_LEASE_DEADLINE_S: got 15, expected a number above LEASE_RETRY_S (2) and below LEASE_DURATION_S (15)"
+        "DISTILLCHAIN_LEASE_DEADLINE_S: got 15, expected a number above 1.2 times LEASE_RETRY_S (2) "
+        "and below LEASE_DURATION_S (15)"
     )
+    with pytest.raises(BadSetting, match="DISTILLCHAIN_LEASE_DEADLINE_S: got 10"):
+        Settings.from_environment({"DISTILLCHAIN_LEASE_RETRY_S": "9"})
