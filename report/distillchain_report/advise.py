@@ -8,6 +8,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.metrics import default_smallest_gain
 from distillchain_report.advice import Question, Runs, build_advice
 from distillchain_report.advice_model import Advice
+from distillchain_report.comparable import why_left_out
 from distillchain_report.load import ListableStore, LoadedStage, WantedStage, load_stages
 from distillchain_report.routes import Route, group_runs, has_same_goal, has_same_rows, read_routes
 from distillchain_report.sections import section_of
@@ -30,11 +31,13 @@ def advise_on(store: ListableStore, plan: Plan, *, smallest_gain: float | None =
         raise NothingCommitted(f"no committed step in {store.uri}; run the chain first")
     last, chain = own.last, plan.chain
     same_rows = [route for route in routes if has_same_rows(route.last, last)]
-    rivals = [
-        route
-        for route in same_rows
-        if has_same_goal(route.last, last) and (route.root == own.root or route.last.teacher is None)
-    ]
+    rivals = []
+    for route in same_rows:
+        if has_same_goal(route.last, last) and (route.root == own.root or route.last.teacher is None):
+            if (reason := why_left_out(route, last)) is None:
+                rivals.append(route)
+            elif route.last.digest != last.digest:
+                missing.append(reason)
     others = [
         group
         for group in group_runs(rivals)

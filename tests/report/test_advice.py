@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -228,6 +229,33 @@ def test_a_damaged_stage_is_named_and_the_others_are_used(tmp_path: Path):
     assert len(advice.steps) == 2
     assert len(advice.missing) == 1
     assert digest in advice.missing[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        (("data", "train", "sha256"), "f" * 64, "has other training rows"),
+        (("teacher", "revision"), "another", "mini was trained again after it had taught tiny"),
+    ],
+)
+def test_routes_with_other_inputs_are_left_out_with_the_reason(
+    tmp_path: Path, part: tuple[str, ...], value: str, reason: str
+):
+    commit_seeds(tmp_path, "mini=0.91", "tiny", 0.850, 0.852)
+    digest = a_plan(["mini", "tiny"], seed=43).stages[-1].digest
+    path = tmp_path / "stages" / digest / "manifest.json"
+    manifest = json.loads(path.read_text())
+    place = manifest
+    for name in part[:-1]:
+        place = place[name]
+    place[part[-1]] = value
+    path.write_text(json.dumps(manifest))
+
+    advice = advice_on(tmp_path, "mini", "tiny")
+
+    (sentence,) = advice.missing
+    assert sentence.startswith(f"tiny of default/relay ({digest[:12]}) is not compared, because ")
+    assert sentence.endswith(reason)
 
 
 def test_a_chain_without_a_committed_step(tmp_path: Path):
