@@ -15,7 +15,7 @@ from typing import Any
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.parallelism import gpus_of, resolve, without_gpus
+from distillchain_api.resource.parallelism import gpus_of, resolve, without_devices
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.wire.work_order import ATTEMPT_ENV, CACHE_BYTES_ENV, CACHE_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.group import join_group
@@ -215,7 +215,8 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
         trainer["resources"] = copy.deepcopy(stage.resources)
     # An export is made on the CPU, and a GPU that is reserved for it would stand idle.
     if stage.work_order.export_only and trainer.get("resources"):
-        trainer["resources"] = without_gpus(trainer["resources"])
+        trainer["resources"] = without_devices(trainer["resources"])
+        spec = _without_unused_claims(spec)
     order = _with_processes(stage, trainer)
     several = order.parallelism.processes > 1
     # The processes of a node exchange tensors there. Without a volume, a container has 64 MB of it.
@@ -251,6 +252,15 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
             "volumes": volumes,
         },
     }
+
+
+def _without_unused_claims(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec of a pod without the claims that no container names: each claim of a pod reserves its devices."""
+    containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+    used = {claim["name"] for c in containers for claim in (c.get("resources") or {}).get("claims") or []}
+    left = [claim for claim in spec.get("resourceClaims") or [] if claim["name"] in used]
+    others = {key: value for key, value in spec.items() if key != "resourceClaims"}
+    return others | ({"resourceClaims": left} if left else {})
 
 
 def _with_processes(stage: PlannedStage, trainer: dict[str, Any]) -> WorkOrder:

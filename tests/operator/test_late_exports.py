@@ -252,6 +252,32 @@ def test_a_late_export_reserves_no_gpu(place: str):
     assert trainer["resources"] == {"limits": {"cpu": 4}, "requests": {"memory": "8Gi"}}
 
 
+@pytest.mark.parametrize("device", ["nvidia.com/mig-1g.10gb", "gpu.intel.com/i915", "google.com/tpu"])
+def test_a_late_export_reserves_no_device_of_another_name(device: str):
+    status = committed_status(a_plan(stages=["mini"]), "mini")
+    resources = {"limits": {device: 1, "hugepages-2Mi": "4Mi"}, "requests": {device: 1, "ephemeral-storage": "1Gi"}}
+    plan = a_plan(stages=["mini"], generation=2, template=ONNX | {"resources": resources})
+
+    job = export_job(decide(plan, previous=status))
+
+    (trainer,) = job["spec"]["template"]["spec"]["containers"]
+    assert trainer["resources"] == {"limits": {"hugepages-2Mi": "4Mi"}, "requests": {"ephemeral-storage": "1Gi"}}
+
+
+def test_a_late_export_claims_no_device_but_those_of_other_containers():
+    status = committed_status(a_plan(stages=["mini"]), "mini")
+    sidecar = {"name": "proxy", "image": "x", "resources": {"claims": [{"name": "nic"}]}}
+    claims = [{"name": name, "resourceClaimTemplateName": name} for name in ("gpu", "nic")]
+    pod = {"spec": {"resourceClaims": claims, "containers": [sidecar]}}
+    template = ONNX | {"pod": pod, "resources": {"claims": [{"name": "gpu"}]}}
+
+    job = export_job(decide(a_plan(stages=["mini"], generation=2, template=template), previous=status))
+
+    spec = job["spec"]["template"]["spec"]
+    assert [container["resources"] for container in spec["containers"]] == [{}, sidecar["resources"]]
+    assert spec["resourceClaims"] == claims[1:]
+
+
 def test_a_late_export_whose_pod_waits_too_long_is_deleted_and_created_again_after_a_pause():
     status = committed_status(a_plan(stages=["mini"]), "mini")
     plan = a_plan(stages=["mini"], generation=2, template=ONNX | {"pendingDeadline": "10m"})

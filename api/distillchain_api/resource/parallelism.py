@@ -74,14 +74,19 @@ def resolve(parallelism: Parallelism, *, gpus: int) -> ResolvedParallelism:
     )
 
 
-def without_gpus(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """The resources of a container without its GPUs."""
-    lists = {
-        key: {name: amount for name, amount in (resources[key] or {}).items() if not _is_gpu(name)}
+def without_devices(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """The resources of a container without GPUs, parts of GPUs, TPUs, other devices and claims."""
+    # The names of devices depend on their vendors (nvidia.com/mig-1g.10gb, gpu.intel.com/i915, google.com/tpu).
+    return {
+        key: {name: amount for name, amount in (resources[key] or {}).items() if _is_of_nodes(name)}
         for key in ("limits", "requests")
         if key in resources
     }
-    return {**resources, **lists}
+
+
+def _is_of_nodes(resource: str) -> bool:
+    """Whether each node has the resource, without a device plugin."""
+    return resource in ("cpu", "memory", "ephemeral-storage") or resource.startswith("hugepages-")
 
 
 def gpus_of(resources: Mapping[str, Any]) -> int:
