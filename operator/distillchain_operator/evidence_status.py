@@ -26,6 +26,17 @@ class Truth(NamedTuple):
     message: str
 
 
+def passes_of_controls(plan: Plan, entries: Sequence[StageStatus]) -> set[str]:
+    """Names of the chain's passes that controls alone wait for, because the stages of the chain did without them.
+
+    That is so if `teacherPass` is added to a committed stage, which never needs it, and `evidence` after that.
+    """
+    phases = {entry.name: entry.phase for entry in entries}
+    needed = {need for stage in plan.stages if phases.get(stage.name) != "Committed" for need in stage.needs}
+    open_passes = {stage.name for stage in plan.stages if stage.is_pass and phases.get(stage.name) != "Committed"}
+    return open_passes - needed
+
+
 def evidence_result(planned: PlannedStage, answer: Committed) -> EvidenceResult | None:
     """The verdict in the form of status; None for the answer of another vertex."""
     found = answer.evidence
@@ -70,7 +81,7 @@ def evidence_ready(plan: Plan, phase: ChainPhase, entries: Sequence[StageStatus]
 
     Args:
         phase: of the chain.
-        entries: of the vertices beside it; the verdict is the last one.
+        entries: of the vertices beside it, and of passes for them; the verdict is the last one.
     """
     if not entries:
         return None

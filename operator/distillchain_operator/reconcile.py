@@ -13,6 +13,7 @@ from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator import starting
 from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
+from distillchain_operator.evidence_status import passes_of_controls
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.labels import digest_label
@@ -81,7 +82,8 @@ def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Act
     actions = [action for step in steps.values() for action in step.actions]
     entries = {name: step.entry for name, step in steps.items()}
     starts = [step.start for step in steps.values() if step.start]
-    chain = [entries[stage.name].phase for stage in view.plan.stages]
+    skipped = passes_of_controls(view.plan, list(entries.values()))
+    chain = [entries[stage.name].phase for stage in view.plan.stages if stage.name not in skipped]
     for entry, create in schedule(view, starts, leaving=leaving | _deleted(actions), chain=chain):
         entries[entry.name] = entry
         actions += [create] if create else []

@@ -29,7 +29,7 @@ from distillchain_api.resource.status import (
 from distillchain_api.task import Task
 from distillchain_api.wire.answer import Committed, Progress, fit
 from distillchain_api.wire.manifest import ModelSummary
-from distillchain_operator.evidence_status import Truth, evidence_ready, evidence_result
+from distillchain_operator.evidence_status import Truth, evidence_ready, evidence_result, passes_of_controls
 
 INVALID_SPEC = "InvalidSpec"
 MESSAGE_BYTES = 2048  # a condition may hold 32 KiB, which is too much to read in `kubectl get`
@@ -146,17 +146,20 @@ def metric_of(model: MeasuredStatus | None, metric: str, *, split: Literal["vali
 
 def root_teacher(plan: Plan, stages: Sequence[StageStatus]) -> MeasuredStatus | None:
     """The root teacher: the model of stage zero if the chain fine-tunes it, else what the first stage measured."""
-    entry = next((entry for entry in stages if entry.name == plan.stages[0].name), None)
+    skipped = passes_of_controls(plan, stages)
+    first = next(planned for planned in plan.stages if planned.name not in skipped)
+    entry = next((entry for entry in stages if entry.name == first.name), None)
     if entry is None:
         return None
     # An order without a teacher is stage zero, whose own model becomes the root teacher.
-    return entry.model if plan.stages[0].work_order.teacher is None else entry.teacher
+    return entry.model if first.work_order.teacher is None else entry.teacher
 
 
 def chain_result(plan: Plan, stages: Sequence[StageStatus]) -> ChainResult | None:
     """The result of the chain; None until every stage is committed."""
     by_name = {entry.name: entry for entry in stages}
-    entries = [by_name.get(planned.name) for planned in plan.stages]
+    skipped = passes_of_controls(plan, stages)
+    entries = [by_name.get(planned.name) for planned in plan.stages if planned.name not in skipped]
     if any(entry is None or entry.phase != "Committed" for entry in entries):
         return None
     last, root = entries[-1], root_teacher(plan, stages)
@@ -200,31 +203,33 @@ def build_chain_status(
     # What is beside the chain decides neither its phase nor its progress.
     beside = {vertex.name for vertex in plan.evidence}
     stages = [entry for entry in entries if entry.name not in beside]
-    evidence = [entry for entry in entries if entry.name in beside]
+    skipped = passes_of_controls(plan, stages)
+    own = [entry for entry in stages if entry.name not in skipped]
+    evidence = [entry for entry in entries if entry.name in beside | skipped]
     committed = [entry for entry in stages if entry.phase == "Committed"]
     # A pass has measured the teacher, whose metric is not that of a student.
     students = {stage.name for stage in plan.students}
     models = [entry.model for entry in committed if entry.name in students]
     result = chain_result(plan, entries)
-    facts = _facts(plan, stages, result, pods_run=pods_run)
+    facts = _facts(plan, own, result, pods_run=pods_run)
     return ChainStatus(
         observed_generation=chain.metadata.generation,
         phase=facts.phase,
-        stage=f"{len(committed)}/{len(plan.stages)}",
+        stage=f"{len(committed) + len(skipped)}/{len(plan.stages)}",
         metric=(metric_of(models[-1], metric) or None) if models else None,
         message=facts.message,
         conditions=_conditions(
             facts,
-            stalled=facts.phase == "Failed" or any(_is_stuck(entry) for entry in stages),
+            stalled=facts.phase == "Failed" or any(_is_stuck(entry) for entry in own),
             suspended=facts.phase == "Suspended" and not pods_run,
             exports=_exports_ready(plan, stages),
-            evidence=evidence_ready(plan, facts.phase, evidence),
+            evidence=evidence_ready(plan, facts.phase, evidence) if beside else None,
             previous=previous,
             generation=chain.metadata.generation,
             now=now,
         ),
         stages=stages,
-        evidence=evidence,
+        evidence=[entry for entry in evidence if entry.name in beside],
         result=result,
     )
 

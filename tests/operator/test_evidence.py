@@ -351,6 +351,24 @@ def test_evidence_can_be_added_to_a_chain_that_has_succeeded():
     assert {each.name: each for each in decision.status.stages} == before
 
 
+def test_a_pass_that_only_controls_need_does_not_undo_the_success_of_the_chain():
+    cluster = Cluster(a_plan())
+    cluster.commit("mini", "tiny")
+    cluster.plan = with_pass(a_plan(generation=2))
+    assert entry(cluster.look(), "tiny-pass").phase == "Committed", "it is not needed"
+    cluster.plan = with_pass(a_plan_with_evidence(9, generation=3))
+
+    started = cluster.look()
+    failed = cluster.fail("tiny-pass")
+
+    assert created(started) == ["tiny-pass", "tiny-direct-s1", "tiny-direct-s2"]
+    assert (started.status.phase, started.status.stage, ready(started).reason) == ("Succeeded", "3/3", "Running")
+    assert (failed.status.phase, ready(failed).reason) == ("Succeeded", "Failed")
+    assert failed.status.result is not None
+    assert ready(failed).message == "tiny-pass failed: it failed; to try again: distillchain retry relay"
+    assert [each.name for each in failed.status.evidence] == ["tiny-direct-s1", "tiny-s2", "tiny-direct-s2", "evidence"]
+
+
 def test_evidence_can_be_removed_while_a_control_runs():
     cluster = Cluster(a_plan_with_evidence(9))
     cluster.commit("mini", "tiny", "tiny-s2")
