@@ -18,6 +18,7 @@ import yaml
 from cli.parts import clean_environment, distillchain, write_chain
 from cli.test_command_line import KUBECONFIG
 from cluster.s3 import S3Server
+from distillchain_cli.main import build_command
 
 SITE = """
 import sys
@@ -98,10 +99,8 @@ def test_every_command_runs_with_the_packages_of_the_extra(tmp_path: Path, only_
     write_chain(tmp_path)
     config = KUBECONFIG | {"current-context": "x"}
     (tmp_path / "config").write_text(yaml.safe_dump(config))
-    on_cluster = [
-        "list",
-        *(f"{command} relay" for command in ("status", "logs", "events", "retry", "suspend", "resume")),
-    ]
+    with_name = ("status", "describe", "logs", "events", "retry", "suspend", "resume", "delete")
+    on_cluster = ["list", "list -w", "validate chain.yaml --dry-run server", *(f"{each} relay" for each in with_name)]
     # Exit code 1 with these messages: each command came as far as its cluster, its store or the trainer.
     want = {
         "version": (0, ""),
@@ -111,10 +110,12 @@ def test_every_command_runs_with_the_packages_of_the_extra(tmp_path: Path, only_
         "report chain.yaml --to report.html": (0, "report: report.html"),
         "gc chain.yaml": (0, ""),
         "compare chain.yaml:mini chain.yaml:tiny": (1, "has no committed stage in"),
+        "advise chain.yaml": (1, "no committed step in"),
         "download chain.yaml --to there": (1, "is not committed"),
         "run chain.yaml": (1, "training needs torch, which is not installed"),
         **dict.fromkeys(on_cluster, (1, "https://127.0.0.1:1 cannot be reached")),
     }
+    assert {command.split()[0] for command in want} == build_command().commands.keys()
 
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL, json.dumps([command.split() for command in want])],
