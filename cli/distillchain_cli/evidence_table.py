@@ -46,7 +46,7 @@ def _words(result: EvidenceResult) -> list[str]:
     return [
         f"{result.outcome}: {result.sentence}",
         *others,
-        f"{measured}; a gain below {result.smallest_gain} would not be worth the further stages",
+        f"{measured}; a gain below {result.smallest_gain} does not count",
         *(f"not compared: {sentence}" for sentence in result.missing),
         f"all numbers: {result.uri}",
     ]

@@ -1,4 +1,4 @@
-"""The section on whether the steps paid: the chain beside its controls, as a table and a plot."""
+"""The section on whether the chain paid: the chain beside its controls, as a table and a plot."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from distillchain_api.resource.evidence import Control, Outcome
-from distillchain_api.wire.evidence import ControlEvidence, StageEvidence
+from distillchain_api.wire.evidence import ControlEvidence, EvidenceDocument, StageEvidence
 from distillchain_report import words
+from distillchain_report.evidence.verdict import FROM_ROOT
 from distillchain_report.model import Estimate, Report
 from distillchain_report.svg import ACCENT, INK, MUTED, SECOND, draw_svg
 
-TITLE = "Were the steps in between worth it?"
 CHAIN = "chain"
 OUTCOME_WORDS = {Outcome.WORTH_IT: "Worth it", Outcome.NOT_WORTH_IT: "Not worth it", Outcome.UNDECIDED: "Undecided"}
 TAUGHT_BY: dict[Control | None, str] = {
@@ -118,6 +118,12 @@ def arm_cells(report: Report, arm: Arm) -> list[str]:
         str(arm.steps),
         words.hours(arm.gpu_hours),
     ]
+
+
+def title(evidence: EvidenceDocument) -> str:
+    """The section's heading: a chain that was compared with Direct alone says nothing about steps in between."""
+    controls = {control.control for stage in evidence.stages for control in stage.controls}
+    return "Were the steps in between worth it?" if FROM_ROOT in controls else "Was teaching worth it?"
 
 
 def head(report: Report) -> list[str]:

@@ -58,7 +58,7 @@ def _list(heading: str, items: list[str]) -> list[str]:
 def _evidence(report: Report) -> list[str]:
     if report.evidence is None:
         return []
-    parts = [f"## {evidence_section.TITLE}"]
+    parts = [f"## {evidence_section.title(report.evidence)}"]
     for stage in report.evidence.stages:
         rows = [evidence_section.arm_cells(report, arm) for arm in evidence_section.arms_of(report, stage)]
         parts += [

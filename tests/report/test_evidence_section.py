@@ -66,6 +66,17 @@ def test_the_table_has_a_row_for_each_arm(tmp_path: Path):
     assert [row[-1] for row in (chain, direct, from_root)] == ["1.00 h", "0.50 h", "0.50 h"]
 
 
+def test_a_chain_of_one_stage_is_asked_about_teaching(tmp_path: Path):
+    plan = a_controlled_plan(stages=["tiny"], controls=["Direct"])
+    report = report_on(commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80), plan)
+
+    assert "Was teaching worth it?" in section_of(report)
+    markdown = render(report, Format.MARKDOWN)
+    assert "## Was teaching worth it?" in markdown
+    assert "teaching paid." in markdown
+    assert "steps in between" not in markdown
+
+
 def test_the_plot_shows_each_mean_with_its_interval_and_each_seed(tmp_path: Path):
     plan = a_controlled_plan()
     report = report_on(commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80, spread=0.01), plan)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distillchain_api.metrics import Metric, format_value
-from distillchain_api.resource.evidence import Outcome
+from distillchain_api.resource.evidence import Control, Outcome
 from distillchain_report.evidence.paired import MAX_ROWS_FACTOR, MAX_SEEDS, Difference
 
+FROM_ROOT: Control = "FromRoot"
+TEACHING, STEPS = "teaching", "the steps in between"
 OUT_OF_REACH = f"neither {MAX_SEEDS} seeds nor {MAX_ROWS_FACTOR} times as many rows would decide"
 
 
@@ -50,7 +52,7 @@ def judge(differences: Mapping[str, Difference], metric: Metric, *, smallest_gai
     # The control that comes closest to the chain decides.
     if all(gain.pays(smallest_gain) for gain in gains.values()):
         name = min(gains, key=lambda each: gains[each].low)
-        return Judgement(Outcome.WORTH_IT, name, _worth_it(name, differences[name], metric, len(gains)))
+        return Judgement(Outcome.WORTH_IT, name, _worth_it(name, differences[name], metric, list(gains)))
     name = min((each for each in gains if not gains[each].pays(smallest_gain)), key=lambda each: gains[each].low)
     return _undecided(name, differences[name], metric, gains[name], smallest_gain)
 
@@ -79,16 +81,23 @@ class Gain:
         return self.value if self.value >= smallest_gain else smallest_gain - self.value
 
 
-def _worth_it(control: str, found: Difference, metric: Metric, controls: int) -> str:
-    beside = f"{control}, the closer of the two controls" if controls > 1 else control
-    return f"The chain is better than {beside} ({interval_words(found, metric)}): the steps in between paid."
+def compared_words(controls: Sequence[str]) -> str:
+    """What the chain has and the controls lack: Direct has no teacher, FromRoot no steps in between."""
+    if FROM_ROOT not in controls:
+        return TEACHING
+    return STEPS if len(controls) == 1 else f"{TEACHING} and {STEPS}"
+
+
+def _worth_it(control: str, found: Difference, metric: Metric, controls: Sequence[str]) -> str:
+    beside = f"{control}, the closer of the two controls" if len(controls) > 1 else control
+    return f"The chain is better than {beside} ({interval_words(found, metric)}): {compared_words(controls)} paid."
 
 
 def _not_worth_it(control: str, found: Difference, metric: Metric, gain: Gain) -> str:
     verb = "is better than the chain" if gain.high < 0 else "is as good as the chain"
     if gain.low > 0:
         verb = "comes so close to the chain that the gain is too small"
-    return f"{control} {verb} ({interval_words(found, metric)}): the steps in between did not pay."
+    return f"{control} {verb} ({interval_words(found, metric)}): {compared_words([control])} did not pay."
 
 
 def _undecided(control: str, found: Difference, metric: Metric, gain: Gain, smallest_gain: float) -> Judgement:

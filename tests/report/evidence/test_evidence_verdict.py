@@ -37,7 +37,18 @@ def test_worth_it():
     assert found.sentence.startswith(
         "The chain is better than FromRoot, the closer of the two controls (difference +3.0"
     )
-    assert found.sentence.endswith("the steps in between paid.")
+    assert found.sentence.endswith(": teaching and the steps in between paid.")
+
+
+@pytest.mark.parametrize(("control", "words"), [("Direct", "teaching"), ("FromRoot", "the steps in between")])
+def test_the_sentence_names_what_the_control_lacks(control, words):
+    better = difference(accuracy(0.86), accuracy(0.80, shuffle=1))
+    worse = difference(accuracy(0.80), accuracy(0.86, shuffle=1))
+
+    paid, not_paid = (judge({control: found}, ACCURACY, smallest_gain=GAIN).sentence for found in (better, worse))
+
+    assert paid.endswith(f"): {words} paid.")
+    assert not_paid.endswith(f"): {words} did not pay.")
 
 
 @pytest.mark.parametrize(
