@@ -16,15 +16,14 @@ from distillchain_operator.actions import Action, CreateJob, CreatePart, Decisio
 from distillchain_operator.evidence_status import passes_of_controls
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
-from distillchain_operator.labels import digest_label
-from distillchain_operator.observed import Observed, ObservedPod
+from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.policy import overdue_in
 from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.step import Step
 from distillchain_operator.verdict_step import verdict_step
-from distillchain_operator.view import View
+from distillchain_operator.view import View, is_of_plan
 
 
 def reconcile(
@@ -97,13 +96,8 @@ def _deleted(actions: list[Action]) -> set[str]:
 
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
     """The pod whose log has the progress that status shows: that of node 0."""
-    # By labels, not by name: after an edit of the image the Job keeps running under its old name.
-    places = {(stage.name, digest_label(stage.digest)): place for place, stage in enumerate(plan.vertices)}
-    jobs = {
-        job.uid: places[job.stage, job.digest]
-        for job in observed.jobs
-        if (job.stage, job.digest) in places and not job.deleting
-    }
+    places = {stage.name: place for place, stage in enumerate(plan.vertices)}
+    jobs = {job.uid: places[job.stage] for job in observed.jobs if is_of_plan(plan, job) and not job.deleting}
     running = [pod for pod in observed.pods if pod.running and pod.is_leader and pod.job_uid in jobs]
     # Of several Jobs the first of the plan: the stages of the chain are before what is beside it.
     return min((pod for pod in running if not pod.deleting), key=lambda pod: jobs[pod.job_uid], default=None)
@@ -113,7 +107,8 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     # Nor does a deadline, or the end of a pause.
-    moments = [starting.starts_by(view, s, job) for s in view.plan.vertices for job in view.unfinished_jobs_of(s)]
+    stages = {stage.name: stage for stage in view.plan.vertices}
+    moments = [starting.starts_by(view, stages[job.stage], job) for job in view.wanted_unfinished_jobs()]
     waiting = [entry.missing_export or entry for entry in status.entries]
     moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]
@@ -134,11 +129,15 @@ def _delete_superfluous(view: View) -> list[DeleteJob]:
 
     Two operators may be active for a moment. Both choose the same Job, so they agree.
     """
-    found = []
-    for stage in view.plan.vertices:
-        jobs = sorted(view.unfinished_jobs_of(stage), key=lambda job: (job.created_at, job.name))
-        found += [DeleteJob(job.name, job.uid, why=f"Job {jobs[0].name} runs the same stage") for job in jobs[1:]]
-    return found
+    same: dict[tuple[str, str], list[ObservedJob]] = {}
+    # By digest too: verdicts of other students are deleted by the step of the verdict.
+    for job in sorted(view.wanted_unfinished_jobs(), key=lambda job: (job.created_at, job.name)):
+        same.setdefault((job.stage, job.digest), []).append(job)
+    return [
+        DeleteJob(job.name, job.uid, why=f"Job {first.name} runs the same stage")
+        for first, *further in same.values()
+        for job in further
+    ]
 
 
 def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:

@@ -49,13 +49,11 @@ class View:
 
     def is_wanted(self, job: ObservedJob) -> bool:
         """Whether the Job is of a vertex as the spec has it now."""
-        # By name and digest: an edit of the image or placement keeps both, and the Job is still wanted.
-        wanted = {(stage.name, digest_label(stage.digest)) for stage in self.plan.vertices}
-        return (job.stage, job.digest) in wanted or self._is_verdict(job)
+        return is_of_plan(self.plan, job)
 
-    def _is_verdict(self, job: ObservedJob) -> bool:
-        """Whether the Job is of a verdict. Its digest also depends on which controls have failed (verdict_step.py)."""
-        return self.plan.verdict is not None and job.stage == self.plan.verdict.name
+    def wanted_unfinished_jobs(self) -> list[ObservedJob]:
+        """The Jobs of the spec's vertices that run, or will run a pod."""
+        return [job for job in self.observed.jobs if not job.is_finished and not job.deleting and self.is_wanted(job)]
 
     def jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
         """The Jobs of this very stage, of whatever image or placement."""
@@ -130,3 +128,12 @@ class View:
             if isinstance(answer, Committed) and answer.digest == stage.digest:
                 return answer, pod
         return None
+
+
+def is_of_plan(plan: Plan, job: ObservedJob) -> bool:
+    """Whether the Job is of a vertex of the plan."""
+    # The digest of a verdict also depends on which controls have failed (verdict_step.py).
+    if plan.verdict is not None and job.stage == plan.verdict.name:
+        return True
+    # By name and digest: an edit of the image or placement keeps both, and the Job is still wanted.
+    return (job.stage, job.digest) in {(stage.name, digest_label(stage.digest)) for stage in plan.vertices}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_committed_job, a_job, a_plan, a_pod
+from chain_builders import CHAIN_UID, a_committed_job, a_job, a_plan, a_pod
 from deciding import a_failed_job, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
@@ -15,6 +15,8 @@ from distillchain_api.resource.teacher_pass import TeacherPass
 from distillchain_operator.actions import Decision, DeleteJob, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.finished import has_succeeded
+from distillchain_operator.observed import observe
+from distillchain_operator.reconcile import running_pod
 from distillchain_operator.stored_status import parse_status
 
 Object = dict[str, Any]
@@ -227,6 +229,46 @@ def test_a_verdict_without_a_failed_control_runs_to_its_end():
 
     assert decision.actions == ()
     assert (entry(decision, "evidence").phase, entry(decision, "evidence").job) == ("Running", job["metadata"]["name"])
+
+
+def a_cluster_without_a_control(**more: Any) -> Cluster:
+    """All students but one that failed are committed."""
+    cluster = Cluster(a_plan_with_evidence(9, controls=("Direct", "FromRoot"), **more))
+    cluster.commit("mini", "tiny", "tiny-s2", "tiny-from-root-s1", "tiny-from-root-s2", "tiny-direct-s2")
+    cluster.fail("tiny-direct-s1")
+    return cluster
+
+
+def test_of_two_jobs_of_a_verdict_without_a_failed_control_the_younger_one_is_deleted():
+    cluster = a_cluster_without_a_control()
+    first, second = (a_job(cluster.plan, "evidence", without=["tiny-direct-s1"]) for _ in range(2))
+    second["metadata"] |= {"name": "another", "uid": "another", "creationTimestamp": "2026-01-01T12:00:01Z"}
+    cluster.add(first)
+    cluster.add(second)
+
+    decision = cluster.look()
+
+    assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == ["another"]
+
+
+def test_the_progress_of_a_verdict_without_a_failed_control_is_read():
+    cluster = a_cluster_without_a_control()
+    job = a_job(cluster.plan, "evidence", without=["tiny-direct-s1"], active=1)
+    pod = a_pod(job)
+    observed = observe(chain_uid=CHAIN_UID, jobs=[*cluster.jobs.values(), job], pods=[*cluster.pods.values(), pod])
+
+    found = running_pod(cluster.plan, observed)
+
+    assert found is not None
+    assert found.name == pod["metadata"]["name"]
+
+
+def test_the_deadline_of_a_verdict_without_a_failed_control_is_looked_at():
+    cluster = a_cluster_without_a_control(template={"pendingDeadline": "1h", "image": "trainer:1"})
+    job = a_job(cluster.plan, "evidence", without=["tiny-direct-s1"], active=1)
+    cluster.add(job, a_pod(job, phase="Pending"))
+
+    assert cluster.look().look_again_s is not None
 
 
 def test_nothing_is_compared_without_two_seeds_of_a_control():
