@@ -99,7 +99,7 @@ def report_text(
     if status.stages or storage is not None:
         _check_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
-    return _render(plan, _wanted(plan, status), form)
+    return _render(plan, _wanted(plan, status), form, verdict=_verdict(plan, status))
 
 
 def write_report(text: str, path: str) -> None:
@@ -144,23 +144,32 @@ def _wanted(plan: Plan, status: ChainStatus) -> list[WantedStage]:
     return found
 
 
-def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat) -> str:
+def _verdict(plan: Plan, status: ChainStatus) -> str:
+    """Digest of the comparison with controls; empty: unknown."""
+    if status.result and status.result.evidence:
+        # Where controls failed, it is not the one that the plan names.
+        return Path(status.result.evidence.uri).stem
+    return plan.evidence[-1].digest if plan.evidence else ""
+
+
+def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat, *, verdict: str) -> str:
     from distillchain_report.build import build_report
     from distillchain_report.evidence_files import load_evidence
     from distillchain_report.load import load_stages
     from distillchain_report.render import Format, render
 
     chain = plan.chain
+    name = f"{chain.metadata.namespace}/{chain.name}"
     try:
         store = open_chain_store(chain.spec.storage)
         loaded = load_stages(store, wanted)
         _check_store(store.uri, loaded)
-        evidence = load_evidence(store, plan.students[-1].digest)
+        evidence = load_evidence(store, plan.students[-1].digest, chain=name, verdict=verdict)
         stages = [_with_gate(store.uri, planned, stage) for planned, stage in zip(plan.students, loaded, strict=True)]
     except StageError as error:
         raise RunFailed(str(error)) from error
     report = build_report(
-        f"{chain.metadata.namespace}/{chain.name}",
+        name,
         stages,
         storage=store.uri,
         generated_at=timestamp(datetime.now(UTC)),

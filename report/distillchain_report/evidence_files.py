@@ -17,7 +17,7 @@ class LoadedEvidence:
     """What the store holds.
 
     Attributes:
-        document: the newest verdict; None: there is none that can be used.
+        document: the verdict; None: there is none that can be used.
         missing: one sentence for each verdict that cannot be used.
     """
 
@@ -25,9 +25,13 @@ class LoadedEvidence:
     missing: list[str] = field(default_factory=list)
 
 
-def load_evidence(store: ListableStore, last_digest: str) -> LoadedEvidence:
-    """The newest verdict on a chain, by the digest of its last stage.
+def load_evidence(store: ListableStore, last_digest: str, *, chain: str, verdict: str = "") -> LoadedEvidence:
+    """The verdict on a chain. Chains that end with the same student have theirs in one folder.
 
+    Args:
+        last_digest: of its last stage.
+        chain: namespace/name. Its verdicts come before those of other chains, newer ones first.
+        verdict: digest of the verdict that comes before all others; empty: unknown.
     Raises: StoreError if the store itself fails.
     """
     found: list[EvidenceDocument] = []
@@ -41,8 +45,15 @@ def load_evidence(store: ListableStore, last_digest: str) -> LoadedEvidence:
             missing.append(f"no verdict: {store.uri}/{item.key} cannot be read ({str(error).splitlines()[0]})")
             continue
         found.append(document)
-    for document in sorted(found, key=lambda each: each.made_at, reverse=True):
+    for document in sorted(
+        found, key=lambda each: (each.digest == verdict, each.chain == chain, each.made_at), reverse=True
+    ):
         if (fault := _fault(store, document)) is None:
+            if document.chain != chain:
+                missing.append(
+                    f"no verdict on this chain itself: that of {document.chain} is shown, which ends with the same "
+                    "student"
+                )
             return LoadedEvidence(document, missing)
         missing.append(f"no verdict: that of {document.made_at} is not used, because {fault}")
     return LoadedEvidence(None, missing)

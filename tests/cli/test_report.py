@@ -22,6 +22,7 @@ from distillchain_cli.chain_files import read_chain
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.report_command import ReportFormat, report_text
 from distillchain_cli.targets import FetchChain
+from report.controlled import commit_controlled, weigh_students
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,27 @@ def test_the_report_is_printed_to_stdout_in_the_chosen_format(chain_file: Path, 
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(want)
+
+
+def test_the_verdict_is_that_of_the_chain_file(tmp_path: Path):
+    documents = [
+        a_document(stages=["mini", "tiny"], evidence={"smallestGain": gain}, storage={"uri": f"file://{tmp_path}"})
+        for gain in (0.01, 0.2)
+    ]
+    plan, other = (build_plan(parse_chain(document)) for document in documents)
+    commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    weigh_students(tmp_path, other, made_at="2026-01-01T14:00:00Z")
+    (tmp_path / "chain.yaml").write_text(json.dumps(documents[0]))
+
+    text = report_text(
+        str(tmp_path / "chain.yaml"),
+        ReportFormat.JSON,
+        storage=None,
+        overrides=(),
+        fetch_chain=fetched("file:///not-used"),
+    )
+
+    assert json.loads(text)["evidence"]["digest"] == plan.evidence[-1].digest
 
 
 def test_an_edited_chain_is_unfinished(chain_file: Path):

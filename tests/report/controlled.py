@@ -52,12 +52,12 @@ def commit_controlled(
     return weigh_students(folder, plan)
 
 
-def weigh_students(folder: Path, plan: Plan) -> FileStore:
+def weigh_students(folder: Path, plan: Plan, *, made_at: str = LATER) -> FileStore:
     """Writes the verdict on committed students."""
     store = FileStore(f"file://{folder}")
     verdict = plan.evidence[-1].work_order
     assert verdict.evidence
-    document = weigh(store, verdict, made_at=LATER)
+    document = weigh(store, verdict, made_at=made_at)
     store.write(evidence_key(verdict.evidence.chain_digest, verdict.digest), document.to_json().encode())
     return store
 
@@ -70,5 +70,7 @@ def report_on(store: FileStore, plan: Plan) -> Report:
         storage=store.uri,
         generated_at=MOMENT,
         version="0.1.0",
-        evidence=load_evidence(store, plan.students[-1].digest),
+        evidence=load_evidence(
+            store, plan.students[-1].digest, chain="default/relay", verdict=plan.evidence[-1].digest
+        ),
     )

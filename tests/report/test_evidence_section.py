@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from distillchain_api.layout import report_key
 from distillchain_report.evidence_files import load_evidence
 from distillchain_report.evidence_section import METHOD
 from distillchain_report.model import Report
 from distillchain_report.render import Format, render
 from distillchain_store.folder import FileStore
+from distillchain_trainer.stage.report import ensure_report
 from report.controlled import LATER, PARAMETERS, a_controlled_plan, commit_controlled, report_on, weigh_students
 from report.html import Page
 from report.plans import commit_stages
@@ -109,7 +111,7 @@ def test_every_stage_that_was_judged_is_shown_the_last_one_first(tmp_path: Path)
     page = Page(section_of(report_on(store, plan)))
 
     shown = [attributes["aria-label"] for tag, attributes in page.elements if attributes.get("role") == "region"]
-    document = load_evidence(store, plan.students[-1].digest).document
+    document = load_evidence(store, plan.students[-1].digest, chain="default/relay").document
     assert document
     judged = [stage.stage for stage in document.stages]
     assert len(judged) > 1
@@ -135,10 +137,36 @@ def test_a_verdict_that_cannot_be_read_is_named(tmp_path: Path):
     (path,) = tmp_path.glob("stages/*/evidence/*.json")
     path.write_text("{}")
 
-    found = load_evidence(store, plan.students[-1].digest)
+    found = load_evidence(store, plan.students[-1].digest, chain="default/relay")
 
     assert found.document is None
     assert found.missing[0].startswith(f"no verdict: {store.uri}/stages/")
+
+
+def test_each_chain_with_the_same_student_shows_its_own_verdict(tmp_path: Path):
+    plan, other = a_controlled_plan(smallest_gain=0.01), a_controlled_plan(smallest_gain=0.2)
+    commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+    store = weigh_students(tmp_path, other, made_at="2026-01-01T14:00:00Z")
+
+    report = report_on(store, plan)
+    last = plan.students[-1].digest
+    ensure_report(store, "default/relay", last, adopted=False, verdict=plan.evidence[-1].digest)
+
+    assert report.evidence
+    assert report.evidence.digest == plan.evidence[-1].digest
+    assert "A gain below 0.010 does not count" in store.read(report_key(last)).decode()
+
+
+def test_a_verdict_of_another_chain_is_named(tmp_path: Path):
+    plan = a_controlled_plan()
+    store = commit_controlled(tmp_path, plan, chain=0.90, from_root=0.86, direct=0.80)
+
+    found = load_evidence(store, plan.students[-1].digest, chain="default/other")
+
+    assert found.document
+    assert found.missing == [
+        "no verdict on this chain itself: that of default/relay is shown, which ends with the same student"
+    ]
 
 
 def test_the_newest_verdict_is_used(tmp_path: Path):
@@ -148,7 +176,7 @@ def test_the_newest_verdict_is_used(tmp_path: Path):
     older = json.loads(path.read_text()) | {"madeAt": "2026-01-01T12:30:00Z", "chain": "default/older"}
     path.with_name(f"{'0' * 64}.json").write_text(json.dumps(older))
 
-    found = load_evidence(store, plan.students[-1].digest)
+    found = load_evidence(store, plan.students[-1].digest, chain="default/relay")
 
     assert found.document
     assert found.document.made_at == LATER

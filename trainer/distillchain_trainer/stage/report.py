@@ -29,19 +29,20 @@ def _import() -> None:
             importlib.import_module(name)
 
 
-def ensure_report(store: Store, chain: str, digest: str, *, adopted: bool) -> None:
+def ensure_report(store: Store, chain: str, digest: str, *, adopted: bool, verdict: str = "") -> None:
     """Writes the report of a chain whose last stage is committed. A fault is logged and nothing more.
 
     Args:
         chain: namespace/name.
         digest: of its last stage.
         adopted: the stage was found committed. A report that was made from the same manifests is kept then.
+        verdict: digest of the comparison with controls that the report shows; empty: the newest one of the chain.
     """
     key, started = report_key(digest), time.monotonic()
     try:
         if adopted and _is_current(store, digest):
             return
-        store.write(key, _build(store, chain, digest).encode())
+        store.write(key, _build(store, chain, digest, verdict).encode())
     except Exception:  # any fault: the student is committed, and `distillchain report` can make the report later
         log.warning("the chain's report could not be written; see `distillchain report`", exc_info=True)
         return
@@ -62,7 +63,7 @@ def _is_current(store: Store, digest: str) -> bool:
     return manifests_digest(walk_back(store, digest)).encode() in page
 
 
-def _build(store: Store, chain: str, digest: str) -> str:
+def _build(store: Store, chain: str, digest: str, verdict: str) -> str:
     from distillchain_report.build import build_report  # matplotlib takes a second to import
     from distillchain_report.commits import walk_back
     from distillchain_report.evidence_files import load_evidence
@@ -77,6 +78,6 @@ def _build(store: Store, chain: str, digest: str) -> str:
         storage=store.uri,
         generated_at=now,
         version=__version__,
-        evidence=load_evidence(store, digest),
+        evidence=load_evidence(store, digest, chain=chain, verdict=verdict),
     )
     return render_html(report)

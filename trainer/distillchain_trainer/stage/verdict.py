@@ -39,7 +39,7 @@ def run_verdict(context: Context, asked: EvidenceOrder) -> Committed:
     context.reporter.report("Evaluate", 1, 1)
     log.info("evidence written", extra={"evidence": f"{store.uri}/{key}", "outcome": document.last.outcome})
     with context.signals.deferred():  # the verdict is stored, so the report must not make it look interrupted
-        ensure_report(store, order.chain, asked.chain_digest, adopted=False)
+        ensure_report(store, order.chain, asked.chain_digest, adopted=False, verdict=order.digest)
     return Committed(
         stage=order.stage,
         digest=order.digest,
