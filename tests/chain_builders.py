@@ -174,7 +174,7 @@ def a_pod(
             "name": f"{job['metadata']['name']}-{part}p{number}",
             "uid": f"pod-{part}{number}",
             "annotations": {} if node is None else {INDEX_ANNOTATION: str(node)},
-            "creationTimestamp": f"2026-01-01T12:00:{number:02d}Z",
+            "creationTimestamp": f"2026-01-01T12:{number // 60:02d}:{number % 60:02d}Z",
             "ownerReferences": [
                 {
                     "apiVersion": "batch/v1",

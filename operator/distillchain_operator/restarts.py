@@ -91,8 +91,9 @@ def _has_ended_in_vain(pod: ObservedPod) -> bool:
 
 
 def _ended_at(pod: ObservedPod) -> datetime:
-    # The kubelet may not have seen the end.
-    return datetime.fromisoformat((pod.end.finished_at if pod.end else "") or pod.created_at)
+    # The kubelet may not have seen the end, and the clock of its node may be wrong.
+    times = filter(None, (pod.created_at, pod.end.finished_at if pod.end else ""))
+    return max(datetime.fromisoformat(time) for time in times)
 
 
 def _is_crash(pod: ObservedPod) -> bool:

@@ -85,6 +85,14 @@ def test_a_job_that_ran_well_for_days_may_lose_no_more_pods_at_once_than_a_new_o
     assert again.message.startswith("6 pods were evicted or interrupted within 1 min")
 
 
+def test_a_node_whose_clock_is_behind_causes_the_same_pause():
+    job = a_job(PLAN, "mini", active=1)
+    pods = interrupted(job, 6)
+    for pod in pods:
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = "2025-12-01T00:00:00Z"
+    assert entry(decide(PLAN, job, pods=pods), "mini").restart_pauses == 1
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_pods_that_are_deleted_as_at_a_suspension_or_preemption_cause_no_pause(listed: bool):
     job = a_job(PLAN, "mini", active=1)
