@@ -13,6 +13,7 @@ from distillchain_api.faults import Expect, expected
 
 Control = Literal["Direct", "FromRoot"]
 ONE_STAGE = "with one stage the chain is FromRoot itself; add Direct, or remove evidence"
+MAX_SEEDS = 20
 _SMALLEST_GAIN = 1e-6
 
 
@@ -34,7 +35,7 @@ class Evidence(Document):
     ] = ["Direct", "FromRoot"]
     """Direct: the student learns from labels alone. FromRoot: the root teacher teaches it. Both have the recipe and the
     number of steps of the stage that they are compared with."""
-    seeds: Annotated[int, Field(ge=2, le=20), Expect("a whole number from 2 to 20")] = 3
+    seeds: Annotated[int, Field(ge=2, le=MAX_SEEDS), Expect(f"a whole number from 2 to {MAX_SEEDS}")] = 3
     """Students of the stage and of each control. The first has the seed of the stage, the next ones that seed plus 1,
     2, and so on."""
     # Not `on`, which YAML 1.1 and with it kubectl read as true.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from distillchain_api.resource.evidence import MAX_SEEDS
 from distillchain_report.statistics import CONFIDENCE, Floats
 
 POWER = 0.8
@@ -26,7 +27,6 @@ POWER = 0.8
 UNSEEN_ROWS = 3
 """If no row of n differs, up to about this many may differ in another sample of n: the rule of three (Hanley and
 Lippman-Hand 1983). Otherwise a few rows that both recipes answer alike would prove that they are equal."""
-MAX_SEEDS = 50
 MAX_ROWS_FACTOR = 100
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distillchain_api.metrics import Metric, format_value
-from distillchain_api.resource.evidence import Control, Outcome
-from distillchain_report.evidence.paired import MAX_ROWS_FACTOR, MAX_SEEDS, Difference
+from distillchain_api.resource.evidence import MAX_SEEDS, Control, Outcome
+from distillchain_report.evidence.paired import MAX_ROWS_FACTOR, Difference
 
 FROM_ROOT: Control = "FromRoot"
 TEACHING, STEPS = "teaching", "the steps in between"
