@@ -143,7 +143,7 @@ def _answers(runs: Runs, cell: Cell) -> list[AnswerRow]:
         if (control := numbers[arm])
     }
     mean = fmean(chain.values)
-    intervals = {arm: mean_interval(found) for arm, found in numbers.items() if found}
+    intervals = {arm: mean_interval(found, row_unit=row_unit(metric)) for arm, found in numbers.items() if found}
     judged = judge(differences, metric, smallest_gain=default_smallest_gain(metric, mean))
     return [
         AnswerRow(

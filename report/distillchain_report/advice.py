@@ -131,7 +131,9 @@ def _loss(stage: LoadedStage, of_teacher: float | None, value: float, question: 
     ours, theirs = (section.contributions(metric.name, answers) for answers in (student, teacher))
     if ours is None or theirs is None:
         return Estimate(value=loss)
-    low, high = row_interval(theirs - ours if metric.higher_is_better else ours - theirs, loss)
+    low, high = row_interval(
+        theirs - ours if metric.higher_is_better else ours - theirs, loss, row_unit=row_unit(metric)
+    )
     return Estimate(value=loss, low=low, high=high)
 
 
@@ -153,7 +155,7 @@ def _compared(own: Runs, other: Runs, question: Question) -> OtherRoute | None:
         if parts[0] is None or parts[1] is None:
             return None
         value = values[0][0] - values[1][0]
-        low, high = row_interval(parts[0] - parts[1], value)
+        low, high = row_interval(parts[0] - parts[1], value, row_unit=row_unit(metric))
         shown = Estimate(value=value, low=low, high=high)
     outcome = _outcome(found, question)
     seeds, rows = _remedy(found, question) if found and outcome is RouteOutcome.UNDECIDED else (None, None)

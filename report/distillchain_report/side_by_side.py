@@ -13,6 +13,7 @@ from distillchain_report.load import LoadedStage
 from distillchain_report.model import Estimate, MetricFacts, ModelReport, Report
 from distillchain_report.section import Section
 from distillchain_report.sections import section_of
+from distillchain_report.seed_runs import row_unit
 
 NOT_IN_RECIPE = "-"
 
@@ -143,7 +144,7 @@ def _against(first: Entrant, other: Entrant) -> PairedDifference | str:
     parts = [section.contributions(metric, answers) for answers in (ours, theirs)]
     if paired is None or parts[0] is None or parts[1] is None:
         return f"their predictions are not of the same rows as those of {first.label}"
-    low, high = row_interval(parts[0] - parts[1], paired.difference)
+    low, high = row_interval(parts[0] - parts[1], paired.difference, row_unit=row_unit(first.report.metric))
     return PairedDifference(value=paired.difference, low=low, high=high, p_value=paired.p_value)
 
 

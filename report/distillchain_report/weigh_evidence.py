@@ -125,7 +125,7 @@ def _judged(
         control: difference(own_runs, runs, comparisons=len(arms), row_unit=unit) for control, (_, runs) in arms.items()
     }
     mean = float(own_runs.values.mean())
-    low, high = mean_interval(own_runs)
+    low, high = mean_interval(own_runs, row_unit=unit)
     smallest_gain = asked.smallest_gain or default_smallest_gain(metric, mean)
     judgement = judge({str(name): found for name, found in differences.items()}, metric, smallest_gain=smallest_gain)
     return StageEvidence(
@@ -152,7 +152,7 @@ def _judged(
 
 
 def _control(control: Control, students: Sequence[LoadedStage], runs: SeedRuns, found: Difference) -> ControlEvidence:
-    low, high = mean_interval(runs)
+    low, high = mean_interval(runs, row_unit=found.row_unit)
     return ControlEvidence(
         control=control,
         metric=float(runs.values.mean()),

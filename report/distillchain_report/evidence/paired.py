@@ -172,13 +172,16 @@ def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1, row_u
     )
 
 
-def mean_interval(runs: SeedRuns) -> tuple[float, float]:
+def mean_interval(runs: SeedRuns, *, row_unit: float = 0.0) -> tuple[float, float]:
     """The 95 % interval of the mean metric of one recipe, for other rows and other seeds.
 
     Intervals of two recipes may overlap although their difference is certain: rows are hard for both.
+
+    Args:
+        row_unit: how much a row can change the sum over rows, 1 for a share; 0: unknown.
     """
     mean = float(runs.values.mean())
-    by_rows = float(runs.parts.mean(axis=0).var(ddof=1)) / runs.rows
+    by_rows = max(float(runs.parts.mean(axis=0).var(ddof=1)) / runs.rows, _unseen(runs.rows, row_unit))
     by_seeds = (float(runs.values.var(ddof=1)) / runs.seeds,)
     noise = _noise(runs) / (runs.rows * runs.seeds)
     error, freedom = _error(by_rows, by_seeds, rows=runs.rows, seeds=(runs.seeds,), noise=noise)
@@ -186,17 +189,19 @@ def mean_interval(runs: SeedRuns) -> tuple[float, float]:
     return mean - margin, mean + margin
 
 
-def row_interval(differences: Floats, value: float) -> tuple[float, float]:
+def row_interval(differences: Floats, value: float, *, row_unit: float = 0.0) -> tuple[float, float]:
     """The 95 % interval of the difference of two single students for other rows; other seeds are not covered.
 
     Args:
         differences: the first student's contribution minus the second's [rows].
         value: the difference of their metrics.
+        row_unit: how much a row contributes at most if the students differ on it, 1 for a share; 0: unknown.
     """
     rows = len(differences)
     if rows < 2:
         return -math.inf, math.inf
-    margin = _t(0.5 + CONFIDENCE / 2, rows - 1) * math.sqrt(float(differences.var(ddof=1)) / rows)
+    variance = max(float(differences.var(ddof=1)) / rows, _unseen(rows, row_unit))
+    margin = _t(0.5 + CONFIDENCE / 2, rows - 1) * math.sqrt(variance)
     return value - margin, value + margin
 
 
@@ -206,7 +211,7 @@ def _upper_quantile(comparisons: int) -> float:
 
 
 def _unseen(rows: int, unit: float) -> float:
-    """The least variance of a difference: that of the rows which could differ although none does here."""
+    """The least variance of a difference or mean: that of the rows which could differ although none does here."""
     return UNSEEN_ROWS * (unit / rows) ** 2
 
 

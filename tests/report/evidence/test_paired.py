@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distillchain_report.evidence.paired import SeedRuns, difference, mean_interval
+from distillchain_report.evidence.paired import SeedRuns, difference, mean_interval, row_interval
 
 
 def runs(parts):
@@ -179,6 +179,16 @@ def test_several_comparisons_widen_the_interval_and_the_detectable_difference():
     assert two.detectable > one.detectable
     assert two.p_value == min(1.0, 2 * one.p_value)
     assert (two.seeds_for(0.09) or 99) > (one.seeds_for(0.09) or 99)
+
+
+def test_rows_that_all_agree_leave_the_interval_of_a_share_open():
+    right = runs(np.ones((3, 60)))
+
+    own, single = mean_interval(right, row_unit=1.0), row_interval(np.zeros(60), 0.0, row_unit=1.0)
+
+    # The rule of three: about 3.5 rows on each side.
+    assert own == pytest.approx((1 - 3.5 / 60, 1 + 3.5 / 60), rel=0.01)
+    assert single == pytest.approx((-3.5 / 60, 3.5 / 60), rel=0.05)
 
 
 def test_the_interval_of_one_recipe_covers_its_mean():
