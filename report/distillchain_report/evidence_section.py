@@ -26,7 +26,8 @@ TAUGHT_BY: dict[Control | None, str] = {
 METHOD = (
     "Differences are the chain’s mean minus the control’s, on the same validation rows. Their intervals and p-values "
     "come from a mixed model of rows crossed with seeds; with two controls, both intervals together cover with 95 % "
-    "(Bonferroni). The intervals of the means are for other rows and seeds too."
+    "(Bonferroni), for each stage by itself. The intervals of the means are for other rows and seeds too. GPU-hours of "
+    "FromRoot leave out the root teacher’s outputs where they were stored already."
 )
 
 
