@@ -172,7 +172,7 @@ def _our_training(model: Any, rows: TrainingRows, sizes: Sizes, device: torch.de
     with tempfile.TemporaryDirectory() as folder:
         settings = loop.Settings(training, micro_batch_size=None, folder=Path(folder), save_interval_s=1e9)
         hooks = loop.Hooks(
-            stop=lambda: False, on_step=on_step, save=lambda *_: True, validate=lambda: {"tokenCrossEntropy": 0.0}
+            stop=lambda: False, on_step=on_step, save=lambda *_: True, validate=lambda _: {"tokenCrossEntropy": 0.0}
         )
         with contextlib.suppress(Measured):
             loop.train(
