@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,3 +25,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared(repository: Path) -> Path:
+    """The folder `shared` beside the project, or the test is skipped."""
+    folder = Path(os.environ.get("DISTILLCHAIN_SHARED") or repository.parent / "shared")
+    if not (folder / "models").is_dir():
+        pytest.skip(f"{folder} is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/")
+    return folder

@@ -24,9 +24,9 @@ from distillchain_cli.options import log
 from distillchain_cli.output import Output
 
 
-def print_result(text: str) -> None:
+def print_result(text: str, *, end: str = "\n") -> None:
     """Prints what the user asked for to stdout."""
-    print(text, flush=True)  # noqa: T201
+    print(text, end=end, flush=True)  # noqa: T201
 
 
 def print_message(text: str) -> None:
@@ -124,7 +124,7 @@ _Dumper.add_representer(str, _represent_text)
 
 def print_document(document: dict[str, Any], output: Output) -> None:
     """Prints a document in a format for programs. As in kubectl, the text of a template has no line break of ours."""
-    print(document_text(document, output), end="\n" if output.template is None else "", flush=True)  # noqa: T201
+    print_result(document_text(document, output), end="\n" if output.template is None else "")
 
 
 def document_text(document: dict[str, Any], output: Output) -> str:

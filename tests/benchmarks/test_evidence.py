@@ -57,9 +57,8 @@ def test_chains_share_what_they_can(tmp_path: Path):
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_small_study_is_interrupted_and_continued(tmp_path: Path):
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/")
+def test_the_small_study_is_interrupted_and_continued(tmp_path: Path, shared: Path):
+    assert shared == SHARED, "where bench/evidence.py looks"
     study(tmp_path, "--prepare")
     small = ("--small", "--work", "work", "--parallel", "2", "--csv", "students.csv")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,12 +79,7 @@ def test_the_chains_share_their_stages_on_made_up_sentences(tmp_path: Path):
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_chains_share_their_stages_on_sst2(tmp_path: Path, repository: Path):
-    shared = Path(os.environ.get("DISTILLCHAIN_SHARED") or repository.parent / "shared")
-    if not (shared / "data/sst2-glue").is_dir():
-        pytest.skip(
-            f"{shared}/data/sst2-glue is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/"
-        )
+def test_the_chains_share_their_stages_on_sst2(tmp_path: Path, shared: Path):
     (tmp_path / "data").mkdir()
     for split, rows in ROWS.items():
         with (shared / f"data/sst2-glue/{split}.tsv").open(newline="") as source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +54,7 @@ def test_the_chain_of_the_example_runs_on_its_sentences(tmp_path: Path):
 
 @pytest.mark.shared
 @pytest.mark.xdist_group("cli-models")
-def test_the_example_runs_on_wnut17(tmp_path: Path, repository: Path):
-    shared = Path(os.environ.get("DISTILLCHAIN_SHARED") or repository.parent / "shared")
-    if not (shared / "data/wnut17").is_dir():
-        pytest.skip(f"{shared}/data/wnut17 is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/")
+def test_the_example_runs_on_wnut17(tmp_path: Path, shared: Path):
     chain = EXAMPLE.read_text().replace("file://../../../shared/", f"file://{shared}/")
     chain = chain.replace("file://../../.names", "file://./store")
 

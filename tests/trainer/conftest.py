@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,12 +59,3 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     started = Nodes(tmp_path)
     with started.ended():
         yield started
-
-
-@pytest.fixture(scope="session")
-def shared(repository: Path) -> Path:
-    """The folder `shared` beside the project, or the test is skipped."""
-    folder = Path(os.environ.get("DISTILLCHAIN_SHARED") or repository.parent / "shared")
-    if not (folder / "models").is_dir():
-        pytest.skip(f"{folder} is not there; set DISTILLCHAIN_SHARED to the folder with models/ and data/")
-    return folder
