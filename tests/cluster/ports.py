@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import socket
 
-# Below the kernel's ephemeral range (from 32768): no outgoing connection takes a port before its server starts.
-FIRST, LAST = 20000, 29999
+# Below the kernel's ephemeral range (from 32768): no outgoing connection takes a port before its server starts. Also
+# below the ports that trainers on one node choose for themselves (from 20000), which are not reserved.
+FIRST, LAST = 12000, 19999
 
 # A port is reserved while an abstract socket with its name is bound. Other test processes see the reservation, and the
 # kernel releases it when this process ends.
@@ -21,6 +22,14 @@ def free_ports(count: int) -> list[int]:
         if _reserve(port):
             ports.append(port)
     return ports
+
+
+def free_rendezvous() -> int:
+    """Reserve a port and the next one: a launcher's, and that of its ranks."""
+    while True:
+        port = random.randint(FIRST, LAST - 1)
+        if _reserve(port) and _reserve(port + 1):
+            return port
 
 
 def _reserve(port: int) -> bool:

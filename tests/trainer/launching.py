@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.ports import free_rendezvous
 from distillchain_api.resource.parallelism import ResolvedParallelism
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, Progress
 from distillchain_api.wire.manifest import ModelSummary, SplitMetrics
 from distillchain_api.wire.work_order import NODE_ENV, RENDEZVOUS_ENV, WorkOrder
-from distillchain_trainer.launch.place import FREE_PORTS
 from trainer.parts import an_order, answer_in, environment
 
 DEADLINE_S = 120.0  # two CPUs may be shared with other tests
@@ -64,14 +62,6 @@ ranks.RANK_COMMAND = (sys.executable, {rank_program!r})
 {settings}
 sys.exit(process.main([], signals))
 """
-
-
-def free_rendezvous() -> int:
-    """A port of which the next one is free too."""
-    for port in random.sample(FREE_PORTS[::2], 100):  # other tests look for ports at the same time
-        with contextlib.suppress(OSError), socket.create_server(("", port)), socket.create_server(("", port + 1)):
-            return port
-    raise AssertionError("no free port")
 
 
 def a_commit(order: WorkOrder) -> Committed:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.ports import free_rendezvous
 from distillchain_api.wire.answer import Committed, Failed, Interrupted
 from distillchain_api.wire.work_order import WorkOrder
-from trainer.launching import Node, Nodes, free_rendezvous, several
+from trainer.launching import Node, Nodes, several
 from trainer.parts import an_order, manifest_of, weights_of, write_data
 
 pytestmark = pytest.mark.models
