@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -197,7 +198,7 @@ def test_a_plan_fails_at_a_manifest_of_another_release(chain_file: Path):
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("cli")
-def test_a_failed_chain_of_the_cluster_gets_a_report_from_its_bucket(
+def test_a_failed_chain_of_the_cluster_gets_a_report_a_plan_and_advice_from_its_bucket(
     control_plane: ControlPlane,
     namespace: str,
     bucket: str,
@@ -222,18 +223,12 @@ def test_a_failed_chain_of_the_cluster_gets_a_report_from_its_bucket(
     kubeconfig = {"KUBECONFIG": str(control_plane.kubeconfig)}
     credentials = {name: value for name, value in s3.environment().items() if name != "AWS_ENDPOINT_URL_S3"}
 
-    done = distillchain("report", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **credentials)
-    denied = distillchain(
-        "report",
-        "relay",
-        "-n",
-        namespace,
-        cwd=tmp_path,
-        **kubeconfig,
-        **{**credentials, "AWS_SECRET_ACCESS_KEY": "wrong-secret"},
-    )
+    def ask(*arguments: str, **variables: str) -> CompletedProcess[str]:
+        environment = {**kubeconfig, **credentials, **variables}
+        return distillchain(*arguments, "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **environment)
 
-    planned = distillchain("plan", "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **kubeconfig, **credentials)
+    done, planned, advised = ask("report"), ask("plan"), ask("advise")
+    denied = ask("report", AWS_SECRET_ACCESS_KEY="wrong-secret")
 
     assert [stage["action"] for stage in json.loads(planned.stdout)["stages"]] == ["reuse", "train"]
     assert done.returncode == 0, done.stderr
@@ -242,6 +237,9 @@ def test_a_failed_chain_of_the_cluster_gets_a_report_from_its_bucket(
     want = "Failed at tiny (LabelMismatch) with 1 of 2 stages committed: its labels differ. mini so far keeps 96.8 %"
     assert report["verdict"].startswith(want)
     assert [stage["run"]["reused"] for stage in report["stages"] if "run" in stage] == [True]
+    assert advised.returncode == 0, advised.stderr
+    advice = json.loads(advised.stdout)
+    assert [(step["teacher"], step["student"]) for step in advice["steps"]] == [("teacher", "mini")]
     assert denied.returncode == 1
     assert "SignatureDoesNotMatch" in denied.stderr
     assert "wrong-secret" not in denied.stderr
