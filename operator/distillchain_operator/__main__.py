@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -28,9 +29,9 @@ from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import list_chain_metadata, wait_for_chains
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
-from distillchain_operator.watching import Report, watch_chains
+from distillchain_operator.watching import watch_chains
 
-WORKERS = 8  # chains reconciled at the same time; each waits for a few live reads most of the time
+WORKERS = 16  # chains reconciled at the same time; each waits for an answer of the API server most of the time
 EXIT_BAD_SETTINGS = 2
 EXIT_LEADERSHIP_LOST = 3
 
@@ -101,7 +102,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         loop.add_signal_handler(number, stops.set)
     finished = FinishedChains()
     controller = Controller(cluster, settings, metrics=metrics, finished=finished)
-    queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile))
+    queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile), group_of=lambda key: key.namespace)
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
 
@@ -114,6 +115,11 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         if controller.own_writes.report(key, version):
             queue.add(key)
 
+    def look_later(key: ChainKey) -> None:
+        """Looks at a chain although nothing was reported, after those that something was reported of."""
+        controller.own_writes.report(key, "")
+        queue.add(key, urgent=False)
+
     async def watch() -> None:
         # First, because the first lists of the watches would report each of them.
         await note_finished(cluster, settings.namespaces, finished=finished, metrics=metrics)
@@ -122,7 +128,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
-            group.create_task(_resync(cluster, add, settings, metrics, finished)),
+            group.create_task(_resync(cluster, look_later, settings, metrics, finished)),
             group.create_task(watch()),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
@@ -133,7 +139,11 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
 
 
 async def _resync(
-    cluster: Cluster, add: Report, settings: Settings, metrics: Metrics, finished: FinishedChains
+    cluster: Cluster,
+    look_later: Callable[[ChainKey], None],
+    settings: Settings,
+    metrics: Metrics,
+    finished: FinishedChains,
 ) -> None:
     """Reconciles every unfinished chain periodically, to find changes whose event was lost."""
     while True:
@@ -144,7 +154,7 @@ async def _resync(
                 key = ChainKey(metadata["namespace"], metadata["name"])
                 keys.add(key)
                 if not finished.is_unchanged(metadata):
-                    add(key, "")
+                    look_later(key)
             metrics.resynced(keys)
             finished.keep(keys)
 

@@ -1,12 +1,14 @@
 """A work queue of keys: each key is queued once, has one worker at a time, and is retried with exponential backoff.
 
-A key that is added while a worker has it is processed again afterwards, so no event is lost.
+A key that is added while a worker has it is processed again afterwards, so no event is lost. Keys belong to groups,
+which take turns: neither many keys of one group nor slow ones keep the others waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -15,8 +17,53 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
+# One group may have all workers but so many, so that a webhook that is slow in one namespace leaves some to the others.
+KEPT_FREE = 4
 
 log = logging.getLogger(__name__)
+
+
+class _Lanes(Generic[Key]):
+    """Keys that wait, in the order of their groups' turns. A key without urgency waits until no other does."""
+
+    def __init__(self, group_of: Callable[[Key], Hashable]) -> None:
+        self._group_of = group_of
+        self._urgent: dict[Hashable, deque[Key]] = {}
+        self._other: dict[Hashable, deque[Key]] = {}
+        self._is_urgent: dict[Key, bool] = {}
+
+    def __len__(self) -> int:
+        return len(self._is_urgent)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._is_urgent
+
+    def add(self, key: Key, *, urgent: bool) -> None:
+        """Queues a key behind those of its group; a key that waits without urgency may become urgent."""
+        if key in self._is_urgent:
+            if self._is_urgent[key] or not urgent:
+                return
+            self._remove(self._other, key)
+        self._is_urgent[key] = urgent
+        (self._urgent if urgent else self._other).setdefault(self._group_of(key), deque()).append(key)
+
+    def take(self, is_allowed: Callable[[Hashable], bool]) -> Key | None:
+        """The next key of the groups that are allowed; its group then goes to the end of the line."""
+        for lane in (self._urgent, self._other):
+            for group in filter(is_allowed, lane):
+                key = lane[group][0]
+                self._remove(lane, key)
+                if group in lane:
+                    lane[group] = lane.pop(group)
+                del self._is_urgent[key]
+                return key
+        return None
+
+    def _remove(self, lane: dict[Hashable, deque[Key]], key: Key) -> None:
+        group = self._group_of(key)
+        lane[group].remove(key)
+        if not lane[group]:
+            del lane[group]
 
 
 class WorkQueue(Generic[Key]):
@@ -24,14 +71,21 @@ class WorkQueue(Generic[Key]):
 
     Args:
         work: processes one key; returns the seconds after which the key is due again without an event, or None.
+        group_of: the group of a key; without it, all keys are one group, which may use all workers.
     """
 
-    def __init__(self, work: Callable[[Key], Awaitable[float | None]]) -> None:
+    def __init__(
+        self, work: Callable[[Key], Awaitable[float | None]], *, group_of: Callable[[Key], Hashable] | None = None
+    ) -> None:
         self._work = work
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()  # in _ready
+        self._group_of: Callable[[Key], Hashable] = group_of or (lambda _: None)
+        self._kept_free = KEPT_FREE if group_of else 0
+        self._waiting: _Lanes[Key] = _Lanes(self._group_of)
+        self._idle: deque[asyncio.Future[Key]] = deque()
+        self._workers = 0
         self._busy: set[Key] = set()
-        self._again: set[Key] = set()  # added while a worker has it
+        self._busy_of: Counter[Hashable] = Counter()  # workers, by group
+        self._again: dict[Key, bool] = {}  # added while a worker has it, and whether it is urgent
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
@@ -45,14 +99,14 @@ class WorkQueue(Generic[Key]):
         """Keys whose last run failed."""
         return len(self._failures)
 
-    def add(self, key: Key) -> None:
-        """Queues `key`."""
+    def add(self, key: Key, *, urgent: bool = True) -> None:
+        """Queues `key`; without urgency, behind all keys that are."""
         if key in self._busy:
             # The worker may have read the chain before this event.
-            self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+            self._again[key] = urgent or self._again.get(key, False)
+        else:
+            self._waiting.add(key, urgent=urgent)
+            self._hand_out()
 
     def add_after(self, key: Key, delay_s: float) -> None:
         """Queues `key` in `delay_s`, unless it is due sooner already."""
@@ -71,6 +125,7 @@ class WorkQueue(Generic[Key]):
 
     async def run(self, *, workers: int) -> None:
         """Processes keys until cancelled."""
+        self._workers = workers
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
@@ -79,12 +134,31 @@ class WorkQueue(Generic[Key]):
             for timer in self._timers.values():
                 timer.cancel()
 
+    def _hand_out(self) -> None:
+        """Gives waiting keys to idle workers. No await in here, so `add` always finds a key waiting or busy."""
+        while self._idle:
+            if self._idle[0].done():  # cancelled: the operator stops
+                self._idle.popleft()
+            elif (key := self._waiting.take(self._may_work)) is not None:
+                self._busy.add(key)
+                self._busy_of[self._group_of(key)] += 1
+                self._idle.popleft().set_result(key)
+            else:
+                return
+
+    def _may_work(self, group: Hashable) -> bool:
+        return self._busy_of[group] < max(self._workers - self._kept_free, 1)
+
+    async def _next(self) -> Key:
+        waits: asyncio.Future[Key] = asyncio.get_running_loop().create_future()
+        self._idle.append(waits)
+        self._hand_out()
+        return await waits
+
     async def _worker(self) -> None:
         while True:
-            key = await self._ready.get()
-            # No await between these lines, so `add` always finds the key in one of the two sets.
-            self._waiting.discard(key)
-            self._busy.add(key)
+            key = await self._next()
+            delay_s: float | None = None
             try:
                 delay_s = await self._work(key)
                 self._failures.pop(key, None)
@@ -99,10 +173,16 @@ class WorkQueue(Generic[Key]):
                     exc_info=not getattr(error, "is_expected", False),
                 )
             finally:
-                self._busy.discard(key)
+                self._free(key)
             if delay_s is not None:
                 self.add_after(key, delay_s)
             # After the key left `_busy`, or `add` would only note it again.
             if key in self._again:
-                self._again.discard(key)
-                self.add(key)
+                self.add(key, urgent=self._again.pop(key))
+
+    def _free(self, key: Key) -> None:
+        group = self._group_of(key)
+        self._busy.discard(key)
+        self._busy_of[group] -= 1
+        if not self._busy_of[group]:
+            del self._busy_of[group]

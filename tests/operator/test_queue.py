@@ -92,3 +92,70 @@ async def test_a_key_is_due_again_after_the_time_its_work_returned():
     queue.add("a")
     await run_until(queue, done)
     assert tries == 3
+
+
+def namespace_of(key: str) -> str:
+    return key.partition("/")[0]
+
+
+async def test_a_burst_of_one_namespace_does_not_keep_the_others_waiting():
+    seen: list[str] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if len(seen) == 103:
+            done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of)
+    for number in range(100):
+        queue.add(f"many/{number}")
+    for key in ("a/0", "a/1", "b/0"):
+        queue.add(key)
+    await run_until(queue, done)
+    assert {"a/0", "a/1", "b/0"} <= set(seen[:6])
+    assert [key for key in seen if key.startswith("many/")] == [f"many/{number}" for number in range(100)]
+
+
+async def test_slow_work_in_one_namespace_leaves_workers_to_the_others():
+    done, blocked = asyncio.Event(), asyncio.Event()
+    most = running = 0
+
+    async def work(key: str) -> None:
+        nonlocal most, running
+        if key.startswith("fast/"):
+            done.set()
+            return
+        running += 1
+        most = max(most, running)
+        await blocked.wait()
+
+    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of)
+    for number in range(20):
+        queue.add(f"slow/{number}")
+    queue.add("fast/0")
+    worker = asyncio.create_task(queue.run(workers=16))
+    await asyncio.wait_for(done.wait(), timeout=10)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert most == 12
+
+
+async def test_a_key_without_urgency_waits_for_the_others_until_it_becomes_urgent():
+    seen: list[str] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if len(seen) == 4:
+            done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    for key in ("resync-1", "resync-2", "event-2"):
+        queue.add(key, urgent=False)
+    for key in ("event-1", "event-2"):
+        queue.add(key)
+    queue.add("event-1", urgent=False)
+    assert queue.depth == 4
+    await run_until(queue, done)
+    assert seen == ["event-1", "event-2", "resync-1", "resync-2"]
