@@ -11,6 +11,7 @@ from distillchain_api.digests import distill_digest, labels_digest, pass_digest
 from distillchain_api.resource.distillation import resolve_distillation
 from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate
+from distillchain_api.resource.job import JobTemplate
 from distillchain_api.resource.parallelism import Parallelism, gpus_of, resolve
 from distillchain_api.resource.spec import (
     TEACHER_STAGE,
@@ -46,6 +47,7 @@ class PlannedStage:
     pod: dict[str, Any] = field(default_factory=dict)
     pod_field: str = ""
     """Where the spec states `pod`."""
+    job: JobTemplate = field(default_factory=JobTemplate)
     parallelism: Parallelism = field(default_factory=Parallelism)
     """As the spec states it; the work order has it resolved."""
     parallelism_field: str = ""
@@ -268,6 +270,7 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
         resources=stated,
         pod=pod or {},
         pod_field=pod_field,
+        job=stage.job if stage is not None and stage.job is not None else template.job,
         parallelism=parallelism,
         parallelism_field=parallelism_field,
         gpus=gpus,

@@ -88,8 +88,9 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
             # second Job.
             "name": name,
             "namespace": chain.metadata.namespace,
-            "labels": _labels(chain, stage),
+            "labels": {**(stage.job.labels or {}), **_labels(chain, stage)},
             "annotations": {
+                **(stage.job.annotations or {}),
                 SPEC_ANNOTATION: spec_hash(chain, stage),
                 **({EXPORT_ANNOTATION: "true"} if stage.work_order.export_only else {}),
             },
@@ -121,6 +122,8 @@ def spec_hash(chain: DistillationChain, stage: PlannedStage) -> str:
         "timeout": stage.timeout_s,
         "cache": cache.to_document() if cache else None,
         "secret": secret.name if secret else None,
+        # Only if it is stated: a Job of an earlier release must not look edited.
+        **({"job": job} if (job := stage.job.to_document()) else {}),
     }
     return sha256_of(stated)[:HASH_CHARS]
 
@@ -228,10 +231,11 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
         mounts = [*mounts, {"name": CACHE_VOLUME, "mountPath": CACHE}]
         volumes = [*volumes, {"name": CACHE_VOLUME, **copy.deepcopy(cache.volume)}]
     _write_trainer(trainer, chain, stage, order=order, image=defaults.image, mounts=mounts)
+    annotations = {**(stage.job.annotations or {}), **(metadata.get("annotations") or {})}
     return {
         "metadata": {
-            **{key: value for key, value in metadata.items() if key in ("annotations", "labels")},
-            "labels": {**(metadata.get("labels") or {}), **_labels(chain, stage)},
+            "labels": {**(stage.job.labels or {}), **(metadata.get("labels") or {}), **_labels(chain, stage)},
+            **({"annotations": annotations} if annotations else {}),
         },
         "spec": {
             "terminationGracePeriodSeconds": GROUP_GRACE_S if several else GRACE_S,

@@ -135,6 +135,13 @@ BAD_CHAINS = (
         ("spec.template.training", "labelSmoothing, classWeights and balancedClasses do not apply to task"),
     ),
     BadChain(
+        "label of the operator on its Jobs",
+        lambda spec: spec.update(template={"job": {"labels": {"distillchain.io/chain": "x"}}}),
+        'spec.template.job.labels.distillchain.io/chain: got "x", expected another key; the operator and the Job '
+        "controller find Jobs by it; use a domain of your own, such as example.com/",
+        ("spec.template.job.labels", "expected keys of your own"),
+    ),
+    BadChain(
         "pod without its spec",
         lambda spec: spec.update(template={"pod": {"nodeSelector": {"gpu": "a100"}}}),
         "spec.template.pod.nodeSelector: unknown field; did you mean pod.spec.nodeSelector?",

@@ -15,6 +15,7 @@ import yaml
 from chain_builders import IMAGE, a_chain, a_document, a_plan
 from cluster.controlplane import ControlPlane
 from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.work_order import (
     CACHE_BYTES_ENV,
     CACHE_ENV,
@@ -281,6 +282,32 @@ def test_null_in_a_chains_pod_removes_a_field_of_the_operators():
 def test_a_pod_with_the_right_types_can_be_merged(pod: dict[str, Any]):
     assert trainer_of(job_of(template={"image": IMAGE, "pod": pod}))["image"] == IMAGE
     assert pod_over_the_operators(pod)
+
+
+def test_labels_and_annotations_are_on_the_job_and_its_pods():
+    job = job_of(
+        template={
+            "image": IMAGE,
+            "job": {"labels": {"team": "nlp", "cost": "7"}, "annotations": {"example.com/note": "of the job"}},
+            "pod": {"metadata": {"labels": {"cost": "8"}, "annotations": {"example.com/note": "of the pod"}}},
+        }
+    )
+
+    pod = job["spec"]["template"]["metadata"]
+    assert {"team": "nlp", "cost": "7", "distillchain.io/chain": "relay"}.items() <= job["metadata"]["labels"].items()
+    assert {"team": "nlp", "cost": "8", "distillchain.io/chain": "relay"}.items() <= pod["labels"].items()
+    assert job["metadata"]["annotations"]["example.com/note"] == "of the job"
+    assert pod["annotations"] == {"example.com/note": "of the pod"}
+
+
+def test_a_stages_job_replaces_that_of_the_template():
+    document = a_document(template={"image": IMAGE, "job": {"labels": {"team": "nlp"}}})
+    document["spec"]["stages"][0]["job"] = {"labels": {"own": "yes"}}
+    plan = build_plan(parse_chain(document))
+    mini, tiny = (build_job(plan.chain, stage, defaults=NO_DEFAULTS)["metadata"]["labels"] for stage in plan.stages)
+
+    assert [name for name in ("own", "team") if name in mini] == ["own"]
+    assert [name for name in ("own", "team") if name in tiny] == ["team"]
 
 
 def test_without_any_image_the_field_is_named():

@@ -26,6 +26,7 @@ from distillchain_api.resource.evidence import EVIDENCE_RULES, ONE_STAGE, Eviden
 from distillchain_api.resource.export import EXPORT_RULES, Export, export_faults
 from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
+from distillchain_api.resource.job import JobTemplate
 from distillchain_api.resource.label_term import (
     BLOCK_RULE,
     LABEL_RULES,
@@ -218,6 +219,7 @@ class Template(Document):
     pod: PodTemplate | None = None
     """Your PodTemplateSpec (`metadata` and `spec`), merged over the operator's; the container `trainer` is written into
     it."""
+    job: JobTemplate = JobTemplate()
     training: Training = Training()
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
@@ -321,6 +323,8 @@ class Stage(Document):
     """Replaces the template's resources as a whole."""
     pod: PodTemplate | None = None
     """Replaces the template's pod as a whole."""
+    job: JobTemplate | None = None
+    """Replaces the template's job as a whole."""
     retries: Retries | None = None
     """Crashes before the chain fails; empty: the template's."""
     timeout: Duration | None = None
