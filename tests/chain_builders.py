@@ -11,6 +11,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_api.resource.evidence import Control, Outcome
 from distillchain_api.resource.spec import DistillationChain, parse_chain
+from distillchain_api.retry_request import new_retry
 from distillchain_api.wire.answer import Committed, Failed, ModelSummary
 from distillchain_api.wire.evidence import ControlVerdict, EvidenceOrder, EvidenceSummary, StageVerdict
 from distillchain_api.wire.manifest import Metrics
@@ -59,6 +60,12 @@ def a_chain(
 
 def a_plan(**chain: Any) -> Plan:
     return build_plan(a_chain(**chain))
+
+
+def retrying(plan: Plan, *stages: str, token: str = "1") -> Plan:
+    """The plan of the chain once the user has retried these stages."""
+    metadata = plan.chain.metadata.model_copy(update={"annotations": new_retry(stages, token=token)})
+    return build_plan(plan.chain.model_copy(update={"metadata": metadata}))
 
 
 def a_measured(accuracy: float, *, parameters: int = 1_000_000) -> ModelSummary:

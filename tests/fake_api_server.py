@@ -100,6 +100,11 @@ class FakeApiServer:
         for job in self.jobs:
             job["metadata"]["annotations"] = annotations
 
+    async def set_ttl(self, namespace: str, name: str, *, uid: str, seconds: int) -> None:
+        self._refuse_change()
+        for job in self.jobs:
+            job["spec"] |= {"ttlSecondsAfterFinished": seconds} if job["metadata"]["uid"] == uid else {}
+
     async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
         self.events.append(event.reason)
 

@@ -147,7 +147,7 @@ class Relay:
             [*argv, "--kubeconfig", str(self.cluster.kubeconfig)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert "the operator creates it again" in done.stdout
+        assert "the operator creates another Job for it" in done.stdout
 
     def events(self) -> list[str]:
         items = self.cluster.get("events", "-n", self.namespace)["items"]

@@ -97,7 +97,7 @@ def retry(
 ) -> None:
     """Retry the failed stage of a chain.
 
-    Deletes the stage's Job, and the operator creates it again.
+    Sets the annotation distillchain.io/retry, and the operator creates another Job for the stage.
     """
     from distillchain_cli.retry import retry as retry_stage
 

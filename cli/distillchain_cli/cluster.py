@@ -106,13 +106,6 @@ class Cluster:
         """A pod as it is stored, or None."""
         return self._get(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
 
-    def delete_job(self, name: str, *, uid: str) -> None:
-        """Deletes the Job with this UID and, in the background, its pods. Does nothing if it no longer exists."""
-        # The precondition protects a new Job of the same name that the operator has created meanwhile.
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        with suppress(NotFound):
-            self._request("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
-
     def set_suspend(self, chain: dict[str, Any], suspend: bool) -> None:
         """Writes spec.suspend of the chain with this UID, and no other field.
 
@@ -125,6 +118,20 @@ class Cluster:
             query={"fieldManager": FIELD_MANAGER},
             # A patch with a UID fails with a conflict if the name now belongs to another chain.
             body={"metadata": {"uid": metadata["uid"]}, "spec": {"suspend": suspend}},
+            content_type=MERGE_PATCH,
+        )
+
+    def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
+        """Sets annotations of the chain with this UID.
+
+        Raises: Refused when the chain was deleted and recreated since it was read.
+        """
+        metadata = chain["metadata"]
+        self._request(
+            "PATCH",
+            f"{_chains(self.namespace)}/{metadata['name']}",
+            query={"fieldManager": FIELD_MANAGER},
+            body={"metadata": {"uid": metadata["uid"], "annotations": annotations}},
             content_type=MERGE_PATCH,
         )
 

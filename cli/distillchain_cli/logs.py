@@ -13,7 +13,7 @@ from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed, Unreachable
 from distillchain_cli.live import sentence
 from distillchain_cli.log_reader import read_log
-from distillchain_cli.outcome import fetch_outcome
+from distillchain_cli.outcome import current_outcome
 from distillchain_cli.trainer_pods import TrainerPod, parse_trainer_pod
 from distillchain_cli.watching import WatchedCollections
 
@@ -113,7 +113,7 @@ def _next(
 
 def _ending(cluster: Cluster, chain: dict[str, Any], selection: LogSelection, shown: set[str]) -> tuple[str, ...]:
     """How the chain, or the selected stage, has ended, in lines; empty while there may be more to show."""
-    outcome = fetch_outcome(cluster, chain)
+    outcome = current_outcome(chain)
     if outcome is not None and not outcome.final:
         outcome = None  # a stalled chain may continue; its message is shown as any other
     entry = status_of(chain).stage_named(selection.stage) if selection.stage else None

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillchain_api.resource.status import ChainStatus
+from distillchain_api.retry_request import open_retry
 from distillchain_cli.chains import outdated_status_warning, status_of, true_condition
-from distillchain_cli.cluster import Cluster
-from distillchain_cli.errors import Refused
 from distillchain_cli.printing import troubleshooting_hint
 from distillchain_cli.status_view import failure_of
 
@@ -42,21 +41,8 @@ def outcome_of(status: ChainStatus) -> Outcome | None:
     return Outcome(False, (sentence, *([troubleshooting_hint(failure_class)] if failure_class else [])), final)
 
 
-def fetch_outcome(cluster: Cluster, chain: dict[str, Any]) -> Outcome | None:
-    """As `outcome_of`, but None while the operator has not yet seen an edit or a retry.
-
-    Raises: Unreachable when the API server cannot be asked.
-    """
+def current_outcome(chain: dict[str, Any]) -> Outcome | None:
+    """As `outcome_of`, but None while the operator has not yet seen an edit or a retry."""
     status = status_of(chain)
-    outcome = None if outdated_status_warning(chain, status) else outcome_of(status)
-    if outcome is None or outcome.succeeded:
-        return outcome
-    failed = next((entry for entry in status.stages if entry.phase == "Failed" and entry.job), None)
-    if failed is None or failed.job is None:
-        return outcome
-    try:
-        job = cluster.fetch_job(failed.job)
-    except Refused:  # the user may be allowed to read chains but not Jobs
-        return outcome
-    # `retry` deleted the Job, and the operator is about to recreate it.
-    return None if job is None or "deletionTimestamp" in job["metadata"] else outcome
+    is_retried = bool(open_retry(chain["metadata"].get("annotations"), status.handled_retry).stages)
+    return None if is_retried or outdated_status_warning(chain, status) else outcome_of(status)

@@ -14,7 +14,7 @@ from distillchain_cli.chains import status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import CliError, Refused, RunFailed, Unreachable
 from distillchain_cli.events import Event, events_of
-from distillchain_cli.outcome import Outcome, fetch_outcome
+from distillchain_cli.outcome import Outcome, current_outcome
 from distillchain_cli.snapshot import Losses, Snapshot, progress_of, training_stage
 from distillchain_cli.trainer_pods import parse_trainer_pod
 from distillchain_cli.watching import WatchedCollections
@@ -54,7 +54,7 @@ def watch_status(
                 threading.Thread(target=_read_losses, args=(cluster, name, stage.name, losses), daemon=True).start()
             screen.show(snapshot)
             with suppress(Unreachable):  # the watches report it, and this loop continues once the server answers
-                outcome = fetch_outcome(cluster, chain)
+                outcome = current_outcome(chain)
                 # While the connection is lost, the stall may have cleared without our knowledge.
                 if outcome is None or (watched.disconnected and not outcome.final):
                     stalled_since = None

@@ -54,7 +54,16 @@ class NotePods:
     """Short UIDs of all of them."""
 
 
-Action = CreateJob | CreatePart | DeleteJob | SetSuspend | NotePods
+@dataclass(frozen=True)
+class SetTtl:
+    """Let Kubernetes delete a Job so many seconds after its end."""
+
+    name: str
+    uid: str
+    seconds: int
+
+
+Action = CreateJob | CreatePart | DeleteJob | SetSuspend | NotePods | SetTtl
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,11 @@ class Cluster:
         metadata = {"uid": uid, "annotations": {SUSPENDED_ANNOTATION: "true" if suspend else None}}
         await self._patch_job(namespace, name, {"metadata": metadata, "spec": {"suspend": suspend}})
 
+    async def set_ttl(self, namespace: str, name: str, *, uid: str, seconds: int) -> None:
+        """Lets Kubernetes delete the Job with this UID so long after its end; no error if it is gone."""
+        spec = {"ttlSecondsAfterFinished": seconds}
+        await self._patch_job(namespace, name, {"metadata": {"uid": uid}, "spec": spec})
+
     async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
         """Annotates the Job with this UID; no error if it is gone or another has its name."""
         await self._patch_job(namespace, name, {"metadata": {"uid": uid, "annotations": annotations}})

@@ -27,15 +27,14 @@ def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job:
 def found_damaged_at(view: View, stage: PlannedStage) -> str:
     """The time when a vertex that needs this one failed because its checkpoint is damaged or missing; empty otherwise.
 
-    Also empty until the user retries that failure by deleting its Job. Then the status of this stage is not trusted:
-    its trainer verifies the checkpoint, or trains again if the user has deleted the manifest.
+    Also empty until the user retries that failure. Then the status of this stage is not trusted: its trainer verifies
+    the checkpoint, or trains again if the user has deleted the manifest.
     """
     for following in view.plan.vertices:
         entry = _entry_of_failure(view, stage, following) if stage.name in following.needs else None
         if entry is None or entry.phase != "Failed" or entry.failure_class is not FailureClass.CHECKPOINT_CORRUPT:
             continue
-        job = view.observed.by_name.get(entry.job or "")
-        if job is None or job.deleting:
+        if following.name in view.retried:
             return entry.finished_at or ""
     return ""
 

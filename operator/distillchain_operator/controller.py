@@ -20,7 +20,7 @@ from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress, parse_progress
-from distillchain_operator.actions import CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
+from distillchain_operator.actions import CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend, SetTtl
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains, has_succeeded
@@ -272,9 +272,9 @@ class Controller:
                         # The refusal changes phase and conditions of the chain too, so its status is built again.
                         entries = with_entry(status.entries, action.stage, **changes)
                         status = build_chain_status(plan, entries, previous=previous, now=self._clock())
-                case SetSuspend() | NotePods() if action.uid in leaving:
+                case SetSuspend() | NotePods() | SetTtl() if action.uid in leaving:
                     pass  # a Job that is deleted now must not run again before
-                case DeleteJob() | SetSuspend() | NotePods():
+                case DeleteJob() | SetSuspend() | NotePods() | SetTtl():
                     if refused := await self._changer.change(action, key):
                         refusals.append(refused)
                 case _:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distillchain_api.retry_request import annotated_retry, open_retry
 from distillchain_operator.chain_key import ChainKey
 
 
@@ -14,7 +15,7 @@ class FinishedChains:
     """The chains that have succeeded, by UID and generation. One thread writes; others may ask."""
 
     def __init__(self) -> None:
-        self._known: dict[ChainKey, tuple[str, int]] = {}
+        self._known: dict[ChainKey, tuple[str, int, str]] = {}
 
     def __contains__(self, key: ChainKey) -> bool:
         return key in self._known
@@ -22,12 +23,12 @@ class FinishedChains:
     def is_unchanged(self, metadata: dict[str, Any]) -> bool:
         """Whether the chain is one of them and was not edited since."""
         key = ChainKey(metadata["namespace"], metadata["name"])
-        return self._known.get(key) == (metadata["uid"], metadata["generation"])
+        return self._known.get(key) == _version(metadata)
 
     def note(self, metadata: dict[str, Any]) -> None:
         """The chain has succeeded."""
         key = ChainKey(metadata["namespace"], metadata["name"])
-        self._known[key] = (metadata["uid"], metadata["generation"])
+        self._known[key] = _version(metadata)
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted, or has something to do again."""
@@ -39,10 +40,16 @@ class FinishedChains:
             self.forget(key)
 
 
+def _version(metadata: dict[str, Any]) -> tuple[str, int, str]:
+    """What changes when the user edits the chain or retries a stage of it."""
+    return metadata["uid"], metadata["generation"], annotated_retry(metadata.get("annotations"))
+
+
 def has_succeeded(document: dict[str, Any]) -> bool:
     """Whether a chain's status says that it succeeded as the spec is now, with every export and the evidence."""
     status = document.get("status") or {}
     is_current = status.get("observedGeneration") == document["metadata"]["generation"]
+    retries = open_retry(document["metadata"].get("annotations"), status.get("handledRetry")).stages
     # An export may be made after the commit, or be tried again; so may a control.
     is_open = any(
         c.get("type") in ("ExportsReady", "EvidenceReady") and c.get("status") != "True"
@@ -51,4 +58,4 @@ def has_succeeded(document: dict[str, Any]) -> bool:
     # A problem, such as a refused deletion, leaves the phase as it is and has to be tried again.
     true = {c.get("type") for c in status.get("conditions") or [] if c.get("status") == "True"}
     is_ready = "Ready" in true and "Stalled" not in true
-    return bool(is_current and status.get("phase") == "Succeeded" and is_ready and not is_open)
+    return bool(is_current and not retries and status.get("phase") == "Succeeded" and is_ready and not is_open)

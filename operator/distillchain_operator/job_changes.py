@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple, assert_never
 
-from distillchain_operator.actions import DeleteJob, NotePods, SetSuspend
+from distillchain_operator.actions import DeleteJob, NotePods, SetSuspend, SetTtl
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.labels import PODS_ANNOTATION
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  # no event says that a webhook or a policy was corrected
 
-JobChange = DeleteJob | SetSuspend | NotePods
+JobChange = DeleteJob | SetSuspend | NotePods | SetTtl
 
 
 class Refused(NamedTuple):
@@ -58,7 +58,8 @@ class JobChanger:
                 raise  # the status could not be written either
             log.warning("job not changed", extra={"chain": str(key), "job": action.name, "error": error.message})
             problem = f"the API server refused to {_verb(action)} Job {action.name}: {error.message}; retrying every "
-            stalls = error.is_refusal and not isinstance(action, NotePods)  # it only counts pods
+            # The others only count pods and keep a Job for longer.
+            stalls = error.is_refusal and isinstance(action, DeleteJob | SetSuspend)
             refused = Refused(f"{problem}{RETRY_S:.0f} s", stalls, RETRY_S)
             refusals[action] = refused, self._monotonic() + RETRY_S
             return refused
@@ -77,6 +78,9 @@ class JobChanger:
             case NotePods():
                 annotations = {PODS_ANNOTATION: ",".join(action.pods)}
                 await self._cluster.annotate_job(key.namespace, action.name, uid=action.uid, annotations=annotations)
+            case SetTtl():
+                await self._cluster.set_ttl(key.namespace, action.name, uid=action.uid, seconds=action.seconds)
+                log.info("job expires", extra={**where, "ttl_s": action.seconds})
             case _:
                 assert_never(action)
 
@@ -89,5 +93,7 @@ def _verb(action: JobChange) -> str:
             return "suspend" if action.suspend else "resume"
         case NotePods():
             return "annotate"
+        case SetTtl():
+            return "set the TTL of"
         case _:
             assert_never(action)

@@ -14,6 +14,7 @@ from distillchain_api.resource.parallelism import Parallelism, ResolvedParalleli
 from distillchain_api.resource.status import ExportStatus, MissingExport, StageStatus
 from distillchain_operator import entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
+from distillchain_operator.failures_kept import RETRIED, deletions_for_retry
 from distillchain_operator.gates import has_exports
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
@@ -45,6 +46,10 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
     if running is not None:
         return _with_running_job(view, stage, entry, running)
     pauses = before.pauses if before else None
+    if before is not None and before.phase == "Failed":
+        deletions = deletions_for_retry(view, stage.name, late.name, leaving=leaving)
+        if deletions:
+            return Step(_with(stage, entry, phase="Pending", message=f"running again: {RETRIED}"), deletions)
     # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.
     for name in (late.name, *([own.name] if before is None else [])):
         job = view.observed.by_name.get(name)
@@ -130,9 +135,8 @@ def _is_final(view: View, stage: PlannedStage, missing: MissingExport, *, names:
     """Whether the export has failed and nothing has changed since: no edit of its Job, and no retry."""
     if missing.phase != "Failed" or missing.export != stage.work_order.export.name or missing.job is None:
         return False
-    job = view.observed.by_name.get(missing.job)
-    # As with a stage that failed: deleting the Job retries.
-    return job is not None and not job.deleting and (not view.was_edited or missing.job in names)
+    # As with a stage that failed (failures_kept.py).
+    return stage.name not in view.retried and (not view.was_edited or missing.job in names)
 
 
 def _outcome(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob) -> StageStatus | None:

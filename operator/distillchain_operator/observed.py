@@ -164,6 +164,8 @@ class ObservedJob:
     spec_hash: str = ""
     """What the chain asked for when it was created; empty for a Job of an earlier build."""
     retries: int = 0
+    ttl_s: int | None = None
+    """How long after its end Kubernetes deletes it; None: never."""
     deadline_s: int | None = None
     reason: str = ""
     """Of its Failed condition."""
@@ -273,6 +275,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         exports_only=EXPORT_ANNOTATION in annotations,
         spec_hash=annotations.get(SPEC_ANNOTATION, ""),
         retries=spec.get("backoffLimit", 0),
+        ttl_s=spec.get("ttlSecondsAfterFinished"),
         deadline_s=spec.get("activeDeadlineSeconds"),
         reason=decisive.get("reason", ""),
         message=on_one_line(decisive.get("message", "")),

@@ -122,7 +122,7 @@ def _decisive_pod(job: ObservedJob, pods: list[ObservedPod]) -> ObservedPod | No
 
 def _without_pods(job: ObservedJob) -> str:
     why = ": ".join(filter(None, (job.reason, job.message)))
-    return f"Job {job.name} failed and its pods were deleted ({why or 'no reason given'}); delete the Job to retry"
+    return f"Job {job.name} failed and its pods were deleted ({why or 'no reason given'})"
 
 
 def diagnose_pod(pod: ObservedPod) -> Diagnosis:

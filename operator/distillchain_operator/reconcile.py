@@ -14,6 +14,7 @@ from distillchain_api.wire.answer import Progress
 from distillchain_operator import starting
 from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.evidence_status import passes_of_controls
+from distillchain_operator.expiry import expirations
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
@@ -56,7 +57,11 @@ def reconcile(
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
-    return Decision(tuple(actions), status, has_more_starts, look_again_s=_look_again_s(view, status))
+    leaving = _deleted(actions)
+    expiring = expirations(view, stages)
+    actions += [action for action in expiring.actions if action.name not in leaving]
+    look_again_s = min(filter(None, (_look_again_s(view, status), expiring.look_again_s)), default=None)
+    return Decision(tuple(actions), status, has_more_starts, look_again_s=look_again_s)
 
 
 def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Action], bool]:

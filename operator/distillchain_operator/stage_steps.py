@@ -10,9 +10,10 @@ from distillchain_api.resource.status import StageStatus
 from distillchain_operator import entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.commits import committed_by_job, found_damaged_at, needless_pass, stays_committed
+from distillchain_operator.failures_kept import RETRIED, deletions_for_retry, is_retried, stays_failed
 from distillchain_operator.jobs import spec_hash
 from distillchain_operator.late_exports import export_step
-from distillchain_operator.observed import JobState, ObservedJob
+from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.step import Step
@@ -37,6 +38,10 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     # one is deleted now, or it would commit it again when its turn comes.
     old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at and not job.deleting]
     deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED) for job in old)
+    # The request to retry holds for this look only, and the failed Job would fail the stage again when its turn comes.
+    if is_retried(view, stage.name):
+        names = {wanted_job(view, stage).name, before.job if before else None}
+        deletions += deletions_for_retry(view, stage.name, *names, leaving=leaving | {job.name for job in old})
     return Step(entries.pending(stage, f"waiting for {waits_for} to commit"), deletions)
 
 
@@ -59,8 +64,14 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
         return _with_running_job(view, stage, running, wanted=wanted.name)
     if not damaged_at and (needless := needless_pass(view, stage)):
         return Step(needless)
-    # An upgrade of the operator gives Jobs other names. That alone must not retry a stage that failed.
-    finished = view.observed.by_name.get(wanted.name) or _failed_before(view, before)
+    if is_retried(view, stage.name):
+        own = (wanted.name, before.job if before else None)
+        if deletions := deletions_for_retry(view, stage.name, *own, leaving=leaving):
+            return Step(entries.pending(stage, f"running again: {RETRIED}"), deletions)
+        before = None
+    elif before is not None and not damaged_at and stays_failed(view, before, wanted=wanted.name):
+        return Step(before)
+    finished = view.observed.by_name.get(wanted.name)
     if finished is not None and not finished.deleting and finished.name not in leaving:
         return _with_finished_job(view, stage, finished, damaged_at=damaged_at)
     # Below a failed Job, because a stage that failed stays Failed while the chain is suspended.
@@ -162,10 +173,6 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
     # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
     if damaged_at and job.created_at <= damaged_at:
         return _run_again(stage, job, why=DAMAGED)
-    before = view.entry_of(stage, job)
-    if before is not None and before.phase == "Failed":
-        # Final for this Job. The pods that reported the reason may be deleted in the meantime.
-        return Step(before)
     if not job.has_failed and not any(pod.phase == "Succeeded" for pod in view.leaders_of(job)):
         # The metrics were in the pod's answer. A trainer that finds its stage committed reports them within seconds.
         return _run_again(stage, job, why="its pod was deleted, and its result with it")
@@ -177,11 +184,3 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
 
 def _run_again(stage: PlannedStage, job: ObservedJob, *, why: str) -> Step:
     return Step(entries.pending(stage, f"running again: {why}"), (DeleteJob(job.name, job.uid, why=why),))
-
-
-def _failed_before(view: View, before: StageStatus | None) -> ObservedJob | None:
-    """The failed Job of a stage that was not edited since, also when this operator would name it differently."""
-    if before is None or before.phase != "Failed" or before.job is None or view.was_edited:
-        return None
-    job = view.observed.by_name.get(before.job)
-    return job if job is not None and job.state is JobState.FAILED else None

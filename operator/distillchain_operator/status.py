@@ -26,6 +26,7 @@ from distillchain_api.resource.status import (
     StageProgress,
     StageStatus,
 )
+from distillchain_api.retry_request import annotated_retry
 from distillchain_api.task import Task
 from distillchain_api.wire.answer import Committed, Progress, fit
 from distillchain_api.wire.manifest import ModelSummary
@@ -231,6 +232,8 @@ def build_chain_status(
         stages=stages,
         evidence=[entry for entry in evidence if entry.name in beside],
         result=result,
+        # Whoever builds a status from this plan has seen the request.
+        handled_retry=annotated_retry(chain.metadata.annotations) or previous.handled_retry,
     )
 
 

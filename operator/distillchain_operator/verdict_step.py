@@ -14,6 +14,7 @@ from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator import entries
 from distillchain_operator.actions import DeleteJob
+from distillchain_operator.failures_kept import deletions_for_retry
 from distillchain_operator.labels import digest_label
 from distillchain_operator.stage_steps import ready_step
 from distillchain_operator.step import Step
@@ -34,7 +35,10 @@ def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStat
     missing = next((name for name in stage.needs if others[name].phase != "Committed" and name not in failed), None)
     if missing is not None:
         waiting = entries.pending(stage, f"waiting for {missing} to commit")
-        return Step(waiting, _delete_others(view, stage, "", leaving=leaving))
+        # As in stage_steps.py: the request to retry holds for this look only.
+        before = view.previous.stage_named(stage.name)
+        retried = deletions_for_retry(view, stage.name, before.job if before else None, leaving=leaving)
+        return Step(waiting, (*_delete_others(view, stage, "", leaving=leaving), *retried))
     present = without_failed(stage, failed)
     order = present.work_order.evidence
     if order is None or not order.can_be_judged:

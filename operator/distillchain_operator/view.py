@@ -7,6 +7,7 @@ from datetime import datetime
 
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.retry_request import open_retry
 from distillchain_api.wire.answer import Committed, Progress
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
@@ -46,6 +47,11 @@ class View:
         """
         # The API server raises `generation` at each edit of the spec, but not when status or labels are written.
         return self.previous.observed_generation != self.plan.chain.metadata.generation
+
+    @property
+    def retried(self) -> frozenset[str]:
+        """Names of the stages that the user asks to try again; the status of this look records the request."""
+        return open_retry(self.plan.chain.metadata.annotations, self.previous.handled_retry).stages
 
     def is_wanted(self, job: ObservedJob) -> bool:
         """Whether the Job is of a vertex as the spec has it now."""

@@ -16,12 +16,12 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageProgress, StageStatus
+from distillchain_api.retry_request import annotated_retry
 from distillchain_cli.run import build_status
 from distillchain_operator.status import committed_entry, status_patch
 
 DEADLINE_S = 30
 NAME = "sst2-femto"
-MOMENT = "2026-01-01T12:00:00Z"
 
 
 class Running:
@@ -97,13 +97,6 @@ class Scene:
         self.cluster.apply(job)
         return f"{NAME}-tiny-0123456789"
 
-    def fail_job(self) -> None:
-        conditions = [
-            {"type": kind, "status": "True", "reason": "PodFailurePolicy", "lastTransitionTime": MOMENT}
-            for kind in ("FailureTarget", "Failed")
-        ]
-        self._patch("job", self.job, {"startTime": MOMENT, "conditions": conditions})
-
     def write_status(self, *, tiny: str, step: int | None = None, stalled: str | None = None) -> ChainStatus:
         """Writes a status in which mini is committed.
 
@@ -133,6 +126,9 @@ class Scene:
         if tiny == "Committed":
             entry = committed_entry(plan.stages[1], a_commit(plan.stages[1], accuracy=0.81), job=self.job, attempt=1)
         status = build_status(plan, [mini, entry])
+        if tiny != "Failed":  # the operator has seen what the user asked for
+            annotations = self.cluster.get("dchain", NAME, "-n", self.namespace)["metadata"].get("annotations")
+            status = status.model_copy(update={"handled_retry": annotated_retry(annotations) or None})
         self._patch("dchain", NAME, status_patch(status))
         return status
 

@@ -10,9 +10,8 @@ import yaml
 
 from chain_builders import a_document
 from cli.parts import distillchain, example_in_help, write_chain
-from cli.scene import DEADLINE_S, NAME, Scene
+from cli.scene import NAME, Scene
 from cluster.s3 import S3Server
-from cluster.waiting import wait_until
 from distillchain_api.resource.status import ChainStatus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
@@ -49,24 +48,15 @@ def test_a_chain_that_the_operator_has_not_seen_is_pending(scene: Scene):
     assert done.stderr == ("the operator has not seen this chain yet; check that it runs and watches this namespace\n")
 
 
-def test_retry_deletes_the_job_of_the_failed_stage(scene: Scene):
+def test_retry_asks_the_operator_for_another_job_of_the_failed_stage(scene: Scene):
     scene.write_status(tiny="Failed")
-    scene.fail_job()
 
     done = scene.distillchain("retry", NAME)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"deleted Job {scene.job} of stage tiny (LabelMismatch); the operator creates it again\n"
-    wait_until("the Job to be gone", lambda: not scene.has_job(), deadline_s=DEADLINE_S)
-
-
-def test_a_running_job_is_not_deleted(scene: Scene):
-    scene.write_status(tiny="Failed")  # an outdated status: the Job has not failed
-
-    done = scene.distillchain("retry", NAME)
-
-    assert done.returncode == 1
-    assert done.stderr == f"nothing to retry: Job {scene.job} of stage tiny has not ended\n"
+    assert done.stdout == "retrying stage tiny (LabelMismatch); the operator creates another Job for it\n"
+    value = scene.cluster.get("dchain", NAME, "-n", scene.namespace)["metadata"]["annotations"]["distillchain.io/retry"]
+    assert value.startswith("tiny@20")
     assert scene.has_job()
 
 
@@ -220,7 +210,6 @@ def test_a_missing_permission_is_reported_in_the_words_of_the_api_server(scene: 
 @pytest.mark.parametrize("command", ["list", "status", "events", "retry", "suspend", "resume"])
 def test_the_example_of_each_help_works(scene: Scene, command: str):
     scene.write_status(tiny="Failed")
-    scene.fail_job()
 
     done = scene.distillchain(*example_in_help(command, cwd=scene.folder))
 

@@ -140,19 +140,20 @@ class Recorder:
     def fetch_chain(self, name: str) -> dict[str, Any]:
         return self.chain
 
-    def fetch_job(self, name: str) -> None:
-        return None
+    def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
+        self.annotations = annotations
 
     def set_suspend(self, chain: dict[str, Any], suspend: bool) -> None:
         pass
 
 
-def test_a_retry_deletes_the_job_of_a_failed_export():
+def test_a_retry_of_a_failed_export_names_its_stage():
     missing = {"export": "onnx", "phase": "Failed", "job": "e", "message": "why", "failureClass": "Crashed"}
     cluster: Any = Recorder(a_chain(status=stages_with("Committed", missingExport=missing)))
 
-    want = "Job e of export onnx of stage mini is already deleted; the operator creates another Job for it"
-    assert retry(cluster, "relay", None) == want
+    want = "retrying export onnx of stage mini (Crashed); the operator creates another Job for it"
+    assert retry(cluster, "relay", None, now=lambda: datetime(2026, 1, 1, tzinfo=UTC)) == want
+    assert cluster.annotations == {"distillchain.io/retry": "mini@2026-01-01T00:00:00.000+00:00"}
 
 
 def stages_with(phase: str, *, name: str = "mini", **more: Any) -> dict[str, Any]:
@@ -178,11 +179,13 @@ def test_suspend_and_resume_say_what_happens_next(phase: str, suspended: bool, w
 @pytest.mark.parametrize(
     "suspended, want",
     [
-        (False, "Job j of stage mini is already deleted; the operator creates it again"),
-        (True, "Job j of stage mini is already deleted; the operator creates it again once the chain is resumed: distillchain resume relay"),
+        (False, "retrying stage mini (DataInvalid); the operator creates another Job for it"),
+        (True, "retrying stage mini (DataInvalid); the operator creates another Job for it once the chain is resumed: distillchain resume relay"),
     ],
 )  # fmt: skip
 def test_a_retry_of_a_suspended_chain_says_that_it_waits(suspended: bool, want: str):
-    cluster: Any = Recorder(a_chain(status=stages_with("Failed", job="j"), suspend=suspended))
+    cluster: Any = Recorder(
+        a_chain(status=stages_with("Failed", job="j", failureClass="DataInvalid"), suspend=suspended)
+    )
 
     assert retry(cluster, "relay", None) == want

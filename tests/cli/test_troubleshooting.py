@@ -58,7 +58,6 @@ def test_links_lead_to_existing_headings(page: str):
 @pytest.mark.xdist_group("cli")
 def test_every_command_of_the_page_runs(page: str, scene: Scene):
     scene.write_status(tiny="Failed")
-    scene.fail_job()
     commands = {line.partition(" #")[0].strip() for block in BLOCK.findall(page) for line in block.splitlines()}
     search = os.pathsep.join([str(scene.cluster.binaries), os.environ["PATH"]])
     variables = clean_environment(scene.folder) | {"KUBECONFIG": str(scene.kubeconfig()), "PATH": search}

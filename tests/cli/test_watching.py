@@ -98,7 +98,6 @@ class NoScreen:
 
 def test_a_watch_continues_when_a_failed_stage_is_retried(scene: Scene):
     scene.write_status(tiny="Failed")
-    scene.fail_job()
     assert scene.distillchain("retry", NAME).returncode == 0
     with scene.start("status", NAME, "-w") as watch:
         watch.wait_for("stage tiny: failed")  # the operator has not seen the retry yet

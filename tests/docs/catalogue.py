@@ -52,6 +52,10 @@ RUN: dict[tuple[str, str], Scene] = {
     ("docs/operations.md", "distillchain list --all-namespaces"): Scene.CHAIN,
     ("docs/operations.md", "distillchain suspend sst2-femto"): Scene.CHAIN,
     ("docs/operations.md", "distillchain retry sst2-femto"): Scene.CHAIN,
+    (
+        "docs/operations.md",
+        'kubectl annotate distillationchain sst2-femto --overwrite "distillchain.io/retry=tiny@$(date +%s)"',
+    ): Scene.CHAIN,
     ("docs/operations.md", "helm upgrade distillchain charts/distillchain \\"): Scene.INSTALL,
     ("docs/operations.md", "helm uninstall distillchain --namespace distillchain-system"): Scene.INSTALL,
     ("docs/operations.md", "kubectl delete crd distillationchains.distillchain.io"): Scene.INSTALL,

@@ -287,7 +287,8 @@ def test_with_a_chain(block: Block, chain: Chain) -> None:
     if "status.phase" in block.text:
         assert f"{NAME}: tiny: labels differ" in done.stdout
     if "retry" in block.text:
-        assert chain.cluster.get("jobs", "-n", chain.namespace)["items"] == []
+        (changed,) = chain.cluster.get("dchain", "-n", chain.namespace)["items"]
+        assert changed["metadata"]["annotations"]["distillchain.io/retry"].startswith("tiny@")
 
 
 @pytest.fixture(scope="module")

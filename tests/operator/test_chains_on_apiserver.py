@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from chain_builders import a_commit, a_document, a_failure
@@ -59,7 +61,11 @@ def test_a_fatal_exit_code_fails_the_chain_at_once_with_the_trainers_message(rel
     relay.wait("the event", lambda: "StageFailed" in relay.events())
     assert sentence in relay.kubectl("describe", "dchain", "relay")
 
-    relay.kubectl("delete", "job", relay.jobs("mini")[0]["metadata"]["name"])  # `distillchain retry`
+    relay.kubectl("delete", "job", relay.jobs("mini")[0]["metadata"]["name"])
+    relay.wait_for_operator()
+    assert (relay.jobs(), relay.status()) == ([], status), "a stage that failed stays so without its Job"
+
+    relay.retry()
     relay.commit("mini")
     relay.wait_for_pod("tiny")
 
@@ -190,6 +196,28 @@ def test_retry_after_a_damaged_checkpoint_runs_the_stage_that_wrote_it_again(rel
     relay.commit("mini")
     relay.commit("tiny")
     relay.wait_for_phase("Succeeded")
+
+
+def test_jobs_expire_and_their_results_stay_in_status(relay: Relay):
+    relay.apply(a_document(template={"image": "x", "ttlAfterFinished": "1h"}))
+    relay.commit("mini")
+    answer = a_failure(relay.planned("tiny"), FailureClass.DATA_INVALID, "dev.tsv:7: 3 columns, expected 2")
+    relay.end(relay.wait_for_pod("tiny"), exit_code=65, message=answer.to_json(), reason="Error")
+    status = relay.wait_for_phase("Failed")
+    relay.wait(
+        "the TTL of both Jobs",
+        lambda: [job["spec"].get("ttlSecondsAfterFinished") for job in relay.jobs()] == [3600, 3600],
+    )
+    for job in relay.jobs():  # the time has passed
+        patch = json.dumps({"spec": {"ttlSecondsAfterFinished": 0}})
+        relay.kubectl("patch", "job", job["metadata"]["name"], "--type=merge", "-p", patch)
+    relay.wait("the Jobs to be gone", lambda: not relay.jobs() and not relay.pods())
+    relay.wait_for_operator()
+    assert (relay.status(), relay.jobs()) == (status, [])
+
+    relay.retry()
+    relay.commit("tiny")
+    assert relay.wait_for_phase("Succeeded")["stages"][0] == status["stages"][0]
 
 
 def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):

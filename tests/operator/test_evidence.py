@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import CHAIN_UID, a_committed_job, a_job, a_plan, a_pod
+from chain_builders import CHAIN_UID, a_committed_job, a_job, a_plan, a_pod, retrying
 from deciding import a_failed_job, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
@@ -64,6 +64,17 @@ class Cluster:
 
     def fail(self, stage: str, failure_class: FailureClass = FailureClass.DATA_INVALID) -> Decision:
         self.add(*a_failed_job(self.plan, stage, failure_class))
+        return self.look()
+
+    def retry(self, stage: str) -> Decision:
+        """`distillchain retry`: the operator deletes the Job that failed, and creates another one at its next look."""
+        self.ask_for(stage)
+        self.delete(stage)
+        return self.look()
+
+    def ask_for(self, stage: str) -> Decision:
+        """The first look after `distillchain retry`."""
+        self.plan = retrying(self.plan, stage, token=f"{stage} {len(self.jobs)}")
         return self.look()
 
     def delete(self, stage: str) -> None:
@@ -177,9 +188,8 @@ def test_a_control_that_is_retried_makes_the_verdict_new():
     cluster.commit("mini", "tiny", "tiny-s2", "tiny-from-root-s1", "tiny-from-root-s2", "tiny-direct-s2")
     cluster.fail("tiny-direct-s1")
     cluster.commit("evidence", without=["tiny-direct-s1"])
-    cluster.delete("tiny-direct-s1")  # distillchain retry
 
-    again = cluster.look()
+    again = cluster.retry("tiny-direct-s1")
 
     assert created(again) == ["tiny-direct-s1"]
     assert entry(again, "evidence").phase == "Pending"
@@ -195,8 +205,7 @@ def test_a_control_that_fails_again_keeps_the_verdict_without_it():
     cluster.commit("mini", "tiny", "tiny-s2", "tiny-from-root-s1", "tiny-from-root-s2", "tiny-direct-s2")
     cluster.fail("tiny-direct-s1")
     cluster.commit("evidence", without=["tiny-direct-s1"])
-    cluster.delete("tiny-direct-s1")
-    cluster.look()
+    cluster.retry("tiny-direct-s1")
 
     decision = cluster.fail("tiny-direct-s1")
 
@@ -210,9 +219,8 @@ def test_an_unfinished_verdict_on_other_students_is_deleted():
     cluster.fail("tiny-direct-s1")
     old = a_job(cluster.plan, "evidence", without=["tiny-direct-s1"])
     cluster.add(old, a_pod(old))
-    cluster.delete("tiny-direct-s1")
 
-    decision = cluster.look()
+    decision = cluster.retry("tiny-direct-s1")
 
     assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [old["metadata"]["name"]]
 
@@ -297,9 +305,9 @@ def test_controls_whose_pass_failed_are_left_out_and_the_verdict_comes():
     assert judged.status.result is not None
     assert judged.status.result.evidence is not None
     assert judged.status.result.evidence.missing == ["tiny-from-root-s1, tiny-from-root-s2 failed"]
-    cluster.delete("tiny-from-root-pass")  # distillchain retry
-    assert created(cluster.look()) == ["tiny-from-root-pass"]
-    assert entry(cluster.look(), "evidence").phase == "Pending"
+    again = cluster.retry("tiny-from-root-pass")
+    assert created(again) == ["tiny-from-root-pass"]
+    assert entry(again, "evidence").phase == "Pending"
 
 
 def test_a_failed_verdict_does_not_fail_the_chain():
@@ -321,13 +329,14 @@ def test_a_verdict_that_finds_a_damaged_control_has_that_one_trained_again(witho
     failure = FailureClass.CHECKPOINT_CORRUPT
     cluster.add(*a_failed_job(cluster.plan, "evidence", failure, sentence=damaged, without=without))
     assert ready(cluster.look()).reason == "Failed"
-    cluster.delete("evidence")  # distillchain retry
 
-    decision = cluster.look()
+    decision = cluster.ask_for("evidence")
 
     job = next(name for name in cluster.jobs if "tiny-from-root-s2" in name)
-    assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [job]
+    verdict = next(name for name in cluster.jobs if "evidence" in name)
+    assert {action.name for action in decision.actions if isinstance(action, DeleteJob)} == {job, verdict}
     assert (decision.status.phase, entry(decision, "evidence").phase) == ("Succeeded", "Pending")
+    cluster.delete("evidence")
     cluster.delete("tiny-from-root-s2")
     assert created(cluster.look()) == ["tiny-from-root-s2"]
     assert created(cluster.commit("tiny-from-root-s2")) == ["evidence"]
@@ -339,9 +348,8 @@ def test_a_verdict_that_finds_a_damaged_stage_of_the_chain_does_not_undo_its_suc
     damaged = "tiny: its manifest is missing"
     cluster.add(*a_failed_job(cluster.plan, "evidence", FailureClass.CHECKPOINT_CORRUPT, sentence=damaged))
     cluster.look()
-    cluster.delete("evidence")  # distillchain retry
 
-    decision = cluster.look()
+    decision = cluster.retry("evidence")
 
     assert (decision.status.phase, created(decision), len(decision.actions)) == ("Succeeded", ["evidence"], 1)
 

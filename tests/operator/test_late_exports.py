@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan, a_pod
+from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan, a_pod, retrying
 from deciding import NOON as NOON_TIME
 from deciding import committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
@@ -154,14 +154,19 @@ def test_stages_start_before_exports():
     assert entry(decision, "mini").missing_export.phase == "Pending"
 
 
-def test_a_failed_export_is_tried_again_once_its_job_is_deleted():
+def test_a_failed_export_is_tried_again_when_the_user_retries_and_not_because_its_job_is_gone():
     plan, status = succeeded("mini")
     started = decide(plan, previous=status)
     answer = a_commit(plan.stages[0], reused=True).model_copy(update={"export_failure": FAILURE})
     job, pod = ended(export_job(started), answer=answer)
     failed = decide(plan, job, pods=(pod,), previous=started.status)
+    assert decide(plan, previous=failed.status).status == failed.status
 
-    assert created(decide(plan, previous=failed.status)) == ["mini"]
+    asked = decide(retrying(plan, "mini"), job, pods=(pod,), previous=failed.status)
+
+    assert [a.name for a in asked.actions if isinstance(a, DeleteJob)] == [job["metadata"]["name"]]
+    assert created(decide(retrying(plan, "mini"), previous=asked.status)) == ["mini"]
+    assert created(decide(retrying(plan, "mini"), previous=failed.status)) == ["mini"], "its Job is gone already"
 
 
 def test_an_upgrade_leaves_the_running_job_of_an_export_that_an_earlier_release_started():

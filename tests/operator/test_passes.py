@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import CHAIN_UID, a_committed_job, a_document, a_job, a_plan, a_pod
+from chain_builders import CHAIN_UID, a_committed_job, a_document, a_job, a_plan, a_pod, retrying
 from deciding import a_failed_job, committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
@@ -132,7 +132,7 @@ def test_a_pass_that_its_stage_finds_damaged_runs_again_once_the_stage_is_retrie
     status = decide(plan, done, pods=(answered,)).status
     status = decide(plan, done, failed, pods=(answered, pod), previous=status).status
 
-    decision = decide(plan, done, pods=(answered,), previous=status)
+    decision = decide(retrying(plan, "mini"), done, failed, pods=(answered, pod), previous=status)
 
     assert entry(decision, "mini-pass").phase == "Pending"
 
@@ -148,10 +148,11 @@ def test_the_pass_of_a_later_stage_that_is_found_damaged_runs_again_too():
     failed, pod = a_failed_job(plan, "tiny", FailureClass.CHECKPOINT_CORRUPT)
     status = decide(plan, *jobs, failed, pods=(*pods, pod), previous=status).status
 
-    retried = decide(plan, *jobs, pods=tuple(pods), previous=status)
+    plan = retrying(plan, "tiny")
+    retried = decide(plan, *jobs, failed, pods=(*pods, pod), previous=status)
 
     gone = {action.name for action in retried.actions if isinstance(action, DeleteJob)}
-    assert gone == {job["metadata"]["name"] for job in jobs}
+    assert gone == {job["metadata"]["name"] for job in (*jobs, failed)}
     first = decide(plan, previous=retried.status)
     assert created(first) == ["mini"]
     job, answered = a_committed_job(plan, "mini")

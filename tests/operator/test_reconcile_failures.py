@@ -13,6 +13,7 @@ from chain_builders import (
     a_job,
     a_plan,
     a_pod,
+    retrying,
 )
 from deciding import NOON, a_failed_job, committed_status, created, decide, entry, stalled
 from distillchain_api.failures import FailureClass
@@ -44,8 +45,10 @@ def test_retrying_a_stage_that_found_its_teacher_damaged_runs_the_teachers_stage
     failed = decide(plan, old_job, job, pods=(old_pod, pod), previous=committed_status(plan, "mini")).status
     assert failed.phase == "Failed"
 
-    retried = decide(plan, old_job, pods=(old_pod,), previous=failed)  # `distillchain retry` deleted the Job of tiny
-    assert [a.name for a in retried.actions if isinstance(a, DeleteJob)] == [old_job["metadata"]["name"]]
+    plan = retrying(plan, "tiny")
+    retried = decide(plan, old_job, job, pods=(old_pod, pod), previous=failed)
+    names = [a.name for a in retried.actions if isinstance(a, DeleteJob)]
+    assert names == [old_job["metadata"]["name"], job["metadata"]["name"]]
     assert created(retried) == []
 
     # Killed before the status was written, and the Job still exists: the status is not trusted, and no Job is created.
@@ -221,7 +224,7 @@ def test_a_stage_that_timed_out_keeps_its_last_progress():
     assert (failed.progress.step, failed.progress.of) == (90, 100)
 
 
-def test_a_failed_job_fails_the_chain_with_the_trainers_message_and_deleting_it_retries():
+def test_a_failed_job_fails_the_chain_with_the_trainers_message_until_the_user_retries():
     plan = a_plan()
     stage = plan.stages[0]
     job = a_job(plan, "mini", condition="Failed", reason="PodFailurePolicy", failed=1)
@@ -231,9 +234,19 @@ def test_a_failed_job_fails_the_chain_with_the_trainers_message_and_deleting_it_
     assert decision.status.phase == "Failed"
     assert decision.status.message == "mini: train.tsv:7: 3 columns, expected 2"
     assert [e.reason for e in transitions(ChainStatus(), decision.status)] == ["StageFailed"]
-    later = decide(plan, job, previous=decision.status)  # its pod was deleted
-    assert later.status == decision.status
-    assert created(decide(plan, previous=decision.status)) == ["mini"]
+    failed = decision.status
+    for jobs in ([job], []):  # its pod, and then its Job was deleted
+        later = decide(plan, *jobs, previous=failed)
+        assert (later.status, later.actions) == (failed, ())
+
+    retried = retrying(plan, "mini")
+    asked = decide(retried, job, previous=failed)
+    assert [action.name for action in asked.actions if isinstance(action, DeleteJob)] == [job["metadata"]["name"]]
+    assert created(decide(retried, previous=asked.status)) == ["mini"]
+    assert created(decide(retried, previous=failed)) == ["mini"], "killed before the status was written"
+    again = failed.model_copy(update={"handled_retry": asked.status.handled_retry})
+    assert created(decide(retried, previous=again)) == [], "a request is handled once"
+    assert created(decide(retrying(plan, "mini", token="2"), previous=again)) == ["mini"]
 
 
 def test_a_succeeded_job_whose_pod_was_deleted_is_run_again():

@@ -233,6 +233,9 @@ class Template(Document):
     pending_deadline: Duration | None = None
     """Maximum time that a pod of a stage may wait to start. Then the Job is deleted, so that the other pods hold no GPU
     in vain, and created again after a pause; empty: no limit."""
+    ttl_after_finished: Duration | None = None
+    """How long a Job that has ended is kept with its pods and their logs; at least a minute. Status has its result or
+    failure by then, and nothing runs again because it is deleted; empty: until the chain is deleted."""
     save_interval: Duration = "10m"
     """Maximum training time that a crash can lose."""
     export: Export = Export()

@@ -243,6 +243,8 @@ class ChainStatus(Record):
     ] = []
     """With `spec.evidence`: controls, further seeds and the verdict. They do not decide `phase`."""
     result: ChainResult | None = None
+    handled_retry: str | None = None
+    """The last request to try stages again, as the annotation `distillchain.io/retry` had it."""
 
     @property
     def entries(self) -> list[StageStatus]:

@@ -1,0 +1,148 @@
+"""Jobs that have ended expire after `ttlAfterFinished`, and nothing runs again because of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chain_builders import a_commit, a_committed_job, a_document, a_job, a_plan, a_pod, retrying
+from deciding import a_failed_job, created, decide
+from distillchain_api.failures import FailureClass
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import ExportFailure
+from distillchain_operator.actions import Decision, SetTtl
+from distillchain_operator.finished import FinishedChains, has_succeeded
+from fake_api_server import KEY, FakeApiServer, a_controller
+
+AN_HOUR = {"image": "x", "ttlAfterFinished": "1h"}
+
+
+def expiring(decision: Decision) -> dict[str, int]:
+    return {action.name: action.seconds for action in decision.actions if isinstance(action, SetTtl)}
+
+
+def name_of(job: dict[str, Any]) -> str:
+    return str(job["metadata"]["name"])
+
+
+def test_a_committed_job_expires_and_its_stage_stays_committed_without_it():
+    plan = a_plan(template=AN_HOUR)
+    job, pod = a_committed_job(plan, "mini")
+    decision = decide(plan, job, pods=(pod,))
+    assert expiring(decision) == {name_of(job): 3600}
+
+    job["spec"]["ttlSecondsAfterFinished"] = 3600
+    assert expiring(decide(plan, job, pods=(pod,), previous=decision.status)) == {}
+    without = decide(plan, previous=decision.status)
+    assert created(without) == ["tiny"]
+    assert without.status.stages[0] == decision.status.stages[0]
+
+
+def test_a_failed_job_expires_only_when_its_reason_is_in_status_and_its_stage_stays_failed():
+    plan = a_plan(template=AN_HOUR)
+    job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID, sentence="train.tsv:7")
+    first = decide(plan, job, pods=(pod,))
+    assert (expiring(first), first.look_again_s) == ({}, 0.1)
+
+    second = decide(plan, job, pods=(pod,), previous=first.status)
+    assert (expiring(second), second.look_again_s) == ({name_of(job): 3600}, None)
+    later = decide(plan, previous=second.status)
+    assert (later.status, later.actions) == (first.status, ())
+    assert later.status.message == "mini: train.tsv:7"
+    assert created(decide(retrying(plan, "mini"), previous=second.status)) == ["mini"]
+
+
+def test_an_edit_of_the_stage_s_job_retries_it_and_an_edit_elsewhere_does_not():
+    plan = a_plan(template=AN_HOUR)
+    job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID)
+    failed = decide(plan, job, pods=(pod,)).status
+
+    elsewhere = a_plan(template=AN_HOUR, generation=2, maxParallelJobs=2)
+    assert created(decide(elsewhere, previous=failed)) == []
+    assert created(decide(a_plan(template={**AN_HOUR, "retries": 9}, generation=2), previous=failed)) == ["mini"]
+
+
+def test_a_stage_that_found_its_teacher_damaged_stays_failed_when_its_job_is_gone():
+    plan = a_plan(template=AN_HOUR)
+    teacher, answered = a_committed_job(plan, "mini")
+    job, pod = a_failed_job(plan, "tiny", FailureClass.CHECKPOINT_CORRUPT)
+    status = decide(plan, teacher, pods=(answered,)).status
+    failed = decide(plan, teacher, job, pods=(answered, pod), previous=status).status
+
+    assert decide(plan, previous=failed).status == failed
+
+
+def test_an_export_that_failed_stays_so_when_its_job_has_expired():
+    plan = a_plan(stages=["mini"], template={**AN_HOUR, "export": {"onnx": {}}})
+    failure = ExportFailure(failure_class=FailureClass.DISK_FULL, message="no space")
+    answer = a_commit(plan.stages[0]).model_copy(update={"export_failure": failure})
+    job = a_job(plan, "mini", condition="Complete", succeeded=1)
+    pod = a_pod(job, phase="Succeeded", exit_code=0, message=answer.to_json())
+    first = decide(plan, job, pods=(pod,))
+    assert expiring(first) == {}
+    second = decide(plan, job, pods=(pod,), previous=first.status)
+    assert list(expiring(second)) == [name_of(job)]
+    assert decide(plan, previous=second.status).status == first.status
+
+
+@pytest.mark.parametrize("template, want", [({"image": "x"}, []), ({**AN_HOUR, "ttlAfterFinished": "1s"}, [60])])
+def test_without_the_field_no_job_expires_and_none_within_a_minute(template: dict[str, Any], want: list[int]):
+    plan = a_plan(template=template)
+    job, pod = a_committed_job(plan, "mini")
+    assert list(expiring(decide(plan, job, pods=(pod,))).values()) == want
+
+
+def test_jobs_of_stages_that_the_chain_no_longer_has_expire_and_running_ones_do_not():
+    old = a_plan(template=AN_HOUR)
+    outdated, pod = a_failed_job(old, "tiny", FailureClass.CRASHED)
+    plan = a_plan(template=AN_HOUR, stages=["mini"], generation=2)
+    running = a_job(plan, "mini", active=1)
+    assert expiring(decide(plan, outdated, running, pods=(pod, a_pod(running, number=1)))) == {name_of(outdated): 3600}
+
+
+def test_the_field_changes_neither_the_job_nor_what_the_operator_takes_for_an_edit():
+    first, second = (
+        a_job(a_plan(), "mini"),
+        a_job(
+            a_plan(template={"image": "registry.example/distillchain-trainer:0.1", "ttlAfterFinished": "1h"}), "mini"
+        ),
+    )
+    assert first == second
+
+
+def test_the_operator_sets_the_ttl_in_the_look_that_follows_the_failure():
+    server = FakeApiServer()
+    server.chain = a_document(template=AN_HOUR)
+    server.chain["metadata"] |= {
+        "namespace": "ml",
+        "uid": a_plan().chain.metadata.uid,
+        "generation": 1,
+        "resourceVersion": "1",
+    }
+    job, pod = a_failed_job(a_plan(template=AN_HOUR), "mini", FailureClass.DATA_INVALID)
+    server.jobs, server.pods = [job], [pod]
+    controller = a_controller(server)
+
+    assert asyncio.run(controller.reconcile(KEY)) == 0.1
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+    controller.own_writes.report(KEY, "")
+    assert asyncio.run(controller.reconcile(KEY)) is None
+    assert job["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+def test_a_chain_that_has_succeeded_is_looked_at_again_when_a_stage_of_it_is_retried():
+    plan = a_plan(stages=["mini"])
+    job, pod = a_committed_job(plan, "mini")
+    status = decide(plan, job, pods=(pod,), previous=ChainStatus()).status.to_document()
+    metadata = {"namespace": "ml", "name": "relay", "uid": "1", "generation": 1}
+    assert has_succeeded({"metadata": metadata, "status": status})
+    known = FinishedChains()
+    known.note(metadata)
+
+    asked = metadata | {"annotations": {"distillchain.io/retry": "mini@1"}}
+
+    assert not has_succeeded({"metadata": asked, "status": status})
+    assert (known.is_unchanged(metadata), known.is_unchanged(asked)) == (True, False)
+    assert has_succeeded({"metadata": asked, "status": {**status, "handledRetry": "mini@1"}})
