@@ -40,6 +40,7 @@ from distillchain_operator.problems import (
 )
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.settings import Settings
+from distillchain_operator.stage_metrics import pods_now
 from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.transitions import transitions
@@ -144,7 +145,8 @@ class Controller:
         status, retry_s = await self._act(document, plan, decision, key, previous)
         refused_s = await self._write(document, key, previous, status)
         pod = running_pod(plan, observed)
-        self._metrics.reconciled(key, status, runs_since=pod.created_at if pod else None)
+        since = pod.created_at if pod else None
+        self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(plan, observed))
         if pod is not None and known is None:
             self._observed[key] = observed, self._monotonic()
         if refused_s is None and has_succeeded({**document, "status": status.to_document()}):

@@ -7,7 +7,6 @@ while its stage is pending or running, or while it is stalled, and at most NAMED
 from __future__ import annotations
 
 import collections
-import contextlib
 import platform
 import sys
 import time
@@ -25,6 +24,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainPhase, ChainStatus, StageStatus
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError
+from distillchain_operator.stage_metrics import PodsNow, StageMetrics, remove_series
 
 NAMED_CHAINS = 500  # series of one metric; `kubectl get` lists the others
 # A reconcile makes about five requests: 20 ms each in the usual case, 30 s (the client's limit) in the worst.
@@ -44,6 +44,8 @@ class _Seen:
     stage: str = ""
     state: StageState = "pending"
     since: float = 0.0
+    loss: float | None = None
+    metric: float | None = None
 
 
 class Metrics:
@@ -122,6 +124,7 @@ class Metrics:
         )
         build.labels(version("distillchain"), platform.python_version()).set(1)
         registry.register(_OfChains(self._seen))
+        self._stages = StageMetrics(registry, clock=clock)
         # Only the library's global registry has it by default.
         ProcessCollector(registry=registry)
 
@@ -158,12 +161,16 @@ class Metrics:
         """Counts a Job that the API server refused."""
         self._jobs.labels("refused").inc()
 
-    def reconciled(self, key: ChainKey, status: ChainStatus, *, runs_since: str | None = None) -> None:
+    def reconciled(
+        self, key: ChainKey, status: ChainStatus, *, runs_since: str | None = None, pods: PodsNow | None = None
+    ) -> None:
         """Updates what is known of a chain.
 
         Args:
             runs_since: creation time of the pod whose trainer runs; None: none runs.
+            pods: None: they were not read, because the chain is finished or cannot be read.
         """
+        self._stages.saw(key, status, pods)
         # Every counter starts at 0, because `increase` does not count the first value that it sees.
         self._named.add(key.namespace)
         self._replaced.labels(key.namespace)
@@ -177,7 +184,9 @@ class Metrics:
             return
         state: StageState = "running" if runs_since else "pending"
         since = _seconds(runs_since) if runs_since else self._pending_since(key, current)
-        self._seen[key] = _Seen(status.phase, sys.intern(_stalled_reason(status)), current.name, state, since)
+        reason = sys.intern(_stalled_reason(status))
+        loss = current.progress.loss if runs_since and current.progress else None
+        self._seen[key] = _Seen(status.phase, reason, current.name, state, since, _number(loss), _number(status.metric))
 
     def _pending_since(self, key: ChainKey, current: StageStatus) -> float:
         before = self._seen.get(key)
@@ -195,6 +204,7 @@ class Metrics:
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted."""
         self._seen.pop(key, None)
+        self._stages.forget(key)
 
     def resynced(self, keys: Iterable[ChainKey]) -> None:
         """All readable chains were listed; others that are known were deleted."""
@@ -208,10 +218,11 @@ class Metrics:
         """Removes the counters of namespaces that have had no chain since the resync before; most were deleted."""
         for namespace in self._empty - current:
             for reused in ("true", "false"):
-                _remove(self._committed, namespace, reused)
+                remove_series(self._committed, namespace, reused)
             for failure_class in FailureClass:
-                _remove(self._failed, namespace, failure_class)
-            _remove(self._replaced, namespace)
+                remove_series(self._failed, namespace, failure_class)
+            remove_series(self._replaced, namespace)
+            self._stages.forget_namespace(namespace)
         # Not at once: Prometheus must have read the last increase.
         self._empty = self._named - current
         self._named &= current | self._empty
@@ -258,6 +269,7 @@ class _OfChains(Collector):
         for moment, key, seen in waiting[:NAMED_CHAINS]:
             since.add_metric([*key, seen.stage, seen.state], moment)
         yield since
+        yield from _values_of_named(waiting[:NAMED_CHAINS])
         stalled = GaugeMetricFamily(
             "distillchain_chain_stalled",
             "1 for a chain that needs the user, with the reason of its condition Stalled.",
@@ -269,13 +281,37 @@ class _OfChains(Collector):
         yield stalled
 
 
+def _values_of_named(rows: Iterable[tuple[float, ChainKey, _Seen]]) -> Iterator[GaugeMetricFamily]:
+    """Loss and metric of the unfinished chains that are named."""
+    loss = GaugeMetricFamily(
+        "distillchain_stage_loss",
+        "Training loss of a running stage, from the last progress line of its trainer.",
+        labels=["namespace", "chain", "stage"],
+    )
+    metric = GaugeMetricFamily(
+        "distillchain_chain_metric",
+        "`spec.task.metric` on validation of the last committed student of an unfinished chain.",
+        labels=["namespace", "chain"],
+    )
+    for _, key, seen in rows:
+        if seen.loss is not None:
+            loss.add_metric([*key, seen.stage], seen.loss)
+        if seen.metric is not None:
+            metric.add_metric([*key], seen.metric)
+    yield loss
+    yield metric
+
+
 def _stalled_reason(status: ChainStatus) -> str:
     return next((c.reason for c in status.conditions if c.type == "Stalled" and c.status == "True"), "")
 
 
-def _remove(counter: Counter, *labels: str) -> None:
-    with contextlib.suppress(KeyError):  # it was not counted
-        counter.remove(*labels)
+def _number(text: str | None) -> float | None:
+    """A number of status, which has numbers as text; None if there is none."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:  # somebody else wrote the status
+        return None
 
 
 def _seconds(timestamp: str) -> float:
