@@ -9,10 +9,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from distillchain_trainer.engine.word_cache import TokensAround, WordCache, groups, reads_words_alone
 
 Texts: TypeAlias = tuple[str, ...]
 
@@ -48,6 +51,13 @@ class Tokens:
         if more.item_ids is not None:
             self.item_ids = (self.item_ids or []) + more.item_ids
 
+    def replace(self, rows: Sequence[int], others: Tokens) -> None:
+        """Puts the rows of `others`, which have no items, in place of some rows."""
+        for place, row in enumerate(rows):
+            self.ids[row], self.full_lengths[row] = others.ids[place], others.full_lengths[place]
+            if self.kinds:
+                self.kinds[row] = others.kinds[place]
+
 
 class ControlTokenInText(ValueError):
     """A tokenizer turns part of a text into a control token, and nothing prevents it."""
@@ -77,26 +87,65 @@ class PlainTextTokenizer:
 
     def __init__(self, tokenizer: Any, max_length: int, *, with_kinds: bool) -> None:
         self._tokenizer = tokenizer
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self._max_length = max_length
         self._with_kinds = with_kinds
         self._controls = self._find_control_ids()
         self._renamed: Any | None = None
+        self._word_caches: dict[int, WordCache | None] = {}
 
     def tokenize(self, rows: Sequence[Texts]) -> Tokens:
         """Token ids of some rows. Raises: ControlTokenInText."""
+        tokens = Tokens([], [], [])
+        for group in groups(rows):
+            tokens.append(self._tokenize_group(group))
+        affected = self._rows_with_control_tokens(rows, tokens.ids)
+        if affected:
+            tokens.replace(affected, self._tokenize_renamed(rows, tokens.ids, affected))
+        return tokens
+
+    def _tokenize_group(self, rows: Sequence[Texts]) -> Tokens:
+        """From words where that gives the same ids; control tokens in texts act as such."""
+        words = self._words(len(rows[0]))
+        joined = words.tokens(rows) if words is not None else None
+        if joined is None:
+            return self._tokenize_whole(rows)
+        tokens = Tokens(
+            _split(joined.ids, joined.sizes),
+            _split(joined.kinds, joined.sizes) if self._with_kinds else [],
+            joined.sizes.tolist(),
+        )
+        # Truncation is left to the tokenizer: of a pair, tokens of both texts are cut off.
+        too_long = np.flatnonzero(joined.sizes > self._max_length).tolist()
+        if too_long:
+            tokens.replace(too_long, self._tokenize_whole([rows[row] for row in too_long]))
+        return tokens
+
+    def _tokenize_whole(self, rows: Sequence[Texts]) -> Tokens:
         answer = self._call(rows, truncation=True, max_length=self._max_length)
         ids = _arrays(answer["input_ids"])
         kinds = _arrays(answer["token_type_ids"]) if self._with_kinds else []
-        lengths = self._full_lengths(rows, ids, answer.encodings)
-        affected = self._rows_with_control_tokens(rows, ids)
-        if affected:
-            again = self._tokenize_renamed(rows, ids, affected)
-            for place, row in enumerate(affected):
-                ids[row], lengths[row] = again.ids[place], again.full_lengths[place]
-                if self._with_kinds:
-                    kinds[row] = again.kinds[place]
-        return Tokens(ids, kinds, lengths)
+        return Tokens(ids, kinds, self._full_lengths(rows, ids, answer.encodings))
+
+    def _words(self, texts_per_row: int) -> WordCache | None:
+        """None: the ids of this tokenizer cannot be put together from those of words."""
+        if texts_per_row not in self._word_caches:
+            self._word_caches[texts_per_row] = self._new_word_cache(texts_per_row)
+        return self._word_caches[texts_per_row]
+
+    def _new_word_cache(self, texts_per_row: int) -> WordCache | None:
+        if self._backend is None or not reads_words_alone(self._backend):
+            return None
+        (alone,) = self._call([("a",)], add_special_tokens=False)["input_ids"]
+        (encoding,) = self._call([("a",) * texts_per_row]).encodings
+        around = TokensAround.of(encoding, alone, texts_per_row=texts_per_row)
+        return None if around is None else WordCache(self._word_ids, around)
+
+    def _word_ids(self, words: list[str]) -> list[list[int]]:
+        # The library's own call: that of transformers makes several Python objects for each word, which costs as much
+        # as the tokenization.
+        with unchanged(self._tokenizer):
+            return [row.ids for row in self._backend.encode_batch_fast(words, add_special_tokens=False)]
 
     def _find_control_ids(self) -> NDArray[np.int32]:
         found = {getattr(self._tokenizer, f"{role}_id") for role in ROLES}
@@ -214,6 +263,11 @@ def with_renamed_tokens(backend: Any, names: Sequence[str]) -> Any:
 
 def _arrays(rows: Any) -> list[NDArray[np.int32]]:
     return [np.asarray(row, dtype=np.int32) for row in rows]
+
+
+def _split(values: NDArray[np.int32], sizes: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    ends = np.cumsum(sizes).tolist()
+    return [values[start:stop] for start, stop in pairwise([0, *ends])]
 
 
 @contextmanager
