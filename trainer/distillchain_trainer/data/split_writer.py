@@ -43,19 +43,29 @@ class SplitWriter:
             starts.append([0])
         self._rows: list[Sequence[str]] = []
         self._row_keys: list[bytes] = []
+        self._row_fingerprints: list[int] = []
         self._row_targets: list[Any] = []
         self._row_numbers: list[int] = []
 
-    def add(self, texts: Sequence[str], target: Any = None, *, number: int, key: bytes | None = None) -> None:
+    def add(
+        self,
+        texts: Sequence[str],
+        target: Any = None,
+        *,
+        number: int,
+        key: bytes | None = None,
+        fingerprint: int | None = None,
+    ) -> None:
         """Adds a row.
 
         Args:
             target: an int, a float, or a list of ints or of floats, of the same kind in all rows; None: no row has one.
             number: the line or row number in its file.
-            key: by default that of the texts.
+            key, fingerprint: by default those of the texts.
         """
         self._rows.append(texts)
         self._row_keys.append(key or key_of(texts))
+        self._row_fingerprints.append(fingerprint_of(texts) if fingerprint is None else fingerprint)
         self._row_numbers.append(number)
         if target is not None:
             self._row_targets.append(target)
@@ -80,9 +90,10 @@ class SplitWriter:
         self._text.append(np.frombuffer(b"".join(texts), dtype=np.uint8))
         self._keys.append(np.frombuffer(b"".join(self._row_keys), dtype=np.uint8))
         self._numbers.append(self._row_numbers)
-        self._fingerprints.append([fingerprint_of(texts) for texts in self._rows])
+        self._fingerprints.append(self._row_fingerprints)
         self._targets.append(self._row_targets)
-        self._rows, self._row_keys, self._row_targets, self._row_numbers = [], [], [], []
+        self._rows, self._row_keys, self._row_fingerprints = [], [], []
+        self._row_targets, self._row_numbers = [], []
 
 
 def _ends(parts: Sequence[Sequence[Any]], *, first: int) -> NDArray[np.int64]:

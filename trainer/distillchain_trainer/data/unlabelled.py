@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_trainer.data.cells import fault_of_text, is_empty
+from distillchain_trainer.data.cells import EMPTY as EMPTY_CELL
+from distillchain_trainer.data.cells import fault_of_text
 from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import fingerprint_of
 from distillchain_trainer.data.tables import Table
@@ -24,10 +25,16 @@ EMPTY, REPEATED = "empty", "repeated"
 
 
 class Usable(NamedTuple):
-    """A text that is used, and its line or row number in its file."""
+    """A text that is used.
+
+    Attributes:
+        number: its line or row number in its file.
+        fingerprint: see Split.fingerprints.
+    """
 
     number: int
     texts: tuple[str, ...]
+    fingerprint: int
 
 
 class Sieve:
@@ -61,9 +68,9 @@ class Sieve:
             fingerprints = np.fromiter((fingerprint_of(cells) for cells in texts), dtype=np.int64)
             used = self._judge(fingerprints, np.array(block.empty, dtype=np.bool_))
             # Shorter than the block where the last wanted text is within it.
-            for row, is_used in zip(block.rows, used, strict=False):
+            for row, fingerprint, is_used in zip(block.rows, fingerprints.tolist(), used.tolist(), strict=False):
                 if is_used:
-                    yield Usable(row.number, row.cells)
+                    yield Usable(row.number, row.cells, fingerprint)
             if block.fault is not None and not self.is_full:
                 raise block.fault
             if len(block.rows) < BLOCK_ROWS:
@@ -119,10 +126,10 @@ class _Block:
 
 def _is_empty(table: Table, columns: Sequence[str], row: Row) -> bool:
     """Whether a row has no text; a pair with one empty text is no pair. Raises: DataInvalid for a cell that is none."""
-    if any(is_empty(cell) for cell in row.cells):
+    faults = [fault_of_text(cell) for cell in row.cells]
+    if EMPTY_CELL in faults:
         return True
-    for column, cell in zip(columns, row.cells, strict=True):
-        fault = fault_of_text(cell)
+    for column, fault in zip(columns, faults, strict=True):
         if fault is not None:
             raise DataInvalid(f'{table.place(row)}, column "{column}": {fault}')
     return False

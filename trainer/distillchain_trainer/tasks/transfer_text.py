@@ -50,8 +50,8 @@ def with_transfer(
     for table, commit in _tables(transfer, columns, endpoint_url, region, folder, warnings):
         commits.add(commit)
         writer = SplitWriter(folder / f"rows-{len(parts)}", NAME, place_prefix=table.place_prefix)
-        for number, texts in sieve.usable(table, columns):
-            writer.add(texts, number=number)
+        for number, texts, fingerprint in sieve.usable(table, columns):
+            writer.add(texts, number=number, fingerprint=fingerprint)
         parts.append(writer.close())
         if sieve.is_full:
             break
