@@ -114,9 +114,9 @@ class Relay:
         patch = json.dumps({"status": status})
         self.kubectl("patch", "pod", pod, "--subresource=status", "--type=merge", "-p", patch)
 
-    def run(self, pod: str) -> None:
+    def run(self, pod: str, *, started_at: str = MOMENT) -> None:
         """The kubelet has started the trainer."""
-        running = container_status({"running": {"startedAt": MOMENT}}, ready=True)
+        running = container_status({"running": {"startedAt": started_at}}, ready=True)
         self.write_pod_status(pod, phase="Running", containerStatuses=[running])
 
     def hold(self, pod: str, *, reason: str, message: str) -> None:

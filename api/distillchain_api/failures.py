@@ -127,8 +127,8 @@ FAILURES = (
     Failure(
         FailureClass.DEADLINE_EXCEEDED,
         None,
-        "The stage ran longer than its `timeout`.",
-        "Raise timeout and retry; training continues from the saved state.",
+        "The stage or the chain ran longer than its `timeout`, or made no progress within `progressDeadline`.",
+        "Raise the deadline and retry; training continues from the saved state.",
     ),
     Failure(
         FailureClass.POD_REJECTED,

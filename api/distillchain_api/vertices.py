@@ -57,6 +57,7 @@ class PlannedStage:
     retries: int = 3
     timeout_s: int | None = None
     pending_deadline_s: int | None = None
+    progress_deadline_s: int | None = None
     needs: tuple[str, ...] = ()
     """Names of the vertices that must be committed before this one starts."""
     priority: int = 0
@@ -249,6 +250,7 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
     image, resources, pod, pod_field = template.image, template.resources, template.pod, "spec.template.pod"
     parallelism, parallelism_field = template.parallelism, "spec.template.parallelism"
     retries, timeout, pending_deadline = template.retries, template.timeout, template.pending_deadline
+    progress_deadline = template.progress_deadline
     if stage is not None:
         image = stage.image or image
         resources = resources if stage.resources is None else stage.resources
@@ -260,6 +262,7 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
         retries = retries if stage.retries is None else stage.retries
         timeout = stage.timeout or timeout
         pending_deadline = stage.pending_deadline or pending_deadline
+        progress_deadline = stage.progress_deadline or progress_deadline
     stated = resources.to_document() if resources else {}
     gpus = gpus_of(stated or _trainer_resources(pod or {}))
     return PlannedStage(
@@ -277,6 +280,7 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
         retries=retries,
         timeout_s=duration_seconds(timeout) if timeout else None,
         pending_deadline_s=duration_seconds(pending_deadline) if pending_deadline else None,
+        progress_deadline_s=duration_seconds(progress_deadline) if progress_deadline else None,
         needs=needs,
     )
 

@@ -27,7 +27,8 @@ def retry(cluster: Cluster, name: str, stage: str | None, *, now: Callable[[], d
     """
     chain = cluster.fetch_chain(name)
     failed = _find_failed(name, status_of(chain), stage)
-    if failed.job is None:
+    # The timeout of the chain fails a stage with and without a Job.
+    if failed.job is None and failed.failure_class is not FailureClass.DEADLINE_EXCEEDED:
         raise RunFailed(
             f"{failed.what} has no Job yet: {failed.message}; "
             "correct what the API server refuses, and the operator tries again by itself"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.status import StageStatus
+from distillchain_api.resource.status import StageProgress, StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator.observed import ObservedJob, ObservedPod
 from distillchain_operator.policy import (
@@ -17,7 +19,7 @@ from distillchain_operator.policy import (
     is_long_ago,
 )
 from distillchain_operator.restarts import pauses_before
-from distillchain_operator.status import progress_status
+from distillchain_operator.status import progress_status, timestamp
 from distillchain_operator.view import View
 
 
@@ -57,7 +59,7 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     # The log is read only every few seconds, so a reconcile between two reads keeps the last progress.
     progress = before.progress if before else None
     if view.progress is not None and view.progress.stage == stage.name:
-        progress = progress_status(view.progress)
+        progress = _seen_first(progress_status(view.progress), before=progress, now=view.now)
     # While the chain is suspended, the only question about a pod is whether it stops.
     note = _note(view, [pod for pod in unfinished if pod.deleting or not view.suspends])
     is_stuck = note is not None and note.needs_user
@@ -78,7 +80,15 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         # The next pause is longer, until all pods have started.
         missed_starts=last.missed_starts if last and not _all_run(job, pods) else None,
         restart_pauses=pauses_before(view, job, last.restart_pauses) if last else None,
+        stalls=last.stalls if last else None,
     )
+
+
+def _seen_first(read: StageProgress, *, before: StageProgress | None, now: datetime) -> StageProgress:
+    """The progress that was read, with the time when its step was seen first."""
+    is_same = before is not None and (before.phase, before.step) == (read.phase, read.step)
+    since = before.changed_at if before is not None and is_same else None
+    return read.model_copy(update={"changed_at": since or timestamp(now)})
 
 
 def _all_run(job: ObservedJob, pods: list[ObservedPod]) -> bool:

@@ -76,7 +76,9 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
     """
     spec = _job_spec(chain, stage, defaults=defaults)
     nodes = stage.parallelism.nodes
-    name = job_name(chain.name, stage.name, sha256_of(spec), nodes=nodes)
+    # The deadlines count too, although the operator enforces them: editing one retries a stage that failed of it.
+    stated = {**spec, **_deadlines(stage)}
+    name = job_name(chain.name, stage.name, sha256_of(stated), nodes=nodes)
     # After the name, which is part of the address of node 0.
     if nodes > 1:
         join_group(spec, job=name, namespace=chain.metadata.namespace)
@@ -120,6 +122,7 @@ def spec_hash(chain: DistillationChain, stage: PlannedStage) -> str:
         "parallelism": stage.parallelism.to_document(),
         "retries": stage.retries,
         "timeout": stage.timeout_s,
+        **({"progressDeadline": stage.progress_deadline_s} if stage.progress_deadline_s else {}),
         "cache": cache.to_document() if cache else None,
         "secret": secret.name if secret else None,
         # Only if it is stated: a Job of an earlier release must not look edited.
@@ -172,20 +175,24 @@ def _labels(chain: DistillationChain, stage: PlannedStage) -> dict[str, str]:
 
 
 def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
-    # Of the Job, so it bounds all attempts together.
-    deadline = {"activeDeadlineSeconds": stage.timeout_s} if stage.timeout_s else {}
     nodes = stage.parallelism.nodes
     return {
         "completions": nodes,
         "parallelism": nodes,
         "backoffLimit": stage.retries,
         **(_group_spec(stage) if nodes > 1 else {}),
-        **deadline,
         "podFailurePolicy": copy.deepcopy(POD_FAILURE_POLICY),
         # A replacement starts only when the pod before it has ended: never two pods on one stage.
         "podReplacementPolicy": "Failed",
         "template": _pod_template(chain, stage, defaults=defaults),
     }
+
+
+def _deadlines(stage: PlannedStage) -> dict[str, int]:
+    """What a stage states of `timeout` and `progressDeadline`."""
+    # By the names of an earlier release, in which the first was a field of the Job.
+    stated = {"activeDeadlineSeconds": stage.timeout_s, "progressDeadlineSeconds": stage.progress_deadline_s}
+    return {name: seconds for name, seconds in stated.items() if seconds}
 
 
 def _group_spec(stage: PlannedStage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.parallelism import Parallelism, ResolvedParallelism
 from distillchain_api.resource.status import ExportStatus, MissingExport, StageStatus
-from distillchain_operator import entries, restarts, starting
+from distillchain_operator import deadlines, entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.failures_kept import RETRIED, deletions_for_retry
 from distillchain_operator.gates import has_exports
@@ -84,6 +84,10 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
 
 def _with_running_job(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob) -> Step:
     pauses = entry.missing_export.pauses if entry.missing_export else None
+    if job.exports_only and (why := deadlines.timed_out(view, stage, job)):
+        fields = {"message": why, "failure_class": FailureClass.DEADLINE_EXCEEDED}
+        late = _with(stage, entry, phase="Failed", job=job.name, **fields)
+        return Step(late, (DeleteJob(job.name, job.uid, why=why),))
     # The stage's own Job may still export what it has committed; its pods have started.
     if job.exports_only:
         pause = starting.missed_start(view, stage, job, missed=pauses or 0)

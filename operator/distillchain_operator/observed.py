@@ -94,6 +94,8 @@ class ObservedPod:
     """The kubelet's reason and message for a pod that it refused or evicted."""
     running: bool = False
     """The container `trainer` runs."""
+    started_at: str = ""
+    """When its container `trainer` started; empty: it has not."""
     others_running: tuple[str, ...] = ()
     """Names of the user's own containers that run."""
     broken_container: str = ""
@@ -147,6 +149,8 @@ class ObservedJob:
     deleting: bool = False
     noted_pods: frozenset[str] = frozenset()
     """Short UIDs of the pods that it has had, deleted ones included."""
+    noted_runs: Mapping[str, str] = field(default_factory=dict)
+    """When their trainers ran, as noted (run_time.py): `START` or `START/END` by short UID."""
     suspend_wanted: bool = False
     """`spec.suspend`; the Job controller acts on it a moment later."""
     noted_suspended: bool = False
@@ -241,6 +245,8 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
     """A Job from the API server's JSON."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    # `filter`, because splitting an empty text gives one empty part.
+    notes = dict(_halves(note) for note in filter(None, annotations.get(PODS_ANNOTATION, "").split(",")))
     # A condition that no longer holds stays in the list with status False, as Suspended does after a resume.
     conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
     # Complete and Failed are final. SuccessCriteriaMet and FailureTarget, which newer releases set first, are not: pods
@@ -260,8 +266,8 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
         deleting="deletionTimestamp" in metadata,
-        # `filter`, because splitting an empty text gives one empty part.
-        noted_pods=frozenset(filter(None, annotations.get(PODS_ANNOTATION, "").split(","))),
+        noted_pods=frozenset(notes),
+        noted_runs={uid: run for uid, run in notes.items() if run},
         suspend_wanted=bool(spec.get("suspend")),
         noted_suspended=SUSPENDED_ANNOTATION in annotations,
         created_at=metadata.get("creationTimestamp", ""),
@@ -280,6 +286,12 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         reason=decisive.get("reason", ""),
         message=on_one_line(decisive.get("message", "")),
     )
+
+
+def _halves(note: str) -> tuple[str, str]:
+    """A pod's short UID, and when its trainer ran."""
+    uid, _, run = note.partition("=")
+    return uid, run
 
 
 def parse_pod(document: dict[str, Any]) -> ObservedPod:
@@ -317,6 +329,7 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         stage=labels.get(STAGE_LABEL, ""),
         index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
         running="running" in state,
+        started_at=(state.get("running") or state.get("terminated") or {}).get("startedAt") or "",
         others_running=tuple(c["name"] for c in users if "running" in (c.get("state") or {})),
         broken_container=broken["name"] if broken else "",
         broken_how=_how_it_ended(broken) if broken else "",

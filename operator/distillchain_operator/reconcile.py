@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator import starting
+from distillchain_operator import deadlines, starting
 from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.evidence_status import passes_of_controls
 from distillchain_operator.expiry import expirations
@@ -19,6 +19,7 @@ from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.policy import overdue_in
+from distillchain_operator.run_time import note_of
 from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
@@ -57,6 +58,7 @@ def reconcile(
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
+    status = status.model_copy(update={"started_at": deadlines.chain_started_at(view, status.phase, previous)})
     leaving = _deleted(actions)
     expiring = expirations(view, stages)
     actions += [action for action in expiring.actions if action.name not in leaving]
@@ -113,7 +115,10 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     # Nor does a deadline, or the end of a pause.
     stages = {stage.name: stage for stage in view.plan.vertices}
-    moments = [starting.starts_by(view, stages[job.stage], job) for job in view.wanted_unfinished_jobs()]
+    running = [(stages[job.stage], job) for job in view.wanted_unfinished_jobs()]
+    moments = [starting.starts_by(view, stage, job) for stage, job in running]
+    moments += [deadlines.times_out_at(view, stage, job) for stage, job in running]
+    moments += [deadlines.chain_times_out_at(view)] if status.phase == "Running" else []
     waiting = [entry.missing_export or entry for entry in status.entries]
     moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]
@@ -193,7 +198,18 @@ def _note_pods(view: View) -> list[NotePods]:
     notes = []
     for job in view.observed.jobs:
         # Recorded while the pods are listed: an evicted pod is deleted and counted nowhere else.
-        seen = view.pods_so_far(job)
-        if seen != job.noted_pods and not job.is_finished and not job.deleting:
-            notes.append(NotePods(job.name, job.uid, tuple(sorted(seen))))
+        if job.is_finished or job.deleting:
+            continue
+        known = {uid: f"{uid}={run}" if run else uid for uid, run in _noted(job).items()}
+        listed = {
+            pod.short_uid: note_of(pod) if view.has_timeout(job) else pod.short_uid for pod in view.leaders_of(job)
+        }
+        # A kubelet that has not seen the end of a pod reports no times of it; what is known already stays.
+        seen = known | {uid: note for uid, note in listed.items() if len(note) > len(known.get(uid, ""))}
+        if seen != known:
+            notes.append(NotePods(job.name, job.uid, tuple(sorted(seen.values()))))
     return notes
+
+
+def _noted(job: ObservedJob) -> dict[str, str]:
+    return {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}

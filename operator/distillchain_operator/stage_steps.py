@@ -7,7 +7,8 @@ from dataclasses import replace
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
-from distillchain_operator import entries, restarts, starting
+from distillchain_api.wire.answer import fit
+from distillchain_operator import deadlines, entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.commits import committed_by_job, found_damaged_at, needless_pass, stays_committed
 from distillchain_operator.failures_kept import RETRIED, deletions_for_retry, is_retried, stays_failed
@@ -16,6 +17,7 @@ from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.scheduling import Start, refusal
+from distillchain_operator.status import timestamp
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
 from distillchain_operator.wanted_jobs import WantedJob, wanted_job
@@ -60,6 +62,10 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     if committed := committed_by_job(view, stage, wanted=wanted.name, after=damaged_at):
         return _committed_step(view, stage, committed, leaving=leaving)
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
+    if late := deadlines.failed_by_chain_timeout(view, stage):
+        why = "the chain ran longer than its timeout"
+        stopped = (DeleteJob(running.name, running.uid, why=why),) if running else ()
+        return Step(_with_progress(view, stage, late, running), stopped)
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
     if not damaged_at and (needless := needless_pass(view, stage)):
@@ -102,6 +108,7 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
     carried = {
         "missed_starts": before.missed_starts if before else None,
         "restart_pauses": before.restart_pauses if before else None,
+        "stalls": before.stalls if before else None,
     }
     # Running before the Job exists; if the API server refuses the Job, the controller corrects this entry.
     started = StageStatus(
@@ -122,6 +129,13 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
 
 def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str) -> Step:
     before = view.previous_entry(stage) or entries.pending(stage, "")
+    if why := deadlines.timed_out(view, stage, job):
+        return _failed_of_deadline(view, stage, job, why)
+    if what := deadlines.stopped_progressing(view, stage, job):
+        stalls = before.stalls or 0
+        if stalled := deadlines.stall_pause(view, stage, job, what, stalls=stalls):
+            return _paused(view, stage, job, stalled, stalls=stalled.number)
+        return _failed_of_deadline(view, stage, job, f"{what}, after {stalls} retries; {deadlines.RESUMES}")
     if pause := starting.missed_start(view, stage, job, missed=before.missed_starts or 0):
         return _paused(view, stage, job, pause, missed_starts=pause.number, restart_pauses=before.restart_pauses)
     if pause := restarts.ends_too_often(view, job, pauses=before.restart_pauses):
@@ -138,13 +152,29 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
     return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
 
 
+def _failed_of_deadline(view: View, stage: PlannedStage, job: ObservedJob, why: str) -> Step:
+    # Of the Job itself: it is deleted, and failures_kept.py keeps the entry.
+    attempt = view.attempt(stage, job)
+    entry = entries.failed(stage, FailureClass.DEADLINE_EXCEEDED, fit(why), job=job, attempt=attempt)
+    entry = entry.model_copy(update={"finished_at": timestamp(view.now)})
+    return Step(_with_progress(view, stage, entry, job), (DeleteJob(job.name, job.uid, why=why),))
+
+
+def _with_progress(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob | None) -> StageStatus:
+    """A failed entry with the last known progress: the pods are deleted, and their logs with them."""
+    before = view.entry_of(stage, job) if job else view.previous_entry(stage)
+    return entry.model_copy(update={"progress": before.progress if before else None})
+
+
 def _paused(view: View, stage: PlannedStage, job: ObservedJob, pause: Pause, **counts: int | None) -> Step:
+    last = view.previous_entry(stage)
+    kept = {"stalls": last.stalls if last else None, **counts}
     entry = entries.pending(stage, pause.message).model_copy(
-        update={"next_start_at": pause.ends_at, "failure_class": pause.failure_class, **counts}
+        update={"next_start_at": pause.ends_at, "failure_class": pause.failure_class, **kept}
     )
     # During a pause, the Job still exists only if the API server refused to delete it. Another pause would change the
     # status, and each change is an event that starts the next look.
-    held = _held_back(view, view.previous_entry(stage))
+    held = _held_back(view, last)
     return Step(held or entry, (DeleteJob(job.name, job.uid, why=pause.why),))
 
 

@@ -232,6 +232,7 @@ def build_chain_status(
         stages=stages,
         evidence=[entry for entry in evidence if entry.name in beside],
         result=result,
+        started_at=previous.started_at,
         # Whoever builds a status from this plan has seen the request.
         handled_retry=annotated_retry(chain.metadata.annotations) or previous.handled_retry,
     )

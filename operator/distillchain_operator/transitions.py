@@ -43,8 +43,7 @@ def _invalid(status: ChainStatus) -> str:
 
 def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
     if new.next_start_at and (old is None or old.next_start_at != new.next_start_at):
-        missed = new.missed_starts != (old.missed_starts if old else None)
-        reason = "PendingDeadlineExceeded" if missed else "RestartsPaused"
+        reason = _reason_of_pause(old, new)
         return [ChainEvent(reason, fit(f"stage {new.name}: {new.message}", NOTE_BYTES), "Warning")]
     # After an edit the same phase is news again: the stage has another digest or Job.
     same = old is not None and old.digest == new.digest and old.job == new.job
@@ -59,6 +58,14 @@ def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
         sentence = f"stage {new.name}: {new.failure_class}: {new.message}"
         return [ChainEvent("StageFailed", fit(sentence, NOTE_BYTES), "Warning")]
     return []
+
+
+def _reason_of_pause(old: StageStatus | None, new: StageStatus) -> str:
+    if new.missed_starts != (old.missed_starts if old else None):
+        return "PendingDeadlineExceeded"
+    if new.stalls != (old.stalls if old else None):
+        return "ProgressDeadlineExceeded"
+    return "RestartsPaused"
 
 
 def _of_export(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:

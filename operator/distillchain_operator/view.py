@@ -53,6 +53,11 @@ class View:
         """Names of the stages that the user asks to try again; the status of this look records the request."""
         return open_retry(self.plan.chain.metadata.annotations, self.previous.handled_retry).stages
 
+    def has_timeout(self, job: ObservedJob) -> bool:
+        """Whether the stage of a Job has a `timeout`, so that its run time counts."""
+        stage = self.plan.stage(job.stage)
+        return stage is not None and stage.timeout_s is not None
+
     def is_wanted(self, job: ObservedJob) -> bool:
         """Whether the Job is of a vertex as the spec has it now."""
         return is_of_plan(self.plan, job)

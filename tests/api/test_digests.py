@@ -142,6 +142,10 @@ def test_key_order_does_not_matter(value: dict[str, Any], random: Any):
         pytest.param(lambda s: s.update(template={"resources": {"limits": {"nvidia.com/gpu": 1}}}), id="resources"),
         pytest.param(lambda s: s.update(template={"pod": {"spec": {"nodeSelector": {"a": "b"}}}}), id="pod"),
         pytest.param(lambda s: s.update(template={"retries": 9, "timeout": "1h", "saveInterval": "1m"}), id="retries"),
+        pytest.param(
+            lambda s: s.update(timeout="9h", template={"progressDeadline": "1h", "ttlAfterFinished": "1h"}),
+            id="deadlines",
+        ),
         pytest.param(lambda s: s.update(template={"microBatchSize": 4}), id="micro-batches"),
         pytest.param(lambda s: s["stages"][0].update(microBatchSize=4), id="micro-batches of a stage"),
         pytest.param(

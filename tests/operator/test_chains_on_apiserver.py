@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -218,6 +220,25 @@ def test_jobs_expire_and_their_results_stay_in_status(relay: Relay):
     relay.retry()
     relay.commit("tiny")
     assert relay.wait_for_phase("Succeeded")["stages"][0] == status["stages"][0]
+
+
+def test_a_timeout_counts_from_the_start_of_the_trainer(relay: Relay):
+    relay.apply(a_document(stages=["mini"], template={"image": "x", "timeout": "2s"}))
+    pod = relay.wait_for_pod("mini")
+    time.sleep(3)
+    assert relay.stage("mini")["phase"] == "Running", "its pod waits for a node"
+
+    relay.run(pod, started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    status = relay.wait_for_phase("Failed")
+    assert status["message"].startswith("mini: ran longer than its timeout of 2 s")
+    assert relay.stage("mini")["failureClass"] == "DeadlineExceeded"
+    relay.end(pod, exit_code=75)  # as the kubelet reports once the trainer has saved its state
+    relay.wait("the Job to be gone", lambda: not relay.jobs() and not relay.pods())
+
+    relay.retry()
+    assert relay.wait_for_pod("mini") != pod
+    relay.commit("mini")
+    relay.wait_for_phase("Succeeded")
 
 
 def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):

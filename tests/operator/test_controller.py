@@ -138,7 +138,13 @@ async def test_progress_is_the_newest_line_and_the_log_is_not_read_at_every_reco
     assert await controller.reconcile(KEY) == 60
     await controller.reconcile(KEY)
     assert server.log_reads == 1
-    assert server.chain["status"]["stages"][0]["progress"] == {"phase": "Train", "step": 2, "of": 100, "loss": "0.5000"}
+    assert server.chain["status"]["stages"][0]["progress"] == {
+        "phase": "Train",
+        "step": 2,
+        "of": 100,
+        "loss": "0.5000",
+        "changedAt": "2026-01-01T12:00:00Z",
+    }
 
 
 async def test_a_chain_whose_pod_is_stopping_is_due_again_when_its_node_must_have_confirmed_it():

@@ -229,7 +229,10 @@ class Template(Document):
     retries: Retries = 3
     """Crashes of one stage before the chain fails; evictions and interruptions do not count."""
     timeout: Duration | None = None
-    """Maximum run time of a stage over all its pods; empty: no limit."""
+    """Maximum run time of a stage over all its pods, without the time that they wait to start; empty: no limit."""
+    progress_deadline: Duration | None = None
+    """Maximum time between two steps of a training, or two batches of rows that a model answers. Then the Job is
+    deleted and created again after a pause, which uses one of `retries`; empty: no limit."""
     pending_deadline: Duration | None = None
     """Maximum time that a pod of a stage may wait to start. Then the Job is deleted, so that the other pods hold no GPU
     in vain, and created again after a pause; empty: no limit."""
@@ -331,7 +334,9 @@ class Stage(Document):
     retries: Retries | None = None
     """Crashes before the chain fails; empty: the template's."""
     timeout: Duration | None = None
-    """Maximum run time of the stage over all its pods; empty: the template's."""
+    """Maximum run time of the stage over all its pods, without the time that they wait; empty: the template's."""
+    progress_deadline: Duration | None = None
+    """Maximum time between two steps; empty: the template's."""
     pending_deadline: Duration | None = None
     """Maximum time that its pods may wait to start; empty: the template's."""
     save_interval: Duration | None = None
@@ -394,6 +399,9 @@ class ChainSpec(Document):
     max_parallel_jobs: Annotated[int, Field(ge=1, le=100), Expect("a whole number from 1 to 100")] = 1
     """Jobs of this chain at the same time. Stages run one after the other; what can run beside them are controls and
     exports. `distillchain run` runs one at a time."""
+    timeout: Duration | None = None
+    """Maximum time that the chain runs without a break, from its first Job to the commit of its last stage. The time
+    that pods wait counts; empty: no limit."""
     suspend: bool = False
     """Stop the running stage (its state is saved) and start nothing until false again."""
 

@@ -46,6 +46,8 @@ class StageProgress(Record):
     loss: str | None = None
     examples_per_second: str | None = None
     eta_seconds: int | None = None
+    changed_at: str | None = None
+    """When the operator saw this step first."""
 
 
 class MeasuredStatus(Record):
@@ -194,6 +196,8 @@ class StageStatus(Record):
     restart_pauses: int | None = None
     """How often in a row its Job was deleted for a pause because its pods were evicted, interrupted or refused by
     nodes. A Job that has existed for an hour ends the row."""
+    stalls: int | None = None
+    """How often its Job was deleted because its trainer made no progress within `progressDeadline`."""
     next_start_at: str | None = None
     """When its Job is created again after such a pause."""
     verdict: EvidenceResult | None = None
@@ -243,6 +247,8 @@ class ChainStatus(Record):
     ] = []
     """With `spec.evidence`: controls, further seeds and the verdict. They do not decide `phase`."""
     result: ChainResult | None = None
+    started_at: str | None = None
+    """Since when it runs without a break: `timeout` counts from here."""
     handled_retry: str | None = None
     """The last request to try stages again, as the annotation `distillchain.io/retry` had it."""
 

@@ -1,0 +1,237 @@
+"""`timeout` of stage and chain, and `progressDeadline`: what counts, what happens, and what a retry or an edit does."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from chain_builders import a_committed_job, a_job, a_plan, a_pod, retrying
+from deciding import NOON, committed_status, created, decide, entry
+from distillchain_api.failures import FailureClass
+from distillchain_api.graph import Plan
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.answer import Progress
+from distillchain_operator.actions import CreateJob, Decision, DeleteJob, NotePods
+from distillchain_operator.labels import PODS_ANNOTATION
+from distillchain_operator.status import timestamp
+from distillchain_operator.transitions import transitions
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def a_plan_with(generation: int = 1, **template: Any) -> Plan:
+    return a_plan(stages=["mini"], template={"image": "x", **template}, generation=generation)
+
+
+HOUR = a_plan_with(timeout="1h")
+
+
+def ran(job: dict[str, Any], number: int, start: float, end: float | None = None, **pod: Any) -> dict[str, Any]:
+    """A pod whose trainer started, and perhaps was interrupted, so many minutes after noon."""
+    made = a_pod(job, number=number, **({} if end is None else {"phase": "Failed", "exit_code": 75}), **pod)
+    (state,) = made["status"]["containerStatuses"][0]["state"].values()
+    state["startedAt"] = timestamp(at(start))
+    if end is not None:
+        state["finishedAt"] = timestamp(at(end))
+    made["metadata"]["creationTimestamp"] = timestamp(at(start))
+    return made
+
+
+def deleted(decision: Decision) -> list[str]:
+    return [action.name for action in decision.actions if isinstance(action, DeleteJob)]
+
+
+def test_a_stage_that_ran_for_its_timeout_fails_and_waiting_for_a_gpu_does_not_count():
+    job = a_job(HOUR, "mini", active=1)
+    waiting = a_pod(job, phase="Pending")
+    assert entry(decide(HOUR, job, pods=(waiting,), now=at(600)), "mini").phase == "Running"
+
+    running = ran(job, 0, start=600)
+    decision = decide(HOUR, job, pods=(running,), now=at(659))
+    assert (entry(decision, "mini").phase, decision.look_again_s) == ("Running", 60)
+
+    late = decide(HOUR, job, pods=(running,), previous=decision.status, now=at(660))
+    assert (entry(late, "mini").phase, entry(late, "mini").failure_class) == ("Failed", "DeadlineExceeded")
+    assert entry(late, "mini").message == (
+        "ran longer than its timeout of 3600 s; raise timeout: training resumes from the saved state"
+    )
+    assert deleted(late) == [job["metadata"]["name"]]
+    gone = decide(HOUR, previous=late.status, now=at(700))
+    assert (gone.status, gone.actions) == (late.status, ())
+    assert created(decide(retrying(HOUR, "mini"), previous=late.status, now=at(700))) == ["mini"]
+    assert created(decide(a_plan_with(2, timeout="2h"), previous=late.status, now=at(700))) == ["mini"]
+
+
+def test_the_job_has_no_deadline_of_its_own_and_keeps_its_name():
+    job, without = a_job(HOUR, "mini"), a_job(a_plan_with(), "mini")
+    assert "activeDeadlineSeconds" not in job["spec"]
+    assert job["metadata"]["name"] != without["metadata"]["name"]
+    assert (
+        job["metadata"]["name"] != a_job(a_plan_with(timeout="1h", progressDeadline="5m"), "mini")["metadata"]["name"]
+    )
+
+
+def test_all_pods_of_a_job_count_also_those_that_are_gone():
+    job = a_job(HOUR, "mini", active=1)
+    job["metadata"]["annotations"][PODS_ANNOTATION] = f"gone={timestamp(at(5))}/{timestamp(at(25))}"
+    pods = (ran(job, 0, start=100, end=120), ran(job, 1, start=200))
+    assert entry(decide(HOUR, job, pods=pods, now=at(219)), "mini").phase == "Running"
+    assert entry(decide(HOUR, job, pods=pods, now=at(220)), "mini").phase == "Failed"
+
+
+def test_when_a_trainer_ran_is_noted_once_and_only_with_a_timeout():
+    job = a_job(HOUR, "mini", active=1)
+    job["metadata"]["annotations"][PODS_ANNOTATION] = "pod-0"
+    (note,) = [a for a in decide(HOUR, job, pods=(ran(job, 0, start=1),), now=at(2)).actions if isinstance(a, NotePods)]
+    assert note.pods == (f"pod-0={timestamp(at(1))}",)
+    job["metadata"]["annotations"][PODS_ANNOTATION] = note.pods[0]
+    assert decide(HOUR, job, pods=(ran(job, 0, start=1),), now=at(2)).actions == ()
+    assert decide(HOUR, job, now=at(3)).actions == (), "the pod is gone"
+    (note,) = decide(HOUR, job, pods=(ran(job, 0, start=1, end=4),), now=at(5)).actions
+    assert note.pods == (f"pod-0={timestamp(at(1))}/{timestamp(at(4))}",)
+
+    plain = a_plan_with()
+    job = a_job(plain, "mini", active=1)
+    job["metadata"]["annotations"][PODS_ANNOTATION] = "pod-0"
+    assert decide(plain, job, pods=(ran(job, 0, start=1),), now=at(2)).actions == ()
+
+
+def test_the_timeout_begins_again_after_a_suspension():
+    job = a_job(HOUR, "mini", active=1)
+    job["status"]["startTime"] = timestamp(at(300))
+    job["metadata"]["annotations"][PODS_ANNOTATION] = f"gone={timestamp(at(0))}/{timestamp(at(50))}"
+    pods = (ran(job, 0, start=301),)
+    assert entry(decide(HOUR, job, pods=pods, now=at(350)), "mini").phase == "Running"
+
+
+STALLS = a_plan_with(progressDeadline="10m", retries=1)
+
+
+def step(number: int, *, phase: Any = "Train", of: int = 100) -> Progress:
+    return Progress(stage="mini", phase=phase, step=number, of=of)
+
+
+def looks(*reads: tuple[float, Progress | None], plan: Plan = STALLS, previous: ChainStatus | None = None) -> Decision:
+    """The last of several looks at a running Job: minutes after noon, and the progress that was read."""
+    job = a_job(plan, "mini", active=1)
+    decision = None
+    for minutes, read in reads:
+        pods = (ran(job, 0, start=0),)
+        before = decision.status if decision else previous
+        decision = decide(plan, job, pods=pods, previous=before, progress=read, now=at(minutes))
+    assert decision is not None
+    return decision
+
+
+def test_a_trainer_that_makes_no_progress_is_started_again_and_fails_when_its_retries_are_used():
+    assert deleted(looks((0, step(7)), (9, step(7)))) == []
+    assert deleted(looks((0, step(7)), (9, step(8)), (18, step(8)))) == []
+
+    stalled = looks((0, step(7)), (10, step(7)))
+    found = entry(stalled, "mini")
+    assert (found.phase, found.stalls, len(deleted(stalled))) == ("Pending", 1, 1)
+    assert found.message.startswith(
+        "its trainer made no progress within the progressDeadline of 600 s, at step 7 of 100 (Train), so Job "
+    )
+    assert found.message.endswith("; 1 of 1 retries used")
+    assert [event.reason for event in transitions(ChainStatus(), stalled.status)] == ["ProgressDeadlineExceeded"]
+
+    again = decide(STALLS, previous=stalled.status, now=at(12))
+    assert (created(again), entry(again, "mini").stalls) == (["mini"], 1)
+    failed = looks((12, step(7)), (22, step(7)), previous=again.status)
+    assert (entry(failed, "mini").phase, entry(failed, "mini").failure_class) == ("Failed", "DeadlineExceeded")
+    assert entry(failed, "mini").message.endswith("(Train), after 1 retries; training resumes from the saved state")
+    assert created(decide(STALLS, previous=failed.status, now=at(30))) == []
+    assert created(decide(a_plan_with(2, progressDeadline="1h", retries=1), previous=failed.status)) == ["mini"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(None, id="the log cannot be read"),
+        pytest.param(step(0, phase="FetchTeacher", of=1), id="download"),
+        pytest.param(step(0), id="before the first step"),
+        pytest.param(step(100), id="after the last step"),
+        pytest.param(step(0, phase="Upload", of=1), id="upload"),
+        pytest.param(step(1, phase="Export", of=3), id="export"),
+    ],
+)
+def test_a_phase_without_steps_and_an_unreadable_log_stop_no_trainer(read: Progress | None):
+    decision = looks((0, read or step(7)), (600, read))
+    assert (deleted(decision), entry(decision, "mini").phase) == ([], "Running")
+
+
+def test_a_later_pod_has_the_whole_time_from_its_start():
+    job = a_job(STALLS, "mini", active=1)
+    first = looks((0, step(7))).status
+    pods = (ran(job, 0, start=0, end=5), ran(job, 1, start=8))
+    assert deleted(decide(STALLS, job, pods=pods, previous=first, progress=step(7), now=at(17))) == []
+    assert len(deleted(decide(STALLS, job, pods=pods, previous=first, progress=step(7), now=at(18)))) == 1
+
+
+def a_chain_with_timeout(timeout: str = "2h", **spec: Any) -> Plan:
+    return a_plan(timeout=timeout, **spec)
+
+
+def test_a_chain_that_runs_longer_than_its_timeout_fails_at_its_present_stage():
+    plan = a_chain_with_timeout()
+    first = decide(plan)
+    assert (first.status.started_at, first.look_again_s) == ("2026-01-01T12:00:00Z", None)
+    done, answered = a_committed_job(plan, "mini")
+    job = a_job(plan, "tiny", active=1)
+    pods = (answered, a_pod(job, number=1))
+    running = decide(plan, done, job, pods=pods, previous=first.status, now=at(119))
+    assert (running.status.phase, running.look_again_s) == ("Running", 60)
+
+    late = decide(plan, done, job, pods=pods, previous=running.status, now=at(120))
+    assert (late.status.phase, entry(late, "mini").phase, entry(late, "tiny").phase) == (
+        "Failed",
+        "Committed",
+        "Failed",
+    )
+    assert late.status.message == (
+        "tiny: the chain ran longer than its timeout of 2h; raise spec.timeout: training resumes from the saved state"
+    )
+    assert deleted(late) == [job["metadata"]["name"]]
+    still = decide(plan, done, pods=(answered,), previous=late.status, now=at(300))
+    assert (still.status, created(still)) == (late.status, [])
+
+    for again in (retrying(plan, "tiny"), a_chain_with_timeout("3h", generation=2)):
+        resumed = decide(again, done, pods=(answered,), previous=late.status, now=at(300))
+        assert (created(resumed), resumed.status.started_at) == (["tiny"], timestamp(at(300)))
+
+
+def test_a_suspension_an_edit_after_the_end_and_controls_do_not_use_up_the_time_of_a_chain():
+    plan = a_chain_with_timeout(stages=["mini"])
+    started = decide(plan).status
+    suspended = decide(a_chain_with_timeout(stages=["mini"], suspend=True, generation=2), previous=started, now=at(60))
+    assert suspended.status.started_at is None
+    resumed = decide(a_chain_with_timeout(stages=["mini"], generation=3), previous=suspended.status, now=at(600))
+    assert (created(resumed), resumed.status.started_at) == (["mini"], timestamp(at(600)))
+
+    job, pod = a_committed_job(plan, "mini")
+    done = decide(plan, job, pods=(pod,), previous=started, now=at(1)).status
+    assert (done.phase, done.started_at) == ("Succeeded", started.started_at)
+    edited = decide(a_chain_with_timeout(generation=2), job, pods=(pod,), previous=done, now=at(900))
+    assert (created(edited), edited.status.started_at) == (["tiny"], timestamp(at(900)))
+
+
+def test_an_export_that_runs_longer_than_the_timeout_fails_and_its_stage_stays_committed():
+    before = committed_status(HOUR, "mini")
+    plan = a_plan_with(2, timeout="1h", export={"onnx": {}})
+    started = decide(plan, previous=before)
+    (job,) = [action.job for action in started.actions if isinstance(action, CreateJob)]
+    job |= {"status": {"startTime": timestamp(NOON), "active": 1}}
+    job["metadata"] |= {"uid": "export", "creationTimestamp": timestamp(NOON)}
+    late = decide(plan, job, pods=(ran(job, 0, start=0),), previous=started.status, now=at(60))
+    missing = entry(late, "mini").missing_export
+    assert (entry(late, "mini").phase, missing.phase, missing.failure_class) == (
+        "Committed",
+        "Failed",
+        FailureClass.DEADLINE_EXCEEDED,
+    )
+    assert deleted(late) == [job["metadata"]["name"]]
