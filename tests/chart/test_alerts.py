@@ -13,6 +13,7 @@ import yaml
 
 from chart.helm import documents, named, render, values_of
 from cluster.prerequisites import ensure_program
+from docs.blocks import REPOSITORY, anchors
 
 pytestmark = pytest.mark.cluster  # helm is built with the cluster's binaries
 
@@ -113,8 +114,11 @@ def write_rules(folder: Path, rules: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_every_alert_has_a_case(rules: list[dict[str, Any]]):
+def test_every_alert_has_a_case_and_a_section_of_the_page(rules: list[dict[str, Any]]):
     assert {rule["alert"] for rule in rules} == set(CASES)
+    assert anchors("docs/alerts.md") >= {rule["annotations"]["runbook_url"].partition("#")[2] for rule in rules}
+    values = yaml.safe_load((REPOSITORY / "charts" / "distillchain" / "values.yaml").read_text())
+    assert values["metrics"]["prometheusRule"]["runbookUrl"].endswith("/docs/alerts.md")
 
 
 @pytest.mark.parametrize("alert", CASES)
@@ -124,7 +128,11 @@ def test_an_alert_fires_for_the_right_series_only(alert: str, rules: list[dict[s
         r"{{ \$labels\.(\w+) }}", lambda found: case.labels[found[1]], rule["annotations"]["description"]
     )
     description = description.replace('{{ "', "").replace('" }}', "")
-    annotations = {"summary": case.summary, "description": description}
+    annotations = {
+        "summary": case.summary,
+        "description": description,
+        "runbook_url": f"https://docs.example/alerts.md#{alert.lower()}",
+    }
     firing = [{"exp_labels": {**rule["labels"], **case.labels}, "exp_annotations": annotations}]
 
     def a_test(series: dict[str, str], expected: list[dict[str, Any]]) -> dict[str, Any]:

@@ -159,6 +159,7 @@ EVERYTHING: list[tuple[str, str, Any]] = [
         "spec.ingress.0.from",
         [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
     ),
+    ("NetworkPolicy", "spec.policyTypes", ["Ingress", "Egress"]),
     ("DistillationChain", "spec.storage.uri", "s3://models/distillchain-test"),
     ("DistillationChain", "spec.storage.secretRef", {"name": "s3-credentials"}),
 ]

@@ -80,6 +80,7 @@ CANNOT: dict[tuple[str, str], str] = {
     (
         "docs/token-classification.md",
         "import torch",
+    ("docs/security.md", "kubectl label namespace monitoring metrics=enabled"): "needs the namespace of a Prometheus",
     ): "needs a trained tagger; tests/trainer/test_token_classification.py runs it and compares what it prints",
     ("docs/gpus.md", 'kubectl exec POD -c trainer -- python -c "import os, signal; os.kill(1, signal.SIGUSR1)"'): (
         "needs a pod that trains; tests/trainer/test_tracing.py sends the signal"
