@@ -62,9 +62,10 @@ def a_plan(**chain: Any) -> Plan:
     return build_plan(a_chain(**chain))
 
 
-def retrying(plan: Plan, *stages: str, token: str = "1") -> Plan:
+def retrying(plan: Plan, *stages: str, token: str = "1", committed_too: bool = False) -> Plan:
     """The plan of the chain once the user has retried these stages."""
-    metadata = plan.chain.metadata.model_copy(update={"annotations": new_retry(stages, token=token)})
+    annotations = new_retry(stages, token=token, committed_too=committed_too)
+    metadata = plan.chain.metadata.model_copy(update={"annotations": annotations})
     return build_plan(plan.chain.model_copy(update={"metadata": metadata}))
 
 

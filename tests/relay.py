@@ -140,14 +140,14 @@ class Relay:
         self.end(self.wait_for_pod(stage), exit_code=0, message=answer.to_json())
         self.wait(f"stage {stage} committed", lambda: self.stage(stage).get("phase") == "Committed")
 
-    def retry(self) -> None:
+    def retry(self, *options: str) -> None:
         """`distillchain retry`."""
-        argv = [sys.executable, "-m", "distillchain_cli", "retry", self.name, "-n", self.namespace]
+        argv = [sys.executable, "-m", "distillchain_cli", "retry", self.name, *options, "-n", self.namespace]
         done = subprocess.run(
             [*argv, "--kubeconfig", str(self.cluster.kubeconfig)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert "the operator creates another Job for it" in done.stdout
+        assert options or "the operator creates another Job for it" in done.stdout
 
     def events(self) -> list[str]:
         items = self.cluster.get("events", "-n", self.namespace)["items"]

@@ -16,7 +16,8 @@ from distillchain_cli.access_options import takes_access
 from distillchain_cli.choices import choice_of, limit
 from distillchain_cli.completion import complete_chain, complete_stage
 from distillchain_cli.connection import connect
-from distillchain_cli.options import Name, Verbose
+from distillchain_cli.errors import BadInput
+from distillchain_cli.options import Name, Storage, Verbose
 from distillchain_cli.printing import interruptible, print_message, print_result
 
 app = typer.Typer()
@@ -93,15 +94,44 @@ def retry(
             metavar="STAGE", help="Stage to retry; default: the stage that failed.", autocompletion=complete_stage
         ),
     ] = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Run this stage again and every one that needs it.",
+            autocompletion=complete_stage,
+        ),
+    ] = None,
+    discard: Annotated[
+        bool,
+        typer.Option(
+            "--discard", help="With --from: also committed stages. Their manifests are moved aside in the store."
+        ),
+    ] = False,
+    storage: Storage = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Retry the failed stage of a chain.
+    """Retry the failed stage of a chain, or run a chain again from one of its stages.
 
-    Sets the annotation distillchain.io/retry, and the operator creates another Job for the stage.
+    Sets the annotation distillchain.io/retry, and the operator creates another Job for the stage. A committed stage is
+    trained again only with --discard, which needs credentials of the store. Its checkpoint stays in the store until gc
+    deletes it.
     """
+    from distillchain_cli.retry import now
     from distillchain_cli.retry import retry as retry_stage
+    from distillchain_cli.train_again import train_again
 
-    print_result(retry_stage(connect(access), name, stage))
+    if from_stage is None:
+        if discard or storage is not None:
+            raise BadInput(f"{'--discard' if discard else '--storage'}: expected together with --from")
+        print_result(retry_stage(connect(access), name, stage))
+        return
+    if stage is not None:
+        raise BadInput("--stage: expected alone or --from instead; --from retries its stage too")
+    if storage is not None and not discard:
+        raise BadInput("--storage: expected together with --discard; nothing else reads the store")
+    print_result(train_again(connect(access), name, from_stage, discard=discard, storage=storage, now=now))
 
 
 @app.command(epilog="Example: distillchain suspend sst2-femto")

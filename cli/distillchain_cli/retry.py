@@ -15,11 +15,12 @@ from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.program import program_name
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """The time, in UTC."""
     return datetime.now(UTC)
 
 
-def retry(cluster: Cluster, name: str, stage: str | None, *, now: Callable[[], datetime] = _now) -> str:
+def retry(cluster: Cluster, name: str, stage: str | None, *, clock: Callable[[], datetime] = now) -> str:
     """Asks the operator to try the failed stage or export again.
 
     Returns: a sentence about the change. Raises: RunFailed when there is nothing to retry; BadInput for a stage that
@@ -33,7 +34,7 @@ def retry(cluster: Cluster, name: str, stage: str | None, *, now: Callable[[], d
             f"{failed.what} has no Job yet: {failed.message}; "
             "correct what the API server refuses, and the operator tries again by itself"
         )
-    cluster.annotate_chain(chain, new_retry([failed.stage], token=now().isoformat(timespec="milliseconds")))
+    cluster.annotate_chain(chain, new_retry([failed.stage], token=clock().isoformat(timespec="milliseconds")))
     then = "the operator creates another Job for it"
     if chain["spec"].get("suspend"):
         then += f" once the chain is resumed: {program_name()} resume {name}"

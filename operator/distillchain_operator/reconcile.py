@@ -14,7 +14,7 @@ from distillchain_api.wire.answer import Progress
 from distillchain_operator import deadlines, starting
 from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
 from distillchain_operator.evidence_status import passes_of_controls
-from distillchain_operator.expiry import expirations
+from distillchain_operator.expiry import SOON_S, expirations
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
@@ -111,6 +111,8 @@ def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
 
 
 def _look_again_s(view: View, status: ChainStatus) -> float | None:
+    if view.trained_again:
+        return SOON_S  # if no Job is left to be deleted, no event comes
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     # Nor does a deadline, or the end of a pause.

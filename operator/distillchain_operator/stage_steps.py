@@ -23,10 +23,13 @@ from distillchain_operator.view import View
 from distillchain_operator.wanted_jobs import WantedJob, wanted_job
 
 DAMAGED = "the next stage found its checkpoint damaged"
+TRAINED_AGAIN = "the user asked for it"
 
 
 def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: set[str]) -> Step:
     """A stage that needs another one: it stays committed, finishes if it already runs, and else waits."""
+    if stage.name in view.trained_again:
+        return again_step(view, stage, leaving=leaving)
     before = view.previous_entry(stage)
     damaged_at = found_damaged_at(view, stage)
     if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted_job(view, stage).name):
@@ -53,6 +56,8 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     Args:
         leaving: names of Jobs that this reconcile deletes.
     """
+    if stage.name in view.trained_again:
+        return again_step(view, stage, leaving=leaving)
     wanted = wanted_job(view, stage)
     before = view.previous_entry(stage)
     damaged_at = found_damaged_at(view, stage)
@@ -87,6 +92,13 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     if wanted.manifest is None:
         return Step(entries.failed(stage, FailureClass.POD_REJECTED, wanted.fault))
     return _start(view, stage, wanted, before)
+
+
+def again_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
+    """The only look at a stage that the user lets run again: whatever its Jobs answered does not count any more."""
+    own = [job for job in view.observed.jobs if job.stage == stage.name and not job.deleting]
+    deletions = tuple(DeleteJob(job.name, job.uid, why=TRAINED_AGAIN) for job in own if job.name not in leaving)
+    return Step(entries.pending(stage, f"running again: {TRAINED_AGAIN}"), deletions)
 
 
 def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving: set[str]) -> Step:

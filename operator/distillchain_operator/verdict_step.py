@@ -16,7 +16,7 @@ from distillchain_operator import entries
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.failures_kept import deletions_for_retry
 from distillchain_operator.labels import digest_label
-from distillchain_operator.stage_steps import ready_step
+from distillchain_operator.stage_steps import again_step, ready_step
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
 
@@ -30,6 +30,8 @@ def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStat
         others: the entries of all other vertices, by name.
         leaving: names of Jobs that this reconcile deletes.
     """
+    if stage.name in view.trained_again:
+        return again_step(view, stage, leaving=leaving)
     failed = out_of_reach(view.plan.evidence, {name: entry.phase for name, entry in others.items()})
     # Of the chain itself, nothing can be left out.
     missing = next((name for name in stage.needs if others[name].phase != "Committed" and name not in failed), None)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.retry_request import open_retry
+from distillchain_api.retry_request import RetryRequest, open_retry
 from distillchain_api.wire.answer import Committed, Progress
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
@@ -51,7 +51,16 @@ class View:
     @property
     def retried(self) -> frozenset[str]:
         """Names of the stages that the user asks to try again; the status of this look records the request."""
-        return open_retry(self.plan.chain.metadata.annotations, self.previous.handled_retry).stages
+        return self._retry.stages
+
+    @property
+    def trained_again(self) -> frozenset[str]:
+        """Those of them that run again even if they are committed: neither status nor Jobs count."""
+        return self._retry.stages if self._retry.committed_too else frozenset()
+
+    @property
+    def _retry(self) -> RetryRequest:
+        return open_retry(self.plan.chain.metadata.annotations, self.previous.handled_retry)
 
     def has_timeout(self, job: ObservedJob) -> bool:
         """Whether the stage of a Job has a `timeout`, so that its run time counts."""
@@ -78,7 +87,8 @@ class View:
     def previous_entry(self, stage: PlannedStage) -> StageStatus | None:
         """What status says of this very stage; None when it describes another digest."""
         entry = self.previous.stage_named(stage.name)
-        return entry if entry and entry.digest == stage.digest else None
+        is_current = entry is not None and entry.digest == stage.digest and stage.name not in self.trained_again
+        return entry if is_current else None
 
     def entry_of(self, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
         """What status says of this very Job; an earlier one may have had the same name."""

@@ -152,7 +152,7 @@ def test_a_retry_of_a_failed_export_names_its_stage():
     cluster: Any = Recorder(a_chain(status=stages_with("Committed", missingExport=missing)))
 
     want = "retrying export onnx of stage mini (Crashed); the operator creates another Job for it"
-    assert retry(cluster, "relay", None, now=lambda: datetime(2026, 1, 1, tzinfo=UTC)) == want
+    assert retry(cluster, "relay", None, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)) == want
     assert cluster.annotations == {"distillchain.io/retry": "mini@2026-01-01T00:00:00.000+00:00"}
 
 

@@ -67,6 +67,9 @@ RUN: dict[tuple[str, str], Scene] = {
 }
 
 CANNOT: dict[tuple[str, str], str] = {
+    ("docs/operations.md", "distillchain retry sst2-femto --from tiny --discard"): (
+        "needs a store with commits; tests/operator/test_chains_on_apiserver.py runs it with one"
+    ),
     ("docs/your-data.md", "import csv"): "needs reviews.csv; tests/docs/test_your_data.py runs it",
     ("docs/your-data.md", "distillchain validate chain.yaml"): "needs chain.yaml; tests/docs/test_your_data.py runs it",
     ("docs/your-data.md", "distillchain run chain.yaml"): "trains for minutes; Scene.QUICKSTART runs such a chain",
@@ -80,7 +83,6 @@ CANNOT: dict[tuple[str, str], str] = {
     (
         "docs/token-classification.md",
         "import torch",
-    ("docs/security.md", "kubectl label namespace monitoring metrics=enabled"): "needs the namespace of a Prometheus",
     ): "needs a trained tagger; tests/trainer/test_token_classification.py runs it and compares what it prints",
     ("docs/gpus.md", 'kubectl exec POD -c trainer -- python -c "import os, signal; os.kill(1, signal.SIGUSR1)"'): (
         "needs a pod that trains; tests/trainer/test_tracing.py sends the signal"

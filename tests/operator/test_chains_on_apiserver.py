@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -220,6 +221,28 @@ def test_jobs_expire_and_their_results_stay_in_status(relay: Relay):
     relay.retry()
     relay.commit("tiny")
     assert relay.wait_for_phase("Succeeded")["stages"][0] == status["stages"][0]
+
+
+def test_a_chain_is_trained_again_from_a_stage_whose_commit_is_discarded(relay: Relay, tmp_path: Path):
+    relay.apply(a_document(storage={"uri": f"file://{tmp_path}"}))
+    for stage in ("mini", "tiny"):
+        manifest = tmp_path / "stages" / relay.planned(stage).digest / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text("{}")
+        relay.commit(stage)
+    relay.wait_for_phase("Succeeded")
+    before = {job["metadata"]["uid"] for job in relay.jobs()}
+
+    relay.retry("--from", "mini", "--discard")
+    assert not list(tmp_path.glob("stages/*/manifest.json"))
+    assert len(list(tmp_path.glob("stages/*/discarded/*.json"))) == 2
+    relay.commit("mini")
+    assert relay.stage("tiny")["phase"] == "Running"
+    relay.commit("tiny")
+    relay.wait_for_phase("Succeeded")
+    assert not before & {job["metadata"]["uid"] for job in relay.jobs()}
+    relay.wait_for_operator()
+    assert relay.status()["phase"] == "Succeeded", "a request is handled once"
 
 
 def test_a_timeout_counts_from_the_start_of_the_trainer(relay: Relay):

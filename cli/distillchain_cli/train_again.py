@@ -1,0 +1,126 @@
+"""Trains a chain again from one of its stages: failed stages, and with `--discard` committed ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from distillchain_api.failures import StageError
+from distillchain_api.graph import Plan, PlannedStage, build_plan
+from distillchain_api.layout import manifest_key, pass_manifest_key
+from distillchain_api.resource.spec import Storage, parse_chain
+from distillchain_api.resource.status import ChainStatus
+from distillchain_api.retry_request import new_retry, open_retry
+from distillchain_cli.chains import status_of, true_condition
+from distillchain_cli.cluster import Cluster
+from distillchain_cli.errors import BadInput, RunFailed
+from distillchain_cli.overrides import parse_storage
+from distillchain_cli.program import program_name
+from distillchain_cli.stores import open_chain_store
+
+
+def train_again(
+    cluster: Cluster, name: str, stage: str, *, discard: bool, storage: str | None, now: Callable[[], datetime]
+) -> str:
+    """Asks the operator to run a stage again, and every vertex that is taught or compared from it.
+
+    Args:
+        discard: commits of these stages are discarded first, or their trainers would find them.
+        storage: URI of the store, if it has another one from here.
+    Returns: a sentence about the change. Raises: RunFailed if that is not possible now; BadInput for a stage that the
+        chain does not have.
+    """
+    document = cluster.fetch_chain(name)
+    plan, status = build_plan(parse_chain(document, from_cluster=True)), status_of(document)
+    affected = _from_stage(plan, stage)
+    token = now().isoformat(timespec="milliseconds")
+    phases = {entry.name: entry.phase for entry in status.entries}
+    committed = [vertex for vertex in affected if phases.get(vertex.name) == "Committed"]
+    if not discard:
+        if committed:
+            raise RunFailed(
+                f"{_names(committed)} of {name} {'are' if len(committed) > 1 else 'is'} committed; to train from "
+                f"{stage} again: --discard, which moves their manifests aside in the store"
+            )
+        failed = [vertex.name for vertex in affected if phases.get(vertex.name) == "Failed"]
+        if not failed:
+            raise RunFailed(f"nothing to retry: no stage of {name} from {stage} on has failed")
+        cluster.annotate_chain(document, new_retry(failed, token=token))
+        return f"retrying {', '.join(failed)}; the operator creates another Job for each"
+    _check_idle(name, document, status, affected)
+    _check_others(cluster, name, affected)
+    address = plan.chain.spec.storage if storage is None else parse_storage(storage, Path.cwd())
+    moved = _discard(address, affected)
+    # Last: from now on the operator starts trainers, and none may find a commit that is about to be discarded.
+    cluster.annotate_chain(document, new_retry([v.name for v in affected], token=token, committed_too=True))
+    where = f"{len(moved)} manifest{'' if len(moved) == 1 else 's'} moved to discarded/ in {address.uri}"
+    then = f"; to start it: {program_name()} resume {name}" if document["spec"].get("suspend") else ""
+    return f"training {', '.join(vertex.name for vertex in affected)} again: {where}{then}"
+
+
+def _from_stage(plan: Plan, name: str) -> list[PlannedStage]:
+    """A stage and all vertices that need it, in the order of the plan."""
+    if plan.stage(name) is None:
+        raise BadInput(f"--from: got {name}, expected one of {', '.join(stage.name for stage in plan.vertices)}")
+    found = {name}
+    for vertex in plan.vertices:
+        if found.intersection(vertex.needs):
+            found.add(vertex.name)
+    return [vertex for vertex in plan.vertices if vertex.name in found]
+
+
+def _check_idle(name: str, chain: dict[str, Any], status: ChainStatus, affected: Sequence[PlannedStage]) -> None:
+    """Checks that no trainer of these stages runs or is about to start: it could commit what it learned before."""
+    metadata = chain["metadata"]
+    is_open = bool(open_retry(metadata.get("annotations"), status.handled_retry).stages)
+    is_current = status.observed_generation == metadata["generation"] and not is_open
+    is_suspended = true_condition(status, "Suspended") is not None
+    phases = {entry.name: entry.phase for entry in status.entries}
+    # The operator tries to create a Job again that the API server has refused.
+    refused = {entry.name for entry in status.entries if entry.phase == "Failed" and entry.job is None}
+    busy = [vertex.name for vertex in affected if phases.get(vertex.name) in ("Running", None)]
+    # The controls of a chain that has succeeded may start at any moment.
+    is_over = (status.phase == "Failed" and not refused) or (
+        status.phase == "Succeeded" and all(phases.get(vertex.name) != "Pending" for vertex in affected)
+    )
+    if is_current and not busy and (is_suspended or is_over):
+        return
+    raise RunFailed(
+        f"{name} is {status.phase}, and a trainer could commit while the commits are discarded; suspend it first: "
+        f"{program_name()} suspend {name}, then run this again, and {program_name()} resume {name}"
+    )
+
+
+def _check_others(cluster: Cluster, name: str, affected: Sequence[PlannedStage]) -> None:
+    """Checks that no other chain of the namespace is about to read what is discarded."""
+    digests = {vertex.digest for vertex in affected}
+    for other in cluster.list_chains():
+        status = status_of(other)
+        shared = [entry.name for entry in status.entries if entry.digest in digests]
+        if other["metadata"]["name"] != name and shared and status.phase in ("Pending", "Running"):
+            raise RunFailed(
+                f"chain {other['metadata']['name']} is {status.phase} and has the same stage {shared[0]}; wait for its "
+                "end, or suspend it"
+            )
+
+
+def _discard(address: Storage, affected: Sequence[PlannedStage]) -> list[str]:
+    """Moves the manifests of these stages aside, the last one first."""
+    # If this is interrupted, no student is left that was taught by a discarded one. A verdict is always made again.
+    keys = [_key(vertex) for vertex in reversed(affected) if not vertex.is_verdict]
+    try:
+        from distillchain_store.discarding import discard_commits
+
+        return discard_commits(open_chain_store(address), keys)
+    except StageError as error:
+        raise RunFailed(f"{error}; nothing was started, and the command may be repeated") from error
+
+
+def _key(vertex: PlannedStage) -> str:
+    return pass_manifest_key(vertex.digest) if vertex.is_pass else manifest_key(vertex.digest)
+
+
+def _names(stages: Sequence[PlannedStage]) -> str:
+    return f"stage{'s' if len(stages) > 1 else ''} {', '.join(stage.name for stage in stages)}"

@@ -1,0 +1,146 @@
+"""`distillchain retry --from`: what it refuses, what it discards, and what it asks the operator for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain_builders import CHAIN_UID, a_document
+from cli.parts import distillchain_here
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_cli.errors import BadInput, RunFailed
+from distillchain_cli.train_again import train_again
+
+TRUE = {"status": "True", "reason": "x", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T12:00:00Z"}
+
+
+class Cluster:
+    """A cluster with one chain of three stages, committed in a folder, and perhaps another one."""
+
+    def __init__(self, folder: Path, **phases: str) -> None:
+        self.folder, self.annotations, self.others = folder, dict[str, str](), list[dict[str, Any]]()
+        self.chain = a_document(stages=["mini", "tiny", "nano"], storage={"uri": f"file://{folder}"})
+        self.chain["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": 1}
+        self.plan = build_plan(parse_chain(self.chain))
+        stages = []
+        for stage in self.plan.stages:
+            phase = phases.get(stage.name, "Committed")
+            stages.append({"name": stage.name, "phase": phase, "digest": stage.digest, "job": f"job-{stage.name}"})
+            if phase == "Committed":
+                manifest = folder / "stages" / stage.digest / "manifest.json"
+                manifest.parent.mkdir(parents=True)
+                manifest.write_text(f"manifest of {stage.name}")
+        self.chain["status"] = {"observedGeneration": 1, "phase": "Succeeded", "stages": stages}
+
+    def fetch_chain(self, name: str) -> dict[str, Any]:
+        return self.chain
+
+    def list_chains(self) -> list[dict[str, Any]]:
+        return [self.chain, *self.others]
+
+    def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
+        # Whoever starts now must not find a commit.
+        self.committed_then = self.committed
+        self.annotations = annotations
+
+    @property
+    def committed(self) -> list[str]:
+        return sorted(path.read_text().split()[-1] for path in self.folder.glob("stages/*/manifest.json"))
+
+    @property
+    def discarded(self) -> list[str]:
+        return sorted(path.read_text().split()[-1] for path in self.folder.glob("stages/*/discarded/*.json"))
+
+
+def again(cluster: Any, stage: str, *, discard: bool = True) -> str:
+    def now() -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    return train_again(cluster, "relay", stage, discard=discard, storage=None, now=now)
+
+
+def test_a_committed_stage_is_left_alone_without_discard(tmp_path: Path):
+    cluster = Cluster(tmp_path)
+    with pytest.raises(RunFailed) as refused:
+        again(cluster, "tiny", discard=False)
+    assert str(refused.value) == (
+        "stages tiny, nano of relay are committed; to train from tiny again: --discard, which moves their manifests "
+        "aside in the store"
+    )
+    assert (cluster.annotations, cluster.committed) == ({}, ["mini", "nano", "tiny"])
+
+
+def test_discard_moves_the_manifests_of_the_stage_and_of_all_that_need_it(tmp_path: Path):
+    cluster = Cluster(tmp_path)
+
+    done = again(cluster, "tiny")
+
+    assert done == f"training tiny, nano again: 2 manifests moved to discarded/ in file://{tmp_path}"
+    assert (cluster.committed_then, cluster.discarded) == (["mini"], ["nano", "tiny"])
+    assert cluster.annotations == {"distillchain.io/retry": "again:nano,tiny@2026-01-01T00:00:00.000+00:00"}
+
+
+def test_failed_stages_are_retried_without_discard(tmp_path: Path):
+    cluster = Cluster(tmp_path, tiny="Failed", nano="Pending")
+    cluster.chain["status"]["phase"] = "Failed"
+    assert again(cluster, "tiny", discard=False) == "retrying tiny; the operator creates another Job for each"
+    assert cluster.annotations["distillchain.io/retry"].startswith("tiny@")
+    with pytest.raises(RunFailed, match="nothing to retry: no stage of relay from nano on has failed"):
+        again(cluster, "nano", discard=False)
+
+
+@pytest.mark.parametrize(
+    "phase, stages, more",
+    [
+        pytest.param("Running", {"nano": "Running"}, {}, id="a stage runs"),
+        pytest.param("Running", {"nano": "Pending"}, {}, id="between two stages"),
+        pytest.param("Failed", {"tiny": "Failed"}, {"job": None}, id="a Job that the API server refused"),
+        pytest.param("Succeeded", {}, {"generation": 2}, id="an edit that the operator has not seen"),
+        pytest.param("Succeeded", {}, {"annotations": {"distillchain.io/retry": "nano@1"}}, id="a retry not handled"),
+    ],
+)
+def test_nothing_is_discarded_while_a_trainer_could_commit(
+    tmp_path: Path, phase: str, stages: dict[str, str], more: dict[str, Any]
+):
+    cluster = Cluster(tmp_path, **stages)
+    cluster.chain["status"]["phase"] = phase
+    for stage in cluster.chain["status"]["stages"]:
+        stage |= {"job": None} if "job" in more else {}
+    cluster.chain["metadata"] |= {name: value for name, value in more.items() if name != "job"}
+    before = cluster.committed
+    with pytest.raises(RunFailed, match=f"relay is {phase}, and a trainer could commit .* suspend it first"):
+        again(cluster, "tiny")
+    assert (cluster.annotations, cluster.committed, cluster.discarded) == ({}, before, [])
+
+
+def test_a_suspended_chain_is_trained_again_once_it_is_resumed(tmp_path: Path):
+    cluster = Cluster(tmp_path, nano="Suspended")
+    cluster.chain["spec"]["suspend"] = True
+    cluster.chain["status"] |= {"phase": "Suspended", "conditions": [{"type": "Suspended", **TRUE}]}
+    assert again(cluster, "mini").endswith("; to start it: distillchain resume relay")
+    assert cluster.discarded == ["mini", "tiny"]
+
+
+def test_a_commit_that_a_running_chain_is_about_to_read_is_not_discarded(tmp_path: Path):
+    cluster = Cluster(tmp_path)
+    shared = {"name": "small", "phase": "Committed", "digest": cluster.plan.stages[1].digest}
+    cluster.others = [{"metadata": {"name": "other"}, "status": {"phase": "Running", "stages": [shared]}}]
+    with pytest.raises(RunFailed, match="chain other is Running and has the same stage small; wait for its end"):
+        again(cluster, "mini")
+    assert cluster.discarded == []
+
+
+def test_options_that_do_not_fit_together(tmp_path: Path):
+    for options, want in (
+        (["--discard"], "--discard: expected together with --from"),
+        (["--from", "tiny", "--stage", "tiny"], "--stage: expected alone or --from instead"),
+        (["--from", "tiny", "--storage", "s3://a/b"], "--storage: expected together with --discard"),
+    ):
+        done = distillchain_here("retry", "relay", *options, cwd=tmp_path)
+        assert (done.returncode, want in done.stderr) == (2, True), done.stderr
+    with pytest.raises(BadInput, match="--from: got huge, expected one of mini, tiny, nano"):
+        again(Cluster(tmp_path), "huge")
