@@ -39,7 +39,12 @@ def deletions_for_retry(view: View, name: str, *jobs: str | None, leaving: set[s
     return tuple(
         DeleteJob(job.name, job.uid, why=RETRIED)
         for job in known
-        if job is not None and job.is_finished and not job.deleting and job.name not in leaving
+        if job is not None
+        and job.is_finished
+        and not job.deleting
+        and job.name not in leaving
+        # The status may be older than the Jobs; this one was created for the same request.
+        and not view.is_of_request(job)
     )
 
 

@@ -17,6 +17,7 @@ from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.parallelism import gpus_of, resolve, without_devices
 from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.retry_request import RETRY_ANNOTATION, annotated_retry
 from distillchain_api.wire.work_order import ATTEMPT_ENV, CACHE_BYTES_ENV, CACHE_ENV, WORK_ORDER_ENV, WorkOrder
 from distillchain_operator.group import join_group
 from distillchain_operator.labels import (
@@ -95,6 +96,7 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
                 **(stage.job.annotations or {}),
                 SPEC_ANNOTATION: spec_hash(chain, stage),
                 **({EXPORT_ANNOTATION: "true"} if stage.work_order.export_only else {}),
+                **({RETRY_ANNOTATION: request} if (request := annotated_retry(chain.metadata.annotations)) else {}),
             },
             "ownerReferences": [
                 {

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from distillchain_api.failures import EXIT_INTERRUPTED
+from distillchain_api.retry_request import annotated_retry
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_api.wire.plain_text import on_one_line
 from distillchain_operator.labels import (
@@ -165,6 +166,8 @@ class ObservedJob:
     succeeded: int = 0
     exports_only: bool = False
     """It exports a committed stage."""
+    retry: str = ""
+    """The user's last request to run stages again when it was created."""
     spec_hash: str = ""
     """What the chain asked for when it was created; empty for a Job of an earlier build."""
     retries: int = 0
@@ -279,6 +282,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         failed=status.get("failed", 0),
         succeeded=status.get("succeeded", 0),
         exports_only=EXPORT_ANNOTATION in annotations,
+        retry=annotated_retry(annotations),
         spec_hash=annotations.get(SPEC_ANNOTATION, ""),
         retries=spec.get("backoffLimit", 0),
         ttl_s=spec.get("ttlSecondsAfterFinished"),

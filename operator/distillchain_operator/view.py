@@ -7,7 +7,7 @@ from datetime import datetime
 
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.retry_request import RetryRequest, open_retry
+from distillchain_api.retry_request import RetryRequest, annotated_retry, open_retry
 from distillchain_api.wire.answer import Committed, Progress
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
@@ -56,7 +56,14 @@ class View:
     @property
     def trained_again(self) -> frozenset[str]:
         """Those of them that run again even if they are committed: neither status nor Jobs count."""
-        return self._retry.stages if self._retry.committed_too else frozenset()
+        if not self._retry.committed_too:
+            return frozenset()
+        # The status may be older than the Jobs, after a conflict for example. Then the request was handled already.
+        return self._retry.stages - {job.stage for job in self.observed.jobs if self.is_of_request(job)}
+
+    def is_of_request(self, job: ObservedJob) -> bool:
+        """Whether a Job was created after the user's last request to run stages again."""
+        return bool(job.retry) and job.retry == annotated_retry(self.plan.chain.metadata.annotations)
 
     @property
     def _retry(self) -> RetryRequest:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from chain_builders import a_committed_job, a_job, a_plan, a_pod, retrying
-from deciding import created, decide, entry
+from deciding import a_failed_job, created, decide, entry
+from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_operator.actions import Decision, DeleteJob
 
@@ -72,6 +73,23 @@ def test_a_request_is_handled_once_and_a_request_for_failures_leaves_commits_alo
     assert decide(again, *jobs, pods=pods, previous=seen).actions == ()
     failures_only = decide(retrying(PLAN, "nano"), *jobs, pods=pods, previous=status)
     assert (failures_only.actions, failures_only.status.phase) == ((), "Succeeded")
+
+
+@pytest.mark.parametrize("committed_too", [True, False])
+def test_a_status_that_is_older_than_the_jobs_deletes_no_job_of_the_same_request(committed_too: bool):
+    failed, pod = a_failed_job(PLAN, "mini", FailureClass.CRASHED)
+    outdated = decide(PLAN, failed, pods=(pod,)).status
+    again = retrying(PLAN, "mini", "tiny", "nano", committed_too=committed_too)
+    running = a_job(again, "mini", active=1)
+    assert running["metadata"]["name"] == failed["metadata"]["name"]
+    decision = decide(again, running, pods=(a_pod(running, number=1),), previous=outdated)
+    assert (deleted(decision), entry(decision, "mini").phase) == (set(), "Running")
+    refailed, pod = a_failed_job(again, "mini", FailureClass.CRASHED, sentence="again")
+    decision = decide(again, refailed, pods=(pod,), previous=outdated)
+    assert (deleted(decision), entry(decision, "mini").message) == (set(), "again")
+    committed, pod = a_committed_job(again, "mini")
+    decision = decide(again, committed, pods=(pod,), previous=outdated)
+    assert (deleted(decision), created(decision)) == (set(), ["tiny"] if not committed_too else [])
 
 
 def test_a_pod_that_still_runs_delays_the_next_one():
