@@ -130,10 +130,16 @@ def a_controller(
     namespaces: tuple[str, ...] = (),
     network_policies: bool = True,
     progress_s: float = 60,
+    trainer_image: str = "",
 ) -> Controller:
     return Controller(
         cast("Cluster", server),
-        Settings(progress_s=progress_s, namespaces=namespaces, network_policies=network_policies),
+        Settings(
+            progress_s=progress_s,
+            namespaces=namespaces,
+            network_policies=network_policies,
+            trainer_image=trainer_image,
+        ),
         clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
         monotonic=clock or FakeClock(),
     )
