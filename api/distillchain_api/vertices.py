@@ -48,6 +48,8 @@ class PlannedStage:
     pod_field: str = ""
     """Where the spec states `pod`."""
     job: JobTemplate = field(default_factory=JobTemplate)
+    queue_name: str | None = None
+    """LocalQueue of Kueue that admits its Job."""
     parallelism: Parallelism = field(default_factory=Parallelism)
     """As the spec states it; the work order has it resolved."""
     parallelism_field: str = ""
@@ -251,6 +253,7 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
     parallelism, parallelism_field = template.parallelism, "spec.template.parallelism"
     retries, timeout, pending_deadline = template.retries, template.timeout, template.pending_deadline
     progress_deadline = template.progress_deadline
+    job, queue_name = template.job, template.queue_name
     if stage is not None:
         image = stage.image or image
         resources = resources if stage.resources is None else stage.resources
@@ -258,6 +261,8 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
             pod, pod_field = stage.pod, f"{order.field}.pod"
         if stage.parallelism is not None:
             parallelism, parallelism_field = stage.parallelism, f"{order.field}.parallelism"
+        job = template.job if stage.job is None else stage.job
+        queue_name = stage.queue_name or queue_name
         # Not `or`: 0 retries are a valid choice.
         retries = retries if stage.retries is None else stage.retries
         timeout = stage.timeout or timeout
@@ -273,7 +278,8 @@ def place(order: WorkOrder, template: Template, *, stage: Stage | None, needs: t
         resources=stated,
         pod=pod or {},
         pod_field=pod_field,
-        job=stage.job if stage is not None and stage.job is not None else template.job,
+        job=job,
+        queue_name=queue_name,
         parallelism=parallelism,
         parallelism_field=parallelism_field,
         gpus=gpus,

@@ -1,4 +1,4 @@
-"""The Kubernetes Events of a chain, its Jobs and their pods, in order: as frozen values, and as a table."""
+"""The Kubernetes Events of a chain, its Jobs, pods and Workloads, in order: as frozen values, and as a table."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ STAGE_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+)[: ](?: ?(?P<failure_class>
 """How the operator words an Event about a stage (transitions.py)."""
 STARTED_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+): Job (?P<job>\S+)")
 """The one of these that names the Job."""
+STARTED_REASONS = ("StageStarted", "StageQueued")
+WORKLOAD_BASE_CHARS, WORKLOAD_HASH_CHARS = 57, 5
+"""How much of `job-<job>` the name of Kueue's Workload keeps if it is cut, and the length of the hash after it."""
 POD_BASE_CHARS, POD_RANDOM_CHARS = 58, 5
 """How much of a pod's generateName (`<job>-`) the API server keeps, and how much it appends."""
 
@@ -48,7 +51,7 @@ class Event:
 
 
 def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> list[Event]:
-    """The Events of the chain, its Jobs and their pods, oldest first.
+    """The Events of the chain, its Jobs, their pods and Kueue's Workloads of the Jobs, oldest first.
 
     Jobs and pods are recognised by name, not by UID: an evicted pod and the Job of an edited stage no longer exist, and
     their Events are the ones that matter. Whole names are compared, because Jobs of two chains can start alike.
@@ -59,12 +62,15 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     stages = _stages_by_job(chain, of_chain)
     # Pods are known only through their Jobs: a pod's name starts with the name of its Job.
     stages_by_pod = {_pod_base(job): stage for job, stage in stages.items()}
+    stages_by_workload = {base: stage for job, stage in stages.items() for base in _workload_bases(job)}
     events = list(of_chain)
     for event in all_events:
         if event.kind == "Job" and event.name in stages:
             events.append(replace(event, stage=stages[event.name]))
         elif event.kind == "Pod" and (base := event.name[:-POD_RANDOM_CHARS]) in stages_by_pod:
             events.append(replace(event, stage=stages_by_pod[base]))
+        elif event.kind == "Workload" and (base := event.name[: -WORKLOAD_HASH_CHARS - 1]) in stages_by_workload:
+            events.append(replace(event, stage=stages_by_workload[base]))
     # Events of an earlier, deleted chain with the same name are left out.
     created_at = _moment(metadata["creationTimestamp"])
     return sorted(
@@ -80,7 +86,7 @@ def _with_stage(event: Event) -> Event:
 
 def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, str]:
     """Stage of each known Job: those in the status, and those that the chain's own Events say were started."""
-    started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason == "StageStarted")
+    started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason in STARTED_REASONS)
     jobs = {found["job"]: found["stage"] for found in started if found}
     # The status wins: it names the present Job of a stage.
     return jobs | {entry.job: entry.name for entry in status_of(chain).entries if entry.job}
@@ -89,6 +95,12 @@ def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, 
 def _pod_base(job: str) -> str:
     """How the names of a Job's pods start; the API server cuts the end of a long Job name."""
     return f"{job}-"[:POD_BASE_CHARS]
+
+
+def _workload_bases(job: str) -> tuple[str, str]:
+    """How the name of a Job's Workload starts, without and with Kueue's feature ShortWorkloadNames."""
+    base = f"job-{job}"
+    return base, base[:WORKLOAD_BASE_CHARS]
 
 
 def parse_event(document: dict[str, Any]) -> Event:

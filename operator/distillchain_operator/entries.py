@@ -8,6 +8,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageProgress, StageStatus
 from distillchain_api.wire.answer import fit
+from distillchain_operator.kueue import admission, describe_queue, is_held
 from distillchain_operator.observed import ObservedJob, ObservedPod
 from distillchain_operator.policy import (
     NOTE_BYTES,
@@ -67,12 +68,14 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     if view.suspends and not is_stuck:
         message = _suspended_message(unfinished)
     last = view.previous_entry(stage)
+    held = is_held(job) and not unfinished
     return StageStatus(
         name=stage.name,
-        phase="Suspended" if view.suspends else "Running",
+        phase="Suspended" if view.suspends else "Pending" if held else "Running",
         digest=stage.digest,
         job=job.name,
         attempt=attempt,
+        admission=admission(job, pods),
         started_at=job.created_at or None,
         progress=progress,
         message=message,
@@ -124,11 +127,15 @@ def _running_message(
     view: View, job: ObservedJob, pods: list[ObservedPod], note: PodNote | None, *, attempt: int
 ) -> str | None:
     notes = list(filter(None, (count_running(view, job), note.message if note else "")))
-    if job.suspend_wanted and not job.noted_suspended:
+    if is_held(job):
+        # That a pod stops is known then. One that does not stop needs the user.
+        needs_user = [note.message] if note and note.needs_user else []
+        notes = [describe_queue(job, pods), *needs_user]
+    elif job.suspend_wanted and not job.noted_suspended:
         patch = f"""kubectl patch job {job.name} -p '{{"spec":{{"suspend":false}}}}'"""
         notes.append(
-            f"Job {job.name} was suspended by another controller, which resumes it; Kueue does so when it admits the "
-            f"Job's Workload (kubectl get workloads); if no controller manages the Job: {patch}"
+            f"Job {job.name} was suspended by another controller, which resumes it; if no controller manages the Job: "
+            f"{patch}; if Kueue does, the Job has no queue: set queueName"
         )
     # The Job controller creates a replacement with a delay, which doubles after each crash.
     elif all(pod.is_over for pod in pods):
@@ -173,6 +180,11 @@ def failed_job(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus
             f"Job {job.name} succeeded, but its trainer reported no result for this stage; use the trainer image of "
             "this release"
         )
+        if job.managed_by:
+            message = (
+                f"Job {job.name} succeeded, but {job.managed_by} left no pod with its result in this namespace; use a "
+                "controller or a queue that runs the pods here, then distillchain retry: a committed stage is found"
+            )
         return failed(stage, FailureClass.CRASHED, message, job=job, attempt=attempt)
     before = view.entry_of(stage, job)
     # The pods of a Job that timed out are deleted; what they waited for is known only from the last status.

@@ -15,6 +15,7 @@ from typing import Any
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.job import QUEUE_LABEL
 from distillchain_api.resource.parallelism import gpus_of, resolve, without_devices
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.retry_request import RETRY_ANNOTATION, annotated_retry
@@ -77,8 +78,10 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
     """
     spec = _job_spec(chain, stage, defaults=defaults)
     nodes = stage.parallelism.nodes
-    # The deadlines count too, although the operator enforces them: editing one retries a stage that failed of it.
-    stated = {**spec, **_deadlines(stage)}
+    queue = {QUEUE_LABEL: stage.queue_name} if stage.queue_name else {}
+    # The deadlines count too, although the operator enforces them: editing one retries a stage that failed of it. So
+    # does the queue, whose edit replaces a Job that waits in another one.
+    stated = {**spec, **_deadlines(stage), **queue}
     name = job_name(chain.name, stage.name, sha256_of(stated), nodes=nodes)
     # After the name, which is part of the address of node 0.
     if nodes > 1:
@@ -91,7 +94,7 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
             # second Job.
             "name": name,
             "namespace": chain.metadata.namespace,
-            "labels": {**(stage.job.labels or {}), **_labels(chain, stage)},
+            "labels": {**(stage.job.labels or {}), **queue, **_labels(chain, stage)},
             "annotations": {
                 **(stage.job.annotations or {}),
                 SPEC_ANNOTATION: spec_hash(chain, stage),
@@ -109,7 +112,8 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
                 }
             ],
         },
-        "spec": {"suspend": False, **spec},
+        # Kueue lets a Job run once its queue has quota for it, whose pods must not start before.
+        "spec": {"suspend": bool(queue), **spec},
     }
 
 
@@ -129,6 +133,7 @@ def spec_hash(chain: DistillationChain, stage: PlannedStage) -> str:
         "secret": secret.name if secret else None,
         # Only if it is stated: a Job of an earlier release must not look edited.
         **({"job": job} if (job := stage.job.to_document()) else {}),
+        **({"queue": stage.queue_name} if stage.queue_name else {}),
     }
     return sha256_of(stated)[:HASH_CHARS]
 
@@ -182,6 +187,7 @@ def _job_spec(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
         "completions": nodes,
         "parallelism": nodes,
         "backoffLimit": stage.retries,
+        **({"managedBy": stage.job.managed_by} if stage.job.managed_by else {}),
         **(_group_spec(stage) if nodes > 1 else {}),
         "podFailurePolicy": copy.deepcopy(POD_FAILURE_POLICY),
         # A replacement starts only when the pod before it has ended: never two pods on one stage.

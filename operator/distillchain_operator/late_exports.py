@@ -94,9 +94,10 @@ def _with_running_job(view: View, stage: PlannedStage, entry: StageStatus, job: 
         pause = pause or restarts.ends_too_often(view, job, pauses=pauses)
         if pause is not None:
             return _paused(view, stage, entry, job, pause)
-    message = entries.running(view, stage, job).message
+    shown = entries.running(view, stage, job)
     left = restarts.pauses_before(view, job, pauses)
-    return Step(_with(stage, entry, phase="Running", job=job.name, message=message, pauses=left))
+    phase = "Pending" if shown.phase == "Pending" else "Running"
+    return Step(_with(stage, entry, phase=phase, job=job.name, message=shown.message, pauses=left))
 
 
 def _paused(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob, pause: Pause) -> Step:

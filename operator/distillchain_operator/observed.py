@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from distillchain_api.failures import EXIT_INTERRUPTED
+from distillchain_api.resource.job import JOB_CONTROLLER, QUEUE_LABEL
 from distillchain_api.retry_request import annotated_retry
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_api.wire.plain_text import on_one_line
@@ -156,6 +157,10 @@ class ObservedJob:
     """`spec.suspend`; the Job controller acts on it a moment later."""
     noted_suspended: bool = False
     """This operator suspended it and has not resumed it, whatever other controllers did since."""
+    queue: str = ""
+    """LocalQueue of Kueue, which then decides when it runs; empty: none."""
+    managed_by: str = ""
+    """The controller that runs it; empty: Kubernetes' own."""
     created_at: str = ""
     started_at: str = ""
     finished_at: str = ""
@@ -273,6 +278,9 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         noted_runs={uid: run for uid, run in notes.items() if run},
         suspend_wanted=bool(spec.get("suspend")),
         noted_suspended=SUSPENDED_ANNOTATION in annotations,
+        # From the label: Kueue adds that of a default queue, and an administrator may add one too.
+        queue=labels.get(QUEUE_LABEL, ""),
+        managed_by="" if (manager := spec.get("managedBy", "")) == JOB_CONTROLLER else manager,
         created_at=metadata.get("creationTimestamp", ""),
         started_at=status.get("startTime", ""),
         # A failed Job has no completionTime.

@@ -27,6 +27,8 @@ from distillchain_operator.step import Step
 from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View, is_of_plan
 
+NEVER_STARTED = "the chain was suspended before its pod started"
+
 
 def reconcile(
     plan: Plan,
@@ -156,21 +158,25 @@ def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:
     """Suspends or resumes every unfinished Job of the spec's stages as the chain says.
 
     A Job whose pod has not started is deleted instead: the Job controller counts a pod that is stopped before it ran as
-    a crash, and with `retries: 0` a suspended chain would fail. A Job that another controller suspended, as Kueue does
-    with a Job in its queue, is resumed by that controller.
+    a crash, and with `retries: 0` a suspended chain would fail. So is a Job in a queue of Kueue, which would resume it
+    at once or when quota is free. A Job that another controller suspended is resumed by that controller.
     """
     return [
         SetSuspend(job.name, job.uid, view.suspends)
-        if not view.suspends or view.has_started(job)
-        else DeleteJob(job.name, job.uid, why="the chain was suspended before its pod started")
+        if not view.suspends or (view.has_started(job) and not job.queue)
+        else DeleteJob(job.name, job.uid, why=_why_deleted(job))
         for job in view.observed.jobs
         if view.is_wanted(job)
         and not job.is_finished
         and not job.deleting
         # Only a suspension with our note is undone, or Kueue could never hold a Job back. A note is removed even if
         # another controller resumed the Job: otherwise the operator would resume what Kueue suspends next.
-        and (not job.suspend_wanted if view.suspends else job.noted_suspended)
+        and (not job.suspend_wanted or bool(job.queue) if view.suspends else job.noted_suspended)
     ]
+
+
+def _why_deleted(job: ObservedJob) -> str:
+    return f"the chain was suspended: its quota in queue {job.queue} is free" if job.queue else NEVER_STARTED
 
 
 def _complete_groups(view: View, *, leaving: set[str]) -> list[CreatePart]:

@@ -22,6 +22,7 @@ from distillchain_operator.step import Step
 from distillchain_operator.view import View
 from distillchain_operator.wanted_jobs import WantedJob, wanted_job
 
+RETRIES_USED_UP = ("BackoffLimitExceeded", "FailedIndexes")  # reasons of a failed Job
 DAMAGED = "the next stage found its checkpoint damaged"
 TRAINED_AGAIN = "the user asked for it"
 
@@ -126,6 +127,11 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
     started = StageStatus(
         name=stage.name, phase="Running", digest=stage.digest, job=wanted.name, message="waiting for its pod"
     )
+    if stage.queue_name:
+        message = f"waiting for quota: Job {wanted.name} is in queue {stage.queue_name}"
+        started = started.model_copy(
+            update={"phase": "Pending", "admission": "WaitingForQuota", "message": message},
+        )
     waiting = held or entries.pending(stage, "").model_copy(update=carried)
     start = Start(
         stage=stage,
@@ -215,9 +221,14 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
     # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
     if damaged_at and job.created_at <= damaged_at:
         return _run_again(stage, job, why=DAMAGED)
-    if not job.has_failed and not any(pod.phase == "Succeeded" for pod in view.leaders_of(job)):
+    has_answer = any(pod.phase == "Succeeded" for pod in view.leaders_of(job))
+    # The pods of another controller may be in another cluster: the answer would be missing each time.
+    if not job.has_failed and not has_answer and not job.managed_by:
         # The metrics were in the pod's answer. A trainer that finds its stage committed reports them within seconds.
         return _run_again(stage, job, why="its pod was deleted, and its result with it")
+    # The Job controller counts a pod that is stopped before its trainer runs as a crash.
+    if job.suspend_wanted and job.reason in RETRIES_USED_UP:
+        return _run_again(stage, job, why=f"Job {job.name} was stopped, which is no crash")
     last = view.previous_entry(stage)
     if pause := restarts.refused_by_nodes(view, job, pauses=last.restart_pauses if last else None):
         return _paused(view, stage, job, pause, restart_pauses=pause.number)

@@ -255,7 +255,8 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     if current is None:
         return _Facts("Succeeded", "Succeeded", _success(plan, stages, result))
     # A chain between two stages has started: Pending would look as if nothing had been done.
-    has_started = current.phase == "Running" or any(entry.phase == "Committed" for entry in stages)
+    is_new = current.phase != "Running" and current.admission != "Requeued"
+    has_started = not is_new or any(entry.phase == "Committed" for entry in stages)
     phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if has_started else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
     # Before `Suspended`: a pod that does not stop on a lost node needs the user in a suspended chain too.
@@ -264,6 +265,8 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     if phase == "Suspended":
         stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
         return _Facts(phase, "Suspended", stopping)
+    if current.admission in ("WaitingForQuota", "Requeued"):
+        return _Facts(phase, current.admission, sentence)
     if current.phase == "Running":
         return _Facts(phase, "StageRunning", f"running {sentence}")
     return _Facts(phase, "StagePending", sentence)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.wire.answer import fit
 
+QUEUED: dict[Admission | None, str] = {"WaitingForQuota": "StageQueued", "Requeued": "StageRequeued"}
 NOTE_BYTES = 1000  # the API server allows 1024 in the note of an Event
 
 
@@ -47,6 +48,9 @@ def _of_stage(old: StageStatus | None, new: StageStatus) -> list[ChainEvent]:
         return [ChainEvent(reason, fit(f"stage {new.name}: {new.message}", NOTE_BYTES), "Warning")]
     # After an edit the same phase is news again: the stage has another digest or Job.
     same = old is not None and old.digest == new.digest and old.job == new.job
+    if new.admission in QUEUED and not (old is not None and same and old.admission == new.admission):
+        what = f"Job {new.job}" if new.admission == "WaitingForQuota" else new.message
+        return [ChainEvent(QUEUED[new.admission], fit(f"stage {new.name}: {what}", NOTE_BYTES))]
     if old is not None and same and old.phase == new.phase:
         return []
     # A resumed Job was announced when it started; `Resumed` is the event of the chain.

@@ -159,7 +159,7 @@ def test_key_order_does_not_matter(value: dict[str, Any], random: Any):
         ),
         pytest.param(lambda s: s["stages"][0].update(parallelism={"nodes": 2}), id="parallelism of a stage"),
         pytest.param(lambda s: s.update(template={"cache": {"volume": {"emptyDir": {}}}}), id="cache"),
-        pytest.param(lambda s: s.update(template={"job": {"labels": {"team": "nlp"}}}), id="labels"),
+        pytest.param(lambda s: s.update(template={"job": {"labels": {"a": "b"}}, "queueName": "gpus"}), id="queue"),
         pytest.param(lambda s: s.update(suspend=True), id="suspend"),
         pytest.param(lambda s: s["storage"].update(endpointUrl="http://s3:9000"), id="storage"),
         pytest.param(lambda s: s["stages"][0].update(gate={"minMetric": 0.5}), id="gate"),

@@ -76,6 +76,20 @@ def test_events_of_another_chain_whose_job_names_start_alike_are_left_out(
     assert [event.name for event in found] == [ours, pod_name(ours)]
 
 
+@pytest.mark.parametrize("is_short", [False, True])
+def test_events_of_kueue_are_found_by_the_name_of_its_workload(is_short: bool):
+    """Of the stage's Job, and not of a Job whose name starts alike."""
+    ours = job_name("relay", "a-stage-with-a-long-name", "0123456789", nodes=1)
+    base = f"job-{ours}"[:57] if is_short else f"job-{ours}"
+    events = [
+        an_event("Workload", f"{base}-1a2b3", reason="Pending", note="insufficient unused quota"),
+        an_event("Workload", f"{base}-x-1a2b3", reason="Pending", note="of another Job"),
+    ]
+
+    found = events_of(a_chain(status=stages_with("Pending", name="a-stage-with-a-long-name", job=ours)), events)
+    assert [(event.stage, event.note) for event in found] == [("a-stage-with-a-long-name", "insufficient unused quota")]
+
+
 def test_events_of_a_replaced_job_are_recognised_by_the_event_of_its_start():
     job = job_name("relay", "mini", "a1" * 5)
     running = ChainStatus.parse(stages_with("Running", job=job))

@@ -68,6 +68,17 @@ CASES = {
             "parallelism": {"nodes": 2},
         }
     },
+    "job-in-a-queue": {
+        "template": {
+            "image": IMAGE,
+            "queueName": "gpu-queue",
+            "job": {
+                "labels": {"kueue.x-k8s.io/priority-class": "urgent"},
+                "annotations": {"example.com/note": "kept"},
+                "managedBy": "example.com/job-controller",
+            },
+        }
+    },
     "job-service-account-credentials": {"storage": {"uri": "s3://models/distill", "region": "eu-west-1"}},
 }
 

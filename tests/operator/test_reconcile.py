@@ -123,9 +123,9 @@ def test_a_job_that_another_controller_suspended_is_not_resumed_and_the_message_
     assert decision.actions == ()
     name = job["metadata"]["name"]
     assert decision.status.message == (
-        f"running mini: Job {name} was suspended by another controller, which resumes it; Kueue does so when it admits "
-        "the Job's Workload (kubectl get workloads); if no controller manages the Job: "
-        f"""kubectl patch job {name} -p '{{"spec":{{"suspend":false}}}}'"""
+        f"running mini: Job {name} was suspended by another controller, which resumes it; if no controller manages the "
+        f"""Job: kubectl patch job {name} -p '{{"spec":{{"suspend":false}}}}'; if Kueue does, the Job has no queue: """
+        "set queueName"
     )
 
     decision = decide(suspended, job, previous=decision.status)

@@ -15,9 +15,11 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, rules
 from distillchain_api.faults import Expect, Fault, error_of, expected
 from distillchain_api.resource.metadata import annotation_faults, label_faults
+from distillchain_api.values import DNS_SUBDOMAIN
 
 MAX_KEYS = 32  # a bound that the API server needs to estimate the cost of the rule
 MAX_QUEUE_CHARS = 63  # it becomes the value of a label
+MAX_MANAGER_CHARS = 63  # as the API server has it
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PARTIAL_ADMISSION = "kueue.x-k8s.io/job-min-parallelism"
 JOB_CONTROLLER = "kubernetes.io/job-controller"
@@ -80,6 +82,18 @@ Annotations = Annotated[
 ]
 
 
+QueueName = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_QUEUE_CHARS, pattern=DNS_SUBDOMAIN),
+    Expect("the name of a LocalQueue: 1 to 63 lowercase letters, digits, '-' and '.'"),
+]
+Manager = Annotated[
+    str,
+    Field(max_length=MAX_MANAGER_CHARS, pattern=f"{DNS_SUBDOMAIN.removesuffix('$')}/[A-Za-z0-9._-]+$"),
+    Expect("a domain, a slash and a name, 63 characters at most", "for example example.com/job-controller"),
+]
+
+
 class JobTemplate(Document):
     """What the Jobs of the chain have beside what the operator writes."""
 
@@ -87,3 +101,6 @@ class JobTemplate(Document):
     """On the Job and its pods. On the pods, a label of `pod.metadata` takes precedence."""
     annotations: Annotations | None = None
     """On the Job and its pods. On the pods, an annotation of `pod.metadata` takes precedence."""
+    managed_by: Manager | None = None
+    """`spec.managedBy` of the Job: the controller that runs it. It must create the pods in the namespace of the chain,
+    because the result of a stage is read from its pod; MultiKueue does not. Empty: Kubernetes' own."""

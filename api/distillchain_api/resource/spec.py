@@ -26,7 +26,7 @@ from distillchain_api.resource.evidence import EVIDENCE_RULES, ONE_STAGE, Eviden
 from distillchain_api.resource.export import EXPORT_RULES, Export, export_faults
 from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
-from distillchain_api.resource.job import JobTemplate
+from distillchain_api.resource.job import JobTemplate, QueueName
 from distillchain_api.resource.label_term import (
     BLOCK_RULE,
     LABEL_RULES,
@@ -220,6 +220,9 @@ class Template(Document):
     """Your PodTemplateSpec (`metadata` and `spec`), merged over the operator's; the container `trainer` is written into
     it."""
     job: JobTemplate = JobTemplate()
+    queue_name: QueueName | None = None
+    """LocalQueue of Kueue in the chain's namespace. The Jobs are created suspended, and Kueue starts them when the
+    queue has quota; empty: they start at once."""
     training: Training = Training()
     micro_batch_size: PositiveInt | None = None
     """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
@@ -331,6 +334,8 @@ class Stage(Document):
     """Replaces the template's pod as a whole."""
     job: JobTemplate | None = None
     """Replaces the template's job as a whole."""
+    queue_name: QueueName | None = None
+    """LocalQueue of this stage; empty: the template's."""
     retries: Retries | None = None
     """Crashes before the chain fails; empty: the template's."""
     timeout: Duration | None = None

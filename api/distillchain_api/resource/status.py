@@ -12,6 +12,7 @@ from distillchain_api.resource.evidence import Control, Outcome
 
 ChainPhase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
+Admission = Literal["WaitingForQuota", "Admitted", "Requeued"]
 ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended", "ExportsReady", "EvidenceReady"]
 
 
@@ -164,6 +165,9 @@ class StageStatus(Record):
     """Name of its Job."""
     attempt: int = 0
     """Pods of the present Job that were started."""
+    admission: Admission | None = None
+    """Of a Job in a queue of Kueue: WaitingForQuota before its first pod, Admitted, or Requeued after Kueue has stopped
+    it, for example for a Job of higher priority."""
     checkpoint: str | None = None
     """URI of the committed checkpoint."""
     reused: bool | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from distillchain_api.base import Document
 from distillchain_api.faults import Fault, expected
+from distillchain_api.resource.job import QueueName
 from distillchain_api.resource.parallelism import Parallelism
 from distillchain_api.resource.pod import PodTemplate
 from distillchain_api.resource.resources import Resources
@@ -24,6 +25,8 @@ class TeacherPass(Document):
     """Resources of the container `trainer`; replaces the stage's as a whole."""
     pod: PodTemplate | None = None
     """Replaces the stage's pod as a whole."""
+    queue_name: QueueName | None = None
+    """LocalQueue of the pass; empty: the stage's."""
     parallelism: Parallelism | None = None
     """Replaces the stage's parallelism as a whole; `sharding: Full` divides a teacher that is too large for one GPU."""
 
