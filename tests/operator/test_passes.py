@@ -201,3 +201,13 @@ def test_a_stage_named_as_the_pass_of_another_one_is_refused():
 
     with pytest.raises(BadDocument, match=r'stages\[1\].name: got "mini-pass", expected another name'):
         parse_chain(document)
+
+
+def test_a_pass_that_was_not_needed_is_made_once_its_stage_is_trained_again():
+    before = committed_status(a_plan(), "mini", "tiny")
+    plan = a_plan_with_pass(generation=2)
+    unneeded = decide(plan, previous=before).status
+
+    decision = decide(retrying(plan, "mini", "tiny", committed_too=True), previous=unneeded)
+
+    assert (created(decision), entry(decision, "mini").phase) == (["mini-pass"], "Pending")
