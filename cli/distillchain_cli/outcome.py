@@ -10,6 +10,7 @@ from distillchain_api.retry_request import open_retry
 from distillchain_cli.chains import outdated_status_warning, status_of, true_condition
 from distillchain_cli.printing import troubleshooting_hint
 from distillchain_cli.status_view import failure_of
+from distillchain_operator.status import INVALID_SPEC
 
 
 @dataclass(frozen=True)
@@ -44,5 +45,10 @@ def outcome_of(status: ChainStatus) -> Outcome | None:
 def current_outcome(chain: dict[str, Any]) -> Outcome | None:
     """As `outcome_of`, but None while the operator has not yet seen an edit or a retry."""
     status = status_of(chain)
+    if outdated_status_warning(chain, status):
+        return None
+    stalled = true_condition(status, "Stalled")
+    # The operator handles a retry once the spec is valid, so a wait for the retry would not end before an edit.
+    is_invalid = stalled is not None and stalled.reason == INVALID_SPEC
     is_retried = bool(open_retry(chain["metadata"].get("annotations"), status.handled_retry).stages)
-    return None if is_retried or outdated_status_warning(chain, status) else outcome_of(status)
+    return None if is_retried and not is_invalid else outcome_of(status)

@@ -16,18 +16,19 @@ from rich.console import Console
 from chain_builders import a_commit, a_document, a_plan
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus, StageProgress, StageStatus
+from distillchain_api.retry_request import new_retry
 from distillchain_api.wire.answer import Progress
 from distillchain_cli.errors import NoData, RunFailed, Unreachable
 from distillchain_cli.events import Event
 from distillchain_cli.log_reader import read_log
 from distillchain_cli.logs import LogOutput, LogSelection, readable, show_logs
-from distillchain_cli.outcome import outcome_of
+from distillchain_cli.outcome import current_outcome, outcome_of
 from distillchain_cli.run import build_status
 from distillchain_cli.snapshot import Losses, Snapshot
 from distillchain_cli.status_drawing import draw, sparkline
 from distillchain_cli.status_screens import LineScreen
 from distillchain_operator.labels import STAGE_LABEL
-from distillchain_operator.status import committed_entry
+from distillchain_operator.status import committed_entry, invalid_status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STARTED = "2026-01-01T11:58:00Z"
@@ -246,6 +247,18 @@ def test_an_outcome_names_the_checkpoint_or_the_page_about_the_failure():
     assert stalled.lines == ("stalled: stage-2: no image", "see docs/troubleshooting.md#podrejected")
     assert outcome_of(a_snapshot(2, 1).status) is None
     assert outcome_of(ChainStatus()) is None
+
+
+def test_a_retry_that_waits_for_a_correction_of_the_spec_does_not_keep_a_wait_open():
+    failed = a_snapshot(2, 1, phase="Failed", failure_class=FailureClass.OUT_OF_MEMORY, message="killed").status
+    invalid = invalid_status(["spec.stages: got 1"], generation=2, previous=failed, now=NOON)
+    retried = {"metadata": {"generation": 2, "annotations": new_retry(["stage-2"], token="1")}}
+
+    outcome = current_outcome(retried | {"status": invalid.to_document()})
+    assert outcome is not None
+    assert outcome.lines[0] == "failed: spec.stages: got 1"
+    valid = failed.model_copy(update={"observed_generation": 2})
+    assert current_outcome(retried | {"status": valid.to_document()}) is None
 
 
 class CutLog:
