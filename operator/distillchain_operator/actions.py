@@ -33,6 +33,8 @@ class DeleteJob:
     name: str
     uid: str
     why: str
+    asked_once: bool = False
+    """Once the status of this look is written, no later look asks for it again."""
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,10 @@ class Controller:
             self._finished.forget(key)
         # Progress is in the pod's log, and a new line there is no event.
         reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
-        due = (retry_s, refused_s, decision.look_again_s, self._settings.progress_s if reads_progress else None)
+        # A request that could not be handled has to wait for the backoff of what was refused.
+        is_handled = status.handled_retry == decision.status.handled_retry
+        look_again_s = decision.look_again_s if is_handled else None
+        due = (retry_s, refused_s, look_again_s, self._settings.progress_s if reads_progress else None)
         return min((time_s for time_s in due if time_s is not None), default=None)
 
     def _decide(
@@ -260,6 +263,7 @@ class Controller:
         """Performs the actions; the status is the decision's unless the API server did not accept an object."""
         status, retries_s = decision.status, []
         refusals: list[Refused] = []
+        is_open = False
         leaving = {action.uid for action in decision.actions if isinstance(action, DeleteJob)}
         for action in decision.actions:
             match action:
@@ -279,8 +283,13 @@ class Controller:
                 case DeleteJob() | SetSuspend() | NotePods() | SetTtl():
                     if refused := await self._changer.change(action, key):
                         refusals.append(refused)
+                        is_open = is_open or (isinstance(action, DeleteJob) and action.asked_once)
                 case _:
                     assert_never(action)
+        if is_open:
+            # The next look can ask for the deletion again only if it finds the user's request open, and the stages as
+            # they were when the user made it.
+            status = previous.model_copy(update={"message": status.message})
         # Last, because a Job that is refused builds the status again.
         for refused in refusals:
             retries_s.append(refused.retry_s)

@@ -37,7 +37,7 @@ def deletions_for_retry(view: View, name: str, *jobs: str | None, leaving: set[s
         return ()
     known = [view.observed.by_name.get(job or "") for job in dict.fromkeys(jobs)]
     return tuple(
-        DeleteJob(job.name, job.uid, why=RETRIED)
+        DeleteJob(job.name, job.uid, why=RETRIED, asked_once=True)
         for job in known
         if job is not None
         and job.is_finished

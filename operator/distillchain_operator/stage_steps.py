@@ -43,7 +43,7 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     # The entry that says so is gone once the stage that found the damage waits too. So the answer that committed this
     # one is deleted now, or it would commit it again when its turn comes.
     old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at and not job.deleting]
-    deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED) for job in old)
+    deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED, asked_once=True) for job in old)
     # The request to retry holds for this look only, and the failed Job would fail the stage again when its turn comes.
     if is_retried(view, stage.name):
         names = {wanted_job(view, stage).name, before.job if before else None}
@@ -98,7 +98,9 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
 def again_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     """The only look at a stage that the user lets run again: whatever its Jobs answered does not count any more."""
     own = [job for job in view.observed.jobs if job.stage == stage.name and not job.deleting]
-    deletions = tuple(DeleteJob(job.name, job.uid, why=TRAINED_AGAIN) for job in own if job.name not in leaving)
+    deletions = tuple(
+        DeleteJob(job.name, job.uid, why=TRAINED_AGAIN, asked_once=True) for job in own if job.name not in leaving
+    )
     return Step(entries.pending(stage, f"running again: {TRAINED_AGAIN}"), deletions)
 
 
@@ -220,7 +222,7 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
     """The wanted Job has finished, and none of its pods has answered that the stage is committed."""
     # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
     if damaged_at and job.created_at <= damaged_at:
-        return _run_again(stage, job, why=DAMAGED)
+        return _run_again(stage, job, why=DAMAGED, asked_once=True)
     has_answer = any(pod.phase == "Succeeded" for pod in view.leaders_of(job))
     # The pods of another controller may be in another cluster: the answer would be missing each time.
     if not job.has_failed and not has_answer and not job.managed_by:
@@ -235,5 +237,6 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, dam
     return Step(entries.failed_job(view, stage, job))
 
 
-def _run_again(stage: PlannedStage, job: ObservedJob, *, why: str) -> Step:
-    return Step(entries.pending(stage, f"running again: {why}"), (DeleteJob(job.name, job.uid, why=why),))
+def _run_again(stage: PlannedStage, job: ObservedJob, *, why: str, asked_once: bool = False) -> Step:
+    deletion = DeleteJob(job.name, job.uid, why=why, asked_once=asked_once)
+    return Step(entries.pending(stage, f"running again: {why}"), (deletion,))
