@@ -19,7 +19,7 @@ from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.policy import overdue_in
-from distillchain_operator.run_time import note_of
+from distillchain_operator.run_time import runs_to_note
 from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
@@ -208,16 +208,8 @@ def _note_pods(view: View) -> list[NotePods]:
         # Recorded while the pods are listed: an evicted pod is deleted and counted nowhere else.
         if job.is_finished or job.deleting:
             continue
-        known = {uid: f"{uid}={run}" if run else uid for uid, run in _noted(job).items()}
-        listed = {
-            pod.short_uid: note_of(pod) if view.has_timeout(job) else pod.short_uid for pod in view.leaders_of(job)
-        }
-        # A kubelet that has not seen the end of a pod reports no times of it; what is known already stays.
-        seen = known | {uid: note for uid, note in listed.items() if len(note) > len(known.get(uid, ""))}
-        if seen != known:
-            notes.append(NotePods(job.name, job.uid, tuple(sorted(seen.values()))))
+        runs = runs_to_note(view, job)
+        if runs != {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}:
+            texts = sorted(f"{uid}={run}" if run else uid for uid, run in runs.items())
+            notes.append(NotePods(job.name, job.uid, tuple(texts)))
     return notes
-
-
-def _noted(job: ObservedJob) -> dict[str, str]:
-    return {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from distillchain_operator.observed import ObservedJob, ObservedPod
+from distillchain_operator.status import timestamp
 from distillchain_operator.view import View
 
 CLOCKS = timedelta(minutes=5)  # a node's clock may be that much behind
@@ -20,43 +21,61 @@ class Run(NamedTuple):
     """When the trainer of one pod has run.
 
     Attributes:
-        ended_at: None while it runs, and if nobody has seen its end.
+        ended_at: None while it runs.
     """
 
     started_at: datetime
     ended_at: datetime | None
 
 
-def note_of(pod: ObservedPod) -> str:
-    """What is noted of a pod on its Job: `UID`, `UID=START` or `UID=START/END`."""
-    if not pod.started_at:
-        return pod.short_uid
+def runs_to_note(view: View, job: ObservedJob) -> dict[str, str]:
+    """What is to be noted on a Job of its pods of node 0: nothing, `START` or `START/END` by short UID.
+
+    The times are noted only of a stage with a timeout.
+    """
+    runs = {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}
+    leaders = {pod.short_uid: pod for pod in view.leaders_of(job)}
+    if not view.has_timeout(job):
+        return dict.fromkeys(leaders, "") | runs
+    for uid, pod in leaders.items():
+        # A kubelet that has not seen the end of a pod reports no times of it; what is known already stays.
+        runs[uid] = max(runs.get(uid, ""), _times_of(pod), key=len)
+    is_open = {uid for uid, run in runs.items() if run and "/" not in run}
+    return runs | {uid: _with_end(view, job, runs[uid], leaders.get(uid)) for uid in is_open}
+
+
+def _times_of(pod: ObservedPod) -> str:
     ended_at = pod.end.finished_at if pod.end else ""
-    return f"{pod.short_uid}={'/'.join(filter(None, (pod.started_at, ended_at)))}"
+    return "/".join(filter(None, (pod.started_at, ended_at))) if pod.started_at else ""
+
+
+def _with_end(view: View, job: ObservedJob, start: str, pod: ObservedPod | None) -> str:
+    """A run without an end, with the latest moment at which it can have ended if its trainer does not run any more.
+
+    Nobody has seen the end of a pod whose node disappeared, that was deleted by force, or that was evicted while the
+    operator was down. Without an end, the wait of the next pod for a GPU would count.
+    """
+    now = timestamp(view.now)
+    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
+    bounds = [other.created_at for other in view.leaders_of(job) if other.created_at > start]
+    if pod is not None and pod.stop_by and pod.stop_by <= now:
+        bounds.append(pod.stop_by)
+    if pod is not None and pod.running and not bounds:
+        return start
+    return f"{start}/{min([now, *bounds])}"
 
 
 def time_run(view: View, job: ObservedJob) -> timedelta:
     """How long the trainers of a Job have run since it was resumed last."""
-    runs = sorted(_runs(view, job), key=lambda run: run.started_at)
     # A suspension deletes the pods, and the Job controller sets the start of the Job again when it is resumed.
     since = (datetime.fromisoformat(job.started_at) if job.started_at else view.now) - CLOCKS
-    total = timedelta()
-    for place, run in enumerate(runs):
-        if run.started_at < since:
-            continue
-        following = runs[place + 1].started_at if place + 1 < len(runs) else view.now
-        total += max((run.ended_at or following) - run.started_at, timedelta())
-    return total
+    runs = (run for run in map(_parse, filter(None, runs_to_note(view, job).values())) if run.started_at >= since)
+    return sum((max((run.ended_at or view.now) - run.started_at, timedelta()) for run in runs), timedelta())
 
 
-def _runs(view: View, job: ObservedJob) -> list[Run]:
-    listed = {pod.short_uid: pod for pod in view.leaders_of(job)}
-    noted = {uid: times for uid, times in job.noted_runs.items() if uid not in listed}
-    texts = [note_of(pod).partition("=")[2] for pod in listed.values()] + list(noted.values())
-    runs = []
-    for start, _, end in (text.partition("/") for text in texts if text):
-        runs.append(Run(datetime.fromisoformat(start), datetime.fromisoformat(end) if end else None))
-    return runs
+def _parse(run: str) -> Run:
+    start, _, end = run.partition("/")
+    return Run(datetime.fromisoformat(start), datetime.fromisoformat(end) if end else None)
 
 
 def is_running(view: View, job: ObservedJob) -> bool:

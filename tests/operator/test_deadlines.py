@@ -90,7 +90,6 @@ def test_when_a_trainer_ran_is_noted_once_and_only_with_a_timeout():
     assert note.pods == (f"pod-0={timestamp(at(1))}",)
     job["metadata"]["annotations"][PODS_ANNOTATION] = note.pods[0]
     assert decide(HOUR, job, pods=(ran(job, 0, start=1),), now=at(2)).actions == ()
-    assert decide(HOUR, job, now=at(3)).actions == (), "the pod is gone"
     (note,) = decide(HOUR, job, pods=(ran(job, 0, start=1, end=4),), now=at(5)).actions
     assert note.pods == (f"pod-0={timestamp(at(1))}/{timestamp(at(4))}",)
 
@@ -98,6 +97,39 @@ def test_when_a_trainer_ran_is_noted_once_and_only_with_a_timeout():
     job = a_job(plain, "mini", active=1)
     job["metadata"]["annotations"][PODS_ANNOTATION] = "pod-0"
     assert decide(plain, job, pods=(ran(job, 0, start=1),), now=at(2)).actions == ()
+
+
+def test_a_pod_whose_end_was_not_seen_has_run_until_the_first_look_without_it_or_until_the_next_pod_was_created():
+    job = a_job(HOUR, "mini", active=1)
+    name, start = PODS_ANNOTATION, f"gone={timestamp(at(5))}"
+    job["metadata"]["annotations"][name] = start
+    (note,) = decide(HOUR, job, now=at(40)).actions
+    assert note.pods == (f"{start}/{timestamp(at(40))}",)
+    job["metadata"]["annotations"][name] = note.pods[0]
+    assert decide(HOUR, job, now=at(90)).actions == (), "noted once"
+
+    # The operator was down when the pod ended. The next one was created at once and waited six hours for a GPU.
+    job["metadata"]["annotations"][name] = start
+    after = ran(job, 1, start=400)
+    after["metadata"]["creationTimestamp"] = timestamp(at(30))
+    decision = decide(HOUR, job, pods=(after,), now=at(401))
+    assert (entry(decision, "mini").phase, decision.look_again_s) == ("Running", (60 - 25 - 1) * 60)
+    (note,) = [action for action in decision.actions if isinstance(action, NotePods)]
+    assert note.pods == (f"{start}/{timestamp(at(30))}", f"pod-1={timestamp(at(400))}")
+
+    # A node that is off does not confirm that its pod has stopped.
+    lost = ran(job, 0, start=5)
+    lost["metadata"]["deletionTimestamp"] = timestamp(at(20))
+    job["metadata"]["annotations"][name] = f"pod-0={timestamp(at(5))}"
+    (note,) = decide(HOUR, job, pods=(lost,), now=at(300)).actions
+    assert note.pods == (f"pod-0={timestamp(at(5))}/{timestamp(at(20))}",)
+
+    # A kubelet that reports no times of a pod that has ended.
+    ended = a_pod(job, phase="Failed")
+    job["metadata"]["annotations"][name] = f"pod-0={timestamp(at(5))}/{timestamp(at(50))},pod-1"
+    again = ran(job, 1, start=100)
+    assert entry(decide(HOUR, job, pods=(ended, again), now=at(114)), "mini").phase == "Running"
+    assert entry(decide(HOUR, job, pods=(ended, again), now=at(115)), "mini").phase == "Failed"
 
 
 def test_the_timeout_begins_again_after_a_suspension():
