@@ -55,10 +55,10 @@ def stopped_progressing(view: View, stage: PlannedStage, job: ObservedJob) -> st
         return None
     if read.phase not in PHASES_OF_STEPS or not 0 < read.step < read.of or not is_running(view, job):
         return None
-    # The pod may be a later one, which has not reported anything else yet.
-    created_at = max(pod.created_at for pod in view.leaders_of(job))
-    since = max(datetime.fromisoformat(known.changed_at), datetime.fromisoformat(created_at))
-    if view.now - since < timedelta(seconds=stage.progress_deadline_s):
+    # The step in status was that of an earlier pod, and this look has read the first line of the next one.
+    if view.has_later_pod(stage, job):
+        return None
+    if view.now - datetime.fromisoformat(known.changed_at) < timedelta(seconds=stage.progress_deadline_s):
         return None
     return (
         f"its trainer made no progress within the progressDeadline of {stage.progress_deadline_s} s, at step "

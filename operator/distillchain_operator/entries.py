@@ -59,6 +59,9 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     before = view.entry_of(stage, job)
     # The log is read only every few seconds, so a reconcile between two reads keeps the last progress.
     progress = before.progress if before else None
+    if progress is not None and view.has_later_pod(stage, job):
+        # Its first line may be of the same step, long after its start: it downloads and compiles again.
+        progress = progress.model_copy(update={"changed_at": None})
     if view.progress is not None and view.progress.stage == stage.name:
         progress = _seen_first(progress_status(view.progress), before=progress, now=view.now)
     # While the chain is suspended, the only question about a pod is whether it stops.

@@ -146,6 +146,11 @@ class View:
         counted = job.active + job.failed + job.succeeded if job.nodes == 1 else 0
         return max(known, counted, len(self.pods_so_far(job)))
 
+    def has_later_pod(self, stage: PlannedStage, job: ObservedJob) -> bool:
+        """Whether node 0 of the Job has another pod than when the status was written."""
+        before = self.entry_of(stage, job)
+        return before is not None and before.attempt < self.attempt(stage, job)
+
     def answer_of(self, stage: PlannedStage, job: ObservedJob) -> tuple[Committed, ObservedPod] | None:
         """The answer of a trainer that committed the stage, however its pod and the Job ended.
 

@@ -197,12 +197,22 @@ def test_a_phase_without_steps_and_an_unreadable_log_stop_no_trainer(read: Progr
     assert (deleted(decision), entry(decision, "mini").phase) == ([], "Running")
 
 
-def test_a_later_pod_has_the_whole_time_from_its_start():
+def test_a_later_pod_has_the_whole_time_from_its_first_step_even_if_that_is_the_last_one_of_the_pod_before():
     job = a_job(STALLS, "mini", active=1)
-    first = looks((0, step(7))).status
-    pods = (ran(job, 0, start=0, end=5), ran(job, 1, start=8))
-    assert deleted(decide(STALLS, job, pods=pods, previous=first, progress=step(7), now=at(17))) == []
-    assert len(deleted(decide(STALLS, job, pods=pods, previous=first, progress=step(7), now=at(18)))) == 1
+    first, interrupted = looks((0, step(7))).status, ran(job, 0, start=0, end=5)
+    waiting = decide(STALLS, job, pods=(interrupted, a_pod(job, number=1, phase="Pending")), previous=first, now=at(8))
+    # It waited for a GPU, and then downloaded and compiled.
+    pods = (interrupted, ran(job, 1, start=120))
+    compiling = decide(STALLS, job, pods=pods, previous=waiting.status, now=at(140))
+    trains = decide(STALLS, job, pods=pods, previous=compiling.status, progress=step(7), now=at(150))
+    assert [deleted(decision) for decision in (waiting, compiling, trains)] == [[], [], []]
+    assert entry(compiling, "mini").progress.step == 7, "status keeps what is known"
+    for minutes, stops in ((159, 0), (160, 1)):
+        later = decide(STALLS, job, pods=pods, previous=trains.status, progress=step(7), now=at(minutes))
+        assert len(deleted(later)) == stops
+
+    # The operator was down until the next pod trained.
+    assert deleted(decide(STALLS, job, pods=pods, previous=first, progress=step(7), now=at(150))) == []
 
 
 def a_chain_with_timeout(timeout: str = "2h", **spec: Any) -> Plan:
