@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from chain_builders import CHAIN_UID, a_document
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.children import Children, Listed
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.settings import Settings
@@ -38,11 +39,11 @@ class FakeApiServer:
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any]:
         return self.chain
 
-    async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-        return self.jobs
+    async def list_jobs(self, namespace: str, chain: str) -> Listed:
+        return listed(self.jobs)
 
-    async def list_pods(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-        return self.pods
+    async def list_pods(self, namespace: str, chain: str) -> Listed:
+        return listed(self.pods)
 
     async def get_job(self, namespace: str, name: str) -> dict[str, Any] | None:
         return next((job for job in self.jobs if job["metadata"]["name"] == name), None)
@@ -68,13 +69,17 @@ class FakeApiServer:
     async def list_network_policies(self, namespace: str, chain: str) -> list[dict[str, Any]]:
         return [part for part in self.parts if part["kind"] == "NetworkPolicy"]
 
-    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> str:
+    async def patch_status(
+        self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]
+    ) -> dict[str, Any]:
         # As a CRD: what it holds already is no longer judged.
         if self.status_refusal is not None and status["stages"] != self.chain.get("status", {}).get("stages", []):
             raise self.status_refusal
         self.chain["status"] = {key: value for key, value in status.items() if value is not None}
         self.statuses.append(status)
-        return f"version-{len(self.statuses)}"
+        version = int(self.chain["metadata"]["resourceVersion"]) + 1
+        self.chain["metadata"]["resourceVersion"] = str(version)
+        return self.chain
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
         self._refuse_change()
@@ -113,6 +118,13 @@ class FakeApiServer:
         return self.log
 
 
+def listed(documents: list[dict[str, Any]]) -> Listed:
+    """The answer to a list; builders leave the versions out."""
+    for document in documents:
+        document["metadata"].setdefault("resourceVersion", "1")
+    return Listed(1, documents)
+
+
 class FakeClock:
     """A monotonic clock that a test advances."""
 
@@ -130,6 +142,7 @@ def a_controller(
     namespaces: tuple[str, ...] = (),
     network_policies: bool = True,
     progress_s: float = 60,
+    children: Children | None = None,
     trainer_image: str = "",
 ) -> Controller:
     return Controller(
@@ -142,4 +155,5 @@ def a_controller(
         ),
         clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
         monotonic=clock or FakeClock(),
+        children=children,
     )

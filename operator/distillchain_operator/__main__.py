@@ -18,6 +18,8 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.child_watch import ChildWatch
+from distillchain_operator.children import Children
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
@@ -101,34 +103,45 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stops.set)
     finished = FinishedChains()
-    controller = Controller(cluster, settings, metrics=metrics, finished=finished)
+    children = Children(finished)
+    cluster.report_written_jobs(children.job_written)
+    controller = Controller(cluster, settings, metrics=metrics, finished=finished, children=children)
     queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile), group_of=lambda key: key.namespace)
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
 
-    def report(key: ChainKey, version: str) -> None:
-        """Adds a key from kopf's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(add, key, version)
-
-    def add(key: ChainKey, version: str) -> None:
-        if controller.own_writes.report(key, version):
+    def report(key: ChainKey, version: int | None) -> None:
+        """Adds the key of a chain that a watch reports; without a version, one of its Jobs or pods was reported."""
+        if controller.chains.report(key, version):
             queue.add(key)
 
-    def look_later(key: ChainKey) -> None:
+    def report_from_thread(key: ChainKey, version: int) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            loop.call_soon_threadsafe(report, key, version)
+
+    def look_later(key: ChainKey, version: int) -> None:
         """Looks at a chain although nothing was reported, after those that something was reported of."""
-        controller.own_writes.report(key, "")
+        controller.chains.report(key, version)  # its report may have been lost
+        controller.chains.report(key, None)
         queue.add(key, urgent=False)
 
     async def watch() -> None:
         # First, because the first lists of the watches would report each of them.
         await note_finished(cluster, settings.namespaces, finished=finished, metrics=metrics)
-        await watch_chains(cluster, settings.namespaces, report=report, finished=finished)
+        child_watch = ChildWatch(cluster, children, report=lambda key: report(key, None))
+        await watch_chains(
+            cluster, settings.namespaces, report=report_from_thread, finished=finished, child_watch=child_watch
+        )
+
+    def forget_others(keys: set[ChainKey]) -> None:
+        """Keeps only what is needed of the chains that exist."""
+        for memory in (metrics.resynced, finished.keep, controller.chains.prune, children.prune):
+            memory(keys)
 
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
-            group.create_task(_resync(cluster, look_later, settings, metrics, finished)),
+            group.create_task(_resync(cluster, settings, finished, look=look_later, keep=forget_others)),
             group.create_task(watch()),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
@@ -140,10 +153,11 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
 
 async def _resync(
     cluster: Cluster,
-    look_later: Callable[[ChainKey], None],
     settings: Settings,
-    metrics: Metrics,
     finished: FinishedChains,
+    *,
+    look: Callable[[ChainKey, int], None],
+    keep: Callable[[set[ChainKey]], None],
 ) -> None:
     """Reconciles every unfinished chain periodically, to find changes whose event was lost."""
     while True:
@@ -154,9 +168,8 @@ async def _resync(
                 key = ChainKey(metadata["namespace"], metadata["name"])
                 keys.add(key)
                 if not finished.is_unchanged(metadata):
-                    look_later(key)
-            metrics.resynced(keys)
-            finished.keep(keys)
+                    look(key, int(metadata["resourceVersion"]))
+            keep(keys)
 
 
 if __name__ == "__main__":

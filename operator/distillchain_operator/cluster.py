@@ -10,70 +10,29 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Self
 
-import aiohttp
-from kubernetes.aio import client, config
-
-from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
+from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from distillchain_operator.children import Kind, Listed, version_of
+from distillchain_operator.connection import JSON, ApiError, Connection
 from distillchain_operator.labels import CHAIN_LABEL, SUSPENDED_ANNOTATION, TRAINER_CONTAINER
-from distillchain_operator.settings import BadSetting
 from distillchain_operator.transitions import ChainEvent
 
-REQUEST_TIMEOUT_S = 30
+__all__ = ["COMPONENT", "ApiError", "Cluster"]
+
 LOG_TAIL_LINES = 50  # a progress line comes about every second, with other lines between them
 MERGE_PATCH = "application/merge-patch+json"
-JSON = "application/json, */*"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE_METADATA = 500  # of a chain, 2 KB
 PAGE_CHAINS = 25  # with 20 KB for three stages; the largest have megabytes
+PAGE_CHILDREN = 100  # Jobs and pods with 10 KB
 COMPONENT = "distillchain-operator"
-
-
-class ApiError(Exception):
-    """The API server refused a request, or could not be reached (status 0)."""
-
-    is_expected = True  # the queue logs it without a traceback
-
-    def __init__(self, status: int, message: str, *, reason: str = "", causes: frozenset[str] = frozenset()) -> None:
-        self.status, self.message, self.reason, self.causes = status, message, reason, causes
-        super().__init__(message)
-
-    @property
-    def is_namespace_terminating(self) -> bool:
-        """The namespace is being deleted, so nothing can be created in it."""
-        return "NamespaceTerminating" in self.causes
-
-    @property
-    def is_refusal(self) -> bool:
-        """The object is invalid, or admission or a quota forbids it; the same request would be refused again."""
-        if self.is_before_discovery:
-            return False
-        return self.status in (400, 403, 413, 422)  # 413: larger than the API server accepts
-
-    @property
-    def is_before_discovery(self) -> bool:
-        """The CRD was installed a moment ago, and the admission of owners does not know it yet; it asks every 30 s."""
-        # It has no reason or cause of its own: it is Forbidden, like a missing right, with this text.
-        return self.status == 403 and "cannot find RESTMapping" in self.message
-
-    @property
-    def is_quota(self) -> bool:
-        """The namespace's quota is used up; other work may free some."""
-        # A used-up quota has no reason of its own: it is Forbidden, like a missing right, with this text.
-        return self.status == 403 and "exceeded quota" in self.message
-
-    @property
-    def has_unknown_field(self) -> bool:
-        """The object has a field that the API server does not know."""
-        # The API server's strict decoder gives no reason or cause for it, only this text.
-        return self.status in (400, 422) and "unknown field" in self.message
 
 
 class Cluster:
     """One connection to the API server, used as `async with await Cluster.connect()`."""
 
-    def __init__(self, api: client.ApiClient, *, answered: Callable[[str, int], None]) -> None:
-        self._api = api
-        self._answered = answered
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._job_written: Callable[[dict[str, Any]], None] = lambda _: None
 
     @classmethod
     async def connect(cls, *, answered: Callable[[str, int], None] = lambda *_: None) -> Self:
@@ -83,25 +42,17 @@ class Cluster:
             answered: called with the method and HTTP code of every request; code 0: there was no answer.
         Raises: BadSetting.
         """
-        kubeconfig = os.environ.get("KUBECONFIG")
-        try:
-            # Set in every pod; elsewhere load_incluster_config would raise.
-            if not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST"):
-                config.load_incluster_config()
-            else:
-                await config.load_kube_config(config_file=kubeconfig)
-        except (config.ConfigException, OSError) as error:
-            raise BadSetting(
-                f"KUBECONFIG: got {kubeconfig or ''!r}, expected the path of a kubeconfig with a current context, or "
-                f"none in a pod with a service account ({error})"
-            ) from error
-        return cls(client.ApiClient(), answered=answered)
+        return cls(await Connection.open(answered=answered))
+
+    def report_written_jobs(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """Calls `report` with each Job that is created or changed from now on, as it is stored then."""
+        self._job_written = report
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._api.close()
+        await self._connection.close()
 
     async def list_chain_metadata(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         """The metadata of all chains of a namespace, or of the cluster."""
@@ -114,33 +65,50 @@ class Cluster:
             yield chain
 
     async def _list_chains(self, namespace: str | None, *, limit: int, accept: str) -> AsyncIterator[dict[str, Any]]:
-        query = {"limit": str(limit)}
-        while True:
-            page = await self._request("GET", _chains(namespace), query=query, accept=accept)
+        async for page in self._pages(_chains(namespace), {"limit": str(limit)}, accept=accept):
             for chain in _items(page):
                 yield chain
-            following = page["metadata"].get("continue")
-            if not following:
-                return
-            query["continue"] = following
+
+    async def _pages(self, path: str, query: dict[str, str], *, accept: str = JSON) -> AsyncIterator[dict[str, Any]]:
+        following: str | None = ""
+        while following is not None:
+            more = {"continue": following} if following else {}
+            page = await self._connection.request("GET", path, query=query | more, accept=accept)
+            following = page["metadata"].get("continue") or None
+            yield page
 
     async def check_chains(self, namespace: str | None) -> None:
         """Checks cheaply whether `list_chain_metadata` would succeed. Raises: ApiError."""
         # `resourceVersion=0` is answered from the API server's cache, without a read of etcd.
-        await self._request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
+        await self._connection.request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A chain as it is stored now, or None."""
         return await self._get(f"{_chains(namespace)}/{name}")
 
-    async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-        """The Jobs with the chain's label."""
-        # No resourceVersion, so the answer is current. A cache could lack a Job that was created a moment ago.
-        return _items(await self._request("GET", _jobs(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+    async def list_jobs(self, namespace: str, chain: str) -> Listed:
+        """The Jobs with the chain's label, as they are stored now."""
+        return await self._list_of_chain(_jobs(namespace), chain)
 
-    async def list_pods(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-        """The pods with the chain's label."""
-        return _items(await self._request("GET", _pods(namespace), query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+    async def list_pods(self, namespace: str, chain: str) -> Listed:
+        """The pods with the chain's label, as they are stored now."""
+        return await self._list_of_chain(_pods(namespace), chain)
+
+    async def _list_of_chain(self, path: str, chain: str) -> Listed:
+        # No resourceVersion, so the answer is current. A cache could lack a Job that was created a moment ago.
+        return _listed(await self._connection.request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+
+    async def list_children(self, kind: Kind, namespace: str | None) -> AsyncIterator[Listed]:
+        """The Jobs or pods of all chains, page by page."""
+        query = {"labelSelector": CHAIN_LABEL, "limit": str(PAGE_CHILDREN)}
+        async for page in self._pages(_children(kind, namespace), query):
+            yield _listed(page)
+
+    async def watch_children(self, kind: Kind, namespace: str | None, *, since: int) -> AsyncIterator[dict[str, Any]]:
+        """The changes of the Jobs or pods of all chains after a version."""
+        query = {"labelSelector": CHAIN_LABEL, "resourceVersion": str(since)}
+        async for change in self._connection.watch(_children(kind, namespace), query):
+            yield change
 
     async def get_job(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A Job as it is stored now, or None."""
@@ -148,27 +116,28 @@ class Cluster:
 
     async def create_job(self, job: dict[str, Any]) -> None:
         """Creates a Job."""
-        await self._request("POST", _jobs(job["metadata"]["namespace"]), query=_dry(False), body=job)
+        path = _jobs(job["metadata"]["namespace"])
+        self._job_written(await self._connection.request("POST", path, query=_dry(False), body=job))
 
     async def list_services(self, namespace: str, chain: str) -> list[dict[str, Any]]:
         """The Services with the chain's label."""
         path = _collection("Service", namespace)
-        return _items(await self._request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+        return _items(await self._connection.request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
 
     async def list_network_policies(self, namespace: str, chain: str) -> list[dict[str, Any]]:
         """The NetworkPolicies with the chain's label."""
         path = _collection("NetworkPolicy", namespace)
-        return _items(await self._request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
+        return _items(await self._connection.request("GET", path, query={"labelSelector": f"{CHAIN_LABEL}={chain}"}))
 
     async def create_part(self, manifest: dict[str, Any], *, dry_run: bool = False) -> None:
         """Creates a Service or NetworkPolicy, or checks whether it would be accepted."""
         path = _collection(manifest["kind"], manifest["metadata"]["namespace"])
-        await self._request("POST", path, query=_dry(dry_run), body=manifest)
+        await self._connection.request("POST", path, query=_dry(dry_run), body=manifest)
 
     async def dry_run_pod(self, pod: dict[str, Any]) -> None:
         """Checks whether a pod would be accepted; creates none."""
         try:
-            await self._request("POST", _pods(pod["metadata"]["namespace"]), query=_dry(True), body=pod)
+            await self._connection.request("POST", _pods(pod["metadata"]["namespace"]), query=_dry(True), body=pod)
         except ApiError as error:
             if error.reason != "AlreadyExists":  # checked after admission, which has accepted the pod then
                 raise
@@ -179,7 +148,7 @@ class Cluster:
         # because a new Job may have the name meanwhile.
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
-            await self._request("DELETE", f"{_jobs(namespace)}/{name}", body=body)
+            await self._connection.request("DELETE", f"{_jobs(namespace)}/{name}", body=body)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
@@ -205,21 +174,23 @@ class Cluster:
 
     async def _patch_job(self, namespace: str, name: str, body: dict[str, Any]) -> None:
         try:
-            await self._request("PATCH", f"{_jobs(namespace)}/{name}", body=body, content_type=MERGE_PATCH)
+            path = f"{_jobs(namespace)}/{name}"
+            self._job_written(await self._connection.request("PATCH", path, body=body, content_type=MERGE_PATCH))
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
 
-    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]) -> str:
+    async def patch_status(
+        self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]
+    ) -> dict[str, Any]:
         """Writes the status if the chain has not changed since it was read.
 
-        Returns: the version that it has now.
+        Returns: the chain as it is stored now.
         Raises: ApiError 409 when it has changed.
         """
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
         path = f"{_chains(namespace)}/{name}/status"
-        written = await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
-        return str(written["metadata"]["resourceVersion"])
+        return await self._connection.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
     async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
         """Creates an Event about a chain."""
@@ -245,7 +216,9 @@ class Cluster:
                 "resourceVersion": metadata["resourceVersion"],
             },
         }
-        await self._request("POST", f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events", body=body)
+        await self._connection.request(
+            "POST", f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events", body=body
+        )
 
     async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A Lease as it is stored now, or None."""
@@ -258,7 +231,9 @@ class Cluster:
         """
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         try:
-            answer = await self._request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body)
+            answer = await self._connection.request(
+                "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body
+            )
         # Without an owner the lease outlives the release, which harms nobody.
         except ApiError:
             return None
@@ -276,7 +251,7 @@ class Cluster:
         Raises: ApiError 409 when it exists.
         """
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
-        return await self._request("POST", _leases(metadata["namespace"]), body=body)
+        return await self._connection.request("POST", _leases(metadata["namespace"]), body=body)
 
     async def replace_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
         """Writes a Lease if it has not changed since it was read.
@@ -284,83 +259,33 @@ class Cluster:
         Raises: ApiError 409 when it has.
         """
         metadata = lease["metadata"]
-        return await self._request("PUT", f"{_leases(metadata['namespace'])}/{metadata['name']}", body=lease)
+        return await self._connection.request("PUT", f"{_leases(metadata['namespace'])}/{metadata['name']}", body=lease)
 
     async def log_tail(self, namespace: str, pod: str) -> list[str]:
         """The last lines of the container `trainer`; none if they cannot be read."""
         query = {"container": TRAINER_CONTAINER, "tailLines": str(LOG_TAIL_LINES)}
         try:
-            status, text = await self._exchange("GET", f"{_pods(namespace)}/{pod}/log", query=query)
+            status, text = await self._connection.exchange("GET", f"{_pods(namespace)}/{pod}/log", query=query)
         except ApiError:
             return []  # the next reconcile reads them
         return text.splitlines() if status == 200 else []
 
     async def _get(self, path: str) -> dict[str, Any] | None:
         try:
-            return await self._request("GET", path)
+            return await self._connection.request("GET", path)
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, str] | None = None,
-        body: dict[str, Any] | None = None,
-        content_type: str = "application/json",
-        accept: str = JSON,
-    ) -> dict[str, Any]:
-        status, text = await self._exchange(
-            method, path, query=query, body=body, content_type=content_type, accept=accept
-        )
-        try:
-            document = deep_json.loads(text)
-        except ValueError:
-            # A proxy in front of the API server may answer with HTML.
-            document = {"message": text[:500]}
-        if not 200 <= status < 300:
-            message = document.get("message") or f"{method} {path}: HTTP {status}"
-            causes = (document.get("details") or {}).get("causes") or []
-            reasons = frozenset(cause.get("reason", "") for cause in causes)
-            raise ApiError(status, message, reason=document.get("reason", ""), causes=reasons)
-        return dict(document)
-
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, str] | None = None,
-        body: dict[str, Any] | None = None,
-        content_type: str = "application/json",
-        accept: str = JSON,
-    ) -> tuple[int, str]:
-        headers = {"Accept": accept, "Content-Type": content_type}
-        try:
-            response = await self._api.call_api(
-                path,
-                method,
-                query_params=list((query or {}).items()),
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _request_timeout=REQUEST_TIMEOUT_S,
-            )
-            # A trainer's log may hold bytes that are not UTF-8.
-            text = (await response.read()).decode(errors="replace")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._answered(method, 0)
-            raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
-        self._answered(method, response.status)
-        return response.status, text
-
 
 def _chains(namespace: str | None) -> str:
     return f"/apis/{GROUP}/{VERSION}" + (f"/namespaces/{namespace}" if namespace else "") + f"/{PLURAL}"
+
+
+def _children(kind: Kind, namespace: str | None) -> str:
+    group = "/apis/batch/v1" if kind is Kind.JOBS else "/api/v1"
+    return group + (f"/namespaces/{namespace}" if namespace else "") + f"/{kind.value}"
 
 
 def _jobs(namespace: str) -> str:
@@ -385,6 +310,10 @@ def _leases(namespace: str) -> str:
 def _dry(dry_run: bool) -> dict[str, str]:
     # Strict, so that an unknown field in the user's pod template is refused instead of dropped.
     return {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+
+
+def _listed(document: dict[str, Any]) -> Listed:
+    return Listed(version_of(document), _items(document))
 
 
 def _items(document: dict[str, Any]) -> list[dict[str, Any]]:

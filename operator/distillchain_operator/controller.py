@@ -1,4 +1,4 @@
-"""Reconciles one chain: reads it live, decides, acts, writes status once and creates Events.
+"""Reconciles one chain: reads it, decides, acts, writes status once and creates Events.
 
 Knows the order of these steps; reconcile.py knows the reasons. If the operator is killed between any two lines, the
 next reconcile detects what was done and completes the rest.
@@ -10,9 +10,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan, build_plan
@@ -20,17 +19,27 @@ from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress, parse_progress
-from distillchain_operator.actions import CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend, SetTtl
+from distillchain_operator.actions import (
+    Action,
+    CreateJob,
+    CreatePart,
+    Decision,
+    DeleteJob,
+    NotePods,
+    SetSuspend,
+    SetTtl,
+)
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.children import Children
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains, has_succeeded
 from distillchain_operator.job_changes import JobChanger, Refused
 from distillchain_operator.job_creation import JobCreator
 from distillchain_operator.jobs import JobDefaults
+from distillchain_operator.known_chains import KnownChains
 from distillchain_operator.late_exports import refused_export
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.observed import Observed, observe, parts_of
-from distillchain_operator.own_writes import News, OwnWrites
+from distillchain_operator.observed import Observed
 from distillchain_operator.problems import (
     CHANGE_REFUSED,
     RECONCILE_FAILED,
@@ -38,6 +47,7 @@ from distillchain_operator.problems import (
     problem_events,
     with_problem,
 )
+from distillchain_operator.reader import Reader
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.stage_metrics import pods_now
@@ -48,12 +58,29 @@ from distillchain_operator.transitions import transitions
 log = logging.getLogger(__name__)
 
 SOON_S = 0.1
-KNOWN_S = 60.0  # for a watch that broke off: it lists everything again, but not the pods that were deleted meanwhile
 REFUSED_RETRY_S = 30.0  # no event says that a webhook was corrected
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+class _Decided(NamedTuple):
+    """What to do about a chain, and what that was decided on. Without a plan, its spec is invalid."""
+
+    document: dict[str, Any]
+    plan: Plan | None
+    observed: Observed
+    previous: ChainStatus
+    decision: Decision
+    progress: Progress | None = None
+
+
+def _failed(status: ChainStatus) -> set[tuple[str, str | None]]:
+    """The stages and exports that have failed, each with its Job."""
+    stages = {(entry.name, entry.job) for entry in status.entries if entry.phase == "Failed"}
+    missing = [(entry.name, entry.missing_export) for entry in status.entries if entry.missing_export]
+    return stages | {(name, export.job) for name, export in missing if export.phase == "Failed"}
 
 
 class Controller:
@@ -68,6 +95,7 @@ class Controller:
         monotonic: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
         finished: FinishedChains | None = None,
+        children: Children | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics or Metrics()
@@ -85,30 +113,28 @@ class Controller:
         )
         # Only spares requests: after a restart the log is read at once.
         self._progress_read_at: dict[ChainKey, float] = {}
-        self.own_writes = OwnWrites(monotonic)
-        # Of chains that run, so that their progress costs no further reads.
-        self._observed: dict[ChainKey, tuple[Observed, float]] = {}
+        self.chains = KnownChains(self._finished, monotonic=monotonic)
+        self._reader = Reader(
+            cluster, settings, chains=self.chains, children=children or Children(self._finished), monotonic=monotonic
+        )
 
     async def reconcile(self, key: ChainKey) -> float | None:
         """Brings one chain a step further; returns the seconds until it is due again without an event."""
-        news = self.own_writes.take_news(key)
-        if news is News.NOTHING:
-            return self.own_writes.due_in(key)
-        if news is News.CHANGE:
-            self._observed.pop(key, None)  # before the reads: what changes during them is reported again
+        if not self.chains.take_news(key):
+            return self.chains.due_in(key)
         try:
             due_s = await self._look(key)
         except BaseException:
-            self.own_writes.forget(key)
+            self.chains.forget(key)
             raise
-        self.own_writes.looked(key, due_s)
+        self.chains.looked(key, due_s)
         return due_s
 
     async def _look(self, key: ChainKey) -> float | None:
-        document = await self._read(key)
-        if document is None or "deletionTimestamp" in document["metadata"]:
+        document = await self._reader.find_chain(key)
+        if document is None:
             self._forget(key)
-            return None  # the garbage collector deletes its Jobs
+            return None
         previous = parse_status(document, key)
         if has_succeeded(document) and key not in self._finished:
             # After a start of the operator: nothing of it has changed, or there would be an event.
@@ -116,55 +142,39 @@ class Controller:
             self._metrics.reconciled(key, previous)
             return None
         try:
-            return await self._reconcile(document, key, previous)
+            return await self._reconcile(document, key)
         except Exception as error:
             # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
             if not isinstance(error, ApiError) or error.is_refusal:
                 await self._report_failure(document, key, previous, error)
             raise
 
-    async def _reconcile(self, document: dict[str, Any], key: ChainKey, previous: ChainStatus) -> float | None:
+    async def _reconcile(self, document: dict[str, Any], key: ChainKey) -> float | None:
+        observed = await self._reader.find_children(document, key)
+        progress = None
+        if observed is not None:
+            decided = await self._decide(document, observed, key)
+            if not self._needs_live_reads(decided, key):
+                return await self._carry_out(decided, key)
+            progress = decided.progress
+        sight = await self._reader.read(key)
+        if sight is None:
+            self._forget(key)
+            return None
+        return await self._carry_out(await self._decide(*sight, key, progress=progress), key)
+
+    async def _decide(
+        self, document: dict[str, Any], observed: Observed, key: ChainKey, *, progress: Progress | None = None
+    ) -> _Decided:
+        previous = parse_status(document, key)
         try:
             plan = build_plan(parse_chain(document, from_cluster=True))
             check_plan(plan)
         except BadDocument as error:
-            status, retry_s = await self._invalid(document, key, previous, [str(fault) for fault in error.faults])
-            await self._write(document, key, previous, status)
-            self._metrics.reconciled(key, status)
-            return retry_s
-        known = self._known(key)
-        observed = known or await self._observe(plan.chain.metadata.uid, key)
-        progress = await self._read_progress(plan, observed, key)
-        decision = self._decide(plan, observed, previous, progress, key)
-        if known is not None and decision.actions:
-            known = None
-            observed = await self._observe(plan.chain.metadata.uid, key)
-            decision = self._decide(plan, observed, previous, progress, key)
-        # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
-        # was written first would name a Job that does not exist.
-        status, retry_s = await self._act(document, plan, decision, key, previous)
-        refused_s = await self._write(document, key, previous, status)
-        pod = running_pod(plan, observed)
-        since = pod.created_at if pod else None
-        self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(plan, observed))
-        if pod is not None and known is None:
-            self._observed[key] = observed, self._monotonic()
-        if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
-            self._finished.note(document["metadata"])
-        else:
-            self._finished.forget(key)
-        # Progress is in the pod's log, and a new line there is no event.
-        reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
-        # A request that could not be handled has to wait for the backoff of what was refused.
-        is_handled = status.handled_retry == decision.status.handled_retry
-        look_again_s = decision.look_again_s if is_handled else None
-        due = (retry_s, refused_s, look_again_s, self._settings.progress_s if reads_progress else None)
-        return min((time_s for time_s in due if time_s is not None), default=None)
-
-    def _decide(
-        self, plan: Plan, observed: Observed, previous: ChainStatus, progress: Progress | None, key: ChainKey
-    ) -> Decision:
-        return reconcile(
+            decision = self._stop_if_invalid(document, observed, previous, [str(fault) for fault in error.faults])
+            return _Decided(document, None, observed, previous, decision)
+        progress = progress or await self._read_progress(plan, observed, key)
+        decision = reconcile(
             plan,
             observed,
             previous=previous,
@@ -175,16 +185,59 @@ class Controller:
             progress=progress,
             backing_off=self._creator.backing_off(plan, key),
         )
+        return _Decided(document, plan, observed, previous, decision, progress)
 
-    def _known(self, key: ChainKey) -> Observed | None:
-        """What was read of Jobs and pods a moment ago, if no watch has reported a change since."""
-        observed, read_at = self._observed.get(key, (None, 0.0))
-        return observed if self._monotonic() - read_at < KNOWN_S else None
+    def _needs_live_reads(self, decided: _Decided, key: ChainKey) -> bool:
+        """Whether a decision on what the caches have may create or delete a Job, or declare that a stage has failed.
+
+        A failure is final, and the caches may have the end of a Job before that of its pod, which says why it failed.
+        """
+        if any(self._is_final(action, decided, key) for action in decided.decision.actions):
+            return True
+        return bool(_failed(decided.decision.status) - _failed(decided.previous))
+
+    def _is_final(self, action: Action, decided: _Decided, key: ChainKey) -> bool:
+        match action:
+            case CreateJob():
+                # While a refusal is remembered, nothing is requested.
+                held = self._creator.backing_off(decided.plan, key) if decided.plan else frozenset()
+                return action.job["metadata"]["name"] not in held
+            case DeleteJob():
+                return not self._changer.is_backing_off(action, key)
+            case CreatePart() | SetSuspend() | NotePods() | SetTtl():  # a TTL leaves a minute at least
+                return False
+            case _:
+                assert_never(action)
+
+    async def _carry_out(self, decided: _Decided, key: ChainKey) -> float | None:
+        document, plan, observed, previous, decision, _ = decided
+        # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
+        # was written first would name a Job that does not exist.
+        status, retry_s = await self._act(decided, key)
+        refused_s = await self._write(document, key, previous, status)
+        if plan is None:
+            self._metrics.reconciled(key, status)
+            return retry_s if refused_s is None else refused_s
+        pod = running_pod(plan, observed)
+        since = pod.created_at if pod else None
+        self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(plan, observed))
+        if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
+            self._finished.note(document["metadata"])
+        else:
+            self._finished.forget(key)
+        if refused_s is not None:
+            return refused_s  # what else is due counts on what this status would have said
+        # Progress is in the pod's log, and a new line there is no event.
+        reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
+        # A request that could not be handled has to wait for the backoff of what was refused.
+        is_handled = status.handled_retry == decision.status.handled_retry
+        look_again_s = decision.look_again_s if is_handled else None
+        due = (retry_s, look_again_s, self._settings.progress_s if reads_progress else None)
+        return min((time_s for time_s in due if time_s is not None), default=None)
 
     def _forget(self, key: ChainKey) -> None:
-        self._observed.pop(key, None)
         self._progress_read_at.pop(key, None)
-        for memory in (self._creator, self._changer, self._metrics, self._finished, self.own_writes):
+        for memory in (self._creator, self._changer, self._metrics, self._finished, self._reader, self.chains):
             memory.forget(key)
 
     async def _report_failure(
@@ -203,49 +256,20 @@ class Controller:
         generation = document["metadata"]["generation"]
         return with_problem(status, problem, reason=reason, generation=generation, now=self._clock(), stalls=stalls)
 
-    async def _read(self, key: ChainKey) -> dict[str, Any] | None:
-        try:
-            return await self._cluster.get_chain(key.namespace, key.name)
-        except ApiError as error:
-            if error.status != 403 or not self._settings.namespaces:
-                raise
-            # The namespace was deleted, and the Role in it first. If it comes back, so do its chains (namespaces.py).
-            log.info("chain may not be read", extra={"chain": str(key), "error": error.message})
-            return None
-
-    async def _invalid(
-        self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, faults: list[str]
-    ) -> tuple[ChainStatus, float | None]:
-        """The status of a chain whose spec is invalid. Running Jobs continue unless the spec says to suspend."""
-        observed = await self._observe(document["metadata"]["uid"], key)
+    def _stop_if_invalid(
+        self, document: dict[str, Any], observed: Observed, previous: ChainStatus, faults: list[str]
+    ) -> Decision:
+        """What to do about a chain whose spec is invalid. Running Jobs continue unless the spec says to suspend."""
         running = [job for job in observed.jobs if not job.is_finished and not job.deleting]
+        actions = []
         # Read from the document, because the spec as a whole could not be parsed.
-        retry_s = None
         if document["spec"].get("suspend") is True:
-            for job in running:
-                if job.suspend_wanted:
-                    continue
-                if refused := await self._changer.change(SetSuspend(job.name, job.uid, suspend=True), key):
-                    faults.append(refused.problem)
-                    retry_s = refused.retry_s
+            actions = [SetSuspend(job.name, job.uid, suspend=True) for job in running if not job.suspend_wanted]
         else:
             faults += [f"Job {job.name} keeps running; set spec.suspend: true to stop it" for job in running]
         generation = document["metadata"]["generation"]
-        return invalid_status(faults, generation=generation, previous=previous, now=self._clock()), retry_s
-
-    async def _observe(self, uid: str, key: ChainKey) -> Observed:
-        # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too.
-        jobs = await self._cluster.list_jobs(key.namespace, key.name)
-        pods = await self._cluster.list_pods(key.namespace, key.name)
-        observed = observe(chain_uid=uid, jobs=jobs, pods=pods)
-        # A chain whose stages run on one node costs no further request.
-        if not any(job.is_open_group for job in observed.jobs):
-            return observed
-        parts = parts_of(await self._cluster.list_services(key.namespace, key.name), kind="Service")
-        if self._settings.network_policies:
-            policies = await self._cluster.list_network_policies(key.namespace, key.name)
-            parts |= parts_of(policies, kind="NetworkPolicy")
-        return replace(observed, parts=parts)
+        status = invalid_status(faults, generation=generation, previous=previous, now=self._clock())
+        return Decision(tuple(actions), status)
 
     async def _read_progress(self, plan: Plan, observed: Observed, key: ChainKey) -> Progress | None:
         pod = running_pod(plan, observed)
@@ -257,10 +281,9 @@ class Controller:
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
-    async def _act(
-        self, document: dict[str, Any], plan: Plan, decision: Decision, key: ChainKey, previous: ChainStatus
-    ) -> tuple[ChainStatus, float | None]:
+    async def _act(self, decided: _Decided, key: ChainKey) -> tuple[ChainStatus, float | None]:
         """Performs the actions; the status is the decision's unless the API server did not accept an object."""
+        document, plan, _, previous, decision, _ = decided
         status, retries_s = decision.status, []
         refusals: list[Refused] = []
         is_open = False
@@ -268,6 +291,7 @@ class Controller:
         for action in decision.actions:
             match action:
                 case CreateJob() | CreatePart():
+                    assert plan is not None
                     changes, retry_s, is_new = await self._creator.create(action, plan, key)
                     retries_s += [] if retry_s is None else [retry_s]
                     # Nothing else reports that the place of a Job that was refused is free.
@@ -328,7 +352,7 @@ class Controller:
         version = document["metadata"]["resourceVersion"]
         patch = status_patch(status)
         written = await self._cluster.patch_status(key.namespace, key.name, resource_version=version, status=patch)
-        self.own_writes.note(key, written)
+        self.chains.note(key, written)
 
     async def _announce(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
         # After the write: a reconcile that ended in a conflict is repeated and would count and report its changes

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from functools import partial
 from typing import Any
 
 import kopf
 
 from distillchain_api import GROUP, PLURAL, VERSION
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.connection import WATCH_TIMEOUT_S
 from distillchain_operator.finished import FinishedChains
-from distillchain_operator.labels import CHAIN_LABEL
 from distillchain_operator.session import open_session
 
-WATCH_TIMEOUT_S = 300  # bounds how long a watch on a dead connection goes unnoticed
-# Of a list; the metadata of a Job has 8 KB of JSON and ten times as much once it is parsed, most of it managedFields.
+# Of a list; the metadata of a chain has up to 8 KB of JSON and ten times as much once it is parsed.
 PAGE_OBJECTS = 50
 IDLE_S = 0.1  # how long kopf keeps a task for each object that had an event
 
@@ -26,8 +24,6 @@ def build_registry() -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(login)
     kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(on_chain_event)
-    kopf.on.event("batch", "v1", "jobs", labels={CHAIN_LABEL: kopf.PRESENT}, registry=registry)(on_child_event)
-    kopf.on.event("", "v1", "pods", labels={CHAIN_LABEL: kopf.PRESENT}, registry=registry)(on_child_event)
     return registry
 
 
@@ -44,26 +40,14 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = (1, 2, 5)
     settings.queueing.idle_timeout = IDLE_S
     settings.queueing.exit_timeout = 0.5  # handlers only report a key, so there is nothing to wait for
-    # The API server sends only the operator's own Jobs and pods, not all of the cluster.
-    settings.watching.label_selectors["batch", "jobs"] = CHAIN_LABEL
-    settings.watching.label_selectors["", "pods"] = CHAIN_LABEL
-    # A pod that ends leaves the selection, which is an event. The pods of finished stages are not listed at the start.
-    settings.watching.field_selectors["", "pods"] = "status.phase!=Succeeded,status.phase!=Failed"
     return settings
 
 
 async def login(memo: kopf.Memo, **kwargs: Any) -> kopf.AiohttpSession | None:
     """The same credentials as the client's: $KUBECONFIG, else the service account, else ~/.kube/config."""
     info = _credentials(**kwargs)
-    return open_session(info, is_news=partial(_is_news, memo.finished)) if info else None
-
-
-def _is_news(finished: FinishedChains, plural: str, metadata: dict[str, Any]) -> bool:
-    """Whether an object that was listed may be a reason to reconcile its chain."""
-    if plural == PLURAL:
-        return not finished.is_unchanged(metadata)
-    chain = (metadata.get("labels") or {}).get(CHAIN_LABEL, "")
-    return ChainKey(metadata["namespace"], chain) not in finished
+    finished: FinishedChains = memo.finished
+    return open_session(info, is_news=lambda metadata: not finished.is_unchanged(metadata)) if info else None
 
 
 def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -77,9 +61,4 @@ def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 async def on_chain_event(meta: kopf.Meta, memo: kopf.Memo, **_: Any) -> None:
     """A chain was created, edited or deleted, or its status was written."""
-    memo.report(ChainKey(meta["namespace"], meta["name"]), meta["resourceVersion"])
-
-
-async def on_child_event(meta: kopf.Meta, memo: kopf.Memo, **_: Any) -> None:
-    """A Job or pod of a chain changed."""
-    memo.report(ChainKey(meta["namespace"], meta["labels"][CHAIN_LABEL]), "")
+    memo.report(ChainKey(meta["namespace"], meta["name"]), int(meta["resourceVersion"]))

@@ -44,6 +44,11 @@ class JobChanger:
         """The chain was deleted."""
         self._refused.pop(key, None)
 
+    def is_backing_off(self, action: JobChange, key: ChainKey) -> bool:
+        """Whether the change was refused and is not tried again yet."""
+        refused = self._refused.get(key, {}).get(action)
+        return refused is not None and refused[1] > self._monotonic()
+
     async def change(self, action: JobChange, key: ChainKey) -> Refused | None:
         """Changes the Job; says what was refused, now or a moment ago."""
         refusals = self._refused.setdefault(key, {})

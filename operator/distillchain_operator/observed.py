@@ -41,7 +41,7 @@ class JobState(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainerEnd:
     """How the container `trainer` of a pod ended."""
 
@@ -59,7 +59,7 @@ class TrainerEnd:
         return self.exit_code == EXIT_INTERRUPTED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WaitingContainer:
     """A container that has not started, and the kubelet's reason and message."""
 
@@ -68,7 +68,7 @@ class WaitingContainer:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObservedPod:
     """One pod of a stage's Job."""
 
@@ -138,9 +138,9 @@ class ObservedPod:
         return self.phase == "Failed" and never_ran and bool(self.rejected) and not self.disrupted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObservedJob:
-    """One Job that belongs to the chain."""
+    """One Job with the label of a chain."""
 
     name: str
     uid: str
@@ -148,6 +148,8 @@ class ObservedJob:
     digest: str
     """Shortened, as in the label."""
     state: JobState
+    owner_uid: str = ""
+    """Of the chain that controls it; empty: nothing controls it."""
     deleting: bool = False
     noted_pods: frozenset[str] = frozenset()
     """Short UIDs of the pods that it has had, deleted ones included."""
@@ -223,12 +225,17 @@ class Observed:
 
 
 def observe(*, chain_uid: str, jobs: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> Observed:
-    """The Jobs that the chain of this UID controls, and all of the pods."""
+    """The Jobs that the chain of this UID controls, and all of the pods, from the API server's JSON."""
+    return of_chain(chain_uid, map(parse_job, jobs), map(parse_pod, pods))
+
+
+def of_chain(uid: str, jobs: Iterable[ObservedJob], pods: Iterable[ObservedPod]) -> Observed:
+    """What a chain has of the Jobs and pods with its label."""
     jobs = tuple(jobs)
     # By owner, not by label: anybody may put our label on a Job, and a deleted chain's Jobs still have it.
-    owned = tuple(parse_job(job) for job in jobs if is_controlled_by(job, chain_uid))
-    foreign = frozenset(job["metadata"]["uid"] for job in jobs if not is_controlled_by(job, chain_uid))
-    return Observed(jobs=owned, pods=tuple(parse_pod(pod) for pod in pods), foreign_jobs=foreign)
+    owned = tuple(job for job in jobs if job.owner_uid == uid)
+    foreign = frozenset(job.uid for job in jobs if job.owner_uid != uid)
+    return Observed(jobs=owned, pods=tuple(pods), foreign_jobs=foreign)
 
 
 def parts_of(documents: Iterable[dict[str, Any]], *, kind: str) -> frozenset[tuple[str, str]]:
@@ -273,6 +280,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         stage=labels.get(STAGE_LABEL, ""),
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
+        owner_uid=_controller_uid(document),
         deleting="deletionTimestamp" in metadata,
         noted_pods=frozenset(notes),
         noted_runs={uid: run for uid, run in notes.items() if run},

@@ -21,26 +21,24 @@ from distillchain_api import PLURAL, deep_json
 
 log = logging.getLogger(__name__)
 
-WATCHED = (PLURAL, "jobs", "pods")
 METADATA = "application/json;as={kind};g=meta.k8s.io;v=v1"
 BUFFER_BYTES = 64 * 1024
 EXPIRED = 410
 
 
-def open_session(info: kopf.ConnectionInfo, *, is_news: Callable[[str, dict[str, Any]], bool]) -> kopf.AiohttpSession:
+def open_session(info: kopf.ConnectionInfo, *, is_news: Callable[[dict[str, Any]], bool]) -> kopf.AiohttpSession:
     """A session with these credentials; kopf closes it. Must be called in kopf's event loop.
 
     Args:
-        is_news: whether kopf sees an object of a list, given the plural of its kind and its metadata. kopf takes a
-            millisecond and some kilobytes for each.
+        is_news: whether kopf sees a chain of a list, given its metadata. kopf takes a millisecond and some kilobytes
+            for each.
     """
 
     class _News(_MetadataResponse):
         async def json(self, **more: Any) -> Any:
             document = await super().json(**more)
-            if "items" in document and self.url.name in WATCHED:
-                plural, items = self.url.name, document["items"]
-                document["items"] = [item for item in items if is_news(plural, item.get("metadata", {}))]
+            if "items" in document and self.url.name == PLURAL:
+                document["items"] = [item for item in document["items"] if is_news(item.get("metadata", {}))]
             return document
 
     session = aiohttp.ClientSession(
@@ -55,8 +53,8 @@ def open_session(info: kopf.ConnectionInfo, *, is_news: Callable[[str, dict[str,
 
 
 async def _ask_for_metadata(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Specs and statuses of thousands of chains, Jobs and pods would take hundreds of megabytes."""
-    if request.url.name not in WATCHED:
+    """Specs and statuses of thousands of chains would take hundreds of megabytes."""
+    if request.url.name != PLURAL:
         return await send(request)
     is_watch = request.url.query.get("watch") == "true"
     kind = "PartialObjectMetadata" if is_watch else "PartialObjectMetadataList"

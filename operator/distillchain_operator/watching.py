@@ -1,4 +1,4 @@
-"""Runs kopf in a thread, on the namespaces that can be read now, and starts it again if it ends.
+"""Runs kopf in a thread, and the watches of Jobs and pods beside it, on the namespaces that can be read now.
 
 No failure of a watch is a reason to end the operator (session.py). A namespace that cannot be read is not watched, so
 that kopf does not ask for it for ever.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 import kopf
 
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.child_watch import ChildWatch
 from distillchain_operator.cluster import COMPONENT, Cluster
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.handlers import build_kopf_settings, build_registry
@@ -25,8 +26,8 @@ RECHECK_S = 5.0  # of the namespaces
 RESTART_S = 2.0  # after a failure; the new watches list all objects again
 END_S = 2.0
 
-Report = Callable[[ChainKey, str], None]
-"""Takes the key of a chain and its resource version, which is empty if one of its Jobs or pods has changed."""
+Report = Callable[[ChainKey, int], None]
+"""Takes the key of a chain and its resource version."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Listener:
 
     Args:
         namespaces: {None} for the whole cluster.
-        report: called in kopf's thread for each chain that changed, or whose Jobs or pods did.
+        report: called in kopf's thread for each chain that changed.
     Attributes:
         ended: set when kopf has ended, with its error if it failed.
     """
@@ -112,12 +113,19 @@ class Listener:
 
 
 async def watch_chains(
-    cluster: Cluster, namespaces: Sequence[str], *, report: Report, finished: FinishedChains
+    cluster: Cluster,
+    namespaces: Sequence[str],
+    *,
+    report: Report,
+    finished: FinishedChains,
+    child_watch: ChildWatch,
 ) -> None:
     """Reports the chains that change, until cancelled. Of the namespaces, those that cannot be read are left out.
 
     Args:
         namespaces: none for the whole cluster.
+        report: called in kopf's thread for each chain that changed.
+        child_watch: watches Jobs and pods in the same namespaces.
     """
     listener: Listener | None = None
     watched: set[str | None] | None = None
@@ -128,6 +136,8 @@ async def watch_chains(
                 _log_change(namespaces, readable)
                 if listener is not None:
                     listener.stop()
+                # First, so that the caches are full when the chains are listed.
+                await child_watch.watch(readable)
                 watched = readable
                 listener = Listener(readable, report=report, finished=finished) if readable else None
             if listener is None:
@@ -141,6 +151,7 @@ async def watch_chains(
                 listener = watched = None
                 await asyncio.sleep(RESTART_S)
     finally:
+        child_watch.stop()
         if listener is not None:
             listener.stop()
 

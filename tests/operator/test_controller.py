@@ -12,6 +12,7 @@ import pytest
 from chain_builders import IMAGE, a_job, a_plan, a_pod
 from deciding import committed_status
 from distillchain_api.wire.answer import Progress
+from distillchain_operator.children import Listed
 from distillchain_operator.cluster import ApiError
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
@@ -331,9 +332,9 @@ async def test_after_a_start_a_chain_that_has_succeeded_is_looked_at_only_if_it_
     class Counting(FakeApiServer):
         reads = 0
 
-        async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        async def list_jobs(self, namespace: str, chain: str) -> Listed:
             self.reads += 1
-            return self.jobs
+            return await super().list_jobs(namespace, chain)
 
     server = Counting()
     status = committed_status(a_plan(), "mini", "tiny").to_document()

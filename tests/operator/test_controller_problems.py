@@ -9,9 +9,10 @@ import pytest
 
 from chain_builders import a_document, a_job, a_plan, a_pod
 from distillchain_operator import controller as controller_module
+from distillchain_operator.children import Listed
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.problems import CHANGE_REFUSED, RECONCILE_FAILED, STATUS_REFUSED
-from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
+from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller, listed
 
 DENIED = 'admission webhook "freeze.example" denied the request'
 
@@ -52,7 +53,7 @@ async def test_an_error_while_reconciling_is_a_condition_until_it_is_gone(monkey
 @pytest.mark.parametrize("status", [0, 409, 500])
 async def test_an_api_server_that_is_away_or_faster_is_no_condition(status: int):
     class Failing(FakeApiServer):
-        async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
+        async def list_jobs(self, namespace: str, chain: str) -> Listed:
             raise ApiError(status, "try again")
 
     server = Failing()
@@ -208,8 +209,8 @@ async def test_values_of_a_later_release_in_the_status_do_not_hide_what_is_commi
 
 async def test_the_labels_of_a_job_are_restored_so_that_it_is_found_again():
     class Listing(FakeApiServer):
-        async def list_jobs(self, namespace: str, chain: str) -> list[dict[str, Any]]:
-            return [job for job in self.jobs if job["metadata"].get("labels")]
+        async def list_jobs(self, namespace: str, chain: str) -> Listed:
+            return listed([job for job in self.jobs if job["metadata"].get("labels")])
 
         async def create_job(self, job: dict[str, Any]) -> None:
             if any(known["metadata"]["name"] == job["metadata"]["name"] for known in self.jobs):

@@ -1,4 +1,4 @@
-"""kopf's watches when the API server shows what a real one cannot be made to show: odd ERRORs, refusals and half lines."""
+"""The watches when the API server shows what a real one cannot be made to show: odd ERRORs, refusals and half lines."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from chain_builders import a_job, a_plan
 from distillchain_api import GROUP, KIND, PLURAL, VERSION
+from distillchain_operator import child_watch as child_watch_module
 from distillchain_operator import watching
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.child_watch import ChildWatch
+from distillchain_operator.children import Children
 from distillchain_operator.cluster import Cluster
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.watching import watch_chains
@@ -46,6 +50,8 @@ class FakeWatches:
         self.refusals: list[int] = []
         """Codes of the next answers about any kind."""
         self.accepted: dict[str, set[str]] = {}
+        self.since: dict[str, list[str]] = {}
+        """The versions from which each kind was watched."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         path, plural = request.path, request.path.rpartition("/")[2]
@@ -70,6 +76,7 @@ class FakeWatches:
                 f'{{"kind": "PartialObjectMetadataList", "metadata": {{"resourceVersion": "7"}}, "items": [{items}]}}'
             )
             return web.Response(text=body, content_type="application/json")
+        self.since.setdefault(plural, []).append(request.query["resourceVersion"])
         response = web.StreamResponse()
         await response.prepare(request)
         waiting = self.changes.setdefault(plural, [])
@@ -104,11 +111,12 @@ async def watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     kubeconfig.write_text(json.dumps(document))
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     monkeypatch.setattr(watching, "RESTART_S", 0.1)
+    monkeypatch.setattr(child_watch_module, "RETRY_S", 0.1)
     yield fake
     await runner.cleanup()
 
 
-class Readable:
+class Readable(Cluster):
     """A Cluster whose chains can be listed."""
 
     async def check_chains(self, namespace: str | None) -> None:
@@ -116,18 +124,22 @@ class Readable:
 
 
 @asynccontextmanager
-async def watched(finished: FinishedChains) -> AsyncIterator[tuple[list[ChainKey], asyncio.Task[None]]]:
+async def watched(
+    finished: FinishedChains, children: Children | None = None
+) -> AsyncIterator[tuple[list[ChainKey], asyncio.Task[None]]]:
     reported: list[ChainKey] = []
 
-    def report(key: ChainKey, _version: str) -> None:
+    def report(key: ChainKey, _version: int = 0) -> None:
         reported.append(key)
 
-    task = asyncio.create_task(watch_chains(cast("Cluster", Readable()), (), report=report, finished=finished))
-    try:
-        yield reported, task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+    async with await Readable.connect() as cluster:
+        child_watch = ChildWatch(cluster, children or Children(finished), report=report)
+        task = asyncio.create_task(watch_chains(cluster, (), report=report, finished=finished, child_watch=child_watch))
+        try:
+            yield reported, task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def until(condition: Callable[[], bool], task: asyncio.Task[None]) -> None:
@@ -148,11 +160,11 @@ async def test_only_metadata_is_asked_for_and_an_object_of_any_depth_is_reported
     deep = json.dumps(metadata("deep")).replace("[{}]", "[" + '{"f:a":' * 9_000 + "1" + "}" * 9_000 + "]")
     watches.listed = {PLURAL: [deep, json.dumps(metadata("relay"))]}
     watches.changes = {
-        "jobs": [change("ADDED", metadata("job", labels={"distillchain.io/chain": "of-job"}))],
+        "jobs": [change("ADDED", a_finished_job() | {"kind": "Job"})],
         PLURAL: [f'{{"type": "MODIFIED", "object": {deep.replace("deep", "changed")}}}\n{{"type": "MO'.encode()],
     }
     async with watched(FinishedChains()) as (reported, task):
-        names = {"deep", "relay", "of-job", "changed"}
+        names = {"deep", "relay", "changed"}
         await until(lambda: {key.name for key in reported} == names, task)
     form = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
     assert watches.accepted[PLURAL] == {form.format(""), form.format("List")}
@@ -186,16 +198,53 @@ async def test_kopf_is_started_again_when_it_fails(watches: FakeWatches):
 
 
 async def test_a_finished_chain_that_is_listed_again_is_not_reported_but_a_change_of_it_is(watches: FakeWatches):
-    done, job = metadata("relay"), metadata("job", labels=OF_RELAY)
+    done = metadata("relay")
     finished = FinishedChains()
     finished.note(done["metadata"])
     edited = metadata("other")
     finished.note(edited["metadata"] | {"generation": 0})
-    watches.listed = {PLURAL: [json.dumps(done), json.dumps(edited)], "jobs": [json.dumps(job)]}
+    watches.listed = {PLURAL: [json.dumps(done), json.dumps(edited)], "jobs": [json.dumps(a_finished_job())]}
     async with watched(finished) as (reported, task):
         await until(lambda: ChainKey("ml", "other") in reported, task)
         await asyncio.sleep(0.2)
         assert reported == [ChainKey("ml", "other")]
-    watches.changes = {"jobs": [change("DELETED", job)]}
+    watches.changes = {PLURAL: [change("MODIFIED", done)]}
     async with watched(finished) as (reported, task):
         await until(lambda: ChainKey("ml", "relay") in reported, task)
+
+
+def a_finished_job(version: int = 5) -> dict[str, Any]:
+    job = a_job(a_plan(), "mini", condition="Complete")
+    job["metadata"] |= {"namespace": "ml", "resourceVersion": str(version), "labels": OF_RELAY}
+    return job
+
+
+async def test_jobs_are_watched_from_the_version_of_the_list_and_listed_again_after_an_error(watches: FakeWatches):
+    children = Children(FinishedChains())
+    watches.listed = {"jobs": [json.dumps(a_finished_job())]}
+    bookmark = change("BOOKMARK", {"metadata": {"resourceVersion": "20"}})
+    watches.changes = {"jobs": [bookmark, change("ERROR", {"code": 410, "message": "too old"})]}
+    watches.breaks_off = True
+
+    def jobs() -> int | None:
+        observed = children.observed(ChainKey("ml", "relay"), "")
+        return None if observed is None else len(observed.foreign_jobs)
+
+    async with watched(FinishedChains(), children) as (reported, task):
+        await until(lambda: jobs() == 1, task)
+        watches.listed = {"jobs": []}
+        await until(lambda: jobs() == 0, task)
+        assert reported.count(ChainKey("ml", "relay")) == 2
+    assert watches.since["jobs"][:2] == ["7", "20"]
+
+
+async def test_while_jobs_cannot_be_watched_nothing_of_them_is_taken_from_the_cache(watches: FakeWatches):
+    children = Children(FinishedChains())
+    key = ChainKey("ml", "relay")
+    watches.listed = {"jobs": ['{"metadata": 5}']}
+    async with watched(FinishedChains(), children) as (_, task):
+        await asyncio.sleep(0.5)
+        assert children.observed(key, "") is None
+        watches.listed = {}
+        await until(lambda: children.observed(key, "") is not None, task)
+    assert children.observed(key, "") is None

@@ -1,0 +1,129 @@
+"""Lists and watches Jobs and pods into `Children`, and reports the chains that they belong to.
+
+A watch that ends goes on at the version that it has reached. If that version has expired, or after an ERROR, everything
+is listed again. While nothing is watched, `Children` says so and the controller reads live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.children import Children, Kind, version_of
+from distillchain_operator.cluster import ApiError, Cluster
+
+RETRY_S = 2.0
+SHORT_S = 5.0  # a watch that ends sooner is not started again at once
+
+log = logging.getLogger(__name__)
+
+
+class ChildWatch:
+    """The watches of Jobs and pods.
+
+    Args:
+        report: called for each chain of which something has changed.
+    """
+
+    def __init__(self, cluster: Cluster, children: Children, *, report: Callable[[ChainKey], None]) -> None:
+        self._cluster, self._children, self._report = cluster, children, report
+        self._tasks: dict[tuple[Kind, str | None], asyncio.Task[None]] = {}
+
+    async def watch(self, namespaces: Collection[str | None]) -> None:
+        """Watches these namespaces and no others; {None} is the whole cluster.
+
+        Returns when the first list of each was made, or has failed.
+        """
+        places = {(kind, namespace) for namespace in namespaces for kind in Kind}
+        for place in self._tasks.keys() - places:
+            self._tasks.pop(place).cancel()
+        added = {
+            place: _Watch(self._cluster, *place, children=self._children, report=self._report)
+            for place in places - self._tasks.keys()
+        }
+        self._tasks |= {place: asyncio.create_task(watch.run()) for place, watch in added.items()}
+        await asyncio.gather(*(watch.tried.wait() for watch in added.values()))
+
+    def stop(self) -> None:
+        """Ends the watches."""
+        for task in self._tasks.values():
+            task.cancel()
+
+
+class _Watch:
+    """The watch of one kind in one namespace, or in the whole cluster.
+
+    Attributes:
+        tried: set when the first list was made, or has failed.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: Kind,
+        namespace: str | None,
+        *,
+        children: Children,
+        report: Callable[[ChainKey], None],
+    ) -> None:
+        self._cluster, self._kind, self._namespace = cluster, kind, namespace
+        self._children, self._report = children, report
+        self._reached: int | None = None  # the version up to which everything is known; None: list again
+        self.tried = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                if not await self._succeeds():
+                    self._set_followed(is_followed=False)
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            self._set_followed(is_followed=False)
+
+    async def _succeeds(self) -> bool:
+        """Lists if necessary, and watches until the watch ends."""
+        fields = {"kind": self._kind.value, "namespace": self._namespace or ""}
+        try:
+            if self._reached is None:
+                await self._list()
+            return await self._watch()
+        except ApiError as error:
+            log.info("watch broke off and is started again", extra={**fields, "error": error.message})
+            # Without an answer, the version is still good; after any other error, it may have expired.
+            self._reached = None if error.status else self._reached
+        except Exception:  # an answer that is no list and no watch; the other watches go on
+            log.exception("watch failed and is started again", extra=fields)
+            self._reached = None
+        finally:
+            self.tried.set()
+        return False
+
+    async def _list(self) -> None:
+        pages = self._cluster.list_children(self._kind, self._namespace)
+        self._reached, changed = await self._children.relist(self._kind, self._namespace, pages)
+        self._set_followed(is_followed=True)
+        self.tried.set()
+        for key in changed:
+            self._report(key)
+
+    async def _watch(self) -> bool:
+        """Takes the changes of one watch. Returns: whether it has lasted."""
+        assert self._reached is not None
+        started_at = asyncio.get_running_loop().time()
+        async for change in self._cluster.watch_children(self._kind, self._namespace, since=self._reached):
+            if change.get("type") == "ERROR":
+                document = change.get("object") or {}
+                raise ApiError(document.get("code") or 500, document.get("message") or "unknown error")
+            # After a connection that broke, the first change or bookmark shows that the new one works.
+            self._set_followed(is_followed=True)
+            if change["type"] != "BOOKMARK":
+                for key in self._children.apply(self._kind, change["type"], change["object"]):
+                    self._report(key)
+            self._reached = version_of(change["object"])
+        return asyncio.get_running_loop().time() - started_at > SHORT_S
+
+    def _set_followed(self, *, is_followed: bool) -> None:
+        self._children.follow(self._kind, self._namespace, is_followed=is_followed)

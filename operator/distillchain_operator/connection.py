@@ -1,0 +1,213 @@
+"""HTTP to the API server by the official async client: plain JSON data, and every error as an `ApiError`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from distillchain_api import deep_json
+from distillchain_operator.settings import BadSetting
+
+REQUEST_TIMEOUT_S = 30
+WATCH_TIMEOUT_S = 300  # then the API server ends a watch, and a dead connection is noticed
+# A bookmark comes about every minute, so a watch that is silent for longer is on a dead connection.
+SILENCE_S = 150
+BUFFER_BYTES = 64 * 1024
+JSON = "application/json, */*"
+
+
+class ApiError(Exception):
+    """The API server refused a request, or could not be reached (status 0)."""
+
+    is_expected = True  # the queue logs it without a traceback
+
+    def __init__(self, status: int, message: str, *, reason: str = "", causes: frozenset[str] = frozenset()) -> None:
+        self.status, self.message, self.reason, self.causes = status, message, reason, causes
+        super().__init__(message)
+
+    @property
+    def is_namespace_terminating(self) -> bool:
+        """The namespace is being deleted, so nothing can be created in it."""
+        return "NamespaceTerminating" in self.causes
+
+    @property
+    def is_refusal(self) -> bool:
+        """The object is invalid, or admission or a quota forbids it; the same request would be refused again."""
+        if self.is_before_discovery:
+            return False
+        return self.status in (400, 403, 413, 422)  # 413: larger than the API server accepts
+
+    @property
+    def is_before_discovery(self) -> bool:
+        """The CRD was installed a moment ago, and the admission of owners does not know it yet; it asks every 30 s."""
+        # It has no reason or cause of its own: it is Forbidden, like a missing right, with this text.
+        return self.status == 403 and "cannot find RESTMapping" in self.message
+
+    @property
+    def is_quota(self) -> bool:
+        """The namespace's quota is used up; other work may free some."""
+        # A used-up quota has no reason of its own: it is Forbidden, like a missing right, with this text.
+        return self.status == 403 and "exceeded quota" in self.message
+
+    @property
+    def has_unknown_field(self) -> bool:
+        """The object has a field that the API server does not know."""
+        # The API server's strict decoder gives no reason or cause for it, only this text.
+        return self.status in (400, 422) and "unknown field" in self.message
+
+
+class Connection:
+    """One connection to the API server.
+
+    Args:
+        answered: called with the method and HTTP code of every request; code 0: there was no answer.
+    """
+
+    def __init__(self, api: client.ApiClient, *, answered: Callable[[str, int], None]) -> None:
+        self._api = api
+        self._answered = answered
+
+    @classmethod
+    async def open(cls, *, answered: Callable[[str, int], None]) -> Self:
+        """Connects by $KUBECONFIG, else as the pod's service account, else by ~/.kube/config.
+
+        Raises: BadSetting.
+        """
+        kubeconfig = os.environ.get("KUBECONFIG")
+        try:
+            # Set in every pod; elsewhere load_incluster_config would raise.
+            if not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST"):
+                config.load_incluster_config()
+            else:
+                await config.load_kube_config(config_file=kubeconfig)
+        except (config.ConfigException, OSError) as error:
+            raise BadSetting(
+                f"KUBECONFIG: got {kubeconfig or ''!r}, expected the path of a kubeconfig with a current context, or "
+                f"none in a pod with a service account ({error})"
+            ) from error
+        settings = client.Configuration.get_default_copy()
+        # Without a limit: each namespace has two watches. The number of workers limits the other requests.
+        settings.connection_pool_maxsize = 0
+        return cls(client.ApiClient(settings), answered=answered)
+
+    async def close(self) -> None:
+        """Closes it."""
+        await self._api.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str = JSON,
+    ) -> dict[str, Any]:
+        """The JSON data of an answer. Raises: ApiError."""
+        status, text = await self.exchange(
+            method, path, query=query, body=body, content_type=content_type, accept=accept
+        )
+        document = _parse(text)
+        if not 200 <= status < 300:
+            raise _error(status, document, f"{method} {path}: HTTP {status}")
+        return document
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str = JSON,
+    ) -> tuple[int, str]:
+        """The HTTP code and the text of an answer. Raises: ApiError if there is none."""
+        try:
+            response = await self._open(
+                method,
+                path,
+                query=query,
+                body=body,
+                headers={"Accept": accept, "Content-Type": content_type},
+                limits=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+            )
+            # A trainer's log may hold bytes that are not UTF-8.
+            text = (await response.read()).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._answered(method, 0)
+            raise _no_answer(method, path, error) from error
+        self._answered(method, response.status)
+        return response.status, text
+
+    async def watch(self, path: str, query: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """The changes of a watch, until the API server ends it.
+
+        Raises: ApiError if it is refused or breaks off.
+        """
+        query = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_TIMEOUT_S)}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=SILENCE_S)
+        try:
+            response = await self._open("GET", path, query=query, body=None, headers={"Accept": JSON}, limits=limits)
+            self._answered("GET", response.status)
+            async with response:
+                if response.status != 200:
+                    raise _error(response.status, _parse(await response.text(errors="replace")), f"watch of {path}")
+                async for line in _lines(response):
+                    yield _parse(line.decode(errors="replace"))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _no_answer("watch of", path, error) from error
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None,
+        body: dict[str, Any] | None,
+        headers: dict[str, str],
+        limits: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        response: aiohttp.ClientResponse = await self._api.call_api(
+            path,
+            method,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _request_timeout=limits,
+        )
+        return response
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    buffer = b""
+    async for data in response.content.iter_chunked(BUFFER_BYTES):
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in filter(None, lines):
+            yield line
+    # A connection that broke may leave half a line.
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return dict(deep_json.loads(text))
+    except ValueError:
+        # A proxy in front of the API server may answer with HTML.
+        return {"message": text[:500]}
+
+
+def _error(status: int, document: dict[str, Any], what: str) -> ApiError:
+    causes = (document.get("details") or {}).get("causes") or []
+    reasons = frozenset(cause.get("reason", "") for cause in causes)
+    return ApiError(status, document.get("message") or what, reason=document.get("reason", ""), causes=reasons)
+
+
+def _no_answer(method: str, path: str, error: Exception) -> ApiError:
+    return ApiError(0, f"{method} {path}: {error or type(error).__name__}")
