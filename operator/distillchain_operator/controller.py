@@ -216,11 +216,11 @@ class Controller:
         status, retry_s = await self._act(decided, key)
         refused_s = await self._write(document, key, previous, status)
         if plan is None:
-            self._metrics.reconciled(key, status)
+            self._metrics.reconciled(key, status, pods=pods_now(observed))
             return retry_s if refused_s is None else refused_s
         pod = running_pod(plan, observed)
         since = pod.created_at if pod else None
-        self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(plan, observed))
+        self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(observed))
         if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
             self._finished.note(document["metadata"])
         else:

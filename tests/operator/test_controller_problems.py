@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document, a_job, a_plan, a_pod
+from deciding import a_failed_job
+from distillchain_api.failures import FailureClass
 from distillchain_operator import controller as controller_module
 from distillchain_operator.children import Listed
 from distillchain_operator.cluster import ApiError
@@ -76,6 +78,33 @@ async def test_a_status_that_the_api_server_refuses_is_reported_and_tried_again_
     server.status_refusal = None
     await controller.reconcile(KEY)
     assert conditions(server)["Stalled"][0] == "False"
+
+
+async def test_a_refused_status_is_not_tried_again_at_once_even_if_something_else_is_due_soon():
+    """The TTL of a failed Job waits for the status that says why it failed."""
+    server = FakeApiServer()
+    server.chain["spec"]["template"]["ttlAfterFinished"] = "1h"
+    job, pod = a_failed_job(a_plan(), "mini", FailureClass.DATA_INVALID)
+    server.jobs, server.pods = [job], [pod]
+    server.status_refusal = ApiError(422, "status.stages[0].message: Invalid value")
+    controller = a_controller(server)
+    for _ in range(3):
+        assert await controller.reconcile(KEY) == 30
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+
+
+async def test_a_refused_status_of_a_chain_with_an_invalid_spec_is_tried_again():
+    class Refusing(FakeApiServer):
+        async def patch_status(
+            self, namespace: str, name: str, *, resource_version: str, status: dict[str, Any]
+        ) -> str:
+            if status["phase"] == "Failed":
+                raise ApiError(422, "status.phase: Invalid value")
+            return await super().patch_status(namespace, name, resource_version=resource_version, status=status)
+
+    server = Refusing()
+    server.chain["spec"]["task"]["labels"] = ["one"]
+    assert await a_controller(server).reconcile(KEY) == 30
 
 
 async def test_a_refused_suspension_stalls_the_chain_and_is_tried_again_later():
