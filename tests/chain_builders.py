@@ -198,7 +198,7 @@ def a_pod(
                 DIGEST_LABEL: labels[DIGEST_LABEL],
             },
         },
-        "spec": {"nodeName": "node-7"},
+        "spec": {**job["spec"]["template"]["spec"], "nodeName": "node-7"},
         "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}], **status},
     }
 

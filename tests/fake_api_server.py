@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Listed
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
+from distillchain_operator.metrics import Metrics
 from distillchain_operator.settings import Settings
 from distillchain_operator.transitions import ChainEvent
 
@@ -144,6 +146,8 @@ def a_controller(
     progress_s: float = 60,
     children: Children | None = None,
     trainer_image: str = "",
+    metrics: Metrics | None = None,
+    now: Callable[[], datetime] = lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
 ) -> Controller:
     return Controller(
         cast("Cluster", server),
@@ -153,7 +157,8 @@ def a_controller(
             network_policies=network_policies,
             trainer_image=trainer_image,
         ),
-        clock=lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
+        clock=now,
         monotonic=clock or FakeClock(),
         children=children,
+        metrics=metrics,
     )

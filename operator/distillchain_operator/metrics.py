@@ -168,7 +168,7 @@ class Metrics:
 
         Args:
             runs_since: creation time of the pod whose trainer runs; None: none runs.
-            pods: None: they were not read, because the chain is finished or cannot be read.
+            pods: None: they were not read, because the chain is finished.
         """
         self._stages.saw(key, status, pods)
         # Every counter starts at 0, because `increase` does not count the first value that it sees.

@@ -12,6 +12,7 @@ from typing import Any
 
 from distillchain_api.failures import EXIT_INTERRUPTED
 from distillchain_api.resource.job import JOB_CONTROLLER, QUEUE_LABEL
+from distillchain_api.resource.parallelism import gpus_of
 from distillchain_api.retry_request import annotated_retry
 from distillchain_api.wire.answer import Committed, Failed, Interrupted, parse_answer
 from distillchain_api.wire.plain_text import on_one_line
@@ -84,6 +85,8 @@ class ObservedPod:
     index: int = 0
     """Number of its node in a stage on several nodes."""
     node: str = ""
+    gpus: int = 0
+    """What its container `trainer` asks for; an edit of the chain may ask for others in the next pod."""
     stop_by: str = ""
     """When it must have stopped, its grace period included; empty: it was not asked to stop."""
     disrupted: str = ""
@@ -316,7 +319,7 @@ def _halves(note: str) -> tuple[str, str]:
 
 def parse_pod(document: dict[str, Any]) -> ObservedPod:
     """A pod from the API server's JSON."""
-    metadata, status = document["metadata"], document.get("status") or {}
+    metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels = metadata.get("labels") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     disrupted = conditions.get("DisruptionTarget", {})
@@ -338,7 +341,10 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         job=next((labels[key] for key in JOB_NAME_LABELS if key in labels), ""),
         phase=status.get("phase", "Pending"),
         created_at=metadata.get("creationTimestamp", ""),
-        node=(document.get("spec") or {}).get("nodeName", ""),
+        node=spec.get("nodeName", ""),
+        gpus=sum(
+            gpus_of(c.get("resources") or {}) for c in spec.get("containers") or [] if c["name"] == TRAINER_CONTAINER
+        ),
         stop_by=metadata.get("deletionTimestamp", ""),
         disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
         waiting=tuple(_waiting(c) for c in everyone if (c.get("state") or {}).get("waiting")),

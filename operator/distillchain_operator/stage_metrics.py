@@ -15,7 +15,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.observed import Observed, ObservedPod
@@ -31,7 +30,7 @@ class PodsNow:
 
     Attributes:
         running: creation times of the pods whose trainer runs, by stage.
-        gpus: how many GPUs the spec gives to these trainers.
+        gpus: how many GPUs the pods of these trainers have.
         ended: why pods ended that did not succeed, by UID.
     """
 
@@ -40,13 +39,13 @@ class PodsNow:
     ended: Mapping[str, FailureClass] = field(default_factory=dict)
 
 
-def pods_now(plan: Plan, observed: Observed) -> PodsNow:
+def pods_now(observed: Observed) -> PodsNow:
     """What metrics need of the observed pods of a chain."""
-    gpus = {stage.name: stage.gpus for stage in plan.vertices}
     running = [pod for pod in observed.pods if pod.running]
     return PodsNow(
         running={pod.stage: pod.created_at for pod in running if pod.is_leader and not pod.deleting},
-        gpus=sum(gpus.get(pod.stage, 0) for pod in running),
+        # Not by the spec: the pod is older than an edit, and an export beside the chain needs no GPU.
+        gpus=sum(pod.gpus for pod in running),
         ended={pod.uid: _class_of(pod) for pod in observed.pods if pod.phase == "Failed"},
     )
 
@@ -93,7 +92,7 @@ class StageMetrics(Collector):
         """Updates the metrics after a reconcile of a chain.
 
         Args:
-            pods: None: they were not read, because the chain is finished or cannot be read.
+            pods: None: they were not read, because the chain is finished.
         """
         self._start_namespace(key.namespace)
         self._count_gpus(key, pods.gpus if pods else 0)
@@ -121,11 +120,11 @@ class StageMetrics(Collector):
             counts[key.namespace] = counts.get(key.namespace, 0) + gpus.count
             seconds[key.namespace] = seconds.get(key.namespace, 0.0) + _used(gpus, now)
         in_use = GaugeMetricFamily(
-            "distillchain_gpus", "GPUs that the specs of running trainers ask for.", labels=["namespace"]
+            "distillchain_gpus", "GPUs that the pods of running trainers ask for.", labels=["namespace"]
         )
         used = CounterMetricFamily(
             "distillchain_gpu_seconds",
-            "GPUs that the specs ask for, times the seconds for which trainers ran; divide by 3600 for GPU-hours.",
+            "GPUs that pods ask for, times the seconds for which their trainers ran; divide by 3600 for GPU-hours.",
             labels=["namespace"],
         )
         for namespace in sorted(counts):

@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_plan
+from chain_builders import IMAGE, a_job, a_plan
+from chain_builders import a_pod as a_pod_document
+from deciding import committed_status, decide
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Failed
+from distillchain_operator.actions import CreateJob
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.metrics import NAMED_CHAINS, Metrics
-from distillchain_operator.observed import Observed, ObservedPod, TrainerEnd
+from distillchain_operator.observed import Observed, ObservedPod, TrainerEnd, parse_pod
 from distillchain_operator.stage_metrics import PodsNow, pods_now
+from fake_api_server import KEY, FakeApiServer, a_controller
 
 RELAY = ChainKey("ml", "relay")
 
@@ -110,19 +114,18 @@ def a_pod(uid: str, **fields: Any) -> ObservedPod:
     return ObservedPod(name=uid, uid=uid, job="j", created_at="2026-01-01T12:00:00Z", stage="mini", **fields)
 
 
-def test_what_metrics_need_is_read_from_pods_and_plan():
-    plan = a_plan(stages=["mini"], template={"resources": {"limits": {"nvidia.com/gpu": 2}}})
+def test_what_metrics_need_is_read_from_pods():
     answer = Failed(stage="mini", digest="d", failure_class=FailureClass.DISK_FULL, message="no space")
     pods = (
-        a_pod("node-0", phase="Running", running=True),
-        a_pod("node-1", phase="Running", running=True, index=1),
+        a_pod("node-0", phase="Running", running=True, gpus=2),
+        a_pod("node-1", phase="Running", running=True, index=1, gpus=2),
         a_pod("evicted", phase="Failed", disrupted="EvictionByEvictionAPI"),
         a_pod("full", phase="Failed", end=TrainerEnd(1, answer=answer)),
         a_pod("killed", phase="Failed", end=TrainerEnd(137, reason="OOMKilled")),
         a_pod("refused", phase="Failed", rejected="OutOfcpu"),
-        a_pod("done", phase="Succeeded", end=TrainerEnd(0)),
+        a_pod("done", phase="Succeeded", end=TrainerEnd(0), gpus=2),
     )
-    assert pods_now(plan, Observed(pods=pods)) == PodsNow(
+    assert pods_now(Observed(pods=pods)) == PodsNow(
         running={"mini": "2026-01-01T12:00:00Z"},
         gpus=4,
         ended={
@@ -132,6 +135,29 @@ def test_what_metrics_need_is_read_from_pods_and_plan():
             "refused": FailureClass.POD_REJECTED,
         },
     )
+
+
+FOUR_GPUS = {"image": IMAGE, "resources": {"limits": {"nvidia.com/gpu": "4"}}}
+
+
+def test_gpus_are_those_of_the_pod_and_an_export_beside_the_chain_has_none():
+    plan = a_plan(stages=["mini"], template=FOUR_GPUS)
+    with_export = a_plan(stages=["mini"], template={**FOUR_GPUS, "export": {"onnx": {}}}, generation=2)
+    actions = decide(with_export, previous=committed_status(plan, "mini")).actions
+    (export,) = (action.job for action in actions if isinstance(action, CreateJob))
+    export["metadata"]["uid"] = "export"
+    pods = [parse_pod(a_pod_document(job)) for job in (a_job(plan, "mini"), export)]
+    assert [pods_now(Observed(pods=(pod,))).gpus for pod in pods] == [4, 0]
+
+
+async def test_a_trainer_that_continues_after_an_invalid_edit_still_counts_its_gpus():
+    server, metrics = FakeApiServer(), Metrics()
+    server.jobs = [a_job(a_plan(template=FOUR_GPUS), "mini", active=1)]
+    server.pods = [a_pod_document(server.jobs[0])]
+    server.chain["spec"]["task"]["labels"] = ["one"]
+    await a_controller(server, metrics=metrics).reconcile(KEY)
+    assert server.chain["status"]["phase"] == "Failed"
+    assert sample(metrics, "distillchain_gpus", namespace="ml") == 4
 
 
 def test_failed_pods_are_counted_by_class_and_not_again_by_an_operator_that_starts():
