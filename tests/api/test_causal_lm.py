@@ -111,7 +111,7 @@ def test_the_agreement_with_the_teacher_is_no_metric_of_a_chain():
         parse_chain(a_document({"text": ["text"]}, task={"metric": "teacherAgreement"}))
 
 
-@pytest.mark.parametrize("name, stages", [("chain", 2), ("lora", 1)])
+@pytest.mark.parametrize("name, stages", [("chain", 2), ("lora", 1), ("two-teachers", 2)])
 def test_the_examples_are_valid(repository: Path, name: str, stages: int):
     document = yaml.safe_load((repository / f"examples/llm/{name}.yaml").read_text())
 

@@ -180,7 +180,7 @@ def test_a_student_of_another_vocabulary_is_refused_and_the_alternative_named(tm
         f"spec.stages[0].student.model: file://{tmp_path}/student: its vocabulary is not that of the teacher"
     )
     assert text.endswith(
-        "use a student of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
+        "use a model of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
     )
 
 

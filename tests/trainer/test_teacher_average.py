@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,7 @@ def test_columns_are_brought_into_the_order_of_the_task_first(tmp_path: Path, mo
     found = average(
         [outputs_of(plain), outputs_of(turned, columns=(1, 2, 0))],
         [0.5, 0.5],
-        mean="Numbers",
-        temperature=1.0,
+        mean_of=partial(mean_outputs, mean="Numbers", temperature=1.0),
         file=NodeArray(tmp_path / "mean.f32", ALONE),
     )
 
@@ -131,7 +131,8 @@ def test_an_item_counts_only_if_all_teachers_have_read_it(tmp_path: Path):
         outputs_of([[1.0]] * 3, answered=[True, False, True]),
     ]
 
-    found = average(teachers, [0.5, 0.5], mean="Numbers", temperature=1.0, file=NodeArray(tmp_path / "m.f32", ALONE))
+    mean_of = partial(mean_outputs, mean="Numbers", temperature=1.0)
+    found = average(teachers, [0.5, 0.5], mean_of=mean_of, file=NodeArray(tmp_path / "m.f32", ALONE))
 
     assert found.answered is not None
     assert found.answered.tolist() == [True, False, False]

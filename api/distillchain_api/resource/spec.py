@@ -49,7 +49,7 @@ from distillchain_api.resource.selection import (
     selection_faults,
 )
 from distillchain_api.resource.teacher_pass import TeacherPass, pass_faults
-from distillchain_api.resource.teachers import ROOT, TEACHERS_RULES, Teachers, teachers_faults
+from distillchain_api.resource.teachers import ROOT, Teachers, teachers_faults
 from distillchain_api.resource.tracking import Tracking
 from distillchain_api.tasks import AnyTask
 from distillchain_api.transfer import transfer_of
@@ -503,7 +503,6 @@ class ChainSpec(Document):
             *OBJECTIVE_RULES,
             *LABEL_RULES,
             *SELECTION_RULES,
-            *TEACHERS_RULES,
             *EVIDENCE_RULES,
             *EXPORT_RULES,
         )

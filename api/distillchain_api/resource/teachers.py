@@ -6,7 +6,7 @@ and the report compare a student with the stage before, as with one teacher.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
@@ -21,7 +21,6 @@ from distillchain_api.resource.distillation import (
     resolve_distillation,
 )
 from distillchain_api.task import Task
-from distillchain_api.tasks import task_types
 from distillchain_api.values import SourceUri, StageName
 
 ROOT = "teacher"
@@ -113,7 +112,7 @@ def teachers_faults(
                 "of a chain learns from the one before",
             )
         if len(stage.teachers) > 1:
-            yield from _use_faults(task, resolve_distillation(task, template, stage.distillation), place)
+            yield from _use_faults(resolve_distillation(task, template, stage.distillation), place)
 
 
 def _name_faults(
@@ -142,11 +141,9 @@ def _name_faults(
         seen.add(name)
 
 
-def _use_faults(task: Task, distillation: Distillation, place: str) -> Iterator[Fault]:
+def _use_faults(distillation: Distillation, place: str) -> Iterator[Fault]:
     """What several teachers cannot be combined with."""
-    if task.outputs == "Tokens":
-        yield Fault(place, NOT_FOR_TOKENS.format(task.type))
-    elif distillation.alpha == 0:
+    if distillation.alpha == 0:
         yield Fault(place, "expected none with distillation.alpha 0, with which only labels count; remove them")
     if distillation.hidden is not None:
         yield Fault(
@@ -154,24 +151,3 @@ def _use_faults(task: Task, distillation: Distillation, place: str) -> Iterator[
             "expected one teacher with distillation.hidden, which compares hidden states of one model; remove the "
             "others, or set hidden.weight: 0",
         )
-
-
-NOT_FOR_TOKENS = (
-    "expected none for task {}: only the most probable tokens of a teacher are stored, and other teachers have others; "
-    "remove them"
-)
-
-
-def _rules(types: Mapping[str, type[Task]]) -> Iterator[dict[str, str]]:
-    tokens = sorted(name for name, task in types.items() if task.outputs == "Tokens")
-    if tokens:
-        yield cel(
-            f"!(self.task.type in {tokens}) || self.stages.all(stage, !has(stage.teachers) || "
-            "stage.teachers.size() == 1)",
-            f"teachers: {NOT_FOR_TOKENS.format(' and '.join(tokens))}",
-            fieldPath=".stages",
-        )
-
-
-TEACHERS_RULES = list(_rules(task_types()))
-"""For ChainSpec. Names are compared by `teachers_faults` alone: here, it would cost the API server too much."""

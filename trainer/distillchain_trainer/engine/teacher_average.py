@@ -7,7 +7,7 @@ several. Outputs that are compared as numbers are averaged as numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -24,6 +24,10 @@ BLOCK_BYTES = 16 * 2**20  # of one teacher's outputs in memory at a time
 
 Mean = Literal["Classes", "Labels", "Numbers"]
 """What is averaged: probabilities of classes that exclude each other, of labels that do not, or outputs as numbers."""
+
+
+MeanOf = Callable[[Tensor, Tensor], Tensor]
+"""From outputs [teachers, ..., outputs] in float64 and weights [teachers], outputs [..., outputs] for all teachers."""
 
 
 def mean_outputs(outputs: Tensor, weights: Tensor, *, mean: Mean, temperature: float) -> Tensor:
@@ -47,7 +51,7 @@ def mean_outputs(outputs: Tensor, weights: Tensor, *, mean: Mean, temperature: f
 
 
 def average(
-    teachers: Sequence[TeacherOutputs], weights: Sequence[float], *, mean: Mean, temperature: float, file: NodeArray
+    teachers: Sequence[TeacherOutputs], weights: Sequence[float], *, mean_of: MeanOf, file: NodeArray
 ) -> TeacherOutputs:
     """The outputs of one teacher that answers as several do. All ranks call it.
 
@@ -69,8 +73,7 @@ def average(
         for start in range(0, len(values), most):
             # float64, because a weighted mean of logarithms would otherwise lose digits that float32 outputs have.
             block = np.stack([_in_order(teacher, slice(start, start + most)) for teacher in teachers])
-            found = mean_outputs(torch.from_numpy(block), shares, mean=mean, temperature=temperature)
-            values[start : start + most] = found.numpy()
+            values[start : start + most] = mean_of(torch.from_numpy(block), shares).numpy()
     file.world.meet("mean of the teachers' outputs")
     answered = [teacher.answered for teacher in teachers if teacher.answered is not None]
     return replace(

@@ -89,7 +89,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         # One teacher at a time on the device, so the others are loaded only now.
         further, others = measure_further_teachers(context, prepared, measurer, is_asked=outputs is not None)
         if outputs is not None and others:
-            outputs = mean_of_teachers(context, [outputs, *others])
+            outputs = mean_of_teachers(context, prepared.task, [outputs, *others])
         resume_from = (found[1], found[0].step) if found else None
         changed = changed_processes(found[1], context.world) if found else ""
         if changed:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 from distillchain_api.gates import teacher_remedy
-from distillchain_api.wire.work_order import FurtherTeacher
+from distillchain_api.wire.work_order import FurtherTeacher, WorkOrder
 from distillchain_trainer.engine.node_array import NodeArray
 from distillchain_trainer.engine.precision import compute_head_in_float32
-from distillchain_trainer.engine.teacher_average import Mean, average
+from distillchain_trainer.engine.teacher_average import Mean, MeanOf, average, mean_outputs
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
 from distillchain_trainer.models.checkpoints import Checkpoint, forget
 from distillchain_trainer.models.loaded import Loaded
@@ -22,6 +23,7 @@ from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.measure import MeasuredTeacher, Measurer, Origin
 from distillchain_trainer.stage.prepare import Prepared, further_teacher_folder, load_teacher
 from distillchain_trainer.stage.run_stats import RunStats
+from distillchain_trainer.tasks.interface import TaskAdapter
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def _one_by_one(
 ) -> Iterator[tuple[MeasuredTeacher, TeacherOutputs | None]]:
     teachers = zip(context.order.further_teachers, prepared.further_teachers, strict=True)
     for number, (other, checkpoint) in enumerate(teachers):
-        loaded = load_teacher(context, prepared.task, checkpoint)
+        loaded = load_teacher(context, prepared.task.load_further_teacher, checkpoint)
         compute_head_in_float32(loaded.model, context.order.training.precision)
         measured = _measure(context, prepared, measurer, other, checkpoint, loaded)
         outputs = _ask(context, prepared, measurer.stats, checkpoint, loaded) if is_asked else None
@@ -88,13 +90,17 @@ def _ask(
     return outputs
 
 
-def mean_of_teachers(context: Context, teachers: list[TeacherOutputs]) -> TeacherOutputs:
+def mean_of_teachers(context: Context, task: TaskAdapter, teachers: list[TeacherOutputs]) -> TeacherOutputs:
     """The mean of all teachers, by the shares of the work order."""
-    order = context.order
+    file = NodeArray(context.scratch("logits") / "mean-of-teachers.f32", context.world)
+    return average(teachers, context.order.shares, mean_of=_mean_of(context.order, task), file=file)
+
+
+def _mean_of(order: WorkOrder, task: TaskAdapter) -> MeanOf:
     assert order.distillation is not None
-    kind = order.task.outputs
-    assert kind != "Tokens", "the spec refuses several teachers for such a task"
+    kind, temperature = order.task.outputs, order.distillation.temperature
+    if kind == "Tokens":
+        return partial(task.mean_of_predictions, temperature=temperature)
     # An objective without a temperature compares outputs as numbers, and so it is their mean that it needs.
     mean: Mean = kind if load_objective(order.distillation.objective).uses_temperature else "Numbers"
-    file = NodeArray(context.scratch("logits") / "mean-of-teachers.f32", context.world)
-    return average(teachers, order.shares, mean=mean, temperature=order.distillation.temperature, file=file)
+    return partial(mean_outputs, mean=mean, temperature=temperature)

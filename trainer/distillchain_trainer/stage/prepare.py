@@ -173,14 +173,14 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
     # Only a first and a last line: the clients that download report no progress to us.
     context.reporter.report("FetchTeacher", 0, 1)
     checkpoint = _fetch_once(context, lambda: _fetch_teacher(context), "download of the teacher")
-    loaded = load_teacher(context, task, checkpoint)
+    loaded = load_teacher(context, task.load_teacher, checkpoint)
     context.reporter.report("FetchTeacher", 1, 1)
     return LoadedTeacher(loaded, checkpoint)
 
 
-def load_teacher(context: Context, task: TaskAdapter, checkpoint: Checkpoint) -> Loaded:
+def load_teacher(context: Context, load: Callable[[Checkpoint], Loaded], checkpoint: Checkpoint) -> Loaded:
     """A teacher on the device, or split over the devices of all ranks. Raises: CheckpointInvalid, LabelMismatch."""
-    loaded = task.load_teacher(checkpoint)
+    loaded = load(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU.
     if context.is_sharded:
         shard(loaded.model, context.world, device=best_device())

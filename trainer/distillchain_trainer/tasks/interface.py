@@ -55,6 +55,10 @@ class TaskAdapter(Protocol):
     def load_teacher(self, checkpoint: Checkpoint) -> Loaded:
         """A model that is fine-tuned on the task. Raises: CheckpointInvalid, LabelMismatch."""
 
+    def load_further_teacher(self, checkpoint: Checkpoint) -> Loaded:
+        """One of several teachers, after the first one; by default loaded as that. Raises: as load_teacher."""
+        return self.load_teacher(checkpoint)
+
     def recall_teacher(self, teacher: Loaded) -> Loaded:
         """Takes a teacher that its pass has asked already: tokenizer and configuration, without weights."""
         return teacher
@@ -109,6 +113,17 @@ class TaskAdapter(Protocol):
             teacher: what `outputs_of` gave for the teacher.
         """
         return logits, teacher
+
+    def mean_of_predictions(self, outputs: Tensor, weights: Tensor, *, temperature: float) -> Tensor:
+        """For a task whose outputs are tokens: what stands for the outputs of several teachers.
+
+        Args:
+            outputs: [teachers, items, ...], float64.
+            weights: [teachers]; they add up to 1.
+            temperature: of the objective.
+        """
+        del outputs, weights, temperature
+        raise AssertionError("no task of this kind")
 
     def targets(self, split: Split) -> Tensor:
         """What `label_loss` compares outputs with, [rows, ...]; for a task with items [items, ...], row after row."""

@@ -30,6 +30,7 @@ from distillchain_trainer.models.tokenizers import vocabulary_size
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm import models, rows
 from distillchain_trainer.tasks.causal_lm.evaluate import LOG_PROBABILITY_DIGITS, Predicted
+from distillchain_trainer.tasks.causal_lm.mean_of_teachers import mean_of_teachers
 from distillchain_trainer.tasks.causal_lm.outputs import (
     at_positions,
     measured_outputs,
@@ -81,6 +82,13 @@ class CausalLMAdapter(TaskAdapter):
         """See TaskAdapter."""
         self._teacher = self._uses(models.load_teacher(checkpoint, self.task, warnings=self.notes))
         return self._teacher
+
+    def load_further_teacher(self, checkpoint: Checkpoint) -> Loaded:
+        """See TaskAdapter. It reads texts with the tokenizer of the first teacher."""
+        assert self._teacher is not None
+        further = models.load_teacher(checkpoint, self.task, warnings=self.notes)
+        what = f"{checkpoint.field}: {checkpoint.uri}"
+        return self._uses(models.with_tokenizer_of(self._teacher, further, what=what, warnings=self.notes))
 
     def recall_teacher(self, teacher: Loaded) -> Loaded:
         """See TaskAdapter."""
@@ -181,6 +189,10 @@ class CausalLMAdapter(TaskAdapter):
         ours = selected_log_probabilities(logits, ids)
         # Where k is the whole vocabulary, there are no other tokens.
         return ours, theirs[..., : ours.shape[-1]]
+
+    def mean_of_predictions(self, outputs: Tensor, weights: Tensor, *, temperature: float) -> Tensor:
+        """See TaskAdapter."""
+        return mean_of_teachers(outputs, weights, temperature=temperature, vocabulary=self._vocabulary)
 
     def targets(self, split: Split) -> Tensor:
         """Ids of the tokens to predict [tokens]."""

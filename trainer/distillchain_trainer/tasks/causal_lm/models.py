@@ -27,7 +27,7 @@ from distillchain_trainer.tasks.causal_lm.working import check_saved_tokenizer, 
 
 KNOWN_TO_WORK = "llama, qwen2, qwen3, mistral, gemma2, phi3, gpt_neox or gpt2"
 OTHER_VOCABULARY = (
-    "use a student of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
+    "use a model of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
 )
 
 
@@ -114,7 +114,9 @@ def build_student(
 
 
 def with_tokenizer_of(teacher: Loaded, student: Loaded, *, what: str, warnings: StageWarnings) -> Loaded:
-    """The student with its teacher's tokenizer, chat template and end tokens. Raises: CheckpointInvalid.
+    """A student, or a further teacher, with the tokenizer, chat template and end tokens of the teacher.
+
+    Raises: CheckpointInvalid.
 
     The vocabularies must be the same. The embeddings may have different numbers of rows, of which those beyond the
     vocabulary are padding.
@@ -127,7 +129,7 @@ def with_tokenizer_of(teacher: Loaded, student: Loaded, *, what: str, warnings: 
         )
     own, template = student.tokenizer.chat_template, teacher.tokenizer.chat_template
     if own and own != template:
-        warnings.add(f"{what}: its chat template differs from the teacher's; the student gets the teacher's tokenizer")
+        warnings.add(f"{what}: its chat template differs from the teacher's; the teacher's tokenizer is used")
     _end_as(teacher, student.model)
     return Loaded(student.model, teacher.tokenizer, student.start, pretrained=student.pretrained)
 

@@ -1,0 +1,109 @@
+"""Several language models teach one: examples/llm/two-teachers.yaml with small models on short real sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.yaml_text import load_yaml
+from distillchain_trainer.errors import CheckpointInvalid
+from distillchain_trainer.stage import train_student
+from distillchain_trainer.tasks.causal_lm.outputs import at_positions, split_teacher_outputs
+from smollm2.texts import HELD_OUT, TRAIN, as_chat, write_jsonl
+from trainer.language_parts import DAYS, MONTHS, OTHERS, save_llama
+from trainer.parts import manifest_of, run_here
+
+pytestmark = pytest.mark.models
+
+EXAMPLE = Path(__file__).parents[2] / "examples/llm/two-teachers.yaml"
+# Without those that the tokenizer of the tests has anyway.
+KNOWN = {"Go", "user", "assistant", *DAYS, *MONTHS, *OTHERS}
+WORDS = tuple(sorted({word for sentence in [*TRAIN, *HELD_OUT] for word in sentence.split()} - KNOWN))
+
+
+def example(root: Path) -> dict[str, Any]:
+    """The example, whose teacher is fine-tuned here because it starts with random weights.
+
+    Validation repeats training rows: so small a model learns nothing about sentences with other words.
+    """
+    start = save_llama(root / "start", more_words=WORDS)
+    write_jsonl(root / "data/train.jsonl", [as_chat(sentence) for sentence in TRAIN])
+    write_jsonl(root / "data/validation.jsonl", [as_chat(sentence) for sentence in TRAIN[:16]])
+    document = load_yaml(EXAMPLE.read_text(), source=EXAMPLE.name)
+    spec: dict[str, Any] = document["spec"]
+    splits = {"train": "train.jsonl", "validation": "validation.jsonl"}
+    spec["task"]["dataset"] |= {"uri": f"file://{root}/data", "splits": splits}
+    spec["task"]["maxLength"] = 48
+    spec["storage"] = {"uri": f"file://{root}/store"}
+    spec["teacher"] = {"model": f"file://{start}", "fineTune": {"epochs": 12}}
+    spec["template"]["training"] = {"epochs": 3, "batchSize": 8, "learningRate": 0.02}
+    three, one = spec["stages"]
+    three["student"], one["student"] = {"fromTeacher": {"layers": 2}}, {"model": f"file://{start}"}
+    return document
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the committed teacher of the example."""
+    folder = tmp_path_factory.mktemp("teachers")
+    run_here(build_plan(parse_chain(example(folder))).stages[0].work_order, folder, attempt="teacher")
+    return folder
+
+
+def shares_in_plain_transformers(folder: str, inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
+    """Probabilities of all tokens [rows, width, vocabulary]."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder.removeprefix("file://")).eval()
+    with torch.no_grad():
+        return at_positions(model(**inputs).logits, positions).softmax(-1)
+
+
+def test_the_example_teaches_the_mean_of_both_teachers(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Against plain transformers. topK is 64, of more than 600 tokens."""
+    seen: list[Any] = []
+    real = train_student.train
+    monkeypatch.setattr(
+        train_student,
+        "train",
+        lambda model, rows, *rest, **more: (seen.append(rows), real(model, rows, *rest, **more))[1],
+    )
+    plan = build_plan(parse_chain(example(root)))
+
+    teacher, three, one = [run_here(stage.work_order, root, attempt=stage.name) for stage in plan.stages]
+
+    rows = seen[-1]
+    numbers = torch.arange(len(TRAIN))
+    inputs, compared = rows.batch(numbers, width=int(rows.lengths.max()))
+    items = torch.arange(compared["positions"].shape[1]) < torch.tensor(rows.weights).unsqueeze(1)
+    ids, logs = split_teacher_outputs(compared["teacher"])
+    models = [shares_in_plain_transformers(it.checkpoint, inputs, compared["positions"]) for it in (three, teacher)]
+    want = 2 / 3 * models[0] + 1 / 3 * models[1]
+    smallest = 2 / 3 * models[0].topk(64).values[..., -1:] + 1 / 3 * models[1].topk(64).values[..., -1:]
+    off = (logs.softmax(-1)[..., :64] - want.gather(-1, ids)).abs()[items]
+    assert (off <= smallest[items] + 1e-5).all()
+    assert off.median() < 1e-5, "most of it is stored by both"
+    assert (want - models[0]).abs()[items].max() > 0.02, "the other one has a say"
+    (other,) = manifest_of(root, one.digest).further_teachers
+    assert (other.name, round(other.share, 4)) == ("teacher", 0.3333)
+    assert len(list(root.glob("store/logits/*"))) == 2, "each teacher has answered once"
+
+
+def test_a_teacher_with_another_vocabulary_is_refused_by_its_name(root: Path):
+    document = example(root)
+    other = save_llama(root / "other", more_words=WORDS[:-1])
+    document["spec"]["stages"] = document["spec"]["stages"][:1]
+    document["spec"]["stages"][0]["teachers"] = [{"stage": "teacher"}, {"model": f"file://{other}"}]
+    order = build_plan(parse_chain(document)).stages[-1].work_order
+
+    with pytest.raises(CheckpointInvalid) as error:
+        run_here(order, root, attempt="other")
+
+    assert str(error.value).startswith(
+        f"spec.stages[0].teachers: file://{other}: its vocabulary is not that of the teacher "
+    )
