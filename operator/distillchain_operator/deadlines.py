@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.status import ChainPhase, ChainStatus, StageStatus
+from distillchain_api.resource.status import ChainPhase, StageStatus
 from distillchain_api.values import duration_seconds
 from distillchain_operator import entries
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, build_pause
 from distillchain_operator.run_time import is_running, time_run
-from distillchain_operator.status import timestamp
+from distillchain_operator.status import INVALID_SPEC, timestamp
 from distillchain_operator.view import View
 
 RESUMES = "training resumes from the saved state"
@@ -84,9 +84,7 @@ def stall_pause(view: View, stage: PlannedStage, job: ObservedJob, what: str, *,
 def chain_times_out_at(view: View) -> datetime | None:
     """When the chain has run for `spec.timeout`; None without one, and while it does not run."""
     timeout, started_at = view.plan.chain.spec.timeout, view.previous.started_at
-    # A retry, and an edit of a chain that has failed, give it the whole time again.
-    is_new_run = view.retried or (view.was_edited and view.previous.phase != "Running")
-    if timeout is None or started_at is None or view.suspends or is_new_run:
+    if timeout is None or started_at is None or view.suspends or _is_new_run(view):
         return None
     return datetime.fromisoformat(started_at) + timedelta(seconds=duration_seconds(timeout))
 
@@ -101,14 +99,27 @@ def failed_by_chain_timeout(view: View, stage: PlannedStage) -> StageStatus | No
     return entries.failed(stage, FailureClass.DEADLINE_EXCEEDED, message)
 
 
-def chain_started_at(view: View, phase: ChainPhase, previous: ChainStatus) -> str | None:
-    """Since when the chain runs without a break.
+def chain_started_at(view: View, phase: ChainPhase) -> str | None:
+    """Since when the chain runs without a break; a pause before the Job of its first stage is none.
 
     Args:
         phase: of the chain after this look.
     """
-    if phase in ("Pending", "Suspended"):
+    if phase == "Suspended":
         return None
-    if phase != "Running" or (previous.phase == "Running" and not view.retried):
-        return previous.started_at or (timestamp(view.now) if phase == "Running" else None)
-    return timestamp(view.now)
+    before = None if phase in ("Pending", "Running") and _is_new_run(view) else view.previous.started_at
+    return before or (timestamp(view.now) if phase == "Running" else None)
+
+
+def _is_new_run(view: View) -> bool:
+    """Whether a retry, or an edit of a chain that had ended, gives it the whole time again."""
+    before = view.previous
+    own = {entry.name: entry.phase for entry in before.stages}
+    # A control runs beside the chain, and the user may have mistyped a name.
+    failed = {name for name, phase in own.items() if phase == "Failed"}
+    if view.retried & failed or view.trained_again & set(own):
+        return True
+    # An invalid spec makes the phase Failed too, but the Jobs of the chain run on.
+    is_invalid = any(condition.reason == INVALID_SPEC for condition in before.conditions)
+    has_ended = before.phase in ("Failed", "Succeeded") and not is_invalid
+    return view.was_edited and (has_ended or bool(failed) or all(phase == "Committed" for phase in own.values()))

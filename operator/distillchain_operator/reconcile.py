@@ -60,7 +60,7 @@ def reconcile(
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
-    status = status.model_copy(update={"started_at": deadlines.chain_started_at(view, status.phase, previous)})
+    status = status.model_copy(update={"started_at": deadlines.chain_started_at(view, status.phase)})
     leaving = _deleted(actions)
     expiring = expirations(view, stages)
     actions += [action for action in expiring.actions if action.name not in leaving]
@@ -122,7 +122,7 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     running = [(stages[job.stage], job) for job in view.wanted_unfinished_jobs()]
     moments = [starting.starts_by(view, stage, job) for stage, job in running]
     moments += [deadlines.times_out_at(view, stage, job) for stage, job in running]
-    moments += [deadlines.chain_times_out_at(view)] if status.phase == "Running" else []
+    moments += [deadlines.chain_times_out_at(view)] if status.phase in ("Pending", "Running") else []
     waiting = [entry.missing_export or entry for entry in status.entries]
     moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]

@@ -15,7 +15,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator.actions import CreateJob, Decision, DeleteJob, NotePods
 from distillchain_operator.labels import PODS_ANNOTATION
-from distillchain_operator.status import timestamp
+from distillchain_operator.status import invalid_status, timestamp
 from distillchain_operator.transitions import transitions
 
 
@@ -260,6 +260,49 @@ def test_a_suspension_an_edit_after_the_end_and_controls_do_not_use_up_the_time_
     assert (done.phase, done.started_at) == ("Succeeded", started.started_at)
     edited = decide(a_chain_with_timeout(generation=2), job, pods=(pod,), previous=done, now=at(900))
     assert (created(edited), edited.status.started_at) == (["tiny"], timestamp(at(900)))
+
+
+def test_a_pause_before_the_job_of_the_first_stage_counts_for_the_timeout_of_the_chain():
+    plan = a_chain_with_timeout(stages=["mini"], template={"image": "x", "pendingDeadline": "100m"})
+    started = decide(plan).status
+    job = a_job(plan, "mini", active=1)
+    paused = decide(plan, job, pods=(a_pod(job, phase="Pending"),), previous=started, now=at(100))
+    assert (paused.status.phase, paused.status.started_at) == ("Pending", started.started_at)
+    again = decide(plan, previous=paused.status, now=at(110))
+    assert (created(again), again.status.started_at) == (["mini"], started.started_at)
+    late = decide(plan, previous=paused.status, now=at(120))
+    assert (created(late), late.status.phase, entry(late, "mini").failure_class) == ([], "Failed", "DeadlineExceeded")
+
+
+def test_only_a_retry_of_a_failed_stage_and_an_edit_of_a_chain_that_has_ended_give_a_chain_its_time_again():
+    plan = a_chain_with_timeout(stages=["mini"])
+    started = decide(plan).status
+    job = a_job(plan, "mini", active=1)
+    pods = (a_pod(job),)
+    for named in ("mni", "mini"):
+        same = decide(retrying(plan, named), job, pods=pods, previous=started, now=at(119))
+        assert (same.status.started_at, same.look_again_s) == (started.started_at, 60)
+
+    corrected = a_chain_with_timeout(stages=["mini"], generation=3)
+    invalid = invalid_status(["spec.x: got 1"], generation=2, previous=started, now=at(60))
+    same = decide(corrected, job, pods=pods, previous=invalid, now=at(119))
+    assert (same.status.started_at, same.look_again_s) == (started.started_at, 60)
+
+    failed = decide(plan, job, pods=pods, previous=started, now=at(120)).status
+    invalid = invalid_status(["spec.x: got 1"], generation=2, previous=failed, now=at(130))
+    corrected = a_chain_with_timeout("3h", stages=["mini"], generation=3)
+    assert decide(corrected, previous=invalid, now=at(200)).status.started_at == timestamp(at(200))
+
+
+def test_a_chain_that_is_trained_again_has_its_time_again():
+    plan = a_chain_with_timeout(stages=["mini"])
+    job, pod = a_committed_job(plan, "mini")
+    done = decide(plan, job, pods=(pod,), previous=decide(plan).status, now=at(1)).status
+    asked = retrying(plan, "mini", committed_too=True)
+    first = decide(asked, job, pods=(pod,), previous=done, now=at(900))
+    assert (deleted(first), first.status.started_at) == ([job["metadata"]["name"]], None)
+    second = decide(asked, previous=first.status, now=at(901))
+    assert (created(second), second.status.started_at) == (["mini"], timestamp(at(901)))
 
 
 def test_an_export_that_runs_longer_than_the_timeout_fails_and_its_stage_stays_committed():
