@@ -302,6 +302,10 @@ class Controller:
                         # The refusal changes phase and conditions of the chain too, so its status is built again.
                         entries = with_entry(status.entries, action.stage, **changes)
                         status = build_chain_status(plan, entries, previous=previous, now=self._clock())
+                        # The time of a chain begins with a Job, unless stages of it are committed.
+                        has_begun = status.phase != "Pending" or decision.status.started_at == previous.started_at
+                        started_at = decision.status.started_at if has_begun else None
+                        status = status.model_copy(update={"started_at": started_at})
                 case SetSuspend() | NotePods() | SetTtl() if action.uid in leaving:
                     pass  # a Job that is deleted now must not run again before
                 case DeleteJob() | SetSuspend() | NotePods() | SetTtl():
