@@ -56,6 +56,8 @@ def _type(schema: dict[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):
         return "whole number or string"
+    if "type" not in schema:
+        return "any value"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
     if schema.get("additionalProperties", {"type": "object"}).get("type") != "object":

@@ -11,7 +11,7 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, Fault, error_of, expected
 from distillchain_api.task import CONFIG_RULE, Task, TextDataset
-from distillchain_api.values import SourceUri, Text, is_plain_path
+from distillchain_api.values import PlainText, SourceUri, Text, is_plain_path
 
 MAX_FILES = 256
 PLAIN_TEXT = (".txt", ".txt.gz")
@@ -27,7 +27,7 @@ class Transfer(Document):
     config: Text | None = None
     """Configuration of a hub dataset; only with hf://."""
     files: Annotated[
-        list[Text],
+        list[PlainText],
         Field(min_length=1, max_length=MAX_FILES, json_schema_extra={"x-kubernetes-list-type": "set"}),
         Expect(f"a list of 1 to {MAX_FILES} files or splits"),
     ]

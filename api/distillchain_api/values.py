@@ -12,18 +12,20 @@ from typing import Annotated, NewType
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from distillchain_api.cel import cel, rules
 from distillchain_api.faults import Expect, expected
 
 StageDigest = NewType("StageDigest", str)
 """64 lowercase hex digits: what decides the result of a stage (digests.py)."""
 
 # A part of a path that is neither "." nor "..": with those, one place would have several spellings and digests.
-_PART = r"(\.{0,2}[^/\s.][^/\s]*|\.{3,}[^/\s]*)"
+_CHAR = r"[^/\s\x00-\x1f\x7f]"
+_PART = rf"(\.{{0,2}}[^/\s.\x00-\x1f\x7f]{_CHAR}*|\.{{3,}}{_CHAR}*)"
 _REVISION = r"@[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*"
 _HF = rf"hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?({_REVISION})?"
 _S3 = rf"s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/{_PART})*"
 _FILE = rf"file://(/{_PART})+"
-MAX_URI_CHARS = 1024  # S3's own limit on a key
+MAX_URI_CHARS = 1024  # S3's own limit on a key, which it counts in bytes
 
 
 def without_slash(uri: str) -> str:
@@ -46,9 +48,18 @@ def cel_same_folder(field: str = "") -> str:
     return f"{new} == {old} || {new} + '/' == {old} || {new} == {old} + '/'"
 
 
+def _in_bytes(uri: str) -> str:
+    if len(uri.encode()) > MAX_URI_CHARS:
+        raise PydanticCustomError("fault", "{problem}", {"problem": expected(uri, f"{MAX_URI_CHARS} bytes at most")})
+    return uri
+
+
+URI_RULE = cel(f"bytes(self).size() <= {MAX_URI_CHARS}", f"expected {MAX_URI_CHARS} bytes at most")
+
 SourceUri = Annotated[
     str,
-    Field(pattern=f"^({_HF}|{_S3}|{_FILE})/?$", max_length=MAX_URI_CHARS),
+    Field(pattern=f"^({_HF}|{_S3}|{_FILE})/?$", max_length=MAX_URI_CHARS, json_schema_extra=rules(URI_RULE)),
+    AfterValidator(_in_bytes),
     AfterValidator(without_slash),
     Expect(
         "hf://repo[@revision], s3://bucket/prefix or file:///absolute/path",
@@ -58,6 +69,7 @@ SourceUri = Annotated[
 StorageUri = Annotated[
     str,
     Field(pattern=f"^({_S3}|{_FILE})/?$", max_length=MAX_URI_CHARS),
+    AfterValidator(_in_bytes),
     AfterValidator(without_slash),
     Expect("s3://bucket/prefix or file:///absolute/path", "without spaces, '//', '/./' and '/../'"),
 ]
@@ -118,5 +130,15 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-ClassName = Annotated[Text, AfterValidator(nfc)]
+PlainText = Annotated[
+    str,
+    Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    Expect("text of 1 to 256 characters without tabs, line breaks and other control characters", "in YAML, quote it"),
+]
+"""A name in a long list: control characters take six times the space in JSON."""
+HTTP_ADDRESS = r"https?://[!-.0-?A-~]+(/[!-~]*)?"
+"""Of ASCII characters, without user and password before the host: a chain, its work order and its status can be read by
+many."""
+
+ClassName = Annotated[PlainText, AfterValidator(nfc)]
 """Name of a class, in the form in which names are compared and stored."""

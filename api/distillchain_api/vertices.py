@@ -308,4 +308,6 @@ def merge(defaults: DocumentT, overrides: Document | None) -> DocumentT:
 
 def _address(chain: DistillationChain) -> StorageAddress:
     storage = chain.spec.storage
-    return StorageAddress(uri=storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)
+    return StorageAddress(
+        uri=storage.uri, endpoint_url=storage.endpoint_url, region=storage.region, encryption=storage.encryption
+    )

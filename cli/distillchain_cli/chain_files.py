@@ -39,6 +39,11 @@ class ChainDocument:
         """Name of the chain, for messages."""
         return _name(self.content) or "without a name"
 
+    @property
+    def has_name(self) -> bool:
+        """Whether it has a name, as `kubectl create` does not require."""
+        return bool(_name(self.content))
+
 
 @dataclass(frozen=True)
 class FileContent:
@@ -54,15 +59,18 @@ class FileContent:
     others: list[str] = field(default_factory=list)
 
 
-def list_files(path: str) -> list[str]:
+def list_files(path: str, *, recursive: bool = False) -> list[str]:
     """The files that an argument stands for: itself, or the YAML and JSON files of a folder.
 
-    As with kubectl, subfolders are left out. Raises: BadDocument when the folder has no such file.
+    Args:
+        recursive: also those of its subfolders; as with kubectl, links to folders are not followed.
+    Raises: BadDocument when the folder has no such file.
     """
     # A path that does not exist is returned as a file: reading it gives the right error.
     if path == STDIN or not Path(path).is_dir():
         return [path]
-    files = sorted(str(file) for file in Path(path).iterdir() if file.suffix in EXTENSIONS and file.is_file())
+    found = Path(path).rglob("*") if recursive else Path(path).iterdir()
+    files = sorted(str(file) for file in found if file.suffix in EXTENSIONS and file.is_file())
     if not files:
         raise BadDocument(path, [Fault("", f"the folder has no {', '.join(EXTENSIONS)} file")])
     return files

@@ -17,7 +17,7 @@ from distillchain_cli.choices import choice_of, limit
 from distillchain_cli.completion import complete_chain, complete_stage
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import BadInput
-from distillchain_cli.options import Name, Storage, Verbose
+from distillchain_cli.options import Name, Recursive, Storage, Verbose
 from distillchain_cli.printing import interruptible, print_message, print_result
 
 app = typer.Typer()
@@ -40,6 +40,13 @@ def delete(
     selector: Annotated[
         str | None, typer.Option("--selector", "-l", metavar="LABELS", help="Chains with these labels: team=nlp.")
     ] = None,
+    filenames: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filename", "-f", metavar="FILE", help="The chains of a file, a folder or - for stdin. May be repeated."
+        ),
+    ] = None,
+    recursive: Recursive = False,
     everything: Annotated[bool, typer.Option("--all", help="All chains of the namespace.")] = False,
     ignore_not_found: Annotated[
         bool, typer.Option("--ignore-not-found", help="A chain that does not exist is no error.")
@@ -67,15 +74,21 @@ def delete(
     What the chains have committed stays in their stores: a chain with the same spec uses it again.
     """
     from distillchain_cli.chains import resource_name
-    from distillchain_cli.deletion import delete_chains, select_chains
+    from distillchain_cli.deletion import delete_chains, read_files, select_chains
 
     def report(chain: dict[str, Any]) -> None:
         name = resource_name(chain)
         print_result(name if output is DeletedFormat.NAME else f"{name} deleted")
 
+    files = read_files(filenames or [], recursive=recursive)
     cluster = connect(access)
     chains = select_chains(
-        cluster, names or [], selector=selector, everything=everything, ignore_not_found=ignore_not_found
+        cluster,
+        names or [],
+        files=files,
+        selector=selector,
+        everything=everything,
+        ignore_not_found=ignore_not_found,
     )
     with interruptible():
         delete_chains(cluster, chains, wait_s=None if no_wait else timeout, deleted=report)

@@ -12,7 +12,17 @@ from typing import Any
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
 from distillchain_cli.access import Access
-from distillchain_cli.errors import BadInput, Expired, NoData, NotFound, Refused, RunFailed, Unreachable, require_extra
+from distillchain_cli.errors import (
+    BadInput,
+    Conflict,
+    Expired,
+    NoData,
+    NotFound,
+    Refused,
+    RunFailed,
+    Unreachable,
+    require_extra,
+)
 from distillchain_cli.impersonation import Impersonation
 from distillchain_cli.kubeconfig import load_kubeconfig
 from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
@@ -59,12 +69,13 @@ class Cluster:
             rest = self._api.rest_client
             rest.pool_manager = Impersonation(rest.pool_manager, access.as_user, access.as_groups or ())
 
-    def fetch_chain(self, name: str) -> dict[str, Any]:
+    def fetch_chain(self, name: str, *, namespace: str | None = None) -> dict[str, Any]:
         """The chain as it is stored. Raises: NotFound."""
-        chain = self._get(f"{_chains(self.namespace)}/{name}")
+        namespace = namespace or self.namespace
+        chain = self._get(f"{_chains(namespace)}/{name}")
         if chain is None:
             raise NotFound(
-                f"there is no DistillationChain {name} in namespace {self.namespace}; see kubectl get {PLURAL} -A"
+                f"there is no DistillationChain {name} in namespace {namespace}; see kubectl get {PLURAL} -A"
             )
         return chain
 
@@ -122,16 +133,18 @@ class Cluster:
         )
 
     def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
-        """Sets annotations of the chain with this UID.
+        """Sets annotations of the chain as it was read.
 
-        Raises: Refused when the chain was deleted and recreated since it was read.
+        Raises: Conflict when anything of it has changed since, or when it was deleted and recreated.
         """
         metadata = chain["metadata"]
+        # What the caller writes may depend on the annotations and the status that it has read.
+        of_read = {key: metadata[key] for key in ("uid", "resourceVersion")}
         self._request(
             "PATCH",
             f"{_chains(self.namespace)}/{metadata['name']}",
             query={"fieldManager": FIELD_MANAGER},
-            body={"metadata": {"uid": metadata["uid"], "annotations": annotations}},
+            body={"metadata": {**of_read, "annotations": annotations}},
             content_type=MERGE_PATCH,
         )
 
@@ -140,7 +153,7 @@ class Cluster:
         metadata = chain["metadata"]
         body = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
         with suppress(NotFound):
-            self._request("DELETE", f"{_chains(self.namespace)}/{metadata['name']}", body=body)
+            self._request("DELETE", f"{_chains(metadata['namespace'])}/{metadata['name']}", body=body)
 
     def dry_run_chain(self, chain: dict[str, Any]) -> None:
         """Lets the API server check a chain as if it were applied, with its schema, rules and webhooks.
@@ -304,6 +317,8 @@ def _translate(error: Any) -> RunFailed:
         return NotFound(str(message))
     if error.status == 410:
         return Expired(str(message))
+    if error.status == 409:
+        return Conflict(f"the API server refused: {message}")
     kind = Unreachable if error.status in TRANSIENT else Refused
     hint = "; is the CRD applied?" if error.status == 404 else ""
     return kind(f"the API server refused: {message}{hint}")

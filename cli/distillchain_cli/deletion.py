@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from distillchain_api.faults import BadDocument, Fault
+from distillchain_cli.chain_files import FileContent, list_files, no_chain, read_file
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, NotFound, RunFailed
+from distillchain_cli.namespace_of import namespace_of
 
 POLL_S = 0.5
 
 
 def select_chains(
-    cluster: Cluster, names: Sequence[str], *, selector: str | None, everything: bool, ignore_not_found: bool
+    cluster: Cluster,
+    names: Sequence[str],
+    *,
+    files: Sequence[FileContent],
+    selector: str | None,
+    everything: bool,
+    ignore_not_found: bool,
 ) -> list[dict[str, Any]]:
-    """The chains with these names, with these labels, or all of the namespace.
+    """The chains with these names, of these files, with these labels, or all of the namespace.
 
-    Raises: BadInput when not exactly one of the three is given; NotFound.
+    Raises: BadInput when not exactly one of the four is given; NotFound; BadDocument.
     """
-    if bool(names) + (selector is not None) + everything != 1:
-        raise BadInput("expected names of chains, --selector or --all, and only one of them")
-    if not names:
+    if bool(names) + bool(files) + (selector is not None) + everything != 1:
+        raise BadInput("expected names of chains, --filename, --selector or --all, and only one of them")
+    if selector is not None or everything:
         return cluster.list_chains(selector=selector)
+    named = [(cluster.namespace, name) for name in names]
+    named += [address for file in files for address in _addresses(file, cluster)]
     chains = []
-    for name in names:
+    for namespace, name in named:
         try:
-            chains.append(cluster.fetch_chain(name))
+            chains.append(cluster.fetch_chain(name, namespace=namespace))
         except NotFound:
             if not ignore_not_found:
                 raise
     return chains
+
+
+def read_files(paths: Sequence[str], *, recursive: bool) -> list[FileContent]:
+    """The content of files and folders. Raises: BadDocument when one cannot be read, or none has a chain."""
+    contents = [read_file(file) for path in paths for file in list_files(path, recursive=recursive)]
+    if contents and not any(content.chains for content in contents):
+        raise no_chain([content.source for content in contents])
+    return contents
+
+
+def _addresses(file: FileContent, cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Namespaces and names of the chains in a file. The rest of them is not checked: invalid chains are deleted too."""
+    for chain in file.chains:
+        if not chain.has_name:
+            raise BadDocument(chain.source, [Fault("metadata.name", "missing, expected the name of a chain; add it")])
+        yield namespace_of(chain.content["metadata"], chain.source, cluster), chain.name
 
 
 def delete_chains(
@@ -64,7 +91,7 @@ def delete_chains(
 
 def _exists(cluster: Cluster, chain: dict[str, Any]) -> bool:
     try:
-        found = cluster.fetch_chain(chain["metadata"]["name"])
+        found = cluster.fetch_chain(chain["metadata"]["name"], namespace=chain["metadata"]["namespace"])
     except NotFound:
         return False
     return bool(found["metadata"]["uid"] == chain["metadata"]["uid"])

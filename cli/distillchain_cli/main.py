@@ -44,6 +44,7 @@ from distillchain_cli.options import (
     Filenames,
     Files,
     Overrides,
+    Recursive,
     Storage,
     Target,
     Verbose,
@@ -104,6 +105,7 @@ def validate(
     access: Access,
     files: Files = None,
     filenames: Filenames = None,
+    recursive: Recursive = False,
     dry_run: Annotated[
         DryRun,
         typer.Option(
@@ -122,7 +124,7 @@ def validate(
         raise BadInput(f"got no file, expected at least one, such as: {program_name()} validate chain.yaml")
     # Without a cluster no option of it is looked at, so that a laptop without kubeconfig can validate.
     cluster = connect(access) if dry_run is DryRun.SERVER else None
-    if not validate_files(paths, storage=storage, overrides=overrides or (), cluster=cluster):
+    if not validate_files(paths, storage=storage, overrides=overrides or (), cluster=cluster, recursive=recursive):
         raise typer.Exit(EXIT_BAD_INPUT)
 
 

@@ -36,6 +36,7 @@ Filenames = Annotated[
     list[str] | None,
     typer.Option("--filename", "-f", metavar="FILE", help="The same as the argument FILE. May be repeated."),
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", "-R", help="Read the subfolders of a folder too.")]
 Target = Annotated[
     str, typer.Argument(metavar="FILE|NAME", help="A chain file, or the name of a chain on the cluster.")
 ]

@@ -17,4 +17,9 @@ def open_chain_store(storage: Storage) -> Store:
         require_extra("cli", "boto3", purpose=f"reading {storage.uri}")
     from distillchain_store.opening import open_store
 
-    return open_store(storage.uri, endpoint_url=storage.endpoint_url, region=storage.region)
+    return open_store(
+        storage.uri,
+        endpoint_url=storage.endpoint_url,
+        region=storage.region,
+        encryption=storage.encryption.put_fields if storage.encryption else None,
+    )

@@ -21,6 +21,7 @@ from distillchain_cli.chain_files import (
     read_file,
 )
 from distillchain_cli.errors import NotFound, Refused
+from distillchain_cli.namespace_of import namespace_of
 from distillchain_cli.printing import print_faults, print_message, print_result
 
 if TYPE_CHECKING:
@@ -32,15 +33,21 @@ APPLIED_METADATA = ("name", "namespace", "labels", "annotations")
 
 
 def validate_files(
-    paths: Sequence[str], *, storage: str | None, overrides: Sequence[str], cluster: Cluster | None = None
+    paths: Sequence[str],
+    *,
+    storage: str | None,
+    overrides: Sequence[str],
+    cluster: Cluster | None = None,
+    recursive: bool = False,
 ) -> bool:
     """Prints a line for each valid chain to stdout, and the faults of the others to stderr.
 
     Args:
         cluster: whose API server checks the chains too.
+        recursive: read subfolders too.
     Returns: whether all chains are valid. Raises: BadDocument when there is no chain at all.
     """
-    contents, are_readable = _read(paths)
+    contents, are_readable = _read(paths, recursive=recursive)
     chains = [chain for content in contents for chain in content.chains]
     # After an unreadable file this error would only distract: the chain may be in that file.
     if are_readable and not chains:
@@ -54,13 +61,13 @@ def validate_files(
     return are_readable and all(results)
 
 
-def _read(paths: Sequence[str]) -> tuple[list[FileContent], bool]:
+def _read(paths: Sequence[str], *, recursive: bool) -> tuple[list[FileContent], bool]:
     """The content of all files that can be read, and whether that was all of them."""
     contents: list[FileContent] = []
     are_readable = True
     for path in paths:
         try:
-            files = list_files(path)
+            files = list_files(path, recursive=recursive)
         except BadDocument as error:
             print_faults(error)
             are_readable = False
@@ -103,10 +110,7 @@ def _validate(
 def _check_on_server(content: dict[str, Any], source: str, cluster: Cluster) -> None:
     """Raises: BadDocument with the API server's message when it refuses the chain."""
     metadata = {name: value for name, value in content["metadata"].items() if name in APPLIED_METADATA}
-    namespace = metadata.setdefault("namespace", cluster.namespace)
-    if cluster.namespace_option not in (None, namespace):
-        problem = f"got {namespace}, expected {cluster.namespace_option} as --namespace says; correct one of them"
-        raise BadDocument(source, [Fault("metadata.namespace", problem)])
+    metadata["namespace"] = namespace_of(metadata, source, cluster)
     try:
         cluster.dry_run_chain({name: content[name] for name in APPLIED} | {"metadata": metadata})
     except (Refused, NotFound) as error:

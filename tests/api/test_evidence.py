@@ -329,12 +329,6 @@ def test_seeds_wrap_around_at_the_largest_seed():
     assert vertex(plan, "tiny-s2").work_order.training.seed == 0
 
 
-def test_an_order_that_is_too_long_because_of_its_comparison_names_the_evidence():
-    stages = [a_stage("x" * 28 + f"{number:02d}") for number in range(32)]
-    plan = a_plan({"stages": "Every", "seeds": 20}, stages=stages)
-    assert "spec.evidence" in [fault.partition(":")[0] for fault in faults(plan)]
-
-
 @st.composite
 def chains(draw: st.DrawFn) -> Plan:
     """Plans with one to four stages and any evidence that the types accept."""

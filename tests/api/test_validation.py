@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.faults import BadDocument
 from distillchain_api.resource.crd import build_crd
 from distillchain_api.resource.spec import parse_chain
+from distillchain_cli.chain_files import list_files, read_file
 
 TABLE = [pytest.param(case, id=case.id) for case in BAD_CHAINS]
 
@@ -72,6 +74,15 @@ class TestOnTheApiServer:
         assert stored["spec"]["template"]["saveInterval"] == "10m"
         assert "training" not in stored["spec"]["stages"][0] or stored["spec"]["stages"][0]["training"] == {}
         assert parse_chain(stored).spec == parse_chain(GOOD).spec
+
+    def test_every_example_is_accepted(self, crd: ControlPlane, namespace: str, repository: Path):
+        files = [read_file(file) for file in list_files(str(repository / "examples"), recursive=True)]
+        chains = [chain.content for file in files for chain in file.chains]
+        for chain in chains:
+            chain["metadata"]["namespace"] = namespace
+        several = {"apiVersion": "v1", "kind": "List", "items": chains}
+        done = crd.kubectl("create", "--dry-run=server", "-o", "name", "-f", "-", input=json.dumps(several))
+        assert len(done.stdout.splitlines()) == len(chains) > 10
 
     def test_the_volume_of_a_cache_is_kept_as_it_is(self, crd: ControlPlane, namespace: str):
         document = copy.deepcopy(GOOD)

@@ -6,9 +6,9 @@ the field among them. The rows are in the modules by the field that is at fault.
 
 from __future__ import annotations
 
-from bad_chains import chain, stages, task, template
+from bad_chains import chain, size, stages, task, template
 from bad_chains.base import GOOD, BadChain, Change, tagging
 
 __all__ = ["BAD_CHAINS", "GOOD", "BadChain", "Change", "tagging"]
 
-BAD_CHAINS = (*chain.BAD_CHAINS, *task.BAD_CHAINS, *template.BAD_CHAINS, *stages.BAD_CHAINS)
+BAD_CHAINS = (*chain.BAD_CHAINS, *task.BAD_CHAINS, *template.BAD_CHAINS, *stages.BAD_CHAINS, *size.BAD_CHAINS)

@@ -173,4 +173,23 @@ BAD_CHAINS = (
         "spec.maxParallelJobs: got 0, expected a whole number from 1 to 100",
         ("spec.maxParallelJobs",),
     ),
+    BadChain(
+        "a key of KMS for another kind of encryption",
+        lambda spec: spec["storage"].update(encryption={"type": "AES256", "keyId": "alias/models"}),
+        'spec.storage.encryption.keyId: got "alias/models", expected nothing beside another type than aws:kms and '
+        "aws:kms:dsse; remove it",
+        ("spec.storage.encryption.keyId", "remove it"),
+    ),
+    BadChain(
+        "a bucket key without KMS",
+        lambda spec: spec["storage"].update(encryption={"type": "AES256", "bucketKey": True}),
+        "spec.storage.encryption.bucketKey: got true, expected nothing beside another type than aws:kms; remove it",
+        ("spec.storage.encryption.bucketKey", "remove it"),
+    ),
+    BadChain(
+        "encryption of a volume",
+        lambda spec: spec["storage"].update(uri="file:///models", encryption={"type": "AES256"}),
+        "spec.storage.encryption: expected nothing with file://, whose volume decides; remove it",
+        ("spec.storage.encryption", "whose volume decides"),
+    ),
 )

@@ -35,7 +35,8 @@ BAD_CHAINS = (
     BadChain(
         "label that YAML reads as a truth value",
         lambda spec: spec["task"].update(labels=[False, "yes please"]),
-        "spec.task.labels[0]: got false, expected text of 1 to 256 characters; in YAML, quote it",
+        "spec.task.labels[0]: got false, expected text of 1 to 256 characters without tabs, line breaks and other control "
+        "characters; in YAML, quote it",
         ("spec.task.labels[0]", "boolean"),
     ),
     BadChain(

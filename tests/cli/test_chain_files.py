@@ -281,6 +281,17 @@ def test_validate_reads_several_files_and_folders_and_reports_all_of_them(tmp_pa
     ]
 
 
+def test_validate_reads_subfolders_only_if_asked_to(tmp_path: Path):
+    (tmp_path / "chains" / "below").mkdir(parents=True)
+    write(tmp_path / "chains" / "below" / "c.yaml", a_document("c"))
+
+    done = distillchain_here("validate", "-R", "chains", cwd=tmp_path)
+    not_asked = distillchain_here("validate", "chains", cwd=tmp_path)
+
+    assert done.stdout.startswith("chains/below/c.yaml: valid: DistillationChain c"), done.stderr
+    assert (not_asked.returncode, not_asked.stdout) == (2, "")
+
+
 def test_an_empty_file_beside_a_chain_is_no_error(tmp_path: Path):
     write_chain(tmp_path)
     (tmp_path / "empty.yaml").touch()
@@ -347,7 +358,8 @@ def test_a_closed_stdin_is_reported(tmp_path: Path):
 def write_large_chain(folder: Path, size_bytes: int) -> Path:
     """A chain whose only stage has an architecture of this size."""
     document = a_document(stages=["mini"])
-    architecture = {"modelType": "bert", "config": {"padding": "é" * (size_bytes // 2)}}
+    config = {f"field{place}": "é" * 1000 for place in range(size_bytes // 2000)}
+    architecture = {"modelType": "bert", "config": config}
     document["spec"]["stages"][0]["student"] = {"architecture": architecture, "tokenizer": "hf://org/teacher"}
     return write(folder / "chain.yaml", document)
 
@@ -359,12 +371,12 @@ def test_a_work_order_too_large_for_a_variable_is_refused_before_anything_starts
     done = distillchain_here(command, "chain.yaml", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("chain.yaml: spec.stages[0].student.architecture.config: takes 131")
+    assert done.stderr.startswith("chain.yaml: spec.stages[0].student.architecture.config: takes 13")
     assert "bytes long; expected 131047 at most, because an environment variable holds it" in done.stderr
 
 
 def test_the_limit_of_a_work_order_is_that_of_the_system(tmp_path: Path):
-    order = plan_of(read_chain(str(write_large_chain(tmp_path, 130_000))), source="").stages[0].work_order
+    order = plan_of(read_chain(str(write_large_chain(tmp_path, 128_000))), source="").stages[0].work_order
     text = order.to_json()
     text += " " * (MAX_WORK_ORDER_BYTES - len(text.encode()))
 

@@ -244,8 +244,25 @@ def test_delete_removes_the_named_chains_and_their_jobs(scene: Scene):
     assert (ignored.returncode, ignored.stderr) == (0, f"there are no such chains in namespace {scene.namespace}\n")
     assert (neither.returncode, neither.stderr) == (
         2,
-        "expected names of chains, --selector or --all, and only one of them\n",
+        "expected names of chains, --filename, --selector or --all, and only one of them\n",
     )
+
+
+@with_marks
+def test_delete_takes_files_whose_chains_need_not_be_valid(scene: Scene, tmp_path: Path):
+    create_chain(scene, "first")
+    create_chain(scene, "second")
+    create_chain(scene, "third")
+    (tmp_path / "team").mkdir()
+    first = f"kind: DistillationChain\nmetadata: {{name: first, namespace: {scene.namespace}}}"
+    gone = "kind: DistillationChain\nmetadata: {name: gone}"
+    (tmp_path / "team" / "chains.yaml").write_text(f"{first}\n---\n{gone}\n---\n{{kind: Secret}}\n")
+    (tmp_path / "second.json").write_text('{"kind": "DistillationChain", "metadata": {"name": "second"}}')
+
+    done = scene.distillchain("delete", "-R", "-f", str(tmp_path), "--ignore-not-found", "-o", "name")
+
+    assert done.stdout == "".join(f"distillationchain.distillchain.io/{name}\n" for name in ("second", "first"))
+    assert names_on_cluster(scene) == sorted([NAME, "third"])
 
 
 @with_marks
@@ -324,6 +341,25 @@ def serving(folder: Path, *, is_silent: bool = False) -> Iterator[Path]:
         Server.released.set()
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "content, want",
+    [
+        ("{kind: Secret}", "chain.yaml: found no DistillationChain, expected at least one"),
+        ("{kind: DistillationChain}", "chain.yaml: metadata.name: missing, expected the name of a chain; add it"),
+        (
+            "{kind: DistillationChain, metadata: {name: a, namespace: ml}}",
+            "chain.yaml: metadata.namespace: got ml, expected other as --namespace says; correct one of them",
+        ),
+    ],
+)
+def test_delete_refuses_a_file_without_a_chain_that_it_can_find(tmp_path: Path, content: str, want: str):
+    (tmp_path / "chain.yaml").write_text(content)
+    with serving(tmp_path) as kubeconfig:
+        argv = ("delete", "-f", "chain.yaml", "-n", "other")
+        done = distillchain_here(*argv, cwd=tmp_path, KUBECONFIG=str(kubeconfig))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{want}\n")
 
 
 def test_logs_since_asks_for_the_lines_of_the_last_seconds(tmp_path: Path):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from distillchain_api.base import Document
 from distillchain_api.cel import fault
 from distillchain_api.faults import Expect, expected
-from distillchain_api.values import Text
+from distillchain_api.values import PlainText
 
 MAX_TARGETS = 64
 
@@ -33,7 +33,7 @@ class Lora(Document):
     """Share of the adapter's inputs that are set to 0 in training."""
     target_modules: (
         Annotated[
-            list[Text],
+            list[PlainText],
             Field(min_length=1, max_length=MAX_TARGETS, json_schema_extra={"x-kubernetes-list-type": "set"}),
             AfterValidator(_each_once),
             Expect("a list of names of linear layers, such as q_proj"),

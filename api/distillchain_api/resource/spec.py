@@ -22,6 +22,7 @@ from distillchain_api.resource.distillation import (
     TemplateDistillation,
     distillation_faults,
 )
+from distillchain_api.resource.encryption import Encryption
 from distillchain_api.resource.evidence import EVIDENCE_RULES, ONE_STAGE, Evidence
 from distillchain_api.resource.export import EXPORT_RULES, Export, export_faults
 from distillchain_api.resource.from_teacher import FromTeacher
@@ -48,6 +49,14 @@ from distillchain_api.resource.selection import (
     SelectionFields,
     selection_faults,
 )
+from distillchain_api.resource.size import (
+    CONFIG_FIELDS,
+    LARGE_FIELDS_RULE,
+    check_large_fields,
+    checked_config,
+    config_schema,
+    large_fields,
+)
 from distillchain_api.resource.teacher_pass import TeacherPass, pass_faults
 from distillchain_api.resource.teachers import ROOT, Teachers, teachers_faults
 from distillchain_api.resource.tracking import Tracking
@@ -55,6 +64,8 @@ from distillchain_api.tasks import AnyTask
 from distillchain_api.transfer import transfer_of
 from distillchain_api.values import (
     DNS_SUBDOMAIN,
+    HTTP_ADDRESS,
+    URI_RULE,
     Duration,
     Share,
     SourceUri,
@@ -79,6 +90,9 @@ class SecretRef(Document):
     """Name of the Secret."""
 
 
+ENCRYPTION_OF_FILES = "expected nothing with file://, whose volume decides; remove it"
+
+
 class Storage(Document):
     """Where checkpoints, teacher logits and resumable state are kept."""
 
@@ -86,7 +100,8 @@ class Storage(Document):
         StorageUri,
         Field(
             json_schema_extra=rules(
-                cel(cel_same_folder(), "storage.uri is immutable: checkpoints do not move; create a new chain")
+                URI_RULE,
+                cel(cel_same_folder(), "storage.uri is immutable: checkpoints do not move; create a new chain"),
             )
         ),
     ]
@@ -94,7 +109,7 @@ class Storage(Document):
     endpoint_url: (
         Annotated[
             str,
-            Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=MAX_URL_CHARS),
+            Field(pattern=f"^{HTTP_ADDRESS}$", max_length=MAX_URL_CHARS),
             AfterValidator(without_slash),
             Expect("http(s)://host[:port] without user or password", "credentials belong into secretRef"),
         ]
@@ -103,8 +118,16 @@ class Storage(Document):
     """Endpoint of an S3-compatible store; empty for AWS. Immutable."""
     region: Text | None = None
     """Region of the bucket; empty: the region of the environment."""
+    encryption: Encryption | None = None
+    """Encryption of what is written to s3://; empty: as the bucket is configured. In no digest."""
     secret_ref: SecretRef | None = None
     """Credentials; empty: the pod's service account (IRSA, workload identity)."""
+
+    @model_validator(mode="after")
+    def _encryption_is_of_s3(self) -> Self:
+        if self.encryption and not self.uri.startswith("s3://"):
+            raise fault("encryption", ENCRYPTION_OF_FILES)
+        return self
 
     model_config = {
         "json_schema_extra": rules(
@@ -112,7 +135,12 @@ class Storage(Document):
                 "has(self.endpointUrl) == has(oldSelf.endpointUrl) && "
                 f"(!has(self.endpointUrl) || {cel_same_folder('.endpointUrl')})",
                 "storage.endpointUrl is immutable: checkpoints do not move; create a new chain",
-            )
+            ),
+            cel(
+                "!has(self.encryption) || self.uri.startsWith('s3://')",
+                f"encryption: {ENCRYPTION_OF_FILES}",
+                fieldPath=".encryption",
+            ),
         )
     }
 
@@ -205,7 +233,12 @@ class Training(Document):
     model_config = {"json_schema_extra": rules(BLOCK_RULE, PATIENCE_RULE)}
 
 
-AnyMap = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+Config = Annotated[
+    dict[str, Any],
+    Field(max_length=CONFIG_FIELDS, json_schema_extra={"additionalProperties": config_schema()}),
+    AfterValidator(checked_config),
+    Expect(f"a mapping of {CONFIG_FIELDS} fields at most"),
+]
 Retries = Annotated[int, Field(ge=0, le=100), Expect("a whole number from 0 to 100")]
 
 
@@ -254,7 +287,7 @@ class Architecture(Document):
 
     model_type: Text
     """bert-hash (in the trainer), or a model type of transformers such as bert."""
-    config: AnyMap = Field(default_factory=dict)
+    config: Config = Field(default_factory=dict)
     """Fields of its config.json that differ from the model type's defaults; unknown ones are refused."""
 
 
@@ -491,6 +524,14 @@ class ChainSpec(Document):
         return self
 
     @model_validator(mode="after")
+    def _large_fields_fit_a_variable(self) -> Self:
+        fine_tune = [self.teacher.fine_tune] if self.teacher.fine_tune else []
+        weights: list[LabelFields] = [self.template.training, *fine_tune, *(stage.training for stage in self.stages)]
+        loras = [stage.student.lora for stage in self.stages]
+        check_large_fields(large_fields(self.task, weights, loras, self.evidence))
+        return self
+
+    @model_validator(mode="after")
     def _exports_fit_the_task(self) -> Self:
         exports = {f"stages[{index}].export": stage.export for index, stage in enumerate(self.stages)}
         if faults := list(export_faults(self.task, {"template.export": self.template.export, **exports})):
@@ -505,6 +546,7 @@ class ChainSpec(Document):
             *SELECTION_RULES,
             *EVIDENCE_RULES,
             *EXPORT_RULES,
+            LARGE_FIELDS_RULE,
         )
     }
 

@@ -8,21 +8,19 @@ from pydantic import AfterValidator, Field
 
 from distillchain_api.base import Document
 from distillchain_api.faults import Expect
-from distillchain_api.values import Text, without_slash
+from distillchain_api.values import HTTP_ADDRESS, Text, without_slash
 
-# No user and password before the host: a chain, its work order and its status can be read by many.
-_HTTP = r"https?://[^\s/@]+(/\S*)?"
 MAX_ADDRESS_CHARS = 1000
 
 HttpAddress = Annotated[
     str,
-    Field(pattern=f"^{_HTTP}$", max_length=MAX_ADDRESS_CHARS),
+    Field(pattern=f"^{HTTP_ADDRESS}$", max_length=MAX_ADDRESS_CHARS),
     AfterValidator(without_slash),
     Expect("http(s)://host[:port] without user or password", "credentials belong into the environment of the pod"),
 ]
 TrackingUri = Annotated[
     str,
-    Field(pattern=f"^({_HTTP}|file:///\\S+)$", max_length=MAX_ADDRESS_CHARS),
+    Field(pattern=f"^({HTTP_ADDRESS}|file:///[!-~]+)$", max_length=MAX_ADDRESS_CHARS),
     AfterValidator(without_slash),
     Expect(
         "http(s)://host[:port] without user or password, or file:///absolute/path",

@@ -10,6 +10,7 @@ from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Document
 from distillchain_api.faults import Expect
 from distillchain_api.resource.distillation import Distillation
+from distillchain_api.resource.encryption import Encryption
 from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate, TeacherGate
 from distillchain_api.resource.parallelism import ResolvedParallelism
@@ -54,6 +55,7 @@ class StorageAddress(Document):
     uri: str
     endpoint_url: str | None = None
     region: str | None = None
+    encryption: Encryption | None = None
 
 
 class TeacherRef(Document):

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,8 +45,11 @@ class Checksum(Enum):
 class Connection:
     """The client for one endpoint. Raises, from the constructor and from `renew`: StorageDenied, errors of botocore."""
 
-    def __init__(self, endpoint_url: str | None, region: str | None) -> None:
+    def __init__(
+        self, endpoint_url: str | None, region: str | None, encryption: Mapping[str, str | bool] | None = None
+    ) -> None:
         self._endpoint_url, self._region = endpoint_url, region
+        self._encryption = encryption
         self._checksums = _checksums_to_try(botocore.session.get_session())
         self.client = self._connect()
 
@@ -95,6 +98,15 @@ class Connection:
         if self._checksums[0] is Checksum.MD5:
             for operation in ("PutObject", "UploadPart"):
                 client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
+        if self._encryption:
+            fields = self._encryption
+
+            def encrypt(params: dict[str, Any], **_: Any) -> None:
+                params.update(fields)
+
+            # The parts of a multipart upload have the encryption of its beginning.
+            for operation in ("PutObject", "CreateMultipartUpload"):
+                client.meta.events.register(f"before-parameter-build.s3.{operation}", encrypt)
         return client
 
 

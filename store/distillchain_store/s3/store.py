@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
@@ -67,6 +67,7 @@ class S3Store:
         *,
         endpoint_url: str | None = None,
         region: str | None = None,
+        encryption: Mapping[str, str | bool] | None = None,
         field: str = "spec.storage.uri",
         patience_s: float = NORMAL_S,
         cache: FileCache | None = None,
@@ -82,7 +83,7 @@ class S3Store:
         self._credentials_expired = False
         self._endpoint = without_userinfo(endpoint_url or "AWS")  # for messages, until there is a client
         # Repeated too: an agent that provides credentials may not be up yet on a new node.
-        self._connection = self._repeat("", lambda: Connection(endpoint_url, region))
+        self._connection = self._repeat("", lambda: Connection(endpoint_url, region, encryption))
         self._endpoint = self._connection.endpoint
 
     def read(self, key: str) -> bytes:

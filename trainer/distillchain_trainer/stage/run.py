@@ -57,7 +57,12 @@ def run_stage(
     world = join_world()
     with world.membership(signals.deferred):
         address = order.storage
-        store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
+        store = open_store(
+            address.uri,
+            endpoint_url=address.endpoint_url,
+            region=address.region,
+            encryption=address.encryption.put_fields if address.encryption else None,
+        )
         context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
         if order.teacher_pass:
             return run_pass(context)

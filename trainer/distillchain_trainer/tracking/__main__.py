@@ -39,7 +39,12 @@ def open_tracker(setup: Setup) -> Tracker:
         from distillchain_trainer.tracking.to_tensorboard import TensorBoardTracker
 
         address = setup.storage
-        store = open_store(address.uri, endpoint_url=address.endpoint_url, region=address.region)
+        store = open_store(
+            address.uri,
+            endpoint_url=address.endpoint_url,
+            region=address.region,
+            encryption=address.encryption.put_fields if address.encryption else None,
+        )
         return TensorBoardTracker(setup.tensor_board, store=store, folder=folder / "events")
     if setup.mlflow is not None:
         from distillchain_trainer.tracking.to_mlflow import MlflowTracker
