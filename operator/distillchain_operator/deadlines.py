@@ -42,6 +42,13 @@ def timed_out(view: View, stage: PlannedStage, job: ObservedJob) -> str | None:
     return f"ran longer than its timeout of {stage.timeout_s} s; raise timeout: {RESUMES}"
 
 
+def failed_before(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
+    """The entry of a stage that has failed of a deadline of this very Job; an edit may be the remedy."""
+    entry = None if view.was_edited else view.entry_of(stage, job)
+    is_failed = entry is not None and entry.failure_class is FailureClass.DEADLINE_EXCEEDED and entry.phase == "Failed"
+    return entry if is_failed else None
+
+
 def stopped_progressing(view: View, stage: PlannedStage, job: ObservedJob) -> str | None:
     """What the trainer of a Job has not done within `progressDeadline`; None if it is within it.
 

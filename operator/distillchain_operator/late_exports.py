@@ -40,9 +40,12 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         return Step(entry.model_copy(update={"missing_export": None}))
     own, late = wanted_job(view, stage), wanted_job(view, exporter_of(stage))
     before = entry.missing_export
-    if before is not None and _is_final(view, stage, before, names={own.name, late.name}):
-        return Step(entry)
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
+    if before is not None and _is_final(view, stage, before, names={own.name, late.name}):
+        if running is None or running.name != before.job or not running.exports_only or view.was_edited:
+            return Step(entry)
+        # Its timeout is over, and the API server refused to delete it.
+        return Step(entry, (DeleteJob(running.name, running.uid, why="its export has failed"),))
     if running is not None:
         return _with_running_job(view, stage, entry, running)
     pauses = before.pauses if before else None

@@ -39,7 +39,8 @@ def runs_to_note(view: View, job: ObservedJob) -> dict[str, str]:
         return dict.fromkeys(leaders, "") | runs
     for uid, pod in leaders.items():
         # A kubelet that has not seen the end of a pod reports no times of it; what is known already stays.
-        runs[uid] = max(runs.get(uid, ""), _times_of(pod), key=len)
+        known = "" if pod.running else runs.get(uid, "")
+        runs[uid] = max(known, _times_of(pod), key=len)
     is_open = {uid for uid, run in runs.items() if run and "/" not in run}
     return runs | {uid: _with_end(view, job, runs[uid], leaders.get(uid)) for uid in is_open}
 

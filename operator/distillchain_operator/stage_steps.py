@@ -25,6 +25,7 @@ from distillchain_operator.wanted_jobs import WantedJob, wanted_job
 RETRIES_USED_UP = ("BackoffLimitExceeded", "FailedIndexes")  # reasons of a failed Job
 DAMAGED = "the next stage found its checkpoint damaged"
 TRAINED_AGAIN = "the user asked for it"
+CHAIN_TIMED_OUT = "the chain ran longer than its timeout"
 
 
 def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: set[str]) -> Step:
@@ -37,7 +38,11 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
         return _committed_step(view, stage, before, leaving=leaving)
     running = next(iter(view.unfinished_jobs_of(stage)), None)
     if running is not None:  # the gate of an earlier stage was tightened while this one ran
-        return Step(entries.running(view, stage, running))
+        why = None if running.name in leaving else _missed_deadline(view, stage, running)
+        if why is None:
+            return Step(entries.running(view, stage, running))
+        # No failure: the chain has to train the earlier stage first.
+        return Step(_waiting(stage, waits_for), (DeleteJob(running.name, running.uid, why=why),))
     if not damaged_at and (needless := needless_pass(view, stage)):
         return Step(needless)
     # The entry that says so is gone once the stage that found the damage waits too. So the answer that committed this
@@ -48,7 +53,20 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     if is_retried(view, stage.name):
         names = {wanted_job(view, stage).name, before.job if before else None}
         deletions += deletions_for_retry(view, stage.name, *names, leaving=leaving | {job.name for job in old})
-    return Step(entries.pending(stage, f"waiting for {waits_for} to commit"), deletions)
+    return Step(_waiting(stage, waits_for), deletions)
+
+
+def _waiting(stage: PlannedStage, waits_for: str) -> StageStatus:
+    return entries.pending(stage, f"waiting for {waits_for} to commit")
+
+
+def _missed_deadline(view: View, stage: PlannedStage, job: ObservedJob) -> str | None:
+    """Which deadline a running Job has missed whose stage waits for an earlier one; None if none."""
+    if deadlines.failed_by_chain_timeout(view, stage):
+        return CHAIN_TIMED_OUT
+    missed = starting.missed_start(view, stage, job, missed=0)
+    why = deadlines.timed_out(view, stage, job) or deadlines.stopped_progressing(view, stage, job)
+    return why or (missed.why if missed else None)
 
 
 def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
@@ -69,8 +87,7 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
         return _committed_step(view, stage, committed, leaving=leaving)
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if late := deadlines.failed_by_chain_timeout(view, stage):
-        why = "the chain ran longer than its timeout"
-        stopped = (DeleteJob(running.name, running.uid, why=why),) if running else ()
+        stopped = (DeleteJob(running.name, running.uid, why=CHAIN_TIMED_OUT),) if running else ()
         return Step(_with_progress(view, stage, late, running), stopped)
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
@@ -149,6 +166,11 @@ def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStat
 
 def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, wanted: str) -> Step:
     before = view.previous_entry(stage) or entries.pending(stage, "")
+    if failed := deadlines.failed_before(view, stage, job):
+        # The API server refused to delete it.
+        if is_retried(view, stage.name):
+            return _run_again(stage, job, why=RETRIED, asked_once=True)
+        return Step(failed, (DeleteJob(job.name, job.uid, why="its stage has failed"),))
     if why := deadlines.timed_out(view, stage, job):
         return _failed_of_deadline(view, stage, job, why)
     if what := deadlines.stopped_progressing(view, stage, job):

@@ -320,3 +320,45 @@ def test_an_export_that_runs_longer_than_the_timeout_fails_and_its_stage_stays_c
         FailureClass.DEADLINE_EXCEEDED,
     )
     assert deleted(late) == [job["metadata"]["name"]]
+    # The API server refused to delete it.
+    refused = decide(plan, job, pods=(ran(job, 0, start=0),), previous=late.status, now=at(61))
+    assert (refused.status, deleted(refused)) == (late.status, [job["metadata"]["name"]])
+
+
+def test_a_stage_that_has_failed_of_its_timeout_stays_failed_while_its_job_cannot_be_deleted():
+    job = a_job(HOUR, "mini", active=1)
+    first = decide(HOUR, job, pods=(ran(job, 0, start=0),)).status
+    late = decide(HOUR, job, pods=(ran(job, 0, start=0),), previous=first, now=at(60)).status
+    pods = (ran(job, 0, start=0, end=61), a_pod(job, phase="Pending", number=1))
+    name = job["metadata"]["name"]
+    refused = decide(HOUR, job, pods=pods, previous=late, now=at(62))
+    assert (refused.status, deleted(refused)) == (late, [name])
+    retried = decide(retrying(HOUR, "mini"), job, pods=pods, previous=late, now=at(62))
+    assert (entry(retried, "mini").phase, deleted(retried)) == ("Pending", [name])
+    raised = decide(a_plan_with(2, timeout="2h"), job, pods=(ran(job, 0, start=0),), previous=late, now=at(62))
+    assert (entry(raised, "mini").phase, deleted(raised)) == ("Running", [])
+
+
+@pytest.mark.parametrize(
+    ("template", "spec"),
+    [
+        pytest.param({"timeout": "1h"}, {}, id="timeout"),
+        pytest.param({"progressDeadline": "1h"}, {}, id="progressDeadline"),
+        pytest.param({}, {"timeout": "1h"}, id="spec.timeout"),
+    ],
+)
+def test_deadlines_hold_for_a_stage_that_runs_while_an_earlier_gate_was_tightened(
+    template: dict[str, Any], spec: dict[str, Any]
+):
+    plan, read = a_plan(template={"image": "x", **template}, **spec), step(7).model_copy(update={"stage": "tiny"})
+    done, answered = a_committed_job(plan, "mini")
+    job = a_job(plan, "tiny", active=1)
+    jobs, pods = (done, job), (answered, ran(job, 0, start=0))
+    running = decide(plan, *jobs, pods=pods, progress=read).status
+    teacher = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
+    tight = a_plan(template={"image": "x", **template}, teacher=teacher, generation=2, **spec)
+    early = decide(tight, *jobs, pods=pods, previous=running, progress=read, now=at(59))
+    assert (entry(early, "tiny").phase, deleted(early)) == ("Running", [])
+    late = decide(tight, *jobs, pods=pods, previous=early.status, progress=read, now=at(60))
+    assert (entry(late, "tiny").phase, entry(late, "tiny").message) == ("Pending", "waiting for mini to commit")
+    assert deleted(late) == [job["metadata"]["name"]]
