@@ -12,7 +12,17 @@ from typing import Any
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
 from distillchain_cli.access import Access
-from distillchain_cli.errors import BadInput, Expired, NoData, NotFound, Refused, RunFailed, Unreachable, require_extra
+from distillchain_cli.errors import (
+    BadInput,
+    Conflict,
+    Expired,
+    NoData,
+    NotFound,
+    Refused,
+    RunFailed,
+    Unreachable,
+    require_extra,
+)
 from distillchain_cli.impersonation import Impersonation
 from distillchain_cli.kubeconfig import load_kubeconfig
 from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
@@ -123,16 +133,18 @@ class Cluster:
         )
 
     def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
-        """Sets annotations of the chain with this UID.
+        """Sets annotations of the chain as it was read.
 
-        Raises: Refused when the chain was deleted and recreated since it was read.
+        Raises: Conflict when anything of it has changed since, or when it was deleted and recreated.
         """
         metadata = chain["metadata"]
+        # What the caller writes may depend on the annotations and the status that it has read.
+        of_read = {key: metadata[key] for key in ("uid", "resourceVersion")}
         self._request(
             "PATCH",
             f"{_chains(self.namespace)}/{metadata['name']}",
             query={"fieldManager": FIELD_MANAGER},
-            body={"metadata": {"uid": metadata["uid"], "annotations": annotations}},
+            body={"metadata": {**of_read, "annotations": annotations}},
             content_type=MERGE_PATCH,
         )
 
@@ -305,6 +317,8 @@ def _translate(error: Any) -> RunFailed:
         return NotFound(str(message))
     if error.status == 410:
         return Expired(str(message))
+    if error.status == 409:
+        return Conflict(f"the API server refused: {message}")
     kind = Unreachable if error.status in TRANSIENT else Refused
     hint = "; is the CRD applied?" if error.status == 404 else ""
     return kind(f"the API server refused: {message}{hint}")

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.retry_request import new_retry
 from distillchain_cli.chains import status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.program import program_name
+from distillchain_cli.run_request import request_run
 
 
 def now() -> datetime:
@@ -34,7 +34,7 @@ def retry(cluster: Cluster, name: str, stage: str | None, *, clock: Callable[[],
             f"{failed.what} has no Job yet: {failed.message}; "
             "correct what the API server refuses, and the operator tries again by itself"
         )
-    cluster.annotate_chain(chain, new_retry([failed.stage], token=clock().isoformat(timespec="milliseconds")))
+    request_run(cluster, chain, [failed.stage], token=clock().isoformat(timespec="milliseconds"))
     then = "the operator creates another Job for it"
     if chain["spec"].get("suspend"):
         then += f" once the chain is resumed: {program_name()} resume {name}"

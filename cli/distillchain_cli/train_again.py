@@ -12,12 +12,13 @@ from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_api.layout import manifest_key, pass_manifest_key
 from distillchain_api.resource.spec import Storage, parse_chain
 from distillchain_api.resource.status import ChainStatus
-from distillchain_api.retry_request import new_retry, open_retry
+from distillchain_api.retry_request import open_retry
 from distillchain_cli.chains import status_of, true_condition
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.overrides import parse_storage
 from distillchain_cli.program import program_name
+from distillchain_cli.run_request import request_run
 from distillchain_cli.stores import open_chain_store
 
 
@@ -47,14 +48,14 @@ def train_again(
         failed = [vertex.name for vertex in affected if phases.get(vertex.name) == "Failed"]
         if not failed:
             raise RunFailed(f"nothing to retry: no stage of {name} from {stage} on has failed")
-        cluster.annotate_chain(document, new_retry(failed, token=token))
+        request_run(cluster, document, failed, token=token)
         return f"retrying {', '.join(failed)}; the operator creates another Job for each"
     _check_idle(name, document, status, affected)
     _check_others(cluster, name, affected)
     address = plan.chain.spec.storage if storage is None else parse_storage(storage, Path.cwd())
     moved = _discard(address, affected)
     # Last: from now on the operator starts trainers, and none may find a commit that is about to be discarded.
-    cluster.annotate_chain(document, new_retry([v.name for v in affected], token=token, committed_too=True))
+    request_run(cluster, document, [vertex.name for vertex in affected], token=token, committed_too=True)
     where = f"{len(moved)} manifest{'' if len(moved) == 1 else 's'} moved to discarded/ in {address.uri}"
     then = f"; to start it: {program_name()} resume {name}" if document["spec"].get("suspend") else ""
     return f"training {', '.join(vertex.name for vertex in affected)} again: {where}{then}"
