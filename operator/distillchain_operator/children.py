@@ -86,8 +86,8 @@ class _OneKind(Generic[Child]):
         if child is None:
             self.leave_out(key)  # the next look reads it live, fails and says why
         elif key in self._left_out:
-            # A chain that has finished needs none of its objects. Only a Job that may still run must be deleted.
-            if key in self._finished and (change == "DELETED" or not may_run(child)):
+            # A chain that has finished needs none of its objects, but some of its Jobs need a change.
+            if key in self._finished and (change == "DELETED" or not needs_look(child, key, self._finished)):
                 return changed
         elif change == "DELETED":
             if of.known.pop(uid, None) is None:
@@ -220,7 +220,7 @@ class _Listing(Generic[Child]):
             key, child = chain_of(document), self._read(document)
             if key in self._finished or child is None:
                 self.left_out.add(key)
-                if child is None or may_run(child):
+                if child is None or needs_look(child, key, self._finished):
                     self.to_look_at.add(key)
             elif key not in self.left_out:
                 self.found.setdefault(key, {})[child.uid] = version_of(document), child
@@ -288,6 +288,8 @@ def version_of(document: dict[str, Any]) -> int:
     return int(document["metadata"]["resourceVersion"])
 
 
-def may_run(child: ObservedJob | ObservedPod) -> bool:
-    """Whether it is a Job that may still run a pod."""
-    return isinstance(child, ObservedJob) and not child.is_finished and not child.deleting
+def needs_look(child: ObservedJob | ObservedPod, key: ChainKey, finished: FinishedChains) -> bool:
+    """Whether the object of a chain that has finished is a Job that may still run a pod, or that has to expire."""
+    if not isinstance(child, ObservedJob) or child.deleting:
+        return False
+    return not child.is_finished or (child.ttl_s is None and finished.jobs_expire(key))

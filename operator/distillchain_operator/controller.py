@@ -32,7 +32,7 @@ from distillchain_operator.actions import (
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children
 from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.finished import FinishedChains, has_succeeded
+from distillchain_operator.finished import FinishedChains, has_succeeded, jobs_expire
 from distillchain_operator.job_changes import JobChanger, Refused
 from distillchain_operator.job_creation import JobCreator
 from distillchain_operator.jobs import JobDefaults
@@ -136,9 +136,9 @@ class Controller:
             self._forget(key)
             return None
         previous = parse_status(document, key)
-        if has_succeeded(document) and key not in self._finished:
+        if has_succeeded(document) and key not in self._finished and not jobs_expire(document):
             # After a start of the operator: nothing of it has changed, or there would be an event.
-            self._finished.note(document["metadata"])
+            self._finished.note(document)
             self._metrics.reconciled(key, previous)
             return None
         try:
@@ -204,7 +204,7 @@ class Controller:
                 return action.job["metadata"]["name"] not in held
             case DeleteJob():
                 return not self._changer.is_backing_off(action, key)
-            case CreatePart() | SetSuspend() | NotePods() | SetTtl():  # a TTL leaves a minute at least
+            case CreatePart() | SetSuspend() | NotePods() | SetTtl():  # status has the result already
                 return False
             case _:
                 assert_never(action)
@@ -222,7 +222,7 @@ class Controller:
         since = pod.created_at if pod else None
         self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(observed))
         if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
-            self._finished.note(document["metadata"])
+            self._finished.note(document)
         else:
             self._finished.forget(key)
         if refused_s is not None:

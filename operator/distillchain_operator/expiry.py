@@ -15,7 +15,7 @@ from distillchain_operator.actions import SetTtl
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.view import View
 
-LEAST_S = 60  # for an operator that is killed after it has set the TTL and before it has written the status
+LEAST_S = 60  # so that a user can still read the log of a trainer that has just ended
 SOON_S = 0.1
 
 
@@ -23,7 +23,7 @@ class Expirations(NamedTuple):
     """What to do about Jobs that have ended.
 
     Attributes:
-        look_again_s: when the others may expire, whose failure this look writes to status.
+        look_again_s: when the others may expire, whose result or failure this look writes to status.
     """
 
     actions: list[SetTtl]
@@ -47,11 +47,23 @@ def expirations(view: View, entries: Sequence[StageStatus]) -> Expirations:
         if not job.is_finished or job.deleting or job.ttl_s is not None:
             continue
         entry = by_name.get(job.stage)
-        if _is_failure_of(entry, job) and not _is_failure_of(view.previous.stage_named(job.stage), job):
+        if _is_new(entry, view.previous.stage_named(job.stage), job):
             unrecorded = True
         elif entry is None or _is_needless(entry, job):
             actions.append(SetTtl(job.name, job.uid, seconds))
     return Expirations(actions, SOON_S if unrecorded else None)
+
+
+def _is_new(entry: StageStatus | None, before: StageStatus | None, job: ObservedJob) -> bool:
+    """Whether the stored status has the result of a stage, or the failure of this Job, not yet.
+
+    Kubernetes counts a TTL from the end of a Job, which may be long ago: it may delete the Job at once.
+    """
+    if _is_failure_of(entry, job) and not _is_failure_of(before, job):
+        return True
+    if entry is None or entry.phase != "Committed":
+        return False
+    return before is None or (before.phase, before.digest) != (entry.phase, entry.digest)
 
 
 def _is_failure_of(entry: StageStatus | None, job: ObservedJob) -> bool:
@@ -66,7 +78,6 @@ def _is_failure_of(entry: StageStatus | None, job: ObservedJob) -> bool:
 
 def _is_needless(entry: StageStatus, job: ObservedJob) -> bool:
     """Whether the entry of a stage does not depend on one of its Jobs any more."""
-    # A commit is found in the store again if the operator is killed before the status is written.
     if entry.phase in ("Committed", "Failed"):
         return True
     # A stage that waits may still be committed by the answer of a Job.

@@ -16,6 +16,7 @@ class FinishedChains:
 
     def __init__(self) -> None:
         self._known: dict[ChainKey, tuple[str, int, str]] = {}
+        self._expiring: set[ChainKey] = set()
 
     def __contains__(self, key: ChainKey) -> bool:
         return key in self._known
@@ -25,14 +26,21 @@ class FinishedChains:
         key = ChainKey(metadata["namespace"], metadata["name"])
         return self._known.get(key) == _version(metadata)
 
-    def note(self, metadata: dict[str, Any]) -> None:
+    def note(self, document: dict[str, Any]) -> None:
         """The chain has succeeded."""
+        metadata = document["metadata"]
         key = ChainKey(metadata["namespace"], metadata["name"])
+        (self._expiring.add if jobs_expire(document) else self._expiring.discard)(key)
         self._known[key] = _version(metadata)
+
+    def jobs_expire(self, key: ChainKey) -> bool:
+        """Whether the chain is one of them, and wants its Jobs to expire."""
+        return key in self._expiring
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted, or has something to do again."""
         self._known.pop(key, None)
+        self._expiring.discard(key)
 
     def keep(self, keys: set[ChainKey]) -> None:
         """Forgets all chains except these, which exist."""
@@ -43,6 +51,12 @@ class FinishedChains:
 def _version(metadata: dict[str, Any]) -> tuple[str, int, str]:
     """What changes when the user edits the chain or retries a stage of it."""
     return metadata["uid"], metadata["generation"], annotated_retry(metadata.get("annotations"))
+
+
+def jobs_expire(document: dict[str, Any]) -> bool:
+    """Whether the Jobs of a chain get a TTL, each after its end: that of the last one is after the chain's success."""
+    template = (document.get("spec") or {}).get("template") or {}
+    return template.get("ttlAfterFinished") is not None
 
 
 def has_succeeded(document: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ async def note_finished(
             async for document in cluster.list_chains(namespace):
                 if has_succeeded(document):
                     metadata = document["metadata"]
-                    finished.note(metadata)
+                    finished.note(document)
                     metrics.reconciled(ChainKey(metadata["namespace"], metadata["name"]), succeeded)
     except ApiError as error:
         log.warning("chains not listed, each will be read", extra={"error": error.message})

@@ -136,7 +136,7 @@ async def test_of_a_finished_chain_nothing_is_kept_and_only_a_job_that_may_run_i
     children: Children, finished: FinishedChains
 ):
     children.apply(Kind.JOBS, "ADDED", job(5, condition="Complete"))
-    finished.note({"namespace": "ml", "name": "relay", "uid": UID, "generation": 1})
+    finished.note({"metadata": {"namespace": "ml", "name": "relay", "uid": UID, "generation": 1}})
     assert states(children) == {"a": JobState.SUCCEEDED}
     children.prune({KEY})
     assert states(children) is None
@@ -153,6 +153,20 @@ async def test_of_a_finished_chain_nothing_is_kept_and_only_a_job_that_may_run_i
     assert states(children) is None, "the list was older than the watch"
     load(children, 13)
     assert states(children) == {}
+
+
+async def test_of_a_finished_chain_whose_jobs_expire_an_ended_job_without_a_ttl_is_reported(
+    children: Children, finished: FinishedChains
+):
+    metadata = {"namespace": "ml", "name": "relay", "uid": UID, "generation": 1}
+    finished.note({"metadata": metadata, "spec": {"template": {"ttlAfterFinished": "1h"}}})
+    ended = job(5, condition="Complete")
+    assert await relist(children, 6, ended) == {KEY}
+    assert children.apply(Kind.JOBS, "MODIFIED", job(7, condition="Complete")) == {KEY}
+    expiring = job(8, condition="Complete")
+    expiring["spec"]["ttlSecondsAfterFinished"] = 3600
+    assert children.apply(Kind.JOBS, "MODIFIED", expiring) == set()
+    assert await relist(children, 9, expiring) == set()
 
 
 async def test_a_chain_with_an_object_that_cannot_be_read_is_read_live_and_no_other(children: Children):

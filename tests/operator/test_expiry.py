@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import ExportFailure
 from distillchain_operator.actions import Decision, SetTtl
 from distillchain_operator.finished import FinishedChains, has_succeeded
-from fake_api_server import KEY, FakeApiServer, a_controller
+from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 AN_HOUR = {"image": "x", "ttlAfterFinished": "1h"}
 
@@ -27,11 +27,13 @@ def name_of(job: dict[str, Any]) -> str:
     return str(job["metadata"]["name"])
 
 
-def test_a_committed_job_expires_and_its_stage_stays_committed_without_it():
+def test_a_committed_job_expires_once_its_result_is_in_status_and_its_stage_stays_committed_without_it():
     plan = a_plan(template=AN_HOUR)
     job, pod = a_committed_job(plan, "mini")
-    decision = decide(plan, job, pods=(pod,))
-    assert expiring(decision) == {name_of(job): 3600}
+    first = decide(plan, job, pods=(pod,))
+    assert (expiring(first), first.look_again_s) == ({}, 0.1)
+    decision = decide(plan, job, pods=(pod,), previous=first.status)
+    assert (expiring(decision), decision.look_again_s) == ({name_of(job): 3600}, None)
 
     job["spec"]["ttlSecondsAfterFinished"] = 3600
     assert expiring(decide(plan, job, pods=(pod,), previous=decision.status)) == {}
@@ -91,7 +93,8 @@ def test_an_export_that_failed_stays_so_when_its_job_has_expired():
 def test_without_the_field_no_job_expires_and_none_within_a_minute(template: dict[str, Any], want: list[int]):
     plan = a_plan(template=template)
     job, pod = a_committed_job(plan, "mini")
-    assert list(expiring(decide(plan, job, pods=(pod,))).values()) == want
+    status = decide(plan, job, pods=(pod,)).status
+    assert list(expiring(decide(plan, job, pods=(pod,), previous=status)).values()) == want
 
 
 def test_jobs_of_stages_that_the_chain_no_longer_has_expire_and_running_ones_do_not():
@@ -112,23 +115,42 @@ def test_the_field_changes_neither_the_job_nor_what_the_operator_takes_for_an_ed
     assert first == second
 
 
-def test_the_operator_sets_the_ttl_in_the_look_that_follows_the_failure():
+def a_server_with(job: dict[str, Any], pod: dict[str, Any]) -> FakeApiServer:
     server = FakeApiServer()
-    server.chain = a_document(template=AN_HOUR)
-    server.chain["metadata"] |= {
-        "namespace": "ml",
-        "uid": a_plan().chain.metadata.uid,
-        "generation": 1,
-        "resourceVersion": "1",
-    }
-    job, pod = a_failed_job(a_plan(template=AN_HOUR), "mini", FailureClass.DATA_INVALID)
+    document = a_document(stages=["mini"], template=AN_HOUR)
+    server.chain["spec"] = document["spec"]
     server.jobs, server.pods = [job], [pod]
-    controller = a_controller(server)
+    return server
 
-    assert asyncio.run(controller.reconcile(KEY)) == 0.1
+
+MINI = a_plan(stages=["mini"], template=AN_HOUR)
+
+
+@pytest.mark.parametrize(
+    "world", [a_committed_job(MINI, "mini"), a_failed_job(MINI, "mini", FailureClass.DATA_INVALID)]
+)
+async def test_the_operator_sets_the_ttl_in_the_look_that_follows_the_result(
+    world: tuple[dict[str, Any], dict[str, Any]],
+):
+    job, pod = copy.deepcopy(world)
+    server, clock = a_server_with(job, pod), FakeClock()
+    controller = a_controller(server, clock)
+    assert await controller.reconcile(KEY) == 0.1
     assert "ttlSecondsAfterFinished" not in job["spec"]
-    controller.own_writes.report(KEY, "")
-    assert asyncio.run(controller.reconcile(KEY)) is None
+    clock.now_s = 0.1
+    assert await controller.reconcile(KEY) is None
+    assert job["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+async def test_the_last_job_expires_although_the_operator_restarts_between_the_success_and_the_end_of_the_job():
+    """The success is in the answer of the pod, a second before the Job controller says that the Job is complete."""
+    job, pod = a_committed_job(MINI, "mini")
+    conditions = job["status"].pop("conditions")
+    server = a_server_with(job, pod)
+    await a_controller(server).reconcile(KEY)
+    assert server.chain["status"]["phase"] == "Succeeded"
+    job["status"]["conditions"] = conditions
+    await a_controller(server).reconcile(KEY)
     assert job["spec"]["ttlSecondsAfterFinished"] == 3600
 
 
@@ -139,7 +161,7 @@ def test_a_chain_that_has_succeeded_is_looked_at_again_when_a_stage_of_it_is_ret
     metadata = {"namespace": "ml", "name": "relay", "uid": "1", "generation": 1}
     assert has_succeeded({"metadata": metadata, "status": status})
     known = FinishedChains()
-    known.note(metadata)
+    known.note({"metadata": metadata})
 
     asked = metadata | {"annotations": {"distillchain.io/retry": "mini@1"}}
 

@@ -200,9 +200,9 @@ async def test_kopf_is_started_again_when_it_fails(watches: FakeWatches):
 async def test_a_finished_chain_that_is_listed_again_is_not_reported_but_a_change_of_it_is(watches: FakeWatches):
     done = metadata("relay")
     finished = FinishedChains()
-    finished.note(done["metadata"])
+    finished.note(done)
     edited = metadata("other")
-    finished.note(edited["metadata"] | {"generation": 0})
+    finished.note({"metadata": edited["metadata"] | {"generation": 0}})
     watches.listed = {PLURAL: [json.dumps(done), json.dumps(edited)], "jobs": [json.dumps(a_finished_job())]}
     async with watched(finished) as (reported, task):
         await until(lambda: ChainKey("ml", "other") in reported, task)
