@@ -5,7 +5,7 @@ Every result is plain JSON data. Every error is a RunFailed with the API server'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from distillchain_cli.errors import (
 )
 from distillchain_cli.impersonation import Impersonation
 from distillchain_cli.kubeconfig import load_kubeconfig
-from distillchain_operator.labels import CHAIN_LABEL, TRAINER_CONTAINER
+from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, TRAINER_CONTAINER, digest_label
 
 WATCH_S = 60  # the server ends each watch after this, and the next one continues from there
 WATCH_SILENCE_S = 75  # longer than WATCH_S: without any data for this long, the connection is dead
@@ -96,6 +96,12 @@ class Cluster:
     def pods_of(self, chain: str) -> Collection:
         """The pods with the label of the chain."""
         return Collection(f"/api/v1/namespaces/{self.namespace}/pods", {"labelSelector": f"{CHAIN_LABEL}={chain}"})
+
+    def pods_of_digests(self, digests: Iterable[str]) -> Collection:
+        """The pods of the namespace that run stages with these digests, of any chain."""
+        values = ",".join(sorted(map(digest_label, digests)))
+        query = {"labelSelector": f"{DIGEST_LABEL} in ({values})"}
+        return Collection(f"/api/v1/namespaces/{self.namespace}/pods", query)
 
     def events(self) -> Collection:
         """All Events of the namespace: the API server cannot select those of a chain with its Jobs and pods.

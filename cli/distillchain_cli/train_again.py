@@ -20,6 +20,8 @@ from distillchain_cli.overrides import parse_storage
 from distillchain_cli.program import program_name
 from distillchain_cli.run_request import request_run
 from distillchain_cli.stores import open_chain_store
+from distillchain_cli.trainer_pods import parse_trainer_pod
+from distillchain_operator.observed import ObservedJob, parse_job
 
 
 def train_again(
@@ -52,6 +54,7 @@ def train_again(
         return f"retrying {', '.join(failed)}; the operator creates another Job for each"
     _check_idle(name, document, status, affected)
     _check_others(cluster, name, affected)
+    _check_stopped(cluster, status, affected)
     address = plan.chain.spec.storage if storage is None else parse_storage(storage, Path.cwd())
     moved = _discard(address, affected)
     # Last: from now on the operator starts trainers, and none may find a commit that is about to be discarded.
@@ -105,6 +108,27 @@ def _check_others(cluster: Cluster, name: str, affected: Sequence[PlannedStage])
                 f"chain {other['metadata']['name']} is {status.phase} and has the same stage {shared[0]}; wait for its "
                 "end, or suspend it"
             )
+
+
+def _check_stopped(cluster: Cluster, status: ChainStatus, affected: Sequence[PlannedStage]) -> None:
+    """Checks that no pod of these stages is left that could commit, and that no Job of them starts one."""
+    # A stage is Failed as soon as its Job is to be deleted. Its pods have their grace period then, and the Job goes on
+    # if the API server refuses the deletion.
+    names = {vertex.name for vertex in affected}
+    jobs = [entry.job for entry in status.entries if entry.name in names and entry.phase == "Failed" and entry.job]
+    left = [f"Job {job.name}" for job in map(parse_job, filter(None, map(cluster.fetch_job, jobs))) if _may_start(job)]
+    documents, _ = cluster.list(cluster.pods_of_digests(vertex.digest for vertex in affected))
+    left += [f"pod {pod.name}" for pod in map(parse_trainer_pod, documents) if not pod.is_over]
+    if left:
+        raise RunFailed(
+            f"{left[0]} has not ended, and a trainer could commit while the commits are discarded; wait for its end, "
+            "then run this again"
+        )
+
+
+def _may_start(job: ObservedJob) -> bool:
+    """Whether a Job may start a pod."""
+    return not (job.is_finished or job.deleting or job.suspend_wanted)
 
 
 def _discard(address: Storage, affected: Sequence[PlannedStage]) -> list[str]:

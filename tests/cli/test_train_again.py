@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chain_builders import CHAIN_UID, a_document
+from chain_builders import CHAIN_UID, a_document, a_job, a_pod
 from cli.parts import distillchain_here
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.train_again import train_again
+from distillchain_operator.labels import DIGEST_LABEL, digest_label
 
 TRUE = {"status": "True", "reason": "x", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T12:00:00Z"}
 
@@ -23,6 +25,7 @@ class Cluster:
 
     def __init__(self, folder: Path, **phases: str) -> None:
         self.folder, self.annotations, self.others = folder, dict[str, str](), list[dict[str, Any]]()
+        self.jobs, self.pods = list[dict[str, Any]](), list[dict[str, Any]]()
         self.chain = a_document(stages=["mini", "tiny", "nano"], storage={"uri": f"file://{folder}"})
         self.chain["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": 1}
         self.plan = build_plan(parse_chain(self.chain))
@@ -41,6 +44,15 @@ class Cluster:
 
     def list_chains(self) -> list[dict[str, Any]]:
         return [self.chain, *self.others]
+
+    def fetch_job(self, name: str) -> dict[str, Any] | None:
+        return next((job for job in self.jobs if job["metadata"]["name"] == name), None)
+
+    def pods_of_digests(self, digests: Iterable[str]) -> set[str]:
+        return set(map(digest_label, digests))
+
+    def list(self, digests: set[str]) -> tuple[list[dict[str, Any]], str]:
+        return [pod for pod in self.pods if pod["metadata"]["labels"][DIGEST_LABEL] in digests], "1"
 
     def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
         # Whoever starts now must not find a commit.
@@ -115,6 +127,35 @@ def test_nothing_is_discarded_while_a_trainer_could_commit(
     with pytest.raises(RunFailed, match=f"relay is {phase}, and a trainer could commit .* suspend it first"):
         again(cluster, "tiny")
     assert (cluster.annotations, cluster.committed, cluster.discarded) == ({}, before, [])
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Suspended"])
+def test_nothing_is_discarded_while_a_pod_of_a_stage_still_stops(tmp_path: Path, phase: str):
+    """A stage is Failed once its Job is deleted, and its pod has its grace period after that."""
+    cluster = Cluster(tmp_path, nano=phase)
+    cluster.chain["status"] |= {"phase": phase, "conditions": [{"type": "Suspended", **TRUE}]}
+    job = a_job(cluster.plan, "nano", active=1)
+    cluster.pods = [a_pod(job)]
+    with pytest.raises(RunFailed) as refused:
+        again(cluster, "tiny")
+    assert str(refused.value) == (
+        f"pod {job['metadata']['name']}-p0 has not ended, and a trainer could commit while the commits are discarded; "
+        "wait for its end, then run this again"
+    )
+    assert (cluster.annotations, cluster.discarded) == ({}, [])
+    cluster.pods = [a_pod(job, phase="Failed", exit_code=75), a_pod(a_job(cluster.plan, "mini"))]
+    assert again(cluster, "tiny").startswith("training tiny, nano again")
+
+
+def test_nothing_is_discarded_while_the_job_of_a_failed_stage_may_start_a_pod(tmp_path: Path):
+    cluster = Cluster(tmp_path, nano="Failed")
+    cluster.chain["status"]["phase"] = "Failed"
+    cluster.jobs = [a_job(cluster.plan, "nano")]
+    cluster.jobs[0]["metadata"]["name"] = "job-nano"
+    with pytest.raises(RunFailed, match="Job job-nano has not ended"):
+        again(cluster, "tiny")
+    cluster.jobs[0]["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    assert again(cluster, "tiny").startswith("training tiny, nano again")
 
 
 def test_a_suspended_chain_is_trained_again_once_it_is_resumed(tmp_path: Path):
