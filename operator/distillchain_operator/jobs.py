@@ -117,8 +117,14 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
     }
 
 
-def spec_hash(chain: DistillationChain, stage: PlannedStage) -> str:
-    """A hash over all that the chain says about the Job of a stage."""
+def spec_hash(chain: DistillationChain, stage: PlannedStage, *, timeout_s: int | None = None) -> str:
+    """A hash over all that the chain says about the Job of a stage.
+
+    Not over its deadlines, which the operator enforces: a Job that waits need not be replaced when one is edited.
+
+    Args:
+        timeout_s: of the stage, for the hash as an earlier release computed it, in which Kubernetes enforced it.
+    """
     cache, secret = chain.spec.template.cache, chain.spec.storage.secret_ref
     stated = {
         "order": stage.work_order.to_document(),
@@ -127,8 +133,7 @@ def spec_hash(chain: DistillationChain, stage: PlannedStage) -> str:
         "pod": stage.pod,
         "parallelism": stage.parallelism.to_document(),
         "retries": stage.retries,
-        "timeout": stage.timeout_s,
-        **({"progressDeadline": stage.progress_deadline_s} if stage.progress_deadline_s else {}),
+        "timeout": timeout_s,
         "cache": cache.to_document() if cache else None,
         "secret": secret.name if secret else None,
         # Only if it is stated: a Job of an earlier release must not look edited.

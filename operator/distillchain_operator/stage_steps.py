@@ -229,7 +229,9 @@ def _held_back(view: View, before: StageStatus | None) -> StageStatus | None:
 
 def _was_edited(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
     """Whether the chain asks for another Job, and not only an operator of another release or with another default."""
-    return job.spec_hash != spec_hash(view.plan.chain, stage) if job.spec_hash else view.was_edited
+    if not job.spec_hash:
+        return view.was_edited
+    return job.spec_hash not in {spec_hash(view.plan.chain, stage, timeout_s=time) for time in (None, stage.timeout_s)}
 
 
 def _lost_its_leader(view: View, job: ObservedJob) -> bool:

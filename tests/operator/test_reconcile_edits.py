@@ -20,6 +20,8 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ExportStatus
 from distillchain_operator.actions import DeleteJob
+from distillchain_operator.jobs import spec_hash
+from distillchain_operator.labels import SPEC_ANNOTATION
 
 TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
 
@@ -118,6 +120,17 @@ def test_an_edit_replaces_a_job_whose_pod_has_not_started(phase: str, suspended:
     assert created(decide(new)) == ["mini"]
 
 
+def test_an_edit_of_a_deadline_keeps_a_job_whose_pod_waits():
+    """The operator enforces deadlines: the Job has none, and would lose its place in a queue."""
+    before = a_plan(template={"image": IMAGE, "timeout": "1h"})
+    edited = a_plan(template={"image": IMAGE, "timeout": "2h", "progressDeadline": "20m"}, generation=2)
+    job = a_job(before, "mini", active=1)
+    pods = (a_pod(job, phase="Pending"),)
+    status = decide(before, job, pods=pods).status
+    decision = decide(edited, job, pods=pods, previous=status)
+    assert (decision.actions, entry(decision, "mini").phase) == ((), "Running")
+
+
 def test_a_job_whose_pod_has_succeeded_is_not_replaced_before_the_job_controller_counts_it():
     old, new = a_plan(), a_plan(template={"image": "registry.example/other:1"})
     job = a_job(old, "mini", active=1)
@@ -159,12 +172,14 @@ def test_one_edit_that_tightens_two_gates_runs_both_stages_again():
     assert created(decide(edited, job, pods=(pod,), previous=first.status)) == ["tiny"]
 
 
-@pytest.mark.parametrize("annotated", [True, False])
-def test_another_default_image_of_the_operator_does_not_replace_a_job_whose_pod_has_not_started(annotated: bool):
-    plan = a_plan(template={})
+@pytest.mark.parametrize("of", ["this release", "an earlier one, which hashed the timeout", "an earlier build"])
+def test_another_default_image_of_the_operator_does_not_replace_a_job_whose_pod_has_not_started(of: str):
+    plan = a_plan(template={"timeout": "1h"})
     job = a_job(plan, "mini", image="registry.example/old:1", active=1)
-    if not annotated:  # a Job of an earlier build
+    if of == "an earlier build":
         del job["metadata"]["annotations"]
+    elif of != "this release":
+        job["metadata"]["annotations"][SPEC_ANNOTATION] = spec_hash(plan.chain, plan.stages[0], timeout_s=3600)
     pod = a_pod(job, phase="Pending")
     status = decide(plan, job, pods=(pod,), image="registry.example/old:1").status
 
