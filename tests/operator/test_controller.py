@@ -231,7 +231,7 @@ async def test_a_work_order_too_large_for_an_environment_variable_is_reported_wi
     await a_controller(server).reconcile(KEY)
     stalled = next(c for c in server.chain["status"]["conditions"] if c["type"] == "Stalled")
     assert (stalled["reason"], server.jobs) == ("InvalidSpec", [])
-    assert stalled["message"].startswith("spec.task.labels: takes 182701 bytes")
+    assert stalled["message"].startswith("spec.task.labels: takes 182700 bytes")
 
 
 def a_server_with_two_nodes() -> FakeApiServer:
