@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
+from distillchain_api.retry_request import parse_retry
 from distillchain_api.wire.answer import fit
 
 QUEUED: dict[Admission | None, str] = {"WaitingForQuota": "StageQueued", "Requeued": "StageRequeued"}
@@ -25,6 +26,7 @@ def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     """The Events for what changed between two statuses of a chain."""
     events = [event for entry in new.entries for event in _of_stage(old.stage_named(entry.name), entry)]
     events += [event for entry in new.entries for event in _of_export(old.stage_named(entry.name), entry)]
+    events += _of_request(old, new)
     was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
     if is_suspended and not was_suspended:
         events.append(ChainEvent("Suspended", "spec.suspend is true: the running stage saves its state and stops"))
@@ -35,6 +37,25 @@ def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     if _invalid(new) and _invalid(old) != _invalid(new):
         events.append(ChainEvent("InvalidSpec", fit(_invalid(new), NOTE_BYTES), "Warning"))
     return events
+
+
+def _of_request(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
+    """The Event of a request to run stages again that names one for which there is nothing to do, such as a typo."""
+    # A new chain may have the annotation already.
+    if not old.entries or not new.handled_retry or new.handled_retry == old.handled_retry:
+        return []
+    request = parse_retry(new.handled_retry)
+    failed = {entry.name for entry in old.entries if "Failed" in (entry.phase, _phase_of_export(entry))}
+    needless = request.stages - ({entry.name for entry in new.entries} if request.committed_too else failed)
+    if not needless:
+        return []
+    what = "the chain has no" if request.committed_too else "no failure of"
+    sentence = f"retry: {what} stage {', '.join(sorted(needless))}; failed: {', '.join(sorted(failed)) or 'none'}"
+    return [ChainEvent("RetryIgnored", fit(sentence, NOTE_BYTES), "Warning")]
+
+
+def _phase_of_export(entry: StageStatus) -> str:
+    return entry.missing_export.phase if entry.missing_export else ""
 
 
 def _invalid(status: ChainStatus) -> str:

@@ -295,3 +295,24 @@ def test_pods_of_an_earlier_job_of_the_same_name_do_not_count():
     decision = decide(plan, new, pods=(pod,), previous=decide(plan, old, pods=(pod,)).status)
     assert decision.actions == ()
     assert (entry(decision, "mini").phase, entry(decision, "mini").attempt) == ("Running", 1)
+
+
+@pytest.mark.parametrize(
+    "stages, committed_too, want",
+    [
+        (["mni", "mini", "tiny"], False, ["retry: no failure of stage mni, tiny; failed: mini"]),
+        (["mni", "mini", "tiny"], True, ["retry: the chain has no stage mni; failed: mini"]),
+        (["mini"], False, []),
+    ],
+)
+def test_a_request_for_a_stage_that_has_not_failed_is_an_event_with_the_stages_that_have(
+    stages: list[str], committed_too: bool, want: list[str]
+):
+    plan = a_plan()
+    job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID)
+    failed = decide(plan, job, pods=(pod,)).status
+    request = retrying(plan, *stages, committed_too=committed_too)
+    handled = decide(request, job, pods=(pod,), previous=failed).status
+    ignored = [event for event in transitions(failed, handled) if event.reason == "RetryIgnored"]
+    assert [(event.type, event.message) for event in ignored] == [("Warning", message) for message in want]
+    assert not [event for event in transitions(handled, handled) if event.reason == "RetryIgnored"]
