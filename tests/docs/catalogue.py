@@ -80,6 +80,9 @@ CANNOT: dict[tuple[str, str], str] = {
     ("docs/your-data.md", "distillchain validate --dry-run server -f chain.yaml"): (
         "needs data in a bucket; tests/cli/test_kubectl_conventions.py runs the first command, docs/first-chain.md the others"
     ),
+    ("docs/evidence.md", "python bench/evidence.py .evidence --prepare"): (
+        "takes hours; tests/benchmarks/test_evidence.py runs its small size"
+    ),
     ("docs/security.md", "kubectl label namespace monitoring metrics=enabled"): "needs the namespace of a Prometheus",
     (
         "docs/token-classification.md",
