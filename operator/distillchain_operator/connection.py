@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -18,6 +18,15 @@ WATCH_TIMEOUT_S = 300  # then the API server ends a watch, and a dead connection
 SILENCE_S = 150
 BUFFER_BYTES = 64 * 1024
 JSON = "application/json, */*"
+
+
+class Content(TypedDict, total=False):
+    """What a request may have besides its path."""
+
+    query: dict[str, str] | None
+    body: dict[str, Any] | None
+    content_type: str
+    accept: str
 
 
 class ApiError(Exception):
@@ -98,20 +107,9 @@ class Connection:
         """Closes it."""
         await self._api.close()
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, str] | None = None,
-        body: dict[str, Any] | None = None,
-        content_type: str = "application/json",
-        accept: str = JSON,
-    ) -> dict[str, Any]:
+    async def request(self, method: str, path: str, **content: Unpack[Content]) -> dict[str, Any]:
         """The JSON data of an answer. Raises: ApiError."""
-        status, text = await self.exchange(
-            method, path, query=query, body=body, content_type=content_type, accept=accept
-        )
+        status, text = await self.exchange(method, path, **content)
         document = _parse(text)
         if not 200 <= status < 300:
             raise _error(status, document, f"{method} {path}: HTTP {status}")

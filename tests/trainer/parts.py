@@ -22,6 +22,7 @@ from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 
 if TYPE_CHECKING:
+    import pytest
     from transformers import PreTrainedTokenizerFast
 
 
@@ -182,6 +183,21 @@ def run_here(order: WorkOrder, root: Path, *, attempt: str = "here", signals: Si
     return run_stage(
         order, attempt=attempt, folder=folder, reporter=Reporter(order.stage, None), signals=signals or Signals()
     )
+
+
+def trained_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The training rows of each student from now on, as the training loop gets them."""
+    from distillchain_trainer.stage import train_student
+
+    seen: list[Any] = []
+    real = train_student.train
+
+    def train(model: Any, rows: Any, *rest: Any, **more: Any) -> Any:
+        seen.append(rows)
+        return real(model, rows, *rest, **more)
+
+    monkeypatch.setattr(train_student, "train", train)
+    return seen
 
 
 def environment(order: WorkOrder | str, root: Path, **more: str) -> dict[str, str]:

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.errors import GateNotMet, StopRequested
-from distillchain_trainer.stage import train_student
 from trainer.parts import (
     LABELS,
     SMALL_BERT,
@@ -26,6 +25,7 @@ from trainer.parts import (
     run_here,
     save_bert,
     sentences,
+    trained_rows,
     weights_of,
 )
 from trainer.rank_parts import Attempt, distance, start_stage
@@ -79,13 +79,7 @@ def probabilities(folder: Path, texts: list[str], temperature: float) -> torch.T
 def test_the_student_learns_the_mean_of_the_probabilities(root: Path, monkeypatch: pytest.MonkeyPatch):
     """Against plain transformers, with labels in another order and a temperature."""
     another_teacher(root)
-    seen: list[Any] = []
-    real = train_student.train
-    monkeypatch.setattr(
-        train_student,
-        "train",
-        lambda model, rows, *rest, **more: (seen.append(rows), real(model, rows, *rest, **more))[1],
-    )
+    seen = trained_rows(monkeypatch)
     order = teachers_order(root, distillation={"temperature": 2.0})
 
     run_here(order, root)

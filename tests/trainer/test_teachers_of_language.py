@@ -12,11 +12,10 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.yaml_text import load_yaml
 from distillchain_trainer.errors import CheckpointInvalid
-from distillchain_trainer.stage import train_student
 from distillchain_trainer.tasks.causal_lm.outputs import at_positions, split_teacher_outputs
 from smollm2.texts import HELD_OUT, TRAIN, as_chat, write_jsonl
 from trainer.language_parts import DAYS, MONTHS, OTHERS, save_llama
-from trainer.parts import manifest_of, run_here
+from trainer.parts import manifest_of, run_here, trained_rows
 
 pytestmark = pytest.mark.models
 
@@ -66,13 +65,7 @@ def shares_in_plain_transformers(folder: str, inputs: dict[str, Any], positions:
 
 def test_the_example_teaches_the_mean_of_both_teachers(root: Path, monkeypatch: pytest.MonkeyPatch):
     """Against plain transformers. topK is 64, of more than 600 tokens."""
-    seen: list[Any] = []
-    real = train_student.train
-    monkeypatch.setattr(
-        train_student,
-        "train",
-        lambda model, rows, *rest, **more: (seen.append(rows), real(model, rows, *rest, **more))[1],
-    )
+    seen = trained_rows(monkeypatch)
     plan = build_plan(parse_chain(example(root)))
 
     teacher, three, one = [run_here(stage.work_order, root, attempt=stage.name) for stage in plan.stages]
