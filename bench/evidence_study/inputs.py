@@ -156,6 +156,7 @@ def _prepare_topic(data: Path, dice: random.Random, sentences: ModuleType) -> No
             dice.shuffle(part)
         validation += [(sentence, source) for sentence in found[0][:held_out]]
         train += [(sentence, source) for sentence in found[1][:each]]
+        # Only reviews have so many sentences: plots and quotes are used up.
         transfer += found[1][each : 3 * each]
     for rows in (train, validation):
         dice.shuffle(rows)
