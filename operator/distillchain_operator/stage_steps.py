@@ -86,9 +86,10 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     if committed := committed_by_job(view, stage, wanted=wanted.name, after=damaged_at):
         return _committed_step(view, stage, committed, leaving=leaving)
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
-    if late := deadlines.failed_by_chain_timeout(view, stage):
-        stopped = (DeleteJob(running.name, running.uid, why=CHAIN_TIMED_OUT),) if running else ()
-        return Step(_with_progress(view, stage, late, running), stopped)
+    late = deadlines.failed_by_chain_timeout(view, stage)
+    if running is not None and late is not None:
+        stopped = DeleteJob(running.name, running.uid, why=CHAIN_TIMED_OUT)
+        return Step(_with_progress(view, stage, late, running), (stopped,))
     if running is not None:
         return _with_running_job(view, stage, running, wanted=wanted.name)
     if not damaged_at and (needless := needless_pass(view, stage)):
@@ -103,6 +104,9 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     finished = view.observed.by_name.get(wanted.name)
     if finished is not None and not finished.deleting and finished.name not in leaving:
         return _with_finished_job(view, stage, finished, damaged_at=damaged_at)
+    # Below what has failed already, because that is the reason that the user has to know.
+    if late is not None:
+        return Step(_with_progress(view, stage, late, None))
     # Below a failed Job, because a stage that failed stays Failed while the chain is suspended.
     if view.suspends:
         return Step(StageStatus(name=stage.name, phase="Suspended", digest=stage.digest, message="suspended"))

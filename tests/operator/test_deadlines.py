@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chain_builders import a_committed_job, a_job, a_plan, a_pod, retrying
-from deciding import NOON, committed_status, created, decide, entry
+from deciding import NOON, a_failed_job, committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
@@ -245,6 +245,24 @@ def test_a_chain_that_runs_longer_than_its_timeout_fails_at_its_present_stage():
     for again in (retrying(plan, "tiny"), a_chain_with_timeout("3h", generation=2)):
         resumed = decide(again, done, pods=(answered,), previous=late.status, now=at(300))
         assert (created(resumed), resumed.status.started_at) == (["tiny"], timestamp(at(300)))
+
+
+def test_a_stage_that_has_failed_keeps_its_reason_after_the_timeout_of_the_chain_has_passed():
+    plan = a_chain_with_timeout()
+    job = a_job(plan, "mini", active=1)
+    started = decide(plan, job, pods=(a_pod(job),), now=at(0)).status
+    failed_job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID, sentence="train.tsv:7")
+    failed = decide(plan, failed_job, pods=(pod,), previous=started, now=at(10)).status
+    assert failed.stages[0].failure_class == "DataInvalid"
+
+    for world in ((failed_job,), ()):
+        later = decide(plan, *world, pods=(pod,) if world else (), previous=failed, now=at(121))
+        assert (later.status, later.actions) == (failed, ())
+    # The operator may have been down when the Job failed.
+    missed = decide(plan, failed_job, pods=(pod,), previous=started, now=at(121))
+    assert entry(missed, "mini").failure_class == "DataInvalid"
+    longer = decide(a_chain_with_timeout("9h", generation=2), previous=failed, now=at(130))
+    assert (created(longer), entry(longer, "mini").failure_class) == ([], "DataInvalid")
 
 
 def test_a_suspension_an_edit_after_the_end_and_controls_do_not_use_up_the_time_of_a_chain():
