@@ -77,6 +77,8 @@ class _OneKind(Generic[Child]):
         """Takes a change that a watch reports. Returns: the chains that it may concern."""
         key, uid, version = chain_of(document), document["metadata"]["uid"], version_of(document)
         changed = self._leave_home(uid, key, version)
+        if not key.name:
+            return changed
         of = self._of.setdefault(key, _Of())
         # A watch that starts again repeats changes, and a live list may be newer than the watch.
         if version <= of.seen:
@@ -218,6 +220,8 @@ class _Listing(Generic[Child]):
         """A page of it."""
         for document in documents:
             key, child = chain_of(document), self._read(document)
+            if not key.name:
+                continue
             if key in self._finished or child is None:
                 self.left_out.add(key)
                 if child is None or needs_look(child, key, self._finished):
@@ -251,8 +255,8 @@ class Children:
         return self._of(kind).apply(change, document)
 
     def job_written(self, job: dict[str, Any]) -> None:
-        """Takes the answer to an own write of a Job. A foreign Job has no label."""
-        if CHAIN_LABEL in (job["metadata"].get("labels") or {}):
+        """Takes the answer to an own write of a Job. A foreign Job has no label, or an empty one."""
+        if (job["metadata"].get("labels") or {}).get(CHAIN_LABEL):
             self._jobs.write(job)
 
     def load(self, key: ChainKey, *, jobs: Listed, pods: Listed) -> None:
@@ -278,7 +282,7 @@ class Children:
 
 
 def chain_of(document: dict[str, Any]) -> ChainKey:
-    """The chain whose label a Job or pod has."""
+    """The chain whose label a Job or pod has. An empty label names no chain, and its objects are ignored."""
     metadata = document["metadata"]
     return ChainKey(metadata["namespace"], metadata["labels"][CHAIN_LABEL])
 

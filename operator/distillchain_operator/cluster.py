@@ -21,6 +21,7 @@ __all__ = ["COMPONENT", "ApiError", "Cluster"]
 LOG_TAIL_LINES = 50  # a progress line comes about every second, with other lines between them
 MERGE_PATCH = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+ALL_CHAINS = f"{CHAIN_LABEL},{CHAIN_LABEL}!="  # objects with the label, except those whose label is empty
 PAGE_METADATA = 500  # of a chain, 2 KB
 PAGE_CHAINS = 25  # with 20 KB for three stages; the largest have megabytes
 PAGE_CHILDREN = 100  # Jobs and pods with 10 KB
@@ -100,13 +101,13 @@ class Cluster:
 
     async def list_children(self, kind: Kind, namespace: str | None) -> AsyncIterator[Listed]:
         """The Jobs or pods of all chains, page by page."""
-        query = {"labelSelector": CHAIN_LABEL, "limit": str(PAGE_CHILDREN)}
+        query = {"labelSelector": ALL_CHAINS, "limit": str(PAGE_CHILDREN)}
         async for page in self._pages(_children(kind, namespace), query):
             yield _listed(page)
 
     async def watch_children(self, kind: Kind, namespace: str | None, *, since: int) -> AsyncIterator[dict[str, Any]]:
         """The changes of the Jobs or pods of all chains after a version."""
-        query = {"labelSelector": CHAIN_LABEL, "resourceVersion": str(since)}
+        query = {"labelSelector": ALL_CHAINS, "resourceVersion": str(since)}
         async for change in self._connection.watch(_children(kind, namespace), query):
             yield change
 

@@ -60,6 +60,8 @@ class Reader:
 
     async def find_chain(self, key: ChainKey) -> dict[str, Any] | None:
         """The chain, also from memory; None if it was deleted, or is being deleted."""
+        if not key.name:  # the API server would answer with the list of all chains
+            return None
         document = self._chains.get(key)
         return await self._read_chain(key) if document is None else document
 

@@ -198,3 +198,13 @@ def test_chains_that_were_deleted_are_forgotten_with_their_last_object(children:
     children.apply(Kind.JOBS, "DELETED", job(6))
     children.prune(set())
     assert children.apply(Kind.JOBS, "ADDED", job(4)) == {KEY}  # no version is remembered
+
+
+async def test_an_object_with_an_empty_label_belongs_to_no_chain(children: Children):
+    nowhere = ChainKey("ml", "")
+    assert children.apply(Kind.JOBS, "ADDED", job(5, key=nowhere)) == set()
+    assert await relist(children, 6, job(5, key=nowhere)) == set()
+    children.apply(Kind.JOBS, "ADDED", job(7, uid="b"))
+    assert children.apply(Kind.JOBS, "MODIFIED", job(8, uid="b", key=nowhere)) == {KEY}
+    children.job_written(job(9, uid="b", key=nowhere))
+    assert (states(children), states(children, nowhere)) == ({}, {})

@@ -8,6 +8,7 @@ import pytest
 
 from chain_builders import a_job, a_plan, a_pod
 from distillchain_api.wire.answer import Progress
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Kind, Listed
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.finished import FinishedChains
@@ -160,3 +161,9 @@ async def test_a_failure_is_decided_on_live_reads_because_the_end_of_the_pod_may
     await a_controller(server, children=server.children).reconcile(KEY)
     assert said in server.chain["status"]["stages"][0]["message"]
     assert server.reads == 1
+
+
+async def test_a_chain_without_a_name_is_not_read_because_the_answer_would_be_a_list():
+    server = Counting()
+    assert await a_controller(server).reconcile(ChainKey("ml", "")) is None
+    assert server.looks == 0
