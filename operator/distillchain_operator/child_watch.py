@@ -1,21 +1,27 @@
 """Lists and watches Jobs and pods into `Children`, and reports the chains that they belong to.
 
-A watch that ends goes on at the version that it has reached. If that version has expired, or after an ERROR, everything
-is listed again. While nothing is watched, `Children` says so and the controller reads live.
+A watch that ends goes on at the version that it has reached. If that version may have expired, or after an ERROR,
+everything is listed again. While nothing is watched, `Children` says so and the controller reads live.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+import random
+from collections.abc import Awaitable, Callable, Collection
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Kind, version_of
 from distillchain_operator.cluster import ApiError, Cluster
 
 RETRY_S = 2.0
+MAX_RETRY_S = 60.0
 SHORT_S = 5.0  # a watch that ends sooner is not started again at once
+ABOUT_VERSION = frozenset({400, 410, 504})  # these refusals may mean that the version has expired or does not exist
+RELIST_AFTER = 5  # other refusals one after the other
+
+_RANDOM = random.SystemRandom()
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +31,18 @@ class ChildWatch:
 
     Args:
         report: called for each chain of which something has changed.
+        pause: waits for so many seconds.
     """
 
-    def __init__(self, cluster: Cluster, children: Children, *, report: Callable[[ChainKey], None]) -> None:
-        self._cluster, self._children, self._report = cluster, children, report
+    def __init__(
+        self,
+        cluster: Cluster,
+        children: Children,
+        *,
+        report: Callable[[ChainKey], None],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._cluster, self._children, self._report, self._pause = cluster, children, report, pause
         self._tasks: dict[tuple[Kind, str | None], asyncio.Task[None]] = {}
 
     async def watch(self, namespaces: Collection[str | None]) -> None:
@@ -40,7 +54,7 @@ class ChildWatch:
         for place in self._tasks.keys() - places:
             self._tasks.pop(place).cancel()
         added = {
-            place: _Watch(self._cluster, *place, children=self._children, report=self._report)
+            place: _Watch(self._cluster, *place, children=self._children, report=self._report, pause=self._pause)
             for place in places - self._tasks.keys()
         }
         self._tasks |= {place: asyncio.create_task(watch.run()) for place, watch in added.items()}
@@ -67,10 +81,12 @@ class _Watch:
         *,
         children: Children,
         report: Callable[[ChainKey], None],
+        pause: Callable[[float], Awaitable[None]],
     ) -> None:
         self._cluster, self._kind, self._namespace = cluster, kind, namespace
-        self._children, self._report = children, report
+        self._children, self._report, self._pause = children, report, pause
         self._reached: int | None = None  # the version up to which everything is known; None: list again
+        self._refusals = 0  # one after the other, until a watch works
         self.tried = asyncio.Event()
 
     async def run(self) -> None:
@@ -79,7 +95,7 @@ class _Watch:
             while True:
                 if not await self._succeeds():
                     self._set_followed(is_followed=False)
-                    await asyncio.sleep(RETRY_S)
+                    await self._pause(self._retry_s())
         finally:
             self._set_followed(is_followed=False)
 
@@ -91,15 +107,32 @@ class _Watch:
                 await self._list()
             return await self._watch()
         except ApiError as error:
-            log.info("watch broke off and is started again", extra={**fields, "error": error.message})
-            # Without an answer, the version is still good; after any other error, it may have expired.
-            self._reached = None if error.status else self._reached
+            # The other errors are over soon; a missing right remains until somebody grants it.
+            level = logging.WARNING if error.status in (401, 403) else logging.INFO
+            log.log(level, "watch broke off and is started again", extra={**fields, "error": error.message})
+            self._note_refusal(error.status)
         except Exception:  # an answer that is no list and no watch; the other watches go on
             log.exception("watch failed and is started again", extra=fields)
-            self._reached = None
+            self._refusals, self._reached = self._refusals + 1, None
         finally:
             self.tried.set()
         return False
+
+    def _note_refusal(self, status: int) -> None:
+        if not status:  # no answer, so the version is still good
+            return
+        self._refusals += 1
+        # An overloaded API server that refuses watches must not have to answer a list of everything each time.
+        if status in ABOUT_VERSION or self._refusals % RELIST_AFTER == 0:
+            self._reached = None
+
+    def _retry_s(self) -> float:
+        """Seconds until the next try. After a lost connection they do not grow, because such a try costs little."""
+        if not self._refusals:
+            return RETRY_S
+        longest = min(RETRY_S * 2.0 ** min(self._refusals - 1, 20), MAX_RETRY_S)
+        # The watches of all namespaces are often refused at the same time.
+        return longest * _RANDOM.uniform(0.5, 1)
 
     async def _list(self) -> None:
         pages = self._cluster.list_children(self._kind, self._namespace)
@@ -112,10 +145,12 @@ class _Watch:
     async def _watch(self) -> bool:
         """Takes the changes of one watch. Returns: whether it has lasted."""
         assert self._reached is not None
-        started_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
         async for change in self._cluster.watch_children(self._kind, self._namespace, since=self._reached):
             if change.get("type") == "ERROR":
                 document = change.get("object") or {}
+                self._reached = None
                 raise ApiError(document.get("code") or 500, document.get("message") or "unknown error")
             # After a connection that broke, the first change or bookmark shows that the new one works.
             self._set_followed(is_followed=True)
@@ -123,7 +158,10 @@ class _Watch:
                 for key in self._children.apply(self._kind, change["type"], change["object"]):
                     self._report(key)
             self._reached = version_of(change["object"])
-        return asyncio.get_running_loop().time() - started_at > SHORT_S
+            if loop.time() - started_at > SHORT_S:
+                self._refusals = 0
+        self._refusals = 0
+        return loop.time() - started_at > SHORT_S
 
     def _set_followed(self, *, is_followed: bool) -> None:
         self._children.follow(self._kind, self._namespace, is_followed=is_followed)

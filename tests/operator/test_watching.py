@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -18,8 +19,8 @@ from distillchain_operator import child_watch as child_watch_module
 from distillchain_operator import watching
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.child_watch import ChildWatch
-from distillchain_operator.children import Children
-from distillchain_operator.cluster import Cluster
+from distillchain_operator.children import Children, Kind, Listed
+from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.watching import watch_chains
 
@@ -248,3 +249,73 @@ async def test_while_jobs_cannot_be_watched_nothing_of_them_is_taken_from_the_ca
         watches.listed = {}
         await until(lambda: children.observed(key, "") is not None, task)
     assert children.observed(key, "") is None
+
+
+class Refusing:
+    """A Cluster whose watches of Jobs and pods fail with these errors, one after the other, and then wait."""
+
+    def __init__(self, *errors: ApiError | dict[str, Any]) -> None:
+        self.lists: Counter[Kind] = Counter()
+        self.pauses: list[float] = []
+        self.errors = {kind: list(errors) for kind in Kind}
+        self.waits = {kind: asyncio.Event() for kind in Kind}
+
+    async def list_children(self, kind: Kind, namespace: str | None) -> AsyncIterator[Listed]:
+        self.lists[kind] += 1
+        yield Listed(5, [])
+
+    async def watch_children(self, kind: Kind, namespace: str | None, *, since: int) -> AsyncIterator[dict[str, Any]]:
+        if not self.errors[kind]:
+            self.waits[kind].set()
+            await asyncio.Event().wait()
+        error = self.errors[kind].pop(0)
+        if isinstance(error, ApiError):
+            raise error
+        yield {"type": "ERROR", "object": error}
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def run(self) -> list[int]:
+        """Watches until no errors are left. Returns: how often each kind was listed."""
+        child_watch = ChildWatch(
+            cast("Cluster", self), Children(FinishedChains()), report=lambda _: None, pause=self.pause
+        )
+        await child_watch.watch({None})
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.gather(*(waits.wait() for waits in self.waits.values()))
+        child_watch.stop()
+        return list(self.lists.values())
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+async def test_a_watch_that_is_refused_again_and_again_rarely_lists_all_objects(status: int):
+    cluster = Refusing(*[ApiError(status, "no")] * 11)
+    assert await cluster.run() == [3, 3]  # the first list, and one after five refusals each
+
+
+@pytest.mark.parametrize("status", [400, 410, 504])
+async def test_after_a_refusal_that_may_be_about_the_version_all_objects_are_listed(status: int):
+    assert await Refusing(*[ApiError(status, "no")] * 3).run() == [4, 4]
+
+
+async def test_an_error_in_a_watch_lists_all_objects_and_a_lost_connection_does_not():
+    assert await Refusing({"code": 500, "message": "odd"}).run() == [2, 2]
+    assert await Refusing(*[ApiError(0, "connection refused")] * 11).run() == [1, 1]
+
+
+async def test_the_pause_before_a_refused_watch_is_tried_again_doubles_up_to_a_minute():
+    cluster = Refusing(*[ApiError(429, "too many requests")] * 8)
+    await cluster.run()
+    longest = [2, 4, 8, 16, 32, 60, 60, 60]
+    pauses = sorted(cluster.pauses)
+    assert all(most / 2 <= pause <= most for pause, most in zip(pauses, sorted(longest * 2), strict=True))
+    assert len(set(pauses)) == len(pauses), "the two watches do not keep step"
+
+
+@pytest.mark.parametrize("status, level", [(401, "WARNING"), (403, "WARNING"), (429, "INFO")])
+async def test_a_missing_right_to_watch_is_a_warning(status: int, level: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger=child_watch_module.__name__)
+    await Refusing(ApiError(status, "no")).run()
+    assert {record.levelname for record in caplog.records} == {level}
