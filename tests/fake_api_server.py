@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -102,10 +102,11 @@ class FakeApiServer:
             self.refused_changes += 1
             raise self.change_refusal
 
-    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
+    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: Mapping[str, str | None]) -> None:
         self._refuse_change()
         for job in self.jobs:
-            job["metadata"]["annotations"] = annotations
+            merged = {**job["metadata"].get("annotations", {}), **annotations}
+            job["metadata"]["annotations"] = {key: value for key, value in merged.items() if value is not None}
 
     async def set_ttl(self, namespace: str, name: str, *, uid: str, seconds: int) -> None:
         self._refuse_change()

@@ -47,6 +47,14 @@ class SetSuspend:
 
 
 @dataclass(frozen=True)
+class RemoveSuspendNote:
+    """Remove the note that this operator suspended a Job, without resuming it."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class NotePods:
     """Record on a Job which pods it has had."""
 
@@ -65,7 +73,7 @@ class SetTtl:
     seconds: int
 
 
-Action = CreateJob | CreatePart | DeleteJob | SetSuspend | NotePods | SetTtl
+Action = CreateJob | CreatePart | DeleteJob | SetSuspend | RemoveSuspendNote | NotePods | SetTtl
 
 
 @dataclass(frozen=True)

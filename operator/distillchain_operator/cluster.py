@@ -6,7 +6,7 @@ Every answer is plain JSON data; every error is an `ApiError` with the API serve
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -165,8 +165,8 @@ class Cluster:
         spec = {"ttlSecondsAfterFinished": seconds}
         await self._patch_job(namespace, name, {"metadata": {"uid": uid}, "spec": spec})
 
-    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
-        """Annotates the Job with this UID; no error if it is gone or another has its name."""
+    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: Mapping[str, str | None]) -> None:
+        """Sets annotations of the Job with this UID, and removes those that are None; no error if it is gone."""
         await self._patch_job(namespace, name, {"metadata": {"uid": uid, "annotations": annotations}})
 
     async def label_job(self, namespace: str, name: str, *, uid: str, labels: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ from distillchain_operator.actions import (
     Decision,
     DeleteJob,
     NotePods,
+    RemoveSuspendNote,
     SetSuspend,
     SetTtl,
 )
@@ -53,6 +54,7 @@ from distillchain_operator.settings import Settings
 from distillchain_operator.stage_metrics import pods_now
 from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
 from distillchain_operator.stored_status import parse_status
+from distillchain_operator.suspension import stop_all
 from distillchain_operator.transitions import transitions
 
 log = logging.getLogger(__name__)
@@ -204,8 +206,8 @@ class Controller:
                 return action.job["metadata"]["name"] not in held
             case DeleteJob():
                 return not self._changer.is_backing_off(action, key)
-            case CreatePart() | SetSuspend() | NotePods() | SetTtl():  # status has the result already
-                return False
+            case CreatePart() | SetSuspend() | RemoveSuspendNote() | NotePods() | SetTtl():
+                return False  # status has the result already
             case _:
                 assert_never(action)
 
@@ -240,6 +242,13 @@ class Controller:
         for memory in (self._creator, self._changer, self._metrics, self._finished, self._reader, self.chains):
             memory.forget(key)
 
+    def prune(self, existing: set[ChainKey]) -> None:
+        """Keeps only what is needed of the chains that exist."""
+        for key in self._progress_read_at.keys() - existing:
+            del self._progress_read_at[key]
+        for memory in (self._creator, self._changer, self._reader, self.chains):
+            memory.prune(existing)
+
     async def _report_failure(
         self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, error: Exception
     ) -> None:
@@ -260,12 +269,12 @@ class Controller:
         self, document: dict[str, Any], observed: Observed, previous: ChainStatus, faults: list[str]
     ) -> Decision:
         """What to do about a chain whose spec is invalid. Running Jobs continue unless the spec says to suspend."""
-        running = [job for job in observed.jobs if not job.is_finished and not job.deleting]
-        actions = []
+        actions: list[Action] = []
         # Read from the document, because the spec as a whole could not be parsed.
         if document["spec"].get("suspend") is True:
-            actions = [SetSuspend(job.name, job.uid, suspend=True) for job in running if not job.suspend_wanted]
+            actions += stop_all(observed)
         else:
+            running = [job for job in observed.jobs if not job.is_finished and not job.deleting]
             faults += [f"Job {job.name} keeps running; set spec.suspend: true to stop it" for job in running]
         generation = document["metadata"]["generation"]
         status = invalid_status(faults, generation=generation, previous=previous, now=self._clock())
@@ -306,9 +315,9 @@ class Controller:
                         has_begun = status.phase != "Pending" or decision.status.started_at == previous.started_at
                         started_at = decision.status.started_at if has_begun else None
                         status = status.model_copy(update={"started_at": started_at})
-                case SetSuspend() | NotePods() | SetTtl() if action.uid in leaving:
+                case SetSuspend() | RemoveSuspendNote() | NotePods() | SetTtl() if action.uid in leaving:
                     pass  # a Job that is deleted now must not run again before
-                case DeleteJob() | SetSuspend() | NotePods() | SetTtl():
+                case DeleteJob() | SetSuspend() | RemoveSuspendNote() | NotePods() | SetTtl():
                     if refused := await self._changer.change(action, key):
                         refusals.append(refused)
                         is_open = is_open or (isinstance(action, DeleteJob) and action.asked_once)

@@ -12,7 +12,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator import deadlines, starting
-from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods, SetSuspend
+from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods
 from distillchain_operator.evidence_status import passes_of_controls
 from distillchain_operator.expiry import SOON_S, expirations
 from distillchain_operator.group import build_network_policy, build_service
@@ -24,10 +24,9 @@ from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.step import Step
+from distillchain_operator.suspension import follow_suspend
 from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View, is_of_plan
-
-NEVER_STARTED = "the chain was suspended before its pod started"
 
 
 def reconcile(
@@ -52,7 +51,7 @@ def reconcile(
     view = View(plan, observed, previous, defaults, progress, now, backing_off)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
-    actions += [action for action in (*_follow_suspend(view), *_note_pods(view)) if action.name not in gone]
+    actions += [action for action in (*follow_suspend(view), *_note_pods(view)) if action.name not in gone]
     stages, steps, has_more_starts = _walk(view, leaving=_deleted(actions))
     actions += steps
     committed = {entry.job for entry in stages if entry.phase == "Committed"}
@@ -152,31 +151,6 @@ def _delete_superfluous(view: View) -> list[DeleteJob]:
         for first, *further in same.values()
         for job in further
     ]
-
-
-def _follow_suspend(view: View) -> list[SetSuspend | DeleteJob]:
-    """Suspends or resumes every unfinished Job of the spec's stages as the chain says.
-
-    A Job whose pod has not started is deleted instead: the Job controller counts a pod that is stopped before it ran as
-    a crash, and with `retries: 0` a suspended chain would fail. So is a Job in a queue of Kueue, which would resume it
-    at once or when quota is free. A Job that another controller suspended is resumed by that controller.
-    """
-    return [
-        SetSuspend(job.name, job.uid, view.suspends)
-        if not view.suspends or (view.has_started(job) and not job.queue)
-        else DeleteJob(job.name, job.uid, why=_why_deleted(job))
-        for job in view.observed.jobs
-        if view.is_wanted(job)
-        and not job.is_finished
-        and not job.deleting
-        # Only a suspension with our note is undone, or Kueue could never hold a Job back. A note is removed even if
-        # another controller resumed the Job: otherwise the operator would resume what Kueue suspends next.
-        and (not job.suspend_wanted or bool(job.queue) if view.suspends else job.noted_suspended)
-    ]
-
-
-def _why_deleted(job: ObservedJob) -> str:
-    return f"the chain was suspended: its quota in queue {job.queue} is free" if job.queue else NEVER_STARTED
 
 
 def _complete_groups(view: View, *, leaving: set[str]) -> list[CreatePart]:

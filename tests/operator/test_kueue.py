@@ -10,8 +10,10 @@ from chain_builders import IMAGE, NOON, a_job, a_plan, a_pod
 from deciding import created, decide, entry
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import CreateJob, DeleteJob, SetSuspend
+from distillchain_operator.actions import CreateJob, DeleteJob, RemoveSuspendNote, SetSuspend
+from distillchain_operator.labels import SUSPENDED_ANNOTATION
 from distillchain_operator.transitions import transitions
+from fake_api_server import KEY, FakeApiServer, a_controller
 
 
 def queued_plan(**spec: Any) -> Plan:
@@ -124,6 +126,31 @@ def test_a_suspended_chain_deletes_its_job_because_kueue_would_resume_it(is_admi
     ]
     assert not [action for action in decision.actions if isinstance(action, SetSuspend)]
     assert decision.status.phase == "Suspended"
+
+
+@pytest.mark.parametrize("is_admitted", [True, False])
+async def test_an_invalid_chain_that_is_suspended_deletes_its_job_because_kueue_would_resume_it(is_admitted: bool):
+    server = FakeApiServer()
+    server.chain["spec"] |= {"suspend": True}
+    server.chain["spec"]["task"]["labels"] = ["one"]
+    plan = queued_plan()
+    server.jobs = [a_job(plan, "mini", active=1) if is_admitted else held(plan)]
+    await a_controller(server).reconcile(KEY)
+    assert server.jobs == []
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_job_that_an_earlier_release_suspended_loses_the_note_and_is_resumed_by_kueue_alone(is_held: bool):
+    server, plan = FakeApiServer(), queued_plan()
+    server.chain["spec"]["template"]["queueName"] = "gpus"
+    job = held(plan) if is_held else a_job(plan, "mini", active=1)
+    job["metadata"].setdefault("annotations", {})[SUSPENDED_ANNOTATION] = "true"
+    server.jobs = [job]
+    (action,) = decide(plan, job).actions
+    assert action == RemoveSuspendNote(job["metadata"]["name"], job["metadata"]["uid"])
+    await a_controller(server).reconcile(KEY)
+    assert SUSPENDED_ANNOTATION not in job["metadata"]["annotations"]
+    assert bool(job["spec"].get("suspend")) is is_held
 
 
 def test_a_job_that_another_cluster_ran_fails_with_the_reason_instead_of_running_for_ever():
