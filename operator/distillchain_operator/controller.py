@@ -242,13 +242,6 @@ class Controller:
         for memory in (self._creator, self._changer, self._metrics, self._finished, self._reader, self.chains):
             memory.forget(key)
 
-    def prune(self, existing: set[ChainKey]) -> None:
-        """Keeps only what is needed of the chains that exist."""
-        for key in self._progress_read_at.keys() - existing:
-            del self._progress_read_at[key]
-        for memory in (self._creator, self._changer, self._reader, self.chains):
-            memory.prune(existing)
-
     async def _report_failure(
         self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, error: Exception
     ) -> None:
