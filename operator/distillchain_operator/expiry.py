@@ -55,7 +55,7 @@ def expirations(view: View, entries: Sequence[StageStatus]) -> Expirations:
 
 
 def _is_new(entry: StageStatus | None, before: StageStatus | None, job: ObservedJob) -> bool:
-    """Whether the stored status has the result of a stage, or the failure of this Job, not yet.
+    """Whether the stored status does not have the result of a stage, its export, or the failure of this Job yet.
 
     Kubernetes counts a TTL from the end of a Job, which may be long ago: it may delete the Job at once.
     """
@@ -63,7 +63,10 @@ def _is_new(entry: StageStatus | None, before: StageStatus | None, job: Observed
         return True
     if entry is None or entry.phase != "Committed":
         return False
-    return before is None or (before.phase, before.digest) != (entry.phase, entry.digest)
+    if before is None or (before.phase, before.digest) != (entry.phase, entry.digest):
+        return True
+    # A late export is the answer of a Job of its own, long after the stage was committed.
+    return job.exports_only and (before.exports, before.missing_export) != (entry.exports, entry.missing_export)
 
 
 def _is_failure_of(entry: StageStatus | None, job: ObservedJob) -> bool:

@@ -16,7 +16,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Committed, ExportFailure
 from distillchain_api.wire.export import ExportSummary
-from distillchain_operator.actions import CreateJob, Decision, DeleteJob
+from distillchain_operator.actions import CreateJob, Decision, DeleteJob, SetTtl
 from distillchain_operator.late_exports import refused_export
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.transitions import transitions
@@ -281,6 +281,20 @@ def test_a_late_export_claims_no_device_but_those_of_other_containers():
     spec = job["spec"]["template"]["spec"]
     assert [container["resources"] for container in spec["containers"]] == [{}, sidecar["resources"]]
     assert spec["resourceClaims"] == claims[1:]
+
+
+def test_the_job_of_a_late_export_expires_only_when_its_result_is_in_status():
+    status = committed_status(a_plan(stages=["mini"]), "mini")
+    plan = a_plan(stages=["mini"], generation=2, template=ONNX | {"ttlAfterFinished": "1h"})
+    started = decide(plan, previous=status)
+    answer = a_commit(plan.stages[0], reused=True).model_copy(update={"exports": [EXPORTED]})
+    job, pod = ended(export_job(started), answer=answer)
+
+    first = decide(plan, job, pods=(pod,), previous=started.status)
+    second = decide(plan, job, pods=(pod,), previous=first.status)
+
+    assert (first.actions, first.look_again_s) == ((), 0.1)
+    assert second.actions == (SetTtl(job["metadata"]["name"], job["metadata"]["uid"], 3600),)
 
 
 def test_a_late_export_whose_pod_waits_too_long_is_deleted_and_created_again_after_a_pause():
