@@ -24,7 +24,7 @@ def follow_suspend(view: View) -> list[SetSuspend | DeleteJob | RemoveSuspendNot
         return [
             _stop(job) if job.queue or view.has_started(job) else DeleteJob(job.name, job.uid, why=NEVER_STARTED)
             for job in jobs
-            if _is_stopped_by_suspend(job)
+            if _is_stopped_by_suspend(view.observed, job)
         ]
     # Only a suspension with our note is undone, or Kueue could never hold a Job back. A note is removed even if another
     # controller resumed the Job: otherwise the operator would resume what Kueue suspends next.
@@ -38,11 +38,14 @@ def follow_suspend(view: View) -> list[SetSuspend | DeleteJob | RemoveSuspendNot
 def stop_all(observed: Observed) -> list[SetSuspend | DeleteJob]:
     """Stops every unfinished Job of a suspended chain whose spec is invalid, so that its stages are not known."""
     jobs = (job for job in observed.jobs if not job.is_finished and not job.deleting)
-    return [_stop(job) for job in jobs if _is_stopped_by_suspend(job)]
+    return [_stop(job) for job in jobs if _is_stopped_by_suspend(observed, job)]
 
 
-def _is_stopped_by_suspend(job: ObservedJob) -> bool:
-    return bool(job.queue) or not job.suspend_wanted
+def _is_stopped_by_suspend(observed: Observed, job: ObservedJob) -> bool:
+    if not job.queue:
+        return not job.suspend_wanted
+    # The Job controller completes it within a second. Deleting it could lose an answer that is not in status yet.
+    return not any(pod.is_leader and pod.phase == "Succeeded" for pod in observed.pods_of(job))
 
 
 def _stop(job: ObservedJob) -> SetSuspend | DeleteJob:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from chain_builders import IMAGE, NOON, a_job, a_plan, a_pod
+from chain_builders import CHAIN_UID, IMAGE, NOON, a_committed_job, a_job, a_plan, a_pod
 from deciding import created, decide, entry
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import CreateJob, DeleteJob, RemoveSuspendNote, SetSuspend
 from distillchain_operator.labels import SUSPENDED_ANNOTATION
+from distillchain_operator.observed import observe
+from distillchain_operator.suspension import stop_all
 from distillchain_operator.transitions import transitions
 from fake_api_server import KEY, FakeApiServer, a_controller
 
@@ -126,6 +128,18 @@ def test_a_suspended_chain_deletes_its_job_because_kueue_would_resume_it(is_admi
     ]
     assert not [action for action in decision.actions if isinstance(action, SetSuspend)]
     assert decision.status.phase == "Suspended"
+
+
+def test_a_suspended_chain_keeps_a_job_that_has_answered_until_the_job_controller_says_so():
+    plan, suspended = queued_plan(), queued_plan(suspend=True)
+    job, pod = a_committed_job(plan, "mini")
+    job["status"] = {"startTime": NOON, "active": 1}
+    running = decide(plan, job).status
+    decision = decide(suspended, job, pods=(pod,), previous=running)
+    assert not [action for action in decision.actions if isinstance(action, DeleteJob)]
+    assert entry(decision, "mini").phase == "Committed"
+    observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[pod])
+    assert stop_all(observed) == []
 
 
 @pytest.mark.parametrize("is_admitted", [True, False])
