@@ -18,8 +18,13 @@ NODE = "node"
 # Units that take about a minute or more on two cores, the longest first. The others start after them.
 LONGEST = (
     NODE,
-    "tests/report/test_browser.py",
     "tests/docs/test_blocks.py",
+    "tests/cli/test_tagging_example.py",
+    "tests/operator/test_kueue_on_apiserver.py",
+    "tests/benchmarks/test_evidence.py",
+    "tests/report/test_browser.py",
+    "tests/trainer/test_smollm2.py",
+    "tests/trainer/test_launch_stage.py",
     "tests/cli/test_cluster_commands.py",
     "tests/cli/test_run_models.py",
     "tests/operator/test_chains_on_apiserver.py",
@@ -29,6 +34,8 @@ LONGEST = (
     "tests/operator/test_lease.py",
     "tests/chart/test_chart_on_apiserver.py",
     "tests/benchmarks/test_gpu.py",
+    "tests/trainer/test_sharding.py",
+    "tests/cli/test_sweep_example.py",
 )
 
 
