@@ -17,8 +17,6 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
-# One group may have all workers but so many, so that a webhook that is slow in one namespace leaves some to the others.
-KEPT_FREE = 4
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +77,9 @@ class WorkQueue(Generic[Key]):
     ) -> None:
         self._work = work
         self._group_of: Callable[[Key], Hashable] = group_of or (lambda _: None)
-        self._kept_free = KEPT_FREE if group_of else 0
+        self._shares = group_of is not None
         self._waiting: _Lanes[Key] = _Lanes(self._group_of)
         self._idle: deque[asyncio.Future[Key]] = deque()
-        self._workers = 0
         self._busy: set[Key] = set()
         self._busy_of: Counter[Hashable] = Counter()  # workers, by group
         self._again: dict[Key, bool] = {}  # added while a worker has it, and whether it is urgent
@@ -125,7 +122,6 @@ class WorkQueue(Generic[Key]):
 
     async def run(self, *, workers: int) -> None:
         """Processes keys until cancelled."""
-        self._workers = workers
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
@@ -147,7 +143,9 @@ class WorkQueue(Generic[Key]):
                 return
 
     def _may_work(self, group: Hashable) -> bool:
-        return self._busy_of[group] < max(self._workers - self._kept_free, 1)
+        # A group gets a worker while more are idle than it has. So one has at most half of them, and webhooks that are
+        # slow in several namespaces still leave a worker to the others.
+        return not self._shares or self._busy_of[group] < len(self._idle)
 
     async def _next(self) -> Key:
         waits: asyncio.Future[Key] = asyncio.get_running_loop().create_future()
