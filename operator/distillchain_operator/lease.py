@@ -170,6 +170,9 @@ class Election:
         holder = found["spec"].get("holderIdentity") if found else None
         if found is None or holder != self._identity:
             raise LeadershipLost(f"{holder} leads" if holder else "the lease was deleted or released by another writer")
+        # Of one format and one clock, so they can be compared as text.
+        if found["spec"].get("renewTime", "") < self._lease["spec"]["renewTime"]:
+            raise LeadershipLost("the lease is older than it was: etcd was restored from a backup")
         self._lease = found
 
     async def release(self) -> None:

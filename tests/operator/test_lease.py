@@ -163,6 +163,17 @@ async def test_a_write_that_keeps_the_holder_does_not_end_its_leadership(
         keeping.cancel()
 
 
+async def test_a_holder_stops_if_the_lease_is_older_than_what_it_wrote_because_etcd_was_restored(
+    kubeconfig: Path, control_plane: ControlPlane, namespace: str
+):
+    async with candidate(namespace, "first", LONG) as first, asyncio.timeout(WITHIN_S):
+        await first.acquire()
+        older = json.dumps({"spec": {"renewTime": "2026-01-01T12:00:00.000000Z"}})
+        control_plane.kubectl("patch", "lease", NAME, "-n", namespace, "--type=merge", "-p", older)
+        with pytest.raises(LeadershipLost, match="etcd was restored"):
+            await first.keep()
+
+
 async def test_a_lease_with_an_empty_spec_is_taken(kubeconfig: Path, control_plane: ControlPlane, namespace: str):
     metadata = {"name": NAME, "namespace": namespace}
     control_plane.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
