@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.child_watch import ChildWatch
@@ -104,7 +104,6 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         loop.add_signal_handler(number, stops.set)
     finished = FinishedChains()
     children = Children(finished)
-    cluster.report_written_jobs(children.job_written)
     controller = Controller(cluster, settings, metrics=metrics, finished=finished, children=children)
     queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile), group_of=lambda key: key.namespace)
     metrics.queue_depth.set_function(lambda: queue.depth)
@@ -115,15 +114,20 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         if controller.chains.report(key, version):
             queue.add(key)
 
+    def take_written(job: dict[str, Any]) -> None:
+        if key := children.job_written(job):
+            report(key, None)
+
     def report_from_thread(key: ChainKey, version: int) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             loop.call_soon_threadsafe(report, key, version)
 
     def look_later(key: ChainKey, version: int) -> None:
         """Looks at a chain although nothing was reported, after those that something was reported of."""
-        controller.chains.report(key, version)  # its report may have been lost
-        controller.chains.report(key, None)
+        controller.chains.listed(key, version)
         queue.add(key, urgent=False)
+
+    cluster.report_written_jobs(take_written)
 
     async def watch() -> None:
         # First, because the first lists of the watches would report each of them.
@@ -135,7 +139,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
 
     def forget_others(keys: set[ChainKey]) -> None:
         """Keeps only what is needed of the chains that exist."""
-        for memory in (metrics.resynced, finished.keep, controller.chains.prune, children.prune):
+        for memory in (metrics.resynced, finished.keep, controller.prune, children.prune):
             memory(keys)
 
     async with asyncio.TaskGroup() as group:

@@ -100,13 +100,15 @@ class _OneKind(Generic[Child]):
             return changed
         return changed | {key}
 
-    def write(self, document: dict[str, Any]) -> None:
-        """Takes the answer to an own write."""
+    def write(self, document: dict[str, Any]) -> bool:
+        """Takes the answer to an own write. Returns: whether it may have more than this write has changed."""
         key, version = chain_of(document), version_of(document)
         of = self._of.setdefault(key, _Of())
         # Otherwise the watch is further, and the object may be gone.
-        if version > of.seen and key not in self._left_out and (child := self.read(document)) is not None:
-            self._put(key, version, child)
+        if version <= of.seen or key in self._left_out or (child := self.read(document)) is None:
+            return False
+        is_new = child.uid not in of.known
+        return self._put(key, version, child) and not is_new
 
     def load(self, key: ChainKey, listed: Listed) -> None:
         """Takes a live list of the objects of one chain."""
@@ -254,10 +256,14 @@ class Children:
         """Takes a change that a watch reports. Returns: the chains that it may concern."""
         return self._of(kind).apply(change, document)
 
-    def job_written(self, job: dict[str, Any]) -> None:
-        """Takes the answer to an own write of a Job. A foreign Job has no label, or an empty one."""
-        if (job["metadata"].get("labels") or {}).get(CHAIN_LABEL):
-            self._jobs.write(job)
+    def job_written(self, job: dict[str, Any]) -> ChainKey | None:
+        """Takes the answer to an own write of a Job. A foreign Job has no label, or an empty one.
+
+        Returns: its chain if the answer may have what another writer has changed before; the watch then reports
+            nothing new.
+        """
+        is_labelled = bool((job["metadata"].get("labels") or {}).get(CHAIN_LABEL))
+        return chain_of(job) if is_labelled and self._jobs.write(job) else None
 
     def load(self, key: ChainKey, *, jobs: Listed, pods: Listed) -> None:
         """Takes live lists of what one chain has."""

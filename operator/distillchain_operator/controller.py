@@ -242,6 +242,11 @@ class Controller:
         for memory in (self._creator, self._changer, self._metrics, self._finished, self._reader, self.chains):
             memory.forget(key)
 
+    def prune(self, existing: set[ChainKey]) -> None:
+        """Keeps only what is needed of the chains that exist."""
+        for key in self.chains.prune(existing):
+            self._forget(key)
+
     async def _report_failure(
         self, document: dict[str, Any], key: ChainKey, previous: ChainStatus, error: Exception
     ) -> None:

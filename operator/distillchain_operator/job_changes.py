@@ -17,6 +17,9 @@ RETRY_S = 30.0  # no event says that a webhook or a policy was corrected
 
 JobChange = DeleteJob | SetSuspend | RemoveSuspendNote | NotePods | SetTtl
 
+_Change = tuple[type[JobChange], str, bool | None]
+"""The kind of a change, the UID of its Job, and whether it suspends or resumes."""
+
 
 class Refused(NamedTuple):
     """A change that the API server did not accept.
@@ -38,7 +41,7 @@ class JobChanger:
         self._monotonic = monotonic
         # The text of a refusal may differ each time, and writing it to status is an event of the chain: without the
         # backoff, each refusal would cause the next.
-        self._refused: dict[ChainKey, dict[JobChange, tuple[Refused, float]]] = {}
+        self._refused: dict[ChainKey, dict[_Change, tuple[Refused, float]]] = {}
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted."""
@@ -46,16 +49,19 @@ class JobChanger:
 
     def is_backing_off(self, action: JobChange, key: ChainKey) -> bool:
         """Whether the change was refused and is not tried again yet."""
-        refused = self._refused.get(key, {}).get(action)
+        refused = self._refused.get(key, {}).get(_without_content(action))
         return refused is not None and refused[1] > self._monotonic()
 
     async def change(self, action: JobChange, key: ChainKey) -> Refused | None:
         """Changes the Job; says what was refused, now or a moment ago."""
-        refusals = self._refused.setdefault(key, {})
-        if action in refusals:
-            refused, until = refusals[action]
-            if until > self._monotonic():
-                return refused._replace(retry_s=until - self._monotonic())
+        change, now = _without_content(action), self._monotonic()
+        # Most Jobs change only a few times, so what has expired is not kept.
+        refusals = {other: known for other, known in self._refused.pop(key, {}).items() if known[1] > now}
+        if refusals:
+            self._refused[key] = refusals
+        if change in refusals:
+            refused, until = refusals[change]
+            return refused._replace(retry_s=until - now)
         try:
             await self._perform(action, key)
         except ApiError as error:
@@ -66,9 +72,8 @@ class JobChanger:
             # The others only count pods and keep a Job for longer.
             stalls = error.is_refusal and isinstance(action, DeleteJob | SetSuspend)
             refused = Refused(f"{problem}{RETRY_S:.0f} s", stalls, RETRY_S)
-            refusals[action] = refused, self._monotonic() + RETRY_S
+            self._refused.setdefault(key, {})[change] = refused, self._monotonic() + RETRY_S
             return refused
-        refusals.pop(action, None)
         return None
 
     async def _perform(self, action: JobChange, key: ChainKey) -> None:
@@ -91,6 +96,11 @@ class JobChanger:
                 log.info("job expires", extra={**where, "ttl_s": action.seconds})
             case _:
                 assert_never(action)
+
+
+def _without_content(action: JobChange) -> _Change:
+    """What the backoff of a change counts for: the pods that are noted may differ at each look."""
+    return type(action), action.uid, action.suspend if isinstance(action, SetSuspend) else None
 
 
 def _verb(action: JobChange) -> str:

@@ -54,6 +54,14 @@ class KnownChains:
         self._reported[key] = max(version, self._reported.get(key, 0))
         return True
 
+    def listed(self, key: ChainKey, version: int) -> None:
+        """The chain is in a list of all chains, and is looked at although nothing was reported."""
+        # The report of a change may have been lost. After etcd was restored from a backup, the version may be lower.
+        if version != self._versions.get(key):
+            self._versions.pop(key, None)
+            self._documents.pop(key, None)
+        self._changed.add(key)
+
     def take_news(self, key: ChainKey) -> bool:
         """Whether something is a reason to look at a chain: a report, or that a look is due."""
         reported, changed = self._reported.pop(key, None), key in self._changed
@@ -80,9 +88,11 @@ class KnownChains:
             memory.pop(key, None)
         self._changed.discard(key)
 
-    def prune(self, existing: set[ChainKey]) -> None:
-        """Keeps only chains that exist, and of those that have finished only the version."""
-        for key in self._versions.keys() - existing:
+    def prune(self, existing: set[ChainKey]) -> set[ChainKey]:
+        """Keeps only chains that exist, and of those that have finished only the version. Returns: the others."""
+        gone = self._versions.keys() - existing
+        for key in gone:
             self.forget(key)
         for key in [key for key in self._documents if key in self._finished]:
             del self._documents[key]
+        return gone

@@ -208,3 +208,12 @@ async def test_an_object_with_an_empty_label_belongs_to_no_chain(children: Child
     assert children.apply(Kind.JOBS, "MODIFIED", job(8, uid="b", key=nowhere)) == {KEY}
     children.job_written(job(9, uid="b", key=nowhere))
     assert (states(children), states(children, nowhere)) == ({}, {})
+
+
+def test_the_answer_to_an_own_write_is_a_reason_to_look_because_it_has_what_others_wrote_before(children: Children):
+    assert children.job_written(job(4)) is None, "a new Job"
+    children.apply(Kind.JOBS, "ADDED", job(5))
+    assert children.job_written(job(7, condition="Failed")) == KEY, "the Job controller wrote version 6"
+    assert children.apply(Kind.JOBS, "MODIFIED", job(6, condition="Failed")) == set()
+    assert children.apply(Kind.JOBS, "MODIFIED", job(7, condition="Failed")) == set()
+    assert children.job_written(job(8, condition="Failed")) is None

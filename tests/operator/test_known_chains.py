@@ -167,3 +167,24 @@ async def test_a_chain_without_a_name_is_not_read_because_the_answer_would_be_a_
     server = Counting()
     assert await a_controller(server).reconcile(ChainKey("ml", "")) is None
     assert server.looks == 0
+
+
+async def test_an_edit_after_etcd_was_restored_from_a_backup_is_read_at_the_next_list_of_all_chains():
+    server = a_running_stage()
+    controller = a_controller(server, children=server.children)
+    server.chain["metadata"]["resourceVersion"] = "900"
+    await controller.reconcile(KEY)
+    server.chain["spec"]["suspend"] = True
+    server.chain["metadata"]["resourceVersion"] = "500"
+    controller.chains.listed(KEY, 500)
+    await controller.reconcile(KEY)
+    assert server.jobs[0]["spec"]["suspend"]
+
+
+async def test_a_chain_that_is_listed_as_it_is_known_is_not_read_again():
+    server = a_running_stage()
+    controller = a_controller(server, children=server.children)
+    await controller.reconcile(KEY)
+    controller.chains.listed(KEY, int(server.chain["metadata"]["resourceVersion"]))
+    assert controller.chains.take_news(KEY)
+    assert controller.chains.get(KEY) is not None
