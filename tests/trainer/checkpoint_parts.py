@@ -19,6 +19,7 @@ from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
+from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sequences import heads
 from distillchain_trainer.tasks.sequences.head import Head
@@ -69,6 +70,7 @@ def build_student(
         a_head(),
         seed=seed,
         field="spec.stages[0].student",
+        processes=Processes(),
         warnings=warnings or StageWarnings(),
     )
 

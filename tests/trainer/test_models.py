@@ -23,8 +23,10 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models import bert_hash, memory
+from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.tokenizers import agree_on_padding, load_tokenizer
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sequences.heads import SequenceModel
@@ -394,19 +396,41 @@ def test_an_architecture_that_does_not_fit_into_memory_is_refused_before_it_is_b
     )
 
 
-def test_each_process_of_a_node_needs_the_memory_of_the_model(monkeypatch: pytest.MonkeyPatch):
-    def build() -> torch.nn.Module:
-        return torch.nn.Linear(1000, 1000, bias=False)
+def a_million_weights() -> torch.nn.Module:
+    return torch.nn.Linear(1000, 1000, bias=False)
 
+
+def test_each_process_of_a_node_needs_the_memory_of_the_model(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "memory_limit_bytes", lambda: 40_000_000)  # 2.5 times what one training needs
-    memory.check_memory(build, field="f")
+    memory.check_memory(a_million_weights, field="f", processes=Processes())
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    four = Processes.in_world(World(rank=5, size=8, local_rank=1), sharded=False)
 
     with pytest.raises(CheckpointInvalid) as refused:
-        memory.check_memory(build, field="f")
+        memory.check_memory(a_million_weights, field="f", processes=four)
 
     assert "in float32, in each of 4 processes), and" in str(refused.value)
     assert "make the architecture smaller, lower processesPerNode or raise" in str(refused.value)
+
+
+def test_processes_that_split_a_model_need_its_memory_once_and_its_weights_on_the_first_node(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """All of that is 16 bytes a weight, and the weights alone are 4."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    first, second = (Processes.in_world(World(rank=rank, size=8, local_rank=1), sharded=True) for rank in (1, 5))
+    monkeypatch.setattr(memory, "memory_limit_bytes", lambda: 11_999_999)
+
+    memory.check_memory(a_million_weights, field="f", processes=second)
+    with pytest.raises(CheckpointInvalid) as refused:
+        memory.check_memory(a_million_weights, field="f", processes=first)
+
+    assert (
+        "(4 of 8 parts of weights, gradients and moments of AdamW and all weights once, in float32), and the memory "
+        "limit is 0.0 GiB; make the architecture smaller or raise"
+    ) in str(refused.value)
+    # With GPUs, the parts are on them.
+    assert [node.needed_bytes(10**6, on_cpu=False) for node in (first, second)] == [4 * 10**6, 0]
 
 
 def test_the_memory_limit_of_a_container_counts(tmp_path: Path):

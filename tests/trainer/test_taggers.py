@@ -15,6 +15,7 @@ from distillchain_trainer.data.split import Split, key_of
 from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.token_classification.adapter import TokenClassificationAdapter
 from distillchain_trainer.tasks.token_classification.head import tagging_head
@@ -332,7 +333,7 @@ def test_a_model_type_that_cannot_tag_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointInvalid) as error:
         an_adapter().build_student(
             architecture, fetch(tmp_path, field="spec.stages[0].student.tokenizer", parts="tokenizer"), seed=1,
-            field="spec.stages[0].student",
+            field="spec.stages[0].student", processes=Processes(),
         )  # fmt: skip
 
     assert str(error.value) == (

@@ -28,6 +28,7 @@ from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_base, load_whole
+from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.tokenizers import load_tokenizer
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
@@ -100,7 +101,9 @@ class StarRatingAdapter(TaskAdapter):
         model.base_model.load_state_dict(base.state_dict(), strict=False)
         return Loaded(model, load_tokenizer(tokenizer or checkpoint), checkpoint.uri, pretrained=True)
 
-    def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
+    def build_student(
+        self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str, processes: Processes
+    ) -> Loaded:
         loaded, config = load_tokenizer(tokenizer), build_config(architecture, field=field)
         config.vocab_size, config.pad_token_id, config.num_labels = len(loaded), loaded.pad_token_id, 1
         torch.manual_seed(seed)

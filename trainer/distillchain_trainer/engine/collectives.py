@@ -57,6 +57,10 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
     """Gives the tensors the values that they have on rank 0."""
     with torch.no_grad():
         for bucket in _buckets(tensors):
+            if len(bucket) == 1 and bucket[0].is_contiguous():
+                # Such as the embeddings of a large vocabulary, of which a second copy may not fit.
+                dist.broadcast(bucket[0], src=0)
+                continue
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             dist.broadcast(flat, src=0)
             _copy_into(bucket, flat)

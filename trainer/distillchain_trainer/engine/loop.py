@@ -130,7 +130,7 @@ def train(
     """Trains `model` in place to the end.
 
     Args:
-        model: on its device. One that is split is on the CPU, and stays there.
+        model: on its device. One that is split is on the CPU of rank 0, and stays there.
         extra: a loss that is added to `row_losses`; its parameters are saved and resumed with the model's.
         resume_from: a saved state and its step.
         train_s_before: seconds that earlier attempts spent training.
@@ -144,7 +144,7 @@ def train(
     set_seed(training.seed + settings.world.rank)
     device = best_device() if settings.sharded else device_of(model)
     rows_device = device if fits_beside_training(rows.nbytes, device) else torch.device("cpu")
-    if resume_from is not None:
+    if resume_from is not None and (settings.world.is_main or not settings.sharded):
         load_weights(model, resume_from[0])
     trained = sharded_copy(model, settings.world, device=device) if settings.sharded else model
     work = Work(
@@ -171,6 +171,7 @@ def train(
             training.patience,
             folder=settings.folder,
             world=settings.world,
+            sharded=settings.sharded,
             best=saved.best,
             state=resume_from[0] if resume_from else None,
         )
@@ -264,7 +265,7 @@ class _Run:
         return self.progress()
 
     def _choose_epoch(self, selection: EpochSelection) -> None:
-        """Gives the whole model the weights of the best epoch. All ranks call it."""
+        """Gives the whole model the weights of the best epoch; of one that is split, that of rank 0. All call it."""
         if not selection.is_over:
             self._measure_epoch(self.training.epochs)
         self._gather_weights()
@@ -284,10 +285,10 @@ class _Run:
         self.hooks.on_step(self.progress())
 
     def _gather_weights(self) -> None:
-        """Gives the whole model the present weights. All ranks call it."""
+        """Gives the whole model of rank 0 the present weights. All ranks call it."""
         if self.work.sharded:
             with self.work.world.collective("gathering of the weights"):
-                gather_weights(self.work.model, self.model)
+                gather_weights(self.work.model, self.model, self.work.world)
 
     def _train_step(self, batch: list[int]) -> None:
         rate = learning_rate_at(self.step, self.steps, self.training)

@@ -86,11 +86,11 @@ def moments_of(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
     return {f"{position}.{name}": value for position, values in state.items() for name, value in values.items()}
 
 
-def set_moments(optimizer: torch.optim.AdamW, moments: dict[str, torch.Tensor]) -> None:
+def set_moments(optimizer: torch.optim.AdamW, moments: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Restores what `moments_of` returned; of a moment that is split over the ranks, this rank's part."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in moments.items():
+    for key, value in moments:
         position, _, name = key.partition(".")
         state.setdefault(int(position), {})[name] = part_like(value, parameters[int(position)])
     # The groups are those of this run: rates and decay come from the work order, not from a saved state.

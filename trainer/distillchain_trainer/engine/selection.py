@@ -50,14 +50,24 @@ class EpochSelection:
 
     Args:
         folder: for the file of the weights.
+        sharded: rank 0 alone has all weights.
         best: from a saved state.
         state: the folder of that state.
     """
 
     def __init__(
-        self, metric: Metric, patience: int, *, folder: Path, world: World, best: BestSoFar, state: Path | None
+        self,
+        metric: Metric,
+        patience: int,
+        *,
+        folder: Path,
+        world: World,
+        sharded: bool,
+        best: BestSoFar,
+        state: Path | None,
     ) -> None:
         self._metric, self._patience, self._folder, self._world = metric, patience, folder, world
+        self._sharded = sharded
         self.best = best
         if state is not None and best.epoch and world.is_main:
             shutil.copyfile(state / WEIGHTS_FILE, folder / WEIGHTS_FILE)
@@ -89,4 +99,5 @@ class EpochSelection:
         if self._world.is_main:
             load_weights(model, self._folder, name=WEIGHTS_FILE)
             (self._folder / WEIGHTS_FILE).unlink()
-        self._world.copy_from_main(model.state_dict().values())
+        if not self._sharded:
+            self._world.copy_from_main(model.state_dict().values())

@@ -1,12 +1,13 @@
 """Models of which each rank holds a part (FSDP2): weights, and of a student in training gradients and moments too.
 
 A training with AdamW takes four times the memory of the weights. Of all of that a GPU holds its part, and one layer
-whole while it computes. The host holds the weights whole: they are saved from there.
+whole while it computes. The host of rank 0 alone holds the weights whole: they are loaded, saved and sent from there.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,11 +21,52 @@ from distillchain_trainer.engine.world import World
 
 
 def shard(model: Any, world: World, *, device: torch.device) -> None:
-    """Splits a model over all ranks. It comes from the CPU; its parts go to the device, a layer at a time."""
+    """Splits a model over all ranks: rank 0 sends its weights, a layer at a time, and each rank keeps its part.
+
+    Args:
+        model: on the CPU; on other ranks than 0 its weights do not count and may be on the meta device.
+        device: of the parts.
+    """
     mesh = init_device_mesh(device.type, (world.size,))
+    places = _places(model)
     # Layer by layer, so that a rank never holds more than one of them whole.
     for module in [*(layer for layer in repeated_layers(model) if layer is not model), model]:
+        _receive((own for own in module.parameters() if not isinstance(own, DTensor)), places, world, device=device)
         fully_shard(module, mesh=mesh)
+    # Also those that are in no state dict, such as the frequencies of rotary positions.
+    _receive(model.buffers(), places, world, device=device)
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
+    """Where modules refer to each parameter and buffer. Tied ones have several places."""
+    found: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, own in table.items():
+                if own is not None:
+                    found.setdefault(id(own), []).append((table, name))
+    return found
+
+
+def _receive(
+    tensors: Iterable[Tensor],
+    places: dict[int, list[tuple[dict[str, Any], str]]],
+    world: World,
+    *,
+    device: torch.device,
+) -> None:
+    """Puts tensors with the values of rank 0, on the device, in the place of the given ones."""
+    own = list(tensors)
+    values = [
+        tensor.detach().to(device) if world.is_main else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        for tensor in own
+    ]
+    world.copy_from_main(values)
+    for tensor, value in zip(own, values, strict=True):
+        is_parameter = isinstance(tensor, nn.Parameter)
+        new = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
+        for table, name in places[id(tensor)]:
+            table[name] = new
 
 
 def is_sharded(model: Any) -> bool:
@@ -33,9 +75,9 @@ def is_sharded(model: Any) -> bool:
 
 
 def sharded_copy(model: Any, world: World, *, device: torch.device) -> Any:
-    """A copy for training of a model on the CPU, split over all ranks, its parts on `device`."""
-    # New tensors over the same memory. `shard` gives them other memory, a layer at a time, so the host never holds a
-    # second copy of all weights.
+    """A copy for training of a model, split over all ranks; see `shard`. The model itself stays as it is."""
+    # New tensors over the same memory. `shard` puts others in their place, a layer at a time, so the host never holds
+    # a second copy of all weights.
     shared: dict[int, Any] = {id(own): own.detach() for own in model.buffers()}
     for own in model.parameters():
         shared[id(own)] = nn.Parameter(own.detach(), requires_grad=own.requires_grad)
@@ -49,12 +91,14 @@ def sharded_copy(model: Any, world: World, *, device: torch.device) -> Any:
     return sharded
 
 
-def gather_weights(sharded: Any, model: Any) -> None:
-    """Gives the model that `sharded_copy` has copied the weights of the copy. All ranks call it."""
+def gather_weights(sharded: Any, model: Any, world: World) -> None:
+    """Gives the model that `sharded_copy` has copied the weights of the copy, on rank 0. All ranks call it."""
     with torch.no_grad():
         # One tensor after the other: on a GPU there is no room for all of them beside the training.
         for own, part in zip(model.parameters(), sharded.parameters(), strict=True):
-            own.copy_(whole(part.detach()))
+            value = whole(part.detach())
+            if world.is_main:
+                own.copy_(value)
 
 
 def whole(tensor: Tensor) -> Tensor:

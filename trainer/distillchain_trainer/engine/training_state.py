@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def save_state(
     """Everything that the next step depends on, except the step's number. All ranks call it; rank 0 writes.
 
     Args:
-        model: with all weights, also where the training splits them over the ranks.
+        model: with all weights on rank 0, also where the training splits them over the ranks.
         extra: holds parameters that are trained with the model and are not part of it.
     """
     everyones = world.gather(np.frombuffer(_packed(random_state()), dtype=np.uint8))
@@ -137,11 +138,19 @@ def load_state(
     device = optimizer.param_groups[0]["params"][0].device
     if extra is not None:
         extra.load_state_dict(safetensors.torch.load_file(folder / EXTRA))
-    set_moments(optimizer, safetensors.torch.load_file(folder / MOMENTS, device=str(device)))
+    set_moments(optimizer, _tensors_of(folder / MOMENTS, device))
     own = folder / RANDOM.format(rank=world.rank)
     # Random numbers last, so that nothing that is loaded before can draw from them.
     if own.exists():
         set_random_state(_unpacked(own))
+
+
+def _tensors_of(path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a file one by one: of those that are split, a GPU cannot hold all whole."""
+    with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+        names = file.keys()
+        for name in names:
+            yield name, file.get_tensor(name)
 
 
 def changed_processes(folder: Path, world: World) -> str:

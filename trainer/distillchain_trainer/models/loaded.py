@@ -32,6 +32,11 @@ class Loaded:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
+    def is_weightless(self) -> bool:
+        """Whether its weights have shapes and no memory, as on the ranks of a split model that do not load it."""
+        return any(parameter.is_meta for parameter in self.model.parameters())
+
+    @property
     def pad_id(self) -> int:
         """The id that pads a batch: the one in the model's own config.
 

@@ -81,7 +81,8 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     if found and found[0].finished:
         free_teacher(context, prepared.teacher)
         further, _ = measure_further_teachers(context, prepared, measurer, is_asked=False)
-        load_weights(prepared.student.model, found[1])
+        if context.holds_weights:
+            load_weights(prepared.student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
         # Before the training and not beside it: the teacher can then leave the GPU to the student.
@@ -179,7 +180,8 @@ def _settle_start(context: Context, prepared: Prepared, measurer: Measurer) -> N
         measured, _ = measurer.split(
             measurable, prepared.data.validation, "MeasureStudent", checkpoint=prepared.student_start
         )
-        prepared.task.settle_start(student, measured, seed=context.order.training.seed)
+        if context.holds_weights:  # the other ranks have measured the same, and have no head to replace
+            prepared.task.settle_start(student, measured, seed=context.order.training.seed)
 
 
 def _find_state(context: Context, states: ResumeStates) -> tuple[ResumeIndex, Path] | None:

@@ -54,6 +54,11 @@ class Context:
         """Whether models are split over the processes."""
         return self.order.parallelism.sharding == "Full" and not self.world.is_alone
 
+    @property
+    def holds_weights(self) -> bool:
+        """Whether this process has all weights of the student; of one that is split, rank 0 alone has them."""
+        return self.world.is_main or not self.is_sharded
+
     @contextlib.contextmanager
     def tracked(self) -> Iterator[None]:
         """Within the block, the trackers of the work order run; they are closed when the stage fails or is stopped."""

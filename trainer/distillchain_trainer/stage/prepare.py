@@ -27,6 +27,8 @@ from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
 from distillchain_trainer.models.fewer_layers import with_fewer_layers
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.lora import add_adapter
+from distillchain_trainer.models.memory import Processes
+from distillchain_trainer.models.outline import load_on_main
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.pass_checks import read_teacher
 from distillchain_trainer.stage.recalled import Recalled, recall_teacher
@@ -180,12 +182,13 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
 
 def load_teacher(context: Context, load: Callable[[Checkpoint], Loaded], checkpoint: Checkpoint) -> Loaded:
     """A teacher on the device, or split over the devices of all ranks. Raises: CheckpointInvalid, LabelMismatch."""
+    if context.is_sharded:
+        loaded = load_on_main(partial(load, checkpoint), context.world)
+        shard(loaded.model, context.world, device=best_device())
+        return loaded
     loaded = load(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU.
-    if context.is_sharded:
-        shard(loaded.model, context.world, device=best_device())
-    else:
-        loaded.model.to(best_device())
+    loaded.model.to(best_device())
     return loaded
 
 
@@ -281,15 +284,23 @@ def _load_student(
             warnings=context.warnings,
         )
         start = _fetch_once(context, take_layers, "layers of the teacher")
-    seed = order.training.seed
-    if spec.architecture is not None:
-        assert tokenizer is not None
-        student = task.build_student(spec.architecture, tokenizer, seed=seed, field=field)
+
+    def load() -> Loaded:
+        seed = order.training.seed
+        if spec.architecture is not None:
+            assert tokenizer is not None
+            processes = Processes.in_world(context.world, sharded=context.is_sharded)
+            student = task.build_student(spec.architecture, tokenizer, seed=seed, field=field, processes=processes)
+        else:
+            assert start is not None
+            student = task.load_student(start, tokenizer=tokenizer, seed=seed)
+        if spec.lora is not None:
+            add_adapter(student.model, spec.lora, seed=seed, field=f"{field}.lora")
+        return student
+
+    if context.is_sharded:  # its parts go to the devices when it is trained
+        student = load_on_main(load, context.world)
     else:
-        assert start is not None
-        student = task.load_student(start, tokenizer=tokenizer, seed=seed)
-    if spec.lora is not None:
-        add_adapter(student.model, spec.lora, seed=seed, field=f"{field}.lora")
-    if not context.is_sharded:  # one that is split goes to the devices in parts
+        student = load()
         student.model.to(best_device())
     return student, start, sha256_of([files.digest for files in (start, tokenizer) if files])

@@ -65,9 +65,11 @@ class StudentTraining:
         self.prepared.task.encode(data.validation, student, check=context.signals.raise_if_requested)
         # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
         context.world.meet("teacher logits stored")
-        # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike.
+        # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike. A
+        # student that is split is sent by rank 0 in any case.
         hidden = hidden_term(context, self.prepared)
-        context.world.copy_from_main([*student.model.parameters(), *(hidden.parameters() if hidden else ())])
+        if not context.is_sharded:
+            context.world.copy_from_main([*student.model.parameters(), *(hidden.parameters() if hidden else ())])
         # Until the finished student is stored: a signal that raised before would lose the training.
         with context.signals.deferred():
             progress = train(

@@ -21,6 +21,7 @@ from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.memory import Processes
 
 
 class Measurement(Protocol):
@@ -66,8 +67,15 @@ class TaskAdapter(Protocol):
     def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
         """A student that starts from a checkpoint, with a new head if it has none. Raises: as load_teacher."""
 
-    def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
-        """A student with new weights. Raises: CheckpointInvalid."""
+    def build_student(
+        self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str, processes: Processes
+    ) -> Loaded:
+        """A student with new weights.
+
+        Args:
+            processes: those that train it; it must fit into their memory.
+        Raises: CheckpointInvalid.
+        """
 
     def start_is_unproven(self, student: Loaded) -> bool:
         """Whether the student's head must first be measured on validation (`settle_start`)."""

@@ -26,6 +26,7 @@ from distillchain_trainer.engine.precision import device_of
 from distillchain_trainer.errors import DataInvalid, GateNotMet
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.tokenizers import vocabulary_size
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm import models, rows
@@ -102,7 +103,9 @@ class CausalLMAdapter(TaskAdapter):
             models.load_student(checkpoint, self.task, tokenizer=tokenizer, teacher=self._teacher, warnings=self.notes)
         )
 
-    def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
+    def build_student(
+        self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str, processes: Processes
+    ) -> Loaded:
         """See TaskAdapter."""
         return self._uses(
             models.build_student(
@@ -112,6 +115,7 @@ class CausalLMAdapter(TaskAdapter):
                 teacher=self._teacher,
                 seed=seed,
                 field=field,
+                processes=processes,
                 warnings=self.notes,
             )
         )
@@ -136,7 +140,8 @@ class CausalLMAdapter(TaskAdapter):
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         """See TaskAdapter. Raises: DataInvalid if no row has a token to predict within maxLength."""
         encoded = self._items_of(split, loaded, check)
-        most = CPU_LOGITS if device_of(loaded.model).type == "cpu" else GPU_LOGITS
+        # Not `cpu`: on ranks that do not load a split model, its weights are on the meta device.
+        most = GPU_LOGITS if device_of(loaded.model).type == "cuda" else CPU_LOGITS
         vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         # Padded on the right: what comes later changes no answer of these models, and positions count from the left.
         return replace(encoded, pad_left=False, most_tokens=max(1, most // vocabulary))

@@ -19,7 +19,7 @@ from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_whole, seeded
-from distillchain_trainer.models.memory import check_memory
+from distillchain_trainer.models.memory import Processes, check_memory
 from distillchain_trainer.models.tokenizers import agree_on_padding, check_fit, load_tokenizer, vocabulary_size
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.chat import check_template
@@ -72,9 +72,10 @@ def build_student(
     teacher: Loaded | None,
     seed: int,
     field: str,
+    processes: Processes,
     warnings: StageWarnings,
 ) -> Loaded:
-    """A student with new weights. Raises: CheckpointInvalid naming the field."""
+    """A student with new weights, for so many processes. Raises: CheckpointInvalid naming the field."""
     kind, config = architecture.model_type, build_config(architecture, field=field)
     if not _is_supported(config):
         raise CheckpointInvalid(
@@ -95,7 +96,7 @@ def build_student(
             setattr(own, name, value)
     config.dtype = torch.float32
     agree_on_padding(found, config, what=f"{field}.architecture", warnings=warnings)
-    check_memory(lambda: _new(config), field=f"{field}.architecture")
+    check_memory(lambda: _new(config), field=f"{field}.architecture", processes=processes)
     try:
         with seeded(seed):
             model = _new(config)

@@ -15,6 +15,7 @@ from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.encoding import Encoder
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.interface import TaskAdapter
 from distillchain_trainer.tasks.sequences import heads
@@ -45,9 +46,19 @@ class SequenceAdapter(TaskAdapter):
         """See TaskAdapter."""
         return heads.load_student(checkpoint, self.head, tokenizer=tokenizer, seed=seed, warnings=self.notes)
 
-    def build_student(self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str) -> Loaded:
+    def build_student(
+        self, architecture: Architecture, tokenizer: Checkpoint, *, seed: int, field: str, processes: Processes
+    ) -> Loaded:
         """See TaskAdapter."""
-        return heads.build_student(architecture, tokenizer, self.head, seed=seed, field=field, warnings=self.notes)
+        return heads.build_student(
+            architecture,
+            tokenizer,
+            self.head,
+            seed=seed,
+            field=field,
+            processes=processes,
+            warnings=self.notes,
+        )
 
     def start_is_unproven(self, student: Loaded) -> bool:
         """A head with the default class names LABEL_0.. does not say which class is which."""

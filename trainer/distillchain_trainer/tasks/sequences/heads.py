@@ -19,7 +19,7 @@ from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_base, load_whole, seeded, shorten
-from distillchain_trainer.models.memory import check_memory
+from distillchain_trainer.models.memory import Processes, check_memory
 from distillchain_trainer.models.tokenizers import (
     agree_on_padding,
     check_fit,
@@ -94,9 +94,16 @@ def load_student(
 
 
 def build_student(
-    architecture: Architecture, tokenizer: Checkpoint, head: Head, *, seed: int, field: str, warnings: StageWarnings
+    architecture: Architecture,
+    tokenizer: Checkpoint,
+    head: Head,
+    *,
+    seed: int,
+    field: str,
+    processes: Processes,
+    warnings: StageWarnings,
 ) -> SequenceModel:
-    """A student with new weights. Raises: CheckpointInvalid naming the field."""
+    """A student with new weights, for so many processes. Raises: CheckpointInvalid naming the field."""
     kind, config = architecture.model_type, build_config(architecture, field=field)
     if not head.fits(config):
         raise CheckpointInvalid(
@@ -111,7 +118,7 @@ def build_student(
     if "pad_token_id" not in architecture.config:
         own.pad_token_id = loaded_tokenizer.pad_token_id
     agree_on_padding(loaded_tokenizer, config, what=f"{field}.architecture", warnings=warnings)
-    check_memory(lambda: _new_model(config, head), field=f"{field}.architecture")
+    check_memory(lambda: _new_model(config, head), field=f"{field}.architecture", processes=processes)
     try:
         with seeded(seed):
             model = _new_model(config, head)
