@@ -15,7 +15,7 @@ from distillchain_operator import entries
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, build_pause
 from distillchain_operator.run_time import is_running, time_run
-from distillchain_operator.status import INVALID_SPEC, timestamp
+from distillchain_operator.status import timestamp
 from distillchain_operator.view import View
 
 RESUMES = "training resumes from the saved state"
@@ -120,13 +120,10 @@ def chain_started_at(view: View, phase: ChainPhase) -> str | None:
 
 def _is_new_run(view: View) -> bool:
     """Whether a retry, or an edit of a chain that had ended, gives it the whole time again."""
-    before = view.previous
-    own = {entry.name: entry.phase for entry in before.stages}
+    own = {entry.name: entry.phase for entry in view.previous.stages}
     # A control runs beside the chain, and the user may have mistyped a name.
     failed = {name for name, phase in own.items() if phase == "Failed"}
     if view.retried & failed or view.trained_again & set(own):
         return True
-    # An invalid spec makes the phase Failed too, but the Jobs of the chain run on.
-    is_invalid = any(condition.reason == INVALID_SPEC for condition in before.conditions)
-    has_ended = before.phase in ("Failed", "Succeeded") and not is_invalid
-    return view.was_edited and (has_ended or bool(failed) or all(phase == "Committed" for phase in own.values()))
+    has_ended = view.has_ended or bool(failed) or all(phase == "Committed" for phase in own.values())
+    return view.was_edited and has_ended

@@ -49,6 +49,8 @@ def reconcile(
         backing_off: names of Jobs that the API server refused a moment ago; others go first.
     """
     view = View(plan, observed, previous, defaults, progress, now, backing_off)
+    if view.ended_before_upgrade:
+        return Decision((), previous)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*follow_suspend(view), *_note_pods(view)) if action.name not in gone]
@@ -129,9 +131,12 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
 
 
 def _delete_outdated(view: View) -> list[DeleteJob]:
-    """Unfinished Jobs of stages that the spec no longer has. Finished ones are kept for their logs."""
+    """Unfinished Jobs of stages that were edited, or have another digest in this release.
+
+    Finished ones are kept for their logs.
+    """
     return [
-        DeleteJob(job.name, job.uid, why="the chain was edited and no longer has this stage")
+        DeleteJob(job.name, job.uid, why="the chain no longer has this stage, or with another digest")
         for job in view.observed.jobs
         if not job.is_finished and not job.deleting and not view.is_wanted(job)
     ]

@@ -12,6 +12,7 @@ from distillchain_api.wire.answer import Committed, Progress
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
+from distillchain_operator.status import INVALID_SPEC
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,24 @@ class View:
         """
         # The API server raises `generation` at each edit of the spec, but not when status or labels are written.
         return self.previous.observed_generation != self.plan.chain.metadata.generation
+
+    @property
+    def has_ended(self) -> bool:
+        """The status says that the chain succeeded or failed."""
+        # An invalid spec makes the phase Failed too, but the Jobs of the chain run on.
+        is_invalid = any(condition.reason == INVALID_SPEC for condition in self.previous.conditions)
+        return self.previous.phase in ("Failed", "Succeeded") and not is_invalid
+
+    @property
+    def ended_before_upgrade(self) -> bool:
+        """The chain ended under a release that gave a stage another digest, and the user has asked for nothing since.
+
+        By its new digests none of its stages is committed, so an upgrade would train all such chains again at once.
+        """
+        if not self.has_ended or self.was_edited or self.retried:
+            return False
+        known = {entry.name: entry.digest for entry in self.previous.stages}
+        return any(known.get(stage.name, stage.digest) != stage.digest for stage in self.plan.stages)
 
     @property
     def retried(self) -> frozenset[str]:
