@@ -12,7 +12,7 @@ from distillchain_cli.chains import full_name, metric_name, seconds_since, statu
 from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.evidence_table import evidence_lines
-from distillchain_cli.live import warning_lines
+from distillchain_cli.live import training_lines, warning_lines
 from distillchain_operator.status import metric_of
 
 DIGEST_CHARS = 12
@@ -57,14 +57,14 @@ def _list_cells(chain: dict[str, Any], *, now: datetime, wide: bool) -> list[str
 
 
 def status_text(chain: dict[str, Any], status: ChainStatus, *, wide: bool = False) -> str:
-    """A summary of the chain, a line for each stage and control, the warnings of their trainers, and the evidence."""
+    """A summary of the chain, a line for each stage and control, notes and warnings of them, and the evidence."""
     lines = [headline(chain, status)]
     if status.message:
         lines.append(status.message)
     if status.entries:
         lines += ["", _stages_table(status.entries, metric_name(chain), wide=wide)]
-    if warnings := [line for entry in status.entries for line in warning_lines(entry)]:
-        lines += ["", *warnings]
+    if notes := [line for entry in status.entries for line in (*training_lines(entry), *warning_lines(entry))]:
+        lines += ["", *notes]
     lines += evidence_lines(status, metric_name(chain), width=None if wide else WIDTH)
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.status import ChainStatus, ExportStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
 from distillchain_cli.evidence_table import evidence_lines
-from distillchain_cli.live import export_lines, warning_lines
+from distillchain_cli.live import export_lines, training_lines, warning_lines
 from distillchain_operator.status import metric_of, root_teacher
 
 ROOT = "teacher"
@@ -27,7 +27,7 @@ class _Row:
 def results_table(
     plan: Plan, status: ChainStatus, *, width: int | None = WIDTH, warnings_were_printed: bool = False
 ) -> str:
-    """Root teacher first, then the students in order. Below: warnings, and what marks and units mean.
+    """Root teacher first, then the students in order. Below: notes and warnings, and what marks and units mean.
 
     Args:
         warnings_were_printed: the reader has them on the same screen, so they are only counted.
@@ -109,6 +109,7 @@ def _notes(status: ChainStatus, metric: Metric, warnings_were_printed: bool) -> 
     for entry in status.stages:
         if entry.phase == "Committed":
             notes += [f"{entry.name} {entry.message}"] if entry.message else []
+            notes += training_lines(entry)
             notes += _counted(entry) if warnings_were_printed else warning_lines(entry)
             notes += export_lines(entry) if warnings_were_printed else []
             notes += [_export_line(entry.name, export, metric) for export in entry.exports]

@@ -19,10 +19,12 @@ from distillchain_api.resource.status import (
     Condition,
     ConditionType,
     ExportStatus,
+    FurtherTeacherStatus,
     MeasuredMetrics,
     MeasuredStatus,
     MetricStrings,
     MissingExport,
+    SelectedEpochStatus,
     StageProgress,
     StageStatus,
 )
@@ -101,6 +103,15 @@ def committed_entry(
         # The verdict makes no model; its answer repeats the chain's last student.
         model=None if verdict else measured_status(answer.student, task),
         teacher=measured_status(answer.teacher, task) if answer.teacher else None,
+        further_teachers=[
+            FurtherTeacherStatus(
+                name=other.name,
+                share=decimal(other.share),
+                metric=format_for_status(other.metric, task.deciding_metric),
+            )
+            for other in answer.further_teachers
+        ],
+        selected_epoch=SelectedEpochStatus.parse(answer.selected.to_document()) if answer.selected else None,
         started_at=started_at,
         finished_at=finished_at,
         elapsed_seconds=f"{answer.elapsed_s:.1f}",

@@ -10,19 +10,23 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from chain_builders import a_commit, a_plan
+from chain_builders import a_commit, a_document, a_plan
 from distillchain_api.graph import Plan
 from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import ChainStatus, ExportStatus
+from distillchain_api.wire.answer import Committed, FurtherTeacherSummary, parse_answer
 from distillchain_api.wire.answer import Progress as Line
+from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import BarsView, PlainView
 from distillchain_cli.output import Output
 from distillchain_cli.printing import document_text
 from distillchain_cli.run import build_status
+from distillchain_cli.status_view import status_text
 from distillchain_cli.table import results_table
 from distillchain_operator.status import committed_entry
+from distillchain_trainer.launch.termination import encode_answer
 
 WARNINGS = ["class high is never predicted", "17 rows are in train and in validation"]
 
@@ -64,6 +68,35 @@ def test_doubt_and_warnings_of_a_stage_are_below_the_table():
         "tiny: warning: class high is never predicted",
         "tiny: warning: 17 rows are in train and in validation",
     ]
+
+
+def test_the_chosen_epoch_and_further_teachers_of_a_stage_are_below_both_tables():
+    plan = a_plan()
+    commit = a_commit(plan.stages[0]).model_copy(
+        update={
+            "selected": SelectedEpoch(epoch=3, step=90, trained_epochs=5),
+            "further_teachers": [
+                FurtherTeacherSummary(name="teacher", share=1 / 3, metric=0.92),
+                FurtherTeacherSummary(name="hf://acme/other", share=0.1667, metric=0.91),
+            ],
+        }
+    )
+    answer = parse_answer(encode_answer(commit).decode())
+    assert isinstance(answer, Committed)
+    status = build_status(plan, [committed_entry(plan.stages[0], answer)])
+    want = [
+        "mini: epoch 3 of 5 chosen on validation",
+        "mini: also taught by teacher (33 %, 0.9200) and hf://acme/other (17 %, 0.9100)",
+    ]
+
+    assert results_table(plan, status).splitlines()[-3:-1] == want
+    assert (
+        status_text(a_document() | {"metadata": {"namespace": "ml", "name": "relay"}}, status).splitlines()[-2:] == want
+    )
+    # As status has it on a cluster.
+    entry = status.stages[0].to_document()
+    assert entry["selectedEpoch"] == {"epoch": 3, "trainedEpochs": 5}
+    assert entry["furtherTeachers"][0] == {"name": "teacher", "share": "0.3333", "metric": "0.9200"}
 
 
 def test_exports_of_a_stage_are_below_the_table():

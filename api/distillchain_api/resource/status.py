@@ -60,6 +60,26 @@ class MeasuredStatus(Record):
     examples_per_second: str | None = None
 
 
+class SelectedEpochStatus(Record):
+    """The epoch whose weights are committed, with `selection: Best`."""
+
+    epoch: int
+    """Counted from 1."""
+    trained_epochs: int
+    """Fewer than `training.epochs` if `training.patience` ended the training."""
+
+
+class FurtherTeacherStatus(Record):
+    """One of several teachers of a stage, beside the stage before."""
+
+    name: str
+    """The stage's, `teacher` for the root, or the URI of a model that is no part of the chain."""
+    share: str
+    """Its part of the mean of all teachers."""
+    metric: str
+    """`task.metric` on validation."""
+
+
 class ExportStatus(Record):
     """A committed student in another format."""
 
@@ -178,6 +198,10 @@ class StageStatus(Record):
     """The committed student."""
     teacher: MeasuredStatus | None = None
     """Its teacher as this stage measured it."""
+    further_teachers: list[FurtherTeacherStatus] = []
+    """With `teachers`, the others."""
+    selected_epoch: SelectedEpochStatus | None = None
+    """With `selection: Best`."""
     started_at: str | None = None
     finished_at: str | None = None
     elapsed_seconds: str | None = None

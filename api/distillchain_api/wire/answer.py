@@ -17,7 +17,7 @@ from distillchain_api.base import MAX_INT64, Record
 from distillchain_api.failures import FailureClass
 from distillchain_api.wire.evidence import EvidenceSummary
 from distillchain_api.wire.export import ExportSummary
-from distillchain_api.wire.manifest import ModelSummary
+from distillchain_api.wire.manifest import ModelSummary, SelectedEpoch
 from distillchain_api.wire.plain_text import values_on_one_line
 from distillchain_api.wire.work_order import Digest
 
@@ -30,6 +30,16 @@ class ExportFailure(Record):
 
     failure_class: FailureClass
     message: str
+
+
+class FurtherTeacherSummary(Record):
+    """One of several teachers of a stage, beside the first one."""
+
+    name: str
+    share: float
+    """Its part of the mean of all teachers."""
+    metric: float
+    """`task.metric` on validation."""
 
 
 class Committed(Record):
@@ -45,6 +55,8 @@ class Committed(Record):
     pretrained: bool
     student: ModelSummary
     teacher: ModelSummary | None = None
+    further_teachers: list[FurtherTeacherSummary] = []
+    selected: SelectedEpoch | None = None
     elapsed_s: float
     examples_per_second: float
     exports: list[ExportSummary] = []

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit
 from distillchain_api.wire.evidence import EvidenceSummary
@@ -62,14 +63,16 @@ def _with_fewer_warnings(answer: Committed) -> Committed:
 
 
 def _without_sentences(answer: Committed) -> Committed:
-    """With short sentences, which manifest and log keep; without the teacher where even that is too long."""
+    """With short sentences, which manifest and log keep; without the teachers where even that is too long."""
     teacher = answer.teacher.model_copy(update={"doubt": None}) if answer.teacher else None
     student = answer.student.model_copy(update={"doubt": answer.student.doubt and fit(answer.student.doubt, 100)})
     failure = answer.export_failure
     if failure is not None:
         failure = failure.model_copy(update={"message": fit(failure.message, WARNING_BYTES)})
     shorter = answer.model_copy(update={"student": student, "teacher": teacher, "export_failure": failure})
-    return shorter if _size(shorter) <= TERMINATION_BYTES else shorter.model_copy(update={"teacher": None})
+    without_teachers: list[dict[str, Any]] = [{}, {"further_teachers": []}, {"further_teachers": [], "teacher": None}]
+    candidates = [shorter.model_copy(update=update) for update in without_teachers]
+    return next((each for each in candidates if _size(each) <= TERMINATION_BYTES), candidates[-1])
 
 
 def _with_fewer_comparisons(answer: Committed, evidence: EvidenceSummary) -> Committed:

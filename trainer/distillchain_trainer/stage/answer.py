@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillchain_api.wire.answer import Committed
+from distillchain_api.wire.answer import Committed, FurtherTeacherSummary
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.work_order import WorkOrder
 
@@ -18,6 +18,13 @@ def answer_of(order: WorkOrder, manifest: Manifest, *, reused: bool) -> Committe
         pretrained=manifest.pretrained,
         student=manifest.student.summary(),
         teacher=manifest.teacher.summary() if manifest.teacher else None,
+        further_teachers=[
+            FurtherTeacherSummary(
+                name=other.name, share=other.share, metric=other.facts.metrics.validation[order.task.metric]
+            )
+            for other in manifest.further_teachers
+        ],
+        selected=manifest.run.selected,
         elapsed_s=manifest.run.elapsed_s,
         examples_per_second=manifest.run.examples_per_second,
         warnings=manifest.warnings,
