@@ -29,6 +29,7 @@ from distillchain_operator.lease import Election, LeadershipLost, Timing, new_id
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import list_chain_metadata, wait_for_chains
+from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 from distillchain_operator.watching import watch_chains
@@ -104,7 +105,10 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         loop.add_signal_handler(number, stops.set)
     finished = FinishedChains()
     children = Children(finished)
-    controller = Controller(cluster, settings, metrics=metrics, finished=finished, children=children)
+    neighbours = Neighbours(settings.max_running_chains, is_complete=False)
+    controller = Controller(
+        cluster, settings, metrics=metrics, finished=finished, children=children, neighbours=neighbours
+    )
     queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile), group_of=lambda key: key.namespace)
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
@@ -128,10 +132,11 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         queue.add(key, urgent=False)
 
     cluster.report_written_jobs(take_written)
+    neighbours.report_to(lambda key: report(key, None))
 
     async def watch() -> None:
         # First, because the first lists of the watches would report each of them.
-        await note_finished(cluster, settings.namespaces, finished=finished, metrics=metrics)
+        await note_finished(cluster, settings.namespaces, finished=finished, metrics=metrics, neighbours=neighbours)
         child_watch = ChildWatch(cluster, children, report=lambda key: report(key, None))
         await watch_chains(
             cluster, settings.namespaces, report=report_from_thread, finished=finished, child_watch=child_watch
@@ -139,7 +144,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
 
     def forget_others(keys: set[ChainKey]) -> None:
         """Keeps only what is needed of the chains that exist."""
-        for memory in (metrics.resynced, finished.keep, controller.prune, children.prune):
+        for memory in (metrics.resynced, finished.keep, controller.prune, children.prune, neighbours.check):
             memory(keys)
 
     async with asyncio.TaskGroup() as group:

@@ -40,6 +40,7 @@ from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.known_chains import KnownChains
 from distillchain_operator.late_exports import refused_export
 from distillchain_operator.metrics import Metrics
+from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.observed import Observed
 from distillchain_operator.problems import (
     CHANGE_REFUSED,
@@ -56,6 +57,7 @@ from distillchain_operator.status import build_chain_status, invalid_status, sta
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.suspension import stop_all
 from distillchain_operator.transitions import transitions
+from distillchain_operator.turns import turn_after
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,11 @@ def _failed(status: ChainStatus) -> set[tuple[str, str | None]]:
     return stages | {(name, export.job) for name, export in missing if export.phase == "Failed"}
 
 
+def _created_at(document: dict[str, Any]) -> str:
+    """When a chain was created."""
+    return str(document["metadata"].get("creationTimestamp", ""))
+
+
 class Controller:
     """Reconciles chains, one at a time."""
 
@@ -98,10 +105,12 @@ class Controller:
         metrics: Metrics | None = None,
         finished: FinishedChains | None = None,
         children: Children | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics or Metrics()
         self._finished = finished or FinishedChains()
+        self._neighbours = neighbours or Neighbours(settings.max_running_chains)
         self._changer = JobChanger(cluster, monotonic=monotonic)
         self._settings = settings
         self._clock = clock
@@ -136,11 +145,13 @@ class Controller:
         document = await self._reader.find_chain(key)
         if document is None:
             self._forget(key)
+            self._neighbours.forget(key)
             return None
         previous = parse_status(document, key)
         if has_succeeded(document) and key not in self._finished and not jobs_expire(document):
             # After a start of the operator: nothing of it has changed, or there would be an event.
             self._finished.note(document)
+            self._neighbours.forget(key)
             self._metrics.reconciled(key, previous)
             return None
         try:
@@ -148,10 +159,13 @@ class Controller:
         except Exception as error:
             # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
             if not isinstance(error, ApiError) or error.is_refusal:
+                self._neighbours.failed(key)
                 await self._report_failure(document, key, previous, error)
             raise
 
     async def _reconcile(self, document: dict[str, Any], key: ChainKey) -> float | None:
+        if self._neighbours.needs_list(key.namespace):
+            await self._list_neighbours(key.namespace)
         observed = await self._reader.find_children(document, key)
         progress = None
         if observed is not None:
@@ -162,6 +176,7 @@ class Controller:
         sight = await self._reader.read(key)
         if sight is None:
             self._forget(key)
+            self._neighbours.forget(key)
             return None
         return await self._carry_out(await self._decide(*sight, key, progress=progress), key)
 
@@ -186,8 +201,18 @@ class Controller:
             ),
             progress=progress,
             backing_off=self._creator.backing_off(plan, key),
+            turn=self._neighbours.turn_of(key, _created_at(document)),
         )
+        # Before the next await, or another chain could take the same place.
+        turn = turn_after(observed, decision.status, decision.actions)
+        self._neighbours.note(key, _created_at(document), turn)
         return _Decided(document, plan, observed, previous, decision, progress)
+
+    async def _list_neighbours(self, namespace: str) -> None:
+        """Once for each namespace whose chains were not listed at the start."""
+        async for document in self._cluster.list_chains(namespace):
+            self._neighbours.note_stored(document)
+        self._neighbours.note_listed(namespace)
 
     def _needs_live_reads(self, decided: _Decided, key: ChainKey) -> bool:
         """Whether a decision on what the caches have may create or delete a Job, or declare that a stage has failed.
@@ -218,6 +243,7 @@ class Controller:
         status, retry_s = await self._act(decided, key)
         refused_s = await self._write(document, key, previous, status)
         if plan is None:
+            self._neighbours.note(key, _created_at(document), turn_after(observed, status))
             self._metrics.reconciled(key, status, pods=pods_now(observed))
             return retry_s if refused_s is None else refused_s
         pod = running_pod(plan, observed)
@@ -225,8 +251,11 @@ class Controller:
         self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(observed))
         if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
             self._finished.note(document)
+            self._neighbours.forget(key)
         else:
             self._finished.forget(key)
+            # A Job that was refused leaves its place to the next chain.
+            self._neighbours.note(key, _created_at(document), turn_after(observed, status, decision.actions))
         if refused_s is not None:
             return refused_s  # what else is due counts on what this status would have said
         # Progress is in the pod's log, and a new line there is no event.

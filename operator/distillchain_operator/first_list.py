@@ -11,21 +11,27 @@ from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains, has_succeeded
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import readable_namespaces
+from distillchain_operator.neighbours import Neighbours
 
 log = logging.getLogger(__name__)
 
 
 async def note_finished(
-    cluster: Cluster, namespaces: Sequence[str], *, finished: FinishedChains, metrics: Metrics
+    cluster: Cluster, namespaces: Sequence[str], *, finished: FinishedChains, metrics: Metrics, neighbours: Neighbours
 ) -> None:
-    """Notes the chains that have succeeded. Those that cannot be listed are reconciled, which finds out the same."""
+    """Notes the chains, above all those that have succeeded.
+
+    Those that cannot be listed are reconciled, which finds out the same.
+    """
     succeeded = ChainStatus(phase="Succeeded")  # metrics need no more of them
     try:
         for namespace in await readable_namespaces(cluster, namespaces):
             async for document in cluster.list_chains(namespace):
+                neighbours.note_stored(document)
                 if has_succeeded(document):
                     metadata = document["metadata"]
                     finished.note(document)
                     metrics.reconciled(ChainKey(metadata["namespace"], metadata["name"]), succeeded)
+            neighbours.note_listed(namespace)
     except ApiError as error:
         log.warning("chains not listed, each will be read", extra={"error": error.message})

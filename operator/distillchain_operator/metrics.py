@@ -30,7 +30,8 @@ NAMED_CHAINS = 500  # series of one metric; `kubectl get` lists the others
 # A reconcile makes about five requests: 20 ms each in the usual case, 30 s (the client's limit) in the worst.
 RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-StageState = Literal["pending", "running"]
+StageState = Literal["pending", "running", "waiting"]
+Waits = Literal["WaitingForTurn"]
 Outcome = Literal["done", "conflict", "error"]
 Key = TypeVar("Key")
 
@@ -43,6 +44,7 @@ class _Seen:
     stalled_reason: str = ""
     stage: str = ""
     state: StageState = "pending"
+    waits: Waits | None = None
     since: float = 0.0
     loss: float | None = None
     metric: float | None = None
@@ -182,17 +184,20 @@ class Metrics:
         if current is None or status.phase not in ("Pending", "Running"):
             self._seen[key] = _Seen(status.phase, sys.intern(_stalled_reason(status)))
             return
-        state: StageState = "running" if runs_since else "pending"
-        since = _seconds(runs_since) if runs_since else self._pending_since(key, current)
+        waits = next((name for name in get_args(Waits) if name == current.admission), None)
+        # A chain that waits for other chains is no reason for an alert.
+        state: StageState = "running" if runs_since else "waiting" if waits else "pending"
+        since = _seconds(runs_since) if runs_since else self._in_state_since(key, current, state)
         reason = sys.intern(_stalled_reason(status))
         loss = current.progress.loss if runs_since and current.progress else None
-        self._seen[key] = _Seen(status.phase, reason, current.name, state, since, _number(loss), _number(status.metric))
+        metric = _number(status.metric)
+        self._seen[key] = _Seen(status.phase, reason, current.name, state, waits, since, _number(loss), metric)
 
-    def _pending_since(self, key: ChainKey, current: StageStatus) -> float:
+    def _in_state_since(self, key: ChainKey, current: StageStatus, state: StageState) -> float:
         before = self._seen.get(key)
         if before is None and current.started_at:
             return _seconds(current.started_at)  # the Job was created before the operator was restarted
-        if before is not None and (before.stage, before.state) == (current.name, "pending"):
+        if before is not None and (before.stage, before.state) == (current.name, state):
             return before.since
         return self._clock()
 
@@ -257,9 +262,10 @@ class _OfChains(Collector):
             for phase in get_args(ChainPhase):
                 chains.add_metric([namespace, phase], phases[namespace, phase])
         yield chains
+        yield self._waiting()
         since = GaugeMetricFamily(
             "distillchain_stage_since_timestamp_seconds",
-            "Since when the current stage of an unfinished chain has been pending or running.",
+            "Since when the current stage of an unfinished chain has been pending, running, or waiting for others.",
             labels=["namespace", "chain", "stage", "state"],
         )
         # By time and key only: `_Seen` has no order.
@@ -279,6 +285,18 @@ class _OfChains(Collector):
         for key, reason in stuck[:NAMED_CHAINS]:
             stalled.add_metric([*key, reason], 1)
         yield stalled
+
+    def _waiting(self) -> GaugeMetricFamily:
+        counts = collections.Counter((key.namespace, seen.waits) for key, seen in self._seen.items())
+        waiting = GaugeMetricFamily(
+            "distillchain_chains_waiting",
+            "Chains that wait for other chains. WaitingForTurn: for the limit maxRunningChains of their namespace.",
+            labels=["namespace", "reason"],
+        )
+        for namespace in sorted({key.namespace for key in self._seen}):
+            for reason in get_args(Waits):
+                waiting.add_metric([namespace, reason], counts[namespace, reason])
+        return waiting
 
 
 def _values_of_named(rows: Iterable[tuple[float, ChainKey, _Seen]]) -> Iterator[GaugeMetricFamily]:

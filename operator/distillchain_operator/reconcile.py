@@ -25,6 +25,7 @@ from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.step import Step
 from distillchain_operator.suspension import follow_suspend
+from distillchain_operator.turns import TurnWait, keeps_turn, waits_for_turn
 from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View, is_of_plan
 
@@ -38,6 +39,7 @@ def reconcile(
     defaults: JobDefaults = NO_DEFAULTS,
     progress: Progress | None = None,
     backing_off: frozenset[str] = frozenset(),
+    turn: TurnWait | None = None,
 ) -> Decision:
     """The next step of a chain.
 
@@ -47,8 +49,10 @@ def reconcile(
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago; others go first.
+        turn: why the chain has to wait unless it has its turn already; None: it may start.
     """
-    view = View(plan, observed, previous, defaults, progress, now, backing_off)
+    turn = None if keeps_turn(observed, previous) else turn
+    view = View(plan, observed, previous, defaults, progress, now, backing_off, turn)
     if view.ended_before_upgrade:
         return Decision((), previous)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
@@ -61,7 +65,9 @@ def reconcile(
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
-    status = status.model_copy(update={"started_at": deadlines.chain_started_at(view, status.phase)})
+    # The time of a chain that was resumed or retried begins with its turn.
+    started_at = None if waits_for_turn(status) else deadlines.chain_started_at(view, status.phase)
+    status = status.model_copy(update={"started_at": started_at})
     leaving = _deleted(actions)
     expiring = expirations(view, stages)
     actions += [action for action in expiring.actions if action.name not in leaving]

@@ -8,7 +8,7 @@ from typing import Any
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
-from distillchain_api.resource.status import StagePhase, StageStatus
+from distillchain_api.resource.status import Admission, StagePhase, StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator.actions import CreateJob
 from distillchain_operator.observed import ObservedPod
@@ -23,6 +23,8 @@ class Wait:
     message: str
     failure_class: FailureClass | None = None
     """Set if a pod is in the way that does not end without the user."""
+    admission: Admission | None = None
+    """Set if the chain waits for other chains."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,15 @@ class Start:
         # Why it was refused is still what the user has to correct. Two refused ones that took turns would each change
         # the status, and each change is an event that starts the next look.
         if self.refused is not None and not wait.failure_class:
-            return self.refused
+            return self.refused.model_copy(update={"admission": wait.admission})
         # While the pods of a deleted Job stop, the reason why they do not is what the user needs to know.
         if self.is_held and not wait.failure_class:
             return self.waiting
         if self.is_export and self.waiting.missing_export is not None:
             missing = self.waiting.missing_export.model_copy(update={"message": wait.message})
             return self.waiting.model_copy(update={"missing_export": missing})
-        return self.waiting.model_copy(update={"message": wait.message, "failure_class": wait.failure_class})
+        fields = {"message": wait.message, "failure_class": wait.failure_class, "admission": wait.admission}
+        return self.waiting.model_copy(update=fields)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ def schedule(
         wait = None if rival is None else _wait_for(view, rival)
         if wait is None and start.stage.is_evidence:
             wait = _wait_for_chain(view, chain, used=sum(slot.stage in beside for slot in slots))
+        # Last, so that no chain is in line that could not start.
+        if wait is None and view.turn is not None and not (start.is_held or start.is_export):
+            wait = Wait(view.turn.message, admission="WaitingForTurn")
         if wait is not None:
             yield start.after(wait), None
         elif start.is_held:

@@ -54,6 +54,8 @@ class Settings:
     """Seconds after which every chain is reconciled again without an event."""
     progress_s: float = 15.0
     """Least seconds between two reads of a running pod's log."""
+    max_running_chains: int = 0
+    """How many chains of a namespace run at the same time; the others wait. 0: no limit."""
     lease: str = ""
     """NAMESPACE/NAME of the Lease that the working operator of several holds; empty: none, it works at once."""
     lease_duration_s: int = 15
@@ -130,6 +132,12 @@ def _whole_seconds(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("a whole number, 0 or above")
+    return int(text)
+
+
 def _true_or_false(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("true or false")
@@ -179,6 +187,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "namespaces": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "resync_s": _seconds,
     "progress_s": _seconds,
+    "max_running_chains": _count,
     "lease": _lease,
     "lease_duration_s": _whole_seconds,
     "lease_deadline_s": _seconds,

@@ -276,6 +276,8 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     if phase == "Suspended":
         stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
         return _Facts(phase, "Suspended", stopping)
+    if current.admission == "WaitingForTurn":
+        return _Facts("Pending", current.admission, sentence)
     if current.admission in ("WaitingForQuota", "Requeued"):
         return _Facts(phase, current.admission, sentence)
     if current.phase == "Running":

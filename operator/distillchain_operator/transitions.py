@@ -8,6 +8,7 @@ from typing import Literal
 from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.retry_request import parse_retry
 from distillchain_api.wire.answer import fit
+from distillchain_operator.turns import waits_for_turn
 
 QUEUED: dict[Admission | None, str] = {"WaitingForQuota": "StageQueued", "Requeued": "StageRequeued"}
 NOTE_BYTES = 1000  # the API server allows 1024 in the note of an Event
@@ -32,6 +33,7 @@ def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
         events.append(ChainEvent("Suspended", "spec.suspend is true: the running stage saves its state and stops"))
     if was_suspended and new.phase in ("Pending", "Running"):
         events.append(ChainEvent("Resumed", "spec.suspend is false again"))
+    events += _of_turn(old, new)
     if new.phase == "Succeeded" and old.phase != "Succeeded":
         events.append(ChainEvent("ChainSucceeded", fit(new.message or "", NOTE_BYTES)))
     if _invalid(new) and _invalid(old) != _invalid(new):
@@ -52,6 +54,14 @@ def _of_request(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     what = "the chain has no" if request.committed_too else "no failure of"
     sentence = f"retry: {what} stage {', '.join(sorted(needless))}; failed: {', '.join(sorted(failed)) or 'none'}"
     return [ChainEvent("RetryIgnored", fit(sentence, NOTE_BYTES), "Warning")]
+
+
+def _of_turn(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
+    if waits_for_turn(old):
+        return []
+    # An entry that failed says why the API server refused its Job.
+    waiting = (entry for entry in new.entries if entry.admission == "WaitingForTurn" and entry.phase != "Failed")
+    return [ChainEvent("WaitingForTurn", fit(entry.message or "", NOTE_BYTES)) for entry in waiting][:1]
 
 
 def _phase_of_export(entry: StageStatus) -> str:

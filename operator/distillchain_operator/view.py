@@ -13,6 +13,7 @@ from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.status import INVALID_SPEC
+from distillchain_operator.turns import TurnWait
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class View:
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago.
+        turn: why the chain has to wait for its turn; None: it has its turn, or may start.
     """
 
     plan: Plan
@@ -33,6 +35,7 @@ class View:
     progress: Progress | None
     now: datetime
     backing_off: frozenset[str] = frozenset()
+    turn: TurnWait | None = None
 
     @property
     def suspends(self) -> bool:

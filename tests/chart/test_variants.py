@@ -185,6 +185,7 @@ def test_settings_and_the_pod_template_reach_the_operator():
         "DISTILLCHAIN_LOG_FORMAT": "plain",
         "DISTILLCHAIN_RESYNC_S": "60",
         "DISTILLCHAIN_PROGRESS_S": "5",
+        "DISTILLCHAIN_MAX_RUNNING_CHAINS": "20",
         "DISTILLCHAIN_TRAINER_IMAGE": "registry.example/ml/trainer:2.0",
         "DISTILLCHAIN_NETWORK_POLICIES": "false",
         "DISTILLCHAIN_LEASE_DURATION_S": "60",

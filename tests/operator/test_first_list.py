@@ -13,6 +13,7 @@ from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.first_list import note_finished
 from distillchain_operator.metrics import Metrics
+from distillchain_operator.neighbours import Neighbours
 
 
 def stored(name: str, status: ChainStatus, *, generation: int = 1) -> dict[str, Any]:
@@ -42,7 +43,9 @@ async def test_chains_that_have_succeeded_are_known_from_the_list_and_others_are
     chains = stored("done", done), stored("edited", done, generation=2), stored("runs", decide(a_plan()).status)
     finished, metrics = FinishedChains(), Metrics()
 
-    await note_finished(cast("Cluster", Listed(*chains)), (), finished=finished, metrics=metrics)
+    await note_finished(
+        cast("Cluster", Listed(*chains)), (), finished=finished, metrics=metrics, neighbours=Neighbours()
+    )
 
     assert [name for name in ("done", "edited", "runs") if ChainKey("ml", name) in finished] == ["done"]
     succeeded = {"namespace": "ml", "phase": "Succeeded"}
@@ -54,6 +57,6 @@ async def test_a_list_that_breaks_off_leaves_the_other_chains_to_be_read():
     cluster = cast("Cluster", Listed(done, error=ApiError(410, "the continue parameter is too old")))
     finished = FinishedChains()
 
-    await note_finished(cluster, (), finished=finished, metrics=Metrics())
+    await note_finished(cluster, (), finished=finished, metrics=Metrics(), neighbours=Neighbours())
 
     assert ChainKey("ml", "done") in finished

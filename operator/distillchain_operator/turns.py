@@ -1,0 +1,103 @@
+"""Whether a chain runs, waits for its turn, or neither, when the running chains of a namespace are limited. Pure.
+
+A chain that has its turn keeps it until it ends, stalls or is suspended, also between two stages. It is derived from
+its Jobs, pods and status, so a restart of the operator changes nothing. Exports that are made after the commit do not
+count: they run on CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.actions import Action, CreateJob, SetSuspend
+from distillchain_operator.observed import Observed
+
+
+class Turn(Enum):
+    """What a chain is for the limit of its namespace."""
+
+    RUNS = "runs"
+    WAITS = "waits"
+    RESTS = "rests"
+
+
+@dataclass(frozen=True)
+class TurnWait:
+    """Why a chain may not start.
+
+    Attributes:
+        place: in the line, from 1; 0 if it is too far behind to be counted.
+    """
+
+    namespace: str
+    limit: int
+    running: int
+    place: int
+
+    @property
+    def message(self) -> str:
+        """For users."""
+        run = "1 chain runs" if self.running == 1 else f"{self.running} chains run"
+        place = f"number {self.place} in line" if self.place else "far behind in line"
+        return f"waiting for its turn: {run} in namespace {self.namespace}, maxRunningChains is {self.limit}; {place}"
+
+
+def waits_for_turn(status: ChainStatus) -> bool:
+    """Whether a status says that the chain waits for its turn."""
+    return any(entry.admission == "WaitingForTurn" for entry in status.entries)
+
+
+def keeps_turn(observed: Observed, previous: ChainStatus) -> bool:
+    """Whether a chain may start its next Job without asking for a turn.
+
+    Args:
+        previous: its status as stored.
+    """
+    return turn_after(observed, previous) is Turn.RUNS
+
+
+def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action] = ()) -> Turn:
+    """What a chain is for the limit once these actions are done.
+
+    Args:
+        status: after the actions.
+    """
+    exports = {job.uid for job in observed.jobs if job.exports_only}
+    left = [pod for pod in observed.pods if not pod.is_over and pod.job_uid not in observed.foreign_jobs | exports]
+    if any(pod.running for pod in left):
+        return Turn.RUNS
+    if waits_for_turn(status):
+        return Turn.WAITS
+    # A pod that waits for a Secret has no use of its turn.
+    if any(condition.type == "Stalled" and condition.status == "True" for condition in status.conditions):
+        return Turn.RESTS
+    if left or _has_active_job(observed) or any(map(_starts, actions)):
+        return Turn.RUNS
+    # A Job that is suspended, by the user or by Kueue, holds no GPU.
+    is_held = any(not job.is_finished and not job.deleting and not job.exports_only for job in observed.jobs)
+    return Turn.RUNS if _goes_on(status) and not is_held else Turn.RESTS
+
+
+def _starts(action: Action) -> bool:
+    match action:
+        case CreateJob():
+            return not action.is_export
+        case SetSuspend():
+            return not action.suspend
+        case _:
+            return False
+
+
+def _has_active_job(observed: Observed) -> bool:
+    return any(
+        not job.is_finished and not job.deleting and not job.suspend_wanted and not job.exports_only
+        for job in observed.jobs
+    )
+
+
+def _goes_on(status: ChainStatus) -> bool:
+    """Whether a chain that has no Job goes on by itself: it is between two stages, or in a pause."""
+    return status.phase == "Running" or any(entry.next_start_at for entry in status.entries)

@@ -1,0 +1,53 @@
+"""The limit of running chains on a real API server: chains in line, places that become free, a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chain_builders import a_document
+from cluster.controlplane import ControlPlane
+from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess
+from cluster.waiting import wait_until
+from relay import Relay
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def operator(control_plane: ControlPlane, repository: Path, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """An operator that lets one chain of a namespace run."""
+    control_plane.kubectl("apply", "-f", str(repository / "crds"), "-f", str(repository / "config" / "access.yaml"))
+    control_plane.restart_controllers()
+    kubeconfig = control_plane.kubeconfig_for(OPERATOR_NAMESPACE, SERVICE_ACCOUNT)
+    settings = {"DISTILLCHAIN_LOG_FORMAT": "plain", "DISTILLCHAIN_MAX_RUNNING_CHAINS": "1"}
+    with OperatorProcess(kubeconfig, tmp_path / "operator.log", settings) as running:
+        yield running
+
+
+def test_chains_take_their_turns_also_after_a_kill(
+    control_plane: ControlPlane, namespace: str, operator: OperatorProcess
+):
+    chains = {name: Relay(control_plane, namespace, operator, name) for name in ("c1", "c2", "c3")}
+    for name, relay in chains.items():
+        relay.apply(a_document(name, stages=["mini"], suspend=name == "c3"))
+        relay.wait("a status", lambda relay=relay: "message" in relay.status())
+    first, second, third = chains.values()
+    second.wait("its place", lambda: "number 1 in line" in second.status()["message"])
+    assert not second.jobs()
+
+    operator.kill()
+    operator.start()
+    third.apply(a_document("c3", stages=["mini"]))
+    third.wait("its place", lambda: "number 2 in line" in third.status()["message"])
+    assert [bool(relay.jobs()) for relay in chains.values()] == [True, False, False]
+
+    first.commit("mini")
+    second.wait("its turn", second.jobs)
+    second.kubectl("delete", "dchain", second.name)
+    wait_until("the turn of the last chain", third.jobs, deadline_s=30, dump=operator.tail)
+    # Sorted, because they are listed by name.
+    events = ["Resumed", "StageStarted", "Suspended", "WaitingForTurn"]
+    third.wait("its Events", lambda: sorted(third.events()) == events)
