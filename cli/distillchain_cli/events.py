@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,12 +11,8 @@ from distillchain_api import KIND
 from distillchain_api.failures import FailureClass
 from distillchain_cli.chains import seconds_since, status_of
 from distillchain_cli.columns import WIDTH, Column, age, format_columns
+from distillchain_operator.labels import EVENT_FAILURE_CLASS_ANNOTATION, EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
 
-STAGE_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+)[: ](?: ?(?P<failure_class>\w+):)?")
-"""How the operator words an Event about a stage (transitions.py)."""
-STARTED_NOTE = re.compile(r"stage (?P<stage>[a-z0-9-]+): Job (?P<job>\S+)")
-"""The one of these that names the Job."""
-STARTED_REASONS = ("StageStarted", "StageQueued")
 WORKLOAD_BASE_CHARS, WORKLOAD_HASH_CHARS = 57, 5
 """How much of `job-<job>` the name of Kueue's Workload keeps if it is cut, and the length of the hash after it."""
 POD_BASE_CHARS, POD_RANDOM_CHARS = 58, 5
@@ -37,17 +32,13 @@ class Event:
     uid: str
     note: str
     stage: str = ""
+    """Of an Event about the chain itself, stage, Job and failure class are the operator's annotations."""
+    job: str = ""
+    failure_class: FailureClass | None = None
     count: int = 1
     source: str = ""
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The Event as the API server holds it."""
-
-    @property
-    def failure_class(self) -> FailureClass | None:
-        """The failure class in a StageFailed Event."""
-        found = STAGE_NOTE.match(self.note) if self.reason == "StageFailed" else None
-        name = found["failure_class"] if found else None
-        return FailureClass(name) if name in set(FailureClass) else None
 
 
 def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> list[Event]:
@@ -58,7 +49,7 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     """
     metadata = chain["metadata"]
     all_events = [parse_event(document) for document in documents]
-    of_chain = [_with_stage(event) for event in all_events if event.kind == KIND and event.uid == metadata["uid"]]
+    of_chain = [event for event in all_events if event.kind == KIND and event.uid == metadata["uid"]]
     stages = _stages_by_job(chain, of_chain)
     # Pods are known only through their Jobs: a pod's name starts with the name of its Job.
     stages_by_pod = {_pod_base(job): stage for job, stage in stages.items()}
@@ -79,15 +70,9 @@ def events_of(chain: dict[str, Any], documents: Iterable[dict[str, Any]]) -> lis
     )
 
 
-def _with_stage(event: Event) -> Event:
-    found = STAGE_NOTE.match(event.note)
-    return replace(event, stage=found["stage"] if found else "")
-
-
 def _stages_by_job(chain: dict[str, Any], events: Iterable[Event]) -> dict[str, str]:
-    """Stage of each known Job: those in the status, and those that the chain's own Events say were started."""
-    started = (STARTED_NOTE.fullmatch(event.note) for event in events if event.reason in STARTED_REASONS)
-    jobs = {found["job"]: found["stage"] for found in started if found}
+    """Stage of each known Job: those in the status, and those that the chain's own Events name."""
+    jobs = {event.job: event.stage for event in events if event.job}
     # The status wins: it names the present Job of a stage.
     return jobs | {entry.job: entry.name for entry in status_of(chain).entries if entry.job}
 
@@ -106,6 +91,9 @@ def _workload_bases(job: str) -> tuple[str, str]:
 def parse_event(document: dict[str, Any]) -> Event:
     """An Event of the core group. Writers that use events.k8s.io set `eventTime` instead of the older timestamps."""
     metadata, series = document["metadata"], document.get("series") or {}
+    annotations = metadata.get("annotations") or {}
+    # Another release may have failure classes that this one does not know.
+    failure_class = annotations.get(EVENT_FAILURE_CLASS_ANNOTATION)
     involved = document.get("involvedObject") or {}
     first_at = document.get("eventTime") or document.get("firstTimestamp") or metadata["creationTimestamp"]
     return Event(
@@ -117,6 +105,9 @@ def parse_event(document: dict[str, Any]) -> Event:
         name=involved.get("name", ""),
         uid=involved.get("uid", ""),
         note=" ".join(document.get("message", "").split()),
+        stage=annotations.get(EVENT_STAGE_ANNOTATION, ""),
+        job=annotations.get(EVENT_JOB_ANNOTATION, ""),
+        failure_class=FailureClass(failure_class) if failure_class in set(FailureClass) else None,
         count=series.get("count") or document.get("count") or 1,
         source=document.get("reportingComponent") or (document.get("source") or {}).get("component", ""),
         document=document,

@@ -80,8 +80,8 @@ class Cluster:
 
     async def check_chains(self, namespace: str | None) -> None:
         """Checks cheaply whether `list_chain_metadata` would succeed. Raises: ApiError."""
-        # `resourceVersion=0` is answered from the API server's cache, without a read of etcd.
-        await self._connection.request("GET", _chains(namespace), query={"limit": "1", "resourceVersion": "0"})
+        # Not with `resourceVersion=0`, for which the API server ignores the limit and sends all chains.
+        await self._connection.request("GET", _chains(namespace), query={"limit": "1"}, accept=METADATA_LIST)
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A chain as it is stored now, or None."""
@@ -199,7 +199,11 @@ class Cluster:
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
+            "metadata": {
+                "generateName": f"{metadata['name']}-",
+                "namespace": metadata["namespace"],
+                "annotations": dict(event.annotations),
+            },
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": f"{GROUP}/operator",
             # The API server allows 128 characters here.

@@ -21,6 +21,11 @@ SPEC_ANNOTATION = "distillchain.io/spec"
 """On a Job: what the chain asks for, as a hash. The operator's own image and pod template are not part of it, so an
 upgrade that changes them can be told from an edit."""
 
+EVENT_STAGE_ANNOTATION = STAGE_LABEL
+EVENT_JOB_ANNOTATION = "distillchain.io/job"
+EVENT_FAILURE_CLASS_ANNOTATION = "distillchain.io/failure-class"
+"""On an Event about a stage: its name, its Job, and why it failed or waits. Programs need not parse the note."""
+
 EXPORT_ANNOTATION = "distillchain.io/export-only"
 """On a Job: it exports a stage that is committed, and does not train."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.retry_request import parse_retry
 from distillchain_api.wire.answer import fit
+from distillchain_operator.labels import EVENT_FAILURE_CLASS_ANNOTATION, EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
 from distillchain_operator.turns import waits_for_turn
 
 QUEUED: dict[Admission | None, str] = {"WaitingForQuota": "StageQueued", "Requeued": "StageRequeued"}
@@ -21,12 +24,21 @@ class ChainEvent:
     reason: str
     message: str
     type: Literal["Normal", "Warning"] = "Normal"
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     """The Events for what changed between two statuses of a chain."""
-    events = [event for entry in new.entries for event in _of_stage(old.stage_named(entry.name), entry)]
-    events += [event for entry in new.entries for event in _of_export(old.stage_named(entry.name), entry)]
+    events = [
+        replace(event, annotations=_annotations(entry, entry.job, entry.failure_class))
+        for entry in new.entries
+        for event in _of_stage(old.stage_named(entry.name), entry)
+    ]
+    events += [
+        replace(event, annotations=_annotations(entry, *_job_and_failure_of_export(entry)))
+        for entry in new.entries
+        for event in _of_export(old.stage_named(entry.name), entry)
+    ]
     events += _of_request(old, new)
     was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
     if is_suspended and not was_suspended:
@@ -66,6 +78,20 @@ def _of_turn(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
 
 def _phase_of_export(entry: StageStatus) -> str:
     return entry.missing_export.phase if entry.missing_export else ""
+
+
+def _job_and_failure_of_export(entry: StageStatus) -> tuple[str | None, FailureClass | None]:
+    missing = entry.missing_export
+    return (missing.job, missing.failure_class) if missing else (entry.job, None)
+
+
+def _annotations(entry: StageStatus, job: str | None, failure_class: FailureClass | None) -> dict[str, str]:
+    known = {
+        EVENT_STAGE_ANNOTATION: entry.name,
+        EVENT_JOB_ANNOTATION: job,
+        EVENT_FAILURE_CLASS_ANNOTATION: failure_class,
+    }
+    return {key: str(value) for key, value in known.items() if value}
 
 
 def _invalid(status: ChainStatus) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -133,7 +134,15 @@ class Scene:
         return status
 
     def create_event(
-        self, reason: str, note: str, *, kind: str = "DistillationChain", name: str = NAME, second: int = 0, **more: Any
+        self,
+        reason: str,
+        note: str,
+        *,
+        kind: str = "DistillationChain",
+        name: str = NAME,
+        second: int = 0,
+        annotations: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> None:
         """Creates an Event, `second` seconds from now."""
         uid = self.cluster.get("dchain", NAME, "-n", self.namespace)["metadata"]["uid"]
@@ -141,7 +150,7 @@ class Scene:
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": "event-", "namespace": self.namespace},
+            "metadata": {"generateName": "event-", "namespace": self.namespace, "annotations": dict(annotations or {})},
             "eventTime": moment,
             "reportingController": "distillchain.io/operator",
             "reportingInstance": "test",

@@ -13,6 +13,7 @@ from cli.parts import distillchain, example_in_help, write_chain
 from cli.scene import NAME, Scene
 from cluster.s3 import S3Server
 from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.labels import EVENT_FAILURE_CLASS_ANNOTATION, EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 
@@ -147,8 +148,12 @@ def test_all_namespaces_and_one_namespace_exclude_each_other(scene: Scene):
 def test_events_are_those_of_the_chain_its_jobs_and_pods_in_order(scene: Scene):
     scene.write_status(tiny="Failed")
     deleted = f"{NAME}-mini-aaaaaaaaaa-x7k2p"  # a pod of a Job that no longer exists
-    scene.create_event("StageFailed", "stage tiny: LabelMismatch: labels differ", second=9, type="Warning")
-    scene.create_event("StageStarted", f"stage mini: Job {NAME}-mini-aaaaaaaaaa", second=2)
+    failed = {EVENT_STAGE_ANNOTATION: "tiny", EVENT_FAILURE_CLASS_ANNOTATION: "LabelMismatch"}
+    scene.create_event(
+        "StageFailed", "stage tiny: LabelMismatch: labels differ", second=9, type="Warning", annotations=failed
+    )
+    started = {EVENT_STAGE_ANNOTATION: "mini", EVENT_JOB_ANNOTATION: f"{NAME}-mini-aaaaaaaaaa"}
+    scene.create_event("StageStarted", f"stage mini: Job {NAME}-mini-aaaaaaaaaa", second=2, annotations=started)
     scene.create_event(
         "Evicted", "The node was low on resource: memory", kind="Pod", name=deleted, second=5, type="Warning"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from distillchain_cli.retry import retry
 from distillchain_cli.status_view import list_table, status_text
 from distillchain_cli.suspend import set_suspend
 from distillchain_operator.jobs import job_name
+from distillchain_operator.labels import EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
 from distillchain_operator.transitions import transitions
 
 CREATED_AT = "2026-01-01T11:00:00Z"
@@ -27,9 +29,17 @@ def a_chain(name: str = "relay", *, stages: Any = ("mini", "tiny"), status: Any 
     return chain | {"status": status or {}}
 
 
-def an_event(kind: str, name: str, *, uid: str = "", reason: str = "StageStarted", note: str = "") -> dict[str, Any]:
+def an_event(
+    kind: str,
+    name: str,
+    *,
+    uid: str = "",
+    reason: str = "StageStarted",
+    note: str = "",
+    annotations: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     return {
-        "metadata": {},
+        "metadata": {"annotations": dict(annotations or {})},
         "eventTime": "2026-01-01T11:30:00Z",
         "involvedObject": {"kind": kind, "name": name, "uid": uid},
         "reason": reason,
@@ -69,7 +79,8 @@ def test_events_of_another_chain_whose_job_names_start_alike_are_left_out(
     ours, theirs = job_name(chain, stage, "a1" * 5), job_name(other, other_stage, "b2" * 5)
     assert ours[:-10] == theirs[:-10]
     events = [an_event(kind, name) for job in (theirs, ours) for kind, name in [("Job", job), ("Pod", pod_name(job))]]
-    events.append(an_event("DistillationChain", other, uid="theirs", note=f"stage {other_stage}: Job {theirs}"))
+    named = {EVENT_STAGE_ANNOTATION: other_stage, EVENT_JOB_ANNOTATION: theirs}
+    events.append(an_event("DistillationChain", other, uid="theirs", annotations=named))
 
     found = events_of(a_chain(chain, stages=[stage], status=stages_with("Running", name=stage, job=ours)), events)
 
@@ -95,7 +106,7 @@ def test_events_of_a_replaced_job_are_recognised_by_the_event_of_its_start():
     running = ChainStatus.parse(stages_with("Running", job=job))
     (started,) = transitions(ChainStatus(), running)
     events = [
-        an_event("DistillationChain", "relay", uid="u", reason=started.reason, note=started.message),
+        an_event("DistillationChain", "relay", uid="u", reason=started.reason, annotations=started.annotations),
         an_event("Pod", pod_name(job)),
     ]
 

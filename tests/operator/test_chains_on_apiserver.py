@@ -63,6 +63,12 @@ def test_a_fatal_exit_code_fails_the_chain_at_once_with_the_trainers_message(rel
     assert sentence in relay.kubectl("get", "dchain")
     relay.wait("the event", lambda: "StageFailed" in relay.events())
     assert sentence in relay.kubectl("describe", "dchain", "relay")
+    (event,) = relay.cluster.get("events", "-n", relay.namespace, "--field-selector=reason=StageFailed")["items"]
+    assert event["metadata"]["annotations"] == {
+        "distillchain.io/stage": "mini",
+        "distillchain.io/job": relay.jobs("mini")[0]["metadata"]["name"],
+        "distillchain.io/failure-class": "GateNotMet",
+    }
 
     relay.kubectl("delete", "job", relay.jobs("mini")[0]["metadata"]["name"])
     relay.wait_for_operator()
