@@ -11,6 +11,7 @@ from distillchain_api.resource.spec import TEACHER_STAGE
 from distillchain_api.resource.status import StagePhase
 from distillchain_api.tasks import task_types
 from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_report.chain_models import Root, build_root, build_student
 from distillchain_report.commits import gpu_hours, manifests_digest
 from distillchain_report.evidence_files import LoadedEvidence
@@ -21,6 +22,7 @@ from distillchain_report.model import (
     FurtherTeacherReport,
     MetricFacts,
     Outcome,
+    PassRun,
     Report,
     Run,
     SectionDetails,
@@ -197,7 +199,7 @@ def _stage(
             "doubt": manifest.student.doubt,
             # A first stage without a teacher fine-tunes the root teacher: the two are one model.
             "model": root.model if root and taught is None else build_student(stage, root, metric, section),
-            "run": _run(manifest, stage.checkpoint, metric, reused=_is_reused(stage, chain)),
+            "run": _run(stage, manifest, metric, reused=_is_reused(stage, chain)),
             "against_teacher": _against_teacher(stage, before, metric, section),
             "teacher_metric": taught.metrics.validation.get(metric.name) if taught else None,
             "history": stage.history,
@@ -272,7 +274,7 @@ def _is_reused(stage: LoadedStage, chain: str) -> bool:
     return stage.manifest is not None and stage.manifest.chain != chain
 
 
-def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -> Run:
+def _run(stage: LoadedStage, manifest: Manifest, metric: Metric, *, reused: bool) -> Run:
     run = manifest.run
     return Run(
         chain=manifest.chain,
@@ -284,6 +286,7 @@ def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -
         elapsed_s=run.elapsed_s,
         model_s=run.model_s,
         gpu_hours=gpu_hours(manifest),
+        teacher_pass=_pass_run(stage.teacher_pass) if stage.teacher_pass else None,
         steps=run.steps,
         final_loss=run.final_loss,
         examples_per_second=run.examples_per_second,
@@ -303,7 +306,15 @@ def _run(manifest: Manifest, checkpoint: str, metric: Metric, *, reused: bool) -
         trained_parameters=run.trained_parameters,
         selected=run.selected,
         environment=manifest.environment,
-        checkpoint=checkpoint,
+        checkpoint=stage.checkpoint,
+    )
+
+
+def _pass_run(manifest: PassManifest) -> PassRun:
+    return PassRun(
+        elapsed_s=manifest.elapsed_s,
+        gpu_hours=gpu_hours(manifest),
+        examples_per_second=manifest.examples_per_second,
     )
 
 
@@ -313,13 +324,21 @@ def _rows(manifest: Manifest) -> dict[str, int]:
 
 def _totals(stages: Sequence[StageReport]) -> Totals:
     runs = [stage.run for stage in stages if stage.run]
-    elapsed_s = sum(run.elapsed_s for run in runs)
-    reused_s = sum(run.elapsed_s for run in runs if run.reused)
+    passes = [run.teacher_pass for run in runs if run.teacher_pass]
+    elapsed_s = sum(_elapsed_s(run) for run in runs)
+    reused_s = sum(_elapsed_s(run) for run in runs if run.reused)
+    pass_gpu_hours = sum(found.gpu_hours for found in passes)
     return Totals(
         stages=len(stages),
         committed=len(runs),
         reused=sum(run.reused for run in runs),
         elapsed_s=elapsed_s,
         reused_share=reused_s / elapsed_s if elapsed_s else 0.0,
-        gpu_hours=sum(run.gpu_hours for run in runs),
+        gpu_hours=sum(run.gpu_hours for run in runs) + pass_gpu_hours,
+        pass_gpu_hours=pass_gpu_hours,
     )
+
+
+def _elapsed_s(run: Run) -> float:
+    """Wall time of a stage, with that of its teacher's pass."""
+    return run.elapsed_s + (run.teacher_pass.elapsed_s if run.teacher_pass else 0.0)

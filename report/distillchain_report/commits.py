@@ -10,6 +10,7 @@ from distillchain_api.digests import sha256_of
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import attempt_prefix, manifest_key
 from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_api.wire.records import PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, lines_of
 from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
@@ -47,11 +48,12 @@ def manifests_digest(manifests: Sequence[Manifest]) -> str:
     return sha256_of([manifest.to_document() | {"checkpoint": ""} for manifest in manifests])
 
 
-def gpu_hours(manifest: Manifest) -> float:
-    """What a committed stage took of a GPU; 0 on a CPU."""
+def gpu_hours(manifest: Manifest | PassManifest) -> float:
+    """What a committed stage or pass took of a GPU; 0 on a CPU."""
     # A manifest without a device counts as CPU: better no GPU-hours than invented ones.
     on_gpu = not manifest.environment.get("device", "cpu").startswith("cpu")
-    return manifest.run.elapsed_s / 3600 * manifest.run.processes if on_gpu else 0.0
+    run = manifest.run if isinstance(manifest, Manifest) else manifest
+    return run.elapsed_s / 3600 * run.processes if on_gpu else 0.0
 
 
 def root_predictions(store: ReadableStore, digest: str, *, validation_sha256: str) -> tuple[CommittedFiles, str] | None:

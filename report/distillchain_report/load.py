@@ -10,16 +10,18 @@ from typing import Any, Protocol
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.layout import export_record_key, resume_prefix
+from distillchain_api.layout import export_record_key, pass_manifest_key, resume_prefix
 from distillchain_api.resource.status import StagePhase
 from distillchain_api.wire.export import ExportRecord
 from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_api.wire.records import HISTORY_FILE, HistoryPoint
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.section import StageAnswers
 from distillchain_report.sections import section_of
 from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
+from distillchain_store.passes import read_pass
 from distillchain_store.store import StoredObject
 
 
@@ -65,6 +67,7 @@ class LoadedStage:
         saved: for a stage that is not committed: the latest step with a saved state, and the total number of steps.
         answers: the predictions, as the section of its task type reads them.
         export: its student in other formats.
+        teacher_pass: the Job that has measured and asked its teacher; None: the stage itself did.
         unreadable: why there is no manifest although the store holds one.
         missing: one sentence for each thing that the report lacks.
     """
@@ -76,6 +79,7 @@ class LoadedStage:
     history: list[HistoryPoint] = field(default_factory=list)
     answers: StageAnswers[Any] = field(default_factory=StageAnswers)
     export: ExportRecord | None = None
+    teacher_pass: PassManifest | None = None
     unreadable: str | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -115,6 +119,7 @@ def _load_stage(store: ListableStore, wanted: WantedStage) -> LoadedStage:
         history=history,
         answers=answers,
         export=_export(store, files),
+        teacher_pass=_teacher_pass(store, files),
         missing=[f"{wanted.name}: {sentence}" for sentence in files.missing],
     )
 
@@ -135,6 +140,22 @@ def _export(store: ListableStore, files: CommittedFiles) -> ExportRecord | None:
         if record.weights == manifest.student.revision:
             return record
     return None
+
+
+def _teacher_pass(store: ListableStore, files: CommittedFiles) -> PassManifest | None:
+    """The pass that a stage has used, for its time."""
+    digest = files.manifest.run.teacher_pass
+    if digest is None:
+        return None
+    lost = "no time of its teacher pass"
+    try:
+        found = read_pass(store, digest)
+    except CheckpointCorrupt as error:
+        files.give_up(str(error), lost)
+        return None
+    if found is None:
+        files.give_up(f"{store.uri}/{pass_manifest_key(digest)} is missing", lost)
+    return found
 
 
 def _saved_step(store: ListableStore, digest: str) -> tuple[int, int] | None:

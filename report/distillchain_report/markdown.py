@@ -133,14 +133,17 @@ def _comparison(report: Report) -> list[str]:
 
 
 def _time(report: Report) -> str:
-    return table(
-        ["stage", "wall", "in models", "GPU-hours", "steps", "trained examples/s", "note"],
-        [
-            [stage.name, words.duration(run.elapsed_s), words.duration(run.model_s), words.hours(run.gpu_hours),
-             str(run.steps), words.rate(run.examples_per_second), phrases.run_note(stage)]
-            for stage in report.stages if (run := stage.run)
-        ],
-    )  # fmt: skip
+    rows: list[list[str]] = []
+    for stage in report.stages:
+        run = stage.run
+        if run is None:
+            continue
+        if asked := run.teacher_pass:
+            time = [words.duration(asked.elapsed_s), words.NOTHING, words.hours(asked.gpu_hours)]
+            rows.append([f"{stage.name}: teacher pass", *time, *[words.NOTHING] * 2, ""])
+        time = [words.duration(run.elapsed_s), words.duration(run.model_s), words.hours(run.gpu_hours)]
+        rows.append([stage.name, *time, str(run.steps), words.rate(run.examples_per_second), phrases.run_note(stage)])
+    return table(["stage", "wall", "in models", "GPU-hours", "steps", "trained examples/s", "note"], rows)
 
 
 def _exports(report: Report) -> list[str]:

@@ -113,6 +113,15 @@ class FurtherTeacherReport(Document):
     """The metric that the chain names, on validation."""
 
 
+class PassRun(Document):
+    """The Job that has measured and asked the teacher of a stage."""
+
+    elapsed_s: float
+    gpu_hours: float
+    examples_per_second: float
+    """Rows that it has answered for; 0: all answers were in the store."""
+
+
 class Run(Document):
     """What a committed stage cost, and where its result came from."""
 
@@ -127,7 +136,9 @@ class Run(Document):
     elapsed_s: float
     model_s: float
     gpu_hours: float
-    """Wall hours on a GPU; 0 on a CPU. A stage has one pod, which uses one GPU."""
+    """Wall hours on GPUs, times processes; 0 on a CPU. Without those of `teacher_pass`."""
+    teacher_pass: PassRun | None = None
+    """None: the stage has asked its teacher itself."""
     steps: int
     final_loss: float
     examples_per_second: float
@@ -191,7 +202,7 @@ class StageReport(Document):
 
 
 class Totals(Document):
-    """All committed stages together."""
+    """All committed stages together, with the passes of their teachers."""
 
     stages: int
     committed: int
@@ -200,6 +211,8 @@ class Totals(Document):
     reused_share: float
     """Share of the wall time that did not have to be spent again."""
     gpu_hours: float
+    pass_gpu_hours: float = 0.0
+    """The part of `gpu_hours` that passes took."""
 
 
 class SectionDetails(Document):

@@ -73,8 +73,9 @@ def failure_words(stage: StageReport | None) -> str:
 def totals_words(report: Report) -> str:
     """Time of the chain, and the part of it that was reused."""
     totals = report.totals
+    passes = f", of which {words.hours(totals.pass_gpu_hours)} for teacher passes" if totals.pass_gpu_hours else ""
     return (
-        f"{words.duration(totals.elapsed_s)} in total, {words.hours(totals.gpu_hours)} on GPUs; "
+        f"{words.duration(totals.elapsed_s)} in total, {words.hours(totals.gpu_hours)} on GPUs{passes}; "
         f"{totals.reused} of {totals.committed} committed stages reused, which is "
         f"{words.percent(totals.reused_share, 0)} of the time."
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_api.layout import pass_manifest_key
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import (
     FileEntry,
@@ -25,6 +26,7 @@ from distillchain_api.wire.manifest import (
     SelectedEpoch,
     SplitFacts,
 )
+from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_api.wire.records import (
     EXAMPLES_FILE,
     HISTORY_FILE,
@@ -293,6 +295,36 @@ def rewrite_manifest(folder: Path, name: str, **parts: Any) -> None:
     """Replaces fields of a manifest."""
     path = folder / "stages" / digest_of(name) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
+def write_pass(folder: Path, name: str, *, elapsed_s: float, processes: int) -> Path:
+    """The pass that has asked the teacher of a stage. Returns: the file of its manifest."""
+    path = folder / "stages" / digest_of(name) / "manifest.json"
+    stage, digest = Manifest.parse(path.read_text()), digest_of(f"pass of {name}")
+    assert stage.teacher is not None
+    run = stage.run.model_copy(update={"teacher_pass": digest})
+    path.write_text(stage.model_copy(update={"run": run}).to_json())
+    manifest = PassManifest(
+        digest=digest,
+        chain=stage.chain,
+        stage=f"{name}-pass",
+        attempt="p1",
+        files=[],
+        teacher=stage.teacher,
+        teacher_files=digest_of("files"),
+        data=stage.data,
+        rows=stage.data["train"].rows,
+        logits=digest_of("logits"),
+        elapsed_s=elapsed_s,
+        examples_per_second=1000.0,
+        processes=processes,
+        environment=stage.environment,
+        committed_at=MOMENT,
+    )
+    written = folder / pass_manifest_key(digest)
+    written.parent.mkdir(parents=True)
+    written.write_text(manifest.to_json())
+    return written
 
 
 def _export(folder: Path, manifest: Manifest) -> None:

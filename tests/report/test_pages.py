@@ -11,7 +11,7 @@ import pytest
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_report.render import Format, render, render_html, render_markdown
 from report.html import Page
-from report.stores import MARKUP, Relay, a_report, report_of, write_relay
+from report.stores import MARKUP, Relay, a_report, report_of, write_pass, write_relay
 
 pytestmark = pytest.mark.slow
 
@@ -155,6 +155,28 @@ def test_json_has_numbers_as_numbers(tmp_path: Path):
         "value": pytest.approx(0.522, abs=1e-3),
         "guesser": "always naming the most frequent class",
     }
+
+
+def test_the_time_of_a_teacher_pass_is_part_of_the_total_and_shown_by_itself(tmp_path: Path):
+    """15.1 minutes of eight GPUs."""
+    write_relay(tmp_path, Relay())
+    before = report_of(tmp_path, Relay())
+    manifest = write_pass(tmp_path, "tiny", elapsed_s=907.2, processes=8)
+
+    report = report_of(tmp_path, Relay())
+    manifest.unlink()
+    without = report_of(tmp_path, Relay())
+
+    assert before.totals.pass_gpu_hours == without.totals.pass_gpu_hours == 0
+    assert f"tiny: no time of its teacher pass: file://{manifest} is missing" in without.missing
+    assert not report.missing
+    assert report.totals.gpu_hours == pytest.approx(before.totals.gpu_hours + 2.016)
+    assert report.totals.elapsed_s == pytest.approx(before.totals.elapsed_s + 907.2)
+    text, page = render(report, Format.MARKDOWN), render(report, Format.HTML)
+    assert "3.27 h on GPUs, of which 2.02 h for teacher passes; 0 of 3" in text
+    assert "3.27 h on GPUs, of which 2.02 h for teacher passes; 0 of 3" in page
+    assert "| tiny: teacher pass | 15 min 7 s |" in text
+    assert '<span class="quiet"> teacher pass</span>' in page
 
 
 def test_markdown_says_what_the_page_says(tmp_path: Path):

@@ -67,6 +67,7 @@ def test_a_stage_trains_the_same_student_after_a_pass_without_the_weights_of_its
     manifest = manifest_of(root, student.digest)
     assert manifest.teacher == pass_of(with_pass, root).teacher
     assert manifest.run.logits_reused
+    assert manifest.run.teacher_pass == with_pass.stages[0].digest
     results = Path(student.checkpoint.removeprefix("file://")).parent / "results"
     assert len((results / "teacher-predictions-validation.jsonl").read_text().splitlines()) == 60
 

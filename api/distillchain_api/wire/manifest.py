@@ -134,6 +134,8 @@ class RunFacts(Record):
     """With `student.lora`, parameters of the adapter and the head; None: all parameters were trained."""
     selected: SelectedEpoch | None = None
     """None: the weights of the last epoch, whatever it reached on validation."""
+    teacher_pass: Digest | None = None
+    """The pass that has measured and asked the teacher; None: this stage did, or it has none."""
 
 
 class Manifest(Record):

@@ -67,6 +67,7 @@ def build_manifest(
             final_loss=stats.final_loss,
             logits_reused=stats.logits_reused,
             resumed=stats.resumed,
+            teacher_pass=order.teacher.pass_digest if order.teacher else None,
             # No process sees more rows than its share of a batch.
             micro_batch_size=min(stats.micro_batch_size, -(-order.training.batch_size // context.world.size)),
             processes=context.world.size,
