@@ -14,6 +14,7 @@ from distillchain_api.resource.status import StageStatus
 from distillchain_api.wire import answer
 from distillchain_api.wire.answer import ProgressPhase
 from distillchain_cli.columns import duration, rate
+from distillchain_cli.needless_passes import NOT_NEEDED
 from distillchain_operator.status import metric_of
 
 INTERVAL_S = 5.0
@@ -65,6 +66,8 @@ def ending(entry: StageStatus, metric: str) -> str:
     """How a vertex ended. Why a stage failed is printed once, at the end of the run."""
     if entry.verdict is not None:
         return f"{entry.verdict.outcome}: {entry.verdict.sentence}"
+    if entry.phase == "Committed" and entry.checkpoint is None:
+        return NOT_NEEDED
     if entry.phase == "Committed":
         how = "already committed" if entry.reused else f"committed after {duration(entry.elapsed_seconds)}"
         doubt = f"; it {entry.message}" if entry.message else ""

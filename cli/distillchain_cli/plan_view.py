@@ -12,6 +12,7 @@ from distillchain_api.resource.spec import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.gate_check import gate_problem
+from distillchain_cli.needless_passes import NOT_NEEDED, commit_without_pass
 from distillchain_cli.stores import open_chain_store
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 DIGEST_CHARS = 12
 
-Action = Literal["reuse", "compute", "train", "compare", "fail", "wait"]
-"""`compute` is the pass of a teacher, `compare` the verdict on the chain and its controls."""
+Action = Literal["reuse", "compute", "skip", "train", "compare", "fail", "wait"]
+"""`compute` is the pass of a teacher, `skip` one that is not needed, `compare` the verdict of chain and controls."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def fetch_forecast(plan: Plan) -> list[StageForecast]:
         store = open_chain_store(plan.chain.spec.storage)
         forecasts: list[StageForecast] = []
         for stage in plan.vertices:
-            forecast = _forecast(store, stage, forecasts)
+            needless = commit_without_pass(plan, stage, store) is not None
+            forecast = StageForecast(stage, "skip", NOT_NEEDED) if needless else _forecast(store, stage, forecasts)
             # The store is read for these too: their state is worth showing, even if the run stops before them.
             before = next((one for one in reversed(forecasts) if not one.stage.is_evidence), None)
             if before is not None and before.action in ("fail", "wait"):

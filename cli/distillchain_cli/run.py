@@ -20,9 +20,16 @@ from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Committed, ExportFailure, Failed, Interrupted
 from distillchain_cli.live import View
 from distillchain_cli.local_processes import count_gpus, processes_here
+from distillchain_cli.needless_passes import commit_without_pass
 from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
 from distillchain_cli.trainers import Trainers, open_trainers
-from distillchain_operator.status import build_chain_status, committed_entry, timestamp
+from distillchain_operator.status import (
+    build_chain_status,
+    committed_entry,
+    measured_status,
+    needless_entry,
+    timestamp,
+)
 
 BACKOFF_S = 1.0  # after an interruption and after the first crash; doubles with each further crash up to MAX_BACKOFF_S
 MAX_BACKOFF_S = 10.0
@@ -46,7 +53,8 @@ def run_chain(
 ) -> ChainStatus:
     """Runs a chain until it succeeds, fails or is stopped, and then its evidence.
 
-    Committed stages are started too: their trainer verifies the checkpoint and ends within seconds.
+    Committed stages are started too: their trainer verifies the checkpoint and ends within seconds. A teacher's pass
+    that only they need is not made.
 
     Args:
         stops: counts the signals; if it has counted one already, nothing is started.
@@ -64,7 +72,12 @@ def run_chain(
 
 
 def _run_vertex(run: _Run, vertex: PlannedStage) -> StageStatus:
-    entry = _run_stage(run, vertex)
+    committed = commit_without_pass(run.plan, vertex)
+    if committed is None:
+        entry = _run_stage(run, vertex)
+    else:
+        teacher, task = committed.teacher, vertex.work_order.task
+        entry = needless_entry(vertex, measured_status(teacher, task) if teacher else None)
     run.entries.append(entry)
     run.view.ended(entry)
     return entry

@@ -10,6 +10,7 @@ from distillchain_api.resource.status import ChainStatus, ExportStatus, Measured
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
 from distillchain_cli.evidence_table import evidence_lines
 from distillchain_cli.live import export_lines, training_lines, warning_lines
+from distillchain_cli.needless_passes import NOT_NEEDED
 from distillchain_operator.status import metric_of, root_teacher
 
 ROOT = "teacher"
@@ -52,13 +53,15 @@ def results_table(
 
 def _passes(plan: Plan, status: ChainStatus) -> list[str]:
     """What the passes of teachers took; they make no model."""
-    found = [(stage.name, status.stage_named(stage.name)) for stage in plan.stages if stage.is_pass]
-    return [
-        f"{name}: the teacher's answers, "
-        + ("already committed" if entry.reused else f"computed in {duration(entry.elapsed_seconds)}")
-        for name, entry in found
-        if entry is not None and entry.phase == "Committed"
-    ]
+    found = [status.stage_named(stage.name) for stage in plan.stages if stage.is_pass]
+    return [f"{entry.name}: {_pass(entry)}" for entry in found if entry is not None and entry.phase == "Committed"]
+
+
+def _pass(entry: StageStatus) -> str:
+    if entry.checkpoint is None:
+        return NOT_NEEDED
+    how = "already committed" if entry.reused else f"computed in {duration(entry.elapsed_seconds)}"
+    return f"the teacher's answers, {how}"
 
 
 def _rows(plan: Plan, status: ChainStatus, root: MeasuredStatus | None) -> list[_Row]:

@@ -6,7 +6,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator.gates import surely_meets_gates
-from distillchain_operator.status import committed_entry
+from distillchain_operator.status import committed_entry, needless_entry
 from distillchain_operator.view import View
 from distillchain_operator.wanted_jobs import wanted_job
 
@@ -75,12 +75,7 @@ def needless_pass(view: View, stage: PlannedStage) -> StageStatus | None:
         if not stays_committed(view, following, entry, job=wanted_job(view, following).name):
             return None
         found.append(entry)
-    if not found:
-        return None
-    teacher = found[0].teacher
-    return StageStatus(
-        name=stage.name, phase="Committed", digest=stage.digest, reused=True, model=teacher, teacher=teacher
-    )
+    return needless_entry(stage, found[0].teacher) if found else None
 
 
 def committed_by_job(view: View, stage: PlannedStage, *, wanted: str, after: str) -> StageStatus | None:

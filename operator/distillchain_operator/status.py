@@ -125,6 +125,17 @@ def committed_entry(
     )
 
 
+def needless_entry(stage: PlannedStage, teacher: MeasuredStatus | None) -> StageStatus:
+    """The entry of a teacher's pass that is not made, because all that needs it is committed already.
+
+    Args:
+        teacher: as one of these stages measured it.
+    """
+    return StageStatus(
+        name=stage.name, phase="Committed", digest=stage.digest, reused=True, model=teacher, teacher=teacher
+    )
+
+
 def _message_of(answer: Committed) -> str | None:
     if answer.evidence is not None:
         return answer.evidence.last.sentence

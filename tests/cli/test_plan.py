@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.committed import write_store
 from cli.parts import distillchain, distillchain_here, plant_manifest, write_chain
 from distillchain_api.graph import build_plan
 from distillchain_cli.chain_files import read_chain
@@ -74,3 +75,18 @@ def test_the_pass_of_a_teacher_is_a_line_of_its_own(tmp_path: Path):
     cells = [line.split() for line in done.stdout.splitlines()[1:]]
     assert [(row[0], row[4]) for row in cells] == [("mini-pass", "compute"), ("mini", "train")]
     assert "a run would compute mini-pass, train mini;" in done.stderr
+
+
+def test_a_pass_that_only_committed_stages_need_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_chain(tmp_path, stages=["mini"])
+    path.write_text(path.read_text().replace("- name: mini\n", "- name: mini\n    teacherPass: {}\n"))
+    write_store(tmp_path / "store", build_plan(read_chain(str(path))), committed=1, monkeypatch=monkeypatch)
+
+    done = distillchain_here("plan", "chain.yaml", cwd=tmp_path)
+
+    cells = [line.split(maxsplit=5) for line in done.stdout.splitlines()[1:]]
+    assert [(row[0], row[4], row[5]) for row in cells] == [
+        ("mini-pass", "skip", "not needed, because what needs it is committed"),
+        ("mini", "reuse", "committed in the store"),
+    ]
+    assert "a run would train nothing;" in done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.committed import write_store
 from cli.parts import (
     COMMAND,
     attempts_of,
@@ -293,3 +294,17 @@ def test_the_pass_of_a_teacher_runs_before_its_stage_and_has_no_row_of_a_model(t
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[:3]] == ["STAGE", "teacher", "mini"]
     assert "mini-pass: the teacher's answers, computed in 0:00:01" in table
+
+
+def test_a_pass_is_not_made_for_a_committed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_chain(tmp_path, stages=["mini"])
+    path.write_text(path.read_text().replace("- name: mini\n", "- name: mini\n    teacherPass: {}\n"))
+    write_store(tmp_path / "store", build_plan(read_chain(str(path))), committed=1, monkeypatch=monkeypatch)
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **install_stand_in(tmp_path, "commit()"))
+
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"stage (\S+): started", done.stderr) == ["mini"]
+    assert "stage mini-pass: not needed, because what needs it is committed\n" in done.stderr
+    assert "mini-pass: not needed, because what needs it is committed" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[1].startswith("teacher "), "measured by mini"
