@@ -96,6 +96,13 @@ def duration_seconds(text: str) -> int:
     return sum(int(number) * unit_s[unit] for number, unit in re.findall(r"([0-9]+)([hms])", text))
 
 
+def _a_minute(text: str) -> str:
+    if duration_seconds(text) < 60:
+        problem = expected(text, "at least a minute", "write 1m or more, so that the log of a Job can still be read")
+        raise PydanticCustomError("fault", "{problem}", {"problem": problem})
+    return text
+
+
 def _positive(text: str) -> str:
     # The pattern alone allows 0s, which some would read as `no limit` and others as `no time`.
     if duration_seconds(text) <= 0:
@@ -117,6 +124,20 @@ Duration = Annotated[
     AfterValidator(_positive),
     Expect("a duration such as 6h, 1h30m or 90s", "write whole hours, minutes and seconds in that order"),
 ]
+
+LongDuration = Annotated[
+    str,
+    Field(
+        pattern=DURATION,
+        max_length=32,
+        json_schema_extra=rules(
+            cel("duration(self) >= duration('1m')", "expected at least a minute; write 1m or more")
+        ),
+    ),
+    AfterValidator(_a_minute),
+    Expect("a duration such as 6h, 1h30m or 90s", "write whole hours, minutes and seconds in that order"),
+]
+"""A duration of at least a minute."""
 
 Share = Annotated[
     float, Field(ge=0, le=1), Expect("a share from 0 to 1", "for five points write 0.05, for ninety percent 0.9")

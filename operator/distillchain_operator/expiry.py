@@ -15,7 +15,6 @@ from distillchain_operator.actions import SetTtl
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.view import View
 
-LEAST_S = 60  # so that a user can still read the log of a trainer that has just ended
 SOON_S = 0.1
 
 
@@ -39,7 +38,7 @@ def expirations(view: View, entries: Sequence[StageStatus]) -> Expirations:
     after = view.plan.chain.spec.template.ttl_after_finished
     if after is None:
         return Expirations([])
-    seconds = max(duration_seconds(after), LEAST_S)
+    seconds = duration_seconds(after)
     by_name = {entry.name: entry for entry in entries}
     actions, unrecorded = [], False
     for job in view.observed.jobs:

@@ -68,6 +68,13 @@ BAD_CHAINS = (
         ("spec.template.saveInterval", "above zero"),
     ),
     BadChain(
+        "a Job that is kept for seconds",
+        lambda spec: spec.update(template={"ttlAfterFinished": "10s"}),
+        'spec.template.ttlAfterFinished: got "10s", expected at least a minute; write 1m or more, so that the log of a '
+        "Job can still be read",
+        ("spec.template.ttlAfterFinished", "expected at least a minute; write 1m or more"),
+    ),
+    BadChain(
         "no node",
         lambda spec: spec.update(template={"parallelism": {"nodes": 0}}),
         "spec.template.parallelism.nodes: got 0, expected a whole number from 1 to 256; 1 is a single pod",

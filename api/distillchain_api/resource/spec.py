@@ -67,6 +67,7 @@ from distillchain_api.values import (
     HTTP_ADDRESS,
     URI_RULE,
     Duration,
+    LongDuration,
     Share,
     SourceUri,
     StageName,
@@ -272,7 +273,7 @@ class Template(Document):
     pending_deadline: Duration | None = None
     """Maximum time that a pod of a stage may wait to start. Then the Job is deleted, so that the other pods hold no GPU
     in vain, and created again after a pause; empty: no limit."""
-    ttl_after_finished: Duration | None = None
+    ttl_after_finished: LongDuration | None = None
     """How long a Job that has ended is kept with its pods and their logs; at least a minute. Status has its result or
     failure by then, and nothing runs again because it is deleted; empty: until the chain is deleted."""
     save_interval: Duration = "10m"
