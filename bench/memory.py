@@ -102,7 +102,7 @@ def ask_teacher(folder: Path, split: Any, encoded: Any, classes: int) -> Any:
     """The outputs of a stand-in for a teacher, from the store where it has them."""
     import torch
 
-    from distillchain_api.resource.spec import Training
+    from distillchain_api.resource.training import Training
     from distillchain_store.folder import FileStore
     from distillchain_trainer.engine.teacher_outputs import TeacherPass
 

@@ -14,7 +14,8 @@ from typing import Any
 from distillchain_api import CONTRACT_VERSION
 from distillchain_api.base import Document
 from distillchain_api.resource.distillation import Distillation
-from distillchain_api.resource.spec import Student, Training
+from distillchain_api.resource.student import Student
+from distillchain_api.resource.training import Training
 from distillchain_api.task import Task
 from distillchain_api.values import StageDigest
 

@@ -8,7 +8,8 @@ from distillchain_api.evidence_vertices import compared_stages, learns_from_labe
 from distillchain_api.faults import Fault, expected
 from distillchain_api.graph import Plan
 from distillchain_api.resource.hidden import HiddenMSE
-from distillchain_api.resource.spec import DistillationChain, Stage
+from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.resource.stage import Stage
 from distillchain_api.vertices import PlannedStage
 
 MAX_VERTICES = 100

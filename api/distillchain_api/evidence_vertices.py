@@ -15,9 +15,11 @@ from distillchain_api.resource.evidence import Control
 from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate
 from distillchain_api.resource.parallelism import Parallelism, ResolvedParallelism
-from distillchain_api.resource.spec import TEACHER_STAGE, DistillationChain, Stage, TrainingOverrides
+from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.resource.stage import TEACHER_STAGE, Stage
 from distillchain_api.resource.teachers import StageTeacher
 from distillchain_api.resource.tracking import Tracking
+from distillchain_api.resource.training import TrainingOverrides
 from distillchain_api.values import StageDigest
 from distillchain_api.vertices import PlannedStage, after_pass, labels_order, pass_stage, place, student_stage
 from distillchain_api.wire.evidence import ComparedStage, ComparedStudent, EvidenceOrder

@@ -13,17 +13,14 @@ from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate
 from distillchain_api.resource.job import JobTemplate
 from distillchain_api.resource.parallelism import Parallelism, gpus_of, resolve
-from distillchain_api.resource.spec import (
-    TEACHER_STAGE,
-    DistillationChain,
-    Stage,
-    Student,
-    Template,
-    Training,
-)
+from distillchain_api.resource.spec import DistillationChain
+from distillchain_api.resource.stage import TEACHER_STAGE, Stage
+from distillchain_api.resource.student import Student
 from distillchain_api.resource.teacher_pass import SUFFIX as PASS_SUFFIX
 from distillchain_api.resource.teacher_pass import TeacherPass
 from distillchain_api.resource.teachers import StageTeacher, shares_of
+from distillchain_api.resource.template import Template
+from distillchain_api.resource.training import Training
 from distillchain_api.task import Task
 from distillchain_api.transfer import without_transfer
 from distillchain_api.values import StageDigest, duration_seconds

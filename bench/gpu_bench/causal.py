@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distillchain_api.resource.distillation import Distillation
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.tasks.causal_lm import CausalLM
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distillchain_api import GROUP, KIND
-from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.resource.status import ChainStatus, Condition
 from distillchain_api.tasks import task_types
 from distillchain_cli.errors import RunFailed

@@ -12,7 +12,7 @@ import typer
 from distillchain_api.failures import StageError
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain
-from distillchain_api.resource.spec import Storage as StorageSpec
+from distillchain_api.resource.storage import Storage as StorageSpec
 from distillchain_api.values import DURATION, duration_seconds
 from distillchain_cli.access import Access
 from distillchain_cli.access_options import takes_access

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distillchain_api.faults import BadDocument, Fault, expected
-from distillchain_api.resource.spec import Storage
+from distillchain_api.resource.storage import Storage
 from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.relative_uris import resolve_uris, with_uri_hint
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.layout import export_record_key, resume_prefix
-from distillchain_api.resource.spec import Student
+from distillchain_api.resource.student import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.gate_check import gate_problem

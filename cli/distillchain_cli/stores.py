@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distillchain_api.resource.spec import Storage
+from distillchain_api.resource.storage import Storage
 from distillchain_cli.errors import require_extra
 
 if TYPE_CHECKING:

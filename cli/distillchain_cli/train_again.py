@@ -10,8 +10,9 @@ from typing import Any
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_api.layout import manifest_key, pass_manifest_key
-from distillchain_api.resource.spec import Storage, parse_chain
+from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
+from distillchain_api.resource.storage import Storage
 from distillchain_api.retry_request import open_retry
 from distillchain_cli.chains import status_of, true_condition
 from distillchain_cli.cluster import Cluster

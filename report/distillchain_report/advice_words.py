@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distillchain_api.metrics import Metric
-from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_report import words
 from distillchain_report.advice_model import Action, Advice, OtherRoute, RouteOutcome, StepFacts
 from distillchain_report.evidence.verdict import OUT_OF_REACH, interval_text

@@ -7,7 +7,7 @@ from typing import Any
 
 from distillchain_api.layout import export_prefix
 from distillchain_api.metrics import ACCURACY, Metric
-from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.resource.status import StagePhase
 from distillchain_api.tasks import task_types
 from distillchain_api.wire.manifest import Manifest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillchain_api.metrics import Metric, retention
-from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import Estimate, ModelReport

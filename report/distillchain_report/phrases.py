@@ -8,7 +8,7 @@ from typing import Any
 
 from distillchain_api.base import Document
 from distillchain_api.resource.distillation import Distillation
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_report import words
 from distillchain_report.model import Report, Run, StageReport

@@ -16,7 +16,9 @@ from distillchain_api.base import Document
 from distillchain_api.digests import INITIALISATIONS, canonical_json, distill_digest, identity_of, sha256_of
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.distillation import Distillation
-from distillchain_api.resource.spec import Architecture, Student, Training, parse_chain
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.student import Architecture, Student
+from distillchain_api.resource.training import Training
 from distillchain_api.task import Splits, TextDataset
 from distillchain_api.tasks.text_classification import TextClassification
 

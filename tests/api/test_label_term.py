@@ -12,7 +12,8 @@ from distillchain_api.faults import BadDocument
 from distillchain_api.graph import build_plan
 from distillchain_api.plan_warnings import warnings_of
 from distillchain_api.resource.label_term import label_faults, label_rules
-from distillchain_api.resource.spec import Training, TrainingOverrides, parse_chain
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.training import Training, TrainingOverrides
 from distillchain_api.tasks.text_classification import TextClassification
 
 

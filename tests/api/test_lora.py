@@ -9,7 +9,8 @@ import pytest
 
 from bad_chains import GOOD
 from distillchain_api.graph import build_plan
-from distillchain_api.resource.spec import Student, parse_chain
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.student import Student
 from distillchain_cli.plan_view import student_start
 
 

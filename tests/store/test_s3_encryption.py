@@ -9,7 +9,7 @@ import pytest
 from chain_builders import a_plan
 from cluster.s3 import REGION
 from distillchain_api.resource.encryption import Encryption
-from distillchain_api.resource.spec import Storage
+from distillchain_api.resource.storage import Storage
 from distillchain_cli.stores import open_chain_store
 from distillchain_store.s3.store import PART_BYTES
 from store.gateway import Answer, Forward, Gateway, Request

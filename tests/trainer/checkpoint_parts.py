@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save_file
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_trainer.data.split import Split, key_of
 from distillchain_trainer.engine.encoding import Encoder

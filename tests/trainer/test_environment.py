@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.wire.answer import Committed
 from distillchain_trainer.launch.environment import set_up_environment
 from distillchain_trainer.stage_warnings import StageWarnings

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from distillchain_api.resource.hidden import HiddenMSE, HiddenTerm, LayerPair, ValueRelation
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.distillation import Distillation
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
 from distillchain_trainer.engine.distinct_texts import DistinctTexts

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from later import Later
 
 torch = Later("torch")

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.data_order import epoch_batches
 from distillchain_trainer.engine.encoded import Encoded

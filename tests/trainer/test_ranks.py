@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.engine.joining import check_gpus, join
 from distillchain_trainer.engine.training_state import changed_processes

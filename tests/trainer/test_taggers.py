@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_trainer.data.split import Split, key_of
 from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch

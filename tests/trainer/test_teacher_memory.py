@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench.memory import Peak
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
 from distillchain_trainer.engine import output_parts, shared_forward, teacher_outputs

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from bad_chains import GOOD
-from distillchain_api.resource.spec import Training, parse_chain
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
 from distillchain_trainer.engine.encoded import Encoded

@@ -14,8 +14,9 @@ from distillchain_api.resource.encryption import Encryption
 from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import Gate, TeacherGate
 from distillchain_api.resource.parallelism import ResolvedParallelism
-from distillchain_api.resource.spec import Student, Training
+from distillchain_api.resource.student import Student
 from distillchain_api.resource.tracking import Tracking
+from distillchain_api.resource.training import Training
 from distillchain_api.tasks import AnyTask
 from distillchain_api.wire.evidence import EvidenceOrder
 

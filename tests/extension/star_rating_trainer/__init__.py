@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_api.task import Task
 from distillchain_store.store import Store, path_of_uri
 from distillchain_trainer.data.split import Split, TaskData

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillchain_api.resource.spec import Precision
+from distillchain_api.resource.training import Precision
 from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.transfer import moved

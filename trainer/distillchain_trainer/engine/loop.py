@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distillchain_api.base import Record
 from distillchain_api.metrics import Metric
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import SelectedEpoch, SplitMetrics
 from distillchain_trainer.engine.compiled import uncompile_layers, without_compiled_layers
 from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_trainer.engine.sharding import part_like
 
 # Names that transformers' Trainer exempts from weight decay, besides the parameters of nn.LayerNorm.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distillchain_api.resource.spec import Precision, Training
+from distillchain_api.resource.training import Precision, Training
 
 
 def best_device() -> torch.device:

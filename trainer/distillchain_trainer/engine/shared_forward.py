@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillchain_api.resource.spec import Precision
+from distillchain_api.resource.training import Precision
 from distillchain_trainer.engine.blocks import blocks_of, outputs_within
 from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, latency_ms, outputs_of_batch

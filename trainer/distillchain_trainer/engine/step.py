@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_trainer.engine.precision import autocast
 from distillchain_trainer.engine.training_state import RandomState, random_state, set_random_state
 from distillchain_trainer.engine.transfer import moved, row_numbers

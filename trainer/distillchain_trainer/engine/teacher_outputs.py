@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from distillchain_api.digests import sha256_of
 from distillchain_api.layout import logits_prefix
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.task import Task
 from distillchain_store.store import Store
 from distillchain_trainer.data.mapped_columns import key_array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_report.markdown_text import plain, table
 from distillchain_report.model import Estimate

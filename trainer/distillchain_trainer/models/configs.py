@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from distillchain_api.faults import nearest
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models import bert_hash
 from distillchain_trainer.models.checkpoints import Checkpoint

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_trainer.objectives.objective import wide
 
 NO_LABEL = -100  # what torch's cross_entropy leaves out

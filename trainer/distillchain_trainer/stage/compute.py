@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_sentence
-from distillchain_api.resource.spec import Training
+from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import ModelFacts
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.engine.history import History

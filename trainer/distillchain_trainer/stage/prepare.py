@@ -13,7 +13,7 @@ from pathlib import Path
 import transformers
 
 from distillchain_api.digests import sha256_of
-from distillchain_api.resource.spec import TEACHER_STAGE
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, TeacherRef
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData

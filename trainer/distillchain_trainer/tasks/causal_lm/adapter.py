@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.causal_lm import CausalLM
 from distillchain_api.wire.records import EXAMPLE_CHARS, EXAMPLES, EXAMPLES_FILE, TEACHER_PREDICTIONS_FILE, Example
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV

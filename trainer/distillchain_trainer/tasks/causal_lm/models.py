@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.causal_lm import CausalLM
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models.checkpoints import Checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_api.task import Task
 from distillchain_trainer.data.split import Split
 from distillchain_trainer.engine.encoded import Encoded

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from distillchain_api.resource.spec import Architecture
+from distillchain_api.resource.student import Architecture
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
