@@ -25,7 +25,7 @@ def render_resource() -> str:
         "",
         "`apiVersion: distillchain.io/v1alpha1`, `kind: DistillationChain`. **Bold** fields are required. Fields of",
         "`template` are the defaults of every stage. A stage overrides them field by field, but `pod`, `resources` and",
-        "`parallelism` as a whole.",
+        "`parallelism` as a whole. Each field has an anchor of its name: `resource.md#spec.template.retries`.",
         "",
     ]
     for title, model, with_defaults in (("spec", ChainSpec, True), ("status", ChainStatus, False)):
@@ -46,7 +46,9 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
             "" if default is None or default == {} else f"`{default}`".replace("True", "true").replace("False", "false")
         )
         meaning = _cell(child.get("description", ""))
-        yield f"| {shown} | {_type(child)} | {default_text} | {meaning} |"
+        # A link to one field: resource.md#spec.template.retries. Table rows have no anchors of their own.
+        anchor = f'<a id="{here}"></a>'
+        yield f"| {anchor}{shown} | {_type(child)} | {default_text} | {meaning} |"
         inner = child.get("items", child)
         yield from _rows(inner, here + ("[]" if "items" in child else ""))
 
