@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import torch
 
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.work_order import WorkOrder
 from distillchain_api.yaml_text import load_yaml
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.tasks.causal_lm.outputs import at_positions, split_teacher_outputs
 from smollm2.texts import HELD_OUT, TRAIN, as_chat, write_jsonl
 from trainer.language_parts import DAYS, MONTHS, OTHERS, save_llama
 from trainer.parts import manifest_of, run_here, trained_rows
+from trainer.rank_parts import Attempt, distance, start_stage
 
 pytestmark = pytest.mark.models
 
@@ -54,6 +58,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def orders(document: dict[str, Any], store: Path) -> list[WorkOrder]:
+    """Those of the chain with another store."""
+    spec = {**document["spec"], "storage": {"uri": f"file://{store}"}}
+    return [stage.work_order for stage in build_plan(parse_chain({**document, "spec": spec})).stages]
+
+
 def shares_in_plain_transformers(folder: str, inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
     """Probabilities of all tokens [rows, width, vocabulary]."""
     from transformers import AutoModelForCausalLM
@@ -85,6 +95,34 @@ def test_the_example_teaches_the_mean_of_both_teachers(root: Path, monkeypatch: 
     (other,) = manifest_of(root, one.digest).further_teachers
     assert (other.name, round(other.share, 4)) == ("teacher", 0.3333)
     assert len(list(root.glob("store/logits/*"))) == 2, "each teacher has answered once"
+
+
+def test_two_processes_learn_from_two_teachers_after_a_pass_as_one_process_does_up_to_the_report(root: Path):
+    """The pass divides its teacher among its processes, as one that is too large for a GPU."""
+    document = example(root)
+    for stage in document["spec"]["stages"]:
+        stage["training"] = {"epochs": 1, "learningRate": 0.002}
+    alone = orders(document, root / "alone")
+    shutil.copytree(root / "store", root / "alone")
+    expected = [run_here(order, root, attempt=f"alone-{order.stage}") for order in alone[1:]][-1]
+    shutil.copytree(root / "alone", root / "two")
+    one = document["spec"]["stages"][1]
+    one |= {"teacherPass": {"parallelism": {"processesPerNode": 2, "sharding": "Full"}}}
+    shutil.rmtree(next((root / "two/stages").glob(expected.digest)))
+    shutil.rmtree(root / "two/logits")
+    asked, student = orders(document, root / "two")[2:]
+
+    passes = start_stage(Attempt(asked, "pass"), root, 2).answers()
+    answers = start_stage(Attempt(student, "two"), root, 2).answers()
+
+    assert (asked.stage, student.stage, student.digest) == ("one-pass", "one", expected.digest)
+    assert passes[0].student.metrics == answers[0].teacher.metrics
+    assert distance(answers[0], expected) < 1e-5
+    (other,) = answers[0].further_teachers
+    assert (other.name, round(other.share, 4)) == ("teacher", 0.3333)
+    page = (root / f"two/stages/{student.digest}/report.html").read_text()
+    assert re.search(r"three \(67 %, [0-9.]+\) and teacher \(33 %, [0-9.]+\)", page)
+    assert 'one<span class="quiet"> teacher pass</span>' in page
 
 
 def test_a_teacher_with_another_vocabulary_is_refused_by_its_name(root: Path):
