@@ -28,7 +28,7 @@ from typing import Any
 from operator_bench.api import Api, chains_path, connected
 from operator_bench.process import CHECKOUT, install_crd, operator_of
 
-from chain_builders import a_chain, a_commit, a_document
+from chain_builders import a_chain, a_commit, a_document, own_store
 from cluster.controlplane import ControlPlane
 from distillchain_api.graph import build_plan
 from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
@@ -108,7 +108,7 @@ async def run_chains(control_plane: ControlPlane, prefix: str, chains: int, *, s
 
         async def start(number: int) -> None:
             await asyncio.sleep(random.uniform(0, work_s) if chains > 1 else 0)
-            document = a_document(f"{prefix}-{number}", stages=names)
+            document = a_document(f"{prefix}-{number}", stages=names, storage=own_store(f"{prefix}-{number}"))
             await api.send("POST", chains_path(f"team-{number % NAMESPACES}"), document)
 
         await asyncio.gather(*map(start, range(chains)))

@@ -49,6 +49,11 @@ def a_document(name: str = "relay", *, stages: Sequence[str] = ("mini", "tiny"),
     }
 
 
+def own_store(name: str) -> dict[str, Any]:
+    """The `storage` of a chain that shares no stage with other chains."""
+    return {"uri": f"s3://models/{name}", "secretRef": {"name": "s3-credentials"}}
+
+
 def a_chain(
     name: str = "relay", *, stages: Sequence[str] = ("mini", "tiny"), generation: int = 1, **spec: Any
 ) -> DistillationChain:

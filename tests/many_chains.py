@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any, cast
 
-from chain_builders import a_commit, a_document
+from chain_builders import a_commit, a_document, own_store
 from deciding import NOON
 from distillchain_api.failures import EXIT_INTERRUPTED
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children
+from distillchain_operator.children import Children, Kind
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.finished import FinishedChains
@@ -37,13 +37,16 @@ class Namespace:
         self.most_running = 0
         self._limit, self._jobs = limit, 0
         self.clock = FakeClock()
+        self.cache_jobs = False  # whether the next operator knows the Jobs from a watch
         self.start_operator(is_complete=True)
 
     def start_operator(self, *, is_complete: bool = False) -> None:
         """Starts an operator in place of the one before. `settle` then looks at all chains."""
         self.news: deque[ChainKey] = deque()
-        self.neighbours = Neighbours(self._limit, is_complete=is_complete)
         self.children = Children(FinishedChains())  # not followed, so everything is read
+        if self.cache_jobs:
+            self._fill_cache()
+        self.neighbours = Neighbours(self._limit, is_complete=is_complete, children=self.children)
         self.neighbours.report_to(lambda key: self.report(key.name))
         settings = Settings(max_running_chains=self._limit)
         self.controller = Controller(
@@ -57,9 +60,18 @@ class Namespace:
         for name in self.servers:
             self.report(name)
 
+    def _fill_cache(self) -> None:
+        for kind in Kind:
+            self.children.follow(kind, None, is_followed=True)
+        for server in self.servers.values():
+            for job in server.jobs:
+                self.children.apply(
+                    Kind.JOBS, "ADDED", {**job, "metadata": {**job["metadata"], "resourceVersion": "1"}}
+                )
+
     def apply(self, name: str, *, second: int = 0, **spec: Any) -> None:
         """Creates a chain, so many seconds after noon, or replaces its spec."""
-        document = a_document(name, **spec)
+        document = a_document(name, **{"storage": own_store(name), **spec})
         metadata = {"namespace": NAMESPACE, "uid": f"uid-of-{name}", "resourceVersion": "1", "generation": 1}
         if name in self.servers:
             before = self.servers[name].chain
@@ -116,10 +128,11 @@ class Namespace:
         """Names of the chains that wait for others."""
         return [name for name in self.servers if "Waiting" in reason_of(self.status(name))]
 
-    def run_pod(self, name: str) -> dict[str, Any]:
-        """The pod of the chain's active Job starts."""
+    def run_pod(self, name: str, job: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The pod of a Job starts, or that of the chain's only active Job."""
         server = self.servers[name]
-        (job,) = [job for job in server.jobs if is_active(job)]
+        if job is None:
+            (job,) = [job for job in server.jobs if is_active(job)]
         pod = {
             "metadata": {
                 "name": f"{job['metadata']['name']}-{len(server.pods)}",
@@ -141,9 +154,13 @@ class Namespace:
     def commit(self, name: str, *, reused: bool = False) -> None:
         """The trainer of the chain's active Job commits its stage."""
         (job,) = [job for job in self.servers[name].jobs if is_active(job)]
+        self.commit_job(name, job, reused=reused)
+
+    def commit_job(self, name: str, job: dict[str, Any], *, reused: bool = False) -> None:
+        """The trainer of a Job commits its stage."""
         stage = self.plan(name).stage(job["metadata"]["labels"][STAGE_LABEL])
         assert stage is not None
-        pod = self.run_pod(name)
+        pod = self.run_pod(name, job)
         ended = {
             "exitCode": 0,
             "message": a_commit(stage, reused=reused).to_json(),

@@ -105,7 +105,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         loop.add_signal_handler(number, stops.set)
     finished = FinishedChains()
     children = Children(finished)
-    neighbours = Neighbours(settings.max_running_chains, is_complete=False)
+    neighbours = Neighbours(settings.max_running_chains, is_complete=False, children=children)
     controller = Controller(
         cluster, settings, metrics=metrics, finished=finished, children=children, neighbours=neighbours
     )

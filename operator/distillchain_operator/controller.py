@@ -57,7 +57,6 @@ from distillchain_operator.status import build_chain_status, invalid_status, sta
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.suspension import stop_all
 from distillchain_operator.transitions import transitions
-from distillchain_operator.turns import turn_after
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +84,6 @@ def _failed(status: ChainStatus) -> set[tuple[str, str | None]]:
     stages = {(entry.name, entry.job) for entry in status.entries if entry.phase == "Failed"}
     missing = [(entry.name, entry.missing_export) for entry in status.entries if entry.missing_export]
     return stages | {(name, export.job) for name, export in missing if export.phase == "Failed"}
-
-
-def _created_at(document: dict[str, Any]) -> str:
-    """When a chain was created."""
-    return str(document["metadata"].get("creationTimestamp", ""))
 
 
 class Controller:
@@ -201,11 +195,11 @@ class Controller:
             ),
             progress=progress,
             backing_off=self._creator.backing_off(plan, key),
-            turn=self._neighbours.turn_of(key, _created_at(document)),
+            turn=self._neighbours.turn_of(document),
+            peers=self._neighbours.peers_of(document, plan),
         )
-        # Before the next await, or another chain could take the same place.
-        turn = turn_after(observed, decision.status, decision.actions)
-        self._neighbours.note(key, _created_at(document), turn)
+        # Before the next await, or another chain could take the same place or start the same stage.
+        self._neighbours.looked(document, plan, observed, decision.status, decision.actions)
         return _Decided(document, plan, observed, previous, decision, progress)
 
     async def _list_neighbours(self, namespace: str) -> None:
@@ -243,7 +237,7 @@ class Controller:
         status, retry_s = await self._act(decided, key)
         refused_s = await self._write(document, key, previous, status)
         if plan is None:
-            self._neighbours.note(key, _created_at(document), turn_after(observed, status))
+            self._neighbours.looked(document, plan, observed, status)
             self._metrics.reconciled(key, status, pods=pods_now(observed))
             return retry_s if refused_s is None else refused_s
         pod = running_pod(plan, observed)
@@ -255,7 +249,7 @@ class Controller:
         else:
             self._finished.forget(key)
             # A Job that was refused leaves its place to the next chain.
-            self._neighbours.note(key, _created_at(document), turn_after(observed, status, decision.actions))
+            self._neighbours.looked(document, plan, observed, status, decision.actions)
         if refused_s is not None:
             return refused_s  # what else is due counts on what this status would have said
         # Progress is in the pod's log, and a new line there is no event.

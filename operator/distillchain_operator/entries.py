@@ -68,21 +68,20 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     note = _note(view, [pod for pod in unfinished if pod.deleting or not view.suspends])
     is_stuck = note is not None and note.needs_user
     message = _running_message(view, job, pods, note, attempt=attempt)
-    # A chain that was resumed. If its pods had not stopped yet, it would have kept its turn.
-    turn = view.turn if job.noted_suspended and not job.queue and not view.suspends else None
+    waits = view.resume_waits_for(job)
     if view.suspends and not is_stuck:
         message = _suspended_message(unfinished)
-    if turn is not None:
-        message = turn.message
+    if waits is not None:
+        message = waits[0]
     last = view.previous_entry(stage)
     held = is_held(job) and not unfinished
     return StageStatus(
         name=stage.name,
-        phase="Suspended" if view.suspends else "Pending" if held or turn else "Running",
+        phase="Suspended" if view.suspends else "Pending" if held or waits else "Running",
         digest=stage.digest,
         job=job.name,
         attempt=attempt,
-        admission="WaitingForTurn" if turn else admission(job, pods),
+        admission=waits[1] if waits else admission(job, pods),
         started_at=job.created_at or None,
         progress=progress,
         message=message,

@@ -31,7 +31,7 @@ NAMED_CHAINS = 500  # series of one metric; `kubectl get` lists the others
 RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 StageState = Literal["pending", "running", "waiting"]
-Waits = Literal["WaitingForTurn"]
+Waits = Literal["WaitingForTurn", "WaitingForPeer"]
 Outcome = Literal["done", "conflict", "error"]
 Key = TypeVar("Key")
 
@@ -290,7 +290,7 @@ class _OfChains(Collector):
         counts = collections.Counter((key.namespace, seen.waits) for key, seen in self._seen.items())
         waiting = GaugeMetricFamily(
             "distillchain_chains_waiting",
-            "Chains that wait for other chains. WaitingForTurn: for the limit maxRunningChains of their namespace.",
+            "Chains that wait for others: for their turn (maxRunningChains), or for one that runs the same stage.",
             labels=["namespace", "reason"],
         )
         for namespace in sorted({key.namespace for key in self._seen}):

@@ -1,4 +1,4 @@
-"""The chains of each namespace that run, and those that wait for their turn, by time of creation and name. Pure.
+"""What chains of a namespace have to know of each other: which run, which wait in line, and who runs a stage. Pure.
 
 After a start of the operator, a chain counts as running until the first look at it shows what it does. So no chain is
 started in the place of one that runs.
@@ -7,14 +7,21 @@ started in the place of one that runs.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from distillchain_api.graph import Plan
+from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.actions import Action
 from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.children import Children
+from distillchain_operator.claims import Claims, Shared, Store, store_of
 from distillchain_operator.finished import has_succeeded
+from distillchain_operator.observed import Observed
+from distillchain_operator.peers import Claim, Peer, claims_of
 from distillchain_operator.stored_status import parse_status
-from distillchain_operator.turns import Turn, TurnWait, waits_for_turn
+from distillchain_operator.turns import Turn, TurnWait, turn_after, waits_for_turn
 
 NUMBERED = 10  # Chains that know their place. A thousand chains must not all be written each time one of them starts.
 
@@ -53,16 +60,26 @@ class _Line:
             del self.waiting[bisect.bisect_left(self.waiting, place)]
 
 
+def _key_of(document: dict[str, Any]) -> ChainKey:
+    return ChainKey(document["metadata"]["namespace"], document["metadata"]["name"])
+
+
+def _created_at(document: dict[str, Any]) -> str:
+    return str(document["metadata"].get("creationTimestamp", ""))
+
+
 class Neighbours:
     """What the chains of a namespace have to know of each other.
 
     Args:
         limit: of the running chains in a namespace; 0: none.
         is_complete: no chain exists that is not noted here; otherwise they have to be listed first.
+        children: knows the Jobs of chains that were not looked at yet.
     """
 
-    def __init__(self, limit: int = 0, *, is_complete: bool = True) -> None:
+    def __init__(self, limit: int = 0, *, is_complete: bool = True, children: Children | None = None) -> None:
         self._limit = limit
+        self._claims = Claims(children)
         self._is_complete = is_complete
         self._lines: dict[str, _Line] = {}
         self._seen: set[ChainKey] = set()
@@ -76,43 +93,94 @@ class Neighbours:
 
     def needs_list(self, namespace: str) -> bool:
         """Whether the chains of a namespace have to be listed before one of them may start."""
-        return self._limit > 0 and not self._is_complete and self._listed.isdisjoint((None, namespace))
+        return not self._is_complete and self._listed.isdisjoint((None, namespace))
 
     def note_stored(self, document: dict[str, Any]) -> None:
         """A chain of a list, which may not have been looked at yet."""
-        metadata = document["metadata"]
-        key = ChainKey(metadata["namespace"], metadata["name"])
-        if not self._limit or key in self._seen or has_succeeded(document) or "deletionTimestamp" in metadata:
+        metadata, key = document["metadata"], _key_of(document)
+        if key in self._seen or has_succeeded(document) or "deletionTimestamp" in metadata:
+            return
+        created_at, status = _created_at(document), parse_status(document, key)
+        storage = (document.get("spec") or {}).get("storage") or {}
+        store = Store(storage.get("endpointUrl") or "", storage.get("uri") or "")
+        self._claims.note_stored(key, metadata["uid"], created_at, store, status)
+        if not self._limit:
             return
         line = self._lines.setdefault(key.namespace, _Line())
         line.unseen.add(key)
         # Otherwise the first looks at a long line would give each chain a wrong place.
-        if waits_for_turn(parse_status(document, key)):
-            line.enter(key, metadata.get("creationTimestamp", ""))
+        if waits_for_turn(status):
+            line.enter(key, created_at)
 
     def note_listed(self, namespace: str | None) -> None:
         """All chains of a namespace, or of all of them, were noted."""
         self._listed.add(namespace)
 
-    def turn_of(self, key: ChainKey, created_at: str) -> TurnWait | None:
-        """Why a chain that has no turn has to wait; None if it may start.
+    def looked(
+        self,
+        document: dict[str, Any],
+        plan: Plan | None,
+        observed: Observed,
+        status: ChainStatus,
+        actions: Iterable[Action] = (),
+    ) -> None:
+        """What a look at a chain has found.
 
         Args:
-            created_at: when the chain was created.
+            plan: None if its spec is invalid.
+            status: after the actions.
         """
+        key, actions = _key_of(document), tuple(actions)
+        claims: dict[Shared, Claim] = {}
+        committed: list[Shared] = []
+        if plan is not None:
+            store = store_of(plan.chain)
+            found = claims_of(observed, status, actions)
+            claims = {store.share(key.namespace, digest): claim for digest, claim in found.items()}
+            models = [entry for entry in status.entries if entry.phase == "Committed" and entry.checkpoint]
+            committed = [store.share(key.namespace, entry.digest) for entry in models]
+        turn = turn_after(observed, status, actions)
+        self.note(key, _created_at(document), turn, claims=claims, committed=committed)
+
+    def turn_of(self, document: dict[str, Any]) -> TurnWait | None:
+        """Why a chain that has no turn has to wait; None if it may start."""
+        key, created_at = _key_of(document), _created_at(document)
         self._shown.pop(key, None)
         wait = self._turn_of(key, created_at)
         if wait is not None:
             self._shown[key] = wait
         return wait
 
-    def note(self, key: ChainKey, created_at: str, turn: Turn) -> None:
-        """What a look at a chain has found."""
-        if not self._limit:
-            return
-        line = self._lines.setdefault(key.namespace, _Line())
-        before = key in line.running, key in line.unseen, key in line.places
+    def peers_of(self, document: dict[str, Any], plan: Plan) -> Mapping[str, Peer]:
+        """The chains that run a stage of this one, by digest in the form of the label."""
+        key, store = _key_of(document), store_of(plan.chain)
+        stages = [store.share(key.namespace, stage.digest) for stage in plan.vertices if not stage.is_verdict]
+        return self._claims.peers_of(key, _created_at(document), stages)
+
+    def note(
+        self,
+        key: ChainKey,
+        created_at: str,
+        turn: Turn,
+        *,
+        claims: Mapping[Shared, Claim] | None = None,
+        committed: Iterable[Shared] = (),
+    ) -> None:
+        """What a look at a chain has found.
+
+        Args:
+            claims: the stages that it runs.
+            committed: stages of it that are committed.
+        """
+        for other in self._claims.note(key, created_at, claims or {}, committed):
+            self._wake(other)
         self._seen.add(key)
+        if self._limit:
+            self._note_turn(key, created_at, turn)
+
+    def _note_turn(self, key: ChainKey, created_at: str, turn: Turn) -> None:
+        line = self._lines.setdefault(key.namespace, _Line())
+        before = key in line.running, key in line.unseen, line.places.get(key)
         line.unseen.discard(key)
         (line.running.add if turn is Turn.RUNS else line.running.discard)(key)
         if turn is Turn.WAITS:
@@ -120,33 +188,30 @@ class Neighbours:
         else:
             line.leave(key)
             self._shown.pop(key, None)
-        if before != (key in line.running, False, key in line.places):
+        if before != (key in line.running, False, line.places.get(key)):
             self._wake_changed(key.namespace, line)
 
     def failed(self, key: ChainKey) -> None:
-        """A look at a chain has failed, and the next may fail too. If it waits, those behind it may start."""
-        line = self._lines.get(key.namespace)
-        if line is not None and key not in line.running:
-            self.note(key, "", Turn.RESTS)
+        """A look at a chain has failed, and the next may fail too. Nobody waits for it; if it runs, it still counts."""
+        is_running = key in self._lines.get(key.namespace, _Line()).running
+        self.note(key, "", Turn.RUNS if is_running else Turn.RESTS)
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted, or has finished."""
-        self.note(key, "", Turn.RESTS)
+        for other in self._claims.forget(key):
+            self._wake(other)
         self._seen.discard(key)
+        if self._limit:
+            self._note_turn(key, "", Turn.RESTS)
 
     def check(self, existing: set[ChainKey]) -> None:
         """Wakes the chains that are not in a list of all chains. It may be older than they are, so each is read."""
         known = {key for line in self._lines.values() for key in (*line.running, *line.unseen, *line.places)}
-        for key in known - existing:
+        for key in sorted(known - existing):
             self._wake(key)
         self._seen &= existing | known
         for namespace in [name for name, line in self._lines.items() if line == _Line()]:
             del self._lines[namespace]
-
-    @property
-    def waiting(self) -> dict[str, int]:
-        """How many chains wait for their turn, by namespace."""
-        return {namespace: len(line.waiting) for namespace, line in self._lines.items()}
 
     def _free(self, line: _Line, *, without: ChainKey | None = None) -> int:
         others = len(line.running) + len(line.unseen) - (without in line.running) - (without in line.unseen)

@@ -6,6 +6,7 @@ is ready when all that it needs is committed (stage_steps.py), and starts when a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from distillchain_api.graph import Plan
@@ -18,6 +19,7 @@ from distillchain_operator.expiry import SOON_S, expirations
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
+from distillchain_operator.peers import Peer
 from distillchain_operator.policy import overdue_in
 from distillchain_operator.run_time import runs_to_note
 from distillchain_operator.scheduling import schedule
@@ -40,6 +42,7 @@ def reconcile(
     progress: Progress | None = None,
     backing_off: frozenset[str] = frozenset(),
     turn: TurnWait | None = None,
+    peers: Mapping[str, Peer] | None = None,
 ) -> Decision:
     """The next step of a chain.
 
@@ -50,9 +53,10 @@ def reconcile(
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago; others go first.
         turn: why the chain has to wait unless it has its turn already; None: it may start.
+        peers: chains that run a stage of this one, by digest in the form of the label.
     """
     turn = None if keeps_turn(observed, previous) else turn
-    view = View(plan, observed, previous, defaults, progress, now, backing_off, turn)
+    view = View(plan, observed, previous, defaults, progress, now, backing_off, turn, peers or {})
     if view.ended_before_upgrade:
         return Decision((), previous)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]

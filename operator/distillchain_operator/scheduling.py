@@ -110,9 +110,9 @@ def schedule(
         wait = None if rival is None else _wait_for(view, rival)
         if wait is None and start.stage.is_evidence:
             wait = _wait_for_chain(view, chain, used=sum(slot.stage in beside for slot in slots))
-        # Last, so that no chain is in line that could not start.
-        if wait is None and view.turn is not None and not (start.is_held or start.is_export):
-            wait = Wait(view.turn.message, admission="WaitingForTurn")
+        if wait is None and not (start.is_held or start.is_export):
+            others = view.waits_for_others(start.stage)
+            wait = Wait(others[0], admission=others[1]) if others else None
         if wait is not None:
             yield start.after(wait), None
         elif start.is_held:

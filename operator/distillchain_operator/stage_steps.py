@@ -13,9 +13,11 @@ from distillchain_operator.actions import DeleteJob
 from distillchain_operator.commits import committed_by_job, found_damaged_at, needless_pass, stays_committed
 from distillchain_operator.failures_kept import RETRIED, deletions_for_retry, is_retried, stays_failed
 from distillchain_operator.jobs import spec_hash
+from distillchain_operator.kueue import is_held
 from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
+from distillchain_operator.peers import Peer
 from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.status import timestamp
 from distillchain_operator.step import Step
@@ -186,6 +188,9 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
         return _paused(view, stage, job, pause, missed_starts=pause.number, restart_pauses=before.restart_pauses)
     if pause := restarts.ends_too_often(view, job, pauses=before.restart_pauses):
         return _paused(view, stage, job, pause, restart_pauses=pause.number)
+    if (peer := _goes_before(view, stage, job)) is not None:
+        waits = entries.pending(stage, peer.message).model_copy(update={"admission": "WaitingForPeer"})
+        return Step(waits, (DeleteJob(job.name, job.uid, why=f"chain {peer.chain} runs the same stage"),))
     if _lost_its_leader(view, job):
         return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
     # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
@@ -196,6 +201,20 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
     # deleting a Job that has not started loses nothing.
     why = "the chain was edited before its pod started"
     return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
+
+
+def _goes_before(view: View, stage: PlannedStage, job: ObservedJob) -> Peer | None:
+    """A chain that trains the same stage, for which a Job that has not started yet is deleted.
+
+    Two operators may have created two Jobs at the same time, or Kueue has let the Job of the peer run first.
+    """
+    peer = view.peer_of(stage)
+    if peer is None or peer.claim.queue or view.suspends or view.has_started(job):
+        return None
+    pods = view.observed.pods_of(job)
+    if is_held(job):
+        return peer if all(pod.is_over for pod in pods) else None
+    return peer if not job.suspend_wanted and peer.goes_before(job) else None
 
 
 def _failed_of_deadline(view: View, stage: PlannedStage, job: ObservedJob, why: str) -> Step:

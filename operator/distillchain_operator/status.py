@@ -289,7 +289,7 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
         return _Facts(phase, "Suspended", stopping)
     if current.admission == "WaitingForTurn":
         return _Facts("Pending", current.admission, sentence)
-    if current.admission in ("WaitingForQuota", "Requeued"):
+    if current.admission in ("WaitingForPeer", "WaitingForQuota", "Requeued"):
         return _Facts(phase, current.admission, sentence)
     if current.phase == "Running":
         return _Facts(phase, "StageRunning", f"running {sentence}")

@@ -1,7 +1,7 @@
 """What becomes of unfinished Jobs when a chain is suspended and resumed. Pure.
 
 A Job in a queue of Kueue is never suspended or resumed here, because Kueue alone decides when it runs. A chain that has
-to wait for its turn is not resumed yet.
+to wait for other chains is not resumed yet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def follow_suspend(view: View) -> list[SetSuspend | DeleteJob | RemoveSuspendNot
     return [
         RemoveSuspendNote(job.name, job.uid) if job.queue else SetSuspend(job.name, job.uid, suspend=False)
         for job in jobs
-        if job.noted_suspended and (job.queue or view.turn is None)
+        if job.noted_suspended and view.resume_waits_for(job) is None
     ]
 
 

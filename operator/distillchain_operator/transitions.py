@@ -13,7 +13,11 @@ from distillchain_api.wire.answer import fit
 from distillchain_operator.labels import EVENT_FAILURE_CLASS_ANNOTATION, EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
 from distillchain_operator.turns import waits_for_turn
 
-QUEUED: dict[Admission | None, str] = {"WaitingForQuota": "StageQueued", "Requeued": "StageRequeued"}
+QUEUED: dict[Admission | None, str] = {
+    "WaitingForPeer": "WaitingForPeer",
+    "WaitingForQuota": "StageQueued",
+    "Requeued": "StageRequeued",
+}
 NOTE_BYTES = 1000  # the API server allows 1024 in the note of an Event
 
 

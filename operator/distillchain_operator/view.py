@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from distillchain_api.graph import Plan, PlannedStage
-from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.retry_request import RetryRequest, annotated_retry, open_retry
 from distillchain_api.wire.answer import Committed, Progress
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
+from distillchain_operator.peers import Peer
 from distillchain_operator.status import INVALID_SPEC
 from distillchain_operator.turns import TurnWait
 
@@ -26,6 +28,7 @@ class View:
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago.
         turn: why the chain has to wait for its turn; None: it has its turn, or may start.
+        peers: chains that run a stage of this one, by digest in the form of the label.
     """
 
     plan: Plan
@@ -36,6 +39,7 @@ class View:
     now: datetime
     backing_off: frozenset[str] = frozenset()
     turn: TurnWait | None = None
+    peers: Mapping[str, Peer] = field(default_factory=dict)
 
     @property
     def suspends(self) -> bool:
@@ -90,6 +94,27 @@ class View:
     @property
     def _retry(self) -> RetryRequest:
         return open_retry(self.plan.chain.metadata.annotations, self.previous.handled_retry)
+
+    def waits_for_others(self, stage: PlannedStage) -> tuple[str, Admission] | None:
+        """Why a stage waits for other chains although its own chain is ready: the message, and what status calls it."""
+        peer = self.peer_of(stage)
+        # In the same queue the Job of the peer is first. In another one it may wait for ever.
+        if peer is not None and peer.claim.queue in ("", stage.queue_name):
+            return peer.message, "WaitingForPeer"
+        # Last, so that no chain is in line that could not start.
+        return None if self.turn is None else (self.turn.message, "WaitingForTurn")
+
+    def resume_waits_for(self, job: ObservedJob) -> tuple[str, Admission] | None:
+        """The same for a Job that this operator suspended and may not resume yet."""
+        stage = self.plan.stage(job.stage)
+        if stage is None or self.suspends or job.queue or not job.noted_suspended:
+            return None
+        # A chain whose pods have not stopped yet keeps its turn.
+        return self.waits_for_others(stage)
+
+    def peer_of(self, stage: PlannedStage) -> Peer | None:
+        """Another chain that runs the same stage. A verdict is made for each chain."""
+        return None if stage.is_verdict else self.peers.get(digest_label(stage.digest))
 
     def has_timeout(self, job: ObservedJob) -> bool:
         """Whether the stage of a Job has a `timeout`, so that its run time counts."""

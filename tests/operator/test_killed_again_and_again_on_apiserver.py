@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chain_builders import a_commit, a_document
+from chain_builders import a_commit, a_document, own_store
 from cluster.controlplane import ControlPlane
 from cluster.operator_process import OperatorProcess
 from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
@@ -39,7 +39,7 @@ def test_an_operator_that_is_killed_every_five_seconds_finishes_ten_chains_with_
         watched_jobs(control_plane, namespace, tmp_path / "jobs.txt") as jobs,
         trainers(control_plane, namespace, operator, chance),
     ):
-        documents = [a_document(name, stages=STAGES) for name in CHAINS]
+        documents = [a_document(name, stages=STAGES, storage=own_store(name)) for name in CHAINS]
         control_plane.apply(
             *(document | {"metadata": {**document["metadata"], "namespace": namespace}} for document in documents)
         )

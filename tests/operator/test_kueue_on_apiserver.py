@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chain_builders import IMAGE, a_document
+from chain_builders import IMAGE, a_document, own_store
 from cluster.controlplane import ControlPlane
 from cluster.kueue import Kueue
 from cluster.operator_process import OperatorProcess
@@ -59,7 +59,8 @@ class Chains:
 
     def apply(self, name: str, *, suspend: bool = False, **template: Any) -> Relay:
         relay = self.named(name)
-        relay.apply(a_document(name, stages=["mini"], template=gpu_template(**template), suspend=suspend))
+        spec = {"stages": ["mini"], "template": gpu_template(**template), "storage": own_store(name)}
+        relay.apply(a_document(name, suspend=suspend, **spec))
         return relay
 
 

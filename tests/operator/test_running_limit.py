@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import IMAGE
+from chain_builders import IMAGE, a_document
 from distillchain_api.retry_request import new_retry
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Kind
@@ -17,8 +17,6 @@ from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.turns import Turn
 from many_chains import Namespace, reason_of
-
-NOON = "2026-01-01T12:00:00Z"
 
 
 async def a_full_namespace(*names: str, limit: int = 1, **spec: Any) -> Namespace:
@@ -334,23 +332,19 @@ async def test_waiting_chains_are_counted_and_are_not_pending_for_alerts():
     assert metrics.registry.get_sample_value("distillchain_stage_since_timestamp_seconds", since) is not None
 
 
-def test_a_chain_that_was_created_again_under_its_name_goes_to_the_end_of_the_line():
-    neighbours, woken = Neighbours(1), list[ChainKey]()
-    first, second, third = (ChainKey("ml", name) for name in "abc")
-    neighbours.note(first, NOON, Turn.RUNS)
-    for key, created_at in ((second, "2026-01-01T12:00:01Z"), (third, "2026-01-01T12:00:02Z")):
-        assert neighbours.turn_of(key, created_at) is not None
-        neighbours.note(key, created_at, Turn.WAITS)
-    assert neighbours.turn_of(second, "2026-01-01T12:00:03Z") is not None
-    neighbours.note(second, "2026-01-01T12:00:03Z", Turn.WAITS)
-    neighbours.report_to(woken.append)
-    neighbours.forget(first)
-    assert neighbours.turn_of(second, "2026-01-01T12:00:03Z") is not None
-    assert neighbours.turn_of(third, "2026-01-01T12:00:02Z") is None
-    assert third in woken
+async def test_a_chain_that_was_created_again_under_its_name_goes_to_the_end_of_the_line():
+    namespace = await a_full_namespace("a", "b", "c", limit=1)
+    del namespace.servers["b"]
+    namespace.apply("b", second=9)
+    await namespace.settle()
+    assert "number 1 in line" in namespace.status("c")["message"]
+    namespace.delete("a")
+    await namespace.settle()
+    assert namespace.running() == ["c"]
 
 
 def test_namespaces_do_not_wait_for_each_other():
-    neighbours = Neighbours(1)
-    neighbours.note(ChainKey("ml", "a"), NOON, Turn.RUNS)
-    assert neighbours.turn_of(ChainKey("nlp", "b"), NOON) is None
+    neighbours, document = Neighbours(1), a_document("b")
+    neighbours.note(ChainKey("ml", "a"), "2026-01-01T12:00:00Z", Turn.RUNS)
+    assert neighbours.turn_of({"metadata": {**document["metadata"], "namespace": "ml"}}) is not None
+    assert neighbours.turn_of({"metadata": {**document["metadata"], "namespace": "nlp"}}) is None

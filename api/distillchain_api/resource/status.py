@@ -12,7 +12,7 @@ from distillchain_api.resource.evidence import Control, Outcome
 
 ChainPhase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 StagePhase = Literal["Pending", "Running", "Suspended", "Committed", "Failed"]
-Admission = Literal["WaitingForTurn", "WaitingForQuota", "Admitted", "Requeued"]
+Admission = Literal["WaitingForTurn", "WaitingForPeer", "WaitingForQuota", "Admitted", "Requeued"]
 ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended", "ExportsReady", "EvidenceReady"]
 
 
@@ -186,9 +186,9 @@ class StageStatus(Record):
     attempt: int = 0
     """Pods of the present Job that were started."""
     admission: Admission | None = None
-    """WaitingForTurn: as many chains run in the namespace as `maxRunningChains` of the operator allows. Of a Job in a
-    queue of Kueue: WaitingForQuota before its first pod, Admitted, or Requeued after Kueue has stopped it, for example
-    for a Job of higher priority."""
+    """WaitingForTurn: as many chains run in the namespace as `maxRunningChains` of the operator allows. WaitingForPeer:
+    another chain of the namespace runs the same stage. Of a Job in a queue of Kueue: WaitingForQuota before its first
+    pod, Admitted, or Requeued after Kueue has stopped it, for example for a Job of higher priority."""
     checkpoint: str | None = None
     """URI of the committed checkpoint."""
     reused: bool | None = None

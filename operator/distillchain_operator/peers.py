@@ -1,0 +1,105 @@
+"""Chains of one namespace and store that have the same stage: one of them trains it, the others wait for it. Pure.
+
+A chain claims a stage as long as it has a Job for it that may train, or pods that still stop. A chain that is
+suspended, stalled or in a pause, or that waits itself, has no claim. So nobody waits for a chain that waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from distillchain_api.resource.status import ChainStatus, StageStatus
+from distillchain_api.retry_request import parse_retry
+from distillchain_operator.actions import Action, CreateJob, DeleteJob
+from distillchain_operator.labels import DIGEST_LABEL
+from distillchain_operator.observed import Observed, ObservedJob
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That a chain runs a stage.
+
+    Attributes:
+        stage: its name in that chain.
+        since: when its Job was created; empty if it has none yet, or none any more.
+        queue: of Kueue, in which the Job waits; empty: it may run.
+        is_again: the user lets the stage run again although it is committed.
+    """
+
+    stage: str
+    since: str = ""
+    queue: str = ""
+    is_again: bool = False
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A chain that has claimed a stage.
+
+    Attributes:
+        is_older: of the two chains.
+    """
+
+    chain: str
+    claim: Claim
+    is_older: bool
+
+    @property
+    def message(self) -> str:
+        """For users: what a chain waits for."""
+        does = f"waits in queue {self.claim.queue} with" if self.claim.queue else "runs"
+        return f"waiting for chain {self.chain}, which {does} the same stage ({self.claim.stage}), to adopt its commit"
+
+    def goes_before(self, job: ObservedJob) -> bool:
+        """Whether it has the older Job; of Jobs of the same second, that of the older chain."""
+        since = self.claim.since
+        return bool(since) and (since < job.created_at or (since == job.created_at and self.is_older))
+
+
+def claims_of(observed: Observed, status: ChainStatus, actions: Iterable[Action] = ()) -> dict[str, Claim]:
+    """What a chain claims once these actions are done, by digest in the form of the label.
+
+    Args:
+        status: after the actions.
+    """
+    actions = tuple(actions)
+    deleted = {action.uid for action in actions if isinstance(action, DeleteJob)}
+    claims: dict[str, Claim] = {}
+    for job in sorted(observed.jobs, key=lambda job: (job.created_at, job.name)):
+        claim = _claim_of(observed, status.stage_named(job.stage), job, is_deleted=job.uid in deleted)
+        # A Job that may run comes before one that Kueue holds.
+        if claim is not None and (job.digest not in claims or claims[job.digest].queue > claim.queue):
+            claims[job.digest] = claim
+    for stage, digest in _created(status, actions):
+        claims.setdefault(digest, Claim(stage))
+    return claims
+
+
+def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *, is_deleted: bool) -> Claim | None:
+    if job.exports_only or (entry is not None and _needs_user(entry)):
+        return None
+    retry = parse_retry(job.retry)
+    is_again = retry.committed_too and job.stage in retry.stages
+    if not (job.is_finished or job.deleting or is_deleted):
+        if not job.suspend_wanted:
+            return Claim(job.stage, job.created_at, is_again=is_again)
+        if job.queue:
+            return Claim(job.stage, job.created_at, job.queue, is_again)
+    # Its trainer still saves its state, from which the next one goes on.
+    is_left = any(not pod.is_over for pod in observed.pods_of(job)) and not job.is_finished
+    return Claim(job.stage, is_again=is_again) if is_left else None
+
+
+def _needs_user(entry: StageStatus) -> bool:
+    return entry.phase == "Failed" or (entry.phase != "Committed" and entry.failure_class is not None)
+
+
+def _created(status: ChainStatus, actions: Iterable[Action]) -> Iterator[tuple[str, str]]:
+    for action in actions:
+        if not isinstance(action, CreateJob) or action.is_export:
+            continue
+        entry, metadata = status.stage_named(action.stage), action.job["metadata"]
+        # A Job that the API server has refused is not in the entry.
+        if entry is not None and entry.job == metadata["name"]:
+            yield action.stage, metadata["labels"][DIGEST_LABEL]
