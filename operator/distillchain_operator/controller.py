@@ -31,7 +31,7 @@ from distillchain_operator.actions import (
     SetTtl,
 )
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children
+from distillchain_operator.children import Children, version_of
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains, has_succeeded, jobs_expire
 from distillchain_operator.job_changes import JobChanger, Refused
@@ -84,6 +84,17 @@ def _failed(status: ChainStatus) -> set[tuple[str, str | None]]:
     stages = {(entry.name, entry.job) for entry in status.entries if entry.phase == "Failed"}
     missing = [(entry.name, entry.missing_export) for entry in status.entries if entry.missing_export]
     return stages | {(name, export.job) for name, export in missing if export.phase == "Failed"}
+
+
+def _committed(status: ChainStatus) -> set[tuple[str, str | None]]:
+    """The stages that are committed, each with its digest."""
+    return {(entry.name, entry.digest) for entry in status.entries if entry.phase == "Committed"}
+
+
+def _commits_after_retry(decided: _Decided) -> bool:
+    """Whether a stage becomes committed that the user may have let train again before."""
+    status, previous = decided.decision.status, decided.previous
+    return bool(previous.handled_retry and _committed(status) - _committed(previous))
 
 
 class Controller:
@@ -172,7 +183,11 @@ class Controller:
             self._forget(key)
             self._neighbours.forget(key)
             return None
-        return await self._carry_out(await self._decide(*sight, key, progress=progress), key)
+        decided = await self._decide(*sight, key, progress=progress)
+        # Another operator may have deleted Jobs, and noted that in status, after the Jobs were listed.
+        if _commits_after_retry(decided) and version_of(decided.document) != version_of(document):
+            raise ApiError(409, "the chain was changed while its Jobs were read", reason="Conflict")
+        return await self._carry_out(decided, key)
 
     async def _decide(
         self, document: dict[str, Any], observed: Observed, key: ChainKey, *, progress: Progress | None = None
@@ -209,11 +224,14 @@ class Controller:
         self._neighbours.note_listed(namespace)
 
     def _needs_live_reads(self, decided: _Decided, key: ChainKey) -> bool:
-        """Whether a decision on what the caches have may create or delete a Job, or declare that a stage has failed.
+        """Whether a decision on what the caches have may create or delete a Job, or declare what a stage has become.
 
         A failure is final, and the caches may have the end of a Job before that of its pod, which says why it failed.
+        After a retry they may still have the answer of a Job that was deleted, so that its stage trains again.
         """
         if any(self._is_final(action, decided, key) for action in decided.decision.actions):
+            return True
+        if _commits_after_retry(decided):
             return True
         return bool(_failed(decided.decision.status) - _failed(decided.previous))
 

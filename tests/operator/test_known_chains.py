@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_job, a_plan, a_pod
+from chain_builders import a_committed_job, a_job, a_plan, a_pod
+from distillchain_api.retry_request import RETRY_ANNOTATION
 from distillchain_api.wire.answer import Progress
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Kind, Listed
@@ -161,6 +162,48 @@ async def test_a_failure_is_decided_on_live_reads_because_the_end_of_the_pod_may
     await a_controller(server, children=server.children).reconcile(KEY)
     assert said in server.chain["status"]["stages"][0]["message"]
     assert server.reads == 1
+
+
+class TrainedAgain(Watched):
+    """A stage that is committed, and that the user lets train again. A watch that lags behind has its Job and answer."""
+
+    request = "again:mini@1"
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.chain["spec"]["stages"][1:]
+        self.chain["metadata"]["annotations"] = {RETRY_ANNOTATION: self.request}
+        self.job, self.pod = a_committed_job(a_plan(stages=["mini"]), "mini")
+        self.job["metadata"]["annotations"] = {PODS_ANNOTATION: "pod-0"}
+        self.report(Kind.JOBS, self.job)
+        self.report(Kind.PODS, self.pod)
+
+    def note_request(self) -> None:
+        """As an operator does after it has deleted the Job."""
+        status = {"observedGeneration": 1, "phase": "Pending", "handledRetry": self.request}
+        metadata = self.chain["metadata"] | {"resourceVersion": "50"}
+        self.chain = {**self.chain, "metadata": metadata, "status": status}
+
+
+async def test_no_stage_that_trains_again_is_committed_by_the_answer_of_a_job_that_was_deleted():
+    server = TrainedAgain()
+    server.note_request()
+    await a_controller(server, children=server.children).reconcile(KEY)
+    assert [entry["phase"] for entry in server.chain["status"]["stages"]] == ["Running"]
+    assert (server.reads, len(server.jobs)) == (1, 1)
+
+
+async def test_no_stage_is_committed_that_another_operator_lets_train_again_while_its_jobs_are_read():
+    class Racing(TrainedAgain):
+        async def list_pods(self, namespace: str, chain: str) -> Listed:
+            self.note_request()
+            return await super().list_pods(namespace, chain)
+
+    server = Racing()
+    server.jobs, server.pods = [server.job], [server.pod]
+    with pytest.raises(ApiError, match="changed while its Jobs were read"):
+        await a_controller(server, children=server.children).reconcile(KEY)
+    assert server.statuses == []
 
 
 async def test_a_chain_without_a_name_is_not_read_because_the_answer_would_be_a_list():
