@@ -16,6 +16,8 @@ from docs.site import built_site
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
+PHONE_PX = 420
+
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
@@ -39,13 +41,16 @@ def page(browser: Browser, site: tuple[str, Path]) -> Iterator[Page]:
         yield opened
 
 
-def test_every_page_opens(site: tuple[str, Path], page: Page):
+def test_every_page_opens_and_fits_a_phone(site: tuple[str, Path], page: Page):
+    """Only tables and code scroll sideways."""
     address, folder = site
     pages = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("index.html"))
     assert len(pages) > 20
+    page.set_viewport_size({"width": PHONE_PX, "height": 800})
     for name in pages:
         page.goto(f"{address}/{name}/" if name != "." else f"{address}/")
         assert page.locator("h1").count() == 1, name
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE_PX, name
 
 
 def test_search_finds_a_page(site: tuple[str, Path], page: Page):
