@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from operator_bench.api import Api, chains_path, connected
-from operator_bench.process import CHECKOUT, install_crd, operator_of
+from operator_bench.process import CHECKOUT, install_crd, load, operator_of
 
 from chain_builders import a_chain, a_commit, a_document, own_store
 from cluster.controlplane import ControlPlane
@@ -177,8 +177,7 @@ def main() -> int:
                 found = asyncio.run(run_chains(control_plane, prefix, chains, stages=stages, work_s=work_s))
                 peak, _ = operator.memory_mb()
                 cost = f"CPU {operator.cpu_s():.1f} s, peak {peak:.0f} MB"
-            load = Path("/proc/loadavg").read_text().split()[0]
-            print(f"{chains} chains, {checkout.name}: {found} a stage, {cost}, load {load}", flush=True)
+            print(f"{chains} chains, {checkout.name}: {found} a stage, {cost}, load {load()}", flush=True)
     return 0
 
 

@@ -1,12 +1,14 @@
-"""What the start of the operator costs when a cluster holds many finished chains.
+"""What finished chains cost the operator: when it starts, and when it is idle.
 
-    PYTHONPATH=tests python bench/operator_start.py                        # 1,000 and 2,500 chains of three stages
+    PYTHONPATH=tests python bench/operator_start.py                      # 1,000, 2,500 and 5,000 chains of three stages
     PYTHONPATH=tests python bench/operator_start.py --chains 1000 --operator PATH     # and that of another checkout
+    PYTHONPATH=tests python bench/operator_start.py --chains 1000 --idle 60           # and its requests in 60 s
 
 Each chain has succeeded; its Jobs and pods are still there. The API server and etcd are real and share the machine with
 the operator; the controllers are stopped, because they would only use its cores. Reported are the seconds until the
-operator knows every chain, its CPU time, its memory, its requests, and how many of them wrote something. Add results to
-bench/LOG.md with date, machine and command.
+operator knows every chain, its CPU time, its memory, its requests, and how many of them wrote something. The idle
+operator has a Lease, and ten suspended chains; the API server counts its requests. Add results to bench/LOG.md with
+date, machine and command.
 """
 
 from __future__ import annotations
@@ -16,74 +18,44 @@ import asyncio
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from operator_bench.api import Api, chains_path, connected, run_all
-from operator_bench.process import CHECKOUT, install_crd, operator_of, total
+from operator_bench.api import chains_path, connected
+from operator_bench.finished import MODEL, STAGES, add_copies, create_model
+from operator_bench.process import CHECKOUT, Operator, install_crd, load, operator_of, total
 
-from chain_builders import NOON, a_commit, a_document
+from chain_builders import a_document
 from cluster.controlplane import ControlPlane
-from distillchain_api.graph import PlannedStage, build_plan
-from distillchain_api.resource.spec import DistillationChain, parse_chain
-from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_operator.jobs import NO_DEFAULTS, build_job, build_probe_pod
-from distillchain_operator.status import build_chain_status, committed_entry, status_patch
 
-STAGES = ("mini", "tiny", "femto")
 NAMESPACES = 10
+SUSPENDED = 10
 DEADLINE_S = 240
 SETTLE_S = 5  # for what the operator does once it knows all chains
+LEASE = {"DISTILLCHAIN_LEASE": "team-0/distillchain"}
+OF_SOME = LEASE | {"DISTILLCHAIN_NAMESPACES": ",".join(f"team-{number}" for number in range(NAMESPACES))}
+# What an operator may ask for. The API server itself asks for other kinds; both have Leases.
+KINDS = ("distillationchains", "jobs", "pods", "events", "services", "networkpolicies", "namespaces", "leases")
 
 
-async def add_chain(api: Api, number: int) -> None:
-    """A chain that has succeeded, with its finished Jobs and pods."""
-    path = chains_path(f"team-{number % NAMESPACES}")
-    document = await api.send("POST", path, a_document(f"relay-{number}", stages=STAGES))
-    plan = build_plan(parse_chain(document, from_cluster=True))
-    entries = [await _add_stage(api, plan.chain, stage) for stage in plan.stages]
-    finished = build_chain_status(plan, entries, previous=ChainStatus(), now=datetime.now(UTC))
-    await api.patch_status(f"{path}/relay-{number}", status_patch(finished))
+def wait_until_known(operator: Operator, chains: int) -> None:
+    """Returns when the operator knows so many finished chains and has nothing to do."""
+    deadline = time.monotonic() + DEADLINE_S
+    known, page = 0.0, ""
+    while known < chains or "\ndistillchain_queue_depth 0.0\n" not in page:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"after {DEADLINE_S} s the operator knows {known:.0f} of {chains} chains")
+        time.sleep(0.2)
+        page = operator.scrape()
+        known = total(page, "distillchain_chains", label='phase="Succeeded"')
 
 
-async def _add_stage(api: Api, chain: DistillationChain, stage: PlannedStage) -> StageStatus:
-    at = f"/namespaces/{chain.metadata.namespace}"
-    job, answer = build_job(chain, stage, defaults=NO_DEFAULTS), a_commit(stage)
-    name = job["metadata"]["name"]
-    stored = await api.send("POST", f"/apis/batch/v1{at}/jobs", job)
-    done = [{"type": kind, "status": "True", "lastTransitionTime": NOON} for kind in ("SuccessCriteriaMet", "Complete")]
-    status = {"startTime": NOON, "completionTime": NOON, "succeeded": 1, "conditions": done}
-    await api.patch_status(f"/apis/batch/v1{at}/jobs/{name}", status)
-    pod = build_probe_pod(job)
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "controller": True}
-    pod["metadata"] |= {"name": f"{name}-p0", "ownerReferences": [owner | {"uid": stored["metadata"]["uid"]}]}
-    await api.send("POST", f"/api/v1{at}/pods", pod)
-    ended = {"exitCode": 0, "message": answer.to_json(), "finishedAt": NOON, "startedAt": NOON}
-    container: dict[str, Any] = {"name": "trainer", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
-    container["state"] = {"terminated": ended}
-    await api.patch_status(f"/api/v1{at}/pods/{name}-p0", {"phase": "Succeeded", "containerStatuses": [container]})
-    created_at = stored["metadata"]["creationTimestamp"]
-    return committed_entry(stage, answer, job=name, attempt=1, started_at=created_at, finished_at=NOON)
-
-
-async def load(control_plane: ControlPlane, numbers: range) -> None:
-    """Adds finished chains."""
-    async with connected(control_plane) as api:
-        await run_all(add_chain(api, number) for number in numbers)
-
-
-def measure(checkout: Path, control_plane: ControlPlane, chains: int) -> dict[str, float]:
+def measure_start(checkout: Path, control_plane: ControlPlane, chains: int) -> dict[str, float]:
     """One start of an operator, until it knows all chains and has done its work."""
     started = time.monotonic()
     with operator_of(checkout, control_plane) as operator:
-        known, page = 0.0, ""
-        while known < chains or "\ndistillchain_queue_depth 0.0\n" not in page:
-            if time.monotonic() - started > DEADLINE_S:
-                raise SystemExit(f"after {DEADLINE_S} s the operator knows {known:.0f} of {chains} chains")
-            time.sleep(0.2)
-            page = operator.scrape()
-            known = total(page, "distillchain_chains", label='phase="Succeeded"')
+        wait_until_known(operator, chains)
         elapsed_s = time.monotonic() - started
         time.sleep(SETTLE_S)
         page = operator.scrape()
@@ -100,24 +72,62 @@ def measure(checkout: Path, control_plane: ControlPlane, chains: int) -> dict[st
         }
 
 
+def measure_idle(control_plane: ControlPlane, settings: Mapping[str, str], *, chains: int, seconds: float) -> str:
+    """The requests of an operator that has nothing to do."""
+    with operator_of(CHECKOUT, control_plane, settings) as operator:
+        wait_until_known(operator, chains)
+        time.sleep(SETTLE_S)
+        before, cpu_s = asyncio.run(count_requests(control_plane)), operator.cpu_s()
+        time.sleep(seconds)
+        asked = asyncio.run(count_requests(control_plane)) - before
+        listed = ", ".join(f"{count} {verb} {kind}" for (verb, kind), count in sorted(asked.items()))
+        return f"{listed or 'no requests'}, CPU {operator.cpu_s() - cpu_s:.2f} s"
+
+
+async def count_requests(control_plane: ControlPlane) -> Counter[tuple[str, str]]:
+    """The requests so far by verb and kind, without watches."""
+    counts: Counter[tuple[str, str]] = Counter()
+    async with connected(control_plane) as api:
+        for labels, count in await api.count_requests():
+            if labels["resource"] in KINDS and labels["verb"] != "WATCH":
+                counts[labels["verb"], labels["resource"]] += int(count)
+    return counts
+
+
+async def add_suspended(control_plane: ControlPlane) -> None:
+    """Chains that wait for their user."""
+    async with connected(control_plane) as api:
+        for number in range(SUSPENDED):
+            document = a_document(f"suspended-{number}", stages=STAGES, suspend=True)
+            await api.send("POST", chains_path(f"team-{number % NAMESPACES}"), document)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chains", type=int, nargs="+", default=[1000, 2500], help="numbers of chains, ascending")
+    parser.add_argument("--chains", type=int, nargs="+", default=[1000, 2500, 5000], help="numbers, ascending")
+    parser.add_argument("--repeat", type=int, default=1, help="starts with each number of chains")
     parser.add_argument("--operator", type=Path, action="append", help="checkout whose operator is measured too")
+    parser.add_argument("--idle", type=float, default=0, help="seconds; 0: the idle operator is not measured")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as control_plane:
         install_crd(control_plane)
-        for number in range(NAMESPACES):
-            control_plane.create_namespace(f"team-{number}")
+        for namespace in (MODEL, *(f"team-{number}" for number in range(NAMESPACES))):
+            control_plane.create_namespace(namespace)
         control_plane.processes.stop("kube-controller-manager", grace_s=0.5)
-        loaded = 0
+        model = asyncio.run(create_model(control_plane))
+        loaded = 1  # the model
         for chains in options.chains:
-            asyncio.run(load(control_plane, range(loaded, chains)))
+            asyncio.run(add_copies(control_plane, model, range(loaded, chains), namespaces=NAMESPACES))
             loaded = chains
-            for checkout in [CHECKOUT, *(options.operator or [])]:
-                found = measure(checkout, control_plane, chains)
+            for checkout in [CHECKOUT, *(options.operator or [])] * options.repeat:
+                found = measure_start(checkout, control_plane, chains)
                 values = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
-                print(f"{chains} chains, operator of {checkout.name}: {values}", flush=True)
+                print(f"{chains} chains, operator of {checkout.name}: {values}, load {load()}", flush=True)
+        if options.idle:
+            asyncio.run(add_suspended(control_plane))
+            for where, settings, known in (("all", LEASE, loaded), (NAMESPACES, OF_SOME, loaded - 1)):
+                idle = measure_idle(control_plane, settings, chains=known, seconds=options.idle)
+                print(f"idle, {loaded} chains, {where} namespaces: {idle} in {options.idle:.0f} s", flush=True)
     return 0
 
 

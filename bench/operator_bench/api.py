@@ -35,6 +35,13 @@ class Api:
             assert answer.status < 300, document
             return document
 
+    async def get(self, path: str) -> dict[str, Any]:
+        """An object or a list."""
+        async with self._session.get(self._url + path) as answer:
+            document: dict[str, Any] = await answer.json()
+            assert answer.status == 200, document
+            return document
+
     async def patch_status(self, path: str, status: dict[str, Any]) -> None:
         """Writes the status of an object."""
         body = {"status": status}

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +52,24 @@ def total(page: str, metric: str, *, label: str = "") -> float:
     return sum(float(value) for labels, value in found if label in labels)
 
 
+def load() -> str:
+    """The processes of the last minute that could run, on average."""
+    return Path("/proc/loadavg").read_text().split()[0]
+
+
 @contextmanager
-def operator_of(checkout: Path, control_plane: ControlPlane) -> Iterator[Operator]:
-    """The operator of a checkout."""
+def operator_of(
+    checkout: Path, control_plane: ControlPlane, settings: Mapping[str, str] | None = None
+) -> Iterator[Operator]:
+    """The operator of a checkout.
+
+    Args:
+        settings: variables of its environment.
+    """
     (port,) = free_ports(1)
     paths = os.pathsep.join(str(checkout / part) for part in PARTS)
     environment = {**os.environ, "PYTHONPATH": paths, "KUBECONFIG": str(control_plane.kubeconfig)}
-    environment["DISTILLCHAIN_METRICS_PORT"] = str(port)
+    environment |= {"DISTILLCHAIN_METRICS_PORT": str(port), **(settings or {})}
     with (control_plane.directory / "operator.log").open("ab") as output:
         process = subprocess.Popen([sys.executable, "-m", "distillchain_operator"], env=environment, stderr=output)
         try:

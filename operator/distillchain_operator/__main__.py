@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -54,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(settings)
         # Process 1 of a container receives only signals that it handles, and the event loop handles it later.
         signal.signal(signal.SIGTERM, _exit)
+        # Each list of objects starts the garbage collector, which then need not visit all imported modules: reading
+        # JSON takes half the time.
+        gc.freeze()
         return asyncio.run(_run(settings))
     except BadSetting as error:
         print(error, file=sys.stderr)

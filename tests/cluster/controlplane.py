@@ -38,6 +38,7 @@ class ControlPlane:
             same directory stops it. If False, the kernel kills every process when this one ends.
     Attributes:
         url: address of the API server, https on 127.0.0.1.
+        etcd_url: address of etcd, which has no authentication; only of the instance that called `start`.
         kubeconfig: kubeconfig of an administrator (system:masters); it refers to no other file.
         ca: certificate of the authority that signed the API server's certificate.
     """
@@ -51,6 +52,7 @@ class ControlPlane:
         self._facts = self.directory / "control-plane.json"
         self._exits = ExitStack()
         self.url = json.loads(self._facts.read_text())["url"] if self._facts.exists() else ""
+        self.etcd_url = ""
         self._apiserver_argv: list[str | Path] = []
         self._controller_manager_argv: list[str | Path] = []
 
@@ -203,7 +205,8 @@ class ControlPlane:
     def _start_etcd(self, port: int, peer_port: int) -> None:
         data = self.directory / "etcd"
         subprocess.run(["rm", "-rf", str(data)], check=True)
-        url, peer_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer_port}"
+        self.etcd_url = url = f"http://127.0.0.1:{port}"
+        peer_url = f"http://127.0.0.1:{peer_port}"
         self.processes.start(
             "etcd",
             [

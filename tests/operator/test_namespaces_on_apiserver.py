@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -13,6 +13,8 @@ from chain_builders import a_document
 from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
 from cluster.operator_process import OperatorProcess
+from distillchain_operator.cluster import Cluster
+from distillchain_operator.connection import Connection, Content
 from relay import Relay
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
@@ -90,6 +92,26 @@ def test_an_operator_continues_when_a_role_that_it_lost_is_restored(
         relay.wait("a warning", lambda: f'"refused": "{namespace}"' in own.log.read_text())
         control_plane.apply(copied(binding, namespace))
         relay.commit("tiny")
+
+
+async def test_to_find_out_whether_a_namespace_can_be_read_no_more_than_one_chain_is_sent(
+    relay: Relay, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("one", "two"):
+        relay.apply(a_document(name, suspend=True))
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+    connection = await Connection.open(answered=lambda *_: None)
+    answers: list[dict[str, Any]] = []
+    request = connection.request
+
+    async def recorded(method: str, path: str, **content: Unpack[Content]) -> dict[str, Any]:
+        answers.append(await request(method, path, **content))
+        return answers[-1]
+
+    monkeypatch.setattr(connection, "request", recorded)
+    async with Cluster(connection) as cluster:
+        await cluster.check_chains(relay.namespace)
+    assert [len(answer["items"]) for answer in answers] == [1]
 
 
 def copied(document: dict[str, Any], namespace: str) -> dict[str, Any]:
