@@ -234,6 +234,9 @@ class Namespace:
         metadata["annotations"] = {key: value for key, value in merged.items() if value is not None}
         self.report(metadata["labels"][CHAIN_LABEL])
 
+    async def set_ttl(self, namespace: str, name: str, *, uid: str, seconds: int) -> None:
+        self._job(uid)["spec"]["ttlSecondsAfterFinished"] = seconds
+
     async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
         chain = self._job(uid)["metadata"]["labels"][CHAIN_LABEL]
         await self.servers[chain].delete_job(namespace, name, uid=uid)

@@ -57,13 +57,14 @@ def reconcile(
     """
     turn = None if keeps_turn(observed, previous) else turn
     view = View(plan, observed, previous, defaults, progress, now, backing_off, turn, peers or {})
-    if view.ended_before_upgrade:
-        return Decision((), previous)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*follow_suspend(view), *_note_pods(view)) if action.name not in gone]
-    stages, steps, has_more_starts = _walk(view, leaving=_deleted(actions))
-    actions += steps
+    if view.ended_before_upgrade:
+        stages, has_more_starts = _recorded(view), False
+    else:
+        stages, steps, has_more_starts = _walk(view, leaving=_deleted(actions))
+        actions += steps
     committed = {entry.job for entry in stages if entry.phase == "Committed"}
     actions += _complete_groups(view, leaving=_deleted(actions) | {name for name in committed if name})
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
@@ -108,6 +109,22 @@ def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Act
         actions += [create] if create else []
     created = sum(isinstance(action, CreateJob) for action in actions)
     return list(entries.values()), actions, len(starts) > created
+
+
+def _recorded(view: View) -> list[StageStatus]:
+    """The entries as an earlier release wrote them, of a chain that had ended. Its controls do not go on."""
+    left = {
+        "phase": "Pending",
+        "job": None,
+        "admission": None,
+        "next_start_at": None,
+        "progress": None,
+        "message": "not continued: this release gives it another digest; edit or retry the chain to train it again",
+    }
+    return [
+        entry if entry.phase in ("Committed", "Failed") else entry.model_copy(update=left)
+        for entry in view.previous.entries
+    ]
 
 
 def _deleted(actions: list[Action]) -> set[str]:

@@ -65,14 +65,23 @@ class View:
 
     @property
     def ended_before_upgrade(self) -> bool:
-        """The chain ended under a release that gave a stage another digest, and the user has asked for nothing since.
+        """The chain ended under a release that gave a vertex another digest, and the user has asked for nothing since.
 
         By its new digests none of its stages is committed, so an upgrade would train all such chains again at once.
         """
-        if not self.has_ended or self.was_edited or self.retried:
+        if not self.has_ended or self.was_edited or self._is_retried:
             return False
-        known = {entry.name: entry.digest for entry in self.previous.stages}
-        return any(known.get(stage.name, stage.digest) != stage.digest for stage in self.plan.stages)
+        own = self.previous.stages
+        # Without a Job, a stage has failed because the API server refused it, and is tried again all the time.
+        goes_on = any(entry.phase == "Failed" and entry.job is None for entry in own)
+        known = {entry.name: entry.digest for entry in self.previous.entries}
+        return not goes_on and any(known.get(stage.name, stage.digest) != stage.digest for stage in self.plan.vertices)
+
+    @property
+    def _is_retried(self) -> bool:
+        """Whether the user asks for a stage that can be tried again, and not only for one that does not exist."""
+        phases = {entry.name: entry.phase for entry in self.previous.entries}
+        return any(self._retry.committed_too or phases[name] == "Failed" for name in self.retried & phases.keys())
 
     @property
     def retried(self) -> frozenset[str]:
