@@ -8,6 +8,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 QUICKSTART := .quickstart
+HISTORIES ?= 20000
+FIRST ?= 0
 ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node')
 export PYTHONUNBUFFERED := 1
 # If it is set, each start of the command and each test worker compiles all modules again, which doubles their time.
@@ -28,7 +30,7 @@ SOURCE ?= https://github.com/example/distillchain
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 image_name = $(REGISTRY)/distillchain-$(1):$(VERSION)
 
-.PHONY: help setup quickstart check docs test e2e e2e-images bench generate lock images image-operator image-trainer push push-operator push-trainer sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
+.PHONY: help setup quickstart check docs test simulate e2e e2e-images bench generate lock images image-operator image-trainer push push-operator push-trainer sbom sbom-operator sbom-trainer chart-package chart-push release-tag release \
   cluster-up cluster-down cluster-status clean
 
 help: ## Show this list
@@ -86,6 +88,9 @@ test: check ## All tests: real API server, real S3, and (as root) real container
 	$(BIN)/python -m cluster.build
 	$(BIN)/pytest -q -n 2 --dist loadfile --durations=20 -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
 
+simulate: $(READY) ## 20,000 random histories of the operator on a modelled API server (HISTORIES, FIRST)
+	$(BIN)/python -m simulation --histories $(HISTORIES) --first $(FIRST)
+
 e2e: $(READY) ## Only the end-to-end tests on the whole node (root)
 	$(BIN)/pytest -m node
 
@@ -104,7 +109,7 @@ cluster-down: $(READY) ## Stop and remove it
 cluster-status: $(READY) ## Say whether it runs
 	$(BIN)/python -m cluster status
 
-cluster-up cluster-down cluster-status test: export PYTHONPATH := tests
+cluster-up cluster-down cluster-status test simulate: export PYTHONPATH := tests
 
 image-operator: ## Build the operator's image from the Dockerfile (BUILDER, BASE, REGISTRY: see docs/release.md)
 image-trainer: ## Build the trainer's image (brings CUDA: 6 GB)

@@ -32,6 +32,8 @@ LONGEST = (
     "tests/trainer/test_interruption.py",
     "tests/cli/test_watching.py",
     "tests/operator/test_lease.py",
+    "tests/simulation/test_histories.py",
+    "tests/simulation/test_more_histories.py",
     "tests/chart/test_chart_on_apiserver.py",
     "tests/benchmarks/test_gpu.py",
     "tests/trainer/test_sharding.py",
