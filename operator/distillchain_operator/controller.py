@@ -213,9 +213,13 @@ class Controller:
             turn=self._neighbours.turn_of(document),
             peers=self._neighbours.peers_of(document, plan),
         )
+        decided = _Decided(document, plan, observed, previous, decision, progress)
+        tried = [action for action in decision.actions if not self._is_backing_off(action, decided, key)]
+        # While a refusal is remembered, the chain starts nothing, and its status stays as it is.
+        status = decision.status if len(tried) == len(decision.actions) else previous
         # Before the next await, or another chain could take the same place or start the same stage.
-        self._neighbours.looked(document, plan, observed, decision.status, decision.actions)
-        return _Decided(document, plan, observed, previous, decision, progress)
+        self._neighbours.looked(document, plan, observed, status, tried)
+        return decided
 
     async def _list_neighbours(self, namespace: str) -> None:
         """Once for each namespace whose chains were not listed at the start."""
@@ -237,25 +241,30 @@ class Controller:
 
     def _is_final(self, action: Action, decided: _Decided, key: ChainKey) -> bool:
         match action:
-            case CreateJob():
-                # While a refusal is remembered, nothing is requested.
-                held = self._creator.backing_off(decided.plan, key) if decided.plan else frozenset()
-                return action.job["metadata"]["name"] not in held
-            case DeleteJob():
-                return not self._changer.is_backing_off(action, key)
+            case CreateJob() | DeleteJob():
+                return not self._is_backing_off(action, decided, key)
             case CreatePart() | SetSuspend() | RemoveSuspendNote() | NotePods() | SetTtl():
                 return False  # status has the result already
             case _:
                 assert_never(action)
 
+    def _is_backing_off(self, action: Action, decided: _Decided, key: ChainKey) -> bool:
+        """Whether an action was refused a moment ago, so that nothing is requested now."""
+        if isinstance(action, CreateJob):
+            held = self._creator.backing_off(decided.plan, key) if decided.plan else frozenset()
+            return action.job["metadata"]["name"] in held
+        return not isinstance(action, CreatePart) and self._changer.is_backing_off(action, key)
+
     async def _carry_out(self, decided: _Decided, key: ChainKey) -> float | None:
         document, plan, observed, previous, decision, _ = decided
+        done: list[Action] = []
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
         # was written first would name a Job that does not exist.
-        status, retry_s = await self._act(decided, key)
+        status, retry_s = await self._act(decided, key, done)
+        # A Job that was refused leaves its place to the next chain, also if the status is refused.
+        self._neighbours.looked(document, plan, observed, status, done)
         refused_s = await self._write(document, key, previous, status)
         if plan is None:
-            self._neighbours.looked(document, plan, observed, status)
             self._metrics.reconciled(key, status, pods=pods_now(observed))
             return retry_s if refused_s is None else refused_s
         pod = running_pod(plan, observed)
@@ -266,8 +275,6 @@ class Controller:
             self._neighbours.forget(key)
         else:
             self._finished.forget(key)
-            # A Job that was refused leaves its place to the next chain.
-            self._neighbours.looked(document, plan, observed, status, decision.actions)
         if refused_s is not None:
             return refused_s  # what else is due counts on what this status would have said
         # Progress is in the pod's log, and a new line there is no event.
@@ -329,8 +336,12 @@ class Controller:
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
-    async def _act(self, decided: _Decided, key: ChainKey) -> tuple[ChainStatus, float | None]:
-        """Performs the actions; the status is the decision's unless the API server did not accept an object."""
+    async def _act(self, decided: _Decided, key: ChainKey, done: list[Action]) -> tuple[ChainStatus, float | None]:
+        """Performs the actions; the status is the decision's unless the API server did not accept an object.
+
+        Args:
+            done: takes the actions that the API server accepts, also if a later one fails.
+        """
         document, plan, _, previous, decision, _ = decided
         status, retries_s = decision.status, []
         refusals: list[Refused] = []
@@ -344,6 +355,7 @@ class Controller:
                     retries_s += [] if retry_s is None else [retry_s]
                     # Nothing else reports that the place of a Job that was refused is free.
                     retries_s += [SOON_S] if is_new and decision.has_more_starts else []
+                    done += [] if changes else [action]
                     if changes and isinstance(action, CreateJob) and action.is_export:
                         changes = refused_export(plan, action.stage, changes)
                     if changes:
@@ -357,7 +369,9 @@ class Controller:
                 case SetSuspend() | RemoveSuspendNote() | NotePods() | SetTtl() if action.uid in leaving:
                     pass  # a Job that is deleted now must not run again before
                 case DeleteJob() | SetSuspend() | RemoveSuspendNote() | NotePods() | SetTtl():
-                    if refused := await self._changer.change(action, key):
+                    if (refused := await self._changer.change(action, key)) is None:
+                        done.append(action)
+                    else:
                         refusals.append(refused)
                         is_open = is_open or (isinstance(action, DeleteJob) and action.asked_once)
                 case _:

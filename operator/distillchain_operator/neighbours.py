@@ -129,6 +129,7 @@ class Neighbours:
         Args:
             plan: None if its spec is invalid.
             status: after the actions.
+            actions: without those that the API server has refused.
         """
         key, actions = _key_of(document), tuple(actions)
         claims: dict[Shared, Claim] = {}

@@ -6,7 +6,7 @@ suspended, stalled or in a pause, or that waits itself, has no claim. So nobody 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distillchain_api.resource.status import ChainStatus, StageStatus
@@ -62,6 +62,7 @@ def claims_of(observed: Observed, status: ChainStatus, actions: Iterable[Action]
 
     Args:
         status: after the actions.
+        actions: without those that the API server has refused.
     """
     actions = tuple(actions)
     deleted = {action.uid for action in actions if isinstance(action, DeleteJob)}
@@ -71,8 +72,9 @@ def claims_of(observed: Observed, status: ChainStatus, actions: Iterable[Action]
         # A Job that may run comes before one that Kueue holds.
         if claim is not None and (job.digest not in claims or claims[job.digest].queue > claim.queue):
             claims[job.digest] = claim
-    for stage, digest in _created(status, actions):
-        claims.setdefault(digest, Claim(stage))
+    for action in actions:
+        if isinstance(action, CreateJob) and not action.is_export:
+            claims.setdefault(action.job["metadata"]["labels"][DIGEST_LABEL], Claim(action.stage))
     return claims
 
 
@@ -93,13 +95,3 @@ def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *
 
 def _needs_user(entry: StageStatus) -> bool:
     return entry.phase == "Failed" or (entry.phase != "Committed" and entry.failure_class is not None)
-
-
-def _created(status: ChainStatus, actions: Iterable[Action]) -> Iterator[tuple[str, str]]:
-    for action in actions:
-        if not isinstance(action, CreateJob) or action.is_export:
-            continue
-        entry, metadata = status.stage_named(action.stage), action.job["metadata"]
-        # A Job that the API server has refused is not in the entry.
-        if entry is not None and entry.job == metadata["name"]:
-            yield action.stage, metadata["labels"][DIGEST_LABEL]

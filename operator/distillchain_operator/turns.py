@@ -64,6 +64,7 @@ def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action
 
     Args:
         status: after the actions.
+        actions: without those that the API server has refused.
     """
     exports = {job.uid for job in observed.jobs if job.exports_only}
     left = [pod for pod in observed.pods if not pod.is_over and pod.job_uid not in observed.foreign_jobs | exports]
@@ -71,10 +72,12 @@ def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action
         return Turn.RUNS
     if waits_for_turn(status):
         return Turn.WAITS
+    if any(map(_starts, actions)):
+        return Turn.RUNS
     # A pod that waits for a Secret has no use of its turn.
     if any(condition.type == "Stalled" and condition.status == "True" for condition in status.conditions):
         return Turn.RESTS
-    if left or _has_active_job(observed) or any(map(_starts, actions)):
+    if left or _has_active_job(observed):
         return Turn.RUNS
     # A Job that is suspended, by the user or by Kueue, holds no GPU.
     is_held = any(not job.is_finished and not job.deleting and not job.exports_only for job in observed.jobs)
