@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from distillchain_api.graph import Plan, build_plan
+from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_operator import controller, wanted_jobs
 from distillchain_operator.jobs import build_job
@@ -16,6 +17,7 @@ from distillchain_operator.jobs import build_job
 KEPT = 2_000
 _chains: dict[str, DistillationChain] = {}
 _plans: dict[int, tuple[DistillationChain, Plan]] = {}
+_checked: dict[int, Plan] = {}
 _jobs: dict[Any, tuple[DistillationChain, Any]] = {}
 
 
@@ -39,6 +41,12 @@ def plan_of(chain: DistillationChain) -> Plan:
     return _plans[id(chain)][1]
 
 
+def _check(plan: Plan) -> None:
+    if id(plan) not in _checked:
+        check_plan(plan)
+        _checked[id(plan)] = plan
+
+
 def _job_of(chain: DistillationChain, stage: Any, *, defaults: Any) -> Any:
     key = id(chain), stage.name, stage.digest, stage.work_order.export_only, defaults.image
     if key not in _jobs:
@@ -47,7 +55,7 @@ def _job_of(chain: DistillationChain, stage: Any, *, defaults: Any) -> Any:
 
 
 def _forget() -> None:
-    for memory in (_chains, _plans, _jobs):
+    for memory in (_chains, _plans, _checked, _jobs):
         memory.clear()
 
 
@@ -58,6 +66,7 @@ def remembered_plans() -> Iterator[None]:
     with (
         mock.patch.object(controller, "parse_chain", chain_of),
         mock.patch.object(controller, "build_plan", plan_of),
+        mock.patch.object(controller, "check_plan", _check),
         mock.patch.object(wanted_jobs, "build_job", _job_of),
     ):
         yield
