@@ -76,6 +76,8 @@ class _Decided(NamedTuple):
     observed: Observed
     previous: ChainStatus
     decision: Decision
+    done: list[Action]
+    """Those that the API server has accepted so far."""
     progress: Progress | None = None
 
 
@@ -129,6 +131,7 @@ class Controller:
         )
         # Only spares requests: after a restart the log is read at once.
         self._progress_read_at: dict[ChainKey, float] = {}
+        self._underway: dict[ChainKey, _Decided] = {}  # looks whose actions are not done yet
         self.chains = KnownChains(self._finished, monotonic=monotonic)
         self._reader = Reader(
             cluster, settings, chains=self.chains, children=children or Children(self._finished), monotonic=monotonic
@@ -162,11 +165,16 @@ class Controller:
         try:
             return await self._reconcile(document, key)
         except Exception as error:
+            if (decided := self._underway.get(key)) is not None:
+                # What it wanted to start holds no place and no stage.
+                self._note(decided, decided.previous)
             # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
             if not isinstance(error, ApiError) or error.is_refusal:
                 self._neighbours.failed(key)
                 await self._report_failure(document, key, previous, error)
             raise
+        finally:
+            self._underway.pop(key, None)
 
     async def _reconcile(self, document: dict[str, Any], key: ChainKey) -> float | None:
         if self._neighbours.needs_list(key.namespace):
@@ -198,7 +206,7 @@ class Controller:
             check_plan(plan)
         except BadDocument as error:
             decision = self._stop_if_invalid(document, observed, previous, [str(fault) for fault in error.faults])
-            return _Decided(document, None, observed, previous, decision)
+            return _Decided(document, None, observed, previous, decision, [])
         progress = progress or await self._read_progress(plan, observed, key)
         decision = reconcile(
             plan,
@@ -213,13 +221,17 @@ class Controller:
             turn=self._neighbours.turn_of(document),
             peers=self._neighbours.peers_of(document, plan),
         )
-        decided = _Decided(document, plan, observed, previous, decision, progress)
+        decided = self._underway[key] = _Decided(document, plan, observed, previous, decision, [], progress)
         tried = [action for action in decision.actions if not self._is_backing_off(action, decided, key)]
         # While a refusal is remembered, the chain starts nothing, and its status stays as it is.
         status = decision.status if len(tried) == len(decision.actions) else previous
         # Before the next await, or another chain could take the same place or start the same stage.
         self._neighbours.looked(document, plan, observed, status, tried)
         return decided
+
+    def _note(self, decided: _Decided, status: ChainStatus) -> None:
+        """What a look has found, with the actions that are done."""
+        self._neighbours.looked(decided.document, decided.plan, decided.observed, status, decided.done)
 
     async def _list_neighbours(self, namespace: str) -> None:
         """Once for each namespace whose chains were not listed at the start."""
@@ -256,13 +268,13 @@ class Controller:
         return not isinstance(action, CreatePart) and self._changer.is_backing_off(action, key)
 
     async def _carry_out(self, decided: _Decided, key: ChainKey) -> float | None:
-        document, plan, observed, previous, decision, _ = decided
-        done: list[Action] = []
+        document, plan, observed, previous, decision, _, _ = decided
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
         # was written first would name a Job that does not exist.
-        status, retry_s = await self._act(decided, key, done)
+        status, retry_s = await self._act(decided, key)
         # A Job that was refused leaves its place to the next chain, also if the status is refused.
-        self._neighbours.looked(document, plan, observed, status, done)
+        self._note(decided, status)
+        self._underway.pop(key, None)
         refused_s = await self._write(document, key, previous, status)
         if plan is None:
             self._metrics.reconciled(key, status, pods=pods_now(observed))
@@ -336,13 +348,9 @@ class Controller:
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
-    async def _act(self, decided: _Decided, key: ChainKey, done: list[Action]) -> tuple[ChainStatus, float | None]:
-        """Performs the actions; the status is the decision's unless the API server did not accept an object.
-
-        Args:
-            done: takes the actions that the API server accepts, also if a later one fails.
-        """
-        document, plan, _, previous, decision, _ = decided
+    async def _act(self, decided: _Decided, key: ChainKey) -> tuple[ChainStatus, float | None]:
+        """Performs the actions; the status is the decision's unless the API server did not accept an object."""
+        document, plan, _, previous, decision, done, _ = decided
         status, retries_s = decision.status, []
         refusals: list[Refused] = []
         is_open = False
