@@ -161,15 +161,15 @@ def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> 
 
 def summary(plan: Plan, forecasts: list[StageForecast]) -> str:
     """What a run would do, in one sentence."""
-    train = [item.stage.name for item in forecasts if item.action == "train"]
-    failed = next((item.stage.name for item in forecasts if item.action == "fail"), None)
-    passes = [item.stage.name for item in forecasts if item.action == "compute"]
-    compares = any(item.action == "compare" for item in forecasts)
-    what = f"would train {', '.join(train)}" if train else "would train nothing"
-    if passes:
-        what = f"would compute {', '.join(passes)}, {what.removeprefix('would ')}"
-    if compares:
-        what += " and compare the chain with its controls"
-    if failed:
-        what += f" and fail at {failed}"
+    names = {
+        action: ", ".join(item.stage.name for item in forecasts if item.action == action)
+        for action in ("compute", "train", "compare", "fail")
+    }
+    parts = [f"compute {names['compute']}"] if names["compute"] else []
+    parts.append(f"train {names['train'] or 'nothing'}")
+    if names["compare"]:
+        parts.append("compare the chain with its controls")
+    if names["fail"]:
+        parts.append(f"fail at {names['fail'].partition(',')[0]}")
+    what = f"would {' and '.join(parts)}"
     return f"{plan.chain.name} in {plan.chain.spec.storage.uri}: a run {what}; this command changed nothing"

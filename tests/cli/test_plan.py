@@ -74,7 +74,7 @@ def test_the_pass_of_a_teacher_is_a_line_of_its_own(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     cells = [line.split() for line in done.stdout.splitlines()[1:]]
     assert [(row[0], row[4]) for row in cells] == [("mini-pass", "compute"), ("mini", "train")]
-    assert "a run would compute mini-pass, train mini;" in done.stderr
+    assert "a run would compute mini-pass and train mini;" in done.stderr
 
 
 def test_a_pass_that_only_committed_stages_need_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
