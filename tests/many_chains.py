@@ -104,9 +104,7 @@ class Namespace:
         for _ in range(1000):
             if not self.news:
                 return
-            key = self.news.popleft()
-            await self.controller.reconcile(key)
-            self.most_running = max(self.most_running, len(self.running()))
+            await self.look()
         raise AssertionError(f"the operator looks at {self.news} for ever")
 
     async def try_all(self) -> None:
@@ -124,6 +122,11 @@ class Namespace:
         for name in self.servers:
             self.report(name)
         await self.try_all()
+
+    async def look(self) -> None:
+        """The operator looks at the first chain that has news."""
+        await self.controller.reconcile(self.news.popleft())
+        self.most_running = max(self.most_running, len(self.running()))
 
     def plan(self, name: str) -> Plan:
         return build_plan(parse_chain(self.servers[name].chain, from_cluster=True))
@@ -177,7 +180,8 @@ class Namespace:
         """The trainer of a Job commits its stage."""
         stage = self.plan(name).stage(job["metadata"]["labels"][STAGE_LABEL])
         assert stage is not None
-        pod = self.run_pod(name, job)
+        running = [pod for pod in self.pods_of(name, job) if pod["status"]["phase"] == "Running"]
+        pod = running[0] if running else self.run_pod(name, job)
         ended = {
             "exitCode": 0,
             "message": a_commit(stage, reused=reused).to_json(),
@@ -185,11 +189,23 @@ class Namespace:
         }
         pod["status"] = {"phase": "Succeeded", "containerStatuses": [trainer(terminated=ended)]}
         end(job, "Complete")
+        self.report(name)
 
     def fail(self, name: str) -> None:
         (job,) = [job for job in self.servers[name].jobs if is_active(job)]
+        self.fail_job(name, job)
+
+    def fail_job(self, name: str, job: dict[str, Any]) -> None:
+        """The trainer of a Job crashes for the last time."""
+        for pod in self.pods_of(name, job):
+            ended = {"exitCode": 1, "message": "", "finishedAt": "2026-01-01T12:00:00Z"}
+            pod["status"] = {"phase": "Failed", "containerStatuses": [trainer(terminated=ended)]}
         end(job, "Failed", reason="BackoffLimitExceeded")
         self.report(name)
+
+    def pods_of(self, name: str, job: dict[str, Any]) -> list[dict[str, Any]]:
+        uid = job["metadata"]["uid"]
+        return [pod for pod in self.servers[name].pods if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
 
     def interrupt(self, name: str) -> None:
         """The pods of a suspended chain have saved their state."""
@@ -256,7 +272,9 @@ class Namespace:
 
     async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
         chain = self._job(uid)["metadata"]["labels"][CHAIN_LABEL]
-        await self.servers[chain].delete_job(namespace, name, uid=uid)
+        server = self.servers[chain]
+        server.pods = [pod for pod in server.pods if pod["metadata"]["ownerReferences"][0]["uid"] != uid]
+        await server.delete_job(namespace, name, uid=uid)
         self.report(chain)
 
     def _job(self, uid: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from distillchain_operator.finished import has_succeeded
 from distillchain_operator.observed import Observed
 from distillchain_operator.peers import Claim, Peer, claims_of
 from distillchain_operator.stored_status import parse_status
-from distillchain_operator.turns import Turn, TurnWait, turn_after, waits_for_turn
+from distillchain_operator.turns import Place, Turn, turn_after, waits_for_turn
 
 NUMBERED = 10  # Chains that know their place. A thousand chains must not all be written each time one of them starts.
 
@@ -84,7 +84,7 @@ class Neighbours:
         self._lines: dict[str, _Line] = {}
         self._seen: set[ChainKey] = set()
         self._listed: set[str | None] = set()
-        self._shown: dict[ChainKey, TurnWait] = {}  # what the status of a waiting chain says, or will say
+        self._shown: dict[ChainKey, Place] = {}  # what the status of a waiting chain says, or will say
         self._wake: Callable[[ChainKey], None] = lambda _: None
 
     def report_to(self, wake: Callable[[ChainKey], None]) -> None:
@@ -143,14 +143,13 @@ class Neighbours:
         turn = turn_after(observed, status, actions)
         self.note(key, _created_at(document), turn, claims=claims, committed=committed)
 
-    def turn_of(self, document: dict[str, Any]) -> TurnWait | None:
-        """Why a chain that has no turn has to wait; None if it may start."""
+    def turn_of(self, document: dict[str, Any]) -> Place | None:
+        """The place of a chain that has no turn; None if there is no limit."""
         key, created_at = _key_of(document), _created_at(document)
-        self._shown.pop(key, None)
-        wait = self._turn_of(key, created_at)
-        if wait is not None:
-            self._shown[key] = wait
-        return wait
+        if not self._limit:
+            return None
+        place = self._shown[key] = self._place_of(key, created_at)
+        return place
 
     def peers_of(self, document: dict[str, Any], plan: Plan) -> Mapping[str, Peer]:
         """The chains that run a stage of this one, by digest in the form of the label."""
@@ -218,21 +217,18 @@ class Neighbours:
         others = len(line.running) + len(line.unseen) - (without in line.running) - (without in line.unseen)
         return max(self._limit - others, 0)
 
-    def _turn_of(self, key: ChainKey, created_at: str) -> TurnWait | None:
+    def _place_of(self, key: ChainKey, created_at: str) -> Place:
         line = self._lines.get(key.namespace, _Line())
-        if not self._limit:
-            return None
         before, free = bisect.bisect_left(line.waiting, _InLine(created_at, key.name)), self._free(line, without=key)
-        if before < free:
-            return None
-        place = before - free + 1
+        number = max(before - free + 1, 0)
         # Those before it that may start are about to run. Chains that were not looked at may not run at all.
         running = max(len(line.running - {key}), self._limit)
-        return TurnWait(key.namespace, self._limit, running, place if place <= NUMBERED else 0)
+        number = number if number <= NUMBERED else 0
+        return Place(key.namespace, self._limit, running, number, is_free=before < free)
 
     def _wake_changed(self, namespace: str, line: _Line) -> None:
         """Wakes the chains at the head of the line that may start, or whose status would have to say something else."""
         for place in line.waiting[: self._free(line) + NUMBERED]:
             key = ChainKey(namespace, place.name)
-            if self._turn_of(key, place.created_at) != self._shown.get(key):
+            if self._place_of(key, place.created_at) != self._shown.get(key):
                 self._wake(key)

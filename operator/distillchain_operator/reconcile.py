@@ -27,7 +27,7 @@ from distillchain_operator.stage_steps import ready_step, waiting_step
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.step import Step
 from distillchain_operator.suspension import follow_suspend
-from distillchain_operator.turns import TurnWait, keeps_turn, waits_for_turn
+from distillchain_operator.turns import Place, has_job, keeps_turn, waits_for_turn
 from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View, is_of_plan
 
@@ -41,7 +41,7 @@ def reconcile(
     defaults: JobDefaults = NO_DEFAULTS,
     progress: Progress | None = None,
     backing_off: frozenset[str] = frozenset(),
-    turn: TurnWait | None = None,
+    turn: Place | None = None,
     peers: Mapping[str, Peer] | None = None,
 ) -> Decision:
     """The next step of a chain.
@@ -52,11 +52,12 @@ def reconcile(
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago; others go first.
-        turn: why the chain has to wait unless it has its turn already; None: it may start.
+        turn: the place of the chain in line, which counts unless it has its turn already; None: there is no limit.
         peers: chains that run a stage of this one, by digest in the form of the label.
     """
     turn = None if keeps_turn(observed, previous) else turn
-    view = View(plan, observed, previous, defaults, progress, now, backing_off, turn, peers or {})
+    waits = None if turn is None or turn.is_free else turn
+    view = View(plan, observed, previous, defaults, progress, now, backing_off, waits, peers or {})
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*follow_suspend(view), *_note_pods(view)) if action.name not in gone]
@@ -70,6 +71,9 @@ def reconcile(
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
     pods_run = any(not pod.is_over and pod.job_uid not in observed.foreign_jobs for pod in observed.pods)
     status = build_chain_status(plan, stages, previous=previous, now=now, pods_run=pods_run)
+    if turn is not None and status.phase == "Running" and not has_job(observed, actions):
+        # Otherwise the next look would take it for a chain between two stages, which keeps its turn.
+        status = status.model_copy(update={"phase": "Pending"})
     # The time of a chain that was resumed or retried begins with its turn.
     started_at = None if waits_for_turn(status) else deadlines.chain_started_at(view, status.phase)
     status = status.model_copy(update={"started_at": started_at})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import Action, CreateJob, SetSuspend
+from distillchain_operator.actions import Action, CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.observed import Observed
 
 
@@ -25,23 +25,25 @@ class Turn(Enum):
 
 
 @dataclass(frozen=True)
-class TurnWait:
-    """Why a chain may not start.
+class Place:
+    """Where a chain that has no turn is in the line of its namespace.
 
     Attributes:
-        place: in the line, from 1; 0 if it is too far behind to be counted.
+        number: from 1; 0 if it is too far behind to be counted.
+        is_free: it may start.
     """
 
     namespace: str
     limit: int
     running: int
-    place: int
+    number: int
+    is_free: bool = False
 
     @property
     def message(self) -> str:
         """For users."""
         run = "1 chain runs" if self.running == 1 else f"{self.running} chains run"
-        place = f"number {self.place} in line" if self.place else "far behind in line"
+        place = f"number {self.number} in line" if self.number else "far behind in line"
         return f"waiting for its turn: {run} in namespace {self.namespace}, maxRunningChains is {self.limit}; {place}"
 
 
@@ -82,6 +84,14 @@ def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action
     # A Job that is suspended, by the user or by Kueue, holds no GPU.
     is_held = any(not job.is_finished and not job.deleting and not job.exports_only for job in observed.jobs)
     return Turn.RUNS if _goes_on(status) and not is_held else Turn.RESTS
+
+
+def has_job(observed: Observed, actions: Iterable[Action]) -> bool:
+    """Whether a chain has an unfinished Job once these actions are done, which may be suspended."""
+    actions = tuple(actions)
+    deleted = {action.uid for action in actions if isinstance(action, DeleteJob)}
+    left = (job for job in observed.jobs if not job.is_finished and not job.deleting and not job.exports_only)
+    return any(job.uid not in deleted for job in left) or any(map(_starts, actions))
 
 
 def _starts(action: Action) -> bool:

@@ -15,7 +15,7 @@ from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.peers import Peer
 from distillchain_operator.status import INVALID_SPEC
-from distillchain_operator.turns import TurnWait
+from distillchain_operator.turns import Place
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class View:
     progress: Progress | None
     now: datetime
     backing_off: frozenset[str] = frozenset()
-    turn: TurnWait | None = None
+    turn: Place | None = None
     peers: Mapping[str, Peer] = field(default_factory=dict)
 
     @property

@@ -149,6 +149,17 @@ async def test_a_retry_of_a_failed_chain_waits_for_its_turn():
     assert namespace.running() == ["first"]
 
 
+async def test_a_retry_of_a_later_stage_waits_for_its_turn_too():
+    namespace = await a_full_namespace("first", "next", limit=1)
+    namespace.commit("first")
+    await namespace.settle()
+    namespace.fail("first")
+    await namespace.settle()
+    namespace.annotate("first", new_retry(["tiny"], token="1"))
+    await namespace.settle()
+    assert (namespace.running(), namespace.waiting()) == (["next"], ["first"])
+
+
 async def test_an_edit_of_a_chain_that_has_succeeded_waits_for_its_turn():
     namespace = await a_full_namespace("first", "next", limit=1, stages=["mini"])
     namespace.commit("first")
@@ -346,5 +357,5 @@ async def test_a_chain_that_was_created_again_under_its_name_goes_to_the_end_of_
 def test_namespaces_do_not_wait_for_each_other():
     neighbours, document = Neighbours(1), a_document("b")
     neighbours.note(ChainKey("ml", "a"), "2026-01-01T12:00:00Z", Turn.RUNS)
-    assert neighbours.turn_of({"metadata": {**document["metadata"], "namespace": "ml"}}) is not None
-    assert neighbours.turn_of({"metadata": {**document["metadata"], "namespace": "nlp"}}) is None
+    places = [neighbours.turn_of({"metadata": {**document["metadata"], "namespace": name}}) for name in ("ml", "nlp")]
+    assert [place and place.is_free for place in places] == [False, True]
