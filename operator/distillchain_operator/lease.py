@@ -37,8 +37,16 @@ class Timing:
 
 
 def new_identity() -> str:
-    """A name for this process that no other process ever has: the pod's name and random characters."""
-    return f"{os.environ.get('HOSTNAME', COMPONENT)}_{uuid.uuid4().hex[:8]}"
+    """A name for this process that no other process ever has: the pod's name and UID, and random characters."""
+    place = [os.environ.get("HOSTNAME", COMPONENT), os.environ.get("POD_UID", "")]
+    return "_".join([*filter(None, place), uuid.uuid4().hex[:8]])
+
+
+def is_of_same_pod(holder: str, identity: str) -> bool:
+    """Whether an earlier process of this pod holds the lease. It has ended, or the container had not started again."""
+    # A name alone is not enough: outside of pods, several processes have the name of one machine.
+    pod = identity.rpartition("_")[0]
+    return "_" in pod and holder.rpartition("_")[0] == pod
 
 
 class Election:
@@ -99,8 +107,9 @@ class Election:
             holder = found["spec"].get("holderIdentity")
             # The holder's duration, which another release may have set; a lease with an empty spec has none.
             duration_s = found["spec"].get("leaseDurationSeconds") or self._timing.duration_s
-            # No holder: it was released, and need not expire.
-            if holder and self._now() - self._changed_at <= duration_s:
+            # No holder: it was released, and need not expire. Nor need that of an operator that crashed in this pod.
+            is_taken = holder and not is_of_same_pod(holder, self._identity)
+            if is_taken and self._now() - self._changed_at <= duration_s:
                 return f"{holder} leads"
             # The resourceVersion is the one that was read, so only one of several candidates can succeed.
             self._lease = await self._take(found | {"spec": self._spec(found["spec"])})

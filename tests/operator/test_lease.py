@@ -22,7 +22,7 @@ from cluster.operator_process import OperatorProcess
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_operator.cluster import Cluster
-from distillchain_operator.lease import Election, LeadershipLost, Timing
+from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 
@@ -112,6 +112,25 @@ async def test_a_lease_whose_owners_may_not_be_changed_is_taken_without_an_owner
 
     assert lease(control_plane, namespace)["holderIdentity"] == "first"
     assert "ownerReferences" not in control_plane.get("lease", NAME, "-n", namespace)["metadata"]
+
+
+async def test_a_restarted_container_takes_the_lease_of_its_own_pod_at_once(
+    kubeconfig: Path, control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOSTNAME", NAME)
+    monkeypatch.setenv("POD_UID", "uid-of-a-pod")
+    killed, restarted = new_identity(), new_identity()
+    monkeypatch.setenv("POD_UID", "uid-of-another-pod")
+    other = new_identity()
+    async with candidate(namespace, killed, LONG) as holder, candidate(namespace, restarted, LONG) as next_one:
+        async with asyncio.timeout(WITHIN_S):
+            await holder.acquire()
+            await next_one.acquire()
+        async with candidate(namespace, other, LONG) as last:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(5 * LONG.retry_s):
+                    await last.acquire()
+    assert lease(control_plane, namespace)["holderIdentity"] == restarted
 
 
 async def test_a_released_lease_is_taken_before_it_expires(kubeconfig: Path, namespace: str):
