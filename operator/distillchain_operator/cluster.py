@@ -5,6 +5,7 @@ Every answer is plain JSON data; every error is an `ApiError` with the API serve
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ LOG_TAIL_LINES = 50  # a progress line comes about every second, with other line
 MERGE_PATCH = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 ALL_CHAINS = f"{CHAIN_LABEL},{CHAIN_LABEL}!="  # objects with the label, except those whose label is empty
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"  # annotation of the bookmark after them
 PAGE_METADATA = 500  # of a chain, 2 KB
 PAGE_CHAINS = 25  # with 20 KB for three stages; the largest have megabytes
 PAGE_CHILDREN = 100  # Jobs and pods with 10 KB
@@ -62,8 +64,30 @@ class Cluster:
 
     async def list_chains(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         """All chains of a namespace, or of the cluster; a page of them is in memory."""
-        async for chain in self._list_chains(namespace, limit=PAGE_CHAINS, accept=JSON):
-            yield chain
+        try:
+            async for chain in self._stream_chains(namespace):
+                yield chain
+        except ApiError as error:
+            if error.status not in (400, 422):  # the API server is older than 1.34, or has it disabled
+                raise
+            async for chain in self._list_chains(namespace, limit=PAGE_CHAINS, accept=JSON):
+                yield chain
+
+    async def _stream_chains(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
+        # The API server sends them from its cache. Of a list in pages, it reads all but the first page from etcd, which
+        # takes it 4 ms for each chain (measured).
+        query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+        async with contextlib.aclosing(self._connection.watch(_chains(namespace), query)) as changes:
+            async for change in changes:
+                document = change["object"]
+                if change["type"] == "ERROR":
+                    raise ApiError(document.get("code") or 500, document.get("message") or "unknown error")
+                if change["type"] == "BOOKMARK":
+                    if INITIAL_EVENTS_END in (document["metadata"].get("annotations") or {}):
+                        return
+                else:
+                    yield document
+        raise ApiError(0, "the stream of all chains ended early")
 
     async def _list_chains(self, namespace: str | None, *, limit: int, accept: str) -> AsyncIterator[dict[str, Any]]:
         async for page in self._pages(_chains(namespace), {"limit": str(limit)}, accept=accept):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Self, TypedDict, Unpack
 
 import aiohttp
@@ -143,7 +143,7 @@ class Connection:
         self._answered(method, response.status)
         return response.status, text
 
-    async def watch(self, path: str, query: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+    async def watch(self, path: str, query: dict[str, str]) -> AsyncGenerator[dict[str, Any]]:
         """The changes of a watch, until the API server ends it.
 
         Raises: ApiError if it is refused or breaks off.
