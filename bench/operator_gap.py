@@ -5,9 +5,13 @@
 
 etcd, API server and Job controller are real and share the machine with the operator. The kubelet of this program sets
 each pod to Running, and after its work to Succeeded with the answer of a trainer. A gap is the time from that write to
-the creation of the pod of the next stage, as a watch reports it, so it contains the work of the Job controller. The
-chains start at random moments within the work of a stage. The API server counts the requests. Add results to
-bench/LOG.md with date, machine and command.
+the creation of the pod of the next stage, as a watch reports it, so it contains the work of the Job controller.
+`to Job` is the part of it until the creation of the Job. `after completion` is the time from the completion of a Job to
+the creation of the next one; it is negative if the operator does not wait for the completion.
+
+The chains start at random moments within the work of a stage. The API server counts the requests. The medians are
+compared with bench/operator_limits.toml; the exit code is 1 if one exceeds its limit. Add results to bench/LOG.md with
+date, machine and command.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import random
 import statistics
 import sys
@@ -26,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from operator_bench.api import Api, chains_path, connected
+from operator_bench.limits import Measured
 from operator_bench.process import CHECKOUT, install_crd, load, operator_of
 
 from chain_builders import a_chain, a_commit, a_document, own_store
@@ -60,12 +66,42 @@ class Kubelet:
         # Names of chains are not part of a digest, so the answers are the same for all.
         self._answers = {stage.name: a_commit(stage).to_json() for stage in plan.stages}
         self._ended_at: dict[tuple[str, str], float] = {}
+        self._created_at: dict[tuple[str, str], float] = {}  # of Jobs
+        self._completed_at: dict[tuple[str, str], float] = {}
         self._seen: set[str] = set()
         self.gaps: list[float] = []
+
+    def to_job(self) -> list[float]:
+        """The times from the end of a pod to the creation of the Job of the next stage."""
+        return self._before_jobs(self._ended_at)
+
+    def after_completion(self) -> list[float]:
+        """The times from the completion of a Job to the creation of the next."""
+        return self._before_jobs(self._completed_at)
+
+    def _before_jobs(self, moments: dict[tuple[str, str], float]) -> list[float]:
+        following = dict(itertools.pairwise(self._stages))
+        return [
+            self._created_at[chain, following[stage]] - at
+            for (chain, stage), at in moments.items()
+            if stage in following
+        ]
+
+    async def watch_jobs(self) -> None:
+        """Until it is cancelled."""
+        async for event in self._api.watch("/apis/batch/v1/jobs"):
+            labels, now = event["object"]["metadata"].get("labels", {}), time.monotonic()
+            if not labels.get(CHAIN_LABEL, "").startswith(f"{self._prefix}-"):
+                continue
+            place = labels[CHAIN_LABEL], labels[STAGE_LABEL]
+            self._created_at.setdefault(place, now)
+            if event["object"].get("status", {}).get("completionTime"):
+                self._completed_at.setdefault(place, now)
 
     async def run(self) -> None:
         """Until it is cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self.watch_jobs())
             async for event in self._api.watch("/api/v1/pods"):
                 metadata, now = event["object"]["metadata"], time.monotonic()
                 chain = metadata.get("labels", {}).get(CHAIN_LABEL, "")
@@ -97,8 +133,10 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def run_chains(control_plane: ControlPlane, prefix: str, chains: int, *, stages: int, work_s: float) -> str:
-    """Runs chains to their end and describes the gaps and requests."""
+async def run_chains(
+    control_plane: ControlPlane, prefix: str, chains: int, *, stages: int, work_s: float
+) -> dict[str, float]:
+    """Runs chains to their end and returns the gaps and requests."""
     names = [f"stage-{number}" for number in range(stages)]
     random.seed(0)
     async with connected(control_plane) as api:
@@ -124,7 +162,14 @@ async def run_chains(control_plane: ControlPlane, prefix: str, chains: int, *, s
     count = chains * stages
     assert len(kubelet.gaps) == count - chains, "a stage had two pods"
     p50, p99 = statistics.median(kubelet.gaps), sorted(kubelet.gaps)[int(len(kubelet.gaps) * 0.99)]
-    return f"gap p50 {p50:.2f} p99 {p99:.2f} s, {requests / count:.1f} requests and {writes / count:.1f} status writes"
+    return {
+        "gap p50 s": p50,
+        "gap p99 s": p99,
+        "to Job p50 s": statistics.median(kubelet.to_job()),
+        "after completion p50 s": statistics.median(kubelet.after_completion()),
+        "requests a stage": requests / count,
+        "status writes a stage": writes / count,
+    }
 
 
 async def _requests(api: Api) -> tuple[float, float]:
@@ -167,6 +212,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each operator")
     parser.add_argument("--operator", type=Path, action="append", help="checkout whose operator is measured too")
     options = parser.parse_args()
+    measured = Measured()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as control_plane:
         install_crd(control_plane)
         for number in range(NAMESPACES):
@@ -175,10 +221,14 @@ def main() -> int:
             with operator_of(checkout, control_plane) as operator:
                 work_s = 1 if chains == 1 else options.work
                 found = asyncio.run(run_chains(control_plane, prefix, chains, stages=stages, work_s=work_s))
-                peak, _ = operator.memory_mb()
-                cost = f"CPU {operator.cpu_s():.1f} s, peak {peak:.0f} MB"
-            print(f"{chains} chains, {checkout.name}: {found} a stage, {cost}, load {load()}", flush=True)
-    return 0
+                found |= {"CPU s": operator.cpu_s(), "peak MB": operator.memory_mb()[0]}
+            if checkout == CHECKOUT:
+                measured.add(f"gap-{chains}", found)
+            values = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            print(f"{chains} chains, {checkout.name}: {values}, load {load()}", flush=True)
+    table, is_within = measured.compare()
+    print(table)
+    return 0 if is_within else 1
 
 
 if __name__ == "__main__":

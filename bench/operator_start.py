@@ -7,8 +7,9 @@
 Each chain has succeeded; its Jobs and pods are still there. The API server and etcd are real and share the machine with
 the operator; the controllers are stopped, because they would only use its cores. Reported are the seconds until the
 operator knows every chain, its CPU time, its memory, its requests, and how many of them wrote something. The idle
-operator has a Lease, and ten suspended chains; the API server counts its requests. Add results to bench/LOG.md with
-date, machine and command.
+operator has a Lease, and ten suspended chains; the API server counts its requests. The medians are compared with
+bench/operator_limits.toml; the exit code is 1 if one exceeds its limit. Add results to bench/LOG.md with date, machine
+and command.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from operator_bench.api import chains_path, connected
 from operator_bench.finished import MODEL, STAGES, add_copies, create_model
+from operator_bench.limits import Measured
 from operator_bench.process import CHECKOUT, Operator, install_crd, load, operator_of, total
 
 from chain_builders import a_document
@@ -109,6 +111,7 @@ def main() -> int:
     parser.add_argument("--operator", type=Path, action="append", help="checkout whose operator is measured too")
     parser.add_argument("--idle", type=float, default=0, help="seconds; 0: the idle operator is not measured")
     options = parser.parse_args()
+    measured = Measured()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as control_plane:
         install_crd(control_plane)
         for namespace in (MODEL, *(f"team-{number}" for number in range(NAMESPACES))):
@@ -121,6 +124,8 @@ def main() -> int:
             loaded = chains
             for checkout in [CHECKOUT, *(options.operator or [])] * options.repeat:
                 found = measure_start(checkout, control_plane, chains)
+                if checkout == CHECKOUT:
+                    measured.add(f"start-{chains}", found)
                 values = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
                 print(f"{chains} chains, operator of {checkout.name}: {values}, load {load()}", flush=True)
         if options.idle:
@@ -128,7 +133,9 @@ def main() -> int:
             for where, settings, known in (("all", LEASE, loaded), (NAMESPACES, OF_SOME, loaded - 1)):
                 idle = measure_idle(control_plane, settings, chains=known, seconds=options.idle)
                 print(f"idle, {loaded} chains, {where} namespaces: {idle} in {options.idle:.0f} s", flush=True)
-    return 0
+    table, is_within = measured.compare()
+    print(table)
+    return 0 if is_within else 1
 
 
 if __name__ == "__main__":
