@@ -46,7 +46,7 @@ class Namespace:
         self.news: deque[ChainKey] = deque()
         self.children = Children(FinishedChains())  # not followed, so everything is read
         if self.cache_jobs:
-            self._fill_cache()
+            self.fill_cache()
         self.neighbours = Neighbours(self._limit, is_complete=is_complete, children=self.children)
         self.neighbours.report_to(lambda key: self.report(key.name))
         settings = Settings(max_running_chains=self._limit)
@@ -61,14 +61,14 @@ class Namespace:
         for name in self.servers:
             self.report(name)
 
-    def _fill_cache(self) -> None:
+    def fill_cache(self, *, version: int = 1) -> None:
+        """The watches begin, with the Jobs as they are; live lists have version 1."""
         for kind in Kind:
             self.children.follow(kind, None, is_followed=True)
         for server in self.servers.values():
             for job in server.jobs:
-                self.children.apply(
-                    Kind.JOBS, "ADDED", {**job, "metadata": {**job["metadata"], "resourceVersion": "1"}}
-                )
+                metadata = {**job["metadata"], "resourceVersion": str(version)}
+                self.children.apply(Kind.JOBS, "ADDED", {**job, "metadata": metadata})
 
     def apply(self, name: str, *, second: int = 0, **spec: Any) -> None:
         """Creates a chain, so many seconds after noon, or replaces its spec."""

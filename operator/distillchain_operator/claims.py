@@ -103,6 +103,10 @@ class Claims:
         # The one that is looked at first may take the stage.
         return sorted(others, key=lambda other: (self._asks[other][0], other.name))
 
+    def of(self, key: ChainKey) -> tuple[str, dict[Shared, Claim]]:
+        """When a chain with claims was created, and what it claims."""
+        return self._created_at.get(key, ""), self._of.get(key, {})
+
     def forget(self, key: ChainKey) -> list[ChainKey]:
         """The chain was deleted, or has finished. Returns: the chains that this may concern, the oldest first."""
         self._ask(key, "", [])

@@ -170,7 +170,7 @@ class Controller:
                 self._note(decided, decided.previous)
             # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
             if not isinstance(error, ApiError) or error.is_refusal:
-                self._neighbours.failed(key)
+                self._neighbours.failed(key, self._reader.known_children(document, key), previous)
                 await self._report_failure(document, key, previous, error)
             raise
         finally:

@@ -191,10 +191,20 @@ class Neighbours:
         if before != (key in line.running, False, line.places.get(key)):
             self._wake_changed(key.namespace, line)
 
-    def failed(self, key: ChainKey) -> None:
-        """A look at a chain has failed, and the next may fail too. Nobody waits for it; if it runs, it still counts."""
+    def failed(self, key: ChainKey, observed: Observed | None = None, status: ChainStatus | None = None) -> None:
+        """A look at a chain has failed, and the next may fail too. If it runs, it still counts; it does not wait.
+
+        Args:
+            observed: its Jobs and pods, if they are known. Otherwise it keeps the stages that it ran.
+            status: as stored, if it is known.
+        """
+        created_at, claims = self._claims.of(key)
         is_running = key in self._lines.get(key.namespace, _Line()).running
-        self.note(key, "", Turn.RUNS if is_running else Turn.RESTS)
+        if observed is not None and status is not None:
+            left = claims_of(observed, status)
+            claims = {shared: claim for shared, claim in claims.items() if shared.digest in left}
+            is_running = turn_after(observed, status) is Turn.RUNS
+        self.note(key, created_at, Turn.RUNS if is_running else Turn.RESTS, claims=claims)
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted, or has finished."""

@@ -67,8 +67,12 @@ class Reader:
 
     async def find_children(self, document: dict[str, Any], key: ChainKey) -> Observed | None:
         """The Jobs and pods of a chain from the caches; None if they do not have all."""
-        observed = self._children.observed(key, document["metadata"]["uid"])
+        observed = self.known_children(document, key)
         return None if observed is None else await self._with_parts(observed, key)
+
+    def known_children(self, document: dict[str, Any], key: ChainKey) -> Observed | None:
+        """The same without their Services and NetworkPolicies, which takes no request."""
+        return self._children.observed(key, document["metadata"]["uid"])
 
     async def read(self, key: ChainKey) -> Sight | None:
         """A chain with its Jobs and pods, all read live; None if it was deleted, or is being deleted."""

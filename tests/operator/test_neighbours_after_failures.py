@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from chain_builders import own_store
+from distillchain_api.graph import Plan
+from distillchain_operator import controller
 from distillchain_operator.cluster import ApiError
 from many_chains import Namespace
 
@@ -79,3 +81,47 @@ async def test_a_chain_whose_status_is_not_written_after_its_job_was_created_hol
     namespace.apply("y", second=1)
     await namespace.try_all()
     assert namespace.running() == ["x"]
+
+
+async def two_chains_of_one_stage() -> Namespace:
+    """The first trains it, the second waits."""
+    namespace = Namespace()
+    for second, name in enumerate(("first", "second")):
+        namespace.apply(name, second=second, storage=own_store("shared"))
+        await namespace.settle()
+    return namespace
+
+
+def refuse_jobs(namespace: Namespace, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, no look at this chain succeeds."""
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise ApiError(403, "jobs is forbidden")
+
+    monkeypatch.setattr(namespace.servers[name], "list_jobs", refuse)
+    namespace.report(name)
+
+
+async def test_a_look_that_fails_gives_no_stage_away_that_is_trained(monkeypatch: pytest.MonkeyPatch):
+    namespace = await two_chains_of_one_stage()
+    namespace.run_pod("first")
+    await namespace.settle()
+    refuse_jobs(namespace, "first", monkeypatch)
+    await namespace.try_all()
+    assert namespace.running() == ["first"]
+
+
+async def test_a_stage_whose_job_has_ended_is_free_although_all_looks_at_its_chain_fail(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    namespace = await two_chains_of_one_stage()
+    namespace.fail("first")
+    namespace.fill_cache(version=2)  # the watch has seen the end of the Job
+
+    def fail(plan: Plan) -> None:
+        if plan.chain.name == "first":
+            raise ValueError("a mistake of the operator")
+
+    monkeypatch.setattr(controller, "check_plan", fail)
+    await namespace.try_all()
+    assert namespace.running() == ["second"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -145,20 +144,6 @@ async def test_a_peer_whose_job_is_refused_yields():
     namespace.apply("second", storage=STORE)
     await namespace.settle()
     assert namespace.created == ["second/mini"]
-
-
-async def test_a_peer_whose_look_fails_yields(monkeypatch: pytest.MonkeyPatch):
-    namespace = await chains_of_one_stage("first", "second")
-
-    async def unreadable(*_: Any, **__: Any) -> Any:
-        raise ValueError("of a later release")
-
-    monkeypatch.setattr(namespace.servers["first"], "list_jobs", unreadable)
-    namespace.report("first")
-    while namespace.news:
-        with contextlib.suppress(ValueError):
-            await namespace.settle()
-    assert namespace.created == ["first/mini", "second/mini"]
 
 
 async def test_a_peer_that_waits_for_its_turn_does_not_stop_the_chain_that_has_one():
