@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from distillchain_operator.children import Kind
 from simulation.etcd import KINDS, Broken, Etcd
 from simulation.kubernetes import Kubernetes
-from simulation.namespace import Namespace, is_deleting, is_live, is_over, is_succeeded, owner_of
+from simulation.namespace import Namespace, digest_of, is_deleting, is_live, is_over, is_succeeded, owner_of
 from simulation.operators import MAX_BACKOFF_S, Faults, Operator
 
 IMAGES = ("trainer:1", "trainer:2")
@@ -129,6 +130,7 @@ class History:
                 for kind in Kind:
                     operator.list_again(kind, name)
             operator.resync()
+        self._agree()
         if self.rng.random() < 0.15:
             self._rest_suspended()
         for place in self.namespaces.values():
@@ -161,6 +163,19 @@ class History:
             for name in operator.watches:
                 operator.lose("chains", name)
 
+    def _agree(self) -> None:
+        """Operators that see everything keep one Job of each stage."""
+        for _ in range(2):
+            self._operate()
+            self.etcd.now += timedelta(seconds=MAX_BACKOFF_S)
+        for place in self.namespaces.values():
+            live = [job for job in place.objects["jobs"].values() if is_live(job)]
+            # The Job controller completes a Job that has answered.
+            open_ones = [job for job in live if not any(map(is_succeeded, place.pods_of(job)))]
+            stages = Counter((owner_of(job), digest_of(job)) for job in open_ones)
+            if twice := [digest for (_, digest), count in stages.items() if count > 1]:
+                self.etcd.fail(f"two Jobs of stage {twice[0]} are kept")
+
     def _costs(self) -> tuple[int, int]:
         writes = sum(place.status_writes for place in self.namespaces.values())
         return writes, sum(operator.cluster.requests for operator in self.operators)
@@ -174,9 +189,7 @@ class History:
         """A chain that is suspended trains nothing."""
         for place in self.namespaces.values():
             place.edit({"suspend": True})
-        for _ in range(2):
-            self._operate()
-            self.etcd.now += timedelta(seconds=MAX_BACKOFF_S)
+        self._agree()
         for place in self.namespaces.values():
             own = [job for job in place.objects["jobs"].values() if owner_of(job) == place.chain["metadata"]["uid"]]
             for job in own:
