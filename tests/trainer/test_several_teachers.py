@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.errors import CheckpointCorrupt
+from distillchain_trainer.engine.loop import train
 from distillchain_trainer.errors import GateNotMet, StopRequested
+from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.stage import further_teachers, prepare, train_student
+from distillchain_trainer.stage.prepare import load_teacher
 from trainer.parts import (
     LABELS,
     SMALL_BERT,
@@ -100,6 +104,29 @@ def test_the_student_learns_the_mean_of_the_probabilities(root: Path, monkeypatc
     )
     assert other.facts.metrics.validation["accuracy"] > 0.9
     assert (root / "other/model.safetensors").exists(), "files of the user stay"
+
+
+def test_no_teacher_has_weights_in_memory_while_the_student_trains(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first one went to the memory of the host, where the training of a large student needs it."""
+    another_teacher(root)
+    loaded: list[Loaded] = []
+    had_weights: list[bool] = []
+
+    def load(*parts: Any) -> Loaded:
+        loaded.append(load_teacher(*parts))
+        return loaded[-1]
+
+    def trained(*parts: Any, **more: Any) -> Any:
+        had_weights.extend(not teacher.is_weightless for teacher in loaded)
+        return train(*parts, **more)
+
+    monkeypatch.setattr(prepare, "load_teacher", load)
+    monkeypatch.setattr(further_teachers, "load_teacher", load)
+    monkeypatch.setattr(train_student, "train", trained)
+
+    run_here(teachers_order(root), root)
+
+    assert had_weights == [False, False]
 
 
 def test_a_teacher_that_is_added_computes_alone(root: Path, caplog: pytest.LogCaptureFixture):

@@ -36,6 +36,10 @@ class Loaded:
         """Whether its weights have shapes and no memory, as on the ranks of a split model that do not load it."""
         return any(parameter.is_meta for parameter in self.model.parameters())
 
+    def free(self) -> None:
+        """Drops the weights, also those on the host; configuration and tokenizer stay."""
+        self.model.to("meta")
+
     @property
     def pad_id(self) -> int:
         """The id that pads a batch: the one in the model's own config.

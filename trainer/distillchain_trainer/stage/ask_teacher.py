@@ -76,13 +76,13 @@ def ask(
 
 
 def free_teacher(context: Context, teacher: LoadedTeacher | None, *, unless_needed: bool = False) -> None:
-    """The teacher is no longer needed; its GPU memory and disk are the student's.
+    """The teacher is no longer needed; its memory and disk are the student's.
 
     Args:
         unless_needed: keep a teacher that runs beside the student.
     """
     if teacher is not None and not (unless_needed and hidden_spec(context) is not None):
         # Not `del`: `prepared` still refers to the model.
-        teacher.loaded.model.to("cpu")
+        teacher.loaded.free()
         if context.world.leads_node:
             forget(context.folder / "teacher")

@@ -53,8 +53,8 @@ def _one_by_one(
         measured = _measure(context, prepared, measurer, other, checkpoint, loaded)
         outputs = _ask(context, prepared, measurer.stats, checkpoint, loaded) if is_asked else None
         yield measured, outputs
-        # The memory of one teacher at a time. Nothing else refers to it.
-        del loaded
+        # The memory of one teacher at a time. Not `del`: the task may still refer to it, for its tokenizer.
+        loaded.free()
         if context.world.leads_node:
             # Not `checkpoint.folder`, which may be a folder of the user.
             forget(further_teacher_folder(context, number))
