@@ -60,6 +60,8 @@ class History:
         if self.rng.random() < 0.15:
             self.namespace.fail_job(name, job)
             return
+        if self.namespace.plan(name).stage(job["metadata"]["labels"][STAGE_LABEL]) is None:
+            return  # an edit that the operator has not seen yet
         key = self.specs[name]["storage"]["uri"], job["metadata"]["labels"][DIGEST_LABEL]
         self.namespace.commit_job(name, job, reused=key in self.committed)
         self.committed.add(key)
