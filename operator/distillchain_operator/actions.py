@@ -84,5 +84,7 @@ class Decision:
     status: ChainStatus
     has_more_starts: bool = False
     """Another Job could start in place of one that is refused."""
+    waits_for_turn: bool = False
+    """It is in line, also if the status says why the API server refused its Job instead."""
     look_again_s: float | None = None
     """Seconds after which the status changes even if nothing happens."""

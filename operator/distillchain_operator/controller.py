@@ -218,6 +218,7 @@ class Controller:
             ),
             progress=progress,
             backing_off=self._creator.backing_off(plan, key),
+            refused=self._creator.refused(plan, key),
             turn=self._neighbours.turn_of(document),
             peers=self._neighbours.peers_of(document, plan),
         )
@@ -226,12 +227,13 @@ class Controller:
         # While a refusal is remembered, the chain starts nothing, and its status stays as it is.
         status = decision.status if len(tried) == len(decision.actions) else previous
         # Before the next await, or another chain could take the same place or start the same stage.
-        self._neighbours.looked(document, plan, observed, status, tried)
+        self._neighbours.looked(document, plan, observed, status, tried, waits=decision.waits_for_turn)
         return decided
 
     def _note(self, decided: _Decided, status: ChainStatus) -> None:
         """What a look has found, with the actions that are done."""
-        self._neighbours.looked(decided.document, decided.plan, decided.observed, status, decided.done)
+        document, plan, observed, _, decision, done, _ = decided
+        self._neighbours.looked(document, plan, observed, status, done, waits=decision.waits_for_turn)
 
     async def _list_neighbours(self, namespace: str) -> None:
         """Once for each namespace whose chains were not listed at the start."""

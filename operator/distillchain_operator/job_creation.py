@@ -78,13 +78,14 @@ class JobCreator:
 
     def backing_off(self, plan: Plan, key: ChainKey) -> frozenset[str]:
         """Names of the Jobs of a chain that were refused and are not tried again yet."""
-        chain, now = (plan.chain.metadata.uid, plan.chain.metadata.generation), self._monotonic()
+        known, now = self._refusals.get(key, {}), self._monotonic()
+        return frozenset(name for name in self.refused(plan, key) if known["Job", name].until > now)
+
+    def refused(self, plan: Plan, key: ChainKey) -> frozenset[str]:
+        """Names of the Jobs of a chain that were refused the last time, also if they may be tried again."""
+        chain = plan.chain.metadata.uid, plan.chain.metadata.generation
         known = self._refusals.get(key, {}).items()
-        return frozenset(
-            name
-            for (kind, name), refusal in known
-            if kind == "Job" and refusal.wanted[:2] == chain and refusal.until > now
-        )
+        return frozenset(name for (kind, name), refusal in known if kind == "Job" and refusal.wanted[:2] == chain)
 
     async def create(self, action: CreateJob | CreatePart, plan: Plan, key: ChainKey) -> Outcome:
         """Creates the object unless it was refused a moment ago.
@@ -107,10 +108,11 @@ class JobCreator:
         # An outcome without changes is not kept: the object exists, and the next reconcile sees it.
         if outcome.changes and outcome.retry_s:
             until = self._monotonic() + outcome.retry_s
-            now, known = self._monotonic(), self._refusals.get(key, {})
-            kept = {other: refusal for other, refusal in known.items() if refusal.until > now}
+            known = self._refusals.get(key, {})
+            kept = {other: refusal for other, refusal in known.items() if refusal.wanted[:2] == wanted[:2]}
             self._refusals[key] = kept | {place: _Refusal(wanted, outcome.changes, until)}
             return outcome._replace(is_new=True)
+        self._refusals.get(key, {}).pop(place, None)
         return outcome
 
     async def _create_job(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:

@@ -123,6 +123,8 @@ class Neighbours:
         observed: Observed,
         status: ChainStatus,
         actions: Iterable[Action] = (),
+        *,
+        waits: bool = False,
     ) -> None:
         """What a look at a chain has found.
 
@@ -130,6 +132,7 @@ class Neighbours:
             plan: None if its spec is invalid.
             status: after the actions.
             actions: without those that the API server has refused.
+            waits: it may not start because it has no turn, also if its status says something else.
         """
         key, actions = _key_of(document), tuple(actions)
         claims: dict[Shared, Claim] = {}
@@ -140,7 +143,9 @@ class Neighbours:
             claims = {store.share(key.namespace, digest): claim for digest, claim in found.items()}
             models = [entry for entry in status.entries if entry.phase == "Committed" and entry.checkpoint]
             committed = [store.share(key.namespace, entry.digest) for entry in models]
-        turn = turn_after(observed, status, actions)
+        turn = turn_after(observed, status, actions, waits=waits)
+        if not waits_for_turn(status):
+            self._shown.pop(key, None)
         self.note(key, _created_at(document), turn, claims=claims, committed=committed)
 
     def turn_of(self, document: dict[str, Any]) -> Place | None:
@@ -203,7 +208,7 @@ class Neighbours:
         if observed is not None and status is not None:
             left = claims_of(observed, status)
             claims = {shared: claim for shared, claim in claims.items() if shared.digest in left}
-            is_running = turn_after(observed, status) is Turn.RUNS
+            is_running = turn_after(observed, status, waits=False) is Turn.RUNS
         self.note(key, created_at, Turn.RUNS if is_running else Turn.RESTS, claims=claims)
 
     def forget(self, key: ChainKey) -> None:
@@ -240,5 +245,6 @@ class Neighbours:
         """Wakes the chains at the head of the line that may start, or whose status would have to say something else."""
         for place in line.waiting[: self._free(line) + NUMBERED]:
             key = ChainKey(namespace, place.name)
-            if self._place_of(key, place.created_at) != self._shown.get(key):
+            now = self._place_of(key, place.created_at)
+            if now.is_free or now != self._shown.get(key, now):
                 self._wake(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
@@ -43,6 +44,7 @@ def reconcile(
     backing_off: frozenset[str] = frozenset(),
     turn: Place | None = None,
     peers: Mapping[str, Peer] | None = None,
+    refused: frozenset[str] = frozenset(),
 ) -> Decision:
     """The next step of a chain.
 
@@ -54,18 +56,20 @@ def reconcile(
         backing_off: names of Jobs that the API server refused a moment ago; others go first.
         turn: the place of the chain in line, which counts unless it has its turn already; None: there is no limit.
         peers: chains that run a stage of this one, by digest in the form of the label.
+        refused: names of Jobs that the API server refused the last time.
     """
     turn = None if keeps_turn(observed, previous) else turn
     waits = None if turn is None or turn.is_free else turn
-    view = View(plan, observed, previous, defaults, progress, now, backing_off, waits, peers or {})
+    view = View(plan, observed, previous, defaults, progress, now, backing_off, waits, peers or {}, refused)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*follow_suspend(view), *_note_pods(view)) if action.name not in gone]
     if view.ended_before_upgrade:
-        stages, has_more_starts = _recorded(view), False
+        walked = _Walked(_recorded(view), [], has_more_starts=False, waits_for_turn=False)
     else:
-        stages, steps, has_more_starts = _walk(view, leaving=_deleted(actions))
-        actions += steps
+        walked = _walk(view, leaving=_deleted(actions))
+    stages = walked.stages
+    actions += walked.actions
     committed = {entry.job for entry in stages if entry.phase == "Committed"}
     actions += _complete_groups(view, leaving=_deleted(actions) | {name for name in committed if name})
     # The pods of a foreign Job do not stop when this chain is suspended, so they must not keep it `stopping`.
@@ -81,11 +85,21 @@ def reconcile(
     expiring = expirations(view, stages)
     actions += [action for action in expiring.actions if action.name not in leaving]
     look_again_s = min(filter(None, (_look_again_s(view, status), expiring.look_again_s)), default=None)
-    return Decision(tuple(actions), status, has_more_starts, look_again_s=look_again_s)
+    in_line = walked.waits_for_turn or waits_for_turn(status)
+    return Decision(tuple(actions), status, walked.has_more_starts, in_line, look_again_s)
 
 
-def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Action], bool]:
-    """The entry of every vertex, what they do, and whether more of them could start.
+class _Walked(NamedTuple):
+    """The entry of every vertex, what they do, whether more of them could start, and whether one waits for its turn."""
+
+    stages: list[StageStatus]
+    actions: list[Action]
+    has_more_starts: bool
+    waits_for_turn: bool
+
+
+def _walk(view: View, *, leaving: set[str]) -> _Walked:
+    """What all vertices do.
 
     Args:
         leaving: `observed` still lists the Jobs of these names, which are deleted; none may be taken for a running one.
@@ -108,11 +122,12 @@ def _walk(view: View, *, leaving: set[str]) -> tuple[list[StageStatus], list[Act
     starts = [step.start for step in steps.values() if step.start]
     skipped = passes_of_controls(view.plan, list(entries.values()))
     chain = [entries[stage.name].phase for stage in view.plan.stages if stage.name not in skipped]
-    for entry, create in schedule(view, starts, leaving=leaving | _deleted(actions), chain=chain):
-        entries[entry.name] = entry
-        actions += [create] if create else []
+    scheduled = list(schedule(view, starts, leaving=leaving | _deleted(actions), chain=chain))
+    entries |= {start.entry.name: start.entry for start in scheduled}
+    actions += [start.create for start in scheduled if start.create]
     created = sum(isinstance(action, CreateJob) for action in actions)
-    return list(entries.values()), actions, len(starts) > created
+    in_line = any(start.waits_for_turn for start in scheduled)
+    return _Walked(list(entries.values()), actions, len(starts) > created, in_line)
 
 
 def _recorded(view: View) -> list[StageStatus]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
@@ -63,7 +63,7 @@ class Start:
         # Why it was refused is still what the user has to correct. Two refused ones that took turns would each change
         # the status, and each change is an event that starts the next look.
         if self.refused is not None and not wait.failure_class:
-            return self.refused.model_copy(update={"admission": wait.admission})
+            return self.refused
         # While the pods of a deleted Job stop, the reason why they do not is what the user needs to know.
         if self.is_held and not wait.failure_class:
             return self.waiting
@@ -72,6 +72,14 @@ class Start:
             return self.waiting.model_copy(update={"missing_export": missing})
         fields = {"message": wait.message, "failure_class": wait.failure_class, "admission": wait.admission}
         return self.waiting.model_copy(update=fields)
+
+
+class Scheduled(NamedTuple):
+    """What becomes of a start: the entry of its stage, and the action if its Job is created now."""
+
+    entry: StageStatus
+    create: CreateJob | None = None
+    waits_for_turn: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,8 @@ class _Slot:
 
 def schedule(
     view: View, starts: Sequence[Start], *, leaving: set[str], chain: Sequence[StagePhase]
-) -> Iterator[tuple[StageStatus, CreateJob | None]]:
-    """For each start its entry, and the action if its Job is created now.
+) -> Iterator[Scheduled]:
+    """What becomes of each start.
 
     Args:
         leaving: names of Jobs that this reconcile deletes.
@@ -114,12 +122,15 @@ def schedule(
             others = view.waits_for_others(start.stage)
             wait = Wait(others[0], admission=others[1]) if others else None
         if wait is not None:
-            yield start.after(wait), None
+            is_in_line = wait.admission == "WaitingForTurn"
+            # Each try of a Job that is refused takes the turn for a moment. The others must not be written for it.
+            entry = view.previous_entry(start.stage) if is_in_line and start.name in view.refused else None
+            yield Scheduled(entry or start.after(wait), waits_for_turn=is_in_line)
         elif start.is_held:
-            yield start.waiting, None
+            yield Scheduled(start.waiting)
         else:
             slots.append(_Slot(start.stage.name, f"Job {start.name} of stage {start.stage.name} to finish", ()))
-            yield start.started, start.action
+            yield Scheduled(start.started, start.action)
 
 
 def _order(view: View, start: Start) -> tuple[bool, bool, int]:

@@ -58,21 +58,22 @@ def keeps_turn(observed: Observed, previous: ChainStatus) -> bool:
     Args:
         previous: its status as stored.
     """
-    return turn_after(observed, previous) is Turn.RUNS
+    return turn_after(observed, previous, waits=waits_for_turn(previous)) is Turn.RUNS
 
 
-def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action] = ()) -> Turn:
+def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action] = (), *, waits: bool) -> Turn:
     """What a chain is for the limit once these actions are done.
 
     Args:
         status: after the actions.
         actions: without those that the API server has refused.
+        waits: the chain may not start because it has no turn.
     """
     exports = {job.uid for job in observed.jobs if job.exports_only}
     left = [pod for pod in observed.pods if not pod.is_over and pod.job_uid not in observed.foreign_jobs | exports]
     if any(pod.running for pod in left):
         return Turn.RUNS
-    if waits_for_turn(status):
+    if waits:
         return Turn.WAITS
     if any(map(_starts, actions)):
         return Turn.RUNS

@@ -27,6 +27,7 @@ class View:
         defaults: the operator's trainer image and pod template.
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago.
+        refused: names of Jobs that the API server refused the last time.
         turn: why the chain has to wait for its turn; None: it has its turn, or may start.
         peers: chains that run a stage of this one, by digest in the form of the label.
     """
@@ -40,6 +41,7 @@ class View:
     backing_off: frozenset[str] = frozenset()
     turn: Place | None = None
     peers: Mapping[str, Peer] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
 
     @property
     def suspends(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from chain_builders import own_store
 from distillchain_api.graph import Plan
 from distillchain_operator import controller
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError
 from many_chains import Namespace
 
@@ -125,3 +127,49 @@ async def test_a_stage_whose_job_has_ended_is_free_although_all_looks_at_its_cha
     monkeypatch.setattr(controller, "check_plan", fail)
     await namespace.try_all()
     assert namespace.running() == ["second"]
+
+
+async def look_at_eight_at_once(namespace: Namespace) -> int:
+    """Looks at all chains that have news, eight at the same time. Returns: how many looks that took."""
+    looks, busy = 0, set[ChainKey]()
+
+    async def work() -> None:
+        nonlocal looks
+        while namespace.news or busy:
+            key = next((key for key in namespace.news if key not in busy), None)
+            if key is None:
+                await asyncio.sleep(0)
+                continue
+            namespace.news.remove(key)
+            busy.add(key)
+            looks += 1
+            assert looks < 2000, "the operator looks for ever"
+            await namespace.controller.reconcile(key)
+            busy.discard(key)
+
+    await asyncio.gather(*(work() for _ in range(8)))
+    return looks
+
+
+@pytest.mark.parametrize("refusal", [QUOTA, ApiError(403, "violates PodSecurity")], ids=["a quota", "a policy"])
+async def test_chains_that_are_refused_take_turns_without_a_write(refusal: ApiError, monkeypatch: pytest.MonkeyPatch):
+    namespace, names = Namespace(limit=1), [f"c{number:02d}" for number in range(20)]
+
+    async def slowly(_: dict[str, Any]) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        raise refusal
+
+    for second, name in enumerate(names):
+        namespace.apply(name, second=second)
+        monkeypatch.setattr(namespace.servers[name], "dry_run_pod", slowly)
+    await look_at_eight_at_once(namespace)
+    writes = [len(server.statuses) for server in namespace.servers.values()]
+    namespace.clock.now_s += 31
+    for name in names:
+        namespace.report(name)
+    looks = await look_at_eight_at_once(namespace)
+    assert [len(server.statuses) for server in namespace.servers.values()] == writes
+    # Each is looked at when it is due, and again if another one had the turn then.
+    assert looks <= 2 * len(names)
+    assert all(refusal.message in namespace.status(name)["message"] for name in names)
