@@ -49,7 +49,7 @@ class Namespace:
             self.fill_cache()
         self.neighbours = Neighbours(self._limit, is_complete=is_complete, children=self.children)
         self.neighbours.report_to(lambda key: self.report(key.name))
-        settings = Settings(max_running_chains=self._limit)
+        settings = Settings(max_running_chains=self._limit, namespaces=(NAMESPACE,))
         self.controller = Controller(
             cast("Cluster", self),
             settings,

@@ -134,7 +134,12 @@ class Controller:
         self._underway: dict[ChainKey, _Decided] = {}  # looks whose actions are not done yet
         self.chains = KnownChains(self._finished, monotonic=monotonic)
         self._reader = Reader(
-            cluster, settings, chains=self.chains, children=children or Children(self._finished), monotonic=monotonic
+            cluster,
+            settings,
+            chains=self.chains,
+            children=children or Children(self._finished),
+            monotonic=monotonic,
+            unreadable=self._neighbours.note_unreadable,
         )
 
     async def reconcile(self, key: ChainKey) -> float | None:

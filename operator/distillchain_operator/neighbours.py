@@ -116,6 +116,13 @@ class Neighbours:
         """All chains of a namespace, or of all of them, were noted."""
         self._listed.add(namespace)
 
+    def note_unreadable(self, namespace: str) -> None:
+        """The chains of a namespace are forgotten, because they cannot be read; their Jobs run on.
+
+        If it can be read again, they are listed before one of them starts.
+        """
+        self._listed.discard(namespace)
+
     def looked(
         self,
         document: dict[str, Any],

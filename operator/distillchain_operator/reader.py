@@ -38,7 +38,11 @@ class _Parts(NamedTuple):
 
 
 class Reader:
-    """Reads chains, their Jobs and pods."""
+    """Reads chains, their Jobs and pods.
+
+    Args:
+        unreadable: called with each namespace in which a chain may not be read.
+    """
 
     def __init__(
         self,
@@ -48,10 +52,11 @@ class Reader:
         chains: KnownChains,
         children: Children,
         monotonic: Callable[[], float],
+        unreadable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._cluster, self._settings = cluster, settings
         self._chains, self._children = chains, children
-        self._monotonic = monotonic
+        self._monotonic, self._unreadable = monotonic, unreadable
         self._parts: dict[ChainKey, _Parts] = {}
 
     def forget(self, key: ChainKey) -> None:
@@ -95,6 +100,7 @@ class Reader:
             if error.status != 403 or not self._settings.namespaces:
                 raise
             # The namespace was deleted, and the Role in it first. If it comes back, so do its chains (namespaces.py).
+            self._unreadable(key.namespace)
             log.info("chain may not be read", extra={"chain": str(key), "error": error.message})
             return None
         if document is None or "deletionTimestamp" in document["metadata"]:

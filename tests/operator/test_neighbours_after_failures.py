@@ -173,3 +173,28 @@ async def test_chains_that_are_refused_take_turns_without_a_write(refusal: ApiEr
     # Each is looked at when it is due, and again if another one had the turn then.
     assert looks <= 2 * len(names)
     assert all(refusal.message in namespace.status(name)["message"] for name in names)
+
+
+async def test_chains_of_a_namespace_that_can_be_read_again_are_listed_before_one_starts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    namespace = Namespace(limit=1)
+    for second, name in enumerate(("b", "a")):
+        namespace.apply(name, second=second)
+        await namespace.settle()
+    namespace.start_operator()
+    await namespace.settle()
+
+    async def refuse(*_: Any) -> Any:
+        raise ApiError(403, "chains are forbidden")
+
+    with monkeypatch.context() as without_role:
+        without_role.setattr(namespace, "get_chain", refuse)
+        for name in ("b", "a"):
+            namespace.report(name)
+        await namespace.settle()
+    for name in ("a", "b"):
+        namespace.report(name)
+    await namespace.settle()
+    assert namespace.running() == ["b"]
+    assert namespace.lists == 2
