@@ -103,6 +103,10 @@ class Claims:
         # The one that is looked at first may take the stage.
         return sorted(others, key=lambda other: (self._asks[other][0], other.name))
 
+    def keys(self) -> set[ChainKey]:
+        """The chains that claim a stage, or may claim one."""
+        return {*self._of, *(key for stored in self._stored.values() for key in stored)}
+
     def of(self, key: ChainKey) -> tuple[str, dict[Shared, Claim]]:
         """When a chain with claims was created, and what it claims."""
         return self._created_at.get(key, ""), self._of.get(key, {})

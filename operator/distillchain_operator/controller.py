@@ -68,6 +68,11 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _is_lasting(error: Exception) -> bool:
+    # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
+    return not isinstance(error, ApiError) or error.is_refusal
+
+
 class _Decided(NamedTuple):
     """What to do about a chain, and what that was decided on. Without a plan, its spec is invalid."""
 
@@ -155,12 +160,17 @@ class Controller:
         return due_s
 
     async def _look(self, key: ChainKey) -> float | None:
-        document = await self._reader.find_chain(key)
+        try:
+            document = await self._reader.find_chain(key)
+            previous = parse_status(document or {}, key)
+        except Exception as error:
+            if _is_lasting(error):
+                self._neighbours.failed(key)
+            raise
         if document is None:
             self._forget(key)
             self._neighbours.forget(key)
             return None
-        previous = parse_status(document, key)
         if has_succeeded(document) and key not in self._finished and not jobs_expire(document):
             # After a start of the operator: nothing of it has changed, or there would be an event.
             self._finished.note(document)
@@ -173,8 +183,7 @@ class Controller:
             if (decided := self._underway.get(key)) is not None:
                 # What it wanted to start holds no place and no stage.
                 self._note(decided, decided.previous)
-            # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
-            if not isinstance(error, ApiError) or error.is_refusal:
+            if _is_lasting(error):
                 self._neighbours.failed(key, self._reader.known_children(document, key), previous)
                 await self._report_failure(document, key, previous, error)
             raise

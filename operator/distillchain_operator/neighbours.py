@@ -229,6 +229,7 @@ class Neighbours:
     def check(self, existing: set[ChainKey]) -> None:
         """Wakes the chains that are not in a list of all chains. It may be older than they are, so each is read."""
         known = {key for line in self._lines.values() for key in (*line.running, *line.unseen, *line.places)}
+        known |= self._claims.keys()
         for key in sorted(known - existing):
             self._wake(key)
         self._seen &= existing | known

@@ -198,3 +198,32 @@ async def test_chains_of_a_namespace_that_can_be_read_again_are_listed_before_on
     await namespace.settle()
     assert namespace.running() == ["b"]
     assert namespace.lists == 2
+
+
+async def test_a_chain_whose_deletion_was_not_reported_holds_no_stage():
+    namespace = await two_chains_of_one_stage()
+    del namespace.servers["first"]
+    namespace.neighbours.check({ChainKey("ml", "second")})
+    await namespace.settle()
+    assert namespace.running() == ["second"]
+
+
+async def test_a_chain_that_cannot_be_read_after_a_start_of_the_operator_holds_no_place(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+):
+    namespace.apply("x")
+    await namespace.settle()
+    namespace.fail("x")
+    await namespace.settle()
+    namespace.apply("y", second=1)
+    namespace.start_operator()
+    read = namespace.get_chain
+
+    async def read_others(where: str, name: str) -> Any:
+        if name == "x":
+            raise ValueError("of a later release")
+        return await read(where, name)
+
+    monkeypatch.setattr(namespace, "get_chain", read_others)
+    await namespace.try_all()
+    assert namespace.running() == ["y"]
