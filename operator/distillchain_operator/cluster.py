@@ -68,7 +68,8 @@ class Cluster:
             async for chain in self._stream_chains(namespace):
                 yield chain
         except ApiError as error:
-            if error.status not in (400, 422):  # the API server is older than 1.34, or has it disabled
+            # The API server is older than 1.34 or has it disabled; or (504) its cache lags behind etcd.
+            if error.status not in (400, 422, 504):
                 raise
             async for chain in self._list_chains(namespace, limit=PAGE_CHAINS, accept=JSON):
                 yield chain
