@@ -77,7 +77,9 @@ class View:
         # Without a Job, a stage has failed because the API server refused it, and is tried again all the time.
         goes_on = any(entry.phase == "Failed" and entry.job is None for entry in own)
         known = {entry.name: entry.digest for entry in self.previous.entries}
-        return not goes_on and any(known.get(stage.name, stage.digest) != stage.digest for stage in self.plan.vertices)
+        # A verdict without a control that has failed has another digest in the same release too (verdict_step.py).
+        stages = [stage for stage in self.plan.vertices if not stage.is_verdict]
+        return not goes_on and any(known.get(stage.name, stage.digest) != stage.digest for stage in stages)
 
     @property
     def _is_retried(self) -> bool:
