@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_document
+from chain_builders import a_document, own_store
 from cluster.controlplane import ControlPlane
 from cluster.operator_process import OperatorProcess
 from cluster.ports import free_ports
@@ -268,7 +268,8 @@ def test_of_two_operators_one_works_and_the_other_takes_over_when_it_is_killed(
         assert "job created" not in standby.log.read_text()
 
         leader.kill()
-        control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(a_document("after")))
+        after = a_document("after", storage=own_store("after"))  # else it would wait for the chain before
+        control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(after))
         killed_at = time.monotonic()
         wait("the other to lead", standby.leads)
         assert (

@@ -173,9 +173,9 @@ def test_the_time_of_a_teacher_pass_is_part_of_the_total_and_shown_by_itself(tmp
     assert report.totals.gpu_hours == pytest.approx(before.totals.gpu_hours + 2.016)
     assert report.totals.elapsed_s == pytest.approx(before.totals.elapsed_s + 907.2)
     text, page = render(report, Format.MARKDOWN), render(report, Format.HTML)
-    assert "3.27 h on GPUs, of which 2.02 h for teacher passes; 0 of 3" in text
-    assert "3.27 h on GPUs, of which 2.02 h for teacher passes; 0 of 3" in page
-    assert "| tiny: teacher pass | 15 min 7 s |" in text
+    assert "3.28 h on GPUs, of which 2.02 h for teacher passes; 0 of 3" in text
+    assert "3.28 h on GPUs, of which 2.02 h for teacher passes; 0 of 3" in page
+    assert "| tiny: teacher pass | 15 min 07 s |" in text
     assert '<span class="quiet"> teacher pass</span>' in page
 
 
