@@ -58,7 +58,8 @@ def test_from_the_three_commands_to_the_report_and_to_uninstall(
     else:
         node.ctr("images", "tag", HOST_PYTHON_IMAGE, operator_image.name.replace("-operator:", "-trainer:"))
         template = {}
-    relay = relay_in(s3, tmp_path)
+    (tmp_path / "data").mkdir()  # all of this folder is uploaded, and beside it etcd writes
+    relay = relay_in(s3, tmp_path / "data")
     chain = chain_of(relay, s3, [femto_stage(relay)], name=NAME, bucket=s3.ensure_bucket("models"), **template)
     chain["spec"]["teacher"] = {"model": relay.tiny}
     checkout = a_checkout(tmp_path / "checkout")
