@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan, build_plan
@@ -33,6 +33,7 @@ from distillchain_operator.actions import (
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, version_of
 from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.decided import Decided
 from distillchain_operator.finished import FinishedChains, has_succeeded, jobs_expire
 from distillchain_operator.job_changes import JobChanger, Refused
 from distillchain_operator.job_creation import JobCreator
@@ -42,26 +43,19 @@ from distillchain_operator.late_exports import refused_export
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.observed import Observed
-from distillchain_operator.problems import (
-    CHANGE_REFUSED,
-    RECONCILE_FAILED,
-    STATUS_REFUSED,
-    problem_events,
-    with_problem,
-)
+from distillchain_operator.problems import CHANGE_REFUSED, RECONCILE_FAILED
 from distillchain_operator.reader import Reader
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.stage_metrics import pods_now
-from distillchain_operator.status import build_chain_status, invalid_status, status_patch, with_entry
+from distillchain_operator.status import build_chain_status, invalid_status, with_entry
+from distillchain_operator.status_writer import StatusWriter
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.suspension import stop_all
-from distillchain_operator.transitions import transitions
 
 log = logging.getLogger(__name__)
 
 SOON_S = 0.1
-REFUSED_RETRY_S = 30.0  # no event says that a webhook was corrected
 
 
 def _utc_now() -> datetime:
@@ -71,37 +65,6 @@ def _utc_now() -> datetime:
 def _is_lasting(error: Exception) -> bool:
     # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
     return not isinstance(error, ApiError) or error.is_refusal
-
-
-class _Decided(NamedTuple):
-    """What to do about a chain, and what that was decided on. Without a plan, its spec is invalid."""
-
-    document: dict[str, Any]
-    plan: Plan | None
-    observed: Observed
-    previous: ChainStatus
-    decision: Decision
-    done: list[Action]
-    """Those that the API server has accepted so far."""
-    progress: Progress | None = None
-
-
-def _failed(status: ChainStatus) -> set[tuple[str, str | None]]:
-    """The stages and exports that have failed, each with its Job."""
-    stages = {(entry.name, entry.job) for entry in status.entries if entry.phase == "Failed"}
-    missing = [(entry.name, entry.missing_export) for entry in status.entries if entry.missing_export]
-    return stages | {(name, export.job) for name, export in missing if export.phase == "Failed"}
-
-
-def _committed(status: ChainStatus) -> set[tuple[str, str | None]]:
-    """The stages that are committed, each with its digest."""
-    return {(entry.name, entry.digest) for entry in status.entries if entry.phase == "Committed"}
-
-
-def _commits_after_retry(decided: _Decided) -> bool:
-    """Whether a stage becomes committed that the user may have let train again before."""
-    status, previous = decided.decision.status, decided.previous
-    return bool(previous.handled_retry and _committed(status) - _committed(previous))
 
 
 class Controller:
@@ -136,8 +99,9 @@ class Controller:
         )
         # Only spares requests: after a restart the log is read at once.
         self._progress_read_at: dict[ChainKey, float] = {}
-        self._underway: dict[ChainKey, _Decided] = {}  # looks whose actions are not done yet
+        self._underway: dict[ChainKey, Decided] = {}  # looks whose actions are not done yet
         self.chains = KnownChains(self._finished, monotonic=monotonic)
+        self._writer = StatusWriter(cluster, chains=self.chains, metrics=self._metrics, clock=clock)
         self._reader = Reader(
             cluster,
             settings,
@@ -207,20 +171,20 @@ class Controller:
             return None
         decided = await self._decide(*sight, key, progress=progress)
         # Another operator may have deleted Jobs, and noted that in status, after the Jobs were listed.
-        if _commits_after_retry(decided) and version_of(decided.document) != version_of(document):
+        if decided.commits_after_retry and version_of(decided.document) != version_of(document):
             raise ApiError(409, "the chain was changed while its Jobs were read", reason="Conflict")
         return await self._carry_out(decided, key)
 
     async def _decide(
         self, document: dict[str, Any], observed: Observed, key: ChainKey, *, progress: Progress | None = None
-    ) -> _Decided:
+    ) -> Decided:
         previous = parse_status(document, key)
         try:
             plan = build_plan(parse_chain(document, from_cluster=True))
             check_plan(plan)
         except BadDocument as error:
             decision = self._stop_if_invalid(document, observed, previous, [str(fault) for fault in error.faults])
-            return _Decided(document, None, observed, previous, decision, [])
+            return Decided(document, None, observed, previous, decision, [])
         progress = progress or await self._read_progress(plan, observed, key)
         decision = reconcile(
             plan,
@@ -236,7 +200,7 @@ class Controller:
             turn=self._neighbours.turn_of(document),
             peers=self._neighbours.peers_of(document, plan),
         )
-        decided = self._underway[key] = _Decided(document, plan, observed, previous, decision, [], progress)
+        decided = self._underway[key] = Decided(document, plan, observed, previous, decision, [], progress)
         tried = [action for action in decision.actions if not self._is_backing_off(action, decided, key)]
         # While a refusal is remembered, the chain starts nothing, and its status stays as it is.
         status = decision.status if len(tried) == len(decision.actions) else previous
@@ -244,7 +208,7 @@ class Controller:
         self._neighbours.looked(document, plan, observed, status, tried, waits=decision.waits_for_turn)
         return decided
 
-    def _note(self, decided: _Decided, status: ChainStatus) -> None:
+    def _note(self, decided: Decided, status: ChainStatus) -> None:
         """What a look has found, with the actions that are done."""
         document, plan, observed, _, decision, done, _ = decided
         self._neighbours.looked(document, plan, observed, status, done, waits=decision.waits_for_turn)
@@ -255,19 +219,17 @@ class Controller:
             self._neighbours.note_stored(document)
         self._neighbours.note_listed(namespace)
 
-    def _needs_live_reads(self, decided: _Decided, key: ChainKey) -> bool:
+    def _needs_live_reads(self, decided: Decided, key: ChainKey) -> bool:
         """Whether a decision on what the caches have may create or delete a Job, or declare what a stage has become.
 
         A failure is final, and the caches may have the end of a Job before that of its pod, which says why it failed.
         After a retry they may still have the answer of a Job that was deleted, so that its stage trains again.
         """
-        if any(self._is_final(action, decided, key) for action in decided.decision.actions):
+        if decided.fails or decided.commits_after_retry:
             return True
-        if _commits_after_retry(decided):
-            return True
-        return bool(_failed(decided.decision.status) - _failed(decided.previous))
+        return any(self._is_final(action, decided, key) for action in decided.decision.actions)
 
-    def _is_final(self, action: Action, decided: _Decided, key: ChainKey) -> bool:
+    def _is_final(self, action: Action, decided: Decided, key: ChainKey) -> bool:
         match action:
             case CreateJob() | DeleteJob():
                 return not self._is_backing_off(action, decided, key)
@@ -276,14 +238,14 @@ class Controller:
             case _:
                 assert_never(action)
 
-    def _is_backing_off(self, action: Action, decided: _Decided, key: ChainKey) -> bool:
+    def _is_backing_off(self, action: Action, decided: Decided, key: ChainKey) -> bool:
         """Whether an action was refused a moment ago, so that nothing is requested now."""
         if isinstance(action, CreateJob):
             held = self._creator.backing_off(decided.plan, key) if decided.plan else frozenset()
             return action.job["metadata"]["name"] in held
         return not isinstance(action, CreatePart) and self._changer.is_backing_off(action, key)
 
-    async def _carry_out(self, decided: _Decided, key: ChainKey) -> float | None:
+    async def _carry_out(self, decided: Decided, key: ChainKey) -> float | None:
         document, plan, observed, previous, decision, _, _ = decided
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
         # was written first would name a Job that does not exist.
@@ -291,7 +253,7 @@ class Controller:
         # A Job that was refused leaves its place to the next chain, also if the status is refused.
         self._note(decided, status)
         self._underway.pop(key, None)
-        refused_s = await self._write(document, key, previous, status)
+        refused_s = await self._writer.write(document, key, previous, status)
         if plan is None:
             self._metrics.reconciled(key, status, pods=pods_now(observed))
             return retry_s if refused_s is None else refused_s
@@ -329,15 +291,9 @@ class Controller:
         """Writes to status that the chain cannot be reconciled; the queue logs the error and tries again."""
         what = error.message if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
         problem = f"the operator cannot reconcile this chain and tries again: {what}; see the log of the operator"
-        status = self._with_problem(document, previous, problem, reason=RECONCILE_FAILED)
+        status = self._writer.with_problem(document, previous, problem, reason=RECONCILE_FAILED)
         with contextlib.suppress(ApiError):  # the first error is the cause
-            await self._write(document, key, previous, status)
-
-    def _with_problem(
-        self, document: dict[str, Any], status: ChainStatus, problem: str, *, reason: str, stalls: bool = True
-    ) -> ChainStatus:
-        generation = document["metadata"]["generation"]
-        return with_problem(status, problem, reason=reason, generation=generation, now=self._clock(), stalls=stalls)
+            await self._writer.write(document, key, previous, status)
 
     def _stop_if_invalid(
         self, document: dict[str, Any], observed: Observed, previous: ChainStatus, faults: list[str]
@@ -364,7 +320,7 @@ class Controller:
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
-    async def _act(self, decided: _Decided, key: ChainKey) -> tuple[ChainStatus, float | None]:
+    async def _act(self, decided: Decided, key: ChainKey) -> tuple[ChainStatus, float | None]:
         """Performs the actions; the status is the decision's unless the API server did not accept an object."""
         document, plan, _, previous, decision, done, _ = decided
         status, retries_s = decision.status, []
@@ -407,50 +363,7 @@ class Controller:
         # Last, because a Job that is refused builds the status again.
         for refused in refusals:
             retries_s.append(refused.retry_s)
-            status = self._with_problem(document, status, refused.problem, reason=CHANGE_REFUSED, stalls=refused.stalls)
+            status = self._writer.with_problem(
+                document, status, refused.problem, reason=CHANGE_REFUSED, stalls=refused.stalls
+            )
         return status, min(retries_s, default=None)
-
-    async def _write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> float | None:
-        """Writes the status; if the API server refuses it, the old one with the reason, to try again in some seconds.
-
-        Raises: ApiError 409 if the chain was edited since it was read; the queue retries with a fresh read.
-        """
-        # Most reconciles change nothing, and each write of a changed status causes another reconcile.
-        if new == old:
-            return None
-        try:
-            await self._patch(document, key, new)
-        except ApiError as error:
-            if error.status == 404:
-                return None  # deleted since it was read
-            if not error.is_refusal:
-                raise
-            return await self._write_refused(document, key, old, error)
-        await self._announce(document, key, old, new)
-        return None
-
-    async def _write_refused(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, error: ApiError) -> float:
-        log.warning("status refused", extra={"chain": str(key), "error": error.message})
-        problem = f"the API server refused the status of this chain: {error.message}"
-        status = self._with_problem(document, old, problem, reason=STATUS_REFUSED)
-        if status != old:
-            await self._patch(document, key, status)
-            await self._announce(document, key, old, status)
-        return REFUSED_RETRY_S
-
-    async def _patch(self, document: dict[str, Any], key: ChainKey, status: ChainStatus) -> None:
-        version = document["metadata"]["resourceVersion"]
-        patch = status_patch(status)
-        written = await self._cluster.patch_status(key.namespace, key.name, resource_version=version, status=patch)
-        self.chains.note(key, written)
-
-    async def _announce(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
-        # After the write: a reconcile that ended in a conflict is repeated and would count and report its changes
-        # twice.
-        self._metrics.changed(key, old, new)
-        for event in [*transitions(old, new), *problem_events(old, new)]:
-            log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
-            try:
-                await self._cluster.create_event(document, event)
-            except ApiError as error:  # an Event is created once or not at all; the status is complete without it
-                log.warning("event not created", extra={"chain": str(key), "error": error.message})

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from distillchain_operator import controller, jobs, reconcile, scheduling
+from distillchain_operator import jobs, reconcile, scheduling
 from distillchain_operator.actions import CreateJob, DeleteJob
 from distillchain_operator.controller import Controller
+from distillchain_operator.decided import Decided
 from distillchain_operator.known_chains import KnownChains
 from distillchain_operator.policy import POD_FAILURE_POLICY
 from simulation.checking import first_broken
@@ -42,10 +43,8 @@ def with_rules(*rules: Any) -> Patch:
 MUTATIONS: dict[str, Patch] = {
     "a Job is created on caches": trusts_caches_for(CreateJob),
     "a Job is deleted on caches": trusts_caches_for(DeleteJob),
-    "a failure is decided on caches": lambda patch: patch.setattr(controller, "_failed", lambda _: set()),
-    "a commit after a retry is decided on caches": lambda patch: patch.setattr(
-        controller, "_commits_after_retry", lambda _: False
-    ),
+    "a failure is decided on caches": lambda patch: patch.setattr(Decided, "fails", False),
+    "a commit after a retry is decided on caches": lambda patch: patch.setattr(Decided, "commits_after_retry", False),
     "a suspension is ignored": lambda patch: patch.setattr(reconcile, "follow_suspend", nothing),
     "pods that stop are not waited for": lambda patch: patch.setattr(scheduling, "_slots_of_pods", nothing),
     "the periodic list is ignored": lambda patch: patch.setattr(KnownChains, "listed", lambda *_: None),

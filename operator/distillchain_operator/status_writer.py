@@ -1,0 +1,89 @@
+"""Writes the status of a chain, and reports what has changed in it as Events and metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.chain_key import ChainKey
+from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.known_chains import KnownChains
+from distillchain_operator.metrics import Metrics
+from distillchain_operator.problems import STATUS_REFUSED, problem_events, with_problem
+from distillchain_operator.status import status_patch
+from distillchain_operator.transitions import transitions
+
+log = logging.getLogger(__name__)
+
+REFUSED_RETRY_S = 30.0  # no event says that a webhook was corrected
+
+
+class StatusWriter:
+    """Writes one status at a time.
+
+    Args:
+        chains: learns what was written.
+    """
+
+    def __init__(
+        self, cluster: Cluster, *, chains: KnownChains, metrics: Metrics, clock: Callable[[], datetime]
+    ) -> None:
+        self._cluster = cluster
+        self._chains = chains
+        self._metrics = metrics
+        self._clock = clock
+
+    async def write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> float | None:
+        """Writes the status; if the API server refuses it, the old one with the reason, to try again in some seconds.
+
+        Raises: ApiError 409 if the chain was edited since it was read; the queue retries with a fresh read.
+        """
+        # Most reconciles change nothing, and each write of a changed status causes another reconcile.
+        if new == old:
+            return None
+        try:
+            await self._patch(document, key, new)
+        except ApiError as error:
+            if error.status == 404:
+                return None  # deleted since it was read
+            if not error.is_refusal:
+                raise
+            return await self._write_refused(document, key, old, error)
+        await self._announce(document, key, old, new)
+        return None
+
+    async def _write_refused(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, error: ApiError) -> float:
+        log.warning("status refused", extra={"chain": str(key), "error": error.message})
+        problem = f"the API server refused the status of this chain: {error.message}"
+        status = self.with_problem(document, old, problem, reason=STATUS_REFUSED)
+        if status != old:
+            await self._patch(document, key, status)
+            await self._announce(document, key, old, status)
+        return REFUSED_RETRY_S
+
+    async def _patch(self, document: dict[str, Any], key: ChainKey, status: ChainStatus) -> None:
+        version = document["metadata"]["resourceVersion"]
+        patch = status_patch(status)
+        written = await self._cluster.patch_status(key.namespace, key.name, resource_version=version, status=patch)
+        self._chains.note(key, written)
+
+    async def _announce(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> None:
+        # After the write: a reconcile that ended in a conflict is repeated and would count and report its changes
+        # twice.
+        self._metrics.changed(key, old, new)
+        for event in [*transitions(old, new), *problem_events(old, new)]:
+            log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
+            try:
+                await self._cluster.create_event(document, event)
+            except ApiError as error:  # an Event is created once or not at all; the status is complete without it
+                log.warning("event not created", extra={"chain": str(key), "error": error.message})
+
+    def with_problem(
+        self, document: dict[str, Any], status: ChainStatus, problem: str, *, reason: str, stalls: bool = True
+    ) -> ChainStatus:
+        """A status that says so in its conditions; see distillchain_operator.problems."""
+        generation = document["metadata"]["generation"]
+        return with_problem(status, problem, reason=reason, generation=generation, now=self._clock(), stalls=stalls)
