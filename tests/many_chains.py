@@ -171,6 +171,13 @@ class Namespace:
         self.report(name)
         return pod
 
+    def stall(self, name: str) -> None:
+        """A pod of the chain waits for a Secret that does not exist."""
+        pod = self.run_pod(name)
+        waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3-credentials" not found'}
+        containers = [{"name": "trainer", "state": {"waiting": waiting}}]
+        pod["status"] = {"phase": "Pending", "containerStatuses": containers}
+
     def commit(self, name: str, *, reused: bool = False) -> None:
         """The trainer of the chain's active Job commits its stage."""
         (job,) = [job for job in self.servers[name].jobs if is_active(job)]

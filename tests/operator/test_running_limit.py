@@ -84,18 +84,11 @@ def suspend(namespace: Namespace) -> None:
     namespace.apply("first", suspend=True)
 
 
-def stall(namespace: Namespace) -> None:
-    pod = namespace.run_pod("first")
-    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3-credentials" not found'}
-    containers = [{"name": "trainer", "state": {"waiting": waiting}}]
-    pod["status"] = {"phase": "Pending", "containerStatuses": containers}
-
-
 @pytest.mark.parametrize(
     "leave",
     [
         pytest.param(suspend, id="it is suspended"),
-        pytest.param(stall, id="it stalls"),
+        pytest.param(lambda namespace: namespace.stall("first"), id="it stalls"),
         pytest.param(lambda namespace: namespace.fail("first"), id="it fails"),
         pytest.param(lambda namespace: namespace.delete("first"), id="it is deleted"),
     ],

@@ -94,18 +94,11 @@ def suspend(namespace: Namespace) -> None:
     namespace.apply("first", storage=STORE, suspend=True)
 
 
-def stall(namespace: Namespace) -> None:
-    pod = namespace.run_pod("first")
-    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3-credentials" not found'}
-    containers = [{"name": "trainer", "state": {"waiting": waiting}}]
-    pod["status"] = {"phase": "Pending", "containerStatuses": containers}
-
-
 @pytest.mark.parametrize(
     "leave",
     [
         pytest.param(suspend, id="is suspended"),
-        pytest.param(stall, id="stalls"),
+        pytest.param(lambda namespace: namespace.stall("first"), id="stalls"),
         pytest.param(lambda namespace: namespace.fail("first"), id="fails"),
         pytest.param(lambda namespace: namespace.delete("first"), id="is deleted"),
         pytest.param(lambda namespace: namespace.apply("first", storage=STORE, stages=["other"]), id="is edited"),
