@@ -146,6 +146,7 @@ def _written(found: SideBySide, form: CompareFormat) -> str:
     width = None if form is CompareFormat.WIDE else WIDTH
     parts = [_models_table(found, width=width)]
     parts += [f"{model.label}: no difference: {model.not_compared}" for model in found.models if model.not_compared]
+    parts += [found.device_note] if found.device_note else []
     if found.recipe:
         columns = [Column("FIELD"), *(Column(model.label) for model in found.models)]
         parts += ["", format_columns(columns, [[line.field, *line.values] for line in found.recipe], width=width)]
@@ -158,7 +159,8 @@ def _models_table(found: SideBySide, *, width: int | None) -> str:
     from distillchain_report import words
 
     metric = found.metric
-    titles = [metric.name, "95%", "DIFFERENCE", "95%", "P", "PARAMETERS", "SIZE", "EXAMPLES/S", "HOURS", "GPU-HOURS"]
+    titles = [metric.name, "95%", "DIFFERENCE", "95%", "P", "PARAMETERS", "SIZE", "EXAMPLES/S", "LATENCY", "HOURS",
+              "GPU-HOURS"]  # fmt: skip
     has_cost = found.models[0].cost is not None
     columns = [Column("MODEL"), *(Column(title, right=True) for title in [*titles, *(["COST"] if has_cost else [])])]
 
@@ -175,6 +177,7 @@ def _models_table(found: SideBySide, *, width: int | None) -> str:
             count(model.parameters),
             size(model.size_bytes),
             rate(model.examples_per_second),
+            words.milliseconds(model.latency_p50_ms) if model.latency_p50_ms is not None else "",
             f"{model.hours:.2f}",
             f"{model.gpu_hours:.2f}",
             *([f"{model.cost:.2f}"] if model.cost is not None else []),

@@ -62,6 +62,9 @@ class ComparedModel(Document):
     size_bytes: int
     examples_per_second: float | None = None
     latency_p50_ms: float | None = None
+    """Of one row at batch size 1."""
+    device: str | None = None
+    """On which both were measured."""
     gpu_hours: float
     """Of all stages down to this one, whoever trained them."""
     hours: float
@@ -87,6 +90,15 @@ class SideBySide(Document):
     recipe: list[RecipeLine]
     missing: list[str] = []
     """What could not be read, and why."""
+
+    @property
+    def device_note(self) -> str:
+        """Which models were measured on which device; empty if it was the same one."""
+        devices = [(model.label, model.device or "an unknown device") for model in self.models]
+        if len({device for _, device in devices}) == 1:
+            return ""
+        listed = ", ".join(f"{label} on {device}" for label, device in devices)
+        return f"Speed and latency were not measured on the same device: {listed}"
 
 
 def compare(entrants: Sequence[Entrant], *, price_per_gpu_hour: float | None = None) -> SideBySide:
@@ -123,6 +135,7 @@ def _described(
         size_bytes=model.size_bytes,
         examples_per_second=model.examples_per_second,
         latency_p50_ms=model.latency_p50_ms,
+        device=entrant.last.manifest.environment.get("device") if entrant.last.manifest else None,
         gpu_hours=totals.gpu_hours,
         hours=totals.elapsed_s / 3600,
         cost=None if price is None else totals.gpu_hours * price,

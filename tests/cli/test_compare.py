@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,15 +72,41 @@ def test_the_table_and_the_page(chain: Path):
     assert "-0.050" in html
 
 
+def change_manifest(chain: Path, stage: str, change: Callable[[dict[str, Any]], None]) -> None:
+    for path in (chain.parent / "store").rglob("manifest.json"):
+        document = json.loads(path.read_text())
+        if document["stage"] == stage:
+            change(document)
+            path.write_text(json.dumps(document))
+
+
+def test_latencies_and_the_devices_on_which_they_were_measured(chain: Path):
+    def compared(form: str) -> str:
+        done = distillchain_here("compare", "chain.yaml:mini", "chain.yaml:tiny", "-o", form, cwd=chain.parent)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "device" not in compared("table")
+    for stage, device, latency in (("mini", "NVIDIA H100", 1.5), ("tiny", "cpu (2 threads)", 20.25)):
+        change_manifest(chain, stage, lambda found, device=device: found["environment"].update(device=device))
+        change_manifest(chain, stage, lambda found, latency=latency: found["student"].update(latencyP50Ms=latency))
+
+    head, mini, tiny, note = compared("wide").splitlines()[:4]
+    want = "Speed and latency were not measured on the same device: chain.yaml:mini on NVIDIA H100"
+    assert "  LATENCY" in head
+    assert "  1.50 ms  " in mini
+    assert "  20.2 ms  " in tiny
+    assert note.startswith(want)
+    assert want in compared("html")
+    models = json.loads(compared("json"))["models"]
+    assert [(model["device"], model["latencyP50Ms"]) for model in models] == [
+        ("NVIDIA H100", 1.5),
+        ("cpu (2 threads)", 20.25),
+    ]
+
+
 def test_models_on_other_rows_are_shown_and_not_compared(chain: Path):
-    (manifest,) = (
-        path
-        for path in (chain.parent / "store").rglob("manifest.json")
-        if '"stage": "tiny"' in json.dumps(json.loads(path.read_text()))
-    )
-    document = json.loads(manifest.read_text())
-    document["data"]["validation"]["sha256"] = "f" * 64
-    manifest.write_text(json.dumps(document))
+    change_manifest(chain, "tiny", lambda found: found["data"]["validation"].update(sha256="f" * 64))
 
     done = distillchain_here("compare", "chain.yaml:mini", "chain.yaml:tiny", cwd=chain.parent)
 
