@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from bench.evidence_study.chains import SMALL, Arm, Sizes, build_chains, cells_of
@@ -92,3 +93,51 @@ def test_the_small_study_is_interrupted_and_continued(tmp_path: Path, shared: Pa
     assert "chain minus FromRoot" in (tmp_path / "answers.svg").read_text()
     # The same table from the file as from the store.
     assert plotted.stdout.strip() in third.stdout
+
+
+def of_data(name: str) -> list[dict[str, str]]:
+    with (CHECKOUT / "docs" / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_answers_on_the_page_are_those_of_its_students():
+    values: dict[tuple[str, ...], list[float]] = {}
+    for row in of_data("evidence.csv"):
+        values.setdefault((row["task"], row["student"], row["transfer"], row["arm"]), []).append(float(row["value"]))
+
+    for answer in of_data("evidence-answers.csv"):
+        question = answer["task"], answer["student"], answer["transfer"]
+        # In this study, labels alone have one set of students for both questions of a task.
+        control = (*question[:2], "no" if answer["control"] == "Direct" else answer["transfer"], answer["control"])
+        arms = [values[(*question, "chain")], values[control]]
+        assert [len(arm) for arm in arms] == [5, 5]
+        means = [fmean(arm) for arm in arms]
+        assert means == pytest.approx([float(answer["chain"]), float(answer["control_value"])], abs=2e-5)
+        assert means[0] - means[1] == pytest.approx(float(answer["difference"]), abs=2e-5)
+
+
+def test_the_page_says_what_its_data_say():
+    answers = of_data("evidence-answers.csv")
+    page = " ".join((CHECKOUT / "docs/evidence.md").read_text().split())
+    gains, controls = ([row for row in answers if row["control"] == name] for name in ("FromRoot", "Direct"))
+    for from_root, direct in zip(gains, controls, strict=True):
+        words = {"NotWorthIt": "not worth it", "Undecided": "undecided", "WorthIt": "worth it"}[from_root["outcome"]]
+        question = " | ".join(from_root[name] for name in ("task", "student", "transfer"))
+        chain = f"{100 * float(from_root['chain']):.1f}"
+        assert f"| {question} | {chain} | {cells(from_root)} | {cells(direct)} | {words} |" in page
+
+    assert not [row for row in gains if float(row["low"]) > 0], "in none is the chain certainly better than FromRoot"
+    assert sum(row["outcome"] == "NotWorthIt" for row in gains) == 1
+    assert sum(float(row["low"]) > 0 for row in controls) == 5
+    assert max(float(row["high"]) for row in gains) < 0.03
+    assert sum(float(row["high"]) >= 0.007 for row in gains) == 7
+    assert "for seven of the ten, a gain of 0.7 points is not" in page
+    assert "In five of ten questions the chain is better than the labels alone" in page
+
+
+def cells(answer: dict[str, str]) -> str:
+    difference, low, high = (
+        f"{100 * float(answer[name]):+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
+        for name in ("difference", "low", "high")
+    )
+    return f"{difference} ({low} to {high}) | {100 * float(answer['detectable']):.1f}"
