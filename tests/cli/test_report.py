@@ -198,7 +198,7 @@ def test_a_plan_fails_at_a_manifest_of_another_release(chain_file: Path):
 
 @pytest.mark.cluster
 @pytest.mark.xdist_group("cli")
-def test_a_failed_chain_of_the_cluster_gets_a_report_a_plan_and_advice_from_its_bucket(
+def test_commands_read_a_failed_chain_of_the_cluster_from_its_bucket(
     control_plane: ControlPlane,
     namespace: str,
     bucket: str,
@@ -227,6 +227,11 @@ def test_a_failed_chain_of_the_cluster_gets_a_report_a_plan_and_advice_from_its_
         environment = {**kubeconfig, **credentials, **variables}
         return distillchain(*arguments, "relay", "-n", namespace, "-o", "json", cwd=tmp_path, **environment)
 
+    def here(*arguments: str) -> str:
+        done = distillchain_here(*arguments, "-n", namespace, cwd=tmp_path, **kubeconfig, **credentials)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     done, planned, advised = ask("report"), ask("plan"), ask("advise")
     denied = ask("report", AWS_SECRET_ACCESS_KEY="wrong-secret")
 
@@ -240,6 +245,11 @@ def test_a_failed_chain_of_the_cluster_gets_a_report_a_plan_and_advice_from_its_
     assert advised.returncode == 0, advised.stderr
     advice = json.loads(advised.stdout)
     assert [(step["teacher"], step["student"]) for step in advice["steps"]] == [("teacher", "mini")]
+    compared = json.loads(here("compare", "relay:mini", "relay", "-o", "json"))
+    assert [(model["chain"], model["stage"]) for model in compared["models"]] == [(f"{namespace}/relay", "mini")] * 2
+    assert json.loads(here("gc", "relay", "-o", "json"))["storage"] == storage["uri"]
+    here("download", "relay", "--stage", "mini", "--to", "mini")
+    assert (tmp_path / "mini").is_dir()
     assert denied.returncode == 1
     assert "SignatureDoesNotMatch" in denied.stderr
     assert "wrong-secret" not in denied.stderr
