@@ -63,6 +63,15 @@ def expected(value: Any, expectation: str, remedy: str = "") -> str:
     return f"{got(value)}, expected {expectation}" + (f"; {remedy}" if remedy else "")
 
 
+def quote(value: Any) -> str:
+    """The remedy where text belongs and a file has this value; empty if quotation marks do not help."""
+    if isinstance(value, bool):
+        # Nothing tells what was written: the API server gets true for all of these from kubectl.
+        words = "y, yes and on" if value else "n, no and off"
+        return f"in YAML, quote it: without quotation marks, YAML 1.1 and kubectl read {words} as {json.dumps(value)}"
+    return "in YAML, quote it" if isinstance(value, int | float) else ""
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The remedy for a misspelt name: the nearest known one, else all of them."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of
+from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of, quote
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
 
 COMMON_NAMES = frozenset({"name", "uri", "model"})
@@ -65,7 +65,10 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     # Otherwise "5e-3" as a learningRate would be refused as if the number were wrong.
     if _is_quoted(value, kind):
         return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; drop the quotes")
-    return Fault(path, expected(value, expectation, expect.remedy if expect else _meant(value, kind, context)))
+    remedy = expect.remedy if expect else _meant(value, kind, context)
+    if kind == "string_type":
+        remedy = quote(value) or remedy
+    return Fault(path, expected(value, expectation, remedy))
 
 
 def _meant(value: Any, kind: str, context: Mapping[str, Any]) -> str:
@@ -113,7 +116,7 @@ def _plain(details: ErrorDetails) -> str:
     """Pydantic's own wording as an expectation, for fields that need no special one."""
     words = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if details["type"] == "string_type":
-        return "text (in YAML, quote it)"
+        return "text"
     if details["type"] == "bool_type":
         return "true or false"
     return words[0].lower() + words[1:] if words else "another value"

@@ -143,7 +143,7 @@ Share = Annotated[
     float, Field(ge=0, le=1), Expect("a share from 0 to 1", "for five points write 0.05, for ninety percent 0.9")
 ]
 
-Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters", "in YAML, quote it")]
+Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters")]
 
 
 def nfc(text: str) -> str:
@@ -154,7 +154,7 @@ def nfc(text: str) -> str:
 PlainText = Annotated[
     str,
     Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Expect("text of 1 to 256 characters without tabs, line breaks and other control characters", "in YAML, quote it"),
+    Expect("text of 1 to 256 characters without tabs, line breaks and other control characters"),
 ]
 """A name in a long list: control characters take six times the space in JSON."""
 HTTP_ADDRESS = r"https?://[!-.0-?A-~]+(/[!-~]*)?"

@@ -18,7 +18,7 @@ CLAIM = {"persistentVolumeClaim": {"claimName": "models"}}
         ({"persistentVolumeClaim": {"claim": "models"}}, "volume.persistentVolumeClaim.claim: unknown field; did you mean claimName?"),
         ({"hostPat": {"path": "/mnt"}}, "volume.hostPat: unknown field; did you mean hostPath?"),
         ({"persistentVolumeClaim": {"name": "models"}}, "volume.persistentVolumeClaim.name: unknown field; no volume of a pod has it; remove it"),
-        ({"hostPath": {"path": 5}}, "volume.hostPath.path: got 5, expected text; quote it"),
+        ({"hostPath": {"path": 5}}, "volume.hostPath.path: got 5, expected text; in YAML, quote it"),
         ({"name": "models", **CLAIM}, "volume.name: unknown field; the operator names the volume: remove it"),
         ({}, "volume: got none, expected one source of a volume, such as persistentVolumeClaim, hostPath or emptyDir"),
     ],

@@ -22,7 +22,7 @@ OURS = "the operator and the Job controller find Jobs by it; use a domain of you
         ({"labels": {"kueue.x-k8s.io/queue-name": "gpus"}}, 'labels.kueue.x-k8s.io/queue-name: got "gpus", expected another key; set queueName instead, so that the Job is created suspended'),
         ({"annotations": {"kueue.x-k8s.io/job-min-parallelism": "2"}}, 'annotations.kueue.x-k8s.io/job-min-parallelism: got "2", expected another key; a stage needs all of its pods; set parallelism.nodes instead'),
         ({"managedBy": "multikueue"}, 'managedBy: got "multikueue", expected a domain, a slash and a name, 63 characters at most; for example example.com/job-controller'),
-        ({"labels": {"team": True}}, "labels.team: got true, expected text; quote it"),
+        ({"labels": {"team": True}}, "labels.team: got true, expected text; in YAML, quote it: without quotation marks, YAML 1.1 and kubectl read y, yes and on as true"),
         ({"label": {"team": "nlp"}}, "label: unknown field; did you mean labels?"),
     ],
 )  # fmt: skip

@@ -105,7 +105,7 @@ def test_the_api_server_has_no_fault_with_it_either(control_plane: ControlPlane,
             "annotations",
             id="a name for the pod",
         ),
-        pytest.param({"spec": {"nodeSelector": {"gpu": True}}}, "pod.spec.nodeSelector.gpu: got true, expected text; quote it", id="a truth value"),
+        pytest.param({"spec": {"nodeSelector": {"gpu": True}}}, "pod.spec.nodeSelector.gpu: got true, expected text; in YAML, quote it: without quotation marks, YAML 1.1 and kubectl read y, yes and on as true", id="a truth value"),
         pytest.param({"spec": {"hostNetwork": "yes"}}, 'pod.spec.hostNetwork: got "yes", expected true or false', id="a text"),
         pytest.param({"spec": {"priority": True}}, "pod.spec.priority: got true, expected a whole number", id="no number"),
         pytest.param({"spec": {"volumes": {}}}, "pod.spec.volumes: got {}, expected a list", id="a mapping for a list"),
@@ -127,7 +127,7 @@ def test_a_fault_in_a_pod_is_named_with_its_path_and_remedy(pod: Any, want: str)
     "container, want",
     [
         pytest.param({"resurces": {}}, ["resurces: unknown field; did you mean resources?"], id="misspelt"),
-        pytest.param({"env": [{"name": "A", "value": 1}]}, ["env[0].value: got 1, expected text; quote it"], id="a number"),
+        pytest.param({"env": [{"name": "A", "value": 1}]}, ["env[0].value: got 1, expected text; in YAML, quote it"], id="a number"),
         pytest.param(
             {"resources": {"limits": {"memory": "8GB", "example.com/fpga": 1.5}}},
             [

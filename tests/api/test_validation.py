@@ -13,6 +13,7 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.faults import BadDocument
 from distillchain_api.resource.crd import build_crd
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.chain_files import list_files, read_file
 
 TABLE = [pytest.param(case, id=case.id) for case in BAD_CHAINS]
@@ -36,6 +37,31 @@ def test_all_faults_of_a_document_are_told_together():
     with pytest.raises(BadDocument) as refused:
         parse_chain(document)
     assert [fault.field for fault in refused.value.faults] == ["spec.task.maxLength", "spec.stages[0].trainnig"]
+
+
+TEXTS = {
+    "metadata.name": "metadata: {name: NAME}",
+    "spec.task.dataset.label": "spec: {task: {type: TextClassification, dataset: {label: NAME}}}",
+    "spec.task.dataset.text[0]": "spec: {task: {type: TextClassification, dataset: {text: [NAME]}}}",
+    "spec.task.dataset.splits.test": "spec: {task: {type: TextClassification, dataset: {splits: {test: NAME}}}}",
+    "spec.task.labels[0]": "spec: {task: {type: TextClassification, labels: [NAME, other]}}",
+    "spec.stages[0].name": "spec: {stages: [{name: NAME}]}",
+    "spec.template.image": "spec: {template: {image: NAME}}",
+    "spec.template.job.labels.team": "spec: {template: {job: {labels: {team: NAME}}}}",
+    "spec.template.pod.spec.priorityClassName": "spec: {template: {pod: {spec: {priorityClassName: NAME}}}}",
+}
+
+
+@pytest.mark.parametrize("field", TEXTS)
+@pytest.mark.parametrize("word, value, words", [("y", "true", "y, yes and on"), ("off", "false", "n, no and off")])
+def test_a_word_that_yaml_reads_as_a_truth_value_is_explained(field: str, word: str, value: str, words: str):
+    document = load_yaml(TEXTS[field].replace("NAME", word), source="chain.yaml")
+    with pytest.raises(BadDocument) as refused:
+        parse_chain(document)
+    (problem,) = (fault.problem for fault in refused.value.faults if fault.field == field)
+    assert problem.startswith(f"got {value}, expected ")
+    remedy = f"in YAML, quote it: without quotation marks, YAML 1.1 and kubectl read {words} as {value}"
+    assert problem.endswith(f"; {remedy}")
 
 
 @pytest.fixture(scope="module")

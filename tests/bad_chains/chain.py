@@ -78,7 +78,8 @@ BAD_CHAINS = (
     BadChain(
         "label in the metadata that YAML reads as a truth value",
         unchanged,
-        "metadata.labels.gpu: got true, expected text; quote it",
+        "metadata.labels.gpu: got true, expected text; in YAML, quote it: without quotation marks, YAML 1.1 and kubectl "
+        "read y, yes and on as true",
         ("labels",),
         metadata={"labels": {"gpu": True}},
     ),

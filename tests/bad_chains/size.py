@@ -90,7 +90,7 @@ BAD_CHAINS = (
         "a label with a tab",
         lambda spec: spec["task"].update(labels=["good", "bad\tone"]),
         'spec.task.labels[1]: got "bad\\tone", expected text of 1 to 256 characters without tabs, line breaks and other '
-        "control characters; in YAML, quote it",
+        "control characters",
         ("spec.task.labels[1]",),
     ),
     BadChain(

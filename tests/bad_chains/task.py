@@ -36,7 +36,7 @@ BAD_CHAINS = (
         "label that YAML reads as a truth value",
         lambda spec: spec["task"].update(labels=[False, "yes please"]),
         "spec.task.labels[0]: got false, expected text of 1 to 256 characters without tabs, line breaks and other control "
-        "characters; in YAML, quote it",
+        "characters; in YAML, quote it: without quotation marks, YAML 1.1 and kubectl read n, no and off as false",
         ("spec.task.labels[0]", "boolean"),
     ),
     BadChain(

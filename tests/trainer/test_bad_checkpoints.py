@@ -242,8 +242,8 @@ def test_a_student_that_gets_a_new_head_needs_a_whole_encoder(tmp_path: Path, sp
 @pytest.mark.parametrize(
     "labels, want",
     [
-        pytest.param(["bad", "so-so", "good"], "teacher {t}: its head has 3 classes (bad, so-so, good), spec.task.labels has 2 (negative, positive); use a checkpoint of this task, or one without a classifier head", id="another number of classes"),
-        pytest.param(["bad", "good"], "teacher {t}: its classes are bad, good, spec.task.labels are negative, positive; name the labels as the checkpoint's id2label does, or use a checkpoint of this task", id="other class names"),
+        pytest.param(["bad", "so-so", "good"], "spec.teacher.model: the head of {t} has 3 classes (bad, so-so, good), spec.task.labels has 2 (negative, positive); correct spec.task.labels, or use a checkpoint of this task", id="another number of classes"),
+        pytest.param(["bad", "good"], "spec.teacher.model: the classes of {t} are bad, good, spec.task.labels are negative, positive; write spec.task.labels as its id2label has them, or use a checkpoint of this task", id="other class names"),
     ],
 )  # fmt: skip
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, labels: list[str], want: str):
@@ -273,7 +273,11 @@ def test_a_student_with_another_number_of_classes_is_refused(tmp_path: Path):
     with pytest.raises(LabelMismatch) as failure:
         load_student(folder)
 
-    assert str(failure.value).startswith(f"student file://{folder}: its head has 3 classes (bad, so-so, good), ")
+    assert str(failure.value) == (
+        f"spec.stages[0].student.model: the head of file://{folder} has 3 classes (bad, so-so, good), spec.task.labels has "
+        "2 (negative, positive); correct spec.task.labels, or use a checkpoint of this task, or one without a classifier "
+        "head"
+    )
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,8 @@ def test_rows_are_keyed_by_content_not_by_place(tmp_path: Path):
 
 
 BAD_FILES = [
-    pytest.param("a.tsv", HEADER + b"bad\t0\ngo\tod\t1\n", "{f}:3: 3 cells, the header has 2; a tsv cell contains neither tab nor line break, and quotation marks mean nothing: correct the line", id="tsv: a tab too many"),
-    pytest.param("a.tsv", HEADER + b"bad\t0\ngood\n", "{f}:3: 1 cell, the header has 2; a tsv cell contains neither tab nor line break, and quotation marks mean nothing: correct the line", id="tsv: a cell too few"),
+    pytest.param("a.tsv", HEADER + b"bad\t0\ngo\tod\t1\n", "{f}:3: 3 cells, the header has 2; remove tabs within cells: a tsv cell cannot contain one, even in quotation marks", id="tsv: a tab too many"),
+    pytest.param("a.tsv", HEADER + b"bad\t0\ngood\n", "{f}:3: 1 cell, the header has 2; add the missing ones (an empty cell needs its tab too); a tsv cell cannot contain a line break", id="tsv: a cell too few"),
     pytest.param("a.tsv", HEADER + b"bad\t0\n\t1\n", '{f}:3, column "sentence": the cell is empty; fill it or remove the row', id="tsv: empty text"),
     pytest.param("a.tsv", HEADER + b"bad\t0\ngood\t\n", '{f}:3, column "label": the cell is empty; fill it or remove the row', id="tsv: empty label"),
     pytest.param("a.tsv", HEADER + b"bad\t0\ngood\tpositiv\n", '{f}:3, column "label": got "positiv", expected one of negative, positive, or a number from 0 to 1 in that order; correct the row or spec.task.labels', id="label outside"),
@@ -160,6 +160,7 @@ BAD_FILES = [
     pytest.param("a.csv", b'sentence,label\ngood,1\n"bad film,0\nfine,1\n', "{f}:3: unexpected end of data; put a cell with a quotation mark, comma or line break in quotation marks, and double the marks within it (\"\")", id="csv: a mark never closed"),
     pytest.param("a.csv", b'sentence,label\n"bad" film,0\n', "{f}:2: ',' expected after '\"'; put a cell with a quotation mark, comma or line break in quotation marks, and double the marks within it (\"\")", id="csv: text after a mark"),
     pytest.param("a.csv", b"sentence,label\nbad, really,0\n", "{f}:2: 3 cells, the header has 2; put a cell with a comma in quotation marks", id="csv: bare comma"),
+    pytest.param("a.csv", b"sentence,label\nbad\n", "{f}:2: 1 cell, the header has 2; add the missing ones (an empty cell needs its comma too), and put a line break in quotation marks", id="csv: a cell too few"),
     pytest.param("a.csv", b"sentence,label\nbad,0\n\ngood,1\n", "{f}:3: the line is blank, and rows follow; remove it", id="csv: blank line between"),
     pytest.param("a.csv", b'sentence,label\n"a\rb\rc",0\ngood,1\n\nfine,1\n', "{f}:6: the line is blank, and rows follow; remove it", id="csv: blank line after bare CRs within a cell"),
     pytest.param("a.jsonl", b'{"sentence": "fine", "label": 1}\n{"sentence": "cut \\ud83d", "label": 0}\n', '{f}:2, column "sentence": character 5 is \\ud83d, half of a surrogate pair; correct the text, or the program that cut it', id="jsonl: half an emoji"),

@@ -14,7 +14,9 @@ COMPOSED, DECOMPOSED = "f\u00e2ch\u00e9", "fa\u0302che\u0301"
 
 def match(names: list[str], labels: list[str] = LABELS) -> tuple[ClassOrder, list[str]]:
     warnings = StageWarnings()
-    return match_classes(names, labels, who="teacher x", warnings=warnings), warnings.sentences
+    return match_classes(
+        names, labels, field="spec.teacher.model", uri="x", wanted="another one", warnings=warnings
+    ), warnings.sentences
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,9 @@ def test_class_names_that_differ_in_case_are_matched_with_a_warning():
     order, warnings = match(["POSITIVE", "negative"])
 
     assert order.columns == (1, 0)
-    assert warnings == ["teacher x: its class names differ from spec.task.labels in case: POSITIVE for positive"]
+    assert warnings == [
+        "spec.teacher.model: the class names of x differ from spec.task.labels in case: POSITIVE for positive"
+    ]
 
 
 def test_the_difference_of_names_that_look_the_same_is_shown():
@@ -44,9 +48,9 @@ def test_the_difference_of_names_that_look_the_same_is_shown():
         match(["very\u00a0good", "bad"], ["very good", "bad"])
 
     assert str(failure.value) == (
-        "teacher x: its classes are very\u00a0good, bad, spec.task.labels are very good, bad ('very good' looks like "
-        "'very\\xa0good', but its characters differ); name the labels as the checkpoint's id2label does, or use a "
-        "checkpoint of this task"
+        "spec.teacher.model: the classes of x are very\u00a0good, bad, spec.task.labels are very good, bad ('very good' "
+        "looks like 'very\\xa0good', but its characters differ); write spec.task.labels as its id2label has them, or use "
+        "another one"
     )
 
 

@@ -110,8 +110,8 @@ def test_a_classifier_of_texts_is_no_tagger(tmp_path: Path):
 
 
 BAD_CHECKPOINTS = [
-    pytest.param(["O", "B-DISEASE"], {}, LabelMismatch, "its head has 2 classes (O, B-DISEASE), spec.task.labels has 7", id="other number"),
-    pytest.param([*LABELS[:5], "B-MISC", "I-MISC"], {}, LabelMismatch, "its classes are O, B-PER, I-PER, B-LOC, I-LOC, B-MISC, ..., spec.task.labels are", id="other names"),
+    pytest.param(["O", "B-DISEASE"], {}, LabelMismatch, " has 2 classes (O, B-DISEASE), spec.task.labels has 7", id="other number"),
+    pytest.param([*LABELS[:5], "B-MISC", "I-MISC"], {}, LabelMismatch, " are O, B-PER, I-PER, B-LOC, I-LOC, B-MISC, ..., spec.task.labels are", id="other names"),
     pytest.param(LABELS, {"num_labels": 9}, CheckpointInvalid, "num_labels is 9, but id2label has 7 classes; correct one", id="contradiction"),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from distillchain_api.base import Document
-from distillchain_api.faults import Expect, Fault, error_of, expected
+from distillchain_api.faults import Expect, Fault, error_of, expected, quote
 from distillchain_api.values import DNS_1123_LABEL, DNS_SUBDOMAIN
 
 MAX_LABEL_CHARS = 63
@@ -25,7 +25,7 @@ def label_faults(labels: Mapping[str, Any]) -> Iterator[Fault]:
         if problem := key_problem(key):
             yield Fault(key, problem)
         if not isinstance(value, str):
-            yield Fault(key, expected(value, "text", "quote it"))
+            yield Fault(key, expected(value, "text", quote(value)))
         # An empty value is valid, as in `node-role.kubernetes.io/gpu: ""`.
         elif value and not (len(value) <= MAX_LABEL_CHARS and _LABEL_NAME.fullmatch(value)):
             yield Fault(
@@ -45,7 +45,7 @@ def annotation_faults(annotations: Mapping[str, Any]) -> Iterator[Fault]:
         if problem := key_problem(key.lower()):
             yield Fault(key, problem)
         if not isinstance(value, str):
-            yield Fault(key, expected(value, "text", "quote it"))
+            yield Fault(key, expected(value, "text", quote(value)))
     size_bytes = sum(len(f"{key}{value}".encode()) for key, value in annotations.items())
     if size_bytes > MAX_ANNOTATIONS_BYTES:
         yield Fault("", f"got {size_bytes} bytes, expected at most {MAX_ANNOTATIONS_BYTES} in all annotations together")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
 from distillchain_api.cel import rules
-from distillchain_api.faults import Expect, Fault, error_of, expected, join_path
+from distillchain_api.faults import Expect, Fault, error_of, expected, join_path, quote
 from distillchain_api.resource.metadata import annotation_faults, label_faults
 from distillchain_api.resource.quantities import amount_faults, quantity_problem
 
@@ -96,11 +96,11 @@ def _walk(template: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         waiting += [entry for entry in inner if entry[2] is not None or entry[0].endswith("]")]
 
 
-_SCALARS: dict[str, tuple[type | tuple[type, ...], str, str]] = {
-    "string": (str, "text", "quote it"),
-    "integer": (int, "a whole number", ""),
-    "number": ((int, float), "a number", ""),
-    "boolean": (bool, "true or false", ""),
+_SCALARS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "string": (str, "text"),
+    "integer": (int, "a whole number"),
+    "number": ((int, float), "a number"),
+    "boolean": (bool, "true or false"),
 }
 
 
@@ -112,10 +112,10 @@ def _problem(kind: str, value: Any) -> str | None:
         return None if isinstance(value, list) else expected(value, "a list")
     if kind not in _SCALARS:
         return None if isinstance(value, Mapping) else expected(value, "a mapping")
-    types, expectation, remedy = _SCALARS[kind]
+    types, expectation = _SCALARS[kind]
     # In Python, True is an int.
     is_right = isinstance(value, types) and (kind == "boolean") == isinstance(value, bool)
-    return None if is_right else expected(value, expectation, remedy)
+    return None if is_right else expected(value, expectation, quote(value) if kind == "string" else "")
 
 
 def _resources(resources: Mapping[str, Any]) -> Iterator[Fault]:

@@ -55,8 +55,10 @@ def _rows(lines: Iterator[str], file: TextFile, header: Header) -> Iterator[Row]
             blank = number
             continue
         if len(cells) != len(names):
+            more = "put a cell with a comma in quotation marks"
+            fewer = "add the missing ones (an empty cell needs its comma too), and put a line break in quotation marks"
             raise DataInvalid(
                 f"{file.name}:{number}: {count_of(cells, 'cell')}, the header has {len(names)}; "
-                "put a cell with a comma in quotation marks"
+                + (more if len(cells) > len(names) else fewer)
             )
         yield Row(number, tuple([cells[i] for i in picked]))

@@ -27,9 +27,11 @@ def read_tsv(file: TextFile, header: Header, warnings: StageWarnings) -> Iterato
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) != len(names):
+            more = "remove tabs within cells: a tsv cell cannot contain one, even in quotation marks"
+            fewer = "add the missing ones (an empty cell needs its tab too); a tsv cell cannot contain a line break"
             raise DataInvalid(
                 f"{file.name}:{number}: {count_of(cells, 'cell')}, the header has {len(names)}; "
-                "a tsv cell contains neither tab nor line break, and quotation marks mean nothing: correct the line"
+                + (more if len(cells) > len(names) else fewer)
             )
         wanted = tuple([cells[i] for i in picked])
         # A quick test first: most lines have no quotation mark.

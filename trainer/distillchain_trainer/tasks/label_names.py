@@ -148,15 +148,20 @@ class ClassOrder:
         return self.columns != tuple(range(len(self.columns)))
 
 
-def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warnings: StageWarnings) -> ClassOrder:
-    """The order of a checkpoint whose id2label has `names`; `who` begins messages.
+def match_classes(
+    names: Sequence[str], labels: Sequence[str], *, field: str, uri: str, wanted: str, warnings: StageWarnings
+) -> ClassOrder:
+    """The order of a checkpoint whose id2label has `names`.
 
+    Args:
+        field: where the spec names the checkpoint `uri`, for messages.
+        wanted: which checkpoint can take its place.
     Raises: LabelMismatch for other names or another number of classes.
     """
     if len(names) != len(labels):
         raise LabelMismatch(
-            f"{who}: its head has {len(names)} classes ({shorten(names)}), spec.task.labels has {len(labels)} "
-            f"({shorten(labels)}); use a checkpoint of this task, or one without a classifier head"
+            f"{field}: the head of {uri} has {len(names)} classes ({shorten(names)}), spec.task.labels has "
+            f"{len(labels)} ({shorten(labels)}); correct spec.task.labels, or use {wanted}"
         )
     # What transformers writes if nobody gives names. Such names say nothing about the order.
     if all(re.fullmatch(rf"LABEL_{i}", name) for i, name in enumerate(names)):
@@ -166,9 +171,8 @@ def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warn
     if None in columns or len(set(columns)) != len(columns):
         unmatched = next((label for label, column in zip(labels, columns, strict=True) if column is None), None)
         raise LabelMismatch(
-            f"{who}: its classes are {shorten(names)}, spec.task.labels are {shorten(labels)}"
-            f"{explain_lookalike(unmatched, names)}; name the labels as the checkpoint's id2label does, or use a "
-            "checkpoint of this task"
+            f"{field}: the classes of {uri} are {shorten(names)}, spec.task.labels are {shorten(labels)}"
+            f"{explain_lookalike(unmatched, names)}; write spec.task.labels as its id2label has them, or use {wanted}"
         )
     other_case = [
         f"{names[column]} for {label}"
@@ -176,7 +180,7 @@ def match_classes(names: Sequence[str], labels: Sequence[str], *, who: str, warn
         if column is not None and not is_same_name(names[column], label)
     ]
     if other_case:
-        warnings.add(f"{who}: its class names differ from spec.task.labels in case: {shorten(other_case)}")
+        warnings.add(f"{field}: the class names of {uri} differ from spec.task.labels in case: {shorten(other_case)}")
     return ClassOrder(tuple(column for column in columns if column is not None), named=True)
 
 

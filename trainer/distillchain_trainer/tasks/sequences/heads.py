@@ -35,6 +35,9 @@ from distillchain_trainer.tasks.sequences.working import check_saved_tokenizer, 
 
 log = logging.getLogger(__name__)
 
+FOR_TEACHERS = "a checkpoint of this task"
+FOR_STUDENTS = f"{FOR_TEACHERS}, or one without a classifier head"
+
 
 @dataclass(frozen=True)
 class SequenceModel(Loaded):
@@ -59,7 +62,7 @@ def load_teacher(checkpoint: Checkpoint, head: Head, *, warnings: StageWarnings)
             f"({', '.join(config.architectures or []) or 'no architectures'} in config.json); "
             "fine-tune it on the task first (spec.teacher.fineTune)"
         )
-    teacher = _load_with_head(checkpoint, config, head, who="teacher", tokenizer=checkpoint, warnings=warnings)
+    teacher = _load_with_head(checkpoint, config, head, wanted=FOR_TEACHERS, tokenizer=checkpoint, warnings=warnings)
     check_works(teacher, head, who=f"{checkpoint.field}: {checkpoint.uri}", trains=False, warnings=warnings)
     return teacher
 
@@ -76,7 +79,7 @@ def load_student(
     config = load_config(checkpoint, warnings=warnings)
     source = tokenizer or checkpoint
     if head.is_in(config):
-        student = _load_with_head(checkpoint, config, head, who="student", tokenizer=source, warnings=warnings)
+        student = _load_with_head(checkpoint, config, head, wanted=FOR_STUDENTS, tokenizer=source, warnings=warnings)
         # The student is saved in the order of the task, so that whoever loads it needs no mapping.
         if student.columns is not None:
             turn_head(student.model, student.columns)
@@ -177,14 +180,21 @@ def output_layer(model: Any, outputs: int) -> nn.Linear | None:
 
 
 def _load_with_head(
-    checkpoint: Checkpoint, config: Any, head: Head, *, who: str, tokenizer: Checkpoint, warnings: StageWarnings
+    checkpoint: Checkpoint, config: Any, head: Head, *, wanted: str, tokenizer: Checkpoint, warnings: StageWarnings
 ) -> SequenceModel:
     # Before the weights are loaded: config.json alone shows most mistakes.
     check_head(checkpoint, config, head)
     _check_supported(checkpoint, config, head)
     order = ClassOrder(tuple(range(len(head.names))), named=True)
     if head.has_classes:
-        order = match_classes(class_names(config), head.names, who=f"{who} {checkpoint.uri}", warnings=warnings)
+        order = match_classes(
+            class_names(config),
+            head.names,
+            field=checkpoint.field,
+            uri=checkpoint.uri,
+            wanted=wanted,
+            warnings=warnings,
+        )
     loaded_tokenizer = _tokenizer_of(tokenizer, head, is_new=False, warnings=warnings)
     agree_on_padding(loaded_tokenizer, config, what=f"{checkpoint.field}: {checkpoint.uri}", warnings=warnings)
     model = load_whole(head.kind.model_class, checkpoint, config)
