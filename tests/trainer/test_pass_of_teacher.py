@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ def pass_of(plan: Plan, root: Path) -> PassManifest:
     return manifest
 
 
-def test_a_stage_trains_the_same_student_after_a_pass_without_the_weights_of_its_teacher(root: Path, tmp_path: Path):
+def test_a_stage_trains_the_same_student_after_a_pass_without_the_weights_of_its_teacher(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "distillchain_trainer")
     with_pass, without = a_plan(root), a_plan(root, teacher_pass=False)
     (alone,) = run_all(without, root)
     shutil.copytree(root / "store", tmp_path / "kept")
@@ -66,7 +70,9 @@ def test_a_stage_trains_the_same_student_after_a_pass_without_the_weights_of_its
     assert asked.student.metrics == student.teacher.metrics
     manifest = manifest_of(root, student.digest)
     assert manifest.teacher == pass_of(with_pass, root).teacher
-    assert manifest.run.logits_reused
+    assert not manifest.run.logits_reused, "its own pass has computed them"
+    assert "teacher logits read from its pass" in caplog.text
+    assert "teacher logits reused" not in caplog.text
     assert manifest.run.teacher_pass == with_pass.stages[0].digest
     results = Path(student.checkpoint.removeprefix("file://")).parent / "results"
     assert len((results / "teacher-predictions-validation.jsonl").read_text().splitlines()) == 60
@@ -104,13 +110,17 @@ def predictions_of_teacher(answer: Any) -> Path:
 def test_a_pass_that_is_committed_is_reused_by_another_chain(root: Path):
     first = a_plan(root)
     run_here(first.stages[0].work_order, root, attempt="first")
-    other = a_plan(root, training={"epochs": 1, "learningRate": 0.001})
+    document = a_chain_document(root, training={"epochs": 1, "learningRate": 0.001})
+    document["metadata"]["name"] = "other"
+    document["spec"]["stages"][0]["teacherPass"] = {}
+    other = build_plan(parse_chain(document))
     (root / "teacher" / "model.safetensors").unlink()
 
     answers = run_all(other, root)
 
     assert answers[0].reused
     assert not answers[1].reused
+    assert manifest_of(root, answers[1].digest).run.logits_reused
 
 
 def test_a_student_with_layers_of_its_teacher_needs_the_checkpoint_and_not_the_model(root: Path):

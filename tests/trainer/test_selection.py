@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,9 +98,16 @@ def at_look(number: int) -> Look:
     ],
 )
 def test_the_weights_are_those_of_a_training_of_as_many_epochs(
-    tmp_path: Path, values: list[float], metric: Metric, patience: int, best: int, trained: int
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    values: list[float],
+    metric: Metric,
+    patience: int,
+    best: int,
+    trained: int,
 ):
     """With a constant learning rate, because the others fall over all epochs. With dropout."""
+    caplog.set_level(logging.INFO, "distillchain_trainer")
     chosen, shorter = a_student(dropout=0.2), a_student(dropout=0.2)
     course = Course(values, tmp_path, metric=metric, patience=patience)
 
@@ -113,6 +121,9 @@ def test_the_weights_are_those_of_a_training_of_as_many_epochs(
     ], "the last epoch too"
     assert (progress.step, progress.of) == (trained * EPOCH_STEPS, trained * EPOCH_STEPS)
     assert (course.reported[-1].step, course.reported[-1].of) == (progress.step, progress.of), "all of it is done"
+    (logged,) = (record for record in caplog.records if hasattr(record, "kept_epoch"))
+    ended = "all epochs trained" if trained == len(values) else "patience ended the training"
+    assert (logged.message, logged.after_epoch, logged.of, logged.kept_epoch) == (ended, trained, len(values), best)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("patience, step", [(0, 2), (0, 3), (0, 4), (0, 12), (0, 13), (0, 15), (2, 5), (2, 9)])

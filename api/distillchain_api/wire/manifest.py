@@ -121,7 +121,7 @@ class RunFacts(Record):
     final_loss: float
     """Mean over the last 50 steps, or over all if there were fewer."""
     logits_reused: bool
-    """The teacher's logits were found in the store."""
+    """The teacher's logits were found in the store, and neither this stage nor its pass has computed them."""
     resumed: bool
     """Continued from an earlier attempt's state."""
     micro_batch_size: int | None = None

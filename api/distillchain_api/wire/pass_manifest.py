@@ -40,8 +40,14 @@ class PassManifest(Record):
     elapsed_s: float
     """Wall seconds of the attempt that committed."""
     examples_per_second: float
+    """Rows that were computed, per second; 0: their outputs were in the store already."""
     processes: int = 1
     warnings: list[str] = Field(default_factory=list)
     environment: dict[str, str]
     committed_at: str
     """RFC 3339, UTC."""
+
+    @property
+    def has_reused_outputs(self) -> bool:
+        """Whether it has computed none of the outputs, because they were in the store already."""
+        return self.examples_per_second == 0

@@ -273,15 +273,9 @@ class _Run:
         # Patience may have ended the training between two points of its curve.
         rate = learning_rate_at(self.step, self.steps, self.training)
         self.history.ended(self.step, self.step / self.epoch_steps, rate)
-        # Progress must not end at a part of the steps. The learning rate, which depends on their number, is not needed
-        # any more.
+        # Progress must not end at a part of the steps. The learning rate depends on them, and is not needed any more.
         self.steps = self.step
-        best = selection.best
-        if not best.epoch:
-            log.warning("the metric is not a number after any epoch; the weights of the last epoch stay")
-        self.selected = SelectedEpoch(
-            epoch=best.epoch or best.measured, step=best.step or self.step, trained_epochs=best.measured
-        )
+        self.selected = selection.result(self.step, epochs=self.training.epochs)
         self.hooks.on_step(self.progress())
 
     def _gather_weights(self) -> None:

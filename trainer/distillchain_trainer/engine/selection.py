@@ -7,6 +7,7 @@ number is never the best. If no epoch has a number, the weights of the last epoc
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 
 from distillchain_api.base import Record
 from distillchain_api.metrics import Metric
+from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_trainer.engine.training_state import load_weights, save_weights
 from distillchain_trainer.engine.world import World
+
+log = logging.getLogger(__name__)
 
 BEST = "best"
 """Prefix of the file with the best epoch's weights, in the work folder and in a saved state."""
@@ -86,6 +90,22 @@ class EpochSelection:
         self.best = self.best.after(epoch, step, value, self._metric)
         if self.best.epoch == epoch and self._world.is_main:
             save_weights(model, self._folder, name=WEIGHTS_FILE)
+
+    def result(self, step: int, *, epochs: int) -> SelectedEpoch:
+        """The chosen epoch, which is logged.
+
+        Args:
+            step: the last one.
+            epochs: after which the training would have ended without patience.
+        """
+        best, kept = self.best, self.best.epoch or self.best.measured
+        if not best.epoch:
+            log.warning("the metric is not a number after any epoch; the weights of the last epoch stay")
+        log.info(
+            "patience ended the training" if best.measured < epochs else "all epochs trained",
+            extra={"after_epoch": best.measured, "of": epochs, "kept_epoch": kept, self._metric.name: best.value},
+        )
+        return SelectedEpoch(epoch=kept, step=best.step or step, trained_epochs=best.measured)
 
     def write_state(self, state: Path) -> None:
         """Adds the weights to a state that rank 0 saves."""

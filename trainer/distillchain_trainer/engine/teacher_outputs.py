@@ -56,7 +56,7 @@ class TeacherOutputs:
             they are [items of the distinct texts, ...], and zero for items that the teacher's tokenizer cut off.
         place: for each row the index of its text in `values`, or in `starts` [rows].
         columns: the teacher's columns in the order of the task; None: they are in order.
-        reused: nothing had to be computed.
+        reused: they were all in the store.
         elapsed_s: seconds that the teacher took.
         starts: where the items of each distinct text start in `values`, [distinct texts + 1]; None: there are no items.
         answered: for each item of the rows whether the teacher has an answer, [items]; None: for all of them.
@@ -100,8 +100,8 @@ class TeacherPass:
         stop: whether to write what is computed and stop.
         world: the ranks that share the rows. Rank 0 reads and writes the store; the first rank of each node writes the
             file that all ranks of the node map.
-        on_missing: raises if the store lacks the outputs of some texts, given their number and that of all texts; None:
-            they are computed.
+        on_missing: of a teacher that a pass has asked. Raises if the store lacks the outputs of some texts, given their
+            number and that of all texts. None: they are computed.
     """
 
     store: Store
@@ -139,8 +139,11 @@ class TeacherPass:
             values, elapsed_s = self._compute(known, values, texts)
         # The first rank of the node may still be writing to the file.
         self.world.meet("teacher logits written")
+        found = (
+            "teacher logits reused from the store" if self.on_missing is None else "teacher logits read from its pass"
+        )
         log.info(
-            "teacher logits computed" if missing else "teacher logits reused from the store",
+            "teacher logits computed" if missing else found,
             extra={
                 "logits": f"{self.store.uri}/{logits_prefix(self.digest)}",
                 "rows": len(texts),

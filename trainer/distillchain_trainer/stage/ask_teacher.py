@@ -26,8 +26,13 @@ def teacher_outputs(
     outputs = ask(
         context, task, data, teacher.loaded, teacher.checkpoint, stats, folder="logits", on_missing=on_missing
     )
-    # After a resume, the logits are in the store because this very stage computed them. That is no reuse.
-    stats.logits_reused = outputs.reused and (stats.logits_reused or not stats.resumed)
+    # After a resume, the logits are in the store because this very stage computed them, and after a pass of this chain,
+    # because that did. Neither is a reuse.
+    reused = outputs.reused
+    if teacher.recalled is not None:
+        asked = teacher.recalled.manifest
+        reused = asked.has_reused_outputs or asked.chain != context.order.chain
+    stats.logits_reused = reused and (stats.logits_reused or not stats.resumed)
     return outputs
 
 
