@@ -76,12 +76,25 @@ def ending(entry: StageStatus, metric: str) -> str:
 
 
 def training_lines(entry: StageStatus) -> list[str]:
-    """`tiny: epoch 3 of 5 chosen on validation`, `tiny: also taught by teacher (33 %, 0.9312)`, where that is so."""
-    chosen, others = entry.selected_epoch, entry.further_teachers
-    taught = " and ".join(f"{other.name} ({100 * float(other.share):.0f} %, {other.metric})" for other in others)
+    """`tiny: epoch 3 of 5 chosen on validation`, and of several teachers all, where that is so."""
+    chosen = entry.selected_epoch
     epoch = f"epoch {chosen.epoch} of {chosen.trained_epochs} chosen on validation" if chosen else ""
-    notes = filter(None, [epoch, taught and f"also taught by {taught}"])
+    notes = filter(None, [epoch, _teachers(entry)])
     return [f"{entry.name}: {note}" for note in notes]
+
+
+def _teachers(entry: StageStatus) -> str:
+    """`taught by the stage before (67 %) and teacher (33 %, 0.9312)`; empty: by one alone."""
+    others = entry.further_teachers
+    if not others:
+        return ""
+    # Status does not name the first one, which is always the stage before; its metric is in the line of that stage.
+    first = 1 - sum(float(other.share) for other in others)
+    *named, last = [
+        f"the stage before ({100 * first:.0f} %)",
+        *(f"{other.name} ({100 * float(other.share):.0f} %, {other.metric})" for other in others),
+    ]
+    return f"taught by {', '.join(named)} and {last}"
 
 
 def warning_lines(entry: StageStatus) -> list[str]:

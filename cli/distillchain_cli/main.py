@@ -217,13 +217,8 @@ def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
         print_document(status.to_document(), output)
     else:
         width = None if output == Output.WIDE else WIDTH
-        print_result(results_table(planned, status, width=width, warnings_were_printed=_is_one_terminal()))
+        print_result(results_table(planned, status, width=width))
     return status
-
-
-def _is_one_terminal() -> bool:
-    """Whether results appear on the screen below the messages, and not in a file or another program."""
-    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 def _say_what_evidence_lacks(status: ChainStatus) -> None:

@@ -71,8 +71,9 @@ def fetch_forecast(plan: Plan) -> list[StageForecast]:
         store = open_chain_store(plan.chain.spec.storage)
         forecasts: list[StageForecast] = []
         for stage in plan.vertices:
-            needless = commit_without_pass(plan, stage, store) is not None
-            forecast = StageForecast(stage, "skip", NOT_NEEDED) if needless else _forecast(store, stage, forecasts)
+            forecast = _forecast(store, stage, forecasts)
+            if commit_without_pass(plan, stage, store) is not None:
+                forecast = replace(forecast, action="skip", reason=NOT_NEEDED)
             # The store is read for these too: their state is worth showing, even if the run stops before them.
             before = next((one for one in reversed(forecasts) if not one.stage.is_evidence), None)
             if before is not None and before.action in ("fail", "wait"):

@@ -9,7 +9,7 @@ from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.status import ChainStatus, ExportStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
 from distillchain_cli.evidence_table import evidence_lines
-from distillchain_cli.live import export_lines, training_lines, warning_lines
+from distillchain_cli.live import export_lines, training_lines
 from distillchain_cli.needless_passes import NOT_NEEDED
 from distillchain_operator.status import metric_of, root_teacher
 
@@ -25,13 +25,10 @@ class _Row:
     elapsed_seconds: str | None = None
 
 
-def results_table(
-    plan: Plan, status: ChainStatus, *, width: int | None = WIDTH, warnings_were_printed: bool = False
-) -> str:
-    """Root teacher first, then the students in order. Below: notes and warnings, and what marks and units mean.
+def results_table(plan: Plan, status: ChainStatus, *, width: int | None = WIDTH) -> str:
+    """Root teacher first, then the students in order. Below: notes, and what marks and units mean.
 
-    Args:
-        warnings_were_printed: the reader has them on the same screen, so they are only counted.
+    Warnings are only counted: the view has printed each when its stage ended.
     """
     metric = plan.chain.spec.task.deciding_metric
     root = root_teacher(plan, status.stages)
@@ -47,7 +44,7 @@ def results_table(
         Column("TIME", right=True),
     ]
     table = format_columns(columns, [_cells(row, root, metric) for row in _rows(plan, status, root)], width=width)
-    notes = [*_passes(plan, status), *_notes(status, metric, warnings_were_printed)]
+    notes = [*_passes(plan, status), *_notes(status, metric)]
     return "\n".join([table, "", *notes, *evidence_lines(status, metric.name, width=width)])
 
 
@@ -105,16 +102,14 @@ def _retained(model: MeasuredStatus, root: MeasuredStatus | None, metric: Metric
     return "" if kept is None else f"{100 * kept:.1f}%"
 
 
-def _notes(status: ChainStatus, metric: Metric, warnings_were_printed: bool) -> list[str]:
+def _notes(status: ChainStatus, metric: Metric) -> list[str]:
     # Only the marks that occur are explained.
     used = "".join(_marks(entry) for entry in status.stages)
     notes = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in used]
     for entry in status.stages:
         if entry.phase == "Committed":
             notes += [f"{entry.name} {entry.message}"] if entry.message else []
-            notes += training_lines(entry)
-            notes += _counted(entry) if warnings_were_printed else warning_lines(entry)
-            notes += export_lines(entry) if warnings_were_printed else []
+            notes += [*training_lines(entry), *_counted(entry), *export_lines(entry)]
             notes += [_export_line(entry.name, export, metric) for export in entry.exports]
     name = metric.name
     direction = "" if metric.higher_is_better else ", lower is better"
@@ -129,4 +124,4 @@ def _export_line(stage: str, export: ExportStatus, metric: Metric) -> str:
 
 def _counted(entry: StageStatus) -> list[str]:
     found = len(entry.warnings)
-    return [f"{entry.name}: {found} {'warning' if found == 1 else 'warnings'}, see above"] if found else []
+    return [f"{entry.name}: {found} {'warning' if found == 1 else 'warnings'}, printed on stderr"] if found else []

@@ -10,7 +10,9 @@ import pytest
 from cli.committed import write_store
 from cli.parts import distillchain, distillchain_here, plant_manifest, write_chain
 from distillchain_api.graph import build_plan
+from distillchain_api.layout import manifest_key, pass_manifest_key
 from distillchain_cli.chain_files import read_chain
+from report.stores import write_pass
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +92,25 @@ def test_a_pass_that_only_committed_stages_need_is_left_out(tmp_path: Path, monk
         ("mini", "reuse", "committed in the store"),
     ]
     assert "a run would train nothing;" in done.stderr
+
+
+@pytest.mark.parametrize("committed, action", [(0, "reuse"), (1, "skip")])
+def test_a_committed_pass_is_shown_as_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: int, action: str
+):
+    """Also where nothing needs it any more."""
+    path = write_chain(tmp_path, stages=["mini"])
+    path.write_text(path.read_text().replace("- name: mini\n", "- name: mini\n    teacherPass: {}\n"))
+    plan = build_plan(read_chain(str(path)))
+    write_store(tmp_path / "store", plan, committed=1, monkeypatch=monkeypatch)
+    written = write_pass(tmp_path / "store", "mini", elapsed_s=5.0, processes=1)
+    asked = tmp_path / "store" / pass_manifest_key(plan.stages[0].digest)
+    asked.parent.mkdir(parents=True)
+    asked.write_text(written.read_text().replace(written.parent.name, plan.stages[0].digest))
+    if not committed:
+        (tmp_path / "store" / manifest_key(plan.stages[1].digest)).unlink()
+
+    done = distillchain_here("plan", "chain.yaml", cwd=tmp_path)
+
+    first = done.stdout.splitlines()[1].split(maxsplit=5)
+    assert (first[0], first[3], first[4]) == ("mini-pass", "yes", action)
