@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.child_watch import ChildWatch
 from distillchain_operator.children import Children
-from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.cluster import Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.finished import FinishedChains
@@ -29,11 +29,11 @@ from distillchain_operator.first_list import note_finished
 from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
 from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.namespaces import list_chain_metadata, wait_for_chains
+from distillchain_operator.namespaces import Namespaces
 from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.queue import WorkQueue
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
-from distillchain_operator.watching import watch_chains
+from distillchain_operator.watching import ChainWatches, Reports
 
 WORKERS = 16  # chains reconciled at the same time; each waits for an answer of the API server most of the time
 EXIT_BAD_SETTINGS = 2
@@ -84,7 +84,8 @@ async def _run(settings: Settings) -> int:
 
         await stack.enter_async_context(serve(settings.metrics_port, metrics_page(metrics)))
         await stack.enter_async_context(serve(settings.health_port, probes(is_ready)))
-        await wait_for_chains(cluster, settings.namespaces)
+        namespaces = Namespaces(cluster, settings.namespaces)
+        await namespaces.wait()
         lists_chains.set()
         if election is not None:
             await election.acquire()
@@ -93,7 +94,7 @@ async def _run(settings: Settings) -> int:
         metrics.leads()
         exit_code = 0
         try:
-            await _reconcile_all(cluster, settings, metrics, election)
+            await _reconcile_all(cluster, settings, namespaces, metrics, election)
         except* LeadershipLost as lost:
             # Everything in memory may be outdated, so the kubelet starts a fresh process.
             log.critical("leadership lost", extra={"error": str(lost.exceptions[0])})
@@ -102,7 +103,9 @@ async def _run(settings: Settings) -> int:
         return exit_code
 
 
-async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics, election: Election | None) -> None:
+async def _reconcile_all(
+    cluster: Cluster, settings: Settings, namespaces: Namespaces, metrics: Metrics, election: Election | None
+) -> None:
     """Reconciles chains until SIGTERM or SIGINT; an error in any task ends all of them."""
     loop, stops = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,25 +129,30 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
         if key := children.job_written(job):
             report(key, None)
 
-    def report_from_thread(key: ChainKey, version: int) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(report, key, version)
-
-    def look_later(key: ChainKey, version: int) -> None:
-        """Looks at a chain although nothing was reported, after those that something was reported of."""
+    def report_listed(key: ChainKey, version: int) -> None:
+        """Looks at a chain of a list, which does not say whether it has changed, after those that have."""
         controller.chains.listed(key, version)
         queue.add(key, urgent=False)
 
+    def look_later(key: ChainKey) -> None:
+        """Looks at a chain although nothing was reported, after those that have changed."""
+        controller.chains.report(key, None)
+        queue.add(key, urgent=False)
+
     cluster.report_written_jobs(take_written)
-    neighbours.report_to(lambda key: report(key, None))
+    neighbours.report_to(lambda key: report(key, None), unreadable=namespaces.note_refused)
+    watches = ChainWatches(
+        namespaces,
+        reports=Reports(changed=report, listed=report_listed),
+        finished=finished,
+        child_watch=ChildWatch(cluster, children, report=lambda key: report(key, None)),
+    )
 
     async def watch() -> None:
+        await namespaces.check()  # the operator may have been on standby for long
         # First, because the first lists of the watches would report each of them.
-        await note_finished(cluster, settings.namespaces, finished=finished, metrics=metrics, neighbours=neighbours)
-        child_watch = ChildWatch(cluster, children, report=lambda key: report(key, None))
-        await watch_chains(
-            cluster, settings.namespaces, report=report_from_thread, finished=finished, child_watch=child_watch
-        )
+        await note_finished(cluster, namespaces.readable, finished=finished, metrics=metrics, neighbours=neighbours)
+        await watches.run()
 
     def forget_others(keys: set[ChainKey]) -> None:
         """Keeps only what is needed of the chains that exist."""
@@ -154,7 +162,7 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
-            group.create_task(_resync(cluster, settings, finished, look=look_later, keep=forget_others)),
+            group.create_task(_resync(settings.resync_s, watches, finished, look=look_later, keep=forget_others)),
             group.create_task(watch()),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
@@ -165,23 +173,22 @@ async def _reconcile_all(cluster: Cluster, settings: Settings, metrics: Metrics,
 
 
 async def _resync(
-    cluster: Cluster,
-    settings: Settings,
+    every_s: float,
+    watches: ChainWatches,
     finished: FinishedChains,
     *,
-    look: Callable[[ChainKey, int], None],
+    look: Callable[[ChainKey], None],
     keep: Callable[[set[ChainKey]], None],
 ) -> None:
-    """Reconciles every unfinished chain periodically, to find changes whose event was lost."""
+    """Reconciles every unfinished chain periodically, without a list of them: the watches know which chains exist."""
     while True:
-        await asyncio.sleep(settings.resync_s)
-        with contextlib.suppress(ApiError):  # the next resync is soon enough
-            keys = set()
-            async for metadata in list_chain_metadata(cluster, settings.namespaces):
-                key = ChainKey(metadata["namespace"], metadata["name"])
-                keys.add(key)
-                if not finished.is_unchanged(metadata):
-                    look(key, int(metadata["resourceVersion"]))
+        await asyncio.sleep(every_s)
+        keys = watches.existing()
+        # While a watch is broken, the next resync is soon enough.
+        if keys is not None:
+            for key in keys:
+                if key not in finished:
+                    look(key)
             keep(keys)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from distillchain_operator.children import Kind, Listed, version_of
-from distillchain_operator.connection import JSON, ApiError, Connection
+from distillchain_operator.connection import ApiError, Connection
 from distillchain_operator.labels import CHAIN_LABEL, SUSPENDED_ANNOTATION, TRAINER_CONTAINER
 from distillchain_operator.transitions import ChainEvent
 
@@ -24,7 +24,6 @@ MERGE_PATCH = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 ALL_CHAINS = f"{CHAIN_LABEL},{CHAIN_LABEL}!="  # objects with the label, except those whose label is empty
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"  # annotation of the bookmark after them
-PAGE_METADATA = 500  # of a chain, 2 KB
 PAGE_CHAINS = 25  # with 20 KB for three stages; the largest have megabytes
 PAGE_CHILDREN = 100  # Jobs and pods with 10 KB
 COMPONENT = "distillchain-operator"
@@ -57,11 +56,6 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         await self._connection.close()
 
-    async def list_chain_metadata(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
-        """The metadata of all chains of a namespace, or of the cluster."""
-        async for chain in self._list_chains(namespace, limit=PAGE_METADATA, accept=METADATA_LIST):
-            yield chain["metadata"]
-
     async def list_chains(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         """All chains of a namespace, or of the cluster; a page of them is in memory."""
         try:
@@ -71,8 +65,9 @@ class Cluster:
             # The API server is older than 1.34 or has it disabled; or (504) its cache lags behind etcd.
             if error.status not in (400, 422, 504):
                 raise
-            async for chain in self._list_chains(namespace, limit=PAGE_CHAINS, accept=JSON):
-                yield chain
+            async for page in self._pages(_chains(namespace), {"limit": str(PAGE_CHAINS)}):
+                for chain in _items(page):
+                    yield chain
 
     async def _stream_chains(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         # The API server sends them from its cache. Of a list in pages, it reads all but the first page from etcd, which
@@ -90,21 +85,16 @@ class Cluster:
                     yield document
         raise ApiError(0, "the stream of all chains ended early")
 
-    async def _list_chains(self, namespace: str | None, *, limit: int, accept: str) -> AsyncIterator[dict[str, Any]]:
-        async for page in self._pages(_chains(namespace), {"limit": str(limit)}, accept=accept):
-            for chain in _items(page):
-                yield chain
-
-    async def _pages(self, path: str, query: dict[str, str], *, accept: str = JSON) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(self, path: str, query: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
         following: str | None = ""
         while following is not None:
             more = {"continue": following} if following else {}
-            page = await self._connection.request("GET", path, query=query | more, accept=accept)
+            page = await self._connection.request("GET", path, query=query | more)
             following = page["metadata"].get("continue") or None
             yield page
 
     async def check_chains(self, namespace: str | None) -> None:
-        """Checks cheaply whether `list_chain_metadata` would succeed. Raises: ApiError."""
+        """Checks cheaply whether the chains can be listed. Raises: ApiError."""
         # Not with `resourceVersion=0`, for which the API server ignores the limit and sends all chains.
         await self._connection.request("GET", _chains(namespace), query={"limit": "1"}, accept=METADATA_LIST)
 

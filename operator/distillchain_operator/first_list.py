@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains, has_succeeded
 from distillchain_operator.metrics import Metrics
-from distillchain_operator.namespaces import readable_namespaces
 from distillchain_operator.neighbours import Neighbours
 
 log = logging.getLogger(__name__)
 
 
 async def note_finished(
-    cluster: Cluster, namespaces: Sequence[str], *, finished: FinishedChains, metrics: Metrics, neighbours: Neighbours
+    cluster: Cluster,
+    namespaces: Iterable[str | None],
+    *,
+    finished: FinishedChains,
+    metrics: Metrics,
+    neighbours: Neighbours,
 ) -> None:
     """Notes the chains, above all those that have succeeded.
 
     Those that cannot be listed are reconciled, which finds out the same.
     """
     succeeded = ChainStatus(phase="Succeeded")  # metrics need no more of them
-    try:
-        for namespace in await readable_namespaces(cluster, namespaces):
+    for namespace in list(namespaces):
+        try:
             async for document in cluster.list_chains(namespace):
                 neighbours.note_stored(document)
                 if has_succeeded(document):
@@ -33,5 +37,6 @@ async def note_finished(
                     finished.note(document)
                     metrics.reconciled(ChainKey(metadata["namespace"], metadata["name"]), succeeded)
             neighbours.note_listed(namespace)
-    except ApiError as error:
-        log.warning("chains not listed, each will be read", extra={"error": error.message})
+        except ApiError as error:
+            fields = {"namespace": namespace or "all", "error": error.message}
+            log.warning("chains not listed, each will be read", extra=fields)

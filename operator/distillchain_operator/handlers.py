@@ -11,10 +11,9 @@ import kopf
 from distillchain_api import GROUP, PLURAL, VERSION
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.connection import WATCH_TIMEOUT_S
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.session import open_session
+from distillchain_operator.session import Notes, open_session
 
-# Of a list; the metadata of a chain has up to 8 KB of JSON and ten times as much once it is parsed.
+# Of a list: the metadata of a chain has up to 8 KB of JSON and ten times as much once it is parsed.
 PAGE_OBJECTS = 50
 IDLE_S = 0.1  # how long kopf keeps a task for each object that had an event
 
@@ -46,8 +45,8 @@ def build_kopf_settings() -> kopf.OperatorSettings:
 async def login(memo: kopf.Memo, **kwargs: Any) -> kopf.AiohttpSession | None:
     """The same credentials as the client's: $KUBECONFIG, else the service account, else ~/.kube/config."""
     info = _credentials(**kwargs)
-    finished: FinishedChains = memo.finished
-    return open_session(info, is_news=lambda metadata: not finished.is_unchanged(metadata)) if info else None
+    notes: Notes = memo.notes
+    return open_session(info, notes) if info else None
 
 
 def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -59,6 +58,7 @@ def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs)
 
 
-async def on_chain_event(meta: kopf.Meta, memo: kopf.Memo, **_: Any) -> None:
-    """A chain was created, edited or deleted, or its status was written."""
-    memo.report(ChainKey(meta["namespace"], meta["name"]), int(meta["resourceVersion"]))
+async def on_chain_event(event: kopf.RawEvent, meta: kopf.Meta, memo: kopf.Memo, **_: Any) -> None:
+    """A chain was created, edited or deleted, or its status was written; without a type, it is in a list."""
+    take = memo.listed if event["type"] is None else memo.changed
+    take(ChainKey(meta["namespace"], meta["name"]), int(meta["resourceVersion"]))

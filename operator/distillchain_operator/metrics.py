@@ -108,7 +108,7 @@ class Metrics:
         )
         self._resynced = Gauge(
             "distillchain_last_resync_timestamp_seconds",
-            "Time of the last complete list of chains; before the first, the time when the operator became the leader.",
+            "Time of the last look at all chains, which needs their watches; before the first, when the operator became leader.",
             registry=registry,
         )
         # Not 0, which an alert on old resyncs would read as 1970.
@@ -212,7 +212,7 @@ class Metrics:
         self._stages.forget(key)
 
     def resynced(self, keys: Iterable[ChainKey]) -> None:
-        """All readable chains were listed; others that are known were deleted."""
+        """These are all chains that can be read; others that are known were deleted."""
         # The difference is a new set, so `forget` may change the dictionary meanwhile.
         for gone in self._seen.keys() - set(keys):
             self.forget(gone)

@@ -86,10 +86,18 @@ class Neighbours:
         self._listed: set[str | None] = set()
         self._shown: dict[ChainKey, Place] = {}  # what the status of a waiting chain says, or will say
         self._wake: Callable[[ChainKey], None] = lambda _: None
+        self._unreadable: Callable[[str], None] = lambda _: None
 
-    def report_to(self, wake: Callable[[ChainKey], None]) -> None:
-        """`wake` is called with each chain that has to be looked at because of another one."""
-        self._wake = wake
+    def report_to(
+        self, wake: Callable[[ChainKey], None], *, unreadable: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Where to report.
+
+        Args:
+            wake: called with each chain that has to be looked at because of another one.
+            unreadable: called with each namespace whose chains were forgotten.
+        """
+        self._wake, self._unreadable = wake, unreadable
 
     def needs_list(self, namespace: str) -> bool:
         """Whether the chains of a namespace have to be listed before one of them may start."""
@@ -122,6 +130,7 @@ class Neighbours:
         If it can be read again, they are listed before one of them starts.
         """
         self._listed.discard(namespace)
+        self._unreadable(namespace)
 
     def looked(
         self,

@@ -4,20 +4,25 @@ kopf parses each answer with Python's json, which fails at about 1,000 levels of
 of 10,000 levels and repeats them in metadata.managedFields, so this session removes what kopf does not need before kopf
 parses it. kopf also ends at a refusal (a CRD or a Role that was deleted, an API server that is overloaded for a minute)
 and at an ERROR of a watch other than 410. If a connection breaks, kopf tries again for ever, so it is shown that.
+
+Noted here is what kopf does not report: the chains of a complete list, that a watch works, and that it is refused.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import aiohttp
 import kopf
 from aiohttp.connector import Connection
 
 from distillchain_api import PLURAL, deep_json
+from distillchain_operator.existing import ExistingChains
 
 log = logging.getLogger(__name__)
 
@@ -26,33 +31,43 @@ BUFFER_BYTES = 64 * 1024
 EXPIRED = 410
 
 
-def open_session(info: kopf.ConnectionInfo, *, is_news: Callable[[dict[str, Any]], bool]) -> kopf.AiohttpSession:
-    """A session with these credentials; kopf closes it. Must be called in kopf's event loop.
+@dataclass(frozen=True)
+class Notes:
+    """What is noted of the answers that kopf gets.
 
-    Args:
+    Attributes:
         is_news: whether kopf sees a chain of a list, given its metadata. kopf takes a millisecond and some kilobytes
             for each.
+        existing: the chains of lists and watches.
+        refused: called with each namespace of which a list or watch was refused; None: the whole cluster.
     """
 
-    class _News(_MetadataResponse):
-        async def json(self, **more: Any) -> Any:
-            document = await super().json(**more)
-            if "items" in document and self.url.name == PLURAL:
-                document["items"] = [item for item in document["items"] if is_news(item.get("metadata", {}))]
-            return document
+    is_news: Callable[[dict[str, Any]], bool]
+    existing: ExistingChains
+    refused: Callable[[str | None, int], None]
 
+
+def open_session(info: kopf.ConnectionInfo, notes: Notes) -> kopf.AiohttpSession:
+    """A session with these credentials; kopf closes it. Must be called in kopf's event loop."""
+
+    class _NotedResponse(_Response):
+        pass
+
+    _NotedResponse.notes = notes
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         proxy=info.proxy_url,
         trust_env=info.trust_env,
-        middlewares=(_ask_for_metadata,),
-        response_class=_News,
+        middlewares=(functools.partial(_ask_for_metadata, notes),),
+        response_class=_NotedResponse,
     )
     return kopf.AiohttpSession(aiohttp_session=session, server=info.server, expiration=info.expiration)
 
 
-async def _ask_for_metadata(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+async def _ask_for_metadata(
+    notes: Notes, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
     """Specs and statuses of thousands of chains would take hundreds of megabytes."""
     if request.url.name != PLURAL:
         return await send(request)
@@ -64,17 +79,29 @@ async def _ask_for_metadata(request: aiohttp.ClientRequest, send: aiohttp.Client
     if response.status >= 400 and response.status not in (401, 429):
         log.warning("watch refused, will be retried", extra={"path": request.url.path, "status": response.status})
         response.close()
+        notes.refused(_namespace_of(request.url.path), response.status)
         raise aiohttp.ClientConnectionError(f"{request.url.path}: HTTP {response.status}")
     return response
 
 
-class _MetadataResponse(aiohttp.ClientResponse):
+def _namespace_of(path: str) -> str | None:
+    """The namespace of a list or watch; None: it is about the whole cluster."""
+    *_, kind, name, _ = path.split("/")
+    return name if kind == "namespaces" else None
+
+
+class _Response(aiohttp.ClientResponse):
     """A response whose objects have no managedFields."""
+
+    notes: ClassVar[Notes]
 
     async def start(self, connection: Connection) -> Self:
         """Receives the headers; kopf reads a watch line by line from `content`."""
         await super().start(connection)
-        self.content = _Changes(self.content)  # type: ignore[assignment]  # it offers all that kopf and aiohttp use
+        if self.url.name == PLURAL and self.status == 200:
+            note = functools.partial(self.notes.existing.note_change, _namespace_of(self.url.path))
+            # It offers all that kopf and aiohttp use.
+            self.content = _Changes(self.content, note)  # type: ignore[assignment]
         return self
 
     async def json(self, **_: Any) -> Any:
@@ -85,14 +112,25 @@ class _MetadataResponse(aiohttp.ClientResponse):
             document["items"] = document["items"] or []
             for item in document["items"]:
                 _strip(item)
+            if self.url.name == PLURAL:
+                self._note_page(document)
         return document
+
+    def _note_page(self, page: dict[str, Any]) -> None:
+        self.notes.existing.note_page(
+            _namespace_of(self.url.path),
+            page["items"],
+            is_first="continue" not in self.url.query,
+            is_last=not page["metadata"].get("continue"),
+        )
+        page["items"] = [item for item in page["items"] if self.notes.is_news(item.get("metadata", {}))]
 
 
 class _Changes:
     """The body of a watch, with objects without managedFields."""
 
-    def __init__(self, body: aiohttp.StreamReader) -> None:
-        self._body = body
+    def __init__(self, body: aiohttp.StreamReader, note: Callable[[str, dict[str, Any]], None]) -> None:
+        self._body, self._note = body, note
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._body, name)
@@ -103,18 +141,20 @@ class _Changes:
         async for data in self._body.iter_chunked(BUFFER_BYTES):
             *lines, buffer = (buffer + data).split(b"\n")
             for line in filter(None, lines):
-                yield _strip_line(line) + b"\n"
+                change = _load(line.decode(errors="replace"))
+                _strip(change.get("object") or {})
+                self._note(change.get("type", ""), change.get("object") or {})
+                yield json.dumps(_shown(change)).encode() + b"\n"
         # A connection that broke may leave half a line, which kopf would not understand.
 
 
-def _strip_line(line: bytes) -> bytes:
-    change = _load(line.decode(errors="replace"))
-    _strip(change.get("object") or {})
+def _shown(change: dict[str, Any]) -> dict[str, Any]:
+    """A change as kopf sees it."""
     if change.get("type") == "ERROR":
         log.info("watch ended", extra={"error": change.get("object", {}).get("message", "")})
         # Whatever it was: kopf lists all objects and watches again.
         change["object"] = {**(change.get("object") or {}), "code": EXPIRED}
-    return json.dumps(change).encode()
+    return change
 
 
 def _load(text: str) -> dict[str, Any]:

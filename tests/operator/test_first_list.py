@@ -28,9 +28,6 @@ class Listed:
     def __init__(self, *chains: dict[str, Any], error: ApiError | None = None) -> None:
         self.chains, self.error = chains, error
 
-    async def check_chains(self, namespace: str | None) -> None:
-        return
-
     async def list_chains(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
         for chain in self.chains:
             yield chain
@@ -44,7 +41,7 @@ async def test_chains_that_have_succeeded_are_known_from_the_list_and_others_are
     finished, metrics = FinishedChains(), Metrics()
 
     await note_finished(
-        cast("Cluster", Listed(*chains)), (), finished=finished, metrics=metrics, neighbours=Neighbours()
+        cast("Cluster", Listed(*chains)), [None], finished=finished, metrics=metrics, neighbours=Neighbours()
     )
 
     assert [name for name in ("done", "edited", "runs") if ChainKey("ml", name) in finished] == ["done"]
@@ -57,6 +54,6 @@ async def test_a_list_that_breaks_off_leaves_the_other_chains_to_be_read():
     cluster = cast("Cluster", Listed(done, error=ApiError(410, "the continue parameter is too old")))
     finished = FinishedChains()
 
-    await note_finished(cluster, (), finished=finished, metrics=Metrics(), neighbours=Neighbours())
+    await note_finished(cluster, [None], finished=finished, metrics=Metrics(), neighbours=Neighbours())
 
     assert ChainKey("ml", "done") in finished

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 from aiohttp import web
@@ -22,7 +22,8 @@ from distillchain_operator.child_watch import ChildWatch
 from distillchain_operator.children import Children, Kind, Listed
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains
-from distillchain_operator.watching import watch_chains
+from distillchain_operator.namespaces import Namespaces
+from distillchain_operator.watching import ChainWatches, Reports
 
 DEADLINE_S = 30
 VERBS = ["get", "list", "watch"]
@@ -124,20 +125,35 @@ class Readable(Cluster):
         return
 
 
+class Watched(NamedTuple):
+    """Watches that are running, and the chains that they have reported; `listed` are those of lists."""
+
+    reported: list[ChainKey]
+    task: asyncio.Task[None]
+    watches: ChainWatches
+    listed: list[ChainKey]
+
+
 @asynccontextmanager
-async def watched(
-    finished: FinishedChains, children: Children | None = None
-) -> AsyncIterator[tuple[list[ChainKey], asyncio.Task[None]]]:
+async def watched(finished: FinishedChains, children: Children | None = None) -> AsyncIterator[Watched]:
     reported: list[ChainKey] = []
+    listed: list[ChainKey] = []
 
     def report(key: ChainKey, _version: int = 0) -> None:
         reported.append(key)
 
+    def report_listed(key: ChainKey, version: int) -> None:
+        listed.append(key)
+        report(key, version)
+
     async with await Readable.connect() as cluster:
         child_watch = ChildWatch(cluster, children or Children(finished), report=report)
-        task = asyncio.create_task(watch_chains(cluster, (), report=report, finished=finished, child_watch=child_watch))
+        watches = ChainWatches(
+            Namespaces(cluster, ()), reports=Reports(report, report_listed), finished=finished, child_watch=child_watch
+        )
+        task = asyncio.create_task(watches.run())
         try:
-            yield reported, task
+            yield Watched(reported, task, watches, listed)
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -164,9 +180,10 @@ async def test_only_metadata_is_asked_for_and_an_object_of_any_depth_is_reported
         "jobs": [change("ADDED", a_finished_job() | {"kind": "Job"})],
         PLURAL: [f'{{"type": "MODIFIED", "object": {deep.replace("deep", "changed")}}}\n{{"type": "MO'.encode()],
     }
-    async with watched(FinishedChains()) as (reported, task):
+    async with watched(FinishedChains()) as (reported, task, _, listed):
         names = {"deep", "relay", "changed"}
         await until(lambda: {key.name for key in reported} == names, task)
+        assert {key.name for key in listed} == names - {"changed"}
     form = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
     assert watches.accepted[PLURAL] == {form.format(""), form.format("List")}
 
@@ -177,22 +194,42 @@ async def test_a_watch_that_ends_with_any_error_starts_again(watches: FakeWatche
     watches.listed = {PLURAL: [json.dumps(metadata("relay"))]}
     watches.breaks_off = True
     watches.changes = {PLURAL: [change("ERROR", gone), change("ERROR", odd), change("ERROR", odd)]}
-    async with watched(FinishedChains()) as (reported, task):
+    async with watched(FinishedChains()) as (reported, task, *_):
         await until(lambda: len(reported) >= 4, task)  # it lists all chains after each error
+
+
+async def test_the_chains_that_exist_are_those_of_the_last_list_and_of_the_changes_after_it(watches: FakeWatches):
+    watches.listed = {PLURAL: [json.dumps(metadata("relay")), json.dumps(metadata("other"))]}
+    watches.changes = {
+        PLURAL: [
+            change("ADDED", metadata("new")) + change("DELETED", metadata("other")),
+            change("ERROR", {"kind": "Status", "code": 410, "message": "too old"}),
+        ]
+    }
+    async with watched(FinishedChains()) as (_, task, chain_watches, _):
+
+        def names() -> set[str] | None:
+            existing = chain_watches.existing()
+            return None if existing is None else {key.name for key in existing}
+
+        await until(lambda: names() == {"relay", "other"}, task)
+        watches.listed = {PLURAL: [json.dumps(metadata("late"))]}
+        await until(lambda: names() == {"relay", "new"}, task)
+        await until(lambda: names() == {"late"}, task)
 
 
 async def test_a_watch_that_is_refused_is_tried_again(watches: FakeWatches):
     """The CRD or a Role was deleted, or the API server is overloaded."""
     watches.listed = {PLURAL: [json.dumps(metadata("relay"))]}
     watches.refusals = [404, 403, 500, 503, 410, 404]
-    async with watched(FinishedChains()) as (reported, task):
+    async with watched(FinishedChains()) as (reported, task, *_):
         await until(lambda: bool(reported), task)
     assert watches.refusals == []
 
 
 async def test_kopf_is_started_again_when_it_fails(watches: FakeWatches):
     watches.listed = {PLURAL: ['{"metadata": 5}']}
-    async with watched(FinishedChains()) as (reported, task):
+    async with watched(FinishedChains()) as (reported, task, *_):
         await asyncio.sleep(0.5)
         watches.listed = {PLURAL: [json.dumps(metadata("relay"))]}
         await until(lambda: bool(reported), task)
@@ -205,12 +242,12 @@ async def test_a_finished_chain_that_is_listed_again_is_not_reported_but_a_chang
     edited = metadata("other")
     finished.note({"metadata": edited["metadata"] | {"generation": 0}})
     watches.listed = {PLURAL: [json.dumps(done), json.dumps(edited)], "jobs": [json.dumps(a_finished_job())]}
-    async with watched(finished) as (reported, task):
+    async with watched(finished) as (reported, task, *_):
         await until(lambda: ChainKey("ml", "other") in reported, task)
         await asyncio.sleep(0.2)
         assert reported == [ChainKey("ml", "other")]
     watches.changes = {PLURAL: [change("MODIFIED", done)]}
-    async with watched(finished) as (reported, task):
+    async with watched(finished) as (reported, task, *_):
         await until(lambda: ChainKey("ml", "relay") in reported, task)
 
 
@@ -231,7 +268,7 @@ async def test_jobs_are_watched_from_the_version_of_the_list_and_listed_again_af
         observed = children.observed(ChainKey("ml", "relay"), "")
         return None if observed is None else len(observed.foreign_jobs)
 
-    async with watched(FinishedChains(), children) as (reported, task):
+    async with watched(FinishedChains(), children) as (reported, task, *_):
         await until(lambda: jobs() == 1, task)
         watches.listed = {"jobs": []}
         await until(lambda: jobs() == 0, task)
@@ -243,7 +280,7 @@ async def test_while_jobs_cannot_be_watched_nothing_of_them_is_taken_from_the_ca
     children = Children(FinishedChains())
     key = ChainKey("ml", "relay")
     watches.listed = {"jobs": ['{"metadata": 5}']}
-    async with watched(FinishedChains(), children) as (_, task):
+    async with watched(FinishedChains(), children) as (_, task, *_):
         await asyncio.sleep(0.5)
         assert children.observed(key, "") is None
         watches.listed = {}
