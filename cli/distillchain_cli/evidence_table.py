@@ -26,14 +26,16 @@ def _table(result: EvidenceResult, metric: str, width: int | None) -> str:
         Column("CHAIN MINUS IT", right=True),
         Column("95 % INTERVAL", right=True),
         Column("P", right=True),
+        Column("DETECTABLE", right=True),
     ]
-    own = [result.stage, result.metric, "", "", ""]
+    own = [result.stage, result.metric, "", "", "", ""]
     return format_columns(columns, [own, *(_cells(control) for control in result.controls)], width=width)
 
 
 def _cells(control: ControlResult) -> list[str]:
     interval = f"{_signed(control.low)} to {_signed(control.high)}"
-    return [control.control, control.metric, _signed(control.difference), interval, control.p_value]
+    difference = _signed(control.difference)
+    return [control.control, control.metric, difference, interval, control.p_value, control.detectable]
 
 
 def _signed(value: str) -> str:

@@ -81,7 +81,14 @@ def test_a_run_ends_with_the_verdict(ran: tuple[Path, subprocess.CompletedProces
     direct, from_root = document.last.controls
     assert (direct.control, direct.values) == ("Direct", [accuracy(committed[name]) for name in STUDENTS[2:4]])
     assert (from_root.control, from_root.values) == ("FromRoot", [accuracy(committed[name]) for name in STUDENTS[4:]])
-    assert f"{document.last.outcome}: {document.last.sentence}" in done.stdout.splitlines()
+    lines = done.stdout.splitlines()
+    assert f"{document.last.outcome}: {document.last.sentence}" in lines
+    start = next(number for number, line in enumerate(lines) if line.startswith("EVIDENCE"))
+    head, own, *controls = (line.split() for line in lines[start : start + 4])
+    assert (head[-1], own) == ("DETECTABLE", ["small", f"{document.last.metric:.4f}", *"----"])
+    for control, cells in zip(document.last.controls, controls, strict=True):
+        shown = f"{control.metric:.4f} {control.difference:+.4f} {control.low:+.4f} to {control.high:+.4f}"
+        assert cells == [control.control, *shown.split(), f"{control.p_value:.4f}", f"{control.detectable:.4f}"]
     assert f"all numbers: file://{path}" in done.stdout
     assert f"stage evidence: {document.last.outcome}: " in done.stderr
 
