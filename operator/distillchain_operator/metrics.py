@@ -108,8 +108,8 @@ class Metrics:
         )
         self._resynced = Gauge(
             "distillchain_last_resync_timestamp_seconds",
-            "Time of the last look at all chains, which needs their watches; before the first, the time when the operator "
-            "became the leader.",
+            "Time of the last look at all chains, which needs their watches; before the first, the time when the "
+            "operator became the leader.",
             registry=registry,
         )
         # Not 0, which an alert on old resyncs would read as 1970.
