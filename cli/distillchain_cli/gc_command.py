@@ -176,7 +176,8 @@ def _summary(uri: str, found: Found, deleted: Sequence[Garbage], *, delete: bool
     elif found.garbage:
         text = f"in {uri}, nothing needs {count}; to delete them, run the command again with --delete"
     else:
-        return f"in {uri}, everything is needed{_logits_hint(found, logits=logits)}"
+        looked_at = "everything that is not left alone" if found.kept else "everything"
+        return f"in {uri}, {looked_at} is needed{_logits_hint(found, logits=logits)}"
     return text + _logits_hint(found, logits=logits)
 
 
