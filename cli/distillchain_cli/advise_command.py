@@ -107,7 +107,9 @@ def _routes_table(advice: Advice, *, width: int | None) -> str:
     from distillchain_report.advice_words import route_words
 
     metric = advice.metric
-    titles = (metric.name, "SEEDS", "CHAIN MINUS IT", "95%", "DETECTABLE", "HOURS", "GPU-HOURS")
+    # The names of a route's stages need the room; a wide table has the hours too.
+    hours = ("HOURS", "GPU-HOURS") if width is None else ()
+    titles = (metric.name, "SEEDS", "CHAIN MINUS IT", "95%", "DETECTABLE", *hours)
     columns = [Column("OTHER ROUTE"), *(Column(title, right=True) for title in titles), Column("CHAIN IS")]
     rows = [
         [
@@ -116,8 +118,7 @@ def _routes_table(advice: Advice, *, width: int | None) -> str:
             f"{route.seeds} of {route.seeds_of_chain}" if route.seeds != route.seeds_of_chain else str(route.seeds),
             *_change(route.difference, metric),
             words.measured(route.detectable, metric) if route.detectable is not None else "",
-            f"{route.hours:.2f}",
-            f"{route.gpu_hours:.2f}",
+            *([f"{route.hours:.2f}", f"{route.gpu_hours:.2f}"] if hours else []),
             OUTCOME_WORDS[route.outcome],
         ]
         for route in advice.other_routes

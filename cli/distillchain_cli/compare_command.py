@@ -27,7 +27,7 @@ from distillchain_cli.targets import FetchChain, read_target
 from distillchain_operator.status import timestamp
 
 if TYPE_CHECKING:
-    from distillchain_report.side_by_side import ComparedModel, Entrant, SideBySide
+    from distillchain_report.side_by_side import Entrant, PairedDifference, SideBySide
 
 app = typer.Typer()
 
@@ -156,31 +156,54 @@ def _written(found: SideBySide, form: CompareFormat) -> str:
 
 
 def _models_table(found: SideBySide, *, width: int | None) -> str:
+    """One table, or two that leave room for the names of the models."""
+    quality, cost = _quality_columns(found), _cost_columns(found)
+    groups = [[*quality, *cost]] if width is None else [quality, cost]
+    labels = [model.label for model in found.models]
+    return "\n\n".join(
+        format_columns(
+            [Column("MODEL"), *(Column(title, right=True) for title, _ in group)],
+            [[label, *cells] for label, *cells in zip(labels, *(cells for _, cells in group), strict=True)],
+            width=width,
+        )
+        for group in groups
+    )
+
+
+Columns = list[tuple[str, list[str]]]
+"""The title of each column with its cells."""
+
+
+def _quality_columns(found: SideBySide) -> Columns:
     from distillchain_report import words
 
-    metric = found.metric
-    titles = [metric.name, "95%", "DIFFERENCE", "95%", "P", "PARAMETERS", "SIZE", "EXAMPLES/S", "LATENCY", "HOURS",
-              "GPU-HOURS"]  # fmt: skip
-    has_cost = found.models[0].cost is not None
-    columns = [Column("MODEL"), *(Column(title, right=True) for title in [*titles, *(["COST"] if has_cost else [])])]
+    metric, models = found.metric, found.models
+    pairs = [model.difference for model in models]
 
-    def cells(model: ComparedModel) -> list[str]:
-        pair = model.difference
-        change = [words.measured_change(each, metric) for each in (pair.value, pair.low, pair.high)] if pair else []
-        return [
-            model.label,
-            words.measured(model.metric.value, metric),
-            words.measured_range(model.metric, metric).replace("–", ".."),
-            change[0] if change else "",
-            f"{change[1]}..{change[2]}" if change else "",
-            words.p_value(pair.p_value) if pair else "",
-            count(model.parameters),
-            size(model.size_bytes),
-            rate(model.examples_per_second),
-            words.milliseconds(model.latency_p50_ms) if model.latency_p50_ms is not None else "",
-            f"{model.hours:.2f}",
-            f"{model.gpu_hours:.2f}",
-            *([f"{model.cost:.2f}"] if model.cost is not None else []),
-        ]
+    def range_of(pair: PairedDifference) -> str:
+        return f"{words.measured_change(pair.low, metric)}..{words.measured_change(pair.high, metric)}"
 
-    return format_columns(columns, [cells(model) for model in found.models], width=width)
+    return [
+        (metric.name, [words.measured(model.metric.value, metric) for model in models]),
+        ("95%", [words.measured_range(model.metric, metric).replace("–", "..") for model in models]),
+        ("DIFFERENCE", [words.measured_change(pair.value, metric) if pair else "" for pair in pairs]),
+        ("95%", [range_of(pair) if pair else "" for pair in pairs]),
+        ("P", [words.p_value(pair.p_value) if pair else "" for pair in pairs]),
+    ]
+
+
+def _cost_columns(found: SideBySide) -> Columns:
+    from distillchain_report import words
+
+    models = found.models
+    latencies = [model.latency_p50_ms for model in models]
+    costs = [model.cost for model in models if model.cost is not None]
+    return [
+        ("PARAMETERS", [count(model.parameters) for model in models]),
+        ("SIZE", [size(model.size_bytes) for model in models]),
+        ("EXAMPLES/S", [rate(model.examples_per_second) for model in models]),
+        ("LATENCY", ["" if latency is None else words.milliseconds(latency) for latency in latencies]),
+        ("HOURS", [f"{model.hours:.2f}" for model in models]),
+        ("GPU-HOURS", [f"{model.gpu_hours:.2f}" for model in models]),
+        *([("COST", [f"{cost:.2f}" for cost in costs])] if costs else []),
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillchain_api.base import Document
+from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_report.evidence.paired import row_interval
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import Estimate, MetricFacts, ModelReport, Report
@@ -176,8 +177,9 @@ def _recipe(entrant: Entrant) -> dict[str, str]:
     manifest = entrant.last.manifest
     assert manifest is not None
     root = manifest.teacher.source if manifest.teacher else manifest.student.source
-    taught = [stage.name for stage in entrant.report.stages]
-    flat = {"stages": " -> ".join(["teacher", *taught]), "teacher": root}
+    # A fine-tuned root teacher is a stage itself, under this name.
+    taught = [stage.name for stage in entrant.report.stages if stage.name != TEACHER_STAGE]
+    flat = {"stages": " -> ".join([TEACHER_STAGE, *taught]), "teacher": root}
     _flatten(manifest.recipe, "", flat)
     return flat
 

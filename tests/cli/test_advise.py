@@ -44,6 +44,10 @@ def test_the_table(chain: Path):
     assert short.split()[:6] == ["teacher", "->", "tiny", "0.881", "3", "-0.030"]
     assert short.endswith("worse")
 
+    narrow = distillchain_here("advise", "chain.yaml", cwd=chain.parent).stdout.splitlines()
+    assert narrow[6].split()[-4:] == ["95%", "DETECTABLE", "CHAIN", "IS"]
+    assert narrow[7].startswith("teacher -> tiny  ")
+
 
 def test_the_document_and_the_option_for_the_smallest_gain(chain: Path):
     done = distillchain_here("advise", "short.yaml", "--smallest-gain", "0.5", "-o", "json", cwd=chain.parent)

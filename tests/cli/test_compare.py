@@ -72,6 +72,19 @@ def test_the_table_and_the_page(chain: Path):
     assert "-0.050" in html
 
 
+def test_a_table_has_room_for_the_names_in_100_columns(chain: Path):
+    chain.rename(chain.parent / "chain-with-a-name.yaml")
+    labels = [f"chain-with-a-name.yaml:{stage}" for stage in ("mini", "tiny")]
+    table = distillchain_here("compare", *labels, "--price-per-gpu-hour", "2.5", cwd=chain.parent).stdout
+
+    quality, cost, _ = table.split("\n\n")
+    assert quality.splitlines()[0].split() == ["MODEL", "accuracy", "95%", "DIFFERENCE", "95%", "P"]
+    assert cost.splitlines()[0].split()[-3:] == ["HOURS", "GPU-HOURS", "COST"]
+    for part in (quality, cost):
+        assert [line.split()[0] for line in part.splitlines()[1:]] == labels
+    assert max(map(len, table.splitlines())) <= 100
+
+
 def change_manifest(chain: Path, stage: str, change: Callable[[dict[str, Any]], None]) -> None:
     for path in (chain.parent / "store").rglob("manifest.json"):
         document = json.loads(path.read_text())

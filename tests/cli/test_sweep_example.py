@@ -29,11 +29,14 @@ def run_sweep(root: Path, change: Callable[[dict[str, Any]], None]) -> dict[str,
         done = distillchain("run", f"{name}.yaml", cwd=root, **ONE_THREAD)
         assert done.returncode == 0, done.stdout + done.stderr
     compared = distillchain("compare", *(f"{name}.yaml" for name in CHAINS), "-o", "json", cwd=root)
-    assert [model["stage"] for model in json.loads(compared.stdout)["models"]] == ["femto"] * 3
+    found = json.loads(compared.stdout)
+    assert [model["stage"] for model in found["models"]] == ["femto"] * 3
+    taught = ["teacher -> femto", "teacher -> tiny -> femto", "teacher -> tiny -> nano -> femto"]
+    assert {"field": "stages", "values": taught} in found["recipe"]
     advice = distillchain("advise", "one-step.yaml", "-o", "json", cwd=root)
     assert advice.returncode == 0, advice.stderr
-    found: dict[str, Any] = json.loads(advice.stdout)
-    return found
+    advised: dict[str, Any] = json.loads(advice.stdout)
+    return advised
 
 
 def check(root: Path, advice: dict[str, Any], *, fine_tuned: int) -> None:
