@@ -91,7 +91,7 @@ def test_garbage_is_listed_and_deleted_only_on_request(tmp_path: Path, plan: Pla
     document = json.loads(deleted.stdout)
     assert (document["deleted"], document["garbage"][0]["sizeBytes"]) == (True, 5000)
     assert not path.exists()
-    again = distillchain_here("gc", "--storage", "file://./store", cwd=tmp_path)
+    again = distillchain_here("gc", "--storage", "file://./store", "--older-than", "0s", cwd=tmp_path)
     assert "everything is needed" in again.stderr
     assert list((tmp_path / "store").rglob("config.json"))
 
