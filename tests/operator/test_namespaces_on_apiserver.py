@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from cluster.operator_process import OperatorProcess
 from cluster.ports import free_ports
 from distillchain_operator.cluster import Cluster
 from distillchain_operator.connection import Connection, Content
+from metrics_page import scrape, total
 from relay import Relay
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
@@ -109,15 +108,13 @@ def test_an_idle_operator_sends_nothing_but_its_watches(
 
     def own_requests() -> tuple[float, float]:
         """How many the operator has counted, and the time of its last look at all chains."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            page = answer.read().decode()
+        page = scrape(port)
         return total(page, "distillchain_api_requests_total"), total(page, "distillchain_last_resync_timestamp_seconds")
 
     def lists_of_chains() -> float:
         page = control_plane.kubectl("get", "--raw", "/metrics").stdout
         # Those of the whole cluster are the garbage collector's.
-        mine = r'^apiserver_request_total{.*resource="distillationchains",scope="namespace",.*verb="LIST".*} (\d+)$'
-        return sum(map(float, re.findall(mine, page, re.MULTILINE)))
+        return total(page, "apiserver_request_total", resource="distillationchains", scope="namespace", verb="LIST")
 
     settings = {"DISTILLCHAIN_RESYNC_S": "0.5", "DISTILLCHAIN_METRICS_PORT": str(port)}
     with operator_of(kubeconfig, tmp_path, namespace, **settings) as own:
@@ -152,11 +149,6 @@ async def test_to_find_out_whether_a_namespace_can_be_read_no_more_than_one_chai
     async with Cluster(connection) as cluster:
         await cluster.check_chains(relay.namespace)
     assert [len(answer["items"]) for answer in answers] == [1]
-
-
-def total(page: str, metric: str) -> float:
-    """The sum of a metric over its labels."""
-    return sum(map(float, re.findall(rf"^{metric}(?:\{{.*\}})? (\S+)$", page, re.MULTILINE)))
 
 
 def copied(document: dict[str, Any], namespace: str) -> dict[str, Any]:
