@@ -10,7 +10,7 @@ READY := .venv/.ready
 QUICKSTART := .quickstart
 HISTORIES ?= 20000
 FIRST ?= 0
-ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node')
+ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node and not root')
 export PYTHONUNBUFFERED := 1
 # If it is set, each start of the command and each test worker compiles all modules again, which doubles their time.
 unexport PYTHONDONTWRITEBYTECODE

@@ -1,6 +1,6 @@
-"""Distribute the tests among the workers of pytest-xdist with `-n 2 --dist loadfile`.
+"""Distribute the tests among the workers of pytest-xdist with `--dist loadfile`.
 
-A file stays on one worker, because its module fixtures (a browser, an installed CRD) take seconds to start. All tests
+A file stays on one worker, because its module fixtures (a browser, an installed CRD) take seconds to start. All files
 that use the node go to the same worker: on two cores, two nodes are slower than one. The longest files start first, so
 that at the end no worker waits minutes for the other.
 """
@@ -18,7 +18,7 @@ NODE = "node"
 # Units that take about a minute or more on two cores, the longest first. The others start after them.
 LONGEST = (
     NODE,
-    "tests/docs/test_blocks.py",
+    "tests/docs/test_quickstart.py",
     "tests/cli/test_tagging_example.py",
     "tests/operator/test_kueue_on_apiserver.py",
     "tests/benchmarks/test_evidence.py",
@@ -42,34 +42,40 @@ LONGEST = (
 
 
 class FilesAndOneNode(LoadFileScheduling):  # type: ignore[misc]  # its base class has no types
-    """Like `--dist loadfile`, except that the tests of the node are one unit."""
+    """Like `--dist loadfile`, except that the files with tests of the node are one unit."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        self._node_files = find_node_files(config.rootpath)
 
     def _split_scope(self, nodeid: str) -> str:
-        return unit_of(nodeid)
+        return unit_of(nodeid, self._node_files)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndOneNode | None:
     if config.getoption("dist") != "loadfile":
         return None
-    if renamed := [unit for unit in LONGEST if unit != NODE and not (config.rootpath / unit).exists()]:
-        raise pytest.UsageError(f"{Path(__file__).name}: LONGEST names files that do not exist: {', '.join(renamed)}")
     config.option.loadscopereorder = False  # pytest-xdist would start the units with the most tests first
     return FilesAndOneNode(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a worker, mark the ids of the node's tests, because the scheduler sees ids only, and sort the tests."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if item.get_closest_marker(NODE):
-            item._nodeid = f"{item.nodeid}@{NODE}"  # type: ignore[attr-defined]  # as pytest-xdist does for `--dist loadgroup`
-    items.sort(key=lambda item: rank(unit_of(item.nodeid)))
+    """In a worker, sort the tests: the scheduler starts their units in this order."""
+    if hasattr(config, "workerinput"):
+        node_files = find_node_files(config.rootpath)
+        items.sort(key=lambda item: rank(unit_of(item.nodeid, node_files)))
 
 
-def unit_of(nodeid: str) -> str:
-    return NODE if nodeid.endswith(f"@{NODE}") else nodeid.split("::", 1)[0]
+def find_node_files(root: Path) -> frozenset[str]:
+    """Files with a test of the node. By their text: the scheduler knows the ids of tests, but not their marks."""
+    files = (root / "tests").rglob("test_*.py")
+    return frozenset(path.relative_to(root).as_posix() for path in files if f"pytest.mark.{NODE}" in path.read_text())
+
+
+def unit_of(nodeid: str, node_files: frozenset[str]) -> str:
+    file = nodeid.split("::", 1)[0]
+    return NODE if file in node_files else file
 
 
 def rank(unit: str) -> int:

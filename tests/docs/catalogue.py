@@ -6,6 +6,11 @@ The key of a block is its page and its first line.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
+
+import pytest
+
+from docs.blocks import blocks
 
 
 class Scene(StrEnum):
@@ -171,3 +176,8 @@ EXTERNAL_LINKS = {
     "https://dev.to/neuml/progressive-distillation-341i",
 }
 """Links that the tests cannot follow. Open a link in a browser before you add it."""
+
+
+def of(scene: Scene, page: str | None = None) -> list[Any]:
+    found = [block for block in blocks("bash", "python", page=page) if RUN.get(block.key) is scene]
+    return [pytest.param(block, id=f"{block}") for block in found]

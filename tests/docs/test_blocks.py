@@ -1,11 +1,9 @@
-"""Runs the commands, programs and manifests of the documentation as they are written there."""
+"""Runs the commands, programs and manifests of the documentation that need an API server or a store."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +18,6 @@ import yaml
 from chain_builders import a_commit, a_document
 from cluster.build import ensure_binaries
 from cluster.controlplane import ControlPlane
-from cluster.distillchain import quickstart_material
 from cluster.s3 import S3Server
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import build_plan
@@ -30,103 +27,12 @@ from distillchain_cli.run import build_status
 from distillchain_operator.podtemplate import overlay
 from distillchain_operator.status import committed_entry
 from docs.blocks import REPOSITORY, Block, blocks
-from docs.catalogue import RUN, VALUES, Scene
+from docs.catalogue import VALUES, Scene, of
 from docs.shell import a_checkout, environment, run_block
 
 CHART = REPOSITORY / "charts" / "distillchain"
 NAME = "sst2-femto"
-EVERY = 8  # every eighth of the quick start's 9,372 rows: with fewer, its teacher stays at chance and is refused
 on_one_worker = pytest.mark.xdist_group("docs")
-
-
-def of(scene: Scene, page: str | None = None) -> list[Any]:
-    found = [block for block in blocks("bash", "python", page=page) if RUN.get(block.key) is scene]
-    return [pytest.param(block, id=f"{block}") for block in found]
-
-
-# A checkout.
-
-
-@pytest.mark.parametrize("block", of(Scene.CHECKOUT))
-def test_in_a_checkout(block: Block, tmp_path: Path) -> None:
-    done = run_block(block, a_checkout(tmp_path / "checkout"), variables=environment(tmp_path))
-
-    assert "valid" in done.stdout or "femto" in done.stdout
-
-
-@pytest.mark.models
-def test_the_quick_start_on_part_of_its_data(tmp_path: Path) -> None:
-    """The changes: fewer rows, and no gates, because models trained on so few rows miss them."""
-    chain = "examples/quickstart/chain.yaml"
-    checkout = a_checkout(tmp_path / "checkout", copied=[chain])
-    ungated, gates = re.subn(r"^ +gate: .*\n", "", (checkout / chain).read_text(), flags=re.MULTILINE)
-    assert gates == 2
-    (checkout / chain).write_text(ungated)
-    _some_quickstart_data(checkout / ".quickstart")
-
-    (checkout / "chain.yaml").write_text(
-        ungated.replace("file://../../", "file://./")
-    )  # the chain.yaml of README.md, in the user's folder
-    variables = environment(tmp_path, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
-
-    outputs = [
-        run_block(block.values[0], checkout, variables=variables)
-        for block in of(Scene.QUICKSTART, "docs/quickstart.md")
-    ]
-    for block in of(Scene.QUICKSTART, "README.md"):
-        (checkout / "report.html").unlink()
-        run_block(block.values[0], checkout, variables=variables)
-
-    assert "femto" in outputs[0].stdout
-    assert "<svg" in (checkout / "report.html").read_text()
-    assert re.search(r"'label': '(negative|positive)'", outputs[-1].stdout)
-
-
-def _some_quickstart_data(folder: Path) -> None:
-    whole = quickstart_material()
-    (folder / "data").mkdir(parents=True)
-    (folder / "models").symlink_to(whole / "models")
-    for path in (whole / "data").glob("*.tsv"):
-        header, *rows = path.read_text().splitlines(keepends=True)
-        (folder / "data" / path.name).write_text(
-            "".join([header, *rows[::EVERY]])
-        )  # rows are sorted by class, so take every nth
-
-
-@pytest.mark.models
-def test_serving_without_our_package(tmp_path: Path) -> None:
-    folder = _served(tmp_path)
-    variables = environment(tmp_path, HF_HUB_OFFLINE="1")
-
-    outputs = [run_block(block.values[0], folder, variables=variables).stdout for block in of(Scene.SERVING)]
-
-    assert outputs[0] == "the checkpoint is as it was committed\n"
-    assert ["'label': 'positive'" in output for output in outputs[1:3]] == [True, True]
-    assert outputs[3] == "['positive', 'negative']\n"
-
-
-def _served(root: Path) -> Path:
-    """A fine-tuned BERT and its bert-hash student with an export, copied as the page says."""
-    from trainer.parts import SMALL_BERT, an_order, run_here, save_bert, write_data
-
-    write_data(root / "data")
-    save_bert(root / "start", labels=None)
-    fine_tuned = run_here(an_order(root, teacher={"model": f"file://{root}/start", "fineTune": {"epochs": 4}}), root)
-    shutil.copytree(fine_tuned.checkpoint[7:], root / "teacher")
-    architecture = {"modelType": "bert-hash", "config": {**SMALL_BERT, "projections": 4}}
-    order = an_order(
-        root,
-        student={"architecture": architecture, "tokenizer": f"file://{root}/teacher"},
-        training={"epochs": 8},
-        template={"export": {"onnx": {"quantize": "int8"}}},
-    )
-    student = run_here(order, root, attempt="student")
-    folder = root / "served"
-    shutil.copytree(root / "teacher", folder / "checkpoint")
-    shutil.copytree(student.checkpoint[7:], folder / "bert-hash-checkpoint")
-    shutil.copytree(Path(student.exports[0].uri[7:]).parent, folder / "onnx")
-    shutil.copy(root / f"store/stages/{fine_tuned.digest}/manifest.json", folder)
-    return folder
 
 
 # A store.
@@ -379,27 +285,3 @@ def test_values_fit_the_chart(block: Block, tmp_path: Path) -> None:
         block.text,
     ):
         assert value in rendered.stdout, f"{value} of {block} has no effect"
-
-
-# The whole node.
-
-
-@pytest.mark.node
-@pytest.mark.timeout(1200)
-def test_the_first_chain_from_up_to_down(tmp_path: Path) -> None:
-    checkout = a_checkout(tmp_path / "checkout")
-    variables = environment(tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
-    first, *following = [parameter.values[0] for parameter in of(Scene.NODE, "docs/first-chain.md")]
-    outputs = []
-
-    try:
-        # `eval` hides a failure of `up`, so check its output. Each later shell runs the same block to set its environment.
-        run_block(first, checkout, variables=variables, after='echo "$KUBECONFIG"')
-        for block in following:
-            outputs.append(run_block(block, checkout, variables=variables, before=first.text).stdout)
-    finally:
-        down = [sys.executable, "-m", "cluster", "down"]
-        subprocess.run(down, cwd=checkout, env=variables | {"PYTHONPATH": "tests"}, check=True)
-
-    assert any('"checkpoint":"s3://models/distill/' in text for text in outputs)
-    assert outputs[-1].rstrip().endswith("condition met")

@@ -22,7 +22,7 @@ from cluster.ports import free_ports
 from cluster.prerequisites import ensure_program
 from cluster.waiting import wait_until
 
-pytestmark = pytest.mark.node  # building an image needs root
+pytestmark = [pytest.mark.slow, pytest.mark.root]  # building an image needs root
 
 VERSION = yaml.safe_load((CHECKOUT / "charts" / "distillchain" / "Chart.yaml").read_text())["version"]
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -14,7 +14,7 @@ from distillchain_store.commit import read_manifest
 from distillchain_store.opening import open_store
 from trainer.parts import an_order, answer_in, run_here, start_process
 
-pytestmark = [pytest.mark.models, pytest.mark.node]
+pytestmark = [pytest.mark.models, pytest.mark.root]
 
 
 class Disk:

@@ -1,0 +1,47 @@
+"""Runs docs/serving.md on copies of checkpoints and of an ONNX export."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from docs.catalogue import Scene, of
+from docs.shell import environment, run_block
+from trainer.parts import SMALL_BERT, an_order, run_here, save_bert, write_data
+
+pytestmark = pytest.mark.models
+
+
+def test_serving_without_our_package(tmp_path: Path) -> None:
+    folder = _served(tmp_path)
+    variables = environment(tmp_path, HF_HUB_OFFLINE="1")
+
+    outputs = [run_block(block.values[0], folder, variables=variables).stdout for block in of(Scene.SERVING)]
+
+    assert outputs[0] == "the checkpoint is as it was committed\n"
+    assert ["'label': 'positive'" in output for output in outputs[1:3]] == [True, True]
+    assert outputs[3] == "['positive', 'negative']\n"
+
+
+def _served(root: Path) -> Path:
+    """A fine-tuned BERT and its bert-hash student with an export, copied as the page says."""
+    write_data(root / "data")
+    save_bert(root / "start", labels=None)
+    fine_tuned = run_here(an_order(root, teacher={"model": f"file://{root}/start", "fineTune": {"epochs": 4}}), root)
+    shutil.copytree(fine_tuned.checkpoint[7:], root / "teacher")
+    architecture = {"modelType": "bert-hash", "config": {**SMALL_BERT, "projections": 4}}
+    order = an_order(
+        root,
+        student={"architecture": architecture, "tokenizer": f"file://{root}/teacher"},
+        training={"epochs": 8},
+        template={"export": {"onnx": {"quantize": "int8"}}},
+    )
+    student = run_here(order, root, attempt="student")
+    folder = root / "served"
+    shutil.copytree(root / "teacher", folder / "checkpoint")
+    shutil.copytree(student.checkpoint[7:], folder / "bert-hash-checkpoint")
+    shutil.copytree(Path(student.exports[0].uri[7:]).parent, folder / "onnx")
+    shutil.copy(root / f"store/stages/{fine_tuned.digest}/manifest.json", folder)
+    return folder
