@@ -52,13 +52,26 @@ quickstart: $(READY) ## Run a real chain on this machine: 22.7M -> 4.4M -> 0.24M
 	$(BIN)/python examples/quickstart/prepare.py --into $(QUICKSTART)
 	$(BIN)/distillchain run examples/quickstart/chain.yaml
 
-check: $(READY) docs ## Quick loop: format, lint, types, imports, generated files, site, unit tests
+# Each of these uses one core, so two run at the same time.
+STATIC := lint types docs generated-is-current imports
+
+check: $(READY) ## Quick loop: format, lint, types, imports, generated files, site, unit tests
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(BINARIES) $(STATIC)
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser and not slow"
+
+.PHONY: lint types imports binaries
+lint: $(READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
+
+types: $(READY)
 	$(BIN)/mypy
+
+imports: $(READY)
 	$(BIN)/lint-imports pyproject.toml
-	@$(MAKE) --no-print-directory generated-is-current
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser and not slow"
+
+binaries: $(READY)
+	$(BIN)/python -m cluster.build
 
 docs: $(READY) ## Build the site of docs/ into site/, without a warning
 	$(BIN)/zensical build --strict --clean
@@ -84,8 +97,8 @@ generate: $(READY) ## Generate objective names, fields of pods, CRD, reference p
 	$(BIN)/python charts/generate.py --config
 	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py tests/chart/test_chart.py
 
+test: BINARIES := binaries
 test: check ## All tests: real API server, real S3, and (as root) real containers
-	$(BIN)/python -m cluster.build
 	$(BIN)/pytest -q -n 2 --dist loadfile --durations=20 -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
 
 simulate: $(READY) ## 20,000 random histories of the operator on a modelled API server (HISTORIES, FIRST)
@@ -109,7 +122,7 @@ cluster-down: $(READY) ## Stop and remove it
 cluster-status: $(READY) ## Say whether it runs
 	$(BIN)/python -m cluster status
 
-cluster-up cluster-down cluster-status test simulate: export PYTHONPATH := tests
+cluster-up cluster-down cluster-status binaries simulate: export PYTHONPATH := tests
 
 image-operator: ## Build the operator's image from the Dockerfile (BUILDER, BASE, REGISTRY: see docs/release.md)
 image-trainer: ## Build the trainer's image (brings CUDA: 6 GB)
