@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -32,6 +31,7 @@ from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import Namespaces
 from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.queue import WorkQueue
+from distillchain_operator.resync import resync_every
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 from distillchain_operator.watching import ChainWatches, Reports
 
@@ -136,8 +136,9 @@ async def _reconcile_all(
 
     def look_later(key: ChainKey) -> None:
         """Looks at a chain although nothing was reported, after those that have changed."""
-        controller.chains.report(key, None)
-        queue.add(key, urgent=False)
+        if key not in finished:
+            controller.chains.report(key, None)
+            queue.add(key, urgent=False)
 
     cluster.report_written_jobs(take_written)
     neighbours.report_to(lambda key: report(key, None), unreadable=namespaces.note_refused)
@@ -154,15 +155,18 @@ async def _reconcile_all(
         await note_finished(cluster, namespaces.readable, finished=finished, metrics=metrics, neighbours=neighbours)
         await watches.run()
 
-    def forget_others(keys: set[ChainKey]) -> None:
+    def forget_others(keys: set[ChainKey], is_complete: bool) -> None:
         """Keeps only what is needed of the chains that exist."""
-        for memory in (metrics.resynced, finished.keep, controller.prune, children.prune, neighbours.check):
+        metrics.resynced(keys, is_complete=is_complete)
+        for memory in (finished.keep, controller.prune, children.prune, neighbours.check):
             memory(keys)
 
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(queue.run(workers=WORKERS)),
-            group.create_task(_resync(settings.resync_s, watches, finished, look=look_later, keep=forget_others)),
+            group.create_task(
+                resync_every(settings.resync_s, lambda: watches.existing, look=look_later, keep=forget_others)
+            ),
             group.create_task(watch()),
             *([group.create_task(election.keep())] if election is not None else []),
         ]
@@ -170,26 +174,6 @@ async def _reconcile_all(
         await stops.wait()
         for task in tasks:
             task.cancel()
-
-
-async def _resync(
-    every_s: float,
-    watches: ChainWatches,
-    finished: FinishedChains,
-    *,
-    look: Callable[[ChainKey], None],
-    keep: Callable[[set[ChainKey]], None],
-) -> None:
-    """Reconciles every unfinished chain periodically, without a list of them: the watches know which chains exist."""
-    while True:
-        await asyncio.sleep(every_s)
-        keys = watches.existing()
-        # While a watch is broken, the next resync is soon enough.
-        if keys is not None:
-            for key in keys:
-                if key not in finished:
-                    look(key)
-            keep(keys)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ have, as long as the watches work.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -33,12 +32,17 @@ class ExistingChains:
         self._heard_at: dict[str | None, float] = {}  # of namespaces that were listed
 
     def keys(self) -> set[ChainKey] | None:
-        """All of them; None if some may be unknown: a list is not complete yet, or a watch is silent."""
+        """All of them; None until each namespace was listed."""
         with self._lock:
-            longest_ago = self._monotonic() - SILENCE_S
-            if any(self._heard_at.get(namespace, -math.inf) < longest_ago for namespace in self._namespaces):
+            if self._listed.keys() != self._namespaces:
                 return None
             return {key for keys in self._listed.values() for key in keys}
+
+    def silent(self) -> set[str | None]:
+        """The namespaces whose watch does not work, so that some of their chains may be unknown, and others deleted."""
+        with self._lock:
+            longest_ago = self._monotonic() - SILENCE_S
+            return {namespace for namespace, heard_at in self._heard_at.items() if heard_at < longest_ago}
 
     def note_page(
         self, namespace: str | None, items: Collection[dict[str, Any]], *, is_first: bool, is_last: bool

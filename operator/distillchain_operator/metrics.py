@@ -212,13 +212,18 @@ class Metrics:
         self._seen.pop(key, None)
         self._stages.forget(key)
 
-    def resynced(self, keys: Iterable[ChainKey]) -> None:
-        """These are all chains that can be read; others that are known were deleted."""
+    def resynced(self, keys: Iterable[ChainKey], *, is_complete: bool = True) -> None:
+        """These are all chains that can be read; others that are known were deleted.
+
+        Args:
+            is_complete: all watches of them work.
+        """
         # The difference is a new set, so `forget` may change the dictionary meanwhile.
         for gone in self._seen.keys() - set(keys):
             self.forget(gone)
         self._forget_namespaces({key.namespace for key in self._seen})
-        self._resynced.set(self._clock())
+        if is_complete:
+            self._resynced.set(self._clock())
 
     def _forget_namespaces(self, current: set[str]) -> None:
         """Removes the counters of namespaces that have had no chain since the resync before; most were deleted."""

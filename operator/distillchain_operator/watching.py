@@ -172,9 +172,10 @@ class ChainWatches:
         self._listener: Listener | None = None
         self._watched: set[str | None] = set()
 
-    def existing(self) -> set[ChainKey] | None:
-        """All chains of the namespaces that can be read; None while that is not known, as while a watch is broken."""
-        return self._listener.existing.keys() if self._listener else None
+    @property
+    def existing(self) -> ExistingChains | None:
+        """The chains of the namespaces that can be read; None if none can."""
+        return self._listener.existing if self._listener else None
 
     async def run(self) -> None:
         """Until it is cancelled."""

@@ -1,12 +1,16 @@
-"""What is known of the chains that exist, after lists and changes."""
+"""What is known of the chains that exist, after lists and changes, and the periodic look at them."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.connection import SILENCE_S
 from distillchain_operator.existing import ExistingChains
+from distillchain_operator.resync import resync_every
 
 
 def item(name: str, namespace: str = "ml") -> dict[str, Any]:
@@ -48,15 +52,44 @@ def test_a_list_replaces_what_was_known_when_it_is_complete():
     assert names(existing) == {"lost", "three"}
 
 
-def test_nothing_is_known_while_one_of_the_watches_is_silent():
+def test_a_watch_without_a_change_or_bookmark_for_long_is_silent():
     now = 0.0
     existing = ExistingChains(["ml", "nlp"], monotonic=lambda: now)
     for namespace in ("ml", "nlp"):
         existing.note_page(namespace, [item("one", namespace)], is_first=True, is_last=True)
     now = SILENCE_S
     existing.note_change("ml", "BOOKMARK", {})
-    assert names(existing) == {"one"}
+    assert existing.silent() == set()
     now += 1
-    assert names(existing) is None
+    assert existing.silent() == {"nlp"}
+    assert existing.keys() == {ChainKey("ml", "one"), ChainKey("nlp", "one")}
     existing.note_change("nlp", "BOOKMARK", {})
-    assert names(existing) == {"one"}
+    assert existing.silent() == set()
+
+
+async def test_a_watch_that_does_not_work_stops_neither_the_looks_at_other_namespaces_nor_what_is_kept():
+    now = 0.0
+    existing = ExistingChains(["ml", "nlp"], monotonic=lambda: now)
+    for namespace in ("ml", "nlp"):
+        existing.note_page(namespace, [item("one", namespace)], is_first=True, is_last=True)
+    now = SILENCE_S + 1
+    existing.note_change("ml", "BOOKMARK", {})
+    looked: list[ChainKey] = []
+    kept: asyncio.Future[tuple[set[ChainKey], bool]] = asyncio.get_running_loop().create_future()
+    resync = resync_every(0, lambda: existing, look=looked.append, keep=lambda *keeps: kept.set_result(keeps))
+    task = asyncio.create_task(resync)
+    both = {ChainKey("ml", "one"), ChainKey("nlp", "one")}
+    assert await kept == (both, False)
+    task.cancel()
+    assert looked == [ChainKey("ml", "one")]
+
+
+async def test_before_every_namespace_was_listed_there_is_no_periodic_look():
+    existing = ExistingChains(["ml", "nlp"])
+    existing.note_page("ml", [item("one")], is_first=True, is_last=True)
+    asked = iter([None, existing, existing])
+    calls: list[Any] = []
+    # It ends when nothing more is asked for.
+    with pytest.raises(RuntimeError):
+        await resync_every(0, lambda: next(asked), look=calls.append, keep=lambda *keeps: calls.append(keeps))
+    assert calls == []

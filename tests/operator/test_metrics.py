@@ -65,6 +65,9 @@ def test_a_resync_forgets_chains_that_were_deleted_without_an_event_and_records_
     metrics.resynced([OTHER])
     assert {labels[1] for labels in samples(metrics, "distillchain_stage_since_timestamp_seconds")} == {"other"}
     assert samples(metrics, "distillchain_last_resync_timestamp_seconds") == {(): 1300}
+    clock.now = 1600
+    metrics.resynced([OTHER], is_complete=False)
+    assert samples(metrics, "distillchain_last_resync_timestamp_seconds") == {(): 1300}
 
 
 def test_a_stage_is_pending_since_its_first_reconcile_and_running_since_its_pod_was_created():

@@ -209,8 +209,8 @@ async def test_the_chains_that_exist_are_those_of_the_last_list_and_of_the_chang
     async with watched(FinishedChains()) as (_, task, chain_watches, _):
 
         def names() -> set[str] | None:
-            existing = chain_watches.existing()
-            return None if existing is None else {key.name for key in existing}
+            keys = chain_watches.existing and chain_watches.existing.keys()
+            return None if keys is None else {key.name for key in keys}
 
         await until(lambda: names() == {"relay", "other"}, task)
         watches.listed = {PLURAL: [json.dumps(metadata("late"))]}
