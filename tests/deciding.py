@@ -16,6 +16,7 @@ from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import INDEX_ANNOTATION, PODS_ANNOTATION
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import reconcile
+from distillchain_operator.wanted_jobs import WantedJobs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -44,8 +45,8 @@ def decide(
     if parts:
         kinds = ("NetworkPolicy", "Service")
         observed = replace(observed, parts=frozenset((kind, job.uid) for kind in kinds for job in observed.jobs))
-    defaults = JobDefaults(image)
-    return reconcile(plan, observed, previous=previous or ChainStatus(), now=now, defaults=defaults, progress=progress)
+    wanted = WantedJobs(plan, JobDefaults(image))
+    return reconcile(plan, observed, previous=previous or ChainStatus(), now=now, wanted=wanted, progress=progress)
 
 
 def created(decision: Decision) -> list[str]:

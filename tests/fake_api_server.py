@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -39,7 +40,7 @@ class FakeApiServer:
         self.events: list[str] = []
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any]:
-        return self.chain
+        return copy.deepcopy(self.chain)
 
     async def list_jobs(self, namespace: str, chain: str) -> Listed:
         return listed(self.jobs)
@@ -81,7 +82,7 @@ class FakeApiServer:
         self.statuses.append(status)
         version = int(self.chain["metadata"]["resourceVersion"]) + 1
         self.chain["metadata"]["resourceVersion"] = str(version)
-        return self.chain
+        return copy.deepcopy(self.chain)
 
     async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
         self._refuse_change()

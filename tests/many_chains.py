@@ -230,7 +230,7 @@ class Namespace:
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
         self.reads += 1
-        return self.servers[name].chain if name in self.servers else None
+        return await self.servers[name].get_chain(namespace, name) if name in self.servers else None
 
     async def list_jobs(self, namespace: str, chain: str) -> Any:
         server = self.servers.get(chain, FakeApiServer())

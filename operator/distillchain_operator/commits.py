@@ -8,7 +8,6 @@ from distillchain_api.resource.status import StageStatus
 from distillchain_operator.gates import surely_meets_gates
 from distillchain_operator.status import committed_entry, needless_entry
 from distillchain_operator.view import View
-from distillchain_operator.wanted_jobs import wanted_job
 
 
 def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job: str) -> bool:
@@ -72,7 +71,7 @@ def needless_pass(view: View, stage: PlannedStage) -> StageStatus | None:
         # A committed stage whose checkpoint is damaged trains again, and then it needs the pass.
         if entry is None or found_damaged_at(view, following):
             return None
-        if not stays_committed(view, following, entry, job=wanted_job(view, following).name):
+        if not stays_committed(view, following, entry, job=view.wanted.of(following).name):
             return None
         found.append(entry)
     return needless_entry(stage, found[0].teacher) if found else None

@@ -14,9 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.graph import Plan, build_plan
-from distillchain_api.plan_check import check_plan
-from distillchain_api.resource.spec import parse_chain
+from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress, parse_progress
 from distillchain_operator.actions import (
@@ -45,6 +43,7 @@ from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.observed import Observed
 from distillchain_operator.problems import CHANGE_REFUSED, RECONCILE_FAILED
 from distillchain_operator.reader import Reader
+from distillchain_operator.recent_plans import RecentPlans
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.settings import Settings
 from distillchain_operator.stage_metrics import pods_now
@@ -88,6 +87,8 @@ class Controller:
         self._neighbours = neighbours or Neighbours(settings.max_running_chains)
         self._changer = JobChanger(cluster, monotonic=monotonic)
         self._settings = settings
+        defaults = JobDefaults(settings.trainer_image or None, settings.pod_template, settings.network_policies)
+        self._plans = RecentPlans(defaults)
         self._clock = clock
         self._monotonic = monotonic
         self._creator = JobCreator(
@@ -101,7 +102,9 @@ class Controller:
         self._progress_read_at: dict[ChainKey, float] = {}
         self._underway: dict[ChainKey, Decided] = {}  # looks whose actions are not done yet
         self.chains = KnownChains(self._finished, monotonic=monotonic)
-        self._writer = StatusWriter(cluster, chains=self.chains, metrics=self._metrics, clock=clock)
+        self._writer = StatusWriter(
+            cluster, chains=self.chains, metrics=self._metrics, clock=clock, monotonic=monotonic
+        )
         self._reader = Reader(
             cluster,
             settings,
@@ -180,8 +183,7 @@ class Controller:
     ) -> Decided:
         previous = parse_status(document, key)
         try:
-            plan = build_plan(parse_chain(document, from_cluster=True))
-            check_plan(plan)
+            plan, wanted = self._plans.of(document)
         except BadDocument as error:
             decision = self._stop_if_invalid(document, observed, previous, [str(fault) for fault in error.faults])
             return Decided(document, None, observed, previous, decision, [])
@@ -191,9 +193,7 @@ class Controller:
             observed,
             previous=previous,
             now=self._clock(),
-            defaults=JobDefaults(
-                self._settings.trainer_image or None, self._settings.pod_template, self._settings.network_policies
-            ),
+            wanted=wanted,
             progress=progress,
             backing_off=self._creator.backing_off(plan, key),
             refused=self._creator.refused(plan, key),
@@ -253,20 +253,20 @@ class Controller:
         # A Job that was refused leaves its place to the next chain, also if the status is refused.
         self._note(decided, status)
         self._underway.pop(key, None)
-        refused_s = await self._writer.write(document, key, previous, status)
+        written_s = await self._writer.write(document, key, previous, status)
         if plan is None:
             self._metrics.reconciled(key, status, pods=pods_now(observed))
-            return retry_s if refused_s is None else refused_s
+            return retry_s if written_s is None else written_s
         pod = running_pod(plan, observed)
         since = pod.created_at if pod else None
         self._metrics.reconciled(key, status, runs_since=since, pods=pods_now(observed))
-        if refused_s is None and has_succeeded({**document, "status": status.to_document()}):
+        if written_s is None and has_succeeded({**document, "status": status.to_document()}):
             self._finished.note(document)
             self._neighbours.forget(key)
         else:
             self._finished.forget(key)
-        if refused_s is not None:
-            return refused_s  # what else is due counts on what this status would have said
+        if written_s is not None:
+            return written_s  # what else is due counts on what this status would have said
         # Progress is in the pod's log, and a new line there is no event.
         reads_progress = pod is not None and any(entry.phase == "Running" for entry in status.entries)
         # A request that could not be handled has to wait for the backoff of what was refused.
@@ -277,7 +277,15 @@ class Controller:
 
     def _forget(self, key: ChainKey) -> None:
         self._progress_read_at.pop(key, None)
-        for memory in (self._creator, self._changer, self._metrics, self._finished, self._reader, self.chains):
+        for memory in (
+            self._creator,
+            self._changer,
+            self._metrics,
+            self._finished,
+            self._reader,
+            self._writer,
+            self.chains,
+        ):
             memory.forget(key)
 
     def prune(self, existing: set[ChainKey]) -> None:

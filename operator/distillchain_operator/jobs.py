@@ -65,9 +65,6 @@ class JobDefaults:
     """Whether a stage on several nodes gets a NetworkPolicy."""
 
 
-NO_DEFAULTS = JobDefaults()
-
-
 def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDefaults) -> dict[str, Any]:
     """The Job of a stage.
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import version_of
 from distillchain_operator.finished import FinishedChains
+
+UNPACKED = 256  # of each chain 20 KB as text, and five times as much as Python objects
 
 
 class KnownChains:
@@ -22,8 +25,7 @@ class KnownChains:
         self._finished = finished
         self._monotonic = monotonic
         self._versions: dict[ChainKey, int] = {}
-        # As compressed text: a chain has 20 KB, and five times as much as Python objects.
-        self._documents: dict[ChainKey, bytes] = {}
+        self._documents = _Documents()
         self._reported: dict[ChainKey, int] = {}  # the newest version
         self._changed: set[ChainKey] = set()  # chains whose Jobs or pods have changed, or that have to be looked at
         self._due_at: dict[ChainKey, float] = {}
@@ -32,12 +34,11 @@ class KnownChains:
         """A chain was read, or its status written."""
         self._versions[key] = version_of(document)
         metadata = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
-        self._documents[key] = zlib.compress(json.dumps({**document, "metadata": metadata}).encode(), 1)
+        self._documents.put(key, {**document, "metadata": metadata})
 
     def get(self, key: ChainKey) -> dict[str, Any] | None:
         """The chain; None if it has to be read."""
-        packed = self._documents.get(key)
-        return None if packed is None else dict(json.loads(zlib.decompress(packed)))
+        return self._documents.get(key)
 
     def report(self, key: ChainKey, version: int | None) -> bool:
         """Notes what a watch reports; says whether it may be a reason to look.
@@ -59,7 +60,7 @@ class KnownChains:
         # The report of a change may have been lost. After etcd was restored from a backup, the version may be lower.
         if version != self._versions.get(key):
             self._versions.pop(key, None)
-            self._documents.pop(key, None)
+            self._documents.drop(key)
         self._changed.add(key)
 
     def take_news(self, key: ChainKey) -> bool:
@@ -67,7 +68,7 @@ class KnownChains:
         reported, changed = self._reported.pop(key, None), key in self._changed
         self._changed.discard(key)
         if reported is not None and reported > self._versions.get(key, 0):
-            self._documents.pop(key, None)
+            self._documents.drop(key)
             return True
         # Without any report, the queue tries again, or the look is the first.
         return changed or reported is None or self.due_in(key) == 0
@@ -84,8 +85,9 @@ class KnownChains:
 
     def forget(self, key: ChainKey) -> None:
         """The chain was deleted, or a look has failed: the next report is a reason to look, whatever it is."""
-        for memory in (self._versions, self._documents, self._reported, self._due_at):
+        for memory in (self._versions, self._reported, self._due_at):
             memory.pop(key, None)
+        self._documents.drop(key)
         self._changed.discard(key)
 
     def prune(self, existing: set[ChainKey]) -> set[ChainKey]:
@@ -93,6 +95,35 @@ class KnownChains:
         gone = self._versions.keys() - existing
         for key in gone:
             self.forget(key)
-        for key in [key for key in self._documents if key in self._finished]:
-            del self._documents[key]
+        self._documents.drop_all(self._finished)
         return gone
+
+
+class _Documents:
+    """Chains: those that were used last as objects, the others as compressed text. Nobody may change them."""
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[ChainKey, dict[str, Any]] = OrderedDict()
+        self._packed: dict[ChainKey, bytes] = {}
+
+    def put(self, key: ChainKey, document: dict[str, Any]) -> None:
+        self.drop(key)
+        self._recent[key] = document
+        if len(self._recent) > UNPACKED:
+            oldest, unused = self._recent.popitem(last=False)
+            self._packed[oldest] = zlib.compress(json.dumps(unused).encode(), 1)
+
+    def get(self, key: ChainKey) -> dict[str, Any] | None:
+        if key in self._packed:
+            self.put(key, dict(json.loads(zlib.decompress(self._packed[key]))))
+        elif key in self._recent:
+            self._recent.move_to_end(key)
+        return self._recent.get(key)
+
+    def drop(self, key: ChainKey) -> None:
+        self._recent.pop(key, None)
+        self._packed.pop(key, None)
+
+    def drop_all(self, finished: FinishedChains) -> None:
+        for key in [key for key in (*self._recent, *self._packed) if key in finished]:
+            self.drop(key)

@@ -23,7 +23,6 @@ from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.status import bounded_warnings
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
-from distillchain_operator.wanted_jobs import wanted_job
 
 PRIORITY = 100
 """After every stage: no student waits for an export."""
@@ -38,7 +37,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
     """
     if has_exports(stage, entry):
         return Step(entry.model_copy(update={"missing_export": None}))
-    own, late = wanted_job(view, stage), wanted_job(view, exporter_of(stage))
+    own, late = view.wanted.of(stage), view.wanted.of(exporter_of(stage))
     before = entry.missing_export
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if before is not None and _is_final(view, stage, before, names={own.name, late.name}):

@@ -23,8 +23,6 @@ from distillchain_operator.peers import Claim, Peer, claims_of
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.turns import Place, Turn, turn_after, waits_for_turn
 
-NUMBERED = 10  # Chains that know their place. A thousand chains must not all be written each time one of them starts.
-
 
 class _InLine(NamedTuple):
     """A chain that waits. Times are RFC 3339 in UTC with whole seconds, so they compare as text."""
@@ -84,7 +82,6 @@ class Neighbours:
         self._lines: dict[str, _Line] = {}
         self._seen: set[ChainKey] = set()
         self._listed: set[str | None] = set()
-        self._shown: dict[ChainKey, Place] = {}  # what the status of a waiting chain says, or will say
         self._wake: Callable[[ChainKey], None] = lambda _: None
         self._unreadable: Callable[[str], None] = lambda _: None
 
@@ -160,8 +157,6 @@ class Neighbours:
             models = [entry for entry in status.entries if entry.phase == "Committed" and entry.checkpoint]
             committed = [store.share(key.namespace, entry.digest) for entry in models]
         turn = turn_after(observed, status, actions, waits=waits)
-        if not waits_for_turn(status):
-            self._shown.pop(key, None)
         self.note(key, _created_at(document), turn, claims=claims, committed=committed)
 
     def turn_of(self, document: dict[str, Any]) -> Place | None:
@@ -169,8 +164,9 @@ class Neighbours:
         key, created_at = _key_of(document), _created_at(document)
         if not self._limit:
             return None
-        place = self._shown[key] = self._place_of(key, created_at)
-        return place
+        line = self._lines.get(key.namespace, _Line())
+        before = bisect.bisect_left(line.waiting, _InLine(created_at, key.name))
+        return Place(key.namespace, self._limit, is_free=before < self._free(line, without=key))
 
     def peers_of(self, document: dict[str, Any], plan: Plan) -> Mapping[str, Peer]:
         """The chains that run a stage of this one, by digest in the form of the label."""
@@ -208,9 +204,8 @@ class Neighbours:
             line.enter(key, created_at)
         else:
             line.leave(key)
-            self._shown.pop(key, None)
         if before != (key in line.running, False, line.places.get(key)):
-            self._wake_changed(key.namespace, line)
+            self._wake_next(key.namespace, line)
 
     def failed(self, key: ChainKey, observed: Observed | None = None, status: ChainStatus | None = None) -> None:
         """A look at a chain has failed, and the next may fail too. If it runs, it still counts; it does not wait.
@@ -249,19 +244,7 @@ class Neighbours:
         others = len(line.running) + len(line.unseen) - (without in line.running) - (without in line.unseen)
         return max(self._limit - others, 0)
 
-    def _place_of(self, key: ChainKey, created_at: str) -> Place:
-        line = self._lines.get(key.namespace, _Line())
-        before, free = bisect.bisect_left(line.waiting, _InLine(created_at, key.name)), self._free(line, without=key)
-        number = max(before - free + 1, 0)
-        # Those before it that may start are about to run. Chains that were not looked at may not run at all.
-        running = max(len(line.running - {key}), self._limit)
-        number = number if number <= NUMBERED else 0
-        return Place(key.namespace, self._limit, running, number, is_free=before < free)
-
-    def _wake_changed(self, namespace: str, line: _Line) -> None:
-        """Wakes the chains at the head of the line that may start, or whose status would have to say something else."""
-        for place in line.waiting[: self._free(line) + NUMBERED]:
-            key = ChainKey(namespace, place.name)
-            now = self._place_of(key, place.created_at)
-            if now.is_free or now != self._shown.get(key, now):
-                self._wake(key)
+    def _wake_next(self, namespace: str, line: _Line) -> None:
+        """Wakes the chains at the head of the line that may start."""
+        for place in line.waiting[: self._free(line)]:
+            self._wake(ChainKey(namespace, place.name))

@@ -18,7 +18,6 @@ from distillchain_operator.actions import Action, CreateJob, CreatePart, Decisio
 from distillchain_operator.evidence_status import passes_of_controls
 from distillchain_operator.expiry import SOON_S, expirations
 from distillchain_operator.group import build_network_policy, build_service
-from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.peers import Peer
 from distillchain_operator.policy import overdue_in
@@ -31,6 +30,7 @@ from distillchain_operator.suspension import follow_suspend
 from distillchain_operator.turns import Place, has_job, keeps_turn, waits_for_turn
 from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View, is_of_plan
+from distillchain_operator.wanted_jobs import WantedJobs
 
 
 def reconcile(
@@ -39,7 +39,7 @@ def reconcile(
     *,
     previous: ChainStatus,
     now: datetime,
-    defaults: JobDefaults = NO_DEFAULTS,
+    wanted: WantedJobs,
     progress: Progress | None = None,
     backing_off: frozenset[str] = frozenset(),
     turn: Place | None = None,
@@ -51,7 +51,7 @@ def reconcile(
     Args:
         observed: its Jobs and pods from live reads.
         previous: its status as stored.
-        defaults: the operator's trainer image and pod template.
+        wanted: the Jobs of the plan.
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago; others go first.
         turn: the place of the chain in line, which counts unless it has its turn already; None: there is no limit.
@@ -60,7 +60,7 @@ def reconcile(
     """
     turn = None if keeps_turn(observed, previous) else turn
     waits = None if turn is None or turn.is_free else turn
-    view = View(plan, observed, previous, defaults, progress, now, backing_off, waits, peers or {}, refused)
+    view = View(plan, observed, previous, wanted, progress, now, backing_off, waits, peers or {}, refused)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]
     gone = _deleted(actions)
     actions += [action for action in (*follow_suspend(view), *_note_pods(view)) if action.name not in gone]
@@ -216,7 +216,7 @@ def _complete_groups(view: View, *, leaving: set[str]) -> list[CreatePart]:
         if not job.is_open_group or job.name in leaving:
             continue
         manifests = [build_service(job, namespace=chain.metadata.namespace, chain=chain.name)]
-        if view.defaults.network_policies:
+        if view.wanted.defaults.network_policies:
             # First, so that no other pod can reach the group before it is protected.
             manifests.insert(0, build_network_policy(job, namespace=chain.metadata.namespace, chain=chain.name))
         missing += [

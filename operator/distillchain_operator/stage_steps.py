@@ -22,7 +22,7 @@ from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.status import timestamp
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
-from distillchain_operator.wanted_jobs import WantedJob, wanted_job
+from distillchain_operator.wanted_jobs import WantedJob
 
 RETRIES_USED_UP = ("BackoffLimitExceeded", "FailedIndexes")  # reasons of a failed Job
 DAMAGED = "the next stage found its checkpoint damaged"
@@ -36,7 +36,7 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
         return again_step(view, stage, leaving=leaving)
     before = view.previous_entry(stage)
     damaged_at = found_damaged_at(view, stage)
-    if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted_job(view, stage).name):
+    if before is not None and not damaged_at and stays_committed(view, stage, before, job=view.wanted.of(stage).name):
         return _committed_step(view, stage, before, leaving=leaving)
     running = next(iter(view.unfinished_jobs_of(stage)), None)
     if running is not None:  # the gate of an earlier stage was tightened while this one ran
@@ -53,7 +53,7 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED, asked_once=True) for job in old)
     # The request to retry holds for this look only, and the failed Job would fail the stage again when its turn comes.
     if is_retried(view, stage.name):
-        names = {wanted_job(view, stage).name, before.job if before else None}
+        names = {view.wanted.of(stage).name, before.job if before else None}
         deletions += deletions_for_retry(view, stage.name, *names, leaving=leaving | {job.name for job in old})
     return Step(_waiting(stage, waits_for), deletions)
 
@@ -79,7 +79,7 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     """
     if stage.name in view.trained_again:
         return again_step(view, stage, leaving=leaving)
-    wanted = wanted_job(view, stage)
+    wanted = view.wanted.of(stage)
     before = view.previous_entry(stage)
     damaged_at = found_damaged_at(view, stage)
     if before is not None and not damaged_at and stays_committed(view, stage, before, job=wanted.name):

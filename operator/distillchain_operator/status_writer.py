@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.brief import BRIEF_S, is_brief
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.known_chains import KnownChains
@@ -29,18 +30,29 @@ class StatusWriter:
     """
 
     def __init__(
-        self, cluster: Cluster, *, chains: KnownChains, metrics: Metrics, clock: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        *,
+        chains: KnownChains,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
     ) -> None:
         self._cluster = cluster
         self._chains = chains
         self._metrics = metrics
         self._clock = clock
+        self._monotonic = monotonic
+        self._brief_since: dict[ChainKey, float] = {}  # brief news that is not written yet
 
     async def write(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, new: ChainStatus) -> float | None:
-        """Writes the status; if the API server refuses it, the old one with the reason, to try again in some seconds.
+        """Writes the status; if the API server refuses it, the old one with the reason.
 
+        Returns: after how many seconds to look again, because it was refused, or is news that may be over by then.
         Raises: ApiError 409 if the chain was edited since it was read; the queue retries with a fresh read.
         """
+        if left_s := self._waits(key, old, new):
+            return left_s
         # Most reconciles change nothing, and each write of a changed status causes another reconcile.
         if new == old:
             return None
@@ -54,6 +66,18 @@ class StatusWriter:
             return await self._write_refused(document, key, old, error)
         await self._announce(document, key, old, new)
         return None
+
+    def _waits(self, key: ChainKey, old: ChainStatus, new: ChainStatus) -> float:
+        """For how many seconds a status is not written, because it only has brief news."""
+        if not is_brief(old, new):
+            self._brief_since.pop(key, None)
+            return 0
+        since = self._brief_since.setdefault(key, self._monotonic())
+        return max(since + BRIEF_S - self._monotonic(), 0)
+
+    def forget(self, key: ChainKey) -> None:
+        """The chain was deleted."""
+        self._brief_since.pop(key, None)
 
     async def _write_refused(self, document: dict[str, Any], key: ChainKey, old: ChainStatus, error: ApiError) -> float:
         log.warning("status refused", extra={"chain": str(key), "error": error.message})

@@ -26,25 +26,22 @@ class Turn(Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a chain that has no turn is in the line of its namespace.
+    """Whether a chain that has no turn may start.
 
-    Attributes:
-        number: from 1; 0 if it is too far behind to be counted.
-        is_free: it may start.
+    Its message is the same as long as the chain waits: a thousand chains must not be written each time one starts.
     """
 
     namespace: str
     limit: int
-    running: int
-    number: int
     is_free: bool = False
 
     @property
     def message(self) -> str:
         """For users."""
-        run = "1 chain runs" if self.running == 1 else f"{self.running} chains run"
-        place = f"number {self.number} in line" if self.number else "far behind in line"
-        return f"waiting for its turn: {run} in namespace {self.namespace}, maxRunningChains is {self.limit}; {place}"
+        chains = "1 chain runs" if self.limit == 1 else f"{self.limit} chains run"
+        return (
+            f"waiting for its turn: {chains} at a time in namespace {self.namespace} (maxRunningChains), oldest first"
+        )
 
 
 def waits_for_turn(status: ChainStatus) -> bool:

@@ -10,12 +10,12 @@ from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.retry_request import RetryRequest, annotated_retry, open_retry
 from distillchain_api.wire.answer import Committed, Progress
-from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.peers import Peer
 from distillchain_operator.status import INVALID_SPEC
 from distillchain_operator.turns import Place
+from distillchain_operator.wanted_jobs import WantedJobs
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class View:
 
     Attributes:
         previous: the status as stored.
-        defaults: the operator's trainer image and pod template.
+        wanted: the Jobs that the spec asks for.
         progress: newest progress line of the running pod, if it was read.
         backing_off: names of Jobs that the API server refused a moment ago.
         refused: names of Jobs that the API server refused the last time.
@@ -35,7 +35,7 @@ class View:
     plan: Plan
     observed: Observed
     previous: ChainStatus
-    defaults: JobDefaults
+    wanted: WantedJobs
     progress: Progress | None
     now: datetime
     backing_off: frozenset[str] = frozenset()

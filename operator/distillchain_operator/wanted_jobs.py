@@ -1,12 +1,11 @@
-"""The Job that the spec asks for, or the reason why none can be built. Pure."""
+"""The Jobs that the spec asks for, or the reasons why none can be built. Pure."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from distillchain_api.graph import PlannedStage
-from distillchain_operator.jobs import MissingImage, build_job
-from distillchain_operator.view import View
+from distillchain_api.graph import Plan, PlannedStage
+from distillchain_operator.jobs import JobDefaults, MissingImage, build_job
 
 
 class WantedJob(NamedTuple):
@@ -18,10 +17,25 @@ class WantedJob(NamedTuple):
     """Why there is no manifest."""
 
 
-def wanted_job(view: View, stage: PlannedStage) -> WantedJob:
-    """The Job of a vertex as the spec and the operator's defaults have it now."""
-    try:
-        manifest = build_job(view.plan.chain, stage, defaults=view.defaults)
-    except MissingImage as error:
-        return WantedJob(fault=str(error))
-    return WantedJob(manifest, manifest["metadata"]["name"])
+class WantedJobs:
+    """The Jobs of a plan as the operator's defaults have them. Those of its vertices are built once."""
+
+    def __init__(self, plan: Plan, defaults: JobDefaults) -> None:
+        self._plan, self.defaults = plan, defaults
+        self._built: dict[int, WantedJob] = {}  # by the identity of the vertex, which the plan keeps alive
+
+    def of(self, stage: PlannedStage) -> WantedJob:
+        """The Job of a vertex, or of one that was made from it, such as the exporter of a stage."""
+        if id(stage) in self._built:
+            return self._built[id(stage)]
+        wanted = self._build(stage)
+        if any(stage is vertex for vertex in self._plan.vertices):
+            self._built[id(stage)] = wanted
+        return wanted
+
+    def _build(self, stage: PlannedStage) -> WantedJob:
+        try:
+            manifest = build_job(self._plan.chain, stage, defaults=self.defaults)
+        except MissingImage as error:
+            return WantedJob(fault=str(error))
+        return WantedJob(manifest, manifest["metadata"]["name"])

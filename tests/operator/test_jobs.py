@@ -24,7 +24,7 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
-from distillchain_operator.jobs import NO_DEFAULTS, JobDefaults, MissingImage, build_job, build_probe_pod, job_name
+from distillchain_operator.jobs import JobDefaults, MissingImage, build_job, build_probe_pod, job_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 USERS_POD: dict[str, Any] = {
@@ -85,7 +85,7 @@ CASES = {
 
 def job_of(**chain: Any) -> dict[str, Any]:
     plan = a_plan(**chain)
-    return build_job(plan.chain, plan.stages[0], defaults=NO_DEFAULTS)
+    return build_job(plan.chain, plan.stages[0], defaults=JobDefaults())
 
 
 def trainer_of(job: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_a_recreated_chain_has_the_same_job_names():
         update={"metadata": chain.metadata.model_copy(update={"uid": "another", "generation": 7})}
     )
     names = {
-        build_job(c, build_plan(c).stages[0], defaults=NO_DEFAULTS)["metadata"]["name"] for c in (chain, recreated)
+        build_job(c, build_plan(c).stages[0], defaults=JobDefaults())["metadata"]["name"] for c in (chain, recreated)
     }
     assert len(names) == 1
 
@@ -315,7 +315,7 @@ def test_a_stages_job_replaces_that_of_the_template():
     document = a_document(template={"image": IMAGE, "job": {"labels": {"team": "nlp"}}})
     document["spec"]["stages"][0]["job"] = {"labels": {"own": "yes"}}
     plan = build_plan(parse_chain(document))
-    mini, tiny = (build_job(plan.chain, stage, defaults=NO_DEFAULTS)["metadata"]["labels"] for stage in plan.stages)
+    mini, tiny = (build_job(plan.chain, stage, defaults=JobDefaults())["metadata"]["labels"] for stage in plan.stages)
 
     assert [name for name in ("own", "team") if name in mini] == ["own"]
     assert [name for name in ("own", "team") if name in tiny] == ["team"]

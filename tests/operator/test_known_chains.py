@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_committed_job, a_job, a_plan, a_pod
+from chain_builders import a_committed_job, a_document, a_job, a_plan, a_pod
 from distillchain_api.retry_request import RETRY_ANNOTATION
 from distillchain_api.wire.answer import Progress
+from distillchain_operator import known_chains
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Kind, Listed
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.finished import FinishedChains
+from distillchain_operator.known_chains import KnownChains
 from distillchain_operator.labels import CHAIN_LABEL, PODS_ANNOTATION
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
@@ -231,3 +233,17 @@ async def test_a_chain_that_is_listed_as_it_is_known_is_not_read_again():
     controller.chains.listed(KEY, int(server.chain["metadata"]["resourceVersion"]))
     assert controller.chains.take_news(KEY)
     assert controller.chains.get(KEY) is not None
+
+
+def test_chains_that_were_not_used_for_long_are_the_same_when_they_are_needed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(known_chains, "UNPACKED", 3)
+    chains = KnownChains(FinishedChains(), monotonic=FakeClock())
+    documents = {ChainKey("ml", f"c{number}"): a_document(f"c{number}") for number in range(10)}
+    for number, (key, document) in enumerate(documents.items()):
+        document["metadata"] |= {"resourceVersion": str(number), "uid": key.name}
+        chains.note(key, document)
+    for _ in range(2):
+        assert {key: chains.get(key) for key in documents} == documents
+    for key in list(documents)[::3]:
+        chains.forget(key)
+        assert chains.get(key) is None

@@ -9,7 +9,7 @@ import pytest
 
 from chain_builders import own_store
 from distillchain_api.graph import Plan
-from distillchain_operator import controller
+from distillchain_operator import recent_plans
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError
 from many_chains import Namespace
@@ -124,7 +124,7 @@ async def test_a_stage_whose_job_has_ended_is_free_although_all_looks_at_its_cha
         if plan.chain.name == "first":
             raise ValueError("a mistake of the operator")
 
-    monkeypatch.setattr(controller, "check_plan", fail)
+    monkeypatch.setattr(recent_plans, "check_plan", fail)
     await namespace.try_all()
     assert namespace.running() == ["second"]
 

@@ -37,13 +37,13 @@ def test_chains_take_their_turns_also_after_a_kill(
         relay.apply(a_document(name, stages=["mini"], storage=own_store(name), suspend=name == "c3"))
         relay.wait("a status", lambda relay=relay: "message" in relay.status())
     first, second, third = chains.values()
-    second.wait("its place", lambda: "number 1 in line" in second.status()["message"])
+    second.wait("its place in line", lambda: "waiting for its turn" in second.status()["message"])
     assert not second.jobs()
 
     operator.kill()
     operator.start()
     third.apply(a_document("c3", stages=["mini"], storage=own_store("c3")))
-    third.wait("its place", lambda: "number 2 in line" in third.status()["message"])
+    third.wait("its place in line", lambda: "waiting for its turn" in third.status()["message"])
     assert [bool(relay.jobs()) for relay in chains.values()] == [True, False, False]
 
     first.commit("mini")

@@ -17,10 +17,12 @@ from chain_builders import (
 from deciding import committed_status, created, decide, entry
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import DeleteJob, SetSuspend
+from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import Observed, observe
 from distillchain_operator.reconcile import reconcile, running_pod
 from distillchain_operator.transitions import transitions
+from distillchain_operator.wanted_jobs import WantedJobs
 
 TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
 
@@ -76,7 +78,13 @@ def test_a_committed_stage_stays_committed_when_its_job_is_deleted():
 def test_a_second_reconcile_without_changes_gives_the_same_status():
     plan = a_plan()
     first = decide(plan, previous=committed_status(plan, "mini"))
-    again = reconcile(plan, Observed(), previous=first.status, now=datetime(2027, 1, 1, tzinfo=UTC))
+    again = reconcile(
+        plan,
+        Observed(),
+        previous=first.status,
+        now=datetime(2027, 1, 1, tzinfo=UTC),
+        wanted=WantedJobs(plan, JobDefaults()),
+    )
     assert again.status == first.status
 
 

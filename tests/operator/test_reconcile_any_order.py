@@ -23,9 +23,11 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import Action, CreateJob, DeleteJob
+from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import reconcile
+from distillchain_operator.wanted_jobs import WantedJobs
 
 MOMENT = "2026-01-01T12:00:00Z"
 
@@ -48,7 +50,9 @@ class World:
     def reconcile(self, *, crash_after: int | None) -> None:
         """One reconcile, with the operator killed after so many of its writes."""
         observed = observe(chain_uid=CHAIN_UID, jobs=self.jobs.values(), pods=self.pods.values())
-        decision = reconcile(self.plan, observed, previous=self.status, now=NOON)
+        decision = reconcile(
+            self.plan, observed, previous=self.status, now=NOON, wanted=WantedJobs(self.plan, JobDefaults())
+        )
         writes = [*decision.actions, decision.status]
         for write in writes[:crash_after]:
             if isinstance(write, ChainStatus):

@@ -20,10 +20,12 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator.actions import DeleteJob, NotePods
+from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import reconcile
 from distillchain_operator.transitions import transitions
+from distillchain_operator.wanted_jobs import WantedJobs
 
 
 def test_another_default_image_does_not_retry_a_failed_stage():
@@ -277,12 +279,12 @@ def test_an_evicted_and_deleted_pod_counts_as_an_attempt():
     plan = a_plan()
     job = a_job(plan, "mini", active=1)
     observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[a_pod(job, number=0)])
-    decision = reconcile(plan, observed, previous=ChainStatus(), now=NOON)
+    decision = reconcile(plan, observed, previous=ChainStatus(), now=NOON, wanted=WantedJobs(plan, JobDefaults()))
     assert decision.actions == (NotePods(job["metadata"]["name"], job["metadata"]["uid"], ("pod-0",)),)
 
     job["metadata"]["annotations"] = {PODS_ANNOTATION: "pod-0"}
     observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[a_pod(job, number=1)])
-    decision = reconcile(plan, observed, previous=decision.status, now=NOON)
+    decision = reconcile(plan, observed, previous=decision.status, now=NOON, wanted=WantedJobs(plan, JobDefaults()))
     assert entry(decision, "mini").attempt == 2
     assert decision.actions == (NotePods(job["metadata"]["name"], job["metadata"]["uid"], ("pod-0", "pod-1")),)
 
