@@ -1,6 +1,6 @@
 """Were the steps of a chain worth it? The study of docs/evidence.md: chain, FromRoot and Direct on three public tasks.
 
-    python bench/evidence.py .evidence --prepare            # writes the inputs from ../shared, 49 MB
+    python bench/evidence.py .evidence --prepare            # writes the inputs from ../shared, 50 MB
     python bench/evidence.py .evidence --plan               # what would be trained, and the budget
     python bench/evidence.py .evidence --work .evidence-work --parallel 2 --csv docs/evidence.csv
     python bench/evidence.py .evidence --csv docs/evidence.csv --plot docs/images/evidence.svg

@@ -8,8 +8,9 @@ Rows are crossed with seeds: every student answers every row. The difference of 
 reasons: other rows, other seeds, and noise. A test that looks at the rows of one pair of
 students ignores the seeds, and calls luck a result; a test that looks at the means of the seeds ignores the rows.
 Both are variance components of one mixed model here, estimated from mean squares without bias (Searle, Casella and
-McCulloch, Variance Components, 1992, chapter 4). The test is a t-test whose degrees of freedom follow Satterthwaite
-(1946). bench/evidence_errors.py simulates it: its intervals cover, and it does not find differences that do not exist.
+McCulloch, Variance Components, 1992, chapter 4). The interval gives each component its own t quantile (Banerjee 1960);
+the degrees of freedom of the seeds, whose spread may differ between the recipes, are those of Welch (1947).
+bench/evidence_errors.py simulates it: its intervals cover, and it does not find differences that do not exist.
 
 Metrics that are no means over rows, such as macro F1, enter by their jackknife pseudo-values (pseudo_values.py).
 """
@@ -28,6 +29,8 @@ UNSEEN_ROWS = 3
 """If no row of n differs, up to about this many may differ in another sample of n: the rule of three (Hanley and
 Lippman-Hand 1983). Otherwise a few rows that both recipes answer alike would prove that they are equal."""
 MAX_ROWS_FACTOR = 100
+LEAST_TAIL = 1e-12
+"""Half of the smallest p-value that is told from 0."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,14 @@ class Difference:
     def _half_width(self, rows: int, seeds: int) -> float:
         by_rows = max((self.spread.rows + self.spread.noise / seeds) / rows, _unseen(rows, self.row_unit))
         by_seeds = (self.spread.seeds + self.spread.noise / rows) / seeds
-        error, freedom = _error(
+        error = _error(
             by_rows,
             (by_seeds / 2, by_seeds / 2),
             rows=rows,
             seeds=(seeds, seeds),
             noise=self.spread.noise / (rows * seeds),
         )
-        return _t(_upper_quantile(self.comparisons), freedom) * error
+        return error.margin(_tail(self.comparisons))
 
 
 def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1, row_unit: float = 0.0) -> Difference:
@@ -149,14 +152,14 @@ def difference(first: SeedRuns, second: SeedRuns, *, comparisons: int = 1, row_u
     noises = [_noise(runs) for runs in (first, second)]
     # Both mean squares contain the noise, so that it would count twice.
     noise = sum(noise / (rows * runs.seeds) for noise, runs in zip(noises, (first, second), strict=True))
-    error, freedom = _error(by_rows, by_seeds, rows=rows, seeds=(first.seeds, second.seeds), noise=noise)
-    margin = _t(_upper_quantile(comparisons), freedom) * error
+    error = _error(by_rows, by_seeds, rows=rows, seeds=(first.seeds, second.seeds), noise=noise)
+    margin = error.margin(_tail(comparisons))
     return Difference(
         value=value,
         low=value - margin,
         high=value + margin,
-        p_value=min(1.0, comparisons * _two_sided(value, error, freedom)),
-        detectable=margin + _t(POWER, freedom) * error,
+        p_value=min(1.0, comparisons * error.p_value(value)),
+        detectable=margin + error.margin(1 - POWER),
         rows=rows,
         seeds=min(first.seeds, second.seeds),
         spread=Spread(
@@ -184,8 +187,7 @@ def mean_interval(runs: SeedRuns, *, row_unit: float = 0.0) -> tuple[float, floa
     by_rows = max(float(runs.parts.mean(axis=0).var(ddof=1)) / runs.rows, _unseen(runs.rows, row_unit))
     by_seeds = (float(runs.values.var(ddof=1)) / runs.seeds,)
     noise = _noise(runs) / (runs.rows * runs.seeds)
-    error, freedom = _error(by_rows, by_seeds, rows=runs.rows, seeds=(runs.seeds,), noise=noise)
-    margin = _t(_upper_quantile(1), freedom) * error
+    margin = _error(by_rows, by_seeds, rows=runs.rows, seeds=(runs.seeds,), noise=noise).margin(_tail(1))
     return mean - margin, mean + margin
 
 
@@ -201,13 +203,13 @@ def row_interval(differences: Floats, value: float, *, row_unit: float = 0.0) ->
     if rows < 2:
         return -math.inf, math.inf
     variance = max(float(differences.var(ddof=1)) / rows, _unseen(rows, row_unit))
-    margin = _t(0.5 + CONFIDENCE / 2, rows - 1) * math.sqrt(variance)
+    margin = _t(_tail(1), rows - 1) * math.sqrt(variance)
     return value - margin, value + margin
 
 
-def _upper_quantile(comparisons: int) -> float:
-    """Where the interval of one of several comparisons ends, so that all of them cover together with 95 %."""
-    return 1 - (1 - CONFIDENCE) / (2 * comparisons)
+def _tail(comparisons: int) -> float:
+    """The probability beyond each end of the interval of one of several comparisons that cover together with 95 %."""
+    return (1 - CONFIDENCE) / (2 * comparisons)
 
 
 def _unseen(rows: int, unit: float) -> float:
@@ -222,35 +224,64 @@ def _noise(runs: SeedRuns) -> float:
     return float((left**2).sum() / ((runs.seeds - 1) * (runs.rows - 1)))
 
 
-def _error(
-    by_rows: float, by_seeds: tuple[float, ...], *, rows: int, seeds: tuple[int, ...], noise: float
-) -> tuple[float, float]:
-    """Standard error of the difference and its degrees of freedom.
+@dataclass(frozen=True)
+class _Error:
+    """What makes a difference or a mean uncertain.
+
+    Attributes:
+        rows, seeds: variance that comes from other rows, and from other seeds.
+        rows_freedom, seeds_freedom: degrees of freedom of these estimates.
+    """
+
+    rows: float
+    rows_freedom: float
+    seeds: float
+    seeds_freedom: float
+
+    def margin(self, tail: float) -> float:
+        """Half the width of the interval with this probability beyond each end.
+
+        One quantile for the sum, with the degrees of freedom of Satterthwaite (1946), would be too small for two or
+        three seeds: they are estimated from the same few seeds, and are high where the spread came out low by chance.
+        """
+        rows, seeds = self.rows, self.seeds
+        return math.sqrt(_t(tail, self.rows_freedom) ** 2 * rows + _t(tail, self.seeds_freedom) ** 2 * seeds)
+
+    def p_value(self, value: float) -> float:
+        """Two-sided: that of the widest interval around the value which does not contain 0."""
+        from scipy.optimize import brentq
+
+        if value == 0:
+            return 1.0
+        if self.margin(LEAST_TAIL) <= abs(value):
+            return 0.0
+        found: float = brentq(
+            lambda tail: self.margin(math.exp(tail)) - abs(value), math.log(LEAST_TAIL), math.log(0.5)
+        )
+        return 2 * math.exp(found)
+
+
+def _error(by_rows: float, by_seeds: tuple[float, ...], *, rows: int, seeds: tuple[int, ...], noise: float) -> _Error:
+    """The error of a difference of two recipes, or of the mean of one.
 
     Args:
         by_rows, by_seeds: mean squares divided by their numbers, noise included.
         noise: what they contain twice.
     """
+    of_seeds = sum(by_seeds)
     # Never below one of the two sources: the estimate of a small component can be too small by chance.
-    variance = max(by_rows + sum(by_seeds) - noise, by_rows, sum(by_seeds))
-    if variance <= 0:
-        return 0.0, math.inf  # identical answers everywhere
-    parts = [(by_rows, rows - 1), *zip(by_seeds, (count - 1 for count in seeds), strict=True)]
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    # Rounded down: Satterthwaite's approximation is slightly too optimistic with few seeds. Never below the smallest of
-    # its parts, which only the subtraction of noise could cause.
-    return math.sqrt(variance), max(min(degrees for _, degrees in parts), math.floor(freedom))
+    variance = max(by_rows + of_seeds - noise, by_rows, of_seeds)
+    squares = sum(part**2 for part in by_seeds)
+    # Welch's, as if all recipes had the fewest seeds: otherwise two seeds that are alike by chance would let the many
+    # seeds of the other recipe vouch for them. Without any spread of seeds, their quantile does not matter.
+    freedom = (min(seeds) - 1) * (of_seeds**2 / squares if squares else 1)
+    # Half a degree less: it is estimated from few seeds, and too optimistic where most of the spread is one recipe's.
+    freedom = max(min(seeds) - 1, freedom - 0.5)
+    return _Error(variance - of_seeds, rows - 1, of_seeds, freedom)
 
 
-def _two_sided(value: float, error: float, freedom: float) -> float:
-    if error == 0:
-        return 1.0 if value == 0 else 0.0
-    from scipy.stats import t  # takes half a second to import
+def _t(tail: float, freedom: float) -> float:
+    """The quantile of Student's t that is exceeded with the probability `tail`."""
+    from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
-    return float(2 * t.sf(abs(value) / error, freedom))
-
-
-def _t(quantile: float, freedom: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(quantile, freedom))
+    return -float(stdtrit(freedom, tail))

@@ -14,33 +14,36 @@ def runs(parts):
     return SeedRuns(parts.mean(axis=1), parts)
 
 
-def simulated(dice, *, rows, seeds, effect=0.0, interaction=0.5, seed=0.05, noise=0.5):
-    """Two recipes with `effect` between them."""
+def simulated(dice, *, rows, seeds, effect=0.0, interaction=0.5, seed=(0.05, 0.05), noise=0.5):
+    """Two recipes with `effect` between them; `seed` is the spread of each."""
     row = dice.normal(0, 1, rows)
     return [
         runs(
             row
             + shift
             + dice.normal(0, interaction, rows)
-            + dice.normal(0, seed, (seeds, 1))
+            + dice.normal(0, spread, (seeds, 1))
             + dice.normal(0, noise, (seeds, rows))
         )
-        for shift in (effect, 0.0)
+        for shift, spread in zip((effect, 0.0), seed, strict=True)
     ]
 
 
 def simulated_answers(dice, *, rows, seeds, interaction, seed, noise):
-    """Right and wrong answers, most of them right, of two recipes without a difference."""
+    """Right and wrong answers, most of them right, of two recipes that are equally often right."""
     row = dice.normal(2, 2, rows)
+    # More spread of a recipe would bring its share nearer to a half; a higher level makes up for it.
+    width = [np.sqrt(4 + interaction**2 + spread**2 + noise**2) for spread in seed]
     return [
         runs(
             row
+            + 2 * (own / width[0] - 1)
             + dice.normal(0, interaction, rows)
-            + dice.normal(0, seed, (seeds, 1))
+            + dice.normal(0, spread, (seeds, 1))
             + dice.normal(0, noise, (seeds, rows))
             > 0
         )
-        for _ in range(2)
+        for own, spread in zip(width, seed, strict=True)
     ]
 
 
@@ -88,7 +91,19 @@ def test_variance_components_are_found():
 
 @pytest.mark.parametrize(
     ("seeds", "spread"),
-    list(itertools.product((3, 5), ((0.5, 0.0, 0.5), (0.5, 0.05, 0.5), (0.3, 0.5, 0.3), (0.0, 0.05, 0.3)))),
+    list(
+        itertools.product(
+            (2, 3, 5),
+            (
+                (0.5, (0.0, 0.0), 0.5),
+                (0.5, (0.05, 0.05), 0.5),
+                (0.3, (0.5, 0.5), 0.3),
+                (0.0, (0.05, 0.05), 0.3),
+                # The seeds of one recipe differ much more than those of the other.
+                (0.3, (0.0, 0.2), 0.1),
+            ),
+        )
+    ),
 )
 @pytest.mark.parametrize("simulate", [simulated, simulated_answers])
 def test_error_rates(simulate, seeds, spread):
@@ -106,6 +121,16 @@ def test_error_rates(simulate, seeds, spread):
     assert false / repeats < 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats)
 
 
+def test_many_seeds_of_one_recipe_do_not_make_up_for_few_of_the_other():
+    dice, repeats, false = np.random.default_rng(5), 400, 0
+    for _ in range(repeats):
+        first, second = simulated(dice, rows=200, seeds=8, seed=(0.02, 0.2), interaction=0.3)
+        found = difference(first, runs(second.parts[:2]))
+        false += found.p_value < 0.05
+
+    assert false / repeats < 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats)
+
+
 def test_the_detectable_difference_is_found_four_times_of_five():
     dice = np.random.default_rng(6)
     size = {"rows": 400, "seeds": 5}
@@ -116,11 +141,11 @@ def test_the_detectable_difference_is_found_four_times_of_five():
 
 def test_more_seeds_or_rows_narrow_the_interval_as_foretold():
     dice = np.random.default_rng(7)
-    found = difference(*simulated(dice, rows=200, seeds=3, seed=0.2))
+    found = difference(*simulated(dice, rows=200, seeds=3, seed=(0.2, 0.2)))
     half = (found.high - found.low) / 2
     seeds = found.seeds_for(half / 2)
     assert seeds
-    many = [difference(*simulated(dice, rows=200, seeds=seeds, seed=0.2)) for _ in range(100)]
+    many = [difference(*simulated(dice, rows=200, seeds=seeds, seed=(0.2, 0.2))) for _ in range(100)]
     assert np.median([(each.high - each.low) / 2 for each in many]) < half
     # Rows do not help against the spread of seeds.
     assert found.rows_for(half / 4) is None
@@ -128,7 +153,7 @@ def test_more_seeds_or_rows_narrow_the_interval_as_foretold():
 
 def test_no_more_seeds_are_named_than_a_chain_can_have():
     dice = np.random.default_rng(7)
-    found = difference(*simulated(dice, rows=200, seeds=3, seed=0.2))
+    found = difference(*simulated(dice, rows=200, seeds=3, seed=(0.2, 0.2)))
     named = [found.seeds_for(share * (found.high - found.low)) for share in np.linspace(0.02, 0.5, 49)]
 
     assert named[0] is None
@@ -137,7 +162,10 @@ def test_no_more_seeds_are_named_than_a_chain_can_have():
 
 def test_noise_leaves_a_degree_of_freedom():
     dice = np.random.default_rng(8)
-    found = [difference(*simulated(dice, rows=30, seeds=2, interaction=0.0, seed=0.001, noise=1.0)) for _ in range(300)]
+    found = [
+        difference(*simulated(dice, rows=30, seeds=2, interaction=0.0, seed=(0.001, 0.001), noise=1.0))
+        for _ in range(300)
+    ]
     assert all(np.isfinite([each.low, each.high, each.p_value, each.detectable]).all() for each in found)
 
 
