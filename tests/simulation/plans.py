@@ -11,7 +11,7 @@ from unittest import mock
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
-from distillchain_operator import controller, wanted_jobs
+from distillchain_operator import recent_plans, wanted_jobs
 from distillchain_operator.jobs import build_job
 
 KEPT = 2_000
@@ -64,9 +64,9 @@ def remembered_plans() -> Iterator[None]:
     """Lets the operator use what was built before."""
     _forget()
     with (
-        mock.patch.object(controller, "parse_chain", chain_of),
-        mock.patch.object(controller, "build_plan", plan_of),
-        mock.patch.object(controller, "check_plan", _check),
+        mock.patch.object(recent_plans, "parse_chain", chain_of),
+        mock.patch.object(recent_plans, "build_plan", plan_of),
+        mock.patch.object(recent_plans, "check_plan", _check),
         mock.patch.object(wanted_jobs, "build_job", _job_of),
     ):
         yield
