@@ -23,7 +23,8 @@ from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_operator.jobs import NO_DEFAULTS, build_job, build_probe_pod
 from distillchain_operator.labels import CHAIN_LABEL
-from distillchain_operator.status import build_chain_status, committed_entry, status_patch
+from distillchain_operator.committed import committed_entry
+from distillchain_operator.status import build_chain_status, status_patch
 from operator_bench.api import Api, chains_path, connected
 
 STAGES = ("mini", "tiny", "femto")

@@ -23,13 +23,8 @@ from distillchain_cli.local_processes import count_gpus, processes_here
 from distillchain_cli.needless_passes import commit_without_pass
 from distillchain_cli.processes import AttemptResult, RunFolder, StopSignals, run_attempt
 from distillchain_cli.trainers import Trainers, open_trainers
-from distillchain_operator.status import (
-    build_chain_status,
-    committed_entry,
-    measured_status,
-    needless_entry,
-    timestamp,
-)
+from distillchain_operator.committed import committed_entry, measured_status, needless_entry
+from distillchain_operator.status import build_chain_status, timestamp
 
 BACKOFF_S = 1.0  # after an interruption and after the first crash; doubles with each further crash up to MAX_BACKOFF_S
 MAX_BACKOFF_S = 10.0

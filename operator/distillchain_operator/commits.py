@@ -5,8 +5,8 @@ from __future__ import annotations
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
+from distillchain_operator.committed import committed_entry, needless_entry
 from distillchain_operator.gates import surely_meets_gates
-from distillchain_operator.status import committed_entry, needless_entry
 from distillchain_operator.view import View
 
 

@@ -18,6 +18,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress, parse_progress
 from distillchain_operator.actions import (
+    SOON_S,
     Action,
     CreateJob,
     CreatePart,
@@ -53,8 +54,6 @@ from distillchain_operator.stored_status import parse_status
 from distillchain_operator.suspension import stop_all
 
 log = logging.getLogger(__name__)
-
-SOON_S = 0.1
 
 
 def _utc_now() -> datetime:

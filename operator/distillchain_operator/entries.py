@@ -8,6 +8,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageProgress, StageStatus
 from distillchain_api.wire.answer import fit
+from distillchain_operator.committed import progress_status
 from distillchain_operator.kueue import admission, describe_queue, is_held
 from distillchain_operator.observed import ObservedJob, ObservedPod
 from distillchain_operator.policy import (
@@ -20,7 +21,7 @@ from distillchain_operator.policy import (
     is_long_ago,
 )
 from distillchain_operator.restarts import pauses_before
-from distillchain_operator.status import progress_status, timestamp
+from distillchain_operator.status import timestamp
 from distillchain_operator.view import View
 
 

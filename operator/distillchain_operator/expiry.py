@@ -11,11 +11,9 @@ from typing import NamedTuple
 
 from distillchain_api.resource.status import StageStatus
 from distillchain_api.values import duration_seconds
-from distillchain_operator.actions import SetTtl
+from distillchain_operator.actions import SOON_S, SetTtl
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.view import View
-
-SOON_S = 0.1
 
 
 class Expirations(NamedTuple):

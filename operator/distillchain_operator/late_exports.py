@@ -14,13 +14,13 @@ from distillchain_api.resource.parallelism import Parallelism, ResolvedParalleli
 from distillchain_api.resource.status import ExportStatus, MissingExport, StageStatus
 from distillchain_operator import deadlines, entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
+from distillchain_operator.committed import bounded_warnings
 from distillchain_operator.failures_kept import RETRIED, deletions_for_retry
 from distillchain_operator.gates import has_exports
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.policy import diagnose
 from distillchain_operator.scheduling import Start, refusal
-from distillchain_operator.status import bounded_warnings
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
 

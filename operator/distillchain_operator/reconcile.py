@@ -14,9 +14,9 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_operator import deadlines, starting
-from distillchain_operator.actions import Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods
+from distillchain_operator.actions import SOON_S, Action, CreateJob, CreatePart, Decision, DeleteJob, NotePods
 from distillchain_operator.evidence_status import passes_of_controls
-from distillchain_operator.expiry import SOON_S, expirations
+from distillchain_operator.expiry import expirations
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.peers import Peer

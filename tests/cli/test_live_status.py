@@ -27,8 +27,9 @@ from distillchain_cli.run import build_status
 from distillchain_cli.snapshot import Losses, Snapshot
 from distillchain_cli.status_drawing import draw, sparkline
 from distillchain_cli.status_screens import LineScreen
+from distillchain_operator.committed import committed_entry
 from distillchain_operator.labels import STAGE_LABEL
-from distillchain_operator.status import committed_entry, invalid_status
+from distillchain_operator.status import invalid_status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STARTED = "2026-01-01T11:58:00Z"

@@ -13,9 +13,9 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus, Condition, StageStatus
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError
+from distillchain_operator.committed import committed_entry
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.metrics import NAMED_CHAINS, Metrics
-from distillchain_operator.status import committed_entry
 
 RELAY, OTHER = ChainKey("ml", "relay"), ChainKey("nlp", "other")
 

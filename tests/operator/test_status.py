@@ -14,14 +14,8 @@ from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import ChainStatus, MeasuredMetrics, MeasuredStatus, StageStatus
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import Metrics, ModelSummary
-from distillchain_operator.status import (
-    build_chain_status,
-    chain_result,
-    committed_entry,
-    invalid_status,
-    measured_status,
-    status_patch,
-)
+from distillchain_operator.committed import committed_entry, measured_status
+from distillchain_operator.status import build_chain_status, chain_result, invalid_status, status_patch
 from distillchain_operator.transitions import transitions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
