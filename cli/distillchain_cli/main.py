@@ -205,9 +205,9 @@ def run(
 
 def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
     """Runs the chain with a live view, and prints the result."""
-    from distillchain_cli.live import open_view
     from distillchain_cli.processes import RunFolder
     from distillchain_cli.run import run_chain
+    from distillchain_cli.run_view import open_view
     from distillchain_cli.table import results_table
 
     metric = planned.chain.spec.task.metric

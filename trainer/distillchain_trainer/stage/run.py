@@ -73,7 +73,8 @@ def run_stage(
             on_committed(committed)
         answer, exported = _with_exports(context, committed)
         if order.final and world.is_main:
-            with signals.deferred():  # a committed stage is not reported as interrupted because of its report
+            # Deferred: a committed stage is not reported as interrupted because of its report.
+            with signals.deferred(), _without_collections():
                 ensure_report(store, order.chain, order.digest, adopted=answer.reused and not exported)
         return answer
 
