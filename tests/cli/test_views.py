@@ -19,7 +19,6 @@ from distillchain_api.wire.answer import Progress as Line
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_api.yaml_text import load_yaml
 from distillchain_cli.bars import BarsView
-from distillchain_cli.bars import BarsView
 from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
 from distillchain_cli.live import PlainView
 from distillchain_cli.output import Output
