@@ -19,9 +19,10 @@ NODE = "node"
 LONGEST = (
     NODE,
     "tests/docs/test_quickstart.py",
+    "tests/benchmarks/test_evidence.py",
     "tests/cli/test_tagging_example.py",
     "tests/operator/test_kueue_on_apiserver.py",
-    "tests/benchmarks/test_evidence.py",
+    "tests/docs/test_blocks.py",
     "tests/report/test_browser.py",
     "tests/trainer/test_smollm2.py",
     "tests/trainer/test_launch_stage.py",

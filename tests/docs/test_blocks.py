@@ -150,9 +150,18 @@ class Chain:
         return job
 
 
-@pytest.fixture
-def chain(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Chain:
+@pytest.fixture(scope="module")
+def with_crd(control_plane: ControlPlane) -> ControlPlane:
+    """The control plane of the session, with the CRD and the namespace of the manifests."""
     _install_crd(control_plane)
+    if control_plane.kubectl("get", "namespace", "team-a", check=False).returncode:
+        control_plane.create_namespace("team-a")
+    return control_plane
+
+
+@pytest.fixture
+def chain(with_crd: ControlPlane, namespace: str, tmp_path: Path) -> Chain:
+    control_plane = with_crd
     document = a_document(NAME)
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(document))
     control_plane.kubectl("-n", namespace, "apply", "-f", str(tmp_path / "chain.yaml"))
@@ -244,13 +253,9 @@ def _whole(document: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.cluster
 @pytest.mark.parametrize("block", [pytest.param(b, id=str(b)) for b in blocks("yaml") if b.key not in VALUES])
 @on_one_worker
-def test_a_manifest_is_accepted_by_the_api_server(block: Block, control_plane: ControlPlane) -> None:
-    _install_crd(control_plane)
-    if control_plane.kubectl("get", "namespace", "team-a", check=False).returncode:
-        control_plane.create_namespace("team-a")
-
+def test_a_manifest_is_accepted_by_the_api_server(block: Block, with_crd: ControlPlane) -> None:
     documents = [_whole(document) for document in yaml.safe_load_all(block.text)]
-    control_plane.kubectl(
+    with_crd.kubectl(
         "apply",
         "--server-side",
         "--force-conflicts",
