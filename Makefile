@@ -8,6 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 QUICKSTART := .quickstart
+WORKERS ?= 2
 HISTORIES ?= 20000
 FIRST ?= 0
 ROOT_ONLY := $(shell test "$$(id -u)" = 0 || echo ' and not node and not root')
@@ -57,7 +58,7 @@ STATIC := lint types docs generated-is-current imports
 
 check: $(READY) ## Quick loop: format, lint, types, imports, generated files, site, unit tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(BINARIES) $(STATIC)
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser and not slow"
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not cluster and not node and not models and not shared and not images and not browser and not slow"
 
 .PHONY: lint types imports binaries
 lint: $(READY)
@@ -98,8 +99,8 @@ generate: $(READY) ## Generate objective names, fields of pods, CRD, reference p
 	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py tests/chart/test_chart.py
 
 test: BINARIES := binaries
-test: check ## All tests: real API server, real S3, and (as root) real containers
-	$(BIN)/pytest -q -n 2 --dist loadfile --durations=20 -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
+test: check ## All tests: real API server, real S3, and (as root) real containers (WORKERS)
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --durations=20 -m "(cluster or node or models or shared or browser or slow)$(ROOT_ONLY)"
 
 simulate: $(READY) ## 20,000 random histories of the operator on a modelled API server (HISTORIES, FIRST)
 	$(BIN)/python -m simulation --histories $(HISTORIES) --first $(FIRST)
