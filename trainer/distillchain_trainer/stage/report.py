@@ -25,6 +25,8 @@ def import_ahead() -> None:
 def _import() -> None:
     # ensure_report meets the same error again, and logs it.
     with contextlib.suppress(Exception):
+        # Otherwise each class of matplotlib writes docstrings when it is created, a fifth of the import.
+        vars(importlib.import_module("matplotlib.artist"))["kwdoc"] = lambda _: ""
         for name in ("scipy.stats", "distillchain_report.build", "distillchain_report.render"):
             importlib.import_module(name)
 
