@@ -102,15 +102,15 @@ CANNOT: dict[tuple[str, str], str] = {
     (
         "docs/text-classification.md",
         "from transformers import pipeline",
-    ): "needs a chain that has run; docs/quickstart.md loads a student the same way, and Scene.QUICKSTART runs it",
+    ): "needs a chain that has run; tests/trainer/test_checkpoint_files.py runs it",
     (
         "docs/multi-label-classification.md",
         "from transformers import pipeline",
-    ): "needs a chain that has run; tests/trainer/test_review_chains.py loads its checkpoint",
+    ): "needs a chain that has run; tests/trainer/test_review_chains.py runs it and compares what it prints",
     (
         "docs/regression.md",
         "import torch",
-    ): "needs a chain that has run; tests/trainer/test_review_chains.py loads its checkpoint",
+    ): "needs a chain that has run; tests/trainer/test_review_chains.py runs it and compares what it prints",
     (
         "README.md",
         "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (needs root); prints the next steps",

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.records import Prediction
+from trainer.page_programs import printed_by_the_program_of
 from trainer.parts import GOOD, an_order, manifest_of, run_here, save_bert, sentences, write_tsv
 
 pytestmark = pytest.mark.models
@@ -23,7 +24,9 @@ def checkpoint_of(answer: Committed) -> Path:
     return Path(answer.checkpoint.removeprefix("file://"))
 
 
-def test_plain_transformers_truncates_to_max_length_and_gives_the_stored_predictions(root: Path):
+def test_plain_transformers_truncates_to_max_length_and_gives_the_stored_predictions(
+    root: Path, capsys: pytest.CaptureFixture[str]
+):
     long = [(f"the {word} film " * 20 + "bad", 1) for word in GOOD]  # 61 words, maxLength is 16
     write_tsv(root / "data/dev.tsv", [*sentences(40, 2), *long])
 
@@ -40,6 +43,8 @@ def test_plain_transformers_truncates_to_max_length_and_gives_the_stored_predict
     np.testing.assert_allclose(logits, [line.logits for line in stored], atol=1e-5)
     answers = pipeline("text-classification", model=str(folder), device="cpu")(texts, truncation=True)
     assert [answer["label"] for answer in answers] == [line.predicted for line in stored]
+    shown = printed_by_the_program_of("text-classification", str(folder), text=texts[0], capsys=capsys)
+    assert f"'label': '{stored[0].predicted}'" in shown
 
 
 def test_the_checkpoint_holds_the_model_alone_and_texts_are_next_to_it(root: Path):

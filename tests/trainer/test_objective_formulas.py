@@ -187,6 +187,23 @@ def test_a_loss_has_the_shape_of_the_logits_without_the_classes(name: str):
     torch.testing.assert_close(together, torch.stack(alone))
 
 
+# T^2 KL(p, q) tends to half the mean square of the difference of centred logits (Hinton et al., section 2.1), in both
+# directions. JensenShannon's two parts are (1 - beta)^2 and beta^2 of that, so its limit is beta (1 - beta) of it.
+LIMITS = {"SoftTargets": 0.5, "ReverseKL": 0.5, "JensenShannon": 0.25 * 0.5}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@given(student=logits, teacher=logits)
+@settings(deadline=None, max_examples=15)
+def test_at_high_temperature_it_tends_to_the_loss_of_centred_logits(name: str, student: Any, teacher: Any):
+    z, v = (np.array(x) - np.mean(x, axis=-1, keepdims=True) for x in (student, teacher))
+
+    got = loss(name, student, teacher, temperature=1e4)
+
+    want = LIMITS[name] * loss("LogitMSE", z.tolist(), v.tolist())
+    torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)
+
+
 @given(student=logits, teacher=logits)
 @settings(deadline=None, max_examples=15)
 def test_jensen_shannon_tends_to_both_kl_divergences(student: Any, teacher: Any):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from distillchain_api.wire.manifest import Manifest
+from trainer.page_programs import printed_by_the_program_of
 from trainer.reviews import distillchain, write_chain
 
 pytestmark = pytest.mark.models
@@ -46,7 +48,7 @@ def report(root: Path) -> tuple[str, dict[str, Any]]:
     return (root / "report.html").read_text(), json.loads(data.stdout)
 
 
-def test_the_chain_of_labels_learns_them(tmp_path: Path):
+def test_the_chain_of_labels_learns_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 
     labels = ["food", "service", "price"]
@@ -68,13 +70,20 @@ def test_the_chain_of_labels_learns_them(tmp_path: Path):
     config = json.loads((Path(student.checkpoint.removeprefix("file://")) / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
     assert list(config["id2label"].values()) == labels
+    text = rows[0][0]
+    answers = printed_by_the_program_of("multi-label-classification", student.checkpoint, text=text, capsys=capsys)
+    shown = dict(re.findall(r"'label': '(\w+)', 'score': ([\d.e-]+)", answers))
+    logits = dict(zip(labels, outputs(student.checkpoint, [text])[0], strict=True))
+    assert {label: float(score) for label, score in shown.items()} == pytest.approx(
+        {label: 1 / (1 + np.exp(-logit)) for label, logit in logits.items()}, abs=1e-5
+    )
     page, data = report(tmp_path)
     assert "Labels of tiny" in page
     assert data["chance"]["guesser"] == "always answering the same labels"
     assert [found["label"] for found in data["details"]["labels"]] == labels
 
 
-def test_the_chain_of_stars_learns_numbers_in_their_own_unit(tmp_path: Path):
+def test_the_chain_of_stars_learns_numbers_in_their_own_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_absolute_error, mean_squared_error
 
@@ -105,6 +114,9 @@ def test_the_chain_of_stars_learns_numbers_in_their_own_unit(tmp_path: Path):
     assert student.recipe["distillation"]["objective"] == "LogitMSE"
     config = json.loads((Path(student.checkpoint.removeprefix("file://")) / "config.json").read_text())
     assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "stars"})
+    text = rows[0][0]
+    number = printed_by_the_program_of("regression", student.checkpoint, text=text, capsys=capsys)
+    assert float(number) == pytest.approx(outputs(student.checkpoint, [text])[0, 0], abs=1e-3)
     page, data = report(tmp_path)
     assert "Errors of tiny" in page
     assert "lower is better" in page
