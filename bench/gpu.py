@@ -1,6 +1,7 @@
 """Our trainer beside reference loops on one GPU: small students, teacher logits, and a model of BERT-large's size.
 
-    python bench/gpu.py                      # everything: 6 to 8 minutes on an H100
+    python bench/gpu.py --only tiny,femto,logits,large   # 6 to 8 minutes on an H100
+    python bench/gpu.py                      # all parts; those that --budget-s leaves no time for are named and not run
     python bench/gpu.py --only tiny,femto    # some parts of tiny, femto, logits, large and causal
     python bench/gpu.py --only causal        # a 1B student and an 8B teacher's top-k pass, within 4 minutes
     python bench/gpu.py --small              # tiny sizes, also without a GPU: shows that the bench works
