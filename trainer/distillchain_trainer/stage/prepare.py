@@ -29,7 +29,6 @@ from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.lora import add_adapter
 from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.outline import load_on_main
-from distillchain_trainer.stage.ahead import begin
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.pass_checks import read_teacher
 from distillchain_trainer.stage.recalled import Recalled, recall_teacher
@@ -83,9 +82,8 @@ def prepare(context: Context) -> Prepared:
     # Data before models: a faulty row is found before gigabytes of weights are downloaded.
     data = _read_data(context, task)
     log.info("data read", extra={name: facts.rows for name, facts in data.facts.items()})
-    fetched = _begin_student(context)
     teacher = _load_teacher(context, task)
-    student, start, start_digest = _load_student(context, task, teacher, fetched)
+    student, start, start_digest = _load_student(context, task, teacher)
     task.before_training(student, data.train)
     rows = [data.train.facts.sha256, *([data.transfer.facts.sha256] if data.transfer else [])]
     if context.order.training.selection == "Best":
@@ -253,50 +251,28 @@ def _fetch_teacher_files(context: Context, teacher: TeacherRef, *, field: str, f
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
 
 
-def _begin_student(context: Context) -> dict[str, Callable[[], Checkpoint]]:
-    """What fetches tokenizer and weights of the student, as far as it names them. They are fetched from now on."""
+def _load_student(
+    context: Context, task: TaskAdapter, teacher: LoadedTeacher | None
+) -> tuple[Loaded, Checkpoint | None, str]:
+    """The student before its training, its checkpoint, and a sha256 over the files that it starts from."""
     order, storage = context.order, context.order.storage
-    found: dict[str, Callable[[], Checkpoint]] = {}
+    spec, field = order.student, f"{order.field}.student" if order.teacher else order.field
 
-    def fetch(uri: str, name: str, parts: Parts) -> None:
-        found[name] = partial(
+    def fetch(uri: str, name: str, parts: Parts) -> Checkpoint:
+        fetch_it = partial(
             fetch_checkpoint,
             uri,
-            field=f"{_student_field(context)}.{'tokenizer' if parts == 'tokenizer' else 'model'}",
+            field=f"{field}.{'tokenizer' if parts == 'tokenizer' else 'model'}",
             endpoint_url=storage.endpoint_url,
             region=storage.region,
             folder=context.folder / name,
             parts=parts,
         )
-        if context.world.leads_node:
-            found[name] = begin(found[name], name=f"download of the {name}")
+        return _fetch_once(context, fetch_it, f"download of the {name}")
 
-    if order.student.tokenizer:
-        fetch(order.student.tokenizer, "tokenizer", "tokenizer")
-    if order.student.model:
-        # With a tokenizer of its own, the one of the checkpoint is not read and may be missing.
-        fetch(order.student.model, "student", "weights" if order.student.tokenizer else "all")
-    return found
-
-
-def _student_field(context: Context) -> str:
-    return f"{context.order.field}.student" if context.order.teacher else context.order.field
-
-
-def _load_student(
-    context: Context,
-    task: TaskAdapter,
-    teacher: LoadedTeacher | None,
-    fetched: dict[str, Callable[[], Checkpoint]],
-) -> tuple[Loaded, Checkpoint | None, str]:
-    """The student before its training, its checkpoint, and a sha256 over the files that it starts from.
-
-    Args:
-        fetched: from `_begin_student`.
-    """
-    order, spec, field = context.order, context.order.student, _student_field(context)
-    files = {name: _fetch_once(context, fetch, f"download of the {name}") for name, fetch in fetched.items()}
-    tokenizer, start = files.get("tokenizer"), files.get("student")
+    tokenizer = fetch(spec.tokenizer, "tokenizer", "tokenizer") if spec.tokenizer else None
+    # With a tokenizer of its own, the one of the checkpoint is not read and may be missing.
+    start = fetch(spec.model, "student", "weights" if tokenizer else "all") if spec.model else None
     if spec.from_teacher is not None:
         assert teacher is not None, "the spec has stage zero start from a model"
         take_layers = partial(
