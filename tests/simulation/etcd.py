@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ class Etcd:
 
     Attributes:
         changes: by kind: version, namespace, type and object.
+        states: of each object, by its UID.
         fault: the first invariant that was broken. The controller reports errors of a look to status and may be killed
             meanwhile, so an exception alone could be lost.
     """
@@ -28,7 +30,9 @@ class Etcd:
         self.rng = rng
         self.now = START
         self.version = 1
+        self.created_pods = 0
         self.changes: dict[str, list[tuple[int, str, str, Document]]] = {kind: [] for kind in KINDS}
+        self.states: defaultdict[str, list[Document]] = defaultdict(list)
         self.fault: Broken | None = None
 
     @property
@@ -40,6 +44,7 @@ class Etcd:
         self.version += 1
         stored = document | {"metadata": document["metadata"] | {"resourceVersion": str(self.version)}}
         self.changes[kind].append((self.version, namespace, change, stored))
+        self.states[stored["metadata"]["uid"]].append(stored)
         return stored
 
     def fail(self, what: str) -> NoReturn:
@@ -49,3 +54,8 @@ class Etcd:
         """
         self.fault = self.fault or Broken(what)
         raise self.fault
+
+    def check(self) -> None:
+        """Raises: Broken if an invariant was broken, also if the operator has caught that."""
+        if self.fault:
+            raise self.fault

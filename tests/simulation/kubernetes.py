@@ -1,4 +1,4 @@
-"""The Job controller, the kubelet, the garbage collector and users, who act on the objects of one namespace."""
+"""The Job controller, the kubelet and the garbage collector, who act on the objects of one namespace."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Any
 
 from chain_builders import a_commit, a_failure, a_pod
 from distillchain_api.failures import FailureClass
-from distillchain_api.retry_request import new_retry
-from distillchain_operator.labels import CHAIN_LABEL, digest_label
+from distillchain_operator.labels import CHAIN_LABEL, JOB_NAME_LABEL
 from distillchain_operator.status import timestamp
+from simulation.chain import FATAL
 from simulation.etcd import START, Document
-from simulation.namespace import (
-    FATAL,
-    NAME,
-    Namespace,
+from simulation.namespace import Namespace
+from simulation.objects import (
+    chain_name_of,
     digest_of,
     is_deleting,
     is_finished,
+    is_live,
     is_over,
+    is_running,
     is_succeeded,
+    is_suspended,
     owner_of,
     terminated,
+    uid_of,
 )
+from simulation.sharing import check_start
 
 GRACE = timedelta(seconds=600)
 INTERRUPTED, CRASHED, STOPPED = 75, 1, 143
@@ -64,7 +68,7 @@ class Kubernetes:
             if not well and self.rng.random() < 0.3:
                 continue
             pods = self.namespace.pods_of(job)
-            if owner_of(job) != self.namespace.chain["metadata"]["uid"]:
+            if not self.namespace.known[owner_of(job)].exists:
                 self.namespace.remove("jobs", job["metadata"]["name"])
             elif is_deleting(job):
                 for pod in pods:
@@ -73,7 +77,7 @@ class Kubernetes:
                     self.namespace.remove("jobs", job["metadata"]["name"])
             elif is_finished(job):
                 self._expire(job)
-            elif job["spec"].get("suspend"):
+            elif is_suspended(job) and not any(map(is_succeeded, pods)):
                 for pod in pods:
                     self._stop(pod, also_if_over=False)
                 self._set_conditions(job, [{"type": "Suspended", "status": "True"}])
@@ -88,8 +92,9 @@ class Kubernetes:
         expires_at = _expires_at(job)
         if expires_at is None or self.etcd.now < expires_at:
             return
-        if self.namespace.would_lose_answer(job, self.etcd.version):
-            self.etcd.fail(f"Job {job['metadata']['name']} expired before its commit was written to status")
+        chain = self.namespace.home[uid_of(job)]
+        if chain.would_lose_answer(job, self.etcd.version) or chain.would_lose_failure(job):
+            self.etcd.fail(f"Job {job['metadata']['name']} expired before its result was written to status")
         self.namespace.remove("jobs", job["metadata"]["name"])
 
     def _follow_pods(self, job: Document, pods: list[Document]) -> None:
@@ -107,9 +112,9 @@ class Kubernetes:
             self._create_pod(job)
 
     def _create_pod(self, job: Document) -> None:
-        number = self.namespace.created_pods = self.namespace.created_pods + 1
+        number = self.etcd.created_pods = self.etcd.created_pods + 1
         pod = a_pod(job, phase="Pending", number=number)
-        labels = pod["metadata"]["labels"] | {CHAIN_LABEL: NAME}
+        labels = pod["metadata"]["labels"] | {CHAIN_LABEL: chain_name_of(job)}
         created = {"creationTimestamp": timestamp(self.etcd.now), "uid": f"{number:08d}-pod", "labels": labels}
         metadata = pod["metadata"] | created | {"namespace": self.namespace.name}
         self.namespace.put("pods", pod | {"metadata": metadata})
@@ -136,27 +141,29 @@ class Kubernetes:
                 self._end(pod, self.rng.choice(ends))
 
     def _start(self, pod: Document) -> None:
-        digest = digest_of(pod)
-        beside = [other for other in self._pods if digest_of(other) == digest and _is_running(other)]
-        if beside and self.namespace.has_one_operator and digest not in self.namespace.answered:
-            self.etcd.fail(f"pod {pod['metadata']['name']} trains beside {beside[0]['metadata']['name']}")
+        check_start(self.namespace, pod)
         self._set_state(pod, "Running", {"running": {"startedAt": timestamp(self.etcd.now)}})
 
     def _end_stopping(self, pod: Document) -> None:
         """A trainer that was asked to stop saves its state, or has just committed its stage."""
-        if _is_running(pod) and (how := self.rng.choice(["commit", "interrupted", "gone"])) != "gone":
+        job = self.namespace.objects["jobs"].get(pod["metadata"]["labels"][JOB_NAME_LABEL])
+        if is_succeeded(pod) and job is not None and uid_of(job) == owner_of(pod) and is_live(job):
+            return  # the Job controller has not counted it yet
+        if is_running(pod) and (how := self.rng.choice(["commit", "interrupted", "gone"])) != "gone":
             self._end(pod, how)
         else:
             self.namespace.remove("pods", pod["metadata"]["name"])
 
     def _end(self, pod: Document, how: str) -> None:
         namespace, digest = self.namespace, digest_of(pod)
-        stage, needs = namespace.stages[digest]
-        if how == "commit" and not needs <= namespace.answered:
+        chain = namespace.home[owner_of(pod)]
+        stage, needs = chain.stages[digest]
+        if how == "commit" and not needs <= chain.store:
             how = "crash"  # the user has discarded its teacher
         if how == "commit":
-            answer = a_commit(stage, reused=digest in namespace.answered, attempt=f"{pod['metadata']['uid'][:8]}-1")
-            namespace.answered.add(digest)
+            answer = a_commit(stage, reused=digest in chain.store, attempt=f"{pod['metadata']['uid'][:8]}-1")
+            chain.store.add(digest)
+            chain.answered.add(digest)
             self._terminate(pod, "Succeeded", 0, answer.to_json())
         elif how == "fatal":
             namespace.crashes[owner_of(pod)] += 99
@@ -180,7 +187,7 @@ class Kubernetes:
     def _stop(self, pod: Document, *, also_if_over: bool = True) -> None:
         if is_deleting(pod) or (is_over(pod) and not also_if_over):
             return
-        if _is_running(pod):
+        if is_running(pod):
             at = timestamp(self.etcd.now + GRACE)
             self.namespace.put("pods", pod | {"metadata": pod["metadata"] | {"deletionTimestamp": at}})
         else:
@@ -188,50 +195,9 @@ class Kubernetes:
 
     def evict_a_pod(self) -> None:
         for pod in self._pods:
-            if _is_running(pod) and not is_deleting(pod):
+            if is_running(pod) and not is_deleting(pod):
                 self._terminate(pod, "Failed", STOPPED, "", conditions=[DISRUPTED])
                 return
-
-    def delete_a_job(self) -> None:
-        """As a user does who frees a GPU: its pods are deleted first, or only after it."""
-        for job in self._jobs:
-            if not self.namespace.has_answer(job, self.etcd.version):
-                if self.rng.random() < 0.5:
-                    self.namespace.remove("jobs", job["metadata"]["name"])
-                else:
-                    at = timestamp(self.etcd.now)
-                    self.namespace.put("jobs", job | {"metadata": job["metadata"] | {"deletionTimestamp": at}})
-                return
-
-    def lose_a_pod(self) -> None:
-        """The pod of a stage whose commit is in status is deleted, as with its node."""
-        for pod in self._pods:
-            if is_over(pod) and digest_of(pod) in self.namespace.committed_at:
-                self.namespace.remove("pods", pod["metadata"]["name"])
-                return
-
-    def retry(self) -> None:
-        """As `distillchain retry` does."""
-        status = self.namespace.status
-        entries = (*status.get("stages", []), *status.get("evidence", []))
-        failed = [entry["name"] for entry in entries if entry["phase"] == "Failed"]
-        if failed and not self.namespace.open_request.stages:
-            self.namespace.annotate(new_retry(failed, token=str(self.etcd.version)))
-
-    def train_again(self) -> None:
-        """As `distillchain retry --from STAGE --discard` does, which waits until no pod of the stages runs."""
-        namespace, stages = self.namespace, self.namespace.plan.vertices
-        again = stages[self.rng.randrange(len(namespace.plan.stages)) :]
-        digests = {digest_label(stage.digest) for stage in again}
-        is_running = any(digest_of(pod) in digests and not is_over(pod) for pod in self._pods)
-        if is_running or namespace.open_request.stages:
-            return
-        for digest in digests:
-            namespace.answered.discard(digest)
-            namespace.committed_at.pop(digest, None)
-            namespace.discarded_at[digest] = self.etcd.version
-        names = [stage.name for stage in again]
-        namespace.annotate(new_retry(names, token=str(self.etcd.version), committed_too=True))
 
 
 def _expires_at(job: Document) -> datetime | None:
@@ -254,7 +220,3 @@ def _consequence(job: Document, pod: Document) -> str:
         if code in rule.get("onExitCodes", {}).get("values", []):
             return str(rule["action"])
     return "Count"
-
-
-def _is_running(pod: Document) -> bool:
-    return bool(pod["status"]["phase"] == "Running")

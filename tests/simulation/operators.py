@@ -5,9 +5,9 @@ Its watches have places in the list of changes, which may lag behind, go back, o
 
 from __future__ import annotations
 
-import types
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from datetime import timedelta
 from typing import Any, cast
 
 from distillchain_operator.chain_key import ChainKey
@@ -16,13 +16,16 @@ from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.finished import FinishedChains, has_succeeded
 from distillchain_operator.metrics import Metrics
+from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.settings import Settings
-from distillchain_operator.transitions import ChainEvent
 from simulation.etcd import KINDS, Document, Etcd
-from simulation.namespace import NAME, Namespace
+from simulation.knowledge import Knowledge
+from simulation.namespace import Namespace
+from simulation.requests import Faults, ModelledCluster, listed
 
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 60.0
 ALL_REQUESTS = 10_000
+MOST_LOOKS = 30  # at one chain, while nothing else happens
 
 
 class NoMetrics:
@@ -30,128 +33,6 @@ class NoMetrics:
 
     def __getattr__(self, _: str) -> Callable[..., None]:
         return lambda *_args, **_more: None
-
-
-class Faults:
-    """What goes wrong now.
-
-    Attributes:
-        refused: HTTP codes with which a webhook or an overloaded API server refuses requests, by what they do.
-        lost: the share of requests without an answer; half of them have an effect all the same.
-    """
-
-    def __init__(self) -> None:
-        self.refused: dict[str, int] = {}
-        self.lost = 0.0
-
-
-@types.coroutine
-def _turn() -> Generator[None, None, None]:
-    yield
-
-
-class ModelledCluster:
-    """The requests of one operator.
-
-    Attributes:
-        requests: how many it has sent.
-    """
-
-    def __init__(self, namespaces: dict[str, Namespace], etcd: Etcd, faults: Faults, operator: Operator) -> None:
-        self._namespaces, self._etcd, self._faults, self._operator = namespaces, etcd, faults, operator
-        self._seen: Counter[str] = Counter()  # what was stored at this version must be known to a decision
-        self.requests = 0
-
-    def begin_look(self, key: ChainKey) -> None:
-        """A look begins: what it does later may not contradict what is stored now, even if no watch reported it."""
-        self._seen[key.namespace] = self._etcd.version
-
-    async def _request(self, what: str) -> bool:
-        """Waits for its turn. Returns: whether the answer is lost after the request had its effect."""
-        self.requests += 1
-        await _turn()
-        if what in self._faults.refused:
-            raise ApiError(self._faults.refused[what], f"denied at port {self._etcd.version}")
-        is_lost = self._etcd.rng.random() < self._faults.lost
-        if is_lost and self._etcd.rng.random() < 0.5:
-            raise ApiError(0, "cannot connect")
-        return is_lost
-
-    async def _read(self, namespace: str) -> Namespace:
-        if await self._request("read"):
-            raise ApiError(0, "no answer")
-        return self._namespaces[namespace]
-
-    async def get_chain(self, namespace: str, name: str) -> Document | None:
-        return (await self._read(namespace)).objects["chains"].get(name)
-
-    async def list_jobs(self, namespace: str, chain: str) -> Listed:
-        place = await self._read(namespace)
-        self._seen[namespace] = self._etcd.version
-        return listed(place, Kind.JOBS)
-
-    async def list_pods(self, namespace: str, chain: str) -> Listed:
-        return listed(await self._read(namespace), Kind.PODS)
-
-    async def get_job(self, namespace: str, name: str) -> Document | None:
-        return (await self._read(namespace)).objects["jobs"].get(name)
-
-    async def log_tail(self, namespace: str, pod: str) -> list[str]:
-        await self._request("log")
-        return []
-
-    async def dry_run_pod(self, pod: Document) -> None:
-        if await self._request("dry run"):
-            raise ApiError(0, "no answer")
-
-    async def create_job(self, job: Document) -> None:
-        is_lost = await self._request("create")
-        namespace = job["metadata"]["namespace"]
-        stored = self._namespaces[namespace].create_job(job, seen=self._seen[namespace])
-        if is_lost:
-            raise ApiError(0, "no answer")
-        self._operator.take_written(stored)
-
-    async def delete_job(self, namespace: str, name: str, *, uid: str) -> None:
-        is_lost = await self._request("delete")
-        self._namespaces[namespace].delete_job(name, uid, seen=self._seen[namespace])
-        if is_lost:
-            raise ApiError(0, "no answer")
-
-    async def set_suspend(self, namespace: str, name: str, *, uid: str, suspend: bool) -> None:
-        note = {"distillchain.io/suspended": "true" if suspend else None}
-        await self._patch_job("suspend", namespace, name, uid, spec={"suspend": suspend}, annotations=note)
-
-    async def annotate_job(self, namespace: str, name: str, *, uid: str, annotations: dict[str, str]) -> None:
-        await self._patch_job("annotate", namespace, name, uid, spec={}, annotations=annotations)
-
-    async def set_ttl(self, namespace: str, name: str, *, uid: str, seconds: int) -> None:
-        await self._patch_job("ttl", namespace, name, uid, spec={"ttlSecondsAfterFinished": seconds}, annotations={})
-
-    async def _patch_job(
-        self, what: str, namespace: str, name: str, uid: str, *, spec: Document, annotations: Document
-    ) -> None:
-        is_lost = await self._request(what)
-        stored = self._namespaces[namespace].patch_job(name, uid, spec=spec, annotations=annotations)
-        if is_lost:
-            raise ApiError(0, "no answer")
-        if stored is not None:
-            self._operator.take_written(stored)
-
-    async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: Document) -> Document:
-        is_lost = await self._request("status")
-        written = self._namespaces[namespace].patch_status(resource_version, status)
-        if is_lost:
-            raise ApiError(0, "no answer")
-        return written
-
-    async def create_event(self, chain: Document, event: ChainEvent) -> None:
-        await self._request("event")
-
-
-def listed(namespace: Namespace, kind: Kind) -> Listed:
-    """All objects of a kind, as they are now."""
-    return Listed(namespace.etcd.version, list(namespace.objects[kind.value].values()))
 
 
 class _Work:
@@ -169,47 +50,62 @@ class Operator:
 
     Args:
         watches: names of the namespaces that it works on.
-    Attributes:
-        looks: how many it has begun.
+        limit: `maxRunningChains`.
+        skew_s: how far its clock is ahead.
+        is_slow: it sends one request at a time, hears little, and everything may happen between two requests.
     """
 
     def __init__(
-        self, namespaces: dict[str, Namespace], etcd: Etcd, faults: Faults, *, image: str, watches: Iterable[str]
+        self,
+        namespaces: dict[str, Namespace],
+        etcd: Etcd,
+        faults: Faults,
+        *,
+        image: str,
+        watches: Iterable[str],
+        limit: int = 0,
+        skew_s: int = 0,
+        is_slow: bool = False,
     ) -> None:
         self._namespaces = {name: namespaces[name] for name in watches}
-        self._etcd = etcd
+        self._etcd, self.is_slow = etcd, is_slow
         self._finished = FinishedChains()
         self._children = Children(self._finished)
-        self.cluster = ModelledCluster(self._namespaces, etcd, faults, self)
+        self._knowledge = Knowledge(etcd, self._children, self._finished)
+        self._neighbours = Neighbours(limit, is_complete=False, children=self._children)
+        self._neighbours.report_to(lambda key: self._report(key, None))
+        self.cluster = ModelledCluster(self._namespaces, etcd, faults, take_written=self._take_written)
         self._controller = Controller(
             cast("Cluster", self.cluster),
-            Settings(trainer_image=image, progress_s=1e6, namespaces=tuple(self._namespaces)),
-            clock=lambda: etcd.now,
+            Settings(trainer_image=image, progress_s=1e6, namespaces=tuple(self._namespaces), max_running_chains=limit),
+            clock=lambda: etcd.now + timedelta(seconds=skew_s),
             monotonic=lambda: etcd.seconds,
             finished=self._finished,
             children=self._children,
+            neighbours=self._neighbours,
             metrics=cast("Metrics", NoMetrics()),
         )
-        self._work = {ChainKey(name, NAME): _Work() for name in self._namespaces}
+        self._work: dict[ChainKey, _Work] = {}
         self._places = {(kind, name): 0 for kind in KINDS for name in self._namespaces}
-        self.looks = 0
-        for place in self._namespaces.values():
-            if has_succeeded(place.chain):
-                self._finished.note(place.chain)
+        self._lists: dict[tuple[Kind, str], Listed] = {}  # those of which the last page is underway
+        self._note_chains()
         for name in self._namespaces:
             for kind in Kind:
                 self.list_again(kind, name)
-            self._list_chain(name)
+            self._list_chains(name)
+
+    def _note_chains(self) -> None:
+        """As `note_finished` does at the start."""
+        for place in self._namespaces.values():
+            for chain in place.chains.values():
+                self._neighbours.note_stored(chain.document)
+                if has_succeeded(chain.document):
+                    self._finished.note(chain.document)
+            self._neighbours.note_listed(place.name)
 
     @property
     def watches(self) -> list[str]:
         return list(self._namespaces)
-
-    @property
-    def is_quiet(self) -> bool:
-        """It has seen every change and has nothing to do now."""
-        has_seen = all(place == len(self._etcd.changes[kind]) for (kind, _), place in self._places.items())
-        return has_seen and not any(work.is_ready or work.look for work in self._work.values())
 
     @property
     def due_at(self) -> float | None:
@@ -218,6 +114,8 @@ class Operator:
 
     def deliver(self, kind: str, name: str, count: int) -> None:
         """The watch of a namespace goes on by some changes of all namespaces."""
+        if kind != "chains" and (Kind(kind), name) in self._lists:
+            return
         place, changes = self._places[kind, name], self._etcd.changes[kind]
         end = min(place + count, len(changes))
         self._places[kind, name] = end
@@ -225,10 +123,12 @@ class Operator:
             if namespace != name:
                 continue
             if kind == "chains":
-                self._report(ChainKey(name, NAME), version)
+                self._report(ChainKey(name, document["metadata"]["name"]), version)
             else:
-                for key in self._children.apply(Kind(kind), change, document):
+                for key in sorted(self._children.apply(Kind(kind), change, document)):
                     self._report(key, None)
+        if kind != "chains" and end > place:
+            self._knowledge.check(self._namespaces[name])
 
     def repeat(self, kind: str, name: str, count: int) -> None:
         """A watch that starts again repeats changes."""
@@ -238,72 +138,102 @@ class Operator:
         """A watch breaks off, and its changes are lost."""
         self._places[kind, name] = len(self._etcd.changes[kind])
         if kind != "chains":
+            self._lists.pop((Kind(kind), name), None)
             self._children.follow(Kind(kind), name, is_followed=False)
 
     def list_again(self, kind: Kind, name: str) -> None:
         """Everything is listed, and watched from then on."""
+        self.begin_list(kind, name)
+        self.end_list(kind, name)
+
+    def begin_list(self, kind: Kind, name: str) -> None:
+        """The first page of a list comes: later pages have the same version. Nothing is watched meanwhile."""
+        if (kind, name) not in self._lists:
+            self._children.follow(kind, name, is_followed=False)
+            self._lists[kind, name] = listed(self._namespaces[name], kind)
+            self._places[kind.value, name] = len(self._etcd.changes[kind.value])
+
+    def end_list(self, kind: Kind, name: str) -> None:
+        """The last page comes."""
+        if (found := self._lists.pop((kind, name), None)) is None:
+            return
 
         async def pages() -> AsyncIterator[Listed]:
-            yield listed(self._namespaces[name], kind)
+            yield found
 
-        self._places[kind.value, name] = len(self._etcd.changes[kind.value])
         relisting = self._children.relist(kind, name, pages())
         try:
             relisting.send(None)
         except StopIteration as done:
             _, changed = done.value
         self._children.follow(kind, name, is_followed=True)
-        for key in changed:
+        for key in sorted(changed):
             self._report(key, None)
+        self._knowledge.check(self._namespaces[name])
 
-    def _list_chain(self, name: str) -> None:
+    def _list_chains(self, name: str) -> None:
         """As kopf lists chains when it starts to watch."""
-        chain = self._namespaces[name].chain
         self._places["chains", name] = len(self._etcd.changes["chains"])
-        if not self._finished.is_unchanged(chain["metadata"]):
-            self._report(ChainKey(name, NAME), int(chain["metadata"]["resourceVersion"]))
+        for chain in self._namespaces[name].chains.values():
+            metadata = chain.document["metadata"]
+            if not self._finished.is_unchanged(metadata):
+                self._report(ChainKey(name, chain.name), int(metadata["resourceVersion"]))
 
     def resync(self) -> None:
         """The periodic list of chains."""
-        keys = set(self._work)
-        for key in keys:
-            metadata = self._namespaces[key.namespace].chain["metadata"]
+        chains = [chain for place in self._namespaces.values() for chain in place.chains.values()]
+        keys = {ChainKey(chain.namespace.name, chain.name) for chain in chains}
+        for chain in chains:
+            metadata = chain.document["metadata"]
             if not self._finished.is_unchanged(metadata):
+                key = ChainKey(chain.namespace.name, chain.name)
                 self._controller.chains.listed(key, int(metadata["resourceVersion"]))
-                self._work[key].is_ready = True
+                self._work_of(key).is_ready = True
         self._finished.keep(keys)
         self._controller.prune(keys)
         self._children.prune(keys)
+        self._neighbours.check(keys)
 
-    def take_written(self, job: Document) -> None:
+    def _take_written(self, job: Document) -> None:
         """The answer to an own write of a Job."""
         if key := self._children.job_written(job):
             self._report(key, None)
 
+    def _work_of(self, key: ChainKey) -> _Work:
+        return self._work.setdefault(key, _Work())
+
     def _report(self, key: ChainKey, version: int | None) -> None:
         if self._controller.chains.report(key, version):
-            self._work[key].is_ready = True
+            self._work_of(key).is_ready = True
 
-    def move(self, requests: int = ALL_REQUESTS) -> bool:
+    def work(self) -> None:
+        """Does what is queued."""
+        looks: Counter[ChainKey] = Counter()
+        while (key := self.move()) is not None:
+            looks[key] += 1
+            if looks[key] > MOST_LOOKS:
+                self._etcd.fail(f"chain {key} was looked at {MOST_LOOKS} times, and nothing else has happened")
+            self._etcd.check()
+
+    def move(self, requests: int = ALL_REQUESTS) -> ChainKey | None:
         """Goes on with a look, or begins one if there is a reason, until it has waited for so many requests.
 
-        Returns: whether there was one.
+        Returns: at which chain.
         """
         for work in self._work.values():
             if work.due_at is not None and self._etcd.seconds >= work.due_at:
                 work.is_ready, work.due_at = True, None
         keys = [key for key, work in self._work.items() if work.is_ready or work.look]
         if not keys:
-            return False
+            return None
         key = self._etcd.rng.choice(keys)
         work = self._work[key]
         if work.look is None:
             work.is_ready = False
-            self.looks += 1
             self.cluster.begin_look(key)
             work.look = self._controller.reconcile(key)
         self._go_on(work, work.look, requests)
-        return True
+        return key
 
     def _go_on(self, work: _Work, look: Coroutine[Any, Any, float | None], requests: int) -> None:
         due_s: float | None = None

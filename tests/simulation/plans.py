@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
-from distillchain_operator import recent_plans, wanted_jobs
+from distillchain_operator import known_chains, recent_plans, wanted_jobs
 from distillchain_operator.jobs import build_job
 
 KEPT = 2_000
@@ -24,7 +25,7 @@ _jobs: dict[Any, tuple[DistillationChain, Any]] = {}
 def chain_of(document: dict[str, Any], *, from_cluster: bool = True) -> DistillationChain:
     """`parse_chain`."""
     metadata = document["metadata"]
-    names = ("namespace", "uid", "generation", "annotations")
+    names = ("name", "namespace", "uid", "generation", "annotations")
     key = json.dumps([document["spec"], *(metadata.get(name) for name in names)])
     if key not in _chains:
         if len(_chains) > KEPT:
@@ -68,5 +69,6 @@ def remembered_plans() -> Iterator[None]:
         mock.patch.object(recent_plans, "build_plan", plan_of),
         mock.patch.object(recent_plans, "check_plan", _check),
         mock.patch.object(wanted_jobs, "build_job", _job_of),
+        mock.patch.object(known_chains, "zlib", SimpleNamespace(compress=lambda data, _: data, decompress=bytes)),
     ):
         yield
