@@ -47,7 +47,9 @@ def test_on_a_store(block: Block, s3: S3Server, chain: Chain, tmp_path: Path) ->
     others = f"--field-selector=metadata.namespace!={chain.namespace}"
     chain.cluster.kubectl("delete", "distillationchains", "--all-namespaces", others)
     chain.write_status(failed=True)
-    for digest in ("a" * 64, chain.digest):
+    control = {"name": "tiny-direct-s1", "phase": "Committed", "digest": "b" * 64}
+    chain.patch_status({"evidence": [control]})
+    for digest in ("a" * 64, control["digest"], chain.digest):
         s3.client().put_object(Bucket="models", Key=f"distill/stages/{digest}/manifest.json", Body=b"{}")
 
     done = run_block(block, tmp_path, variables=chain.variables | s3.environment())
@@ -123,10 +125,12 @@ class Chain:
             fault = {"message": "labels differ", "failure_class": FailureClass.LABEL_MISMATCH, "job": self._make_job()}
             last = {"name": plan.stages[-1].name, "digest": plan.stages[-1].digest, "phase": "Failed", "attempt": 1}
             entries[-1] = StageStatus.model_validate(last | fault)
-        patch = json.dumps({"status": build_status(plan, entries).to_document()})
+        self.patch_status(build_status(plan, entries).to_document())
+
+    def patch_status(self, status: dict[str, Any]) -> None:
         self.cluster.kubectl(
             *("-n", self.namespace, "patch", "distillationchain", NAME, "--subresource=status", "--type=merge"),
-            *("-p", patch),
+            *("-p", json.dumps({"status": status})),
         )
 
     def _make_job(self) -> str:
