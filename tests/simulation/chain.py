@@ -15,6 +15,7 @@ from simulation.etcd import Document
 from simulation.objects import (
     digest_of,
     has_condition,
+    is_deleting,
     is_live,
     is_over,
     is_succeeded,
@@ -207,7 +208,9 @@ class Chain:
 
     def would_lose_answer(self, job: Document, seen: int) -> bool:
         """Whether a pod of the Job had committed a stage of the spec at a version, and status does not say so."""
-        return self._needs(job) and self.namespace.has_answer(job, seen)
+        others = [other for other in self.jobs if other is not job and digest_of(other) == digest_of(job)]
+        is_elsewhere = any(self.namespace.has_answer(other, seen) for other in others if not is_deleting(other))
+        return self._needs(job) and self.namespace.has_answer(job, seen) and not is_elsewhere
 
     def would_lose_failure(self, job: Document) -> bool:
         """Whether a Job of the spec has failed, and neither status says so nor another one runs instead."""
