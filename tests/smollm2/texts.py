@@ -1,4 +1,4 @@
-"""Short real sentences of our own, as rows."""
+"""The short real sentences of examples/llm, which are our own, as rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TRAIN = Path(__file__).with_name("sentences.txt").read_text(encoding="utf-8").splitlines()
-HELD_OUT = Path(__file__).with_name("held-out.txt").read_text(encoding="utf-8").splitlines()
+SENTENCES = Path(__file__).parents[2] / "examples/llm/sentences"
+
+
+def _texts(name: str) -> list[str]:
+    return [json.loads(line)["text"] for line in (SENTENCES / name).read_text(encoding="utf-8").splitlines()]
+
+
+TRAIN, HELD_OUT = _texts("train.jsonl"), _texts("validation.jsonl")
 
 
 def as_text(sentence: str) -> dict[str, Any]:

@@ -1,19 +1,20 @@
-"""A real language model: SmolLM2-135M-Instruct teaches a third of its layers on short real sentences."""
+"""A real language model: the chain of examples/llm/small.yaml runs to its report."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.yaml_text import load_yaml
 from smollm2.model import ensure_smollm2
-from smollm2.texts import HELD_OUT, TRAIN, as_text, write_jsonl
-from trainer.language_parts import a_chain_document, a_task_document
+from smollm2.texts import HELD_OUT, SENTENCES
 from trainer.parts import manifest_of
 from trainer.test_language_chains import nats_in_plain_transformers
 
@@ -21,16 +22,11 @@ pytestmark = pytest.mark.models
 
 
 def test_smollm2_teaches_every_third_of_its_layers(tmp_path: Path):
-    write_jsonl(tmp_path / "data/train.jsonl", [as_text(sentence) for sentence in TRAIN])
-    write_jsonl(tmp_path / "data/dev.jsonl", [as_text(sentence) for sentence in HELD_OUT])
-    document = a_chain_document(
-        tmp_path,
-        task=a_task_document(tmp_path / "data"),
-        # Perplexity 148: it was never trained on such short texts without context.
-        teacher={"model": f"file://{ensure_smollm2()}", "gate": {"maxMetric": 5.0}},
-        template={"training": {"epochs": 6, "batchSize": 8, "learningRate": 0.001, "warmupRatio": 0.1}},
-        stages=[{"name": "third", "student": {"fromTeacher": {"layers": 10}}, "gate": {"maxMetric": 7.5}}],
-    )
+    document = load_yaml((SENTENCES.parent / "small.yaml").read_text(), source="small.yaml")
+    spec: dict[str, Any] = document["spec"]
+    spec["task"]["dataset"]["uri"] = f"file://{SENTENCES}"
+    spec["storage"]["uri"] = f"file://{tmp_path}/store"
+    spec["teacher"]["model"] = f"file://{ensure_smollm2()}"
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(document))
 
     for command in ("validate", "run", "report"):
