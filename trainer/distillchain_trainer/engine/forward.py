@@ -30,7 +30,7 @@ GPU_TOKENS, GPU_ROWS = 65_536, 4_096
 CASTS_SHARE = 0.5  # of the free memory of a GPU; the passes need the rest
 RESIDENT_BYTES = 2**30  # token ids of a split up to this size are copied to the GPU as a whole
 
-LATENCY_ROWS = 32
+LATENCY_ROWS = 64
 LATENCY_S = 2.0  # a teacher of a second per row is measured on two rows: enough to know that it is slow
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Iterable
@@ -16,26 +15,6 @@ from distillchain_trainer.engine.sharding import part_like
 
 # Names that transformers' Trainer exempts from weight decay, besides the parameters of nn.LayerNorm.
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
-
-
-_bare_step = inspect.unwrap(torch.optim.AdamW.step)
-
-
-class _UncompiledAdamW(torch.optim.AdamW):
-    """AdamW that does not import torch's compiler, which takes a second. We compile layers and no optimizer.
-
-    Torch marks these methods as not to be compiled, and imports the compiler at their first call to do so. If a release
-    marks them in another way, the marks stay.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """As AdamW's."""
-        return _bare_step(self, closure)
-
-
-for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-    setattr(_UncompiledAdamW, _name, inspect.unwrap(getattr(torch.optim.AdamW, _name)))
 
 
 def build_optimizer(model: nn.Module, training: Training, *, more: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
@@ -60,7 +39,7 @@ def build_optimizer(model: nn.Module, training: Training, *, more: Iterable[nn.P
     groups[True] += more
     on_gpu = next(model.parameters()).device.type == "cuda"
     rate = torch.tensor(training.learning_rate, device="cuda") if on_gpu else training.learning_rate
-    return _UncompiledAdamW(
+    return torch.optim.AdamW(
         [
             {"params": groups[True], "weight_decay": training.weight_decay},
             {"params": groups[False], "weight_decay": 0.0},

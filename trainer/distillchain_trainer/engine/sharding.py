@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillchain_trainer.engine.compiled import repeated_layers
 from distillchain_trainer.engine.world import World
-
-# Imported where a model is split: these take half a second, and sympy with them.
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
 
 def shard(model: Any, world: World, *, device: torch.device) -> None:
@@ -28,14 +27,11 @@ def shard(model: Any, world: World, *, device: torch.device) -> None:
         model: on the CPU; on other ranks than 0 its weights do not count and may be on the meta device.
         device: of the parts.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     mesh = init_device_mesh(device.type, (world.size,))
     places = _places(model)
     # Layer by layer, so that a rank never holds more than one of them whole.
     for module in [*(layer for layer in repeated_layers(model) if layer is not model), model]:
-        _receive((own for own in module.parameters() if not _is_part(own)), places, world, device=device)
+        _receive((own for own in module.parameters() if not isinstance(own, DTensor)), places, world, device=device)
         fully_shard(module, mesh=mesh)
     # Also those that are in no state dict, such as the frequencies of rotary positions.
     _receive(model.buffers(), places, world, device=device)
@@ -75,7 +71,7 @@ def _receive(
 
 def is_sharded(model: Any) -> bool:
     """Whether every pass of the model needs all ranks."""
-    return hasattr(model, "set_gradient_divide_factor")  # FSDPModule, without its import
+    return isinstance(model, FSDPModule)
 
 
 def sharded_copy(model: Any, world: World, *, device: torch.device) -> Any:
@@ -88,7 +84,7 @@ def sharded_copy(model: Any, world: World, *, device: torch.device) -> Any:
     sharded = copy.deepcopy(model, shared)
     shard(sharded, world, device=device)
     for module in sharded.modules():
-        if is_sharded(module):
+        if isinstance(module, FSDPModule):
             # The sum of the gradients and not their mean: the loss of a row is divided by the rows of all ranks.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(enable=True)  # gloo has no other, and NCCL's is as fast
@@ -107,18 +103,12 @@ def gather_weights(sharded: Any, model: Any, world: World) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of which each rank may hold a part. All ranks call it for the same tensor."""
-    return tensor.full_tensor() if _is_part(tensor) else tensor
-
-
-def _is_part(tensor: Tensor) -> TypeGuard[DTensor]:
-    return hasattr(tensor, "full_tensor")  # DTensor, without its import
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """This rank's part of a tensor that belongs to a parameter, such as a moment; all ranks have the same tensor."""
-    if not _is_part(parameter) or tensor.shape != parameter.shape:
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
-
     # None: every rank cuts its part out of its own copy, and nothing is sent.
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -11,7 +11,6 @@ import torch
 
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models.checkpoints import Checkpoint
-from distillchain_trainer.models.meta_device import QuickMeta
 
 # Buffers that older versions of transformers saved and that are now computed.
 COMPUTED_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias)$")
@@ -78,7 +77,7 @@ def _load(auto: Any, checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
         # In the type and mode of from_pretrained.
         return auto.from_config(config, dtype=torch.float32).eval(), {"missing_keys": (), "unexpected_keys": ()}
     try:
-        with QuickMeta(), seeded(0):  # whatever it initialises is refused or replaced
+        with seeded(0):  # whatever it initialises is refused or replaced
             model, found = auto.from_pretrained(
                 checkpoint.folder,
                 config=config,

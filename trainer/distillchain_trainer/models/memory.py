@@ -14,7 +14,6 @@ from distillchain_trainer.engine.precision import best_device
 from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.loading import seeded
-from distillchain_trainer.models.meta_device import QuickMeta
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 WEIGHT_BYTES = 4  # float32
@@ -69,7 +68,7 @@ def check_memory(build: Callable[[], Any], *, field: str, processes: Processes) 
     """
     limit, on_cpu = memory_limit_bytes(), best_device().type == "cpu"
     try:
-        with QuickMeta(), torch.device("meta"), seeded(0):
+        with torch.device("meta"), seeded(0):
             parameters = sum(parameter.numel() for parameter in build().parameters())
     except Exception:  # a model type that cannot be built in this way is built without the check
         return

@@ -16,7 +16,6 @@ from distillchain_store import commit as store_commit
 from distillchain_trainer.engine.precision import best_device
 from distillchain_trainer.engine.saved_state import clear_states
 from distillchain_trainer.engine.sharding import shard
-from distillchain_trainer.libraries import SPLIT_TENSORS, hidden
 from distillchain_trainer.model_card.facts import gather_facts
 from distillchain_trainer.model_card.markdown import render_card
 from distillchain_trainer.models import bert_hash
@@ -137,9 +136,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
 def _save(context: Context, student: Loaded, folder: Path) -> Origin:
     """Writes the checkpoint and describes it as the next stage will find it."""
     order = context.order
-    # huggingface_hub looks for split tensors. There are none unless their module is imported already.
-    with hidden((SPLIT_TENSORS,)):
-        student.model.save_pretrained(folder)
+    student.model.save_pretrained(folder)
     # Without a limit of its own, a pipeline of transformers that truncates would read longer texts than were trained.
     student.tokenizer.model_max_length = order.task.max_length
     student.tokenizer.save_pretrained(folder)

@@ -73,8 +73,7 @@ def run_stage(
             on_committed(committed)
         answer, exported = _with_exports(context, committed)
         if order.final and world.is_main:
-            # Deferred: a committed stage is not reported as interrupted because of its report.
-            with signals.deferred(), _without_collections():
+            with signals.deferred():  # a committed stage is not reported as interrupted because of its report
                 ensure_report(store, order.chain, order.digest, adopted=answer.reused and not exported)
         return answer
 
