@@ -14,7 +14,7 @@ from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 from distillchain_api.metrics import Metric
 from distillchain_api.objectives import Objective
-from distillchain_api.values import SourceUri, Text, is_plain_path
+from distillchain_api.values import SourceUri, Text, TextColumns, is_plain_path
 
 CONFIG_RULE = cel(
     "!has(self.config) || self.uri.startsWith('hf://')",
@@ -90,7 +90,7 @@ class Dataset(Document):
 class TextDataset(Dataset):
     """Rows with one or two text columns and a label column."""
 
-    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")]
+    text: TextColumns
     """Column of the text, or two columns for sentence pairs."""
     label: Text
     """Column of the label; the task type says what it holds."""

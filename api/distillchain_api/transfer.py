@@ -11,7 +11,7 @@ from distillchain_api.base import Document
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, Fault, error_of, expected
 from distillchain_api.task import CONFIG_RULE, Task, TextDataset
-from distillchain_api.values import PlainText, SourceUri, Text, is_plain_path
+from distillchain_api.values import PlainText, SourceUri, Text, TextColumns, is_plain_path
 
 MAX_FILES = 256
 PLAIN_TEXT = (".txt", ".txt.gz")
@@ -33,7 +33,7 @@ class Transfer(Document):
     ]
     """Files below `uri`, read in this order: csv, tsv, jsonl or txt (also as .gz), or parquet; with hf:// names of
     splits. A .txt file has one text on each line."""
-    text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("one or two column names")] | None = None
+    text: TextColumns | None = None
     """Column of the text, or two columns for sentence pairs; empty: the columns of `dataset.text`."""
     rows: Annotated[int, Field(ge=1, le=1_000_000_000), Expect("a whole number from 1 to 1000000000")] | None = None
     """How many texts are used: the first ones that are not left out; empty: all."""

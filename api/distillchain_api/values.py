@@ -144,6 +144,11 @@ Share = Annotated[
 ]
 
 Text = Annotated[str, Field(min_length=1, max_length=256), Expect("text of 1 to 256 characters")]
+TextColumns = Annotated[
+    list[Text],
+    Field(min_length=1, max_length=2),
+    Expect("a list of one or two column names", "write [sentence], for example"),
+]
 
 
 def nfc(text: str) -> str:

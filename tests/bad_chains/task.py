@@ -42,8 +42,14 @@ BAD_CHAINS = (
     BadChain(
         "three text columns",
         lambda spec: spec["task"]["dataset"].update(text=["a", "b", "c"]),
-        'spec.task.dataset.text: got ["a", "b", "c"], expected one or two column names',
+        'spec.task.dataset.text: got ["a", "b", "c"], expected a list of one or two column names; write [sentence], for example',
         ("spec.task.dataset.text",),
+    ),
+    BadChain(
+        "text column that is no list",
+        lambda spec: spec["task"]["dataset"].update(text="sentence"),
+        'spec.task.dataset.text: got "sentence", expected a list of one or two column names; write [sentence], for example',
+        ("spec.task.dataset.text", "array"),
     ),
     BadChain(
         "label among the text columns",
