@@ -28,7 +28,8 @@ def name_of(text: str, known: Sequence[str]) -> str:
         return text
     expected = f"expected one of {', '.join(known)}"
     # `nearest` lists all names when none is close, and the list is there already.
-    hint = nearest(text, known)
+    beginnings = [name.partition("=")[0] for name in known]
+    hint = "" if text in beginnings else nearest(text, known)
     raise bad_value(text, expected + (f"; {hint}" if hint.startswith("did you mean") else ""))
 
 

@@ -41,6 +41,10 @@ def test_bad_input_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]):
             "'-o': got nam, expected one of table, wide, json, yaml, name, jsonpath=TEMPLATE; did you mean name?",
         ),
         (
+            ["list", "-o", "jsonpath"],
+            "'-o': got jsonpath, expected one of table, wide, json, yaml, name, jsonpath=TEMPLATE",
+        ),
+        (
             ["list", "-o", "jsonpath=.items"],
             "'-o': got jsonpath=.items, expected a path in braces, such as {.metadata.name}",
         ),
