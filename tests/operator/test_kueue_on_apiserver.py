@@ -224,6 +224,26 @@ def test_a_suspended_chain_frees_its_quota_and_waits_again_when_resumed(chains: 
     first.wait_for_phase("Succeeded")
 
 
+def test_a_job_that_is_held_back_in_its_workload_continues_once_it_is_active(chains: Chains):
+    held = chains.apply("held", retries=0)
+    start(held)
+
+    def set_active(active: bool) -> None:
+        patch = json.dumps({"spec": {"active": active}})
+        (workload,) = held.cluster.get("workloads", "-n", held.namespace)["items"]
+        held.kubectl("patch", "workload", workload["metadata"]["name"], "--type=merge", "-p", patch)
+
+    set_active(False)
+    save_and_stop(held)
+    wait_for_admission(held, "Requeued")
+    held.wait("it to wait", lambda: held.stage("mini")["phase"] == "Pending")
+    assert len(held.jobs()) == 1
+
+    set_active(True)
+    held.commit("mini")
+    held.wait_for_phase("Succeeded")
+
+
 def test_the_pods_of_a_group_are_admitted_together(chains: Chains, queue: str, control_plane: ControlPlane):
     group = chains.apply("group", parallelism={"nodes": 2})
     wait_for_admission(group, "WaitingForQuota")
