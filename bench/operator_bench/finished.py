@@ -21,9 +21,9 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.graph import PlannedStage, build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_operator.jobs import NO_DEFAULTS, build_job, build_probe_pod
-from distillchain_operator.labels import CHAIN_LABEL
 from distillchain_operator.committed import committed_entry
+from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
+from distillchain_operator.labels import CHAIN_LABEL
 from distillchain_operator.status import build_chain_status, status_patch
 from operator_bench.api import Api, chains_path, connected
 
@@ -61,7 +61,7 @@ async def _add_chain(api: Api) -> None:
 
 async def _add_stage(api: Api, chain: DistillationChain, stage: PlannedStage) -> StageStatus:
     at = f"/namespaces/{chain.metadata.namespace}"
-    job, answer = build_job(chain, stage, defaults=NO_DEFAULTS), a_commit(stage)
+    job, answer = build_job(chain, stage, defaults=JobDefaults()), a_commit(stage)
     name = job["metadata"]["name"]
     stored = await api.send("POST", f"/apis/batch/v1{at}/jobs", job)
     done = [{"type": kind, "status": "True", "lastTransitionTime": NOON} for kind in ("SuccessCriteriaMet", "Complete")]

@@ -146,10 +146,12 @@ class Controller:
         try:
             return await self._reconcile(document, key)
         except Exception as error:
-            if (decided := self._underway.get(key)) is not None:
-                # What it wanted to start holds no place and no stage.
-                self._note(decided, decided.previous)
+            # Otherwise a Job may exist all the same, as after a lost answer: until the next look, which comes soon, it
+            # keeps its place and its stage.
             if _is_lasting(error):
+                if (decided := self._underway.get(key)) is not None:
+                    # What it wanted to start holds no place and no stage.
+                    self._note(decided, decided.previous)
                 self._neighbours.failed(key, self._reader.known_children(document, key), previous)
                 await self._report_failure(document, key, previous, error)
             raise
@@ -203,8 +205,10 @@ class Controller:
         tried = [action for action in decision.actions if not self._is_backing_off(action, decided, key)]
         # While a refusal is remembered, the chain starts nothing, and its status stays as it is.
         status = decision.status if len(tried) == len(decision.actions) else previous
-        # Before the next await, or another chain could take the same place or start the same stage.
-        self._neighbours.looked(document, plan, observed, status, tried, waits=decision.waits_for_turn)
+        # Before the next await, or another chain could take the same place or start the same stage. A Job that is
+        # deleted keeps its stage until that is done.
+        kept = [action for action in tried if not isinstance(action, DeleteJob)]
+        self._neighbours.looked(document, plan, observed, status, kept, waits=decision.waits_for_turn)
         return decided
 
     def _note(self, decided: Decided, status: ChainStatus) -> None:

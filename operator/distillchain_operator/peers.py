@@ -7,11 +7,11 @@ suspended, stalled or in a pause, or that waits itself, has no claim. So nobody 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_api.retry_request import parse_retry
-from distillchain_operator.actions import Action, CreateJob, DeleteJob
+from distillchain_api.retry_request import annotated_retry, parse_retry
+from distillchain_operator.actions import Action, CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.labels import DIGEST_LABEL
 from distillchain_operator.observed import Observed, ObservedJob
 
@@ -66,23 +66,27 @@ def claims_of(observed: Observed, status: ChainStatus, actions: Iterable[Action]
     """
     actions = tuple(actions)
     deleted = {action.uid for action in actions if isinstance(action, DeleteJob)}
+    resumed = {action.uid for action in actions if isinstance(action, SetSuspend) and not action.suspend}
     claims: dict[str, Claim] = {}
     for job in sorted(observed.jobs, key=lambda job: (job.created_at, job.name)):
+        if job.uid in resumed:
+            job = replace(job, suspend_wanted=False)
         claim = _claim_of(observed, status.stage_named(job.stage), job, is_deleted=job.uid in deleted)
         # A Job that may run comes before one that Kueue holds.
         if claim is not None and (job.digest not in claims or claims[job.digest].queue > claim.queue):
             claims[job.digest] = claim
     for action in actions:
         if isinstance(action, CreateJob) and not action.is_export:
-            claims.setdefault(action.job["metadata"]["labels"][DIGEST_LABEL], Claim(action.stage))
+            metadata = action.job["metadata"]
+            is_again = _is_again(annotated_retry(metadata.get("annotations")), action.stage)
+            claims.setdefault(metadata["labels"][DIGEST_LABEL], Claim(action.stage, is_again=is_again))
     return claims
 
 
 def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *, is_deleted: bool) -> Claim | None:
     if job.exports_only or (entry is not None and _needs_user(entry)):
         return None
-    retry = parse_retry(job.retry)
-    is_again = retry.committed_too and job.stage in retry.stages
+    is_again = _is_again(job.retry, job.stage)
     if not (job.is_finished or job.deleting or is_deleted):
         if not job.suspend_wanted:
             return Claim(job.stage, job.created_at, is_again=is_again)
@@ -91,6 +95,12 @@ def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *
     # Its trainer still saves its state, from which the next one goes on.
     is_left = any(not pod.is_over for pod in observed.pods_of(job)) and not job.is_finished
     return Claim(job.stage, is_again=is_again) if is_left else None
+
+
+def _is_again(request: str, stage: str) -> bool:
+    """Whether a Job that was created after this request of the user runs its stage although it is committed."""
+    retry = parse_retry(request)
+    return retry.committed_too and stage in retry.stages
 
 
 def _needs_user(entry: StageStatus) -> bool:

@@ -196,7 +196,9 @@ def _delete_superfluous(view: View) -> list[DeleteJob]:
     same: dict[tuple[str, str], list[ObservedJob]] = {}
     # By digest too: verdicts of other students are deleted by the step of the verdict.
     for job in sorted(view.wanted_unfinished_jobs(), key=lambda job: (job.created_at, job.name)):
-        same.setdefault((job.stage, job.digest), []).append(job)
+        # The Job controller has not seen yet that it succeeded. It has the answer that commits the stage.
+        if not view.has_succeeded(job):
+            same.setdefault((job.stage, job.digest), []).append(job)
     return [
         DeleteJob(job.name, job.uid, why=f"Job {first.name} runs the same stage")
         for first, *further in same.values()

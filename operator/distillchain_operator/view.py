@@ -177,13 +177,17 @@ class View:
             and not job.deleting
         )
 
+    def has_succeeded(self, job: ObservedJob) -> bool:
+        """Whether the pod of node 0 has succeeded, which has the answer."""
+        return any(pod.is_leader and pod.phase == "Succeeded" for pod in self.observed.pods_of(job))
+
     def has_started(self, job: ObservedJob) -> bool:
         """Whether the pods of the Job have run and none waits to start, so that the stage may train.
 
         A pod that has succeeded counts before the Job controller counts it: deleting the Job would lose its answer.
         """
         pods = self.observed.pods_of(job)
-        if any(pod.is_leader and pod.phase == "Succeeded" for pod in pods):
+        if self.has_succeeded(job):
             return True
         # While one pod waits, the others of a group wait for it, and nothing is lost if they are stopped.
         ran = any(pod.running or pod.phase == "Running" for pod in pods)

@@ -8,7 +8,7 @@ import pytest
 
 from chain_builders import a_document
 from distillchain_api.resource.spec import parse_chain
-from distillchain_operator.jobs import NO_DEFAULTS, build_job, build_probe_pod
+from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
 from relay import Relay
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
@@ -35,7 +35,7 @@ def test_a_stage_waits_while_a_quota_is_used_up(relay: Relay):
 
 def test_an_existing_pod_with_the_name_of_the_dry_run_does_not_block_the_stage(relay: Relay):
     relay.apply(a_document(stages=["mini"], suspend=True))
-    probe = build_probe_pod(build_job(parse_chain(relay.chain()), relay.planned("mini"), defaults=NO_DEFAULTS))
+    probe = build_probe_pod(build_job(parse_chain(relay.chain()), relay.planned("mini"), defaults=JobDefaults()))
     relay.kubectl("run", probe["metadata"]["name"], "--image=x")
     relay.apply(a_document(stages=["mini"]))
     relay.commit("mini")

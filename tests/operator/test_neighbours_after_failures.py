@@ -44,7 +44,7 @@ async def test_a_chain_whose_job_is_not_accepted_yet_leaves_its_place_to_the_nex
 
 
 @pytest.mark.parametrize("shares", [False, True], ids=["waits for its turn", "has the same stage"])
-async def test_a_chain_whose_look_fails_at_the_creation_of_its_job_holds_nothing(shares: bool):
+async def test_a_chain_whose_job_may_exist_is_the_only_one_until_an_answer_says_so(shares: bool):
     namespace = Namespace(limit=0 if shares else 1)
     storage = {"storage": own_store("shared")} if shares else {}
     namespace.apply("x", **storage)
@@ -52,7 +52,10 @@ async def test_a_chain_whose_look_fails_at_the_creation_of_its_job_holds_nothing
     await namespace.try_all()
     namespace.apply("y", second=1, **storage)
     await namespace.try_all()
-    assert namespace.running() == ["y"]
+    assert namespace.created == []
+    namespace.servers["x"].refusal = QUOTA
+    await namespace.pass_backoffs()
+    assert namespace.created == ["y/mini"]
 
 
 async def test_a_chain_whose_job_and_status_are_refused_holds_no_place(

@@ -215,3 +215,16 @@ def test_of_two_jobs_of_one_stage_the_older_one_stays():
             second["metadata"]["name"]
         ]
         assert entry(decision, "mini").job == first["metadata"]["name"]
+
+
+def test_of_two_jobs_of_one_stage_the_one_whose_pod_has_committed_it_is_not_deleted():
+    plan = a_plan(template={})
+    older = a_job(plan, "mini", image="registry.example/a:1", active=1)
+    younger, committed = a_committed_job(plan, "mini", image="registry.example/b:1")
+    younger["metadata"]["creationTimestamp"] = "2026-01-01T12:00:05Z"
+    younger["status"] = {"active": 1}  # the Job controller has not seen the end of the pod
+
+    decision = decide(plan, older, younger, pods=(a_pod(older), committed), image="registry.example/a:1")
+
+    assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [older["metadata"]["name"]]
+    assert (entry(decision, "mini").phase, entry(decision, "mini").job) == ("Committed", younger["metadata"]["name"])

@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
-from chain_builders import IMAGE, own_store
+from chain_builders import CHAIN_UID, IMAGE, a_job, a_plan, own_store, retrying
+from distillchain_api.resource.status import ChainStatus
 from distillchain_api.retry_request import new_retry
+from distillchain_operator.actions import CreateJob, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children
 from distillchain_operator.claims import KNOWN_COMMITS, Claims, Shared
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL
-from distillchain_operator.peers import Claim, Peer
+from distillchain_operator.observed import Observed, observe
+from distillchain_operator.peers import Claim, Peer, claims_of
 from many_chains import Namespace, is_active, reason_of
 
 STORE = own_store("shared")
@@ -317,3 +320,15 @@ def test_the_number_of_known_commits_is_bounded():
     claims.note(key, "1", {}, committed=[first, *more])
     claims.note(key, "1", {first: Claim("s"), more[0]: Claim("s")})
     assert set(claims.peers_of(ChainKey("ml", "y"), "1", [first, more[0]])) == {first.digest}
+
+
+def test_a_job_claims_its_stage_as_soon_as_it_is_created_or_resumed():
+    plan = retrying(a_plan(), "mini", committed_too=True)
+    (digest,) = {job.digest for job in observe(chain_uid=CHAIN_UID, jobs=[a_job(plan, "mini")], pods=()).jobs}
+    created = CreateJob("mini", a_job(plan, "mini"))
+    assert claims_of(Observed(), ChainStatus(), [created]) == {digest: Claim("mini", is_again=True)}
+    held = observe(chain_uid=CHAIN_UID, jobs=[a_job(plan, "mini", suspended=True)], pods=())
+    (job,) = held.jobs
+    assert claims_of(held, ChainStatus()) == {}
+    claims = claims_of(held, ChainStatus(), [SetSuspend(job.name, job.uid, suspend=False)])
+    assert claims == {digest: Claim("mini", job.created_at)}
