@@ -1,7 +1,8 @@
 """The time between two stages, and what the operator costs, on a real control plane with a kubelet that only writes.
 
-    PYTHONPATH=tests python bench/operator_gap.py                            # 1 chain, and 50 at the same time
-    PYTHONPATH=tests python bench/operator_gap.py --chains 200 --operator PATH      # and that of another checkout
+    PYTHONPATH=tests python bench/operator_gap.py                            # 1 chain, and 200 at the same time
+    PYTHONPATH=tests python bench/operator_gap.py --chains 50 --operator PATH       # and that of another checkout
+    PYTHONPATH=tests python bench/operator_gap.py --chains 2000 --running 200 --stages 3 # the others wait for their turn
 
 etcd, API server and Job controller are real and share the machine with the operator. The kubelet of this program sets
 each pod to Running, and after its work to Succeeded with the answer of a trainer. A gap is the time from that write to
@@ -9,9 +10,9 @@ the creation of the pod of the next stage, as a watch reports it, so it contains
 `to Job` is the part of it until the creation of the Job. `after completion` is the time from the completion of a Job to
 the creation of the next one; it is negative if the operator does not wait for the completion.
 
-The chains start at random moments within the work of a stage. The API server counts the requests. The medians are
-compared with bench/operator_limits.toml; the exit code is 1 if one exceeds its limit. Add results to bench/LOG.md with
-date, machine and command.
+The chains are created at random moments within the work of a stage; with `--running`, five in a second. The API server
+counts the requests. The medians are compared with bench/operator_limits.toml; the exit code is 1 if one exceeds its
+limit. Add results to bench/LOG.md with date, machine and command.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
 
 NAMESPACES = 5
 START_S = 0.2  # from the creation of a pod to its start
-DEADLINE_S = 200
+DEADLINE_S = 200  # beyond the work of all stages
+CREATED_A_SECOND = 5  # with a limit of running chains; the others are created within the work of one stage
 # What only the operator asks for: the Job controller writes the status of Jobs, creates pods and sends other Events.
 OF_OPERATOR = (
     # This program creates chains.
@@ -134,31 +136,37 @@ def _now() -> str:
 
 
 async def run_chains(
-    control_plane: ControlPlane, prefix: str, chains: int, *, stages: int, work_s: float
+    control_plane: ControlPlane, prefix: str, chains: int, *, stages: int, work_s: float, running: int
 ) -> dict[str, float]:
-    """Runs chains to their end and returns the gaps and requests."""
+    """Runs chains to their end and returns the gaps and requests.
+
+    Args:
+        running: chains that the operator lets run at the same time.
+    """
     names = [f"stage-{number}" for number in range(stages)]
     random.seed(0)
     async with connected(control_plane) as api:
         kubelet = Kubelet(api, prefix, names, work_s=work_s)
-        running = asyncio.create_task(kubelet.run())
+        pods = asyncio.create_task(kubelet.run())
         before = await _requests(api)
 
         async def start(number: int) -> None:
-            await asyncio.sleep(random.uniform(0, work_s) if chains > 1 else 0)
+            span_s = max(work_s, chains / CREATED_A_SECOND) if running < chains else work_s
+            await asyncio.sleep(random.uniform(0, span_s) if chains > 1 else 0)
             document = a_document(f"{prefix}-{number}", stages=names, storage=own_store(f"{prefix}-{number}"))
             await api.send("POST", chains_path(f"team-{number % NAMESPACES}"), document)
 
-        await asyncio.gather(*map(start, range(chains)))
+        starting = asyncio.gather(*map(start, range(chains)))
         ending = asyncio.create_task(_wait_until_succeeded(api, prefix, chains))
-        async with asyncio.timeout(DEADLINE_S):
-            await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            await running  # it has failed
+        async with asyncio.timeout(DEADLINE_S + 2 * work_s * stages * chains / running):
+            await asyncio.wait((pods, ending), return_when=asyncio.FIRST_COMPLETED)
+            if pods.done():
+                await pods  # it has failed
+            await starting
         requests, writes = (now - then for now, then in zip(await _requests(api), before, strict=True))
-        running.cancel()
+        pods.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await running
+            await pods
     count = chains * stages
     assert len(kubelet.gaps) == count - chains, "a stage had two pods"
     p50, p99 = statistics.median(kubelet.gaps), sorted(kubelet.gaps)[int(len(kubelet.gaps) * 0.99)]
@@ -206,9 +214,10 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[str, Path, int, int]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chains", type=int, nargs="+", default=[1, 50], help="chains at the same time")
-    parser.add_argument("--stages", type=int, default=3, help="of each chain; one chain alone has four times as many")
-    parser.add_argument("--work", type=float, default=10, help="seconds that a stage trains; 1 for a chain alone")
+    parser.add_argument("--chains", type=int, nargs="+", default=[1, 200], help="chains at the same time")
+    parser.add_argument("--running", type=int, help="chains that run at the same time; all, if not stated")
+    parser.add_argument("--stages", type=int, default=4, help="of each chain; one chain alone has four times as many")
+    parser.add_argument("--work", type=float, default=15, help="seconds that a stage trains; 1 for a chain alone")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each operator")
     parser.add_argument("--operator", type=Path, action="append", help="checkout whose operator is measured too")
     options = parser.parse_args()
@@ -218,9 +227,12 @@ def main() -> int:
         for number in range(NAMESPACES):
             control_plane.create_namespace(f"team-{number}")
         for prefix, checkout, chains, stages in runs(options):
-            with operator_of(checkout, control_plane) as operator:
+            running = min(options.running or chains, chains)
+            limit = running // NAMESPACES if running < chains else 0
+            with operator_of(checkout, control_plane, {"DISTILLCHAIN_MAX_RUNNING_CHAINS": str(limit)}) as operator:
                 work_s = 1 if chains == 1 else options.work
-                found = asyncio.run(run_chains(control_plane, prefix, chains, stages=stages, work_s=work_s))
+                run = run_chains(control_plane, prefix, chains, stages=stages, work_s=work_s, running=running)
+                found = asyncio.run(run)
                 found |= {"CPU s": operator.cpu_s(), "peak MB": operator.memory_mb()[0]}
             if checkout == CHECKOUT:
                 measured.add(f"gap-{chains}", found)

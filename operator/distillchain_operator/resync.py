@@ -19,15 +19,20 @@ async def resync_every(
     """Until it is cancelled.
 
     Args:
+        seconds: between two looks at the same chain.
         look: called with each chain, except those of namespaces whose watch does not work: they would have to be read.
-        keep: called with all chains that exist, and whether all watches work.
+        keep: called before with all chains that exist, and whether all watches work.
     """
+    pause_s = seconds
     while True:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(pause_s)
+        pause_s = seconds
         if (chains := existing()) is None or (keys := chains.keys()) is None:
             continue  # the next resync is soon enough
-        silent = chains.silent()
+        keep(keys, not chains.silent())
+        # One after the other, until the next resync: a thousand looks at once would delay those that are urgent.
         for key in keys:
-            if silent.isdisjoint((None, key.namespace)):
+            if chains.silent().isdisjoint((None, key.namespace)):
                 look(key)
-        keep(keys, not silent)
+            await asyncio.sleep(seconds / len(keys))
+            pause_s = 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
+from distillchain_operator import resync
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.connection import SILENCE_S
 from distillchain_operator.existing import ExistingChains
@@ -75,13 +75,28 @@ async def test_a_watch_that_does_not_work_stops_neither_the_looks_at_other_names
     now = SILENCE_S + 1
     existing.note_change("ml", "BOOKMARK", {})
     looked: list[ChainKey] = []
-    kept: asyncio.Future[tuple[set[ChainKey], bool]] = asyncio.get_running_loop().create_future()
-    resync = resync_every(0, lambda: existing, look=looked.append, keep=lambda *keeps: kept.set_result(keeps))
-    task = asyncio.create_task(resync)
-    both = {ChainKey("ml", "one"), ChainKey("nlp", "one")}
-    assert await kept == (both, False)
-    task.cancel()
+    kept: list[tuple[set[ChainKey], bool]] = []
+    asked = iter([existing])
+    # It ends when it asks again.
+    with pytest.raises(RuntimeError):
+        await resync_every(0, lambda: next(asked), look=looked.append, keep=lambda *keeps: kept.append(keeps))
+    assert kept == [({ChainKey("ml", "one"), ChainKey("nlp", "one")}, False)]
     assert looked == [ChainKey("ml", "one")]
+
+
+async def test_a_resync_is_spread_over_the_time_until_the_next_one(monkeypatch: pytest.MonkeyPatch):
+    existing = ExistingChains(["ml"])
+    existing.note_page("ml", [item(f"c{number}") for number in range(5)], is_first=True, is_last=True)
+    happens: list[Any] = []
+
+    async def sleep(seconds: float) -> None:
+        happens.append(seconds)
+
+    monkeypatch.setattr(resync.asyncio, "sleep", sleep)
+    asked = iter([existing])
+    with pytest.raises(RuntimeError):
+        await resync_every(100, lambda: next(asked), look=lambda _: happens.append("look"), keep=lambda *_: None)
+    assert happens == [100, *["look", 20] * 5, 0]
 
 
 async def test_before_every_namespace_was_listed_there_is_no_periodic_look():
