@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,20 +38,21 @@ def shard(model: Any, world: World, *, device: torch.device) -> None:
     _receive(model.buffers(), places, world, device=device)
 
 
-def _places(model: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
-    """Where modules refer to each parameter and buffer. Tied ones have several places."""
-    found: dict[int, list[tuple[dict[str, Any], str]]] = {}
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """The modules and names of each parameter and buffer. Tied ones have several."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
-            for name, own in table.items():
-                if own is not None:
-                    found.setdefault(id(own), []).append((table, name))
+        for name, own in chain(
+            module.named_parameters(recurse=False, remove_duplicate=False),
+            module.named_buffers(recurse=False, remove_duplicate=False),
+        ):
+            found.setdefault(id(own), []).append((module, name))
     return found
 
 
 def _receive(
     tensors: Iterable[Tensor],
-    places: dict[int, list[tuple[dict[str, Any], str]]],
+    places: dict[int, list[tuple[nn.Module, str]]],
     world: World,
     *,
     device: torch.device,
@@ -65,8 +67,8 @@ def _receive(
     for tensor, value in zip(own, values, strict=True):
         is_parameter = isinstance(tensor, nn.Parameter)
         new = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
-        for table, name in places[id(tensor)]:
-            table[name] = new
+        for module, name in places[id(tensor)]:
+            setattr(module, name, new)
 
 
 def is_sharded(model: Any) -> bool:
