@@ -1,8 +1,8 @@
 """The time between two stages, and what the operator costs, on a real control plane with a kubelet that only writes.
 
-    PYTHONPATH=tests python bench/operator_gap.py                            # 1 chain, and 200 at the same time
-    PYTHONPATH=tests python bench/operator_gap.py --chains 50 --operator PATH       # and that of another checkout
-    PYTHONPATH=tests python bench/operator_gap.py --chains 2000 --running 200 --stages 3 # the others wait for their turn
+    PYTHONPATH=tests python bench/operator_gap.py                                # 1 chain, and 200 at the same time
+    PYTHONPATH=tests python bench/operator_gap.py --operator PATH                # and those of another checkout
+    PYTHONPATH=tests python bench/operator_gap.py --chains 2000 --running 200 --stages 3   # the others are in line
 
 etcd, API server and Job controller are real and share the machine with the operator. The kubelet of this program sets
 each pod to Running, and after its work to Succeeded with the answer of a trainer. A gap is the time from that write to
