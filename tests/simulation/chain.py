@@ -215,6 +215,12 @@ class Chain:
     def would_lose_failure(self, job: Document) -> bool:
         """Whether a Job of the spec has failed, and neither status says so nor another one runs instead."""
         is_recorded = (job["metadata"]["name"], job["metadata"]["creationTimestamp"]) in self.failed
+        status = self.document.get("status", {})
+        # Of two Jobs that have failed, status names one.
+        is_recorded |= any(
+            entry["phase"] == "Failed" and digest_label(entry["digest"]) == digest_of(job)
+            for entry in [*status.get("stages", []), *status.get("evidence", [])]
+        )
         others = [other for other in self.jobs if digest_of(other) == digest_of(job) and other is not job]
         return self._needs(job) and has_condition(job, "Failed") and not is_recorded and not others
 
