@@ -117,10 +117,13 @@ def _install(packages: Sequence[str]) -> None:
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with INSTALL_LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for words in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *packages]):
-            done = subprocess.run(["apt-get", *words], env=quiet, text=True, capture_output=True, check=False)
-            if done.returncode != 0 and words[0] == "install":  # an update that fails in part may still be enough
-                raise PrerequisiteMissing(f"`apt-get {' '.join(words)}` failed: {done.stderr.strip()}")
+        # The first completes what was interrupted before. An update that fails in part may still be enough.
+        for words in (["dpkg", "--configure", "-a"], ["apt-get", "update", "-qq"]):
+            subprocess.run(words, env=quiet, capture_output=True, check=False)
+        install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages]
+        done = subprocess.run(install, env=quiet, text=True, capture_output=True, check=False)
+        if done.returncode != 0:
+            raise PrerequisiteMissing(f"`{' '.join(install)}` failed: {done.stderr.strip()}")
 
 
 def _find(name: str) -> Path | None:
