@@ -138,7 +138,7 @@ def test_the_operators_image_prints_its_version(
 def test_an_operator_that_waits_for_its_rights_exits_at_sigterm(pods: Pods, loaded_operator_image: Image) -> None:
     """As process 1 it gets only the signals that it handles, and kopf has not set its handlers yet."""
     pods.control_plane.apply(a_pod("waits", pods.namespace, loaded_operator_image))
-    wait_until("the operator to wait for its rights", lambda: "waiting for" in pods.log("waits"), deadline_s=60)
+    wait_until("the operator to wait for its rights", lambda: "waiting until" in pods.log("waits"), deadline_s=60)
 
     end, after_s = pods.delete_and_watch("waits")
 
