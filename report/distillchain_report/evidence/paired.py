@@ -30,7 +30,7 @@ UNSEEN_ROWS = 3
 Lippman-Hand 1983). Otherwise a few rows that both recipes answer alike would prove that they are equal."""
 MAX_ROWS_FACTOR = 100
 LEAST_TAIL = 1e-12
-"""Half of the smallest p-value that is told from 0."""
+"""Half of the smallest p-value that is not taken for 0."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""How the operator reaches the API server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from distillchain_operator.cluster import ApiError
+from distillchain_operator.connection import Connection
+
+URL = "http://api.cluster.example:6443"
+
+
+@pytest.fixture(autouse=True)
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {
+        "clusters": [{"name": "c", "cluster": {"server": URL}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }
+    (tmp_path / "config").write_text(json.dumps(content))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("exempt, proxy", [("", "http://127.0.0.1:9"), (".cluster.example", None)])
+async def test_the_proxy_of_the_environment_is_used_unless_the_address_is_exempt(
+    exempt: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", exempt)
+    used: list[object] = []
+
+    async def request(_: aiohttp.ClientSession, *args: object, **more: object) -> None:
+        used.append(more.get("proxy"))
+        raise aiohttp.ClientError("not sent")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    connection = await Connection.open(answered=lambda *_: None)
+    with pytest.raises(ApiError, match="not sent"):
+        await connection.request("GET", "/version")
+    await connection.close()
+    assert used == [proxy]
