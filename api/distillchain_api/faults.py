@@ -63,13 +63,24 @@ def expected(value: Any, expectation: str, remedy: str = "") -> str:
     return f"{got(value)}, expected {expectation}" + (f"; {remedy}" if remedy else "")
 
 
+_TRUE, _FALSE = ("y", "yes", "on"), ("n", "no", "off")
+
+
+def written_as(value: Any) -> tuple[str, ...]:
+    """The texts that quotation marks make of what a file has where this value was read; none if they do not help."""
+    if isinstance(value, bool):
+        # Nothing tells which was written: the API server gets true for all of these from kubectl.
+        return _TRUE if value else _FALSE
+    return (str(value),) if isinstance(value, int | float) else ()
+
+
 def quote(value: Any) -> str:
     """The remedy where text belongs and a file has this value; empty if quotation marks do not help."""
     if isinstance(value, bool):
-        # Nothing tells what was written: the API server gets true for all of these from kubectl.
-        words = "y, yes and on" if value else "n, no and off"
+        first, second, last = written_as(value)
+        words = f"{first}, {second} and {last}"
         return f"in YAML, quote it: without quotation marks, YAML 1.1 and kubectl read {words} as {json.dumps(value)}"
-    return "in YAML, quote it" if isinstance(value, int | float) else ""
+    return "in YAML, quote it" if written_as(value) else ""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -7,13 +7,13 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of, quote
+from distillchain_api.faults import Expect, Fault, expected, join_path, nearest, path_of, quote, written_as
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
 
 COMMON_NAMES = frozenset({"name", "uri", "model"})
@@ -64,10 +64,12 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     expectation = expect.expectation if expect else _plain(details)
     # Otherwise "5e-3" as a learningRate would be refused as if the number were wrong.
     if _is_quoted(value, kind):
-        return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; drop the quotes")
+        remedy = "drop the quotes" if place.accepts(read_scalar(value.strip())) else "write one without quotes"
+        return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; {remedy}")
     remedy = expect.remedy if expect else _meant(value, kind, context)
-    if kind == "string_type":
-        remedy = quote(value) or remedy
+    # A duration such as 24 would be refused with quotation marks too.
+    if kind == "string_type" and any(place.accepts(text) for text in written_as(value)):
+        remedy = quote(value)
     return Fault(path, expected(value, expectation, remedy))
 
 
@@ -119,6 +121,10 @@ def _plain(details: ErrorDetails) -> str:
         return "text"
     if details["type"] == "bool_type":
         return "true or false"
+    if details["type"] == "int_type":
+        return "a whole number"
+    if details["type"] == "list_type":
+        return "a list"
     return words[0].lower() + words[1:] if words else "another value"
 
 
@@ -140,6 +146,17 @@ class _Place:
         """The field's own expectation."""
         nested = (item.metadata if isinstance(item, FieldInfo) else [item] for item in self.metadata)
         return next((item for items in nested for item in items if isinstance(item, Expect)), None)
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the type of this place, without its neighbours, accepts a value."""
+        # A model's field has an alias, which only its model can use; its constraints stand beside it.
+        constraints = [item for item in self.metadata if not (isinstance(item, FieldInfo) and item.alias)]
+        constrained: Any = Annotated[self.annotation or Any, None, *constraints]
+        try:
+            TypeAdapter(constrained).validate_python(value)
+        except ValidationError:
+            return False
+        return True
 
 
 def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> _Place:

@@ -89,6 +89,10 @@ StageName = Annotated[
 _HOURS, _MINUTES, _SECONDS = "[0-9]{1,6}h", "[0-9]{1,7}m", "[0-9]{1,9}s"
 DURATION = f"^({_HOURS}({_MINUTES})?({_SECONDS})?|{_MINUTES}({_SECONDS})?|{_SECONDS})$"
 
+_EXPECT_DURATION = Expect(
+    "a duration such as 6h, 1h30m or 90s", "write whole hours, minutes and seconds in that order, each with its unit"
+)
+
 
 def duration_seconds(text: str) -> int:
     """Seconds of a duration such as `6h`, `1h30m` or `90s`."""
@@ -122,7 +126,7 @@ Duration = Annotated[
         },
     ),
     AfterValidator(_positive),
-    Expect("a duration such as 6h, 1h30m or 90s", "write whole hours, minutes and seconds in that order"),
+    _EXPECT_DURATION,
 ]
 
 LongDuration = Annotated[
@@ -135,7 +139,7 @@ LongDuration = Annotated[
         ),
     ),
     AfterValidator(_a_minute),
-    Expect("a duration such as 6h, 1h30m or 90s", "write whole hours, minutes and seconds in that order"),
+    _EXPECT_DURATION,
 ]
 """A duration of at least a minute."""
 

@@ -58,7 +58,8 @@ BAD_CHAINS = (
         "unreadable duration",
         lambda spec: spec.update(template={"timeout": "6 hours"}),
         'spec.template.timeout: got "6 hours", expected a duration such as 6h, 1h30m or 90s; '
-        "write whole hours, minutes and seconds in that order",
+        "write whole hours, minutes and seconds in that order, "
+        "each with its unit",
         ("spec.template.timeout", "6 hours"),
     ),
     BadChain(

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
 from distillchain_api.base import Document
 from distillchain_api.cel import fault
-from distillchain_api.faults import Expect, Fault, error_of, expected, got
+from distillchain_api.faults import Expect, Fault, error_of, got
 from distillchain_api.resource.pod import FROM_CLUSTER, pod_faults, unknown_fields
-from distillchain_api.resource.quantities import EXPECTED, Quantity, quantity_problem, quantity_value
+from distillchain_api.resource.quantities import EXPECTED, Quantity, fraction_problem, quantity_problem, quantity_value
 
 ONE_SOURCE = "one source of a volume, such as persistentVolumeClaim, hostPath or emptyDir"
 _PREFIX = "spec.volumes[0]."
@@ -41,10 +41,10 @@ def _is_size(size: Any) -> Any:
     value = quantity_value(size)
     if problem := quantity_problem(size):
         raise fault("", problem)
-    if isinstance(size, float):  # the API server takes text and whole numbers
-        raise fault("", expected(size, EXPECTED, f'write "{size:g}"'))
     if value is None or value < 1:
         raise fault("", f"{got(size)}, expected a size such as 100Gi")
+    if isinstance(size, float):
+        raise fault("", fraction_problem(size))
     return size
 
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from distillchain_api.base import Document
-from distillchain_api.faults import Expect, Fault, error_of, expected, quote
+from distillchain_api.faults import Expect, Fault, error_of, expected, quote, written_as
 from distillchain_api.values import DNS_1123_LABEL, DNS_SUBDOMAIN
 
 MAX_LABEL_CHARS = 63
+LABEL_VALUE = f"at most {MAX_LABEL_CHARS} letters, digits, '-', '_' and '.', with a letter or digit at both ends"
 MAX_PREFIX_CHARS = 253
 MAX_ANNOTATIONS_BYTES = 256 * 1024  # of all keys and values together
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -25,17 +26,16 @@ def label_faults(labels: Mapping[str, Any]) -> Iterator[Fault]:
         if problem := key_problem(key):
             yield Fault(key, problem)
         if not isinstance(value, str):
-            yield Fault(key, expected(value, "text", quote(value)))
-        # An empty value is valid, as in `node-role.kubernetes.io/gpu: ""`.
-        elif value and not (len(value) <= MAX_LABEL_CHARS and _LABEL_NAME.fullmatch(value)):
-            yield Fault(
-                key,
-                expected(
-                    value,
-                    f"at most {MAX_LABEL_CHARS} letters, digits, '-', '_' and '.', with a letter or digit at both ends",
-                    "free text belongs in an annotation",
-                ),
-            )
+            # Of a number such as -1, quotation marks make no valid label.
+            remedy = quote(value) if any(map(_is_label, written_as(value))) else f"write {LABEL_VALUE}"
+            yield Fault(key, expected(value, "text", remedy))
+        elif not _is_label(value):
+            yield Fault(key, expected(value, LABEL_VALUE, "free text belongs in an annotation"))
+
+
+def _is_label(value: str) -> bool:
+    # An empty value is valid, as in `node-role.kubernetes.io/gpu: ""`.
+    return not value or (len(value) <= MAX_LABEL_CHARS and bool(_LABEL_NAME.fullmatch(value)))
 
 
 def annotation_faults(annotations: Mapping[str, Any]) -> Iterator[Fault]:

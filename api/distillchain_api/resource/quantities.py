@@ -51,6 +51,12 @@ def quantity_problem(value: object) -> str | None:
     return expected(value, EXPECTED) if quantity_value(value) is None else None
 
 
+def fraction_problem(amount: float) -> str:
+    """Why a number such as 0.5 is refused: the schema of a CRD takes text and whole numbers, unlike that of a pod."""
+    text = str(amount)
+    return expected(amount, EXPECTED, f'write "{text}"' if quantity_value(text) is not None else "")
+
+
 def amount_faults(limits: Mapping[str, Any], requests: Mapping[str, Any], *, complete: bool) -> Iterator[Fault]:
     """What the API server would refuse in the resources of a container; fields are relative to them.
 

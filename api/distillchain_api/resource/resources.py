@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from distillchain_api.base import Document
-from distillchain_api.faults import Fault, error_of, expected
-from distillchain_api.resource.quantities import EXPECTED, Quantity, amount_faults, part_problem
+from distillchain_api.faults import Fault, error_of
+from distillchain_api.resource.quantities import Quantity, amount_faults, fraction_problem, part_problem
 
 Amounts = Annotated[dict[str, Quantity], Field(max_length=64)]
 
@@ -43,9 +43,7 @@ class Resources(Document):
 
 
 def _fractions(key: str, amounts: Mapping[str, Any]) -> Iterator[Fault]:
-    """Numbers such as 0.5: the schema of a CRD takes text and whole numbers, unlike that of a pod."""
     for name, amount in amounts.items():
         if isinstance(amount, float):
             # Quoted, a part of a device would be refused again.
-            problem = part_problem(name, amount) or expected(amount, EXPECTED, f'write "{amount:g}"')
-            yield Fault(f"{key}.{name}", problem)
+            yield Fault(f"{key}.{name}", part_problem(name, amount) or fraction_problem(amount))

@@ -26,7 +26,13 @@ MAX_URL_CHARS = 1000
 class SecretRef(Document):
     """A Secret in the chain's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and perhaps AWS_SESSION_TOKEN."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN),
+        Expect(
+            "the name of a Secret: 1 to 253 lowercase letters, digits, '-' and '.', each part between letters or digits"
+        ),
+    ]
     """Name of the Secret."""
 
 
