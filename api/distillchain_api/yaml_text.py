@@ -19,6 +19,7 @@ from distillchain_api.yaml_scalars import NotFinite, json_number, read_scalar
 PLAIN = ""
 """Tag of an unquoted scalar without a tag of its own. No file can spell it."""
 MERGE = "<<"
+STARTS_LIKE_JSON = re.compile(r'\s*\{\s*("|$)')
 STANDARD_TAG = "tag:yaml.org,2002:"
 MAX_VALUES = 1_000_000  # far above any real file; a few lines of nested aliases can expand to billions
 
@@ -57,10 +58,26 @@ def load_documents(text: str, *, source: str) -> list[dict[str, Any]]:
     Raises: BadDocument with line and column when the text cannot be read.
     """
     try:
-        documents = _load_json(text)
-        return documents if documents is not None else _load_yaml(text)
+        return _load(text)
     except _Unreadable as error:
         raise BadDocument(source, [error.fault]) from error
+
+
+def _load(text: str) -> list[dict[str, Any]]:
+    # A chain is a mapping, so other JSON can be left to the YAML parser, which explains what is wrong.
+    if not text.lstrip().startswith("{"):
+        return _load_yaml(text)
+    try:
+        documents = _load_json(text)
+    except json.JSONDecodeError as not_json:  # it may still be YAML in braces
+        try:
+            return _load_yaml(text)
+        except _Unreadable as not_yaml:
+            raise (_explain_json(not_json) if STARTS_LIKE_JSON.match(text) else not_yaml) from not_json
+    except RecursionError:
+        return _load_yaml(text)
+    # Otherwise the YAML parser says where the text is no mapping.
+    return documents if all(isinstance(document, dict) for document in documents) else _load_yaml(text)
 
 
 class _Unreadable(Exception):
@@ -71,30 +88,45 @@ class _Unreadable(Exception):
         self.fault = Fault(where, problem)
 
 
-def _load_json(text: str) -> list[dict[str, Any]] | None:
-    """Documents of JSON text; None when it is not JSON.
+def _load_json(text: str) -> list[dict[str, Any]]:
+    """Documents of JSON text. Raises: JSONDecodeError when it is not JSON, else _Unreadable.
 
     JSON is almost YAML, but a YAML parser refuses its tabs and splits its surrogate pairs.
     """
     decoder = json.JSONDecoder(
         object_pairs_hook=_json_mapping, parse_float=_json_float, parse_int=_json_integer, parse_constant=_json_float
     )
-    # A chain is a mapping, so other JSON can be left to the YAML parser, which explains what is wrong.
-    documents, rest = [], text.strip()
-    if not rest.startswith("{"):
-        return None
+    documents = []
+    position, end = len(text) - len(text.lstrip()), len(text.rstrip())
     try:
-        while rest:
-            document, end = decoder.raw_decode(rest)
+        while position < end:
+            document, position = decoder.raw_decode(text, position)
             documents.append(document)
-            rest = rest[end:].lstrip()
-    # Faults of JSON are raised at once; a text that is not JSON may still be YAML in braces.
+            position += len(text[position:]) - len(text[position:].lstrip())
     except NotFinite as error:
         raise _Unreadable(None, _not_finite(str(error))) from error
-    except (ValueError, RecursionError):  # not JSON: the YAML parser reads it, or says where the fault is
-        return None
-    # Otherwise the YAML parser reads the text and says where it is no mapping.
-    return documents if all(isinstance(document, dict) for document in documents) else None
+    return documents
+
+
+def _explain_json(error: json.JSONDecodeError) -> _Unreadable:
+    """The JSON parser's error in plain English, with the line where a user has to look."""
+    # At the end, the parser names what it expected next, but more than that is missing.
+    if error.pos >= len(error.doc.rstrip()):
+        mark = _mark_at(error.doc, len(error.doc.rstrip()))
+        return _Unreadable(mark, "the JSON ends before every bracket is closed; the file is cut off, or lacks brackets")
+    if error.msg.startswith("Unterminated string"):
+        problem = "the text that starts here is not closed; the file is cut off, or lacks a quotation mark"
+        return _Unreadable(_mark_at(error.doc, error.pos), problem)
+    expected_next = {
+        "Expecting ',' delimiter": "',' or the closing bracket",
+        "Expecting ':' delimiter": "':' after the name",
+        "Expecting value": "a value",
+        "Expecting property name enclosed in double quotes": "a name in double quotes",
+    }
+    problem = f"expected {expected_next[error.msg]}" if error.msg in expected_next else error.msg.removesuffix(" at")
+    if error.msg == "Expecting value" and error.doc[: error.pos].rstrip().endswith("}"):
+        problem = "unexpected text after the closing bracket"
+    return _Unreadable(_mark_at(error.doc, error.pos), f"not JSON: {problem}")
 
 
 def _json_float(digits: str) -> int | float:
@@ -283,6 +315,14 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], _Explanation], ...] = (
     (
         re.compile("found unexpected end of stream"),
         lambda _, line: f"the quotation mark opened on line {line} is not closed",
+    ),
+    (
+        re.compile("expected the node content, but found '<stream end>'"),
+        lambda *_: "the text ends where a value belongs",
+    ),
+    (
+        re.compile("expected the node content, but found '(.*)'"),
+        lambda found, _: f"expected a value before {found[1]}; write one, or quote {found[1]} if it is text",
     ),
     (re.compile("sequence entries are not allowed here"), lambda *_: "a list item '- ' must start on its own line"),
     (

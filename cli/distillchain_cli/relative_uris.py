@@ -1,19 +1,27 @@
-"""Relative file:// URIs, which only the command line accepts: `file://./data`, `file://../models`."""
+"""Relative file:// URIs (`file://./data`), which only the command line accepts, and hints for what is no URI."""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from distillchain_api.faults import Fault
+from distillchain_api.values import SourceUri
 
 RELATIVE = re.compile(r"file://(\.{1,2}(?:/.*)?)")
-MEANT_RELATIVE = re.compile(r'got "(?:file://(?![./])|(?=\.\.?/))([^"]+)"')
-BUCKET_AND_KEY = re.compile(r'got "s3://([^/"]*)')
+GOT = re.compile(r'got ("(?:[^"\\]|\\.)*"), expected ')
+SCHEME = re.compile(r"(hf|s3|file):(?://)?(.*)", re.IGNORECASE)
+HUB_PAGE = re.compile(r"https://huggingface\.co/(?:datasets/)?([^/]+/[^/]+?)/?")
+WEB_ADDRESS = re.compile(r"https?://")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-MEANT_ABSOLUTE = re.compile(r'got "(/[^"]+)"')
+BUCKET_RULE = "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"
 
 
 def resolve_uris(value: Any, folder: Path) -> Any:
@@ -34,14 +42,51 @@ def with_uri_hint(fault: Fault, *, base: str) -> Fault:
         base: where relative paths start, for the message.
     """
     expectation, _, _ = fault.problem.rpartition("; ")
-    if not expectation.endswith("file:///absolute/path"):
+    found = GOT.match(fault.problem)
+    if found is None or not expectation.endswith("file:///absolute/path"):
         return fault
-    if found := MEANT_RELATIVE.match(fault.problem):
-        path = found[1] if found[1].startswith(".") else f"./{found[1]}"
-        return Fault(fault.field, f"{expectation}; write file://{path} for a path relative to {base}")
-    if found := MEANT_ABSOLUTE.match(fault.problem):
-        return Fault(fault.field, f"{expectation}; write file://{found[1]}")
-    if (found := BUCKET_AND_KEY.match(fault.problem)) and not BUCKET.fullmatch(found[1]):
-        rule = "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"
-        return Fault(fault.field, f"{expectation}; {rule}")
+    value, forms = json.loads(found[1]), expectation[found.end() :]
+    meant = [uri for uri in _spellings(value) if f"{uri.partition('//')[0]}//" in forms and _is_uri(uri)]
+    relative_to = f" for a path relative to {base}"
+    remedy = ", or ".join(uri + (relative_to if RELATIVE.fullmatch(uri) else "") for uri in meant)
+    if remedy:
+        return Fault(fault.field, f"{expectation}; write {remedy}")
+    scheme, _, rest = value.partition("://")
+    if scheme == "s3" and not BUCKET.fullmatch(rest.partition("/")[0]):
+        return Fault(fault.field, f"{expectation}; {BUCKET_RULE}")
+    if WEB_ADDRESS.match(value) and forms.startswith("s3://"):
+        return Fault(fault.field, f"{expectation}; the address of a server belongs into spec.storage.endpointUrl")
     return fault
+
+
+def _spellings(value: str) -> Iterator[str]:
+    """What may be meant by a text that is no URI; not all of it is valid."""
+    if page := HUB_PAGE.fullmatch(value):
+        yield f"hf://{page[1]}"
+    elif written := SCHEME.fullmatch(value):
+        scheme, rest = written[1].lower(), written[2]
+        yield _of_path(rest) if scheme == "file" else f"{scheme}://{rest.lstrip('/')}"
+    elif value.startswith(("/", "./", "../", "~/")):
+        yield _of_path(value)
+    elif ":" not in value:
+        yield f"hf://{value}"
+        yield f"s3://{value}"
+        yield _of_path(value)
+
+
+def _of_path(path: str) -> str:
+    path = os.path.expanduser(path)  # noqa: PTH111 - Path would drop ./, and raise without a home folder
+    return f"file://{path}" if path.startswith(("/", "./", "../")) else f"file://./{path}"
+
+
+def _is_uri(text: str) -> bool:
+    try:
+        _uri_type().validate_python(resolve_uris(text, Path("/")))
+    except ValidationError:
+        return False
+    return True
+
+
+@functools.cache
+def _uri_type() -> TypeAdapter[str]:
+    return TypeAdapter(SourceUri)  # only a refused URI needs it

@@ -210,6 +210,52 @@ def test_what_cannot_be_read_is_explained(text: str, want: str):
     assert refusal(text).startswith(want)
 
 
+CHAIN = json.dumps({"kind": "Any", "spec": {"rate": 1.5, "list": ["a: b", {"c": None}]}}, indent=2)
+
+
+def test_json_that_is_cut_off_anywhere_is_explained_as_json():
+    for length in range(1, len(CHAIN)):
+        cut = CHAIN[:length]
+
+        message = refusal(cut)
+
+        assert message.startswith(f"line {len(cut.rstrip().splitlines())}, "), cut
+        assert "is cut off, or lacks" in message or "not JSON: expected " in message, cut
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        pytest.param(
+            '{\n"a": {\n"b": 1\n\n',
+            "line 3, column 7: the JSON ends before every bracket is closed; the file is cut off, or lacks brackets",
+            id="cut off after a value",
+        ),
+        pytest.param(
+            '{\n"a": "b',
+            "line 2, column 6: the text that starts here is not closed; the file is cut off, or lacks a quotation mark",
+            id="cut off in a text",
+        ),
+        pytest.param(
+            '{"a": 1\n"b": 2}', "line 2, column 1: not JSON: expected ',' or the closing bracket", id="no comma"
+        ),
+        pytest.param('{"a" 1}', "line 1, column 6: not JSON: expected ':' after the name", id="no colon"),
+        pytest.param(
+            '{"a": 1}}', "line 1, column 9: not JSON: unexpected text after the closing bracket", id="} twice"
+        ),
+        pytest.param('{"a": ]}', "line 1, column 7: not JSON: expected a value", id="no value"),
+        pytest.param('{"a": "\\q"}', "line 1, column 8: not JSON: Invalid \\escape", id="an escape"),
+        pytest.param("{a: [}", "line 1, column 6: expected a value before }; write one, or quote } if", id="YAML"),
+    ],
+)
+def test_what_is_no_json_is_explained(text: str, want: str):
+    assert refusal(text).startswith(want)
+
+
+def test_yaml_in_braces_may_have_names_in_quotation_marks():
+    assert load_yaml('{"a": 1, "b": [u, v],}', source="") == {"a": 1, "b": ["u", "v"]}
+
+
 def test_aliases_that_expand_to_billions_of_values_are_refused():
     levels = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
     levels += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 10)]

@@ -65,6 +65,20 @@ def test_relative_uris_in_options_start_at_the_current_folder(tmp_path: Path, mo
         ("file://ag_raw", "write file://./ag_raw for a path relative to the folder of this file"),
         ("../ag_raw", "write file://../ag_raw for a path relative to the folder of this file"),
         ("/data/ag_raw", "write file:///data/ag_raw"),
+        ("file:/data/ag_raw", "write file:///data/ag_raw"),
+        ("~/ag_raw", f"write file://{Path.home()}/ag_raw"),
+        (
+            "org/bert",
+            "write hf://org/bert, or s3://org/bert, or file://./org/bert for a path relative to the folder of this file",
+        ),
+        ("bert", "write hf://bert, or s3://bert, or file://./bert for a path relative to the folder of this file"),
+        ("a/b/c/d", "write file://./a/b/c/d for a path relative to the folder of this file"),
+        ("data/b/c", "write s3://data/b/c, or file://./data/b/c for a path relative to the folder of this file"),
+        ("S3://data/ag_raw", "write s3://data/ag_raw"),
+        ("s3:data/ag_raw", "write s3://data/ag_raw"),
+        ("hf:org/bert", "write hf://org/bert"),
+        ("https://huggingface.co/org/bert", "write hf://org/bert"),
+        ("https://example.com/org/bert", "without spaces, '//', '/./' and '/../'"),
         ("s3://b/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
         ("s3://Data/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
         ("s3://data//ag_raw", "without spaces, '//', '/./' and '/../'"),
@@ -82,6 +96,23 @@ def test_a_path_without_the_form_of_a_uri_gets_the_form_as_a_remedy(tmp_path: Pa
 
 
 # --- --storage and --set
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [
+        ("models/x", "write s3://models/x, or file://./models/x for a path relative to the current folder"),
+        ("./x", "write file://./x for a path relative to the current folder"),
+        ("s3:/models/x", "write s3://models/x"),
+        ("http://minio:9000/models", "the address of a server belongs into spec.storage.endpointUrl"),
+        ("gs://models", "without spaces, '//', '/./' and '/../'"),
+        ("hf://org/bert", "without spaces, '//', '/./' and '/../'"),
+    ],
+)
+def test_a_storage_option_without_the_form_of_a_uri_gets_the_form_as_a_remedy(tmp_path: Path, uri: str, hint: str):
+    (message,) = faults(str(write_chain(tmp_path)), storage=uri)
+
+    assert message == (f'--storage: got "{uri}", expected s3://bucket/prefix or file:///absolute/path; {hint}')
 
 
 def test_another_storage_drops_endpoint_and_credentials_of_the_first(tmp_path: Path):
