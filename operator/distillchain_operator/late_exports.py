@@ -49,7 +49,8 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         return _with_running_job(view, stage, entry, running)
     pauses = before.pauses if before else None
     if before is not None and before.phase == "Failed":
-        deletions = deletions_for_retry(view, stage.name, late.name, leaving=leaving)
+        own_jobs = [job for job in view.observed.jobs if job.name == late.name]
+        deletions = deletions_for_retry(view, stage.name, own_jobs, leaving=leaving)
         if deletions:
             return Step(_with(stage, entry, phase="Pending", message=f"running again: {RETRIED}"), deletions)
     # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.

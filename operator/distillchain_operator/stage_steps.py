@@ -11,8 +11,14 @@ from distillchain_api.wire.answer import fit
 from distillchain_operator import deadlines, entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.commits import committed_by_job, found_damaged_at, needless_pass, stays_committed
-from distillchain_operator.failures_kept import RETRIED, deletions_for_retry, is_retried, stays_failed
-from distillchain_operator.jobs import spec_hash
+from distillchain_operator.failures_kept import (
+    RETRIED,
+    deletions_for_retry,
+    failed_jobs,
+    is_retried,
+    jobs_to_retry,
+    stays_failed,
+)
 from distillchain_operator.kueue import is_held
 from distillchain_operator.late_exports import export_step
 from distillchain_operator.observed import ObservedJob
@@ -47,15 +53,24 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
         return Step(_waiting(stage, waits_for), (DeleteJob(running.name, running.uid, why=why),))
     if not damaged_at and (needless := needless_pass(view, stage)):
         return Step(needless)
-    # The entry that says so is gone once the stage that found the damage waits too. So the answer that committed this
-    # one is deleted now, or it would commit it again when its turn comes.
-    old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at and not job.deleting]
+    return Step(_waiting(stage, waits_for), _deletions_before_next(view, stage, damaged_at, leaving=leaving))
+
+
+def _deletions_before_next(
+    view: View, stage: PlannedStage, damaged_at: str, *, leaving: set[str]
+) -> tuple[DeleteJob, ...]:
+    """Deletes the Jobs that would commit or fail the stage again, although the user wants to try it again.
+
+    The request of the user, and the entry that says that the checkpoint is damaged, hold for this look only.
+    """
+    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
+    old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at]
+    old = [job for job in old if not job.deleting and job.name not in leaving]
     deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED, asked_once=True) for job in old)
-    # The request to retry holds for this look only, and the failed Job would fail the stage again when its turn comes.
-    if is_retried(view, stage.name):
-        names = {view.wanted.of(stage).name, before.job if before else None}
-        deletions += deletions_for_retry(view, stage.name, *names, leaving=leaving | {job.name for job in old})
-    return Step(_waiting(stage, waits_for), deletions)
+    if not is_retried(view, stage.name):
+        return deletions
+    leaving = leaving | {job.name for job in old}
+    return (*deletions, *deletions_for_retry(view, stage.name, jobs_to_retry(view, stage), leaving=leaving))
 
 
 def _waiting(stage: PlannedStage, waits_for: str) -> StageStatus:
@@ -96,16 +111,17 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
         return _with_running_job(view, stage, running, wanted=wanted.name)
     if not damaged_at and (needless := needless_pass(view, stage)):
         return Step(needless)
+    if deletions := _deletions_before_next(view, stage, damaged_at, leaving=leaving):
+        return Step(entries.pending(stage, f"running again: {deletions[-1].why}"), deletions)
     if is_retried(view, stage.name):
-        own = (wanted.name, before.job if before else None)
-        if deletions := deletions_for_retry(view, stage.name, *own, leaving=leaving):
-            return Step(entries.pending(stage, f"running again: {RETRIED}"), deletions)
         before = None
-    elif before is not None and not damaged_at and stays_failed(view, before, wanted=wanted.name):
+    elif before is not None and not damaged_at and stays_failed(view, stage, before, wanted=wanted.name):
         return Step(before)
-    finished = view.observed.by_name.get(wanted.name)
-    if finished is not None and not finished.deleting and finished.name not in leaving:
-        return _with_finished_job(view, stage, finished, damaged_at=damaged_at)
+    own = view.observed.by_name.get(wanted.name)
+    ended = [*([own] if own else []), *failed_jobs(view, stage)]
+    finished = next((job for job in ended if not job.deleting and job.name not in leaving), None)
+    if finished is not None:
+        return _with_finished_job(view, stage, finished)
     # Below what has failed already, because that is the reason that the user has to know.
     if late is not None:
         return Step(_with_progress(view, stage, late, None))
@@ -195,7 +211,7 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
         return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
     # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
     # started is not stopped for it.
-    if job.name == wanted or not wanted or view.has_started(job) or not _was_edited(view, stage, job):
+    if job.name == wanted or not wanted or view.has_started(job) or not view.asks_for_another(stage, job):
         return Step(entries.running(view, stage, job))
     # Its pod waits for a node, an image, a Secret or the end of a crash's backoff. The edit may be the correction, and
     # deleting a Job that has not started loses nothing.
@@ -250,13 +266,6 @@ def _held_back(view: View, before: StageStatus | None) -> StageStatus | None:
     return before if lasts(before.next_start_at, now=view.now) else None
 
 
-def _was_edited(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
-    """Whether the chain asks for another Job, and not only an operator of another release or with another default."""
-    if not job.spec_hash:
-        return view.was_edited
-    return job.spec_hash not in {spec_hash(view.plan.chain, stage, timeout_s=time) for time in (None, stage.timeout_s)}
-
-
 def _lost_its_leader(view: View, job: ObservedJob) -> bool:
     """Whether node 0 started again after another node had succeeded, which the Job controller does not start again."""
     ended = [pod.end.finished_at for pod in view.observed.pods_of(job) if pod.phase == "Succeeded" and pod.end]
@@ -265,11 +274,8 @@ def _lost_its_leader(view: View, job: ObservedJob) -> bool:
     return leader is not None and not leader.is_over and bool(ended) and leader.created_at > min(ended) > ""
 
 
-def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob, *, damaged_at: str) -> Step:
+def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob) -> Step:
     """The wanted Job has finished, and none of its pods has answered that the stage is committed."""
-    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
-    if damaged_at and job.created_at <= damaged_at:
-        return _run_again(stage, job, why=DAMAGED, asked_once=True)
     has_answer = any(pod.phase == "Succeeded" for pod in view.leaders_of(job))
     # The pods of another controller may be in another cluster: the answer would be missing each time.
     if not job.has_failed and not has_answer and not job.managed_by:

@@ -39,7 +39,8 @@ def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStat
         waiting = entries.pending(stage, f"waiting for {missing} to commit")
         # As in stage_steps.py: the request to retry holds for this look only.
         before = view.previous.stage_named(stage.name)
-        retried = deletions_for_retry(view, stage.name, before.job if before else None, leaving=leaving)
+        own = [job for job in view.observed.jobs if before is not None and job.name == before.job]
+        retried = deletions_for_retry(view, stage.name, own, leaving=leaving)
         return Step(waiting, (*_delete_others(view, stage, "", leaving=leaving), *retried))
     present = without_failed(stage, failed)
     order = present.work_order.evidence

@@ -10,6 +10,7 @@ from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.retry_request import RetryRequest, annotated_retry, open_retry
 from distillchain_api.wire.answer import Committed, Progress
+from distillchain_operator.jobs import spec_hash
 from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.peers import Peer
@@ -150,6 +151,13 @@ class View:
     def unfinished_jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
         """Those that run, or will run a pod."""
         return [job for job in self.jobs_of(stage) if not job.is_finished and not job.deleting]
+
+    def asks_for_another(self, stage: PlannedStage, job: ObservedJob) -> bool:
+        """Whether the chain was edited so that it asks for another Job: not only an operator with another default."""
+        if not job.spec_hash:
+            return self.was_edited
+        chain = self.plan.chain
+        return job.spec_hash not in {spec_hash(chain, stage, timeout_s=time) for time in (None, stage.timeout_s)}
 
     def previous_entry(self, stage: PlannedStage) -> StageStatus | None:
         """What status says of this very stage; None when it describes another digest."""

@@ -36,7 +36,7 @@ def test_another_default_image_does_not_retry_a_failed_stage():
     assert decision.actions == ()
     assert decision.status == failed
 
-    edited = a_plan(template={}, generation=2)
+    edited = a_plan(template={"retries": 1}, generation=2)
     assert created(decide(edited, job, pods=(pod,), previous=failed, image="registry.example/newer:2")) == ["mini"]
 
 

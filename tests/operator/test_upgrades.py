@@ -1,4 +1,4 @@
-"""An operator of another release, with another default image, leaves alone what is finished."""
+"""An operator of another release, with another default image, leaves alone what is finished, or has failed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_document, a_job, a_plan, a_pod
-from deciding import a_committed_job, a_failed_job
+from chain_builders import a_document, a_job, a_plan, a_pod, retrying
+from deciding import a_committed_job, a_failed_job, committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
+from distillchain_operator.actions import Decision, DeleteJob
 from fake_api_server import KEY, FakeApiServer, a_controller
 
 OLD, NEW = "registry.example/trainer:0.1", "registry.example/trainer:0.2"
@@ -54,3 +55,50 @@ async def test_another_default_image_restarts_none_of_fifty_chains(state: Callab
         server = copy.deepcopy(first)
         await a_controller(server, trainer_image=NEW).reconcile(KEY)
         assert (server.jobs, server.statuses) == (first.jobs, [])
+
+
+def deleted(decision: Decision) -> list[str]:
+    return [action.name for action in decision.actions if isinstance(action, DeleteJob)]
+
+
+def test_a_failure_that_no_status_has_yet_counts_for_the_next_operator():
+    plan = a_plan(template={"retries": 0})
+    running = decide(plan, a_job(plan, "mini", image=OLD, active=1), image=OLD).status
+    job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID, image=OLD)
+    decision = decide(plan, job, pods=(pod,), previous=running, image=NEW)
+    assert decision.actions == ()
+    assert (entry(decision, "mini").phase, entry(decision, "mini").job) == ("Failed", job["metadata"]["name"])
+
+    edited = a_plan(template={"retries": 1}, generation=2)
+    assert created(decide(edited, job, pods=(pod,), previous=running, image=NEW)) == ["mini"]
+
+
+def test_an_edit_of_something_else_does_not_retry_a_stage_whose_failed_job_had_another_default_image():
+    plan = a_plan(template={})
+    job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID, image=OLD)
+    failed = decide(plan, job, pods=(pod,), image=OLD).status
+    suspended = decide(a_plan(template={}, suspend=True, generation=2), job, previous=failed, image=NEW).status
+    assert suspended.phase == "Failed"
+    resumed = decide(a_plan(template={}, generation=3), job, previous=suspended, image=NEW)
+    assert (resumed.actions, resumed.status.entries) == ((), failed.entries)
+
+
+def test_a_retry_deletes_the_failed_jobs_of_all_default_images():
+    plan = a_plan(template={})
+    failures = [a_failed_job(plan, "mini", FailureClass.CRASHED, image=image) for image in (OLD, NEW)]
+    jobs, pods = [job for job, _ in failures], tuple(pod for _, pod in failures)
+    failed = decide(plan, *jobs, pods=pods, image=NEW).status
+    retried = decide(retrying(plan, "mini"), *jobs, pods=pods, previous=failed, image=NEW)
+    assert sorted(deleted(retried)) == sorted(job["metadata"]["name"] for job in jobs)
+    assert created(decide(retrying(plan, "mini"), previous=retried.status, image=NEW)) == ["mini"]
+
+
+def test_a_damaged_checkpoint_is_not_committed_again_by_its_job_of_another_default_image():
+    plan = a_plan(template={})
+    committed, answered = a_committed_job(plan, "mini", image=OLD)
+    job, pod = a_failed_job(plan, "tiny", FailureClass.CHECKPOINT_CORRUPT, image=OLD)
+    jobs, pods = (committed, job), (answered, pod)
+    failed = decide(plan, *jobs, pods=pods, previous=committed_status(plan, "mini", image=OLD), image=OLD).status
+    retried = decide(retrying(plan, "tiny"), *jobs, pods=pods, previous=failed, image=NEW)
+    assert sorted(deleted(retried)) == sorted(job["metadata"]["name"] for job in jobs)
+    assert created(retried) == []
