@@ -174,8 +174,10 @@ class Controller:
             self._neighbours.forget(key)
             return None
         decided = await self._decide(*sight, key, progress=progress)
-        # Another operator may have deleted Jobs, and noted that in status, after the Jobs were listed.
-        if decided.commits_after_retry and version_of(decided.document) != version_of(document):
+        # After the Jobs were listed, another operator may have deleted some and noted that in status, or the user may
+        # have asked for a retry of Jobs that are newer.
+        of_retry = decided.handles_retry or decided.commits_after_retry
+        if of_retry and version_of(decided.document) != version_of(document):
             raise ApiError(409, "the chain was changed while its Jobs were read", reason="Conflict")
         return await self._carry_out(decided, key)
 
@@ -226,9 +228,10 @@ class Controller:
         """Whether a decision on what the caches have may create or delete a Job, or declare what a stage has become.
 
         A failure is final, and the caches may have the end of a Job before that of its pod, which says why it failed.
-        After a retry they may still have the answer of a Job that was deleted, so that its stage trains again.
+        After a retry they may still have the answer of a Job that was deleted, so that its stage trains again; at the
+        retry, they may lack a Job that has to be deleted, which no later look would do.
         """
-        if decided.fails or decided.commits_after_retry:
+        if decided.fails or decided.handles_retry or decided.commits_after_retry:
             return True
         return any(self._is_final(action, decided, key) for action in decided.decision.actions)
 

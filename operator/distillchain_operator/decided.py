@@ -35,6 +35,11 @@ class Decided(NamedTuple):
         return bool(_failed(self.decision.status) - _failed(self.previous))
 
     @property
+    def handles_retry(self) -> bool:
+        """Whether this status is the first that has the user's last request to run stages again."""
+        return self.decision.status.handled_retry != self.previous.handled_retry
+
+    @property
     def commits_after_retry(self) -> bool:
         """Whether a stage becomes committed that the user may have let train again before."""
         return bool(self.previous.handled_retry and _committed(self.decision.status) - _committed(self.previous))

@@ -208,6 +208,28 @@ async def test_no_stage_is_committed_that_another_operator_lets_train_again_whil
     assert server.statuses == []
 
 
+async def test_a_stage_that_trains_again_is_not_committed_by_a_job_that_the_watch_has_not_reported_yet():
+    server = TrainedAgain()
+    server.children = Watched().children
+    server.jobs, server.pods = [server.job], [server.pod]
+    await a_controller(server, children=server.children).reconcile(KEY)
+    assert server.jobs == []
+    assert server.chain["status"]["handledRetry"] == server.request
+
+
+async def test_a_request_that_comes_while_jobs_are_read_is_handled_with_those_of_the_next_look():
+    class Racing(Watched):
+        async def list_pods(self, namespace: str, chain: str) -> Listed:
+            annotated = {"annotations": {RETRY_ANNOTATION: TrainedAgain.request}, "resourceVersion": "50"}
+            self.chain = {**self.chain, "metadata": self.chain["metadata"] | annotated}
+            return await super().list_pods(namespace, chain)
+
+    server = Racing()
+    with pytest.raises(ApiError, match="changed while its Jobs were read"):
+        await a_controller(server, children=server.children).reconcile(KEY)
+    assert (server.statuses, server.jobs) == ([], [])
+
+
 async def test_a_chain_without_a_name_is_not_read_because_the_answer_would_be_a_list():
     server = Counting()
     assert await a_controller(server).reconcile(ChainKey("ml", "")) is None
