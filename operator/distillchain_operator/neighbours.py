@@ -156,7 +156,7 @@ class Neighbours:
             claims = {store.share(key.namespace, digest): claim for digest, claim in found.items()}
             models = [entry for entry in status.entries if entry.phase == "Committed" and entry.checkpoint]
             committed = [store.share(key.namespace, entry.digest) for entry in models]
-        turn = turn_after(observed, status, actions, waits=waits)
+        turn = turn_after(observed, status, actions, waits=waits, was_given_up=self._was_given_up(key))
         self.note(key, _created_at(document), turn, claims=claims, committed=committed)
 
     def turn_of(self, document: dict[str, Any]) -> Place | None:
@@ -166,7 +166,12 @@ class Neighbours:
             return None
         line = self._lines.get(key.namespace, _Line())
         before = bisect.bisect_left(line.waiting, _InLine(created_at, key.name))
-        return Place(key.namespace, self._limit, is_free=before < self._free(line, without=key))
+        is_free = before < self._free(line, without=key)
+        return Place(key.namespace, self._limit, is_free, was_given_up=self._was_given_up(key))
+
+    def _was_given_up(self, key: ChainKey) -> bool:
+        """Whether the last look at a chain has offered its place to others, also if its status could not be written."""
+        return key in self._seen and key not in self._lines.get(key.namespace, _Line()).running
 
     def peers_of(self, document: dict[str, Any], plan: Plan) -> Mapping[str, Peer]:
         """The chains that run a stage of this one, by digest in the form of the label."""
@@ -219,7 +224,8 @@ class Neighbours:
         if observed is not None and status is not None:
             left = claims_of(observed, status)
             claims = {shared: claim for shared, claim in claims.items() if shared.digest in left}
-            is_running = turn_after(observed, status, waits=False) is Turn.RUNS
+            given_up = self._was_given_up(key)
+            is_running = turn_after(observed, status, waits=False, was_given_up=given_up) is Turn.RUNS
         self.note(key, created_at, Turn.RUNS if is_running else Turn.RESTS, claims=claims)
 
     def forget(self, key: ChainKey) -> None:

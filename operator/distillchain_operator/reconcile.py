@@ -58,7 +58,7 @@ def reconcile(
         peers: chains that run a stage of this one, by digest in the form of the label.
         refused: names of Jobs that the API server refused the last time.
     """
-    turn = None if keeps_turn(observed, previous) else turn
+    turn = None if turn is None or keeps_turn(observed, previous, turn) else turn
     waits = None if turn is None or turn.is_free else turn
     view = View(plan, observed, previous, wanted, progress, now, backing_off, waits, peers or {}, refused)
     actions: list[Action] = [*_delete_outdated(view), *_delete_superfluous(view)]

@@ -34,6 +34,8 @@ class Place:
     namespace: str
     limit: int
     is_free: bool = False
+    was_given_up: bool = False
+    """This operator has seen that the chain does not run, although its stored status may still say so."""
 
     @property
     def message(self) -> str:
@@ -49,22 +51,32 @@ def waits_for_turn(status: ChainStatus) -> bool:
     return any(entry.admission == "WaitingForTurn" for entry in status.entries)
 
 
-def keeps_turn(observed: Observed, previous: ChainStatus) -> bool:
+def keeps_turn(observed: Observed, previous: ChainStatus, place: Place) -> bool:
     """Whether a chain may start its next Job without asking for a turn.
 
     Args:
         previous: its status as stored.
+        place: that it would have to ask for.
     """
-    return turn_after(observed, previous, waits=waits_for_turn(previous)) is Turn.RUNS
+    waits = waits_for_turn(previous)
+    return turn_after(observed, previous, waits=waits, was_given_up=place.was_given_up) is Turn.RUNS
 
 
-def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action] = (), *, waits: bool) -> Turn:
+def turn_after(
+    observed: Observed,
+    status: ChainStatus,
+    actions: Iterable[Action] = (),
+    *,
+    waits: bool,
+    was_given_up: bool = False,
+) -> Turn:
     """What a chain is for the limit once these actions are done.
 
     Args:
         status: after the actions.
         actions: without those that the API server has refused.
         waits: the chain may not start because it has no turn.
+        was_given_up: others may have its place, so that it runs again only with a Job or a pod.
     """
     exports = {job.uid for job in observed.jobs if job.exports_only}
     left = [pod for pod in observed.pods if not pod.is_over and pod.job_uid not in observed.foreign_jobs | exports]
@@ -81,7 +93,7 @@ def turn_after(observed: Observed, status: ChainStatus, actions: Iterable[Action
         return Turn.RUNS
     # A Job that is suspended, by the user or by Kueue, holds no GPU.
     is_held = any(not job.is_finished and not job.deleting and not job.exports_only for job in observed.jobs)
-    return Turn.RUNS if _goes_on(status) and not is_held else Turn.RESTS
+    return Turn.RUNS if _goes_on(status) and not (is_held or was_given_up) else Turn.RESTS
 
 
 def has_job(observed: Observed, actions: Iterable[Action]) -> bool:

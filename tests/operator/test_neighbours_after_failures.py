@@ -230,3 +230,50 @@ async def test_a_chain_that_cannot_be_read_after_a_start_of_the_operator_holds_n
     monkeypatch.setattr(namespace, "get_chain", read_others)
     await namespace.try_all()
     assert namespace.running() == ["y"]
+
+
+async def a_place_that_no_status_has_given_up(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chain x was suspended between two stages, and y has started in its place. The status of x still says Running."""
+    for second, name in enumerate(("x", "y", "z")):
+        namespace.apply(name, second=second)
+        await namespace.settle()
+    namespace.commit("x")
+    namespace.apply("x", suspend=True)
+
+    async def conflict(*_: Any, **__: Any) -> Any:
+        raise ApiError(409, "the object has been modified")
+
+    with monkeypatch.context() as edited_meanwhile:
+        edited_meanwhile.setattr(namespace.servers["x"], "patch_status", conflict)
+        await namespace.try_all()
+    assert (namespace.running(), namespace.status("x")["phase"]) == (["y"], "Running")
+    namespace.apply("x")
+
+
+async def test_a_place_that_was_given_up_is_asked_for_again_although_no_status_says_so(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+):
+    await a_place_that_no_status_has_given_up(namespace, monkeypatch)
+    await namespace.settle()
+    assert namespace.running() == ["y"]
+    assert namespace.stage("x", "tiny")["admission"] == "WaitingForTurn"
+    namespace.delete("y")
+    await namespace.settle()
+    assert namespace.running() == ["x"]
+
+
+async def test_a_look_that_fails_takes_no_place_back_that_was_given_up(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+):
+    await a_place_that_no_status_has_given_up(namespace, monkeypatch)
+    namespace.fill_cache(version=2)
+
+    def fail(plan: Plan) -> None:
+        if plan.chain.name == "x":
+            raise ValueError("a mistake of the operator")
+
+    monkeypatch.setattr(recent_plans, "check_plan", fail)
+    await namespace.try_all()
+    namespace.delete("y")
+    await namespace.try_all()
+    assert namespace.running() == ["z"]
