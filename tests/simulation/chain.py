@@ -10,7 +10,8 @@ from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.retry_request import RetryRequest, open_retry
 from distillchain_operator.cluster import ApiError
-from distillchain_operator.labels import digest_label
+from distillchain_operator.jobs import spec_hash
+from distillchain_operator.labels import SPEC_ANNOTATION, digest_label
 from simulation.etcd import Document
 from simulation.objects import (
     digest_of,
@@ -41,7 +42,7 @@ class Chain:
         committed_at: the version of the first status that says that a stage is committed, by digest.
         discarded_at: the version at which the user discarded a commit, by digest.
         failed: name and creation of each Job whose failure status has.
-        stalled: UIDs of Jobs that hold no place and no stage: status said that the chain is stalled while they existed.
+        stalled: UIDs of Jobs that hold no place and no stage: the chain was stalled while they existed.
         edited_at: the version of its last edit.
     """
 
@@ -128,12 +129,16 @@ class Chain:
             if entry["name"] not in self._again:
                 self._check_entry(entry)
         if self.is_stalled:
-            self.stalled |= {uid_of(job) for job in self.jobs if is_live(job)}
+            self.stall()
         current = {digest_label(stage.digest) for stage in self.plan.stages}
         is_current = stored.get("observedGeneration") == self.document["metadata"]["generation"]
         if stored["phase"] == "Succeeded" and is_current and not self._again and not current <= self.answered:
             self.etcd.fail("the chain was reported as succeeded too soon")
         return self.document
+
+    def stall(self) -> None:
+        """Its Jobs hold no place and no stage from now on."""
+        self.stalled |= {uid_of(job) for job in self.jobs if is_live(job)}
 
     @property
     def is_stalled(self) -> bool:
@@ -213,7 +218,13 @@ class Chain:
         return self._needs(job) and self.namespace.has_answer(job, seen) and not is_elsewhere
 
     def would_lose_failure(self, job: Document) -> bool:
-        """Whether a Job of the spec has failed, and neither status says so nor another one runs instead."""
+        """Whether a Job of the spec has failed, and neither status says so nor another one runs instead.
+
+        An edit that asks for another Job is a retry, also if it comes before the failure is in status.
+        """
+        stage = self.stages[digest_of(job)][0]
+        if job["metadata"]["annotations"][SPEC_ANNOTATION] != spec_hash(self.plan.chain, stage):
+            return False
         is_recorded = (job["metadata"]["name"], job["metadata"]["creationTimestamp"]) in self.failed
         status = self.document.get("status", {})
         # Of two Jobs that have failed, status names one.

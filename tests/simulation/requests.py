@@ -144,7 +144,7 @@ class ModelledCluster:
         place = self._namespaces[namespace]
         key = ChainKey(namespace, place.home[uid].name)
         place.kept.add(uid)
-        is_lost = await self._request("delete", about=uid, key=key)
+        is_lost = await self._change("delete", place, uid)
         place.kept.discard(uid)
         place.delete_job(name, uid, seen=self._seen[key])
         await self._answer(is_lost=is_lost)
@@ -164,11 +164,21 @@ class ModelledCluster:
         self, what: str, namespace: str, name: str, uid: str, *, spec: Document, annotations: Document
     ) -> None:
         place = self._namespaces[namespace]
-        is_lost = await self._request(what, about=uid, key=ChainKey(namespace, place.home[uid].name))
+        is_lost = await self._change(what, place, uid)
         stored = place.patch_job(name, uid, spec=spec, annotations=annotations)
         await self._answer(is_lost=is_lost)
         if stored is not None:
             self._take_written(stored)
+
+    async def _change(self, what: str, place: Namespace, uid: str) -> bool:
+        """Asks to change a Job. If that may not be stopped or resumed, its chain is stalled, even if no status says so."""
+        chain = place.home[uid]
+        try:
+            return await self._request(what, about=uid, key=ChainKey(place.name, chain.name))
+        except ApiError as error:
+            if error.is_refusal and what in ("delete", "suspend", "resume"):
+                chain.stall()
+            raise
 
     async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: Document) -> Document:
         is_lost = await self._request("status")
