@@ -41,12 +41,20 @@ def _no_other_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "name, value, fault",
     [
-        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE\n", "AWS_ACCESS_KEY_ID ends with a line break"),
-        ("AWS_SECRET_ACCESS_KEY", "top-secret\r\n", "AWS_SECRET_ACCESS_KEY ends with a line break"),
-        ("AWS_SECRET_ACCESS_KEY", " top-secret", "AWS_SECRET_ACCESS_KEY begins with white space"),
-        ("AWS_SESSION_TOKEN", "top-\nsecret", "AWS_SESSION_TOKEN contains a line break or another invisible character"),
-        ("AWS_ACCESS_KEY_ID", '"AKIAEXAMPLE"', "AWS_ACCESS_KEY_ID is in quotation marks"),
-        ("AWS_SESSION_TOKEN", "top-secrèt", "AWS_SESSION_TOKEN contains a character that is not ASCII"),
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE\n", "AWS_ACCESS_KEY_ID of the environment ends with a line break"),
+        ("AWS_SECRET_ACCESS_KEY", "top-secret\r\n", "AWS_SECRET_ACCESS_KEY of the environment ends with a line break"),
+        ("AWS_SECRET_ACCESS_KEY", " top-secret", "AWS_SECRET_ACCESS_KEY of the environment begins with white space"),
+        (
+            "AWS_SESSION_TOKEN",
+            "top-\nsecret",
+            "AWS_SESSION_TOKEN of the environment contains a line break or another invisible character",
+        ),
+        ("AWS_ACCESS_KEY_ID", '"AKIAEXAMPLE"', "AWS_ACCESS_KEY_ID of the environment is in quotation marks"),
+        (
+            "AWS_SESSION_TOKEN",
+            "top-secrèt",
+            "AWS_SESSION_TOKEN of the environment contains a character that is not ASCII",
+        ),
     ],
 )
 def test_a_malformed_credential_is_refused_at_once_by_name(
@@ -61,8 +69,9 @@ def test_a_malformed_credential_is_refused_at_once_by_name(
         S3Store("s3://models/x", endpoint_url=GONE, region=REGION).read("a")
 
     assert str(failure.value) == (
-        f"spec.storage.secretRef: {fault}, expected the value alone; write it again without that, for example with "
-        "`kubectl create secret generic --from-literal`, or with `printf %s` instead of `echo`"
+        f"spec.storage: {fault}, expected the value alone; write it again without that, for example with `printf %s` "
+        "instead of `echo`, or with `kubectl create secret generic --from-literal` (in a pod, from the Secret that "
+        "spec.storage.secretRef names)"
     )
     assert time.monotonic() - started < 10, "it was retried"  # retries would take 30 s
 
@@ -107,7 +116,24 @@ def test_wrong_credentials_are_reported_by_every_request(
     for request in requests:
         with pytest.raises(StorageDenied) as failure:
             request()
-        assert str(failure.value).startswith(f"spec.storage.secretRef: {s3.endpoint} refused {bucket} ({code}: ")
+        assert str(failure.value).startswith(f"spec.storage: {s3.endpoint} refused {bucket} ({code}: ")
+        assert str(failure.value).endswith(
+            ") with the credentials from the environment (in a pod, from the Secret that spec.storage.secretRef names); "
+            "correct them, or allow them to read and write there"
+        )
+
+
+@pytest.mark.cluster
+def test_refused_credentials_of_a_file_are_reported_with_its_profile(
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "credentials").write_text("[team]\naws_access_key_id = nobody\naws_secret_access_key = x\n")
+    monkeypatch.setenv("AWS_PROFILE", "team")
+
+    with pytest.raises(
+        StorageDenied, match="with the credentials from profile team of shared-credentials-file; correct"
+    ):
+        S3Store(bucket, endpoint_url=s3.endpoint, region=REGION).read("a")
 
 
 def test_no_credentials_at_all_are_reported():
@@ -115,9 +141,22 @@ def test_no_credentials_at_all_are_reported():
         S3Store("s3://models/x", endpoint_url=GONE, region=REGION).read("a")
 
     assert str(failure.value) == (
-        "spec.storage.secretRef: no credentials for s3://models/x (Unable to locate credentials); name a Secret with "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster set these "
-        "variables or AWS_PROFILE"
+        "spec.storage: no credentials for s3://models/x (Unable to locate credentials); set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; in a cluster, name a Secret with these in secretRef, or give the "
+        "service account a role"
+    )
+
+
+def test_an_empty_variable_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "top-secret")
+
+    with pytest.raises(StorageDenied) as failure:
+        S3Store("s3://models/x", endpoint_url=GONE, region=REGION)
+
+    assert str(failure.value) == (
+        "spec.storage: AWS_ACCESS_KEY_ID of the environment (in a pod, from the Secret that spec.storage.secretRef "
+        "names) is empty, expected a value"
     )
 
 
@@ -192,9 +231,9 @@ def test_a_token_that_stays_expired_is_unavailable_and_not_denied(
         store.read("a")
 
     assert str(failure.value) == (
-        f"spec.storage.secretRef: the session token for {bucket} has expired (ExpiredToken: The provided token has "
-        "expired.), also after 0 s of retries; renew AWS_SESSION_TOKEN in the Secret, or use a service account with a "
-        "role, whose token renews itself"
+        f"spec.storage: the session token for {bucket} from the environment (in a pod, from the Secret that "
+        "spec.storage.secretRef names) has expired (ExpiredToken: The provided token has expired.), also after 0 s of "
+        "retries; renew it there, or use a service account with a role, whose token renews itself"
     )
 
 

@@ -67,9 +67,9 @@ def test_objects_that_cannot_be_deleted_are_reported_before_any_work(s3: S3Serve
 
     key = f"stages/{DIGEST}/attempts/first/store-check"
     assert leftover == (
-        f"objects under {bucket}/{key} could not be deleted and stay there (spec.storage.secretRef: {gateway.endpoint} "
-        f"refused {bucket} (AccessDenied: no deletes); correct the credentials in the Secret, or allow them to read and "
-        "write there)"
+        f"objects under {bucket}/{key} could not be deleted and stay there (spec.storage: {gateway.endpoint} "
+        f"refused {bucket} (AccessDenied: no deletes) with the credentials from the environment (in a pod, from the "
+        "Secret that spec.storage.secretRef names); correct them, or allow them to read and write there)"
     )
 
 
@@ -93,7 +93,7 @@ def test_a_refused_key_among_many_is_reported_and_not_tried_again(s3: S3Server, 
     with (
         store_behind(rule, s3, bucket) as (store, gateway),
         pytest.raises(
-            StorageDenied, match=r"^spec\.storage\.secretRef: .* \(AccessDenied: words\); correct the credentials"
+            StorageDenied, match=r"^spec\.storage: .* \(AccessDenied: words\) with the credentials from the environment"
         ),
     ):
         store.delete(["a", "b"])

@@ -14,7 +14,7 @@ from distillchain_store.s3.store import S3Store
 from distillchain_store.s3.translation import Address, CredentialsExpired, Transient, translate, wants_other_checksum
 
 NOON = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
-ADDRESS = Address("s3://models/x", "models", "http://s3.test", "spec.teacher.model")
+ADDRESS = Address("s3://models/x", "models", "http://s3.test", "spec.teacher.model", "the environment")
 
 
 def an_error(code: str, status: int = 400, message: str = "words", **more: Any) -> ClientError:
@@ -36,12 +36,12 @@ def translated(error: ClientError) -> StoreError:
     [
         pytest.param(an_error("NoSuchBucket", 404), StorageDenied, "spec.teacher.model: http://s3.test has no bucket models; create it or correct the name", id="bucket"),
         pytest.param(an_error("NoSuchKey", 404), ObjectMissing, "s3://models/x/k: no such object", id="object"),
-        pytest.param(an_error("InvalidAccessKeyId", 403), StorageDenied, "spec.storage.secretRef: http://s3.test refused s3://models/x (InvalidAccessKeyId: words); correct the credentials in the Secret, or allow them to read and write there", id="credentials"),
+        pytest.param(an_error("InvalidAccessKeyId", 403), StorageDenied, "spec.storage: http://s3.test refused s3://models/x (InvalidAccessKeyId: words) with the credentials from the environment; correct them, or allow them to read and write there", id="credentials"),
         pytest.param(an_error("PermanentRedirect", 301), StorageDenied, "spec.storage.region: bucket models is in another region (PermanentRedirect: words); name that region", id="region"),
         pytest.param(an_error("InvalidRequest"), StorageDenied, "spec.storage: http://s3.test refused the request for s3://models/x/k (InvalidRequest: words); check the store's rules for this bucket", id="refused for another reason"),
         pytest.param(an_error("501", 501, "Not Implemented"), StorageDenied, "spec.storage: http://s3.test does not support a request that a commit needs (501: Not Implemented); use another store", id="not supported"),
         pytest.param(an_error("SlowDown", 503), Transient, "spec.storage.endpointUrl: http://s3.test could not handle the request for s3://models/x/k (SlowDown: words); check the store", id="busy"),
-        pytest.param(an_error("ExpiredToken"), CredentialsExpired, "spec.storage.secretRef: the session token for s3://models/x has expired (ExpiredToken: words); renew AWS_SESSION_TOKEN in the Secret, or use a service account with a role, whose token renews itself", id="expired token"),
+        pytest.param(an_error("ExpiredToken"), CredentialsExpired, "spec.storage: the session token for s3://models/x from the environment has expired (ExpiredToken: words); renew it there, or use a service account with a role, whose token renews itself", id="expired token"),
     ],
 )  # fmt: skip
 def test_an_answer_becomes_a_message_that_names_the_field_to_correct(error: ClientError, kind: type, want: str):

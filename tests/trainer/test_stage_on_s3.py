@@ -26,7 +26,7 @@ def test_a_missing_right_to_write_is_reported_before_any_work(root: Path, s3: S3
     assert process.returncode == 69, stderr
     failed = answer_in(root)
     assert isinstance(failed, Failed)
-    assert failed.message.startswith(f"spec.storage.secretRef: {s3.endpoint} refused {bucket}/out (AccessDenied")
+    assert failed.message.startswith(f"spec.storage: {s3.endpoint} refused {bucket}/out (AccessDenied")
     assert "FetchTeacher" not in stdout
     assert "data read" not in stderr
 

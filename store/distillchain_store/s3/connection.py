@@ -17,7 +17,7 @@ from botocore.config import Config
 
 from distillchain_store.errors import StorageDenied
 from distillchain_store.redaction import without_userinfo
-from distillchain_store.s3.credentials import check_credentials
+from distillchain_store.s3.credentials import check_credentials, describe_source
 from distillchain_store.s3.translation import wants_other_checksum
 from distillchain_store.store import CHUNK_BYTES
 
@@ -50,6 +50,8 @@ class Connection:
     ) -> None:
         self._endpoint_url, self._region = endpoint_url, region
         self._encryption = encryption
+        self.credentials = ""
+        """Where they come from, for messages."""
         self._checksums = _checksums_to_try(botocore.session.get_session())
         self.client = self._connect()
 
@@ -84,7 +86,9 @@ class Connection:
         try:
             if session.get_config_variable("metadata_service_num_attempts") == 1:  # boto3's own default
                 session.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
-            check_credentials(session)
+            credentials = session.get_credentials()
+            check_credentials(credentials)
+            self.credentials = describe_source(credentials, profile=session.profile)
             client: S3Client = boto3.session.Session(botocore_session=session).client(
                 "s3",
                 endpoint_url=self._endpoint_url,

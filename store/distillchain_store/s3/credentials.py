@@ -1,34 +1,47 @@
-"""Checks credentials before the first request. Malformed ones would fail later, with a misleading message."""
+"""Where credentials come from, and a check before the first request, where bad ones fail with a misleading message."""
 
 from __future__ import annotations
 
 import os
 
-import botocore.session
 from botocore.credentials import Credentials, RefreshableCredentials
 
 from distillchain_store.credential_faults import describe_fault
 from distillchain_store.errors import StorageDenied
 
+OF_A_POD = "in a pod, from the Secret that spec.storage.secretRef names"
 REMEDY = (
-    "expected the value alone; write it again without that, for example with `kubectl create secret generic "
-    "--from-literal`, or with `printf %s` instead of `echo`"
+    "expected the value alone; write it again without that, for example with `printf %s` instead of `echo`, or with "
+    f"`kubectl create secret generic --from-literal` ({OF_A_POD})"
 )
 
 
-def check_credentials(session: botocore.session.Session) -> None:
+def describe_source(credentials: Credentials | None, *, profile: str | None) -> str:
+    """Where credentials come from, for messages."""
+    if credentials is None:
+        return "nowhere"
+    if credentials.method == "env":
+        return f"the environment ({OF_A_POD})"
+    if credentials.method in ("shared-credentials-file", "config-file"):
+        return f"profile {profile or 'default'} of {credentials.method}"
+    return str(credentials.method)
+
+
+def check_credentials(credentials: Credentials | None) -> None:
     """Looks at static credentials; those of a role come from a service, which does not make such mistakes.
 
     Raises: StorageDenied naming the value, never showing it.
     """
-    credentials = session.get_credentials()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if credentials is None and os.environ.get(name) == "":
+            raise StorageDenied(f"spec.storage: {name} of the environment ({OF_A_POD}) is empty, expected a value")
     # Missing credentials are reported by the first request. Reading refreshable ones would already fetch them.
     if credentials is None or isinstance(credentials, RefreshableCredentials):
         return
     for name, value, is_header in _values(credentials):
         fault = describe_fault(value, is_header=is_header)
         if fault:
-            raise StorageDenied(f"spec.storage.secretRef: {name} {fault}, {REMEDY}")
+            raise StorageDenied(f"spec.storage: {name} {fault}, {REMEDY}")
 
 
 def _values(credentials: Credentials) -> list[tuple[str, str, bool]]:
@@ -42,6 +55,6 @@ def _values(credentials: Credentials) -> list[tuple[str, str, bool]]:
         name = "AWS_SESSION_TOKEN" if os.environ.get("AWS_SESSION_TOKEN") else "AWS_SECURITY_TOKEN"
         values.append((name, credentials.token, True))
     if credentials.method == "env":
-        return values
+        return [(f"{name} of the environment", value, is_header) for name, value, is_header in values]
     # In a credentials file the names are in lower case.
     return [(f"{name.lower()} of {credentials.method}", value, is_header) for name, value, is_header in values]

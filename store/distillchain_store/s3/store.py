@@ -81,10 +81,11 @@ class S3Store:
         self._field = field
         self._deletes_many = True  # until the server refuses it
         self._credentials_expired = False
-        self._endpoint = without_userinfo(endpoint_url or "AWS")  # for messages, until there is a client
+        # For messages, until there is a client.
+        self._endpoint, self._credentials = without_userinfo(endpoint_url or "AWS"), ""
         # Repeated too: an agent that provides credentials may not be up yet on a new node.
         self._connection = self._repeat("", lambda: Connection(endpoint_url, region, encryption))
-        self._endpoint = self._connection.endpoint
+        self._endpoint, self._credentials = self._connection.endpoint, self._connection.credentials
 
     def read(self, key: str) -> bytes:
         """See Store."""
@@ -252,7 +253,7 @@ class S3Store:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     def _address(self) -> Address:
-        return Address(self.uri, self._bucket, self._endpoint, self._field)
+        return Address(self.uri, self._bucket, self._endpoint, self._field, self._credentials)
 
     def _with_reason(self, request: Callable[[S3Client], T]) -> Callable[[S3Client], T]:
         """Adds the reason to a refusal of HEAD, whose answer has no body.

@@ -57,12 +57,14 @@ class Address:
 
     Attributes:
         field: where in the chain the URI stands.
+        credentials: where they come from.
     """
 
     uri: str
     bucket: str
     endpoint: str
     field: str
+    credentials: str
 
 
 class Transient(StorageUnavailable):
@@ -131,9 +133,9 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
         )
     if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
         return StorageDenied(
-            f"spec.storage.secretRef: no credentials for {address.uri} ({error}); name a Secret with "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service account a role; outside a cluster "
-            "set these variables or AWS_PROFILE"
+            f"spec.storage: no credentials for {address.uri} ({error}); set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; in a cluster, name a Secret with these in secretRef, or give the "
+            "service account a role"
         )
     if isinstance(error, CONNECTION_ERRORS):
         return _of_connection(error, address)
@@ -165,8 +167,8 @@ def translate_answer(answer: Answer, address: Address, key: str, *, now: datetim
     # May pass: the credentials are read again, and a file or an agent may have a new token by now.
     if answer.code in EXPIRED_CODES:
         return CredentialsExpired(
-            f"spec.storage.secretRef: the session token for {address.uri} has expired ({answer.said})",
-            "renew AWS_SESSION_TOKEN in the Secret, or use a service account with a role, whose token renews itself",
+            f"spec.storage: the session token for {address.uri} from {address.credentials} has expired ({answer.said})",
+            "renew it there, or use a service account with a role, whose token renews itself",
         )
     if _may_pass(answer):
         return Transient(
@@ -198,8 +200,8 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
         )
     if answer.code in CREDENTIAL_CODES or answer.status in (401, 403):
         return StorageDenied(
-            f"spec.storage.secretRef: {address.endpoint} refused {address.uri} ({answer.said}); correct the "
-            "credentials in the Secret, or allow them to read and write there"
+            f"spec.storage: {address.endpoint} refused {address.uri} ({answer.said}) with the credentials from "
+            f"{address.credentials}; correct them, or allow them to read and write there"
         )
     # A proxy asks for a user name; its answer never comes from S3.
     if answer.status == 407:
