@@ -6,9 +6,11 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from distillchain_api.resource.status import Admission
 from distillchain_operator.settings import Settings
 from docs.blocks import REPOSITORY, anchors, blocks, blocks_of, links, pages
 from docs.catalogue import CANNOT, ELSEWHERE, EXTERNAL_LINKS, NOT_RUN_LANGUAGES, RUN, VALUES
@@ -75,6 +77,14 @@ def test_the_operator_writes_the_log_fields_that_the_docs_name():
 
     assert set(re.findall(r"`(\w+)`", fields_)) <= written
     assert all(f'"{key}": ' in sources for key in re.findall(r"`(\w+)`", always))
+
+
+def test_the_faq_explains_every_reason_to_wait():
+    page = (REPOSITORY / "docs" / "faq.md").read_text()
+    rows = re.findall(r"^\| (`\w+`.*?) \|", page, re.MULTILINE)
+    admissions = set(get_args(Admission)) - {"Admitted"}  # it runs then
+
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"StagePending", "StageRunning", *admissions}
 
 
 def test_the_images_contain_every_package():
