@@ -27,7 +27,7 @@ def _import() -> None:
     with contextlib.suppress(Exception):
         # Otherwise each class of matplotlib writes docstrings when it is created, a fifth of the import.
         vars(importlib.import_module("matplotlib.artist"))["kwdoc"] = lambda _: ""
-        for name in ("scipy.stats", "distillchain_report.build", "distillchain_report.render"):
+        for name in ("scipy.special", "distillchain_report.build", "distillchain_report.render"):
             importlib.import_module(name)
 
 

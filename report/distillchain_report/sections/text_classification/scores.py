@@ -24,8 +24,10 @@ from distillchain_report.statistics import (
     PERMUTATIONS,
     SEED,
     Interval,
+    heads_probability,
     percentile_interval,
     share_interval,
+    sign_test,
 )
 
 if TYPE_CHECKING:
@@ -114,16 +116,12 @@ def permutation_p_value(
     one. It is exact for accuracy, where it equals McNemar's exact test, and where few rows differ; elsewhere it is
     (b + 1) / (m + 1) with b of m random swaps (Phipson and Smyth 2010), which is never too small.
     """
-    # Imported late for the same reason as in statistics.py.
-    from scipy.stats import binom, binomtest
-
     if metric == "accuracy":
         # To swap a row on which both models are right, or both wrong, changes no accuracy. Each other row is a coin
         # toss.
         only_teacher = int(((teacher == truth) & (student != truth)).sum())
         only_student = int(((student == truth) & (teacher != truth)).sum())
-        differing = only_teacher + only_student
-        return float(binomtest(only_teacher, differing, 0.5).pvalue) if differing else 1.0
+        return sign_test(only_teacher, only_teacher + only_student)
     if np.array_equal(teacher, student):
         return 1.0
     swaps = _MacroF1Swaps(truth, teacher, student)
@@ -135,7 +133,7 @@ def permutation_p_value(
         listed = np.stack(np.unravel_index(np.arange(outcomes), swaps.counts + 1), axis=1)
         # Swapping k of a cell's rows can be done in many ways, and all ways are equally likely: hence the binomial
         # weights.
-        weights = np.prod(binom.pmf(listed, swaps.counts, 0.5), axis=1)
+        weights = np.prod(heads_probability(listed, swaps.counts), axis=1)
         # Rounded weights may add up to a little more than 1.
         return min(1.0, float(weights[np.abs(swaps.differences(listed)) >= measured].sum()))
     # Draws in blocks, because the classes of all draws at once would not fit into memory.

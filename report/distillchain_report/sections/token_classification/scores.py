@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from distillchain_report.sections.token_classification.entities import Ints, count_entities
 from distillchain_report.sections.token_classification.predictions import Predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, SEED, Interval, percentile_interval
+from distillchain_report.statistics import (
+    BOOTSTRAP_DRAWS,
+    PERMUTATIONS,
+    SEED,
+    Interval,
+    heads_probability,
+    percentile_interval,
+)
 
 AT_ONCE = 100  # draws held in memory
 EXACT_OUTCOMES = 1 << 14  # up to here, listing all outcomes of the permutation test costs no more than drawing some
@@ -92,9 +99,6 @@ def permutation_p_value(teacher: Ratio, student: Ratio, *, permutations: int = P
     It is exact where few sentences differ; elsewhere it is (b + 1) / (m + 1) with b of m random swaps (Phipson and
     Smyth 2010), which is never too small.
     """
-    # Takes half a second to import; see statistics.py.
-    from scipy.stats import binom
-
     differs = (teacher.above != student.above) | (teacher.below != student.below)
     if not differs.any():
         return 1.0
@@ -106,7 +110,7 @@ def permutation_p_value(teacher: Ratio, student: Ratio, *, permutations: int = P
     if outcomes <= EXACT_OUTCOMES:
         listed = np.stack(np.unravel_index(np.arange(outcomes), swaps.counts + 1), axis=1)
         # Swapping k of a cell's sentences can be done in many ways, all equally likely: hence the binomial weights.
-        weights = np.prod(binom.pmf(listed, swaps.counts, 0.5), axis=1)
+        weights = np.prod(heads_probability(listed, swaps.counts), axis=1)
         # Rounded weights may add up to a little more than 1.
         return min(1.0, float(weights[np.abs(swaps.differences(listed)) >= measured].sum()))
     dice = np.random.default_rng(SEED)
