@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import yaml
 
 from chain_builders import a_document
+from distillchain_api.faults import BadDocument
 from distillchain_api.graph import build_plan
 from distillchain_cli.chain_files import read_chain
 from distillchain_cli.main import main
@@ -156,3 +158,9 @@ def example_in_help(*command: str, cwd: Path) -> list[str]:
     found = re.search(r"Example: distillchain (.+)\s*\Z", text)
     assert found, text
     return found[1].split()
+
+
+def faults_of(*arguments: str, **options: object) -> list[str]:
+    with pytest.raises(BadDocument) as caught:
+        read_chain(*arguments, **options)  # type: ignore[arg-type]  # the tables hold options of several types
+    return [str(fault) for fault in caught.value.faults]

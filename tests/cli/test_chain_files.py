@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,219 +12,16 @@ import pytest
 import yaml
 
 from chain_builders import a_document
-from cli.parts import COMMAND, distillchain, distillchain_here, write_chain
-from distillchain_api.faults import BadDocument
+from cli.parts import COMMAND, distillchain, distillchain_here, faults_of, write_chain
 from distillchain_api.wire.work_order import MAX_WORK_ORDER_BYTES, WORK_ORDER_ENV
 from distillchain_cli.chain_files import plan_of, read_chain
 
 NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml"}}
 
 
-def faults(*arguments: str, **options: object) -> list[str]:
-    with pytest.raises(BadDocument) as caught:
-        read_chain(*arguments, **options)  # type: ignore[arg-type]  # the tables hold options of several types
-    return [str(fault) for fault in caught.value.faults]
-
-
 def write(path: Path, *documents: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump_all(documents, sort_keys=False))
     return path
-
-
-# --- relative URIs
-
-
-def test_relative_uris_in_a_file_start_at_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "chains").mkdir()
-    write_chain(tmp_path / "chains", teacher={"model": "file://../models/teacher"})
-    monkeypatch.chdir(tmp_path)
-
-    chain = read_chain("chains/chain.yaml")
-
-    assert chain.spec.teacher.model == f"file://{tmp_path}/models/teacher"
-    assert chain.spec.storage.uri == f"file://{tmp_path}/chains/store"
-
-
-def test_relative_uris_in_options_start_at_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "chains").mkdir()
-    write_chain(tmp_path / "chains")
-    monkeypatch.chdir(tmp_path)
-
-    chain = read_chain(
-        "chains/chain.yaml", overrides=["spec.teacher.model=file://./mine"], storage="file://./elsewhere"
-    )
-
-    assert chain.spec.teacher.model == f"file://{tmp_path}/mine"
-    assert chain.spec.storage.uri == f"file://{tmp_path}/elsewhere"
-
-
-@pytest.mark.parametrize(
-    ("uri", "hint"),
-    [
-        ("file://ag_raw", "write file://./ag_raw for a path relative to the folder of this file"),
-        ("../ag_raw", "write file://../ag_raw for a path relative to the folder of this file"),
-        ("/data/ag_raw", "write file:///data/ag_raw"),
-        ("file:/data/ag_raw", "write file:///data/ag_raw"),
-        ("~/ag_raw", f"write file://{Path.home()}/ag_raw"),
-        (
-            "org/bert",
-            "write hf://org/bert, or s3://org/bert, or file://./org/bert for a path relative to the folder of this file",
-        ),
-        ("bert", "write hf://bert, or s3://bert, or file://./bert for a path relative to the folder of this file"),
-        ("a/b/c/d", "write file://./a/b/c/d for a path relative to the folder of this file"),
-        ("data/b/c", "write s3://data/b/c, or file://./data/b/c for a path relative to the folder of this file"),
-        ("S3://data/ag_raw", "write s3://data/ag_raw"),
-        ("s3:data/ag_raw", "write s3://data/ag_raw"),
-        ("hf:org/bert", "write hf://org/bert"),
-        ("https://huggingface.co/org/bert", "write hf://org/bert"),
-        ("https://example.com/org/bert", "without spaces, '//', '/./' and '/../'"),
-        ("s3://b/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
-        ("s3://Data/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
-        ("s3://data//ag_raw", "without spaces, '//', '/./' and '/../'"),
-    ],
-)
-def test_a_path_without_the_form_of_a_uri_gets_the_form_as_a_remedy(tmp_path: Path, uri: str, hint: str):
-    path = write_chain(tmp_path, teacher={"model": uri})
-
-    (message,) = faults(str(path))
-
-    assert message == (
-        f'spec.teacher.model: got "{uri}", expected hf://repo[@revision], s3://bucket/prefix or '
-        f"file:///absolute/path; {hint}"
-    )
-
-
-# --- --storage and --set
-
-
-@pytest.mark.parametrize(
-    ("uri", "hint"),
-    [
-        ("models/x", "write s3://models/x, or file://./models/x for a path relative to the current folder"),
-        ("./x", "write file://./x for a path relative to the current folder"),
-        ("s3:/models/x", "write s3://models/x"),
-        ("http://minio:9000/models", "the address of a server belongs into spec.storage.endpointUrl"),
-        ("gs://models", "without spaces, '//', '/./' and '/../'"),
-        ("hf://org/bert", "without spaces, '//', '/./' and '/../'"),
-    ],
-)
-def test_a_storage_option_without_the_form_of_a_uri_gets_the_form_as_a_remedy(tmp_path: Path, uri: str, hint: str):
-    (message,) = faults(str(write_chain(tmp_path)), storage=uri)
-
-    assert message == (f'--storage: got "{uri}", expected s3://bucket/prefix or file:///absolute/path; {hint}')
-
-
-def test_another_storage_drops_endpoint_and_credentials_of_the_first(tmp_path: Path):
-    path = write_chain(tmp_path, storage={"uri": "s3://b/p", "endpointUrl": "http://s3", "secretRef": {"name": "s"}})
-
-    chain = read_chain(str(path), storage="s3://other/place")
-
-    assert chain.spec.storage.to_document() == {"uri": "s3://other/place"}
-
-
-@pytest.mark.parametrize(
-    "override, is_set",
-    [
-        pytest.param("spec.stages[1].training.epochs=7", lambda s: s.stages[1].training.epochs == 7, id="by number"),
-        pytest.param("spec.stages[tiny].training.epochs=7", lambda s: s.stages[1].training.epochs == 7, id="by name"),
-        pytest.param(
-            "spec.stages[0].training.learningRate=1e-3",
-            lambda s: s.stages[0].training.learning_rate == 0.001,
-            id="1e-3 is a number",
-        ),
-        pytest.param("spec.teacher.fineTune={epochs: 2}", lambda s: s.teacher.fine_tune.epochs == 2, id="a mapping"),
-        pytest.param("spec.teacher.gate=null", lambda s: s.teacher.gate is None, id="null removes a field"),
-        pytest.param(
-            "spec.template.resources.limits[nvidia.com/gpu]=1",
-            lambda s: s.template.resources.to_document() == {"limits": {"nvidia.com/gpu": 1}},
-            id="a key with dots",
-        ),
-        pytest.param("spec.task.labels=[no way, fine]", lambda s: s.task.labels == ["no way", "fine"], id="a list"),
-        pytest.param(
-            "spec.task.dataset.uri=s3://data/a=b",
-            lambda s: s.task.dataset.uri == "s3://data/a=b",
-            id="only the first = divides",
-        ),
-    ],
-)
-def test_set_replaces_a_field(tmp_path: Path, override: str, is_set: Callable[[Any], bool]):
-    path = write_chain(tmp_path)
-
-    chain = read_chain(str(path), overrides=[override])
-
-    assert is_set(chain.spec)
-
-
-def test_the_last_of_two_equal_paths_wins(tmp_path: Path):
-    path = write_chain(tmp_path)
-
-    chain = read_chain(str(path), overrides=["spec.task.maxLength=10", "spec.task.maxLength=11"])
-
-    assert chain.spec.task.max_length == 11
-
-
-@pytest.mark.parametrize(
-    "override, want",
-    [
-        pytest.param("spec.template.training.epoch=1", "unknown field; did you mean epochs?", id="unknown field"),
-        pytest.param("spec.task.maxLength=2", "got 2, expected a number of tokens from 4 to 8192", id="a bad value"),
-        pytest.param(
-            "spec.stages[tiny].training={epochs: x}",
-            'spec.stages[1].training.epochs: got "x", expected a whole number from 1 to 1000000',
-            id="a bad value inside a mapping",
-        ),
-        pytest.param(
-            "spec.task", "has no '='; expected path=value, such as spec.template.training.epochs=1", id="no value"
-        ),
-        pytest.param(
-            "task.maxLength=8",
-            "expected a path under spec, or metadata.name, such as spec.template.training.epochs=1",
-            id="not under spec",
-        ),
-        pytest.param(
-            "spec.stages[huge].gate=1",
-            'spec.stages: got "huge", expected a number from 0 to 1 or one of mini, tiny',
-            id="no such stage",
-        ),
-        pytest.param(
-            "spec.stages[2].gate=1",
-            'spec.stages: got "2", expected a number from 0 to 1 or one of mini, tiny',
-            id="after the last",
-        ),
-        pytest.param(
-            "spec.task.type.x=1",
-            "spec.task.type is 'TextClassification'; expected a mapping or a list there",
-            id="below a text",
-        ),
-        pytest.param(
-            "spec.task..x=1", "cannot read the path from '..x' on; expected names with '.' and '[...]'", id="two dots"
-        ),
-        pytest.param(
-            "spec.task.labels=[a, b",
-            "the value is not YAML (expected ',' or ']' for the bracket opened on line 1); quote it",
-            id="broken YAML",
-        ),
-    ],
-)
-def test_a_fault_of_a_set_names_the_option(tmp_path: Path, override: str, want: str):
-    path = write_chain(tmp_path)
-
-    assert faults(str(path), overrides=[override]) == [f"--set {override}: {want}"]
-
-
-def test_all_faults_are_reported_together_with_their_file_or_option(tmp_path: Path):
-    write_chain(tmp_path, teacher={"model": "teacher"})
-    options = ["--set", "spec.task.maxLength=x", "--set", "oops", "--storage", "gs://models"]
-
-    done = distillchain_here("validate", "chain.yaml", *options, cwd=tmp_path)
-
-    assert (done.returncode, done.stdout) == (2, "")
-    assert [line.split(", expected")[0] for line in done.stderr.splitlines()] == [
-        "--set oops: has no '='; expected path=value, such as spec.template.training.epochs=1",
-        '--set spec.task.maxLength=x: got "x"',
-        '--storage: got "gs://models"',
-        'chain.yaml: spec.teacher.model: got "teacher"',
-    ]
 
 
 # --- what is in a file
@@ -250,21 +46,21 @@ def test_a_file_without_a_chain_is_refused(tmp_path: Path, content: bytes | None
     if content is not None:
         path.write_bytes(content)
 
-    assert faults(str(path)) == [want]
+    assert faults_of(str(path)) == [want]
 
 
 @pytest.mark.parametrize("spec", [None, "text", ["list"]])
 def test_a_spec_that_is_not_a_mapping_is_refused(tmp_path: Path, spec: object):
     path = write(tmp_path / "chain.yaml", {**a_document(), "spec": spec})
 
-    assert faults(str(path), overrides=["spec.task.maxLength=8"], storage="file://./s")
+    assert faults_of(str(path), overrides=["spec.task.maxLength=8"], storage="file://./s")
 
 
 @pytest.mark.parametrize("change", [{"kind": "DistilationChain"}, {"apiVersion": "distillchain.io/v1"}])
 def test_a_misspelt_kind_or_version_is_reported_instead_of_skipped(tmp_path: Path, change: dict[str, str]):
     path = write(tmp_path / "chain.yaml", a_document() | change)
 
-    (message,) = faults(str(path))
+    (message,) = faults_of(str(path))
 
     assert message.startswith(f"{next(iter(change))}: got ")
 
@@ -331,7 +127,7 @@ def test_an_empty_file_beside_a_chain_is_no_error(tmp_path: Path):
 
 
 def test_a_folder_without_chain_files_is_an_error(tmp_path: Path):
-    assert faults(str(tmp_path)) == ["the folder has no .json, .yaml, .yml file"]
+    assert faults_of(str(tmp_path)) == ["the folder has no .json, .yaml, .yml file"]
 
 
 def test_the_items_of_a_list_are_read_as_documents(tmp_path: Path):
