@@ -124,9 +124,10 @@ data               {vader.pin}, MIT, Copyright (c) 2014 cjhutto; please cite
                    Sentences of movie reviews and Amazon reviews. The label is the sign of the mean rating (-4 to 4) by
                    15 people or more; |mean| < {neutral_below:g} is left out. HTML entities are resolved.
                    Format: sentence<TAB>label, UTF-8, LF, with a header; quotation marks are literal.
-data/rated-*       All of these sentences, and others of newspaper editorials: sentence<TAB>rating<TAB>labels. The
-                   rating is the mean. The labels are the source (film, product or news), and negative, neutral,
-                   positive or strong (|rating| >= {strong_from}) for what at least {share:.0%} of the raters think.
+data/rated-*       {per_source:,} sentences of each of movie reviews, Amazon reviews and newspaper editorials:
+                   sentence<TAB>rating<TAB>labels. The rating is the mean. The labels are the source (film, product or
+                   news), and negative, neutral, positive or strong (|rating| >= {strong_from}) for what at least
+                   {share:.0%} of the raters think.
 Licence texts are in licenses/. Some tensors of the checkpoints have new names, as in current transformers.
 """
 
@@ -185,8 +186,15 @@ def build(built: Path, *, downloads: Path) -> Selection:
     for checkpoint in CHECKPOINTS:
         build_checkpoint(checkpoint, built, downloads)
     selection = build_data(built, downloads)
-    numbers = {"neutral_below": NEUTRAL_BELOW, "strong_from": ratings.STRONG_FROM, "share": ratings.SHARE_OF_RATERS}
-    text = README.format(minilm=MINILM, tiny=BERT_TINY, vader=VADER, **numbers)
+    text = README.format(
+        minilm=MINILM,
+        tiny=BERT_TINY,
+        vader=VADER,
+        neutral_below=NEUTRAL_BELOW,
+        per_source=ratings.SENTENCES_PER_SOURCE,
+        strong_from=ratings.STRONG_FROM,
+        share=ratings.SHARE_OF_RATERS,
+    )
     (built / "README.txt").write_text(text, encoding="utf-8")
     return selection
 

@@ -32,7 +32,8 @@ def test_sentences_and_ratings_are_matched_by_id() -> None:
         Labelled("Great & big.", 3.0, ("film", "positive", "strong")),
         Labelled("Dull.", -1.5, ("film", "negative")),
     ]
-    assert ratings.label("movieReviewSnippets", ground_truth, single) == want
+    found = ratings.label("movieReviewSnippets", ground_truth, single)
+    assert sorted(found, key=lambda item: -item.rating) == want
 
 
 @pytest.mark.parametrize(
@@ -60,10 +61,20 @@ def test_ratings_that_do_not_belong_to_a_sentence_are_refused(single: bytes, wan
     assert str(raised.value) == want_message
 
 
+def test_each_source_gives_the_same_number_of_sentences_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratings, "SENTENCES_PER_SOURCE", 10)
+    lines = [f"{number}\t1\tsentence number {number}" for number in range(50)]
+    single = "\n".join(f"{number}\t1\t0\t[1]" for number in range(50)).encode()
+    found = ratings.label("nytEditorialSnippets", "\n".join(lines).encode(), single)
+    again = ratings.label("nytEditorialSnippets", "\n".join(reversed(lines)).encode(), single)
+    assert found == again
+    assert len(found) == len({item.sentence for item in found}) == 10
+
+
 def test_repeated_sentences_are_kept_once_in_the_split_of_the_other_files() -> None:
     items = [Labelled("Good.", 2.0, ("film",)), Labelled("good", 3.0, ("news",)), Labelled("Bad.", -2.0, ("film",))]
     splits = ratings.divide(items)
-    assert sorted(item.sentence for kept in splits.values() for item in kept) == ["Bad.", "Good."]
+    assert sorted(item.sentence for kept in splits.values() for item in kept) == ["Bad.", "good"]
     assert all(split_of(item.sentence) == split for split, kept in splits.items() for item in kept)
 
 
