@@ -27,6 +27,9 @@ def pick_columns(header: Sequence[str], columns: Sequence[str], place: str) -> l
         count = names.count(name)
         if count > 1:
             raise DataInvalid(f'{place}: {count} columns are named "{column}"; rename all but one')
+        spaced = next((cell for cell in header if cell.strip() == column), None)
+        if count == 0 and spaced is not None:
+            raise DataInvalid(f'{place}: no column "{column}", but "{spaced}"; remove the spaces')
         if count == 0:
             raise DataInvalid(f'{place}: no column "{column}"; {nearest(column, list(header))}')
     return [names.index(name) for name in wanted]

@@ -23,13 +23,11 @@ def read_jsonl(file: TextFile, columns: Sequence[str]) -> Iterator[Row]:
         try:
             # json keeps the last of several equal keys without a word.
             value = json.loads(line, object_pairs_hook=_unique_keys)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             # With CR alone as line end, the whole file is one line, which is not JSON.
             if "\r" in line:
                 raise cr_alone(file.name) from error
-            raise DataInvalid(
-                f"{file.name}:{number}: not a JSON object ({error}); write one object per line"
-            ) from error
+            raise DataInvalid(f"{file.name}:{number}: not a JSON object ({_why(error, line)}") from error
         if not isinstance(value, dict):
             raise DataInvalid(
                 f"{file.name}:{number}: got {line.strip()[:40]}, expected a JSON object; write one object per line"
@@ -39,6 +37,18 @@ def read_jsonl(file: TextFile, columns: Sequence[str]) -> Iterator[Row]:
             keys = list(value)
             picked = [keys[i] for i in pick_columns(keys, columns, f"{file.name}:{number}")]
         yield Row(number, tuple([value[key] for key in picked]))
+
+
+def _why(error: Exception, line: str) -> str:
+    """What is wrong with a line, the bracket that ends it, and the remedy."""
+    if isinstance(error, json.JSONDecodeError):
+        if error.msg == "Extra data" and line[error.pos :].strip() == ",":
+            return "a comma follows it); remove the comma"
+        return f"{error.msg}: column {error.colno}); write one object per line"
+    if isinstance(error, RecursionError):
+        return "nested too deeply); write one flat object per line"
+    # Of a number, Python also names a function that allows more digits.
+    return f"{str(error).partition('; ')[0]}); write one object per line"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
