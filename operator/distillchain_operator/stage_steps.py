@@ -150,7 +150,11 @@ def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leav
     superfluous = tuple(
         DeleteJob(job.name, job.uid, why=f"Job {entry.job} has committed the stage")
         for job in view.unfinished_jobs_of(stage)
-        if job.name not in needed and not job.exports_only and job.name not in leaving
+        if job.name not in needed
+        and not job.exports_only
+        and job.name not in leaving
+        # The Job controller completes it within a second. Another operator may count on its answer.
+        and not view.has_succeeded(job)
     )
     step = export_step(view, stage, entry, leaving=leaving | {job.name for job in superfluous})
     return replace(step, actions=(*superfluous, *step.actions))

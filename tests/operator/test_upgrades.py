@@ -102,3 +102,14 @@ def test_a_damaged_checkpoint_is_not_committed_again_by_its_job_of_another_defau
     retried = decide(retrying(plan, "tiny"), *jobs, pods=pods, previous=failed, image=NEW)
     assert sorted(deleted(retried)) == sorted(job["metadata"]["name"] for job in jobs)
     assert created(retried) == []
+
+
+def test_of_two_jobs_that_have_both_committed_their_stage_none_is_deleted():
+    """Two operators with different default images would delete one each, and both answers with them."""
+    plan = a_plan(template={})
+    answers = [a_committed_job(plan, "mini", image=image) for image in (OLD, NEW)]
+    for job, _ in answers:
+        job["status"] = {"active": 1}  # the Job controller has not seen the end of the pods
+    decision = decide(plan, *(job for job, _ in answers), pods=tuple(pod for _, pod in answers), image=NEW)
+    assert deleted(decision) == []
+    assert (entry(decision, "mini").phase, created(decision)) == ("Committed", ["tiny"])
