@@ -21,6 +21,7 @@ from simulation.objects import (
     is_over,
     is_succeeded,
     owner_of,
+    stall_of,
     terminated,
     uid_of,
     version_of,
@@ -128,7 +129,7 @@ class Chain:
         for entry in (*stored.get("stages", []), *stored.get("evidence", [])):
             if entry["name"] not in self._again:
                 self._check_entry(entry)
-        if self.is_stalled:
+        if stall_of(stored):
             self.stall()
         current = {digest_label(stage.digest) for stage in self.plan.stages}
         is_current = stored.get("observedGeneration") == self.document["metadata"]["generation"]
@@ -139,12 +140,6 @@ class Chain:
     def stall(self) -> None:
         """Its Jobs hold no place and no stage from now on."""
         self.stalled |= {uid_of(job) for job in self.jobs if is_live(job)}
-
-    @property
-    def is_stalled(self) -> bool:
-        """Its status says that it does not go on without the user."""
-        conditions = self.status.get("conditions", [])
-        return any(condition["type"] == "Stalled" and condition["status"] == "True" for condition in conditions)
 
     def _put(self, document: Document) -> None:
         self.document = self.namespace.put("chains", document)

@@ -92,13 +92,12 @@ class Namespace:
             raise ApiError(409, f"jobs {name} already exists", reason="AlreadyExists")
         chain = self.known[owner_of(job)]
         chain.check_new_job(job, seen=seen)
-        is_excused = check_shared_job(chain, job, seen=seen)
+        check_shared_job(chain, job, seen=seen)
         created = {"uid": f"job-{self.etcd.version}", "creationTimestamp": timestamp(self.etcd.now)}
         status = {"startTime": timestamp(self.etcd.now)}
         metadata = job["metadata"] | {"namespace": self.name} | created
         self.born[name, created["creationTimestamp"]] = created["uid"], job["spec"]["backoffLimit"]
         self.home[created["uid"]] = chain
-        chain.stalled |= {created["uid"]} if is_excused else set()
         return self.put("jobs", job | {"metadata": metadata, "status": status, "known_at": self.etcd.version + 1})
 
     def patch_job(self, name: str, uid: str, *, spec: Document, annotations: Document) -> Document | None:

@@ -33,6 +33,12 @@ def has_condition(job: Document, kind: str) -> bool:
     return any(condition["type"] == kind for condition in job["status"].get("conditions", []))
 
 
+def stall_of(status: Document) -> str | None:
+    """Why a chain does not go on without the user, by its status; None if it does."""
+    found = [each for each in status.get("conditions", []) if each["type"] == "Stalled" and each["status"] == "True"]
+    return found[0]["reason"] if found else None
+
+
 def is_deleting(document: Document) -> bool:
     return "deletionTimestamp" in document["metadata"]
 

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable, Generator
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Kind, Listed
 from distillchain_operator.cluster import ApiError
+from distillchain_operator.problems import STATUS_REFUSED
 from distillchain_operator.transitions import ChainEvent
 from simulation.etcd import Document, Etcd
 from simulation.namespace import Namespace
-from simulation.objects import chain_name_of, owner_of
+from simulation.objects import chain_name_of, owner_of, stall_of
 
 PAUSE_S = 20.0  # what was refused is tried again after 30 s; a user's edit may be the remedy
 
@@ -144,7 +145,7 @@ class ModelledCluster:
         place = self._namespaces[namespace]
         key = ChainKey(namespace, place.home[uid].name)
         place.kept.add(uid)
-        is_lost = await self._change("delete", place, uid)
+        is_lost = await self._request("delete", about=uid, key=key)
         place.kept.discard(uid)
         place.delete_job(name, uid, seen=self._seen[key])
         await self._answer(is_lost=is_lost)
@@ -164,23 +165,17 @@ class ModelledCluster:
         self, what: str, namespace: str, name: str, uid: str, *, spec: Document, annotations: Document
     ) -> None:
         place = self._namespaces[namespace]
-        is_lost = await self._change(what, place, uid)
+        is_lost = await self._request(what, about=uid, key=ChainKey(namespace, place.home[uid].name))
         stored = place.patch_job(name, uid, spec=spec, annotations=annotations)
         await self._answer(is_lost=is_lost)
         if stored is not None:
             self._take_written(stored)
 
-    async def _change(self, what: str, place: Namespace, uid: str) -> bool:
-        """Asks to change a Job. If that may not be stopped or resumed, its chain is stalled, even if no status says so."""
-        chain = place.home[uid]
-        try:
-            return await self._request(what, about=uid, key=ChainKey(place.name, chain.name))
-        except ApiError as error:
-            if error.is_refusal and what in ("delete", "suspend", "resume"):
-                chain.stall()
-            raise
-
     async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: Document) -> Document:
+        chain = self._namespaces[namespace].chains.get(name)
+        # The operator gives the place of the chain to others, also if this is refused.
+        if chain is not None and stall_of(status) not in (None, STATUS_REFUSED):
+            chain.stall()
         is_lost = await self._request("status")
         chain = self._namespaces[namespace].chains.get(name)
         if chain is None:

@@ -29,15 +29,11 @@ def _counts(chain: Chain, job_uid: str) -> bool:
     return chain.exists and job_uid not in chain.stalled
 
 
-def check_shared_job(chain: Chain, job: Document, *, seen: int) -> bool:
-    """An operator that has listed the Jobs at the version `seen` creates a Job of a chain.
-
-    Returns: whether the Job exceeds the limit although it may. A chain that is Running by its status keeps its turn, also
-        if the place was given to another one and that status is only outdated: it could not be written.
-    """
+def check_shared_job(chain: Chain, job: Document, *, seen: int) -> None:
+    """An operator that has listed the Jobs at the version `seen` creates a Job of a chain."""
     place, digest, name = chain.namespace, digest_of(job), job["metadata"]["name"]
     if not place.has_one_operator or not chain.exists:
-        return False
+        return
     holders = set()
     for other in place.objects["jobs"].values():
         home = place.home[uid_of(other)]
@@ -50,10 +46,8 @@ def check_shared_job(chain: Chain, job: Document, *, seen: int) -> bool:
             place.etcd.fail(
                 f"Job {name} was created, and {other['metadata']['name']} of {home.name} has the same stage"
             )
-    is_beyond = 0 < place.limit <= len(holders) and not any(map(is_live, chain.jobs))
-    if is_beyond and chain.phase != "Running":
+    if 0 < place.limit <= len(holders) and not any(map(is_live, chain.jobs)):
         place.etcd.fail(f"Job {name} was created, and {place.limit} other chains run: {sorted(holders)}")
-    return is_beyond
 
 
 def check_start(place: Namespace, pod: Document) -> None:
