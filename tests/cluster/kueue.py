@@ -110,6 +110,8 @@ def _configuration(*, webhook: int, health: int, certificates: Path) -> dict[str
         "webhook": {"host": "127.0.0.1", "port": webhook, "certDir": str(certificates)},
         "leaderElection": {"leaderElect": False},
         "integrations": {"frameworks": ["batch/job"]},
+        # Not the default; it changes nothing for a Job that has a queue.
+        "manageJobsWithoutQueueName": True,
         # Each needs another port, or the right to read other clusters.
         "featureGates": {"VisibilityOnDemand": False, "MultiKueue": False},
     }

@@ -257,6 +257,22 @@ def test_the_pods_of_a_group_are_admitted_together(chains: Chains, queue: str, c
     wait_for_admission(group, "Admitted")
 
 
+def test_a_chain_without_any_queue_is_held_if_kueue_manages_all_jobs_until_it_names_one(chains: Chains):
+    chain = chains.apply("unlabelled", queueName=None)
+
+    def reason() -> str:
+        workloads = chain.cluster.get("workloads", "-n", chain.namespace)["items"]
+        found = [each for workload in workloads for each in workload.get("status", {}).get("conditions", [])]
+        return next((each["message"] for each in found if each["type"] == "QuotaReserved"), "")
+
+    chain.wait("Kueue's reason", lambda: "LocalQueue  doesn't exist" in reason())
+    assert (chain.jobs()[0]["spec"]["suspend"], chain.pods()) == (True, [])
+    assert chain.stage("mini")["message"].endswith("if Kueue does, the Job has no queue: set queueName")
+
+    chains.apply("unlabelled")
+    start(chain)
+
+
 def test_a_chain_without_a_queue_uses_the_default_one_of_its_namespace(
     chains: Chains, namespace: str, queue: str, control_plane: ControlPlane
 ):
