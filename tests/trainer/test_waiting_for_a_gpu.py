@@ -23,17 +23,17 @@ def test_losses_are_read_every_50_steps_and_at_the_end_of_an_epoch(
     run.work = SimpleNamespace(device=SimpleNamespace(type=device), world=SimpleNamespace(any=lambda *flags: flags))
     run.hooks = SimpleNamespace(stop=lambda: False)
     run.settings = SimpleNamespace(save_interval_s=600.0)
-    run.selection, run.saved = None, time.monotonic()
-    run.steps, run.epoch_steps, run.unread = 5000, epoch_steps, []
+    run.selection, run.saved_at = None, time.monotonic()
+    run.steps, run.epoch_steps, run.meter = 5000, epoch_steps, SimpleNamespace(unread=0)
 
     def read() -> None:
         found.append(run.step)
-        run.unread = []
+        run.meter.unread = 0
 
     run._read_losses = read
     for step in range(1, steps + 1):
         run.step = step
-        run.unread.append(step)
+        run.meter.unread += 1
         run._after_step()
 
     assert len(found) == reads

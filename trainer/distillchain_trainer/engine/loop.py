@@ -7,7 +7,6 @@ its rows, saves states without pickles, and leaves losses on the GPU until their
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from distillchain_api.base import Record
 from distillchain_api.metrics import Metric
@@ -28,6 +26,8 @@ from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.precision import best_device, device_of
+from distillchain_trainer.engine.progress import Meter
+from distillchain_trainer.engine.progress import TrainingProgress as TrainingProgress  # hooks receive it
 from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
 from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
 from distillchain_trainer.engine.step import ExtraLoss, RowLosses, Rows, Work
@@ -35,35 +35,14 @@ from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.tracing import StepTracer
 from distillchain_trainer.engine.training_state import load_state, load_weights, save_state, set_seed
 from distillchain_trainer.engine.world import ALONE, World
-from distillchain_trainer.errors import LostPeers, StopRequested, TrainingDiverged
+from distillchain_trainer.errors import LostPeers, StopRequested
 
 log = logging.getLogger(__name__)
 
-DIVERGED_REMEDY = "lower training.learningRate, add warmupRatio, or use precision float32"
 LOOP = "loop.json"
 SAVE_AGAIN_S = 60.0  # after a state could not be saved
-RECENT_STEPS = 50  # of which progress shows the mean loss
 ROWS_SHARE = 0.2  # of the free memory of a GPU, for the training rows
 GPU_CHECK_STEPS = 50  # reading a loss from a GPU waits for the GPU, so losses are read in groups of so many steps
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far training is, for progress lines and saved states."""
-
-    step: int
-    of: int
-    epoch: float
-    loss: float
-    """Mean of the last RECENT_STEPS steps."""
-    train_s: float
-    examples_per_second: float
-    eta_s: float
-    micro_batch_size: int
-    mode: str
-    """How steps are executed; see Mode."""
-    selected: SelectedEpoch | None = None
-    """The epoch whose weights the model has at the end; None before, and with `selection: Last`."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +154,10 @@ def train(
             best=saved.best,
             state=resume_from[0] if resume_from else None,
         )
-    run = _Run(work, model, settings, history, hooks, saved, selection, step=first_step)
+    meter = Meter(first_step=first_step, recent=saved.recent, train_s_before=train_s_before)
+    run = _Run(work, model, settings, history, hooks, saved, selection, meter, step=first_step)
     try:
-        return run.to_the_end(train_s_before)
+        return run.to_the_end()
     finally:
         run.tracer.finish(run.step)
 
@@ -197,7 +177,7 @@ class SavedLoop(Record):
 
 
 class _Run:
-    """One call of `train`: the clock, and the losses that are still on the device."""
+    """One call of `train`: its steps, and what happens between them."""
 
     def __init__(
         self,
@@ -208,12 +188,13 @@ class _Run:
         hooks: Hooks,
         saved: SavedLoop,
         selection: EpochSelection | None,
+        meter: Meter,
         *,
         step: int,
     ) -> None:
         self.work, self.settings, self.history, self.hooks = work, settings, history, hooks
         self.model = model  # whole, where `work` has only a part of it
-        self.selection = selection
+        self.selection, self.meter = selection, meter
         self.selected: SelectedEpoch | None = None
         self.training = settings.training
         micro_rows = min(settings.micro_batch_size or self.training.batch_size, self.training.batch_size)
@@ -227,16 +208,11 @@ class _Run:
         self.epoch_rows = max(settings.rows_per_epoch or 0, len(work.rows.lengths))
         self.epoch_steps = steps_per_epoch(self.epoch_rows, self.training.batch_size)
         self.steps = self.epoch_steps * self.training.epochs
-        self.step = self.first_step = self.saved_step = step
-        self.unread: list[Tensor] = []  # losses of the last steps, on the device
-        self.recent = saved.recent
-        self.trained_rows = 0
+        self.step = self.saved_step = step
+        self.saved_at = time.monotonic()
         self.tracer = StepTracer(hooks.wants_trace, hooks.keep_trace, settings.folder)
 
-    def to_the_end(self, train_s_before: float) -> TrainingProgress:
-        self.train_s_before = train_s_before
-        self.started = self.saved = time.monotonic()
-        self.away_s = 0.0  # spent on saving and measuring, which is no training
+    def to_the_end(self) -> TrainingProgress:
         self.work.model.train()
         while self.step < self.steps:
             epoch, position = divmod(self.step, self.epoch_steps)
@@ -292,8 +268,7 @@ class _Run:
             self._save(stops=True)
             raise StopRequested(self.saved_step)
         self.step += 1
-        self.trained_rows += len(batch)
-        self.unread.append(loss)
+        self.meter.trained(loss, rows=len(batch))
 
     def _after_step(self) -> None:
         # After the last step there is nothing to save here: the caller stores the finished student, without moments.
@@ -302,10 +277,10 @@ class _Run:
         # Agreed, because signals and clocks of ranks differ, and all must stop and save at the same step.
         stop, due = self.work.world.any(
             self.hooks.stop() and not (last and self.selection is None),
-            time.monotonic() - self.saved > self.settings.save_interval_s and not last,
+            time.monotonic() - self.saved_at > self.settings.save_interval_s and not last,
         )
         epoch_ends = self.step % self.epoch_steps == 0
-        if self.work.device.type == "cpu" or stop or due or epoch_ends or len(self.unread) >= GPU_CHECK_STEPS:
+        if self.work.device.type == "cpu" or stop or due or epoch_ends or self.meter.unread >= GPU_CHECK_STEPS:
             self._read_losses()  # before anything is saved or measured: neither may see a diverged student
         if stop or due:
             self._save(stops=stop)
@@ -313,83 +288,71 @@ class _Run:
             raise StopRequested(self.saved_step)
 
     def _read_losses(self) -> None:
-        """Brings the losses of the last steps from the device. Raises: TrainingDiverged naming the first bad step."""
-        # One transfer for all losses: each read from a GPU waits until the GPU has caught up.
-        values = torch.stack(self.unread).tolist() if self.unread else []
-        first, self.unread = self.step - len(values) + 1, []
-        for step, loss in enumerate(values, start=first):
-            if not math.isfinite(loss):
-                raise TrainingDiverged(f"the loss became {loss} at step {step}; {DIVERGED_REMEDY}")
-            self.recent = [*self.recent[1 - RECENT_STEPS :], loss]
+        """Brings the losses of the last steps from the device. Raises: TrainingDiverged."""
+        for step, loss in self.meter.read(self.step):
             rate = learning_rate_at(step, self.steps, self.training)
             self.history.trained(step, self.steps, step / self.epoch_steps, loss, rate)
         self.hooks.on_step(self.progress())
 
     def _save(self, *, stops: bool) -> None:
-        began = time.monotonic()
-        state = self.settings.folder / f"step-{self.step}"
+        with self.meter.away():
+            state = self.settings.folder / f"step-{self.step}"
+            self._write_state(state)
+            saved = self.hooks.save(state, self.progress(), stops)
+            if saved:
+                self.saved_step = self.step
+            if self.work.world.is_main:
+                # One state at a time on the pod's disk: with both moments it is three times as large as the weights.
+                for path in state.iterdir():
+                    path.unlink()
+        interval_s = self.settings.save_interval_s
+        self.saved_at = time.monotonic() - (0 if saved else max(0, interval_s - SAVE_AGAIN_S))
+
+    def _write_state(self, state: Path) -> None:
+        """Writes what a resumed training needs into a folder. All ranks call it."""
         self._gather_weights()
         extra = self.work.extra.module if self.work.extra else None
         save_state(state, self.model, self.work.optimizer, self.work.world, extra=extra)
-        if self.work.world.is_main:
-            kept = SavedLoop(
-                recent=self.recent,
-                micro_rows=self.stepper.eager.micro_rows,
-                recomputes=self.stepper.eager.recomputes,
-                mode=self.stepper.decided_mode,
-                best=self.selection.best if self.selection else BestSoFar(),
-            )
-            if self.selection is not None:
-                self.selection.write_state(state)
-            (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
-        saved = self.hooks.save(state, self.progress(), stops)
-        if saved:
-            self.saved_step = self.step
-        if self.work.world.is_main:
-            # One state at a time on the pod's disk: with both moments it is three times as large as the weights.
-            for path in state.iterdir():
-                path.unlink()
-        now = time.monotonic()
-        self.saved = (
-            now if saved else now - self.settings.save_interval_s + min(self.settings.save_interval_s, SAVE_AGAIN_S)
+        if not self.work.world.is_main:
+            return
+        kept = SavedLoop(
+            recent=self.meter.recent,
+            micro_rows=self.stepper.eager.micro_rows,
+            recomputes=self.stepper.eager.recomputes,
+            mode=self.stepper.decided_mode,
+            best=self.selection.best if self.selection else BestSoFar(),
         )
-        self.away_s += now - began
+        if self.selection is not None:
+            self.selection.write_state(state)
+        (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
 
     def _measure_epoch(self, epoch: int) -> None:
         if self.selection is not None and self.selection.best.measured >= epoch:
             return  # before the state was saved from which this training is resumed
-        began = time.monotonic()
-        try:
-            with without_compiled_layers(self.work.model):
-                metrics = self.hooks.validate(self.work.model)
-            self.history.measured(self.step, float(epoch), metrics)
-            if self.selection is not None:
-                self._gather_weights()
-                self.selection.measured(epoch, self.step, metrics, self.model)
-        except LostPeers:
-            raise
-        except StopRequested:
-            if self.selection is not None:
-                # The choice needs every epoch, so the resumed training measures this one again.
-                self._save(stops=True)
-                raise StopRequested(self.saved_step) from None
-            # Otherwise the next step saves and stops, and a training resumed after that step skips the measurement.
-        self.work.model.train()
-        self.away_s += time.monotonic() - began
+        with self.meter.away():
+            try:
+                with without_compiled_layers(self.work.model):
+                    metrics = self.hooks.validate(self.work.model)
+                self.history.measured(self.step, float(epoch), metrics)
+                if self.selection is not None:
+                    self._gather_weights()
+                    self.selection.measured(epoch, self.step, metrics, self.model)
+            except LostPeers:
+                raise
+            except StopRequested:
+                if self.selection is not None:
+                    # The choice needs every epoch, so the resumed training measures this one again.
+                    self._save(stops=True)
+                    raise StopRequested(self.saved_step) from None
+                # Otherwise the next step saves and stops, and a training resumed after it skips the measurement.
+            self.work.model.train()
 
     def progress(self) -> TrainingProgress:
         """How far training is now."""
-        # Rates and remaining time are of this attempt alone: an earlier one may have run on other hardware.
-        here_s = time.monotonic() - self.started - self.away_s
-        steps = self.step - self.first_step
-        return TrainingProgress(
-            step=self.step,
-            of=self.steps,
+        return self.meter.progress(
+            self.step,
+            self.steps,
             epoch=self.step / self.epoch_steps,
-            loss=sum(self.recent) / max(len(self.recent), 1),
-            train_s=self.train_s_before + here_s,
-            examples_per_second=self.trained_rows / max(here_s, 1e-9),
-            eta_s=(self.steps - self.step) * here_s / max(steps, 1),
             micro_batch_size=self.stepper.eager.micro_rows,
             mode=str(self.stepper.decided_mode or Mode.EAGER),
             selected=self.selected,
