@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
@@ -23,10 +22,6 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from distillchain_trainer.engine.world import World
-from distillchain_trainer.errors import CheckpointInvalid
-from distillchain_trainer.models import bert_hash, memory
-from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.tokenizers import agree_on_padding, load_tokenizer
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sequences.heads import SequenceModel
@@ -293,71 +288,6 @@ def test_a_new_pooler_follows_the_seed(tmp_path: Path):
     assert not torch.equal(poolers[0], poolers[2])
 
 
-def test_the_default_bert_hash_is_femto(teacher: Path):
-    student = build_student("bert-hash", teacher, vocab_size=30522)
-
-    assert student.parameters == 242_662
-    assert not student.pretrained
-    assert student.model.bert.embeddings.word_embeddings.weight.shape == (30522, 5)
-
-
-def test_new_words_of_bert_hash_are_as_large_as_positions(teacher: Path):
-    embeddings = build_student("bert-hash", teacher, vocab_size=30522).model.bert.embeddings
-
-    words = embeddings.word_projection(embeddings.word_embeddings.weight[1:])
-
-    assert embeddings.word_projection.weight.std().item() == pytest.approx(5**-0.5, rel=0.2)
-    assert words.std().item() == pytest.approx(embeddings.position_embeddings.weight.std().item(), rel=0.2)
-
-
-def test_bert_hash_goes_round_through_the_auto_classes(tmp_path: Path):
-    bert_hash.register()
-    model = AutoModelForSequenceClassification.from_config(bert_hash.BertHashConfig(vocab_size=50, num_labels=3))
-    model.eval()
-    ids = torch.randint(1, 50, (2, 9))
-    mask = torch.ones_like(ids)
-    mask[1, 4:] = 0
-    model.save_pretrained(tmp_path)
-
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    base, found = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-
-    torch.testing.assert_close(again(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
-    short = again(ids[1:, :4], attention_mask=mask[1:, :4]).logits
-    torch.testing.assert_close(again(ids, attention_mask=mask).logits[1:], short, msg="padding changes nothing")
-    assert type(base).__name__ == "BertHashModel"
-    assert not found["missing_keys"]
-
-
-def test_bert_hash_is_the_written_formula(tmp_path: Path):
-    embeddings = bert_hash.BertHashEmbeddings(bert_hash.BertHashConfig(vocab_size=20)).eval()
-    ids, kinds = torch.tensor([[4, 9, 2]]), torch.tensor([[0, 1, 1]])
-
-    words = embeddings.word_embeddings.weight[ids] @ embeddings.word_projection.weight.T
-    summed = words + embeddings.word_projection.bias + embeddings.position_embeddings.weight[:3]
-    summed = summed + embeddings.token_type_embeddings.weight[kinds]
-    want = torch.nn.functional.layer_norm(
-        summed, (50,), embeddings.LayerNorm.weight, embeddings.LayerNorm.bias, eps=1e-12
-    )
-
-    torch.testing.assert_close(embeddings(ids, kinds), want)
-
-
-@pytest.mark.shared
-def test_the_pretrained_femto_loads_whole(shared: Path):
-    bert_hash.register()
-    folder = shared / "models/bert-hash-femto-imdb-mlm"
-
-    encoder, found = AutoModel.from_pretrained(folder, output_loading_info=True)
-    _, with_head = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-
-    assert sum(parameter.numel() for parameter in encoder.parameters()) == 242_560
-    assert not found["missing_keys"]
-    assert not found["unexpected_keys"]
-    assert set(with_head["missing_keys"]) == {"classifier.weight", "classifier.bias"}
-    assert not with_head["unexpected_keys"]
-
-
 @pytest.mark.shared
 def test_real_checkpoints_with_unnamed_classes_teach_and_learn(shared: Path, tmp_path: Path):
     data = tmp_path / "data"
@@ -380,63 +310,3 @@ def test_real_checkpoints_with_unnamed_classes_teach_and_learn(shared: Path, tmp
     assert answer.pretrained
     assert answer.teacher is not None
     assert answer.teacher.parameters == 4_386_178
-
-
-def test_an_architecture_that_does_not_fit_into_memory_is_refused_before_it_is_built(teacher: Path):
-    limit = memory.memory_limit_bytes()
-    assert limit is not None
-
-    with pytest.raises(CheckpointInvalid) as refused:
-        build_student("bert", teacher, hidden_size=1 << 20, num_attention_heads=1, intermediate_size=1 << 20)
-
-    assert str(refused.value) == (
-        "spec.stages[0].student.architecture: it has 80,265,058,713,602 parameters, which need 1,196,042.6 GiB (weights, "
-        f"gradients and moments of AdamW in float32), and the memory limit is {limit / 2**30:,.1f} GiB; make the "
-        "architecture smaller or raise the memory limit of the pod"
-    )
-
-
-def a_million_weights() -> torch.nn.Module:
-    return torch.nn.Linear(1000, 1000, bias=False)
-
-
-def test_each_process_of_a_node_needs_the_memory_of_the_model(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory, "memory_limit_bytes", lambda: 40_000_000)  # 2.5 times what one training needs
-    memory.check_memory(a_million_weights, field="f", processes=Processes())
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    four = Processes.in_world(World(rank=5, size=8, local_rank=1), sharded=False)
-
-    with pytest.raises(CheckpointInvalid) as refused:
-        memory.check_memory(a_million_weights, field="f", processes=four)
-
-    assert "in float32, in each of 4 processes), and" in str(refused.value)
-    assert "make the architecture smaller, lower processesPerNode or raise" in str(refused.value)
-
-
-def test_processes_that_split_a_model_need_its_memory_once_and_its_weights_on_the_first_node(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    """All of that is 16 bytes a weight, and the weights alone are 4."""
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    first, second = (Processes.in_world(World(rank=rank, size=8, local_rank=1), sharded=True) for rank in (1, 5))
-    monkeypatch.setattr(memory, "memory_limit_bytes", lambda: 11_999_999)
-
-    memory.check_memory(a_million_weights, field="f", processes=second)
-    with pytest.raises(CheckpointInvalid) as refused:
-        memory.check_memory(a_million_weights, field="f", processes=first)
-
-    assert (
-        "(4 of 8 parts of weights, gradients and moments of AdamW and all weights once, in float32), and the memory "
-        "limit is 0.0 GiB; make the architecture smaller or raise"
-    ) in str(refused.value)
-    # With GPUs, the parts are on them.
-    assert [node.needed_bytes(10**6, on_cpu=False) for node in (first, second)] == [4 * 10**6, 0]
-
-
-def test_the_memory_limit_of_a_container_counts(tmp_path: Path):
-    machine = memory.memory_limit_bytes(())
-    (tmp_path / "v2").write_text("1048576\n")
-    (tmp_path / "none").write_text("max\n")
-
-    assert memory.memory_limit_bytes((tmp_path / "v2",)) == 1 << 20
-    assert memory.memory_limit_bytes((tmp_path / "none", tmp_path / "absent")) == machine

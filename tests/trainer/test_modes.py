@@ -28,7 +28,7 @@ from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.widths import width_for, widths_up_to
 from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import StopRequested
-from trainer.test_loop import a_student, distance, random_rows, recipe, row_losses, train
+from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses, train
 
 pytestmark = pytest.mark.models
 

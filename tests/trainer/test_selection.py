@@ -19,8 +19,8 @@ from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks, TrainingProgress
 from distillchain_trainer.engine.selection import BestSoFar
 from distillchain_trainer.errors import StopRequested
-from trainer.test_loop import a_student, distance, random_rows, recipe, row_losses
-from trainer.test_loop import train as train_to_the_last_epoch
+from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses
+from trainer.loop_parts import train as train_to_the_last_epoch
 
 pytestmark = pytest.mark.models
 

@@ -14,7 +14,7 @@ import pytest
 from distillchain_trainer.engine import loop, tracing
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.signals import Signals
-from trainer.test_loop import a_student, distance, random_rows, recipe, row_losses, train
+from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses, train
 
 pytestmark = pytest.mark.models
 

@@ -1,0 +1,96 @@
+"""A small student, random rows and a call of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
+
+from distillchain_api.resource.training import Training
+from distillchain_trainer.engine import loop
+from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.history import History
+from distillchain_trainer.engine.loop import Hooks, TrainingProgress
+from distillchain_trainer.engine.step import RowLosses
+from distillchain_trainer.engine.training_rows import TrainingRows
+from distillchain_trainer.objectives.soft_targets import soft_target_loss
+
+CLASSES = 3
+
+
+def random_rows(count: int) -> TrainingRows:
+    """Random token ids of random lengths with random teacher logits."""
+    dice = torch.Generator().manual_seed(count)
+    lengths = torch.randint(3, 12, (count,), generator=dice).tolist()
+    ids = [torch.randint(1, 50, (size,), generator=dice).int().numpy() for size in lengths]
+    answers = torch.randn(count, CLASSES, generator=dice)
+    return TrainingRows(Encoded.of(ids, pad_id=0), torch.zeros(count), answers, torch.arange(count))
+
+
+def batch_of(rows: TrainingRows, picked: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return rows.batch(torch.tensor(picked), width=max(rows.lengths[row] for row in picked))
+
+
+def row_losses(answer: Any, compared: dict[str, Tensor]) -> Tensor:
+    """SoftTargets at temperature 2."""
+    return soft_target_loss(answer.logits, compared["teacher"], temperature=2.0)
+
+
+def a_student(*, dropout: float = 0.0) -> BertForSequenceClassification:
+    torch.manual_seed(3)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=16, num_labels=CLASSES, hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )  # fmt: skip
+
+
+def recipe(**values: Any) -> Training:
+    return Training(**{"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "seed": 1, **values})
+
+
+def train(
+    model: Any,
+    rows: TrainingRows,
+    training: Training,
+    folder: Path,
+    *,
+    micro_batch_size: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    resume_from: tuple[Path, int] | None = None,
+    history: History | None = None,
+    losses: RowLosses = row_losses,
+    validate: Callable[[], dict[str, float]] = lambda: {"accuracy": 0.5},
+    keep: list[tuple[Path, int]] | None = None,
+    saves: bool = True,
+) -> TrainingProgress:
+    def save(state: Path, progress: TrainingProgress, stops: bool) -> bool:
+        if keep is not None:
+            kept = folder / f"kept-{progress.step}"
+            kept.mkdir()
+            for file in state.iterdir():
+                (kept / file.name).write_bytes(file.read_bytes())
+            keep.append((kept, progress.step))
+        return saves
+
+    return loop.train(
+        model,
+        rows,
+        losses,
+        loop.Settings(training, micro_batch_size=micro_batch_size, folder=folder, save_interval_s=3600.0),
+        resume_from=resume_from,
+        train_s_before=0.0,
+        history=history or History([]),
+        hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=lambda _: validate()),
+    )
+
+
+def distance(one: Any, other: Any) -> float:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs if a.is_floating_point())

@@ -1,0 +1,89 @@
+"""A micro-batch that does not fit into memory is halved, and the result stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distillchain_trainer.errors import OutOfMemory, StopRequested
+from trainer.loop_parts import CLASSES, random_rows, recipe, train
+
+pytestmark = pytest.mark.models
+
+
+class _Small(torch.nn.Module):
+    """A device that holds `room` tokens, which this machine lacks; it learns one number, with dropout."""
+
+    def __init__(self, room: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.dropout = torch.nn.Dropout(dropout)
+        self.room = room
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        if input_ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes = self.dropout(attention_mask.float()).sum(-1, keepdim=True)
+        return SimpleNamespace(logits=self.weight * sizes.expand(-1, CLASSES))
+
+
+def _squares(answer: Any, compared: dict[str, Tensor]) -> Tensor:
+    return ((answer.logits - compared["teacher"]) ** 2).sum(-1)
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_result_stays(tmp_path: Path):
+    """Batches differ in length, so it is often a later micro-batch of a step that does not fit."""
+    rows = random_rows(45)
+    large, small = _Small(room=10_000), _Small(room=30)
+
+    train(large, rows, recipe(batch_size=16), tmp_path, losses=_squares)
+    progress = train(small, rows, recipe(batch_size=16), tmp_path, losses=_squares, micro_batch_size=5)
+
+    assert large.weight.item() == pytest.approx(small.weight.item(), abs=1e-6)
+    assert large.weight.item() != 0
+    assert progress.micro_batch_size < 5
+
+
+def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_number_behind(tmp_path: Path):
+    """With dropout: the step that is made again draws the numbers of a run that was that small from the start."""
+    rows, training = random_rows(30), recipe(batch_size=30, epochs=1)
+    asked, short = _Small(room=10_000, dropout=0.5), _Small(room=10_000, dropout=0.5)
+    calls = iter(range(1, 100))
+    real = short.forward
+
+    def fails_once(input_ids: Tensor, attention_mask: Tensor) -> Any:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(input_ids, attention_mask)
+
+    short.forward = fails_once  # type: ignore[method-assign]  # a device that is full once
+
+    train(asked, rows, training, tmp_path, losses=_squares, micro_batch_size=5)
+    train(short, rows, training, tmp_path, losses=_squares, micro_batch_size=10)
+
+    assert asked.weight.item() == short.weight.item() != 0
+
+
+def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path: Path):
+    rows, training, kept = random_rows(61), recipe(batch_size=16), []  # type: ignore[var-annotated]
+    whole, first, second = (_Small(room=40, dropout=0.5) for _ in range(3))
+    looks = iter(range(1, 1000))
+    (tmp_path / "first").mkdir()
+    train(whole, rows, training, tmp_path / "whole", losses=_squares)
+
+    with pytest.raises(StopRequested):
+        train(first, rows, training, tmp_path / "first", losses=_squares, keep=kept, stop=lambda: next(looks) >= 30)
+    train(second, rows, training, tmp_path / "second", losses=_squares, resume_from=kept[-1])
+
+    assert 0 < kept[-1][1] < 8
+    assert whole.weight.item() == second.weight.item() != 0
+
+
+def test_a_gpu_too_small_for_one_row_is_reported(tmp_path: Path):
+    with pytest.raises(OutOfMemory, match=r"too little memory to train on one row; lower spec\.task\.maxLength"):
+        train(_Small(room=0), random_rows(45), recipe(), tmp_path, losses=_squares)
