@@ -114,7 +114,7 @@ class FakeApiServer:
         for job in self.jobs:
             job["spec"] |= {"ttlSecondsAfterFinished": seconds} if job["metadata"]["uid"] == uid else {}
 
-    async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
+    async def create_event(self, chain: dict[str, Any], event: ChainEvent, *, at: datetime) -> None:
         self.events.append(event.reason)
 
     async def log_tail(self, namespace: str, pod: str) -> list[str]:

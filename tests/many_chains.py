@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from chain_builders import a_commit, a_document, own_store
@@ -256,8 +256,8 @@ class Namespace:
             raise ApiError(404, "not found")
         return await self.servers[name].patch_status(namespace, name, **more)
 
-    async def create_event(self, chain: dict[str, Any], event: Any) -> None:
-        await self.servers[chain["metadata"]["name"]].create_event(chain, event)
+    async def create_event(self, chain: dict[str, Any], event: Any, *, at: datetime) -> None:
+        await self.servers[chain["metadata"]["name"]].create_event(chain, event, at=at)
 
     async def log_tail(self, namespace: str, pod: str) -> list[str]:
         return []

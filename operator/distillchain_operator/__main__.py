@@ -23,6 +23,7 @@ from distillchain_operator.children import Children
 from distillchain_operator.cluster import Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.endpoints import metrics_page, probes, serve
+from distillchain_operator.events import Events
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.first_list import note_finished
 from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
@@ -30,12 +31,14 @@ from distillchain_operator.logs import configure_logging
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.namespaces import Namespaces
 from distillchain_operator.neighbours import Neighbours
-from distillchain_operator.queue import WorkQueue
+from distillchain_operator.queue import Urgency, WorkQueue
 from distillchain_operator.resync import resync_every
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 from distillchain_operator.watching import ChainWatches, Reports
 
-WORKERS = 16  # chains reconciled at the same time; each waits for an answer of the API server most of the time
+WORKERS = 16  # chains reconciled at the same time, those included whose requests wait for slow webhooks
+# Of the others: more requests at once only make the API server, the Job controller and so each request slower.
+AT_ONCE = 8
 EXIT_BAD_SETTINGS = 2
 EXIT_LEADERSHIP_LOST = 3
 
@@ -113,40 +116,54 @@ async def _reconcile_all(
     finished = FinishedChains()
     children = Children(finished)
     neighbours = Neighbours(settings.max_running_chains, is_complete=False, children=children)
+    events = Events(cluster)
     controller = Controller(
-        cluster, settings, metrics=metrics, finished=finished, children=children, neighbours=neighbours
+        cluster,
+        settings,
+        metrics=metrics,
+        finished=finished,
+        children=children,
+        neighbours=neighbours,
+        events=events,
     )
-    queue: WorkQueue[ChainKey] = WorkQueue(metrics.timed(controller.reconcile), group_of=lambda key: key.namespace)
+    queue: WorkQueue[ChainKey] = WorkQueue(
+        metrics.timed(controller.reconcile), group_of=lambda key: key.namespace, at_once=AT_ONCE
+    )
     metrics.queue_depth.set_function(lambda: queue.depth)
     metrics.queue_failing.set_function(lambda: queue.failing)
 
-    def report(key: ChainKey, version: int | None) -> None:
-        """Adds the key of a chain that a watch reports; without a version, one of its Jobs or pods was reported."""
+    def report(key: ChainKey, version: int) -> None:
+        """Adds the key of a chain that a watch reports."""
         if controller.chains.report(key, version):
             queue.add(key)
 
+    def report_child(key: ChainKey, urgency: Urgency = Urgency.NOW) -> None:
+        """Adds the key of a chain of which a Job or pod was reported, or the turn has come."""
+        controller.chains.report(key, None)
+        queue.add(key, urgency)
+
     def take_written(job: dict[str, Any]) -> None:
         if key := children.job_written(job):
-            report(key, None)
+            report_child(key)
 
     def report_listed(key: ChainKey, version: int) -> None:
         """Looks at a chain of a list, which does not say whether it has changed, after those that have."""
         controller.chains.listed(key, version)
-        queue.add(key, urgent=False)
+        queue.add(key, Urgency.LATER)
 
     def look_later(key: ChainKey) -> None:
         """Looks at a chain although nothing was reported, after those that have changed."""
         if key not in finished:
             controller.chains.report(key, None)
-            queue.add(key, urgent=False)
+            queue.add(key, Urgency.LATER)
 
     cluster.report_written_jobs(take_written)
-    neighbours.report_to(lambda key: report(key, None), unreadable=namespaces.note_refused)
+    neighbours.report_to(lambda key: report_child(key, Urgency.FIRST), unreadable=namespaces.note_refused)
     watches = ChainWatches(
         namespaces,
         reports=Reports(changed=report, listed=report_listed),
         finished=finished,
-        child_watch=ChildWatch(cluster, children, report=lambda key: report(key, None)),
+        child_watch=ChildWatch(cluster, children, report=report_child),
     )
 
     async def watch() -> None:
@@ -167,6 +184,7 @@ async def _reconcile_all(
             group.create_task(
                 resync_every(settings.resync_s, lambda: watches.existing, look=look_later, keep=forget_others)
             ),
+            group.create_task(events.run()),
             group.create_task(watch()),
             *([group.create_task(election.keep())] if election is not None else []),
         ]

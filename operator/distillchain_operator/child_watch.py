@@ -10,10 +10,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Kind, version_of
 from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.queue import Urgency
 
 RETRY_S = 2.0
 MAX_RETRY_S = 60.0
@@ -30,7 +32,8 @@ class ChildWatch:
     """The watches of Jobs and pods.
 
     Args:
-        report: called for each chain of which something has changed.
+        report: called for each chain of which something has changed. First come those whose pod has ended: until the
+            next stage starts, a GPU is idle.
         pause: waits for so many seconds.
     """
 
@@ -39,7 +42,7 @@ class ChildWatch:
         cluster: Cluster,
         children: Children,
         *,
-        report: Callable[[ChainKey], None],
+        report: Callable[[ChainKey, Urgency], None],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._cluster, self._children, self._report, self._pause = cluster, children, report, pause
@@ -80,7 +83,7 @@ class _Watch:
         namespace: str | None,
         *,
         children: Children,
-        report: Callable[[ChainKey], None],
+        report: Callable[[ChainKey, Urgency], None],
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
         self._cluster, self._kind, self._namespace = cluster, kind, namespace
@@ -140,7 +143,7 @@ class _Watch:
         self._set_followed(is_followed=True)
         self.tried.set()
         for key in changed:
-            self._report(key)
+            self._report(key, Urgency.NOW)
 
     async def _watch(self) -> bool:
         """Takes the changes of one watch. Returns: whether it has lasted."""
@@ -155,8 +158,9 @@ class _Watch:
             # After a connection that broke, the first change or bookmark shows that the new one works.
             self._set_followed(is_followed=True)
             if change["type"] != "BOOKMARK":
+                urgency = Urgency.FIRST if _has_ended(change["object"]) else Urgency.NOW
                 for key in self._children.apply(self._kind, change["type"], change["object"]):
-                    self._report(key)
+                    self._report(key, urgency)
             self._reached = version_of(change["object"])
             if loop.time() - started_at > SHORT_S:
                 self._refusals = 0
@@ -165,3 +169,8 @@ class _Watch:
 
     def _set_followed(self, *, is_followed: bool) -> None:
         self._children.follow(self._kind, self._namespace, is_followed=is_followed)
+
+
+def _has_ended(child: dict[str, Any]) -> bool:
+    # The status of a Job has no phase.
+    return (child.get("status") or {}).get("phase") in ("Succeeded", "Failed")

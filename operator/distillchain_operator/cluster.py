@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
@@ -208,8 +208,8 @@ class Cluster:
         path = f"{_chains(namespace)}/{name}/status"
         return await self._connection.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
-    async def create_event(self, chain: dict[str, Any], event: ChainEvent) -> None:
-        """Creates an Event about a chain."""
+    async def create_event(self, chain: dict[str, Any], event: ChainEvent, *, at: datetime) -> None:
+        """Creates an Event about a chain, of which something has changed at that time."""
         metadata = chain["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -219,7 +219,7 @@ class Cluster:
                 "namespace": metadata["namespace"],
                 "annotations": dict(event.annotations),
             },
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "eventTime": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": f"{GROUP}/operator",
             # The API server allows 128 characters here.
             "reportingInstance": os.environ.get("HOSTNAME", COMPONENT)[:128],

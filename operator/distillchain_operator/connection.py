@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from importlib.metadata import version
 from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
@@ -106,6 +107,8 @@ class Connection:
         settings.connection_pool_maxsize = 0
         settings.proxy = settings.proxy or _proxy_of(settings.host)
         api = client.ApiClient(settings)
+        # The API server takes the name from it as the manager of the fields that are written.
+        api.user_agent = f"distillchain-operator/{version('distillchain')}"
         # The client's own session looks for a proxy and a .netrc at each request, which took a tenth of the CPU time.
         own = api.rest_client.pool_manager
         api.rest_client.pool_manager = aiohttp.ClientSession(connector=own.connector, read_bufsize=PAGE_BYTES)

@@ -33,6 +33,7 @@ from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, version_of
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.decided import Decided
+from distillchain_operator.events import Events
 from distillchain_operator.finished import FinishedChains, has_succeeded, jobs_expire
 from distillchain_operator.job_changes import JobChanger, Refused
 from distillchain_operator.job_creation import JobCreator
@@ -79,6 +80,7 @@ class Controller:
         finished: FinishedChains | None = None,
         children: Children | None = None,
         neighbours: Neighbours | None = None,
+        events: Events | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics or Metrics()
@@ -102,7 +104,12 @@ class Controller:
         self._underway: dict[ChainKey, Decided] = {}  # looks whose actions are not done yet
         self.chains = KnownChains(self._finished, monotonic=monotonic)
         self._writer = StatusWriter(
-            cluster, chains=self.chains, metrics=self._metrics, clock=clock, monotonic=monotonic
+            cluster,
+            events=events or Events(cluster),
+            chains=self.chains,
+            metrics=self._metrics,
+            clock=clock,
+            monotonic=monotonic,
         )
         self._reader = Reader(
             cluster,

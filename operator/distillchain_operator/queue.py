@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -17,43 +18,51 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
+SLOW_S = 2.0  # work that takes longer waits for something else than this queue's share of the API server
 
 log = logging.getLogger(__name__)
 
 
+class Urgency(IntEnum):
+    """How soon a key needs a worker. A key waits while there are more urgent ones of the groups that may work."""
+
+    LATER = 0  # nothing was reported
+    NOW = 1
+    FIRST = 2  # a GPU is idle until then
+
+
 class _Lanes(Generic[Key]):
-    """Keys that wait, in the order of their groups' turns. A key without urgency waits until no other does."""
+    """Keys that wait, by urgency and in the order of their groups' turns."""
 
     def __init__(self, group_of: Callable[[Key], Hashable]) -> None:
         self._group_of = group_of
-        self._urgent: dict[Hashable, deque[Key]] = {}
-        self._other: dict[Hashable, deque[Key]] = {}
-        self._is_urgent: dict[Key, bool] = {}
+        self._lanes: dict[Urgency, dict[Hashable, deque[Key]]] = {urgency: {} for urgency in sorted(Urgency)[::-1]}
+        self._urgency: dict[Key, Urgency] = {}
 
     def __len__(self) -> int:
-        return len(self._is_urgent)
+        return len(self._urgency)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._is_urgent
+        return key in self._urgency
 
-    def add(self, key: Key, *, urgent: bool) -> None:
-        """Queues a key behind those of its group; a key that waits without urgency may become urgent."""
-        if key in self._is_urgent:
-            if self._is_urgent[key] or not urgent:
+    def add(self, key: Key, urgency: Urgency) -> None:
+        """Queues a key behind those of its group; a key that waits may become more urgent."""
+        if (known := self._urgency.get(key)) is not None:
+            if urgency <= known:
                 return
-            self._remove(self._other, key)
-        self._is_urgent[key] = urgent
-        (self._urgent if urgent else self._other).setdefault(self._group_of(key), deque()).append(key)
+            self._remove(self._lanes[known], key)
+        self._urgency[key] = urgency
+        self._lanes[urgency].setdefault(self._group_of(key), deque()).append(key)
 
     def take(self, is_allowed: Callable[[Hashable], bool]) -> Key | None:
         """The next key of the groups that are allowed; its group then goes to the end of the line."""
-        for lane in (self._urgent, self._other):
+        for lane in self._lanes.values():
             for group in filter(is_allowed, lane):
                 key = lane[group][0]
                 self._remove(lane, key)
                 if group in lane:
                     lane[group] = lane.pop(group)
-                del self._is_urgent[key]
+                del self._urgency[key]
                 return key
         return None
 
@@ -70,19 +79,27 @@ class WorkQueue(Generic[Key]):
     Args:
         work: processes one key; returns the seconds after which the key is due again without an event, or None.
         group_of: the group of a key; without it, all keys are one group, which may use all workers.
+        at_once: how many keys are worked on at the same time, besides those that take longer than SLOW_S; None: as
+            many as there are workers.
     """
 
     def __init__(
-        self, work: Callable[[Key], Awaitable[float | None]], *, group_of: Callable[[Key], Hashable] | None = None
+        self,
+        work: Callable[[Key], Awaitable[float | None]],
+        *,
+        group_of: Callable[[Key], Hashable] | None = None,
+        at_once: int | None = None,
     ) -> None:
         self._work = work
+        self._at_once = at_once
         self._group_of: Callable[[Key], Hashable] = group_of or (lambda _: None)
         self._shares = group_of is not None
         self._waiting: _Lanes[Key] = _Lanes(self._group_of)
         self._idle: deque[asyncio.Future[Key]] = deque()
         self._busy: set[Key] = set()
         self._busy_of: Counter[Hashable] = Counter()  # workers, by group
-        self._again: dict[Key, bool] = {}  # added while a worker has it, and whether it is urgent
+        self._quick: dict[Key, asyncio.TimerHandle] = {}  # those of the busy ones that are not slow yet
+        self._again: dict[Key, Urgency] = {}  # added while a worker has it
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
@@ -96,13 +113,13 @@ class WorkQueue(Generic[Key]):
         """Keys whose last run failed."""
         return len(self._failures)
 
-    def add(self, key: Key, *, urgent: bool = True) -> None:
-        """Queues `key`; without urgency, behind all keys that are."""
+    def add(self, key: Key, urgency: Urgency = Urgency.NOW) -> None:
+        """Queues `key`."""
         if key in self._busy:
             # The worker may have read the chain before this event.
-            self._again[key] = urgent or self._again.get(key, False)
+            self._again[key] = max(urgency, self._again.get(key, urgency))
         else:
-            self._waiting.add(key, urgent=urgent)
+            self._waiting.add(key, urgency)
             self._hand_out()
 
     def add_after(self, key: Key, delay_s: float) -> None:
@@ -127,7 +144,7 @@ class WorkQueue(Generic[Key]):
                 for _ in range(workers):
                     group.create_task(self._worker())
         finally:
-            for timer in self._timers.values():
+            for timer in [*self._timers.values(), *self._quick.values()]:
                 timer.cancel()
 
     def _hand_out(self) -> None:
@@ -135,17 +152,27 @@ class WorkQueue(Generic[Key]):
         while self._idle:
             if self._idle[0].done():  # cancelled: the operator stops
                 self._idle.popleft()
-            elif (key := self._waiting.take(self._may_work)) is not None:
+            elif self._room() and (key := self._waiting.take(self._may_work)) is not None:
                 self._busy.add(key)
                 self._busy_of[self._group_of(key)] += 1
+                self._quick[key] = asyncio.get_running_loop().call_later(SLOW_S, self._note_slow, key)
                 self._idle.popleft().set_result(key)
             else:
                 return
 
+    def _room(self) -> int:
+        """How many further keys may be worked on."""
+        idle = len(self._idle)
+        return idle if self._at_once is None else min(idle, self._at_once - len(self._quick))
+
     def _may_work(self, group: Hashable) -> bool:
-        # A group gets a worker while more are idle than it has. So one has at most half of them, and webhooks that are
-        # slow in several namespaces still leave a worker to the others.
-        return not self._shares or self._busy_of[group] < len(self._idle)
+        # A group gets a worker while there is room for more than it has. So one has at most half of them, and webhooks
+        # that are slow in several namespaces still leave a worker to the others.
+        return not self._shares or self._busy_of[group] < self._room()
+
+    def _note_slow(self, key: Key) -> None:
+        del self._quick[key]
+        self._hand_out()
 
     async def _next(self) -> Key:
         waits: asyncio.Future[Key] = asyncio.get_running_loop().create_future()
@@ -176,11 +203,13 @@ class WorkQueue(Generic[Key]):
                 self.add_after(key, delay_s)
             # After the key left `_busy`, or `add` would only note it again.
             if key in self._again:
-                self.add(key, urgent=self._again.pop(key))
+                self.add(key, self._again.pop(key))
 
     def _free(self, key: Key) -> None:
         group = self._group_of(key)
         self._busy.discard(key)
+        if (quick := self._quick.pop(key, None)) is not None:
+            quick.cancel()
         self._busy_of[group] -= 1
         if not self._busy_of[group]:
             del self._busy_of[group]

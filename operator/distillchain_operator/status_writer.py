@@ -11,6 +11,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.brief import BRIEF_S, is_brief
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.events import Events
 from distillchain_operator.known_chains import KnownChains
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.problems import STATUS_REFUSED, problem_events, with_problem
@@ -33,12 +34,14 @@ class StatusWriter:
         self,
         cluster: Cluster,
         *,
+        events: Events,
         chains: KnownChains,
         metrics: Metrics,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
         self._cluster = cluster
+        self._events = events
         self._chains = chains
         self._metrics = metrics
         self._clock = clock
@@ -100,10 +103,7 @@ class StatusWriter:
         self._metrics.changed(key, old, new)
         for event in [*transitions(old, new), *problem_events(old, new)]:
             log.info("chain event", extra={"chain": str(key), "reason": event.reason, "note": event.message})
-            try:
-                await self._cluster.create_event(document, event)
-            except ApiError as error:  # an Event is created once or not at all; the status is complete without it
-                log.warning("event not created", extra={"chain": str(key), "error": error.message})
+            await self._events.send(document, event)
 
     def with_problem(
         self, document: dict[str, Any], status: ChainStatus, problem: str, *, reason: str, stalls: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -28,21 +29,36 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("exempt, proxy", [("", "http://127.0.0.1:9"), (".cluster.example", None)])
-async def test_the_proxy_of_the_environment_is_used_unless_the_address_is_exempt(
-    exempt: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", exempt)
-    used: list[object] = []
+@pytest.fixture
+async def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a request is sent with."""
+    found: list[dict[str, Any]] = []
 
-    async def request(_: aiohttp.ClientSession, *args: object, **more: object) -> None:
-        used.append(more.get("proxy"))
+    async def request(_: aiohttp.ClientSession, *args: object, **more: Any) -> None:
+        found.append(more)
         raise aiohttp.ClientError("not sent")
 
     monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    return found
+
+
+async def try_a_request() -> None:
     connection = await Connection.open(answered=lambda *_: None)
     with pytest.raises(ApiError, match="not sent"):
         await connection.request("GET", "/version")
     await connection.close()
-    assert used == [proxy]
+
+
+async def test_requests_name_the_operator(sent: list[dict[str, Any]]):
+    await try_a_request()
+    assert [found["headers"]["User-Agent"].partition("/")[0] for found in sent] == ["distillchain-operator"]
+
+
+@pytest.mark.parametrize("exempt, proxy", [("", "http://127.0.0.1:9"), (".cluster.example", None)])
+async def test_the_proxy_of_the_environment_is_used_unless_the_address_is_exempt(
+    exempt: str, proxy: str | None, sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", exempt)
+    await try_a_request()
+    assert [found.get("proxy") for found in sent] == [proxy]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from distillchain_operator.queue import WorkQueue
+import pytest
+
+from distillchain_operator import queue as queue_module
+from distillchain_operator.queue import Urgency, WorkQueue
 
 Work = Callable[[str], Awaitable[float | None]]
 
@@ -164,21 +168,126 @@ async def test_slow_work_in_several_namespaces_leaves_a_worker_to_another():
         await asyncio.gather(worker, return_exceptions=True)
 
 
-async def test_a_key_without_urgency_waits_for_the_others_until_it_becomes_urgent():
+async def test_a_key_waits_for_those_that_are_more_urgent():
     seen: list[str] = []
     done = asyncio.Event()
 
     async def work(key: str) -> None:
         seen.append(key)
-        if len(seen) == 4:
+        if len(seen) == 6:
             done.set()
 
     queue: WorkQueue[str] = WorkQueue(work)
     for key in ("resync-1", "resync-2", "event-2"):
-        queue.add(key, urgent=False)
-    for key in ("event-1", "event-2"):
+        queue.add(key, Urgency.LATER)
+    for key in ("event-1", "event-2", "end-2"):
         queue.add(key)
-    queue.add("event-1", urgent=False)
-    assert queue.depth == 4
+    for key in ("end-1", "end-2"):
+        queue.add(key, Urgency.FIRST)
+    # It stays as urgent as it was.
+    queue.add("event-1", Urgency.LATER)
+    queue.add("end-1")
+    assert queue.depth == 6
     await run_until(queue, done)
-    assert seen == ["event-1", "event-2", "resync-1", "resync-2"]
+    assert seen == ["end-1", "end-2", "event-1", "event-2", "resync-1", "resync-2"]
+
+
+async def test_a_key_that_is_added_while_a_worker_has_it_stays_urgent():
+    seen: list[str] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if seen == ["chain"]:
+            queue.add("other")
+            queue.add("chain", Urgency.FIRST)
+            queue.add("chain", Urgency.LATER)
+        if len(seen) == 3:
+            done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    queue.add("chain")
+    await run_until(queue, done)
+    assert seen == ["chain", "chain", "other"]
+
+
+async def most_at_once(*, at_once: int, workers: int) -> int:
+    """How many keys are worked on at the same time if none ends."""
+    running = 0
+
+    async def work(_key: str) -> None:
+        nonlocal running
+        running += 1
+        await asyncio.Event().wait()
+
+    queue: WorkQueue[str] = WorkQueue(work, at_once=at_once)
+    for number in range(20):
+        queue.add(f"{number}")
+    worker = asyncio.create_task(queue.run(workers=workers))
+    await asyncio.sleep(0.5)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    return running
+
+
+@pytest.mark.parametrize("slow_s, running", [(60, 3), (0.01, 8)])
+async def test_few_keys_are_worked_on_at_once_besides_those_that_are_slow(
+    slow_s: float, running: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queue_module, "SLOW_S", slow_s)
+    assert await most_at_once(at_once=3, workers=8) == running
+
+
+async def test_keys_that_are_done_make_room_and_never_count_as_slow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "SLOW_S", 0.05)
+    mistakes: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
+    done = asyncio.Event()
+    running = most = count = 0
+
+    async def work(_key: str) -> None:
+        nonlocal running, most, count
+        running, count = running + 1, count + 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        if count == 50:
+            await asyncio.sleep(0.1)
+            done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work, at_once=3)
+    for number in range(50):
+        queue.add(f"{number}")
+    await run_until(queue, done)
+    assert most <= 3
+    assert not mistakes
+
+
+async def test_slow_work_in_several_namespaces_leaves_room_for_another_beside_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(queue_module, "SLOW_S", 0.01)
+    done, blocked = asyncio.Event(), asyncio.Event()
+    running: Counter[str] = Counter()
+
+    async def work(key: str) -> None:
+        running[namespace_of(key)] += 1
+        if key.startswith("fast/"):
+            done.set()
+        else:
+            await blocked.wait()
+
+    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of, at_once=8)
+    worker = asyncio.create_task(queue.run(workers=16))
+    for number in range(20):
+        for slow in ("a", "b", "c", "d"):
+            queue.add(f"{slow}/{number}")
+    await asyncio.sleep(0.5)
+    queue.add("fast/0")
+    try:
+        async with asyncio.timeout(10):
+            await done.wait()
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+    assert max(running.values()) <= 8

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 from aiohttp import web
 
-from chain_builders import a_job, a_plan
+from chain_builders import a_job, a_plan, a_pod
 from distillchain_api import GROUP, KIND, PLURAL, VERSION
 from distillchain_operator import child_watch as child_watch_module
 from distillchain_operator import watching
@@ -23,6 +23,7 @@ from distillchain_operator.children import Children, Kind, Listed
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.namespaces import Namespaces
+from distillchain_operator.queue import Urgency
 from distillchain_operator.watching import ChainWatches, Reports
 
 DEADLINE_S = 30
@@ -288,6 +289,42 @@ async def test_while_jobs_cannot_be_watched_nothing_of_them_is_taken_from_the_ca
     assert children.observed(key, "") is None
 
 
+class Changing:
+    """A Cluster whose watch of pods has these changes, and then waits."""
+
+    def __init__(self, *pods: dict[str, Any]) -> None:
+        self.pods = pods
+        self.waits = asyncio.Event()
+
+    async def list_children(self, _kind: Kind, _namespace: str | None) -> AsyncIterator[Listed]:
+        yield Listed(5, [])
+
+    async def watch_children(self, kind: Kind, _namespace: str | None, *, since: int) -> AsyncIterator[dict[str, Any]]:
+        for number, pod in enumerate(self.pods if kind is Kind.PODS else (), start=since + 1):
+            pod["metadata"] |= {"namespace": "ml", "resourceVersion": str(number), "labels": OF_RELAY}
+            yield {"type": "MODIFIED", "object": pod}
+        if kind is Kind.PODS:
+            self.waits.set()
+        await asyncio.Event().wait()
+
+
+async def test_the_end_of_a_pod_comes_first_because_its_gpu_is_idle():
+    job = a_job(a_plan(), "mini")
+    pods = [a_pod(job), a_pod(job, phase="Succeeded", exit_code=0), a_pod(job, number=1, phase="Failed", exit_code=64)]
+    cluster = Changing(*pods)
+    reported: list[Urgency] = []
+    watch = ChildWatch(
+        cast("Cluster", cluster),
+        Children(FinishedChains()),
+        report=lambda key, urgency: reported.append(urgency),
+    )
+    await watch.watch({None})
+    async with asyncio.timeout(DEADLINE_S):
+        await cluster.waits.wait()
+    watch.stop()
+    assert reported == [Urgency.NOW, Urgency.FIRST, Urgency.FIRST]
+
+
 class Refusing:
     """A Cluster whose watches of Jobs and pods fail with these errors, one after the other, and then wait."""
 
@@ -317,7 +354,7 @@ class Refusing:
     async def run(self) -> list[int]:
         """Watches until no errors are left. Returns: how often each kind was listed."""
         child_watch = ChildWatch(
-            cast("Cluster", self), Children(FinishedChains()), report=lambda _: None, pause=self.pause
+            cast("Cluster", self), Children(FinishedChains()), report=lambda *_: None, pause=self.pause
         )
         await child_watch.watch({None})
         async with asyncio.timeout(DEADLINE_S):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator
+from datetime import datetime
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Kind, Listed
@@ -184,7 +185,7 @@ class ModelledCluster:
         await self._answer(is_lost=is_lost)
         return written
 
-    async def create_event(self, chain: Document, event: ChainEvent) -> None:
+    async def create_event(self, chain: Document, event: ChainEvent, *, at: datetime) -> None:
         await self._request("event")
 
 
