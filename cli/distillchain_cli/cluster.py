@@ -311,7 +311,7 @@ class Cluster:
             # urllib3 wraps the error of a request without a body in another one.
             if isinstance(getattr(error, "reason", error), ReadTimeoutError):
                 raise NoData(f"the API server {host} does not answer") from error
-            raise Unreachable(f"the API server {host} cannot be reached: {_short(error)}") from error
+            raise Unreachable(f"the API server {host} cannot be reached{_why(error)}") from error
 
 
 def _translate(error: Any) -> RunFailed:
@@ -340,9 +340,15 @@ def _decode(content: bytes | str | None) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _short(error: Exception) -> str:
-    """The operating system's message, which stands at the end of a long chain of causes."""
-    return str(getattr(error, "reason", error)).rpartition(": ")[2]
+def _why(error: Exception) -> str:
+    """The operating system's message, which stands at the end of a long chain of causes, and the remedy."""
+    from urllib3.exceptions import ProxyError
+
+    cause = getattr(error, "reason", error)
+    if isinstance(cause, ProxyError):
+        why = str(cause.original_error).rpartition(": ")[2]
+        return f" through the proxy of HTTPS_PROXY or the kubeconfig: {why}; correct it, or add the host to NO_PROXY"
+    return f": {str(cause).rpartition(': ')[2]}; check the address in the kubeconfig, and the network"
 
 
 def _chains(namespace: str | None) -> str:

@@ -117,6 +117,9 @@ def test_a_missing_kubeconfig_is_named_with_its_origin(
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{want}\n")
 
 
+CHECK = "check the address in the kubeconfig, and the network"
+
+
 @pytest.mark.parametrize(
     "content, arguments, want",
     [
@@ -136,7 +139,7 @@ def test_a_missing_kubeconfig_is_named_with_its_origin(
         pytest.param(
             yaml.safe_dump(KUBECONFIG),
             ["--context", "x"],
-            "the API server https://127.0.0.1:1 cannot be reached: Connection refused",
+            f"the API server https://127.0.0.1:1 cannot be reached: Connection refused; {CHECK}",
             id="a context that is not the current one",
         ),
     ],
@@ -148,6 +151,18 @@ def test_a_kubeconfig_that_cannot_be_used_is_explained(tmp_path: Path, content: 
 
     assert done.stdout == ""
     assert done.stderr.replace("[Errno 111] ", "") == f"{want}\n"
+
+
+def test_a_proxy_that_does_not_answer_is_named(tmp_path: Path):
+    (tmp_path / "config").write_text(yaml.safe_dump({**KUBECONFIG, "current-context": "x"}))
+    proxy = {"KUBECONFIG": "config", "HTTPS_PROXY": "http://127.0.0.1:2", "NO_PROXY": "", "no_proxy": ""}
+
+    done = distillchain_here("list", cwd=tmp_path, **proxy)
+
+    assert done.stderr.replace("[Errno 111] ", "") == (
+        "the API server https://127.0.0.1:1 cannot be reached through the proxy of HTTPS_PROXY or the kubeconfig: "
+        "Connection refused; correct it, or add the host to NO_PROXY\n"
+    )
 
 
 # --- start-up
