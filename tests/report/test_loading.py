@@ -95,6 +95,22 @@ def test_a_damaged_manifest_is_named_and_the_rest_reported(tmp_path: Path):
     assert "manifest.json cannot be read" in report.missing[0]
 
 
+@pytest.mark.parametrize("fine_tuned", [True, False])
+@pytest.mark.parametrize("damaged", [["mini"], ["teacher"], ["teacher", "mini"], ["tiny", "femto"]])
+def test_a_report_without_some_manifests_can_be_drawn(tmp_path: Path, damaged: list[str], fine_tuned: bool):
+    relay = Relay(fine_tuned=fine_tuned)
+    write_relay(tmp_path, relay)
+    for name in damaged:
+        manifest = tmp_path / "stages" / digest_of(name) / "manifest.json"
+        if manifest.exists():
+            manifest.write_text("junk")
+
+    report = report_of(tmp_path, relay)
+
+    assert report.outcome in Page(render_html(report)).words
+    assert report.outcome in render_markdown(report)
+
+
 def test_fields_that_a_newer_release_has_added_are_ignored(tmp_path: Path):
     relay = Relay()
     write_relay(tmp_path, relay)
