@@ -106,6 +106,11 @@ def _entrant(target: str, fetch_chain: FetchChain) -> Entrant:
         raise RunFailed(f"{target}: {why or f'{stage or chain.name} has no committed stage in {store.uri}'}")
     # Stages after the last committed one say nothing about it.
     kept = loaded[: loaded.index(committed[-1]) + 1]
+    if len(kept) < len(loaded):
+        stage, last = kept[-1].wanted.name, loaded[-1]
+        why = last.unreadable or f"{last.wanted.name} is not committed"
+        print_message(f"{target}: {why}; comparing {stage}, the last committed stage")
+        target = f"{target}:{stage}"
     report = build_report(
         f"{chain.metadata.namespace}/{chain.name}",
         kept,

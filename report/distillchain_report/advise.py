@@ -28,7 +28,8 @@ def advise_on(store: ListableStore, plan: Plan, *, smallest_gain: float | None =
     routes, missing = read_routes(store)
     own = _longest(plan, routes)
     if own is None:
-        raise NothingCommitted(f"no committed step in {store.uri}; run the chain first")
+        unused = "".join(f"; not used: {sentence}" for sentence in missing)
+        raise NothingCommitted(f"no committed step in {store.uri}; run the chain first{unused}")
     last, chain = own.last, plan.chain
     same_rows = [route for route in routes if has_same_rows(route.last, last)]
     rivals = []

@@ -64,3 +64,16 @@ def test_an_empty_store(chain: Path):
 
     assert done.returncode == 1
     assert "chain.yaml: no committed step in file://" in done.stderr
+
+
+def test_a_store_whose_only_step_is_damaged(tmp_path: Path):
+    path = write_chain(tmp_path, stages=["mini"])
+    plan = build_plan(read_chain(str(path)))
+    commit_stages(tmp_path / "store", plan.stages, {"teacher": 0.93, "mini": 0.91}, parameters=PARAMETERS)
+    (manifest,) = (tmp_path / "store").rglob("manifest.json")
+    manifest.write_text("junk")
+
+    done = distillchain_here("advise", "chain.yaml", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert f"run the chain first; not used: file://{manifest} cannot be read (not JSON: " in done.stderr

@@ -139,8 +139,22 @@ def test_a_stage_that_is_not_committed(chain: Path):
 
     # The last committed stage stands for a chain that has not ended.
     assert [model["stage"] for model in json.loads(whole.stdout)["models"]] == ["tiny", "mini"]
+    assert [model["label"] for model in json.loads(whole.stdout)["models"]] == ["chain.yaml", "other.yaml:mini"]
+    assert whole.stderr == "other.yaml: tiny is not committed; comparing mini, the last committed stage\n"
     assert stage.returncode == 1
     assert f"other.yaml:tiny: tiny has no committed stage in file://{chain.parent}/store" in stage.stderr
+
+
+def test_a_last_stage_that_is_damaged_is_not_silently_replaced_by_the_one_before(chain: Path):
+    digest = build_plan(read_chain(str(chain))).stages[1].digest
+    manifest = chain.parent / "store" / "stages" / digest / "manifest.json"
+    manifest.write_text("junk")
+
+    done = distillchain_here("compare", "chain.yaml", "chain.yaml:mini", "-o", "wide", cwd=chain.parent)
+
+    assert done.stderr.startswith(f"chain.yaml: file://{manifest} cannot be read (not JSON: ")
+    assert done.stderr.endswith("; comparing mini, the last committed stage\n")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["chain.yaml:mini"] * 2
 
 
 @pytest.mark.parametrize(
