@@ -11,11 +11,15 @@ import pytest
 
 from cli.scene import Running
 from cluster.cut import CuttableRelay
+from cluster.s3 import S3Server
 from distillchain_api.resource.status import ChainStatus
 from e2e.chains import Chains, NewChain
 from e2e.conftest import Relay, femto_stage, tiny_stage
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+
+DIRECT = ["femto-direct-s1", "femto-direct-s2"]
+FROM_ROOT = ["femto-from-root-s1", "femto-from-root-s2"]
 
 
 def test_a_chain_succeeds_with_complete_logs_and_another_reuses_its_stages(
@@ -89,12 +93,12 @@ def assert_stages_are_committed(chains: Chains, chain: dict[str, Any], status: C
         assert before.finished_at <= after.started_at
 
 
-def test_an_evicted_and_then_suspended_stage_resumes_and_its_logs_continue(
+def test_an_evicted_and_then_suspended_stage_of_two_processes_resumes_and_its_logs_continue(
     chains: Chains, relay: Relay, new_chain: NewChain, tmp_path: Path
 ):
     training = {"learningRate": 1e-3, "epochs": 12}  # a minute on two cores: both pods are stopped long before the end
     stage = femto_stage(relay, training=training, saveInterval="2s", retries=0)
-    chain = new_chain("stopped", [stage])
+    chain = new_chain("stopped", [stage], parallelism={"processesPerNode": 2})
     chains.apply(chain)
     with chains.follow(tmp_path, "logs", "stopped", "-f") as logs:
         first = chains.wait_until("the trainer to train", lambda: chains.running_pod("femto"))
@@ -115,7 +119,8 @@ def test_an_evicted_and_then_suspended_stage_resumes_and_its_logs_continue(
     femto = status.stage_named("femto")
     assert femto is not None
     assert femto.attempt == 3
-    assert chains.manifest(chain, femto.digest).run.resumed
+    run = chains.manifest(chain, femto.digest).run
+    assert (run.resumed, run.processes) == (True, 2)
 
 
 def test_a_stage_out_of_memory_fails_as_such(chains: Chains, relay: Relay, new_chain: NewChain):
@@ -145,3 +150,57 @@ def test_a_wrong_secret_fails_the_chain_at_once_and_is_named(chains: Chains, rel
     assert failed.message is not None
     assert "secretRef" in failed.message
     assert failed.attempt == 1
+
+
+def test_the_verdict_comes_without_the_controls_that_fail(
+    chains: Chains, relay: Relay, new_chain: NewChain, cluster_bucket: str
+):
+    once = {"epochs": 1}  # no student needs to learn
+    chain = new_chain("compared", [tiny_stage(relay), femto_stage(relay, training=once)])
+    spec = chain["spec"]
+    spec["teacher"] = {"model": f"{cluster_bucket}/root"}
+    spec["evidence"] = {"controls": ["Direct", "FromRoot"], "seeds": 2}
+    copy_model(chains.cluster.s3, relay.tiny, spec["teacher"]["model"])
+    chains.apply(chain)
+    # Controls start after the chain. The root teaches tiny, and then those of FromRoot, which do not find it any more.
+    chains.wait_until("tiny to commit", lambda: phases(chains).get("tiny") == "Committed")
+    delete_model(chains.cluster.s3, spec["teacher"]["model"])
+
+    status = chains.wait("compared", "Succeeded")
+    chains.wait_until("the verdict", lambda: chains.status("compared").result.evidence is not None)
+
+    assert phases(chains) == {
+        **dict.fromkeys(["tiny", "femto", "femto-s2", *DIRECT, "evidence"], "Committed"),
+        **dict.fromkeys(FROM_ROOT, "Failed"),
+    }
+    status = chains.status("compared")
+    failed = [stage for stage in status.evidence if stage.phase == "Failed"]
+    assert {stage.failure_class for stage in failed} == {"CheckpointInvalid"}
+    ready = next(condition for condition in status.conditions if condition.type == "EvidenceReady")
+    assert (ready.status, ready.reason) == ("False", "Failed")
+    assert ready.message.startswith("femto-from-root-s1, and 1 more failed: ")
+    verdict = status.result.evidence
+    assert verdict.sentence in ready.message
+    assert ([control.control for control in verdict.controls], verdict.seeds) == (["Direct"], 2)
+    assert verdict.missing == [f"{', '.join(FROM_ROOT)} failed"]
+
+
+def phases(chains: Chains) -> dict[str, str | None]:
+    return {stage.name: stage.phase for stage in chains.status("compared").entries}
+
+
+def copy_model(s3: S3Server, source: str, target: str) -> None:
+    bucket, _, prefix = target.removeprefix("s3://").partition("/")
+    for key in keys(s3, source):
+        place = {"Bucket": source.removeprefix("s3://").partition("/")[0], "Key": key}
+        s3.client().copy_object(CopySource=place, Bucket=bucket, Key=f"{prefix}/{key.rpartition('/')[2]}")
+
+
+def delete_model(s3: S3Server, uri: str) -> None:
+    for key in keys(s3, uri):
+        s3.client().delete_object(Bucket=uri.removeprefix("s3://").partition("/")[0], Key=key)
+
+
+def keys(s3: S3Server, uri: str) -> list[str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return [item["Key"] for item in s3.client().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]]
