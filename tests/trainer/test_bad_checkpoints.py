@@ -118,7 +118,8 @@ FILES = [
     pytest.param(write("model.safetensors", "<html>403</html>"), "{f}: {t}/model.safetensors is not a safetensors file: it is an HTML or XML page, such as the error page of a failed download; download the file again", id="an error page as weights"),
     pytest.param(write("model.safetensors", b""), "{f}: {t}/model.safetensors is not a safetensors file: it is empty; copy the checkpoint again", id="empty weights"),
     pytest.param(cut_short(1000), "{f}: {t}/model.safetensors is cut short within its header; copy the checkpoint again", id="weights cut short in their header"),
-    pytest.param(write("config.json", "{"), "{f}: {t}/config.json is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))", id="config that is no JSON"),
+    pytest.param(write("config.json", "{"), "{f}: {t}/config.json is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); copy the checkpoint again", id="config that is no JSON"),
+    pytest.param(write("config.json", '{"a": ' + "[" * 100_000), "{f}: {t}/config.json is not JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string); copy the checkpoint again", id="config that is nested deeply"),
 ]  # fmt: skip
 
 TOKENIZERS = [
@@ -143,6 +144,8 @@ CONFIGS = [
     pytest.param(edit_config(id2label={"1": "negative", "2": "positive"}), "{f}: config.json of {t}: id2label: got the numbers 1, 2, expected 0 to 1", id="classes counted from 1"),
     pytest.param(edit_config(num_labels=3), "{f}: config.json of {t}: num_labels is 3, but id2label has 2 classes; correct one", id="another number of classes in num_labels"),
     pytest.param(edit_config(label2id={"negative": 1, "positive": 0}), "{f}: config.json of {t}: id2label says that class 0 is negative, label2id says that negative is 1; correct the one that is wrong", id="contradicting class names"),
+    pytest.param(edit_config(hidden_act="nope"), "{f}: the weights of {t} cannot be loaded: KeyError: 'nope'; copy the checkpoint again, and see that config.json and weights belong together", id="an unknown activation"),
+    pytest.param(edit_config(hidden_size="x"), "{f}: config.json of {t} cannot be read: TypeError: Field 'hidden_size' expected int, got str (value: 'x'); correct that field, or copy the checkpoint again", id="a field of another type"),
 ]  # fmt: skip
 
 WEIGHTS = [

@@ -124,6 +124,8 @@ def reading(what: str, invalid: type[StageError]) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's message."""
+    if isinstance(error, KeyError):
+        return f"KeyError: {error}"  # the key alone says nothing
     # 300 characters are enough for a sentence, and some libraries quote a whole document.
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 

@@ -130,8 +130,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON object; `what` names the file in messages. Raises: CheckpointInvalid."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointInvalid(f"{what} is not JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointInvalid(f"{what} is not JSON ({error}); {COPY_AGAIN}") from error
     if not isinstance(value, dict):
         raise CheckpointInvalid(f"{what} is not a JSON object")
     return value

@@ -49,7 +49,8 @@ def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # each class of transformers checks its own fields
         raise translate_unforeseen(error) or CheckpointInvalid(
-            f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {last_line(error)}"
+            f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {last_line(error)}; "
+            "correct that field, or copy the checkpoint again"
         ) from error
 
 
