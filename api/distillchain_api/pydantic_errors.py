@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import typing
@@ -57,8 +58,9 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     if kind == "union_tag_not_found":
         return Fault(join_path(path, _tag_field(context)), "missing; add it")
     if kind == "union_tag_invalid":
-        tags = context["expected_tags"].replace(", ", " or ")
-        return Fault(join_path(path, _tag_field(context)), expected(context["tag"], tags))
+        tags = context["expected_tags"]
+        remedy = _meant(context["tag"], _quoted_words(tags))
+        return Fault(join_path(path, _tag_field(context)), expected(context["tag"], tags.replace(", ", " or "), remedy))
     if kind == "json_invalid":
         return Fault(path, f"not JSON: {details['msg']}")
     expectation = expect.expectation if expect else _plain(details)
@@ -66,21 +68,32 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
     if _is_quoted(value, kind):
         remedy = "drop the quotes" if place.accepts(read_scalar(value.strip())) else "write one without quotes"
         return Fault(path, f"got the text {json.dumps(value)}, expected {expectation}; {remedy}")
-    remedy = expect.remedy if expect else _meant(value, kind, context)
+    remedy = expect.remedy if expect else _meant(value, _quoted_words(context.get("expected", "")))
     # A duration such as 24 would be refused with quotation marks too.
     if kind == "string_type" and any(place.accepts(text) for text in written_as(value)):
         remedy = quote(value)
     return Fault(path, expected(value, expectation, remedy))
 
 
-def _meant(value: Any, kind: str, context: Mapping[str, Any]) -> str:
-    """Which of a few fixed words was meant by one in another case; empty: none."""
-    if kind != "literal_error" or not isinstance(value, str):
+def _meant(value: Any, words: Sequence[str]) -> str:
+    """Which of a few fixed words was meant by a similar one; empty: none."""
+    if not isinstance(value, str):
         return ""
-    # pydantic gives the words as a sentence: 'None' or 'Full'.
-    words = re.findall(r"'([^']+)'", context["expected"])
-    meant = next((word for word in words if word.casefold() == value.casefold()), None)
-    return f"write {meant}" if meant else ""
+    folded = {_fold(word): word for word in words}
+    if meant := folded.get(_fold(value)):
+        return f"write {meant}"
+    match = difflib.get_close_matches(_fold(value), folded, n=1)
+    return f"did you mean {folded[match[0]]}?" if match else ""
+
+
+def _quoted_words(sentence: str) -> list[str]:
+    """The words of pydantic's `'None' or 'Full'`."""
+    return re.findall(r"'([^']+)'", sentence)
+
+
+def _fold(word: str) -> str:
+    """`text-classification` as `textclassification`: without case and separators."""
+    return re.sub(r"[-_ ]", "", word.casefold())
 
 
 def _homes(annotation: Any, name: str, path: str = "") -> Iterator[str]:

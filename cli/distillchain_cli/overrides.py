@@ -137,7 +137,8 @@ def _index(items: list[Any], segment: str, walked: str) -> int:
     by_name = [index for index, item in enumerate(items) if isinstance(item, dict) and item.get("name") == segment]
     if not by_name:
         known = f" or one of {', '.join(map(str, names))}" if any(names) else ""
-        last = f"a number from 0 to {len(items) - 1}" if items else "nothing, because the list is empty"
+        numbers = f"a number from 0 to {len(items) - 1}" if len(items) > 1 else "0"
+        last = numbers if items else "nothing, because the list is empty"
         raise _BadOverride(f"{walked}: " + expected(segment, f"{last}{known}"))
     return by_name[0]
 
@@ -148,7 +149,10 @@ def _value(text: str) -> Any:
         # Inside a mapping, so that `a: b` is refused as in a file, where it would need quotes too.
         document = load_yaml(f"value: {text}", source="")
     except BadDocument as error:
-        raise _BadOverride(f"the value is not YAML ({error.faults[0].problem}); quote it") from error
+        problem = error.faults[0].problem
+        # A value that can be read but not used, such as .inf, would be refused in quotation marks too.
+        remedy = "" if problem.startswith("got ") else "; quote it"
+        raise _BadOverride(f"the value is not YAML ({problem}){remedy}") from error
     # A line break in the value may have started a second key.
     if set(document) != {"value"}:
         raise _BadOverride("expected one value; quote it")

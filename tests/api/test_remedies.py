@@ -110,3 +110,20 @@ def test_a_fraction_is_to_be_quoted_only_where_its_text_is_accepted(path: str, a
 
     assert problem
     assert problem.endswith(f'; write "{amount}"') == (not problem_of(path, str(amount)))
+
+
+@pytest.mark.parametrize(
+    "path, value, want",
+    [
+        ("spec.task.type", "text-classification", "; write TextClassification"),
+        ("spec.task.type", "causal_lm", "; write CausalLM"),
+        ("spec.task.type", "SequenceClassification", "; did you mean TokenClassification?"),
+        ("spec.task.metric", "macro_f1", "; write macroF1"),
+        ("spec.template.training.precision", "bf16", "; did you mean bfloat16?"),
+        ("spec.template.training.precision", "fp16", "'float32' or 'bfloat16'"),
+        ("spec.template.distillation.objective", "soft targets", "; write SoftTargets"),
+        ("spec.storage.encryption.type", "kms", "; did you mean aws:kms?"),
+    ],
+)
+def test_a_word_that_resembles_one_of_a_few_gets_that_one(path: str, value: str, want: str):
+    assert problem_of(path, value).endswith(want)

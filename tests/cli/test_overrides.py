@@ -184,6 +184,11 @@ def test_the_last_of_two_equal_paths_wins(tmp_path: Path):
             "the value is not YAML (expected ',' or ']' for the bracket opened on line 1); quote it",
             id="broken YAML",
         ),
+        pytest.param(
+            "spec.template.training.learningRate=.inf",
+            "the value is not YAML (got .inf, expected a number that JSON can hold)",
+            id="infinity, which quotation marks do not help",
+        ),
     ],
 )
 def test_a_fault_of_a_set_names_the_option(tmp_path: Path, override: str, want: str):
