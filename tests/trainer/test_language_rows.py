@@ -49,6 +49,12 @@ GOOD = [USER, {"role": "assistant", "content": "Good day"}]
         ),
         (
             "messages",
+            {"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}]},
+            'column "messages": no message has the role assistant, so there is nothing to learn; write user and assistant '
+            "instead of gpt, human",
+        ),
+        (
+            "messages",
             {"messages": [USER]},
             'column "messages": no message has the role assistant, so there is nothing to learn; add its answer or remove '
             "the row",

@@ -108,7 +108,9 @@ def test_the_hubs_sequence_of_class_labels_is_matched_by_name():
     "rows, want",
     [
         pytest.param(["odd\tfood,decor"], 'dev.tsv:6, column "about": got "decor", expected one of food, service, price, or a number from 0 to 2 in that order; correct the row or spec.task.labels', id="unknown label"),
-        pytest.param(["odd\tfood;price"], 'got "food;price", expected one of food', id="another separator"),
+        pytest.param(["odd\tfood;price"], """got "food;price", expected another separator; write separator: ';' in spec.task.dataset""", id="another separator"),
+        pytest.param(["odd\tfood;decor"], 'got "food;decor", expected one of food', id="another separator and an unknown label"),
+        pytest.param(["odd\t1,0,0"], 'got "1,0,0", expected each label once; write the numbers of the labels that apply, not 0 or 1 for each', id="0 or 1 for each label"),
         pytest.param(["odd\tfood,food"], 'got "food,food", expected each label once; remove the repeated one', id="a label twice"),
         pytest.param(["odd\tfood,,price"], 'got "food,,price", expected a label between two separators', id="one separator too many"),
         pytest.param(["odd\t['food']"], "expected labels separated by ','; write them without brackets and quotation marks", id="a list as pandas writes it"),

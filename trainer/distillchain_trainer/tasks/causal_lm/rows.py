@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distillchain_api.faults import got
+from distillchain_api.faults import got, listed
 from distillchain_api.tasks.causal_lm import CHATS_AS_TEXT, CausalDataset, CausalLM
 from distillchain_trainer.data.cells import EMPTY, fault_of_text, is_empty
 from distillchain_trainer.data.split import Split, TaskData
@@ -18,6 +18,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.tokens import Form
 from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
 
+KNOWN_ROLES = frozenset({"system", "user", "tool"})
 EXPECTED_CHAT = 'expected a list of objects with "role" and "content"'
 
 
@@ -88,7 +89,9 @@ def fault_of_chat(cell: object) -> str | None:
         if fault is not None:
             return f"message {number}: {fault}"
     if all(message["role"] != "assistant" for message in cell):
-        return "no message has the role assistant, so there is nothing to learn; add its answer or remove the row"
+        roles = listed(sorted({message["role"] for message in cell} - KNOWN_ROLES), most=3)
+        remedy = f"write user and assistant instead of {roles}" if roles else "add its answer or remove the row"
+        return f"no message has the role assistant, so there is nothing to learn; {remedy}"
     return None
 
 

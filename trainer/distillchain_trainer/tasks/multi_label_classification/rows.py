@@ -5,6 +5,7 @@ A target is the sorted list of the indices of a row's labels: short, and the sam
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,8 +114,22 @@ def _labels_of(reader: LabelReader, cell: object, separator: str) -> list[int]:
         )
     found = [_index_of(reader, part, cell) for part in parts]
     if len(set(found)) != len(found):
-        raise ValueError(f"{got(cell)}, expected each label once; remove the repeated one")
+        # As scikit-learn writes them: 0 or 1 for each label.
+        flags = set(parts) <= {0, 1, "0", "1"}
+        remedy = (
+            "write the numbers of the labels that apply, not 0 or 1 for each" if flags else "remove the repeated one"
+        )
+        raise ValueError(f"{got(cell)}, expected each label once; {remedy}")
     return sorted(found)
+
+
+def _other_separator(reader: LabelReader, text: str) -> str | None:
+    """The mark between the labels of a text; None: it has no other one than spec.task.dataset.separator."""
+    for mark in (mark for mark in ";|/,\t" if mark in text):
+        with contextlib.suppress(UnknownLabel):
+            if [reader.index_of(part) for part in text.split(mark)]:
+                return mark
+    return None
 
 
 def _index_of(reader: LabelReader, part: object, cell: object) -> int:
@@ -122,7 +137,13 @@ def _index_of(reader: LabelReader, part: object, cell: object) -> int:
         raise ValueError(f"{got(cell)}, expected a label between two separators; remove the one that is too many")
     try:
         return reader.index_of(part)
-    except (UnknownLabel, TypeError) as error:  # TypeError: a list within a list cannot be looked up
+    except (UnknownLabel, TypeError) as error:
+        mark = _other_separator(reader, part) if isinstance(part, str) else None
+        if mark:
+            raise ValueError(
+                f"{got(part)}, expected another separator; write separator: {mark!r} in {FIELD}"
+            ) from error
+        # TypeError: a list within a list cannot be looked up.
         expectation = str(error) if isinstance(error, UnknownLabel) else "expected a label's name or number"
         raise ValueError(f"{got(part)}, {expectation}; correct the row or spec.task.labels") from error
 
