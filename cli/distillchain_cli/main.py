@@ -52,6 +52,7 @@ from distillchain_cli.options import (
 )
 from distillchain_cli.output import Output, OutputFormat
 from distillchain_cli.printing import (
+    LogFormatter,
     is_document,
     print_document,
     print_faults,
@@ -273,7 +274,9 @@ def build_command() -> typer.core.TyperGroup:
 
 def main() -> int:
     """The entry point: runs a command. Returns: the exit code, unless typer exits the process itself."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         build_command()(prog_name=program_name(), complete_var=COMPLETE_VARIABLE)
     except BadDocument as error:

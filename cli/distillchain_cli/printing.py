@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,15 @@ def print_result(text: str, *, end: str = "\n") -> None:
 def print_message(text: str) -> None:
     """Prints progress, warnings and errors to stderr."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class LogFormatter(logging.Formatter):
+    """The text of a log record and its reason, such as that of a request which is repeated for half a minute."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text as the terminal shows it."""
+        text, why = super().format(record), record.__dict__.get("why")
+        return f"{text}: {why}" if why else text
 
 
 def print_faults(error: BadDocument) -> None:

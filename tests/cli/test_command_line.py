@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cli.parts import COMMAND, distillchain, distillchain_here, example_in_help, install_stand_in, write_chain
+from distillchain_cli.printing import LogFormatter
 
 COMMANDS = ["validate", "plan", "run", "report", "list", "status", "logs", "events", "retry", "suspend", "resume"]
 KUBECONFIG = {
@@ -203,3 +205,10 @@ def test_without_the_cli_extra_a_cluster_command_says_what_to_install(tmp_path: 
     assert done.stderr == (
         "talking to a cluster needs kubernetes, which is not installed; in a checkout: pip install '.[cli]'\n"
     )
+
+
+@pytest.mark.parametrize(("extra", "want"), [({"why": "it is busy"}, "repeating it: it is busy"), ({}, "repeating it")])
+def test_a_warning_of_a_library_is_shown_with_its_reason(extra: dict[str, str], want: str):
+    record = logging.makeLogRecord({"msg": "repeating it", **extra})
+
+    assert LogFormatter().format(record) == want

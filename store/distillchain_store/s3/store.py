@@ -336,7 +336,7 @@ class S3Store:
         if isinstance(error, CredentialsExpired):
             self._credentials_expired = True
         log.warning(
-            "the store did not do it; repeating the request",
+            "a request to the store failed; repeating it",
             extra={"unavailable_s": round(state.seconds_since_start or 0), "why": str(error)},
         )
 
