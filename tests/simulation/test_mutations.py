@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distillchain_operator import children, expiry, job_changes, job_creation, jobs, reconcile, scheduling
+from distillchain_operator import children, expiry, job_changes, job_creation, jobs, reconcile, scheduling, stage_steps
 from distillchain_operator.actions import CreateJob, DeleteJob
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children
@@ -95,6 +95,8 @@ MUTATIONS: dict[str, Mutation] = {
     "a Job is deleted on caches": Mutation(trusts_caches_for(DeleteJob)),
     "a failure is decided on caches": Mutation(put(Decided, "fails", False), 100),
     "a commit after a retry is decided on caches": Mutation(put(Decided, "commits_after_retry", False), 240),
+    "a retry is handled on caches": Mutation(put(Decided, "handles_retry", False), 11_090),
+    "a failed Job of another default image does not count": Mutation(put(stage_steps, "failed_jobs", nothing), 3_590),
     "a suspension is ignored": Mutation(put(reconcile, "follow_suspend", nothing)),
     "pods that stop are not waited for": Mutation(put(scheduling, "_slots_of_pods", nothing)),
     "the periodic list is ignored": Mutation(put(KnownChains, "listed", nothing), 240),
@@ -102,7 +104,7 @@ MUTATIONS: dict[str, Mutation] = {
     "an interruption counts as a crash": Mutation(with_rules(DISRUPTED, FATAL)),
     "the younger of two Jobs is kept": Mutation(put(reconcile, "_delete_superfluous", keep_the_youngest)),
     "the answer to an own write is no reason to look": Mutation(
-        put(Children, "job_written", take_written_silently), 270
+        put(Children, "job_written", take_written_silently), 1300
     ),
     "the chain is read before its Jobs": Mutation(put(Reader, "read", read_chain_first)),
     "an event that is older than an own write counts": Mutation(put(children._OneKind, "_put", take_any_state)),
@@ -111,6 +113,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a refused change is tried again at once": Mutation(put(job_changes, "RETRY_S", 0.0)),
     "the limit of running chains is ignored": Mutation(put(Neighbours, "turn_of", lambda *_: None)),
     "a place that is free is not offered": Mutation(put(Neighbours, "_wake_next", nothing)),
+    "a place that was given up counts": Mutation(put(Neighbours, "_was_given_up", lambda *_: False), 9_150),
     "the place of a deleted chain is kept": Mutation(put(Neighbours, "forget", nothing)),
     "the chains that ran before a restart are unknown": Mutation(put(Neighbours, "note_stored", nothing)),
     "other chains with the stage are ignored": Mutation(put(Neighbours, "peers_of", lambda *_: {})),
