@@ -105,12 +105,25 @@ CANNOT: dict[tuple[str, str], str] = {
     ): "needs a chain that has run; tests/trainer/test_checkpoint_files.py runs it",
     (
         "docs/multi-label-classification.md",
+        ".venv/bin/distillchain report examples/rated-sentences/labels.yaml --to report.html",
+    ): ("needs a chain that has run; tests/trainer/test_rated_sentences.py writes the report of its own"),
+    ("docs/multi-label-classification.md", ".venv/bin/python examples/quickstart/prepare.py --into .quickstart"): (
+        "trains for minutes; tests/trainer/test_rated_sentences.py runs the chain on part of the data"
+    ),
+    ("docs/regression.md", ".venv/bin/distillchain report examples/rated-sentences/rating.yaml --to report.html"): (
+        "needs a chain that has run; tests/trainer/test_rated_sentences.py writes the report of its own"
+    ),
+    ("docs/regression.md", ".venv/bin/python examples/quickstart/prepare.py --into .quickstart"): (
+        "trains for minutes; tests/trainer/test_rated_sentences.py runs the chain on part of the data"
+    ),
+    (
+        "docs/multi-label-classification.md",
         "from transformers import pipeline",
-    ): "needs a chain that has run; tests/trainer/test_review_chains.py runs it and compares what it prints",
+    ): "needs a chain that has run; tests/trainer/test_rated_sentences.py runs it and compares what it prints",
     (
         "docs/regression.md",
         "import torch",
-    ): "needs a chain that has run; tests/trainer/test_review_chains.py runs it and compares what it prints",
+    ): "needs a chain that has run; tests/trainer/test_rated_sentences.py runs it and compares what it prints",
     (
         "README.md",
         "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (needs root); prints the next steps",
