@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,12 @@ class Kubelet:
         self._completed_at: dict[tuple[str, str], float] = {}
         self._seen: set[str] = set()
         self.gaps: list[float] = []
+        self._left: set[str] = set()  # chains whose last stage has not ended
+        self.all_ended = asyncio.Event()
+
+    def expect(self, chains: Iterable[str]) -> None:
+        """The chains that `all_ended` waits for."""
+        self._left.update(chains)
 
     def to_job(self) -> list[float]:
         """The times from the end of a pod to the creation of the Job of the next stage."""
@@ -124,6 +130,10 @@ class Kubelet:
         end = {"exitCode": 0, "message": self._answers[stage], "startedAt": _now(), "finishedAt": _now()}
         self._ended_at[chain, stage] = time.monotonic()
         await self._api.patch_status(path, _status("Succeeded", {"terminated": end}))
+        if stage == self._stages[-1]:
+            self._left.discard(chain)
+            if not self._left:
+                self.all_ended.set()
 
 
 def _status(phase: str, state: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +167,8 @@ async def run_chains(
             await api.send("POST", chains_path(f"team-{number % NAMESPACES}"), document)
 
         starting = asyncio.gather(*map(start, range(chains)))
-        ending = asyncio.create_task(_wait_until_succeeded(api, prefix, chains))
+        kubelet.expect(f"{prefix}-{number}" for number in range(chains))
+        ending = asyncio.create_task(_wait_until_succeeded(api, prefix, kubelet.all_ended))
         async with asyncio.timeout(DEADLINE_S + 2 * work_s * stages * chains / running):
             await asyncio.wait((pods, ending), return_when=asyncio.FIRST_COMPLETED)
             if pods.done():
@@ -191,15 +202,15 @@ async def _requests(api: Api) -> tuple[float, float]:
     return sum(c for _, c in operators), sum(c for labels, c in operators if status.items() <= labels.items())
 
 
-async def _wait_until_succeeded(api: Api, prefix: str, chains: int) -> None:
-    succeeded: set[str] = set()
-    async for event in api.watch("/apis/distillchain.io/v1alpha1/distillationchains"):
-        chain = event["object"]
-        name = chain["metadata"]["name"]
-        if name.startswith(f"{prefix}-") and chain.get("status", {}).get("phase") == "Succeeded":
-            succeeded.add(name)
-        if len(succeeded) == chains:
+async def _wait_until_succeeded(api: Api, prefix: str, all_ended: asyncio.Event) -> None:
+    await all_ended.wait()
+    # A watch of all chains would cost the API server as much as a further operator.
+    while True:
+        chains = (await api.get("/apis/distillchain.io/v1alpha1/distillationchains"))["items"]
+        own = [chain for chain in chains if chain["metadata"]["name"].startswith(f"{prefix}-")]
+        if all(chain.get("status", {}).get("phase") == "Succeeded" for chain in own):
             return
+        await asyncio.sleep(1)
 
 
 def runs(options: argparse.Namespace) -> Iterator[tuple[str, Path, int, int]]:
