@@ -24,6 +24,7 @@ from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.precision import autocast, choose_attention_kernels
+from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.shared_forward import forward_in_rounds, never
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.engine.world import ALONE
@@ -145,9 +146,9 @@ def _plain_pass(model: Any, encoded: Encoded, sizes: Sizes, device: torch.device
 
 def _our_training(model: Any, rows: TrainingRows, sizes: Sizes, device: torch.device) -> tuple[float, str, float]:
     """Seconds of a step once the mode is chosen, that mode, and the peak of the memory in GiB."""
-    seen: list[tuple[float, loop.TrainingProgress]] = []
+    seen: list[tuple[float, TrainingProgress]] = []
 
-    def on_step(progress: loop.TrainingProgress) -> None:
+    def on_step(progress: TrainingProgress) -> None:
         # Modes are tried in the first steps, and compilation takes seconds. The trial ends before this step.
         if device.type == "cuda" and progress.step < TRIAL_STEPS:
             return
