@@ -14,7 +14,8 @@ from distillchain_api.resource.training import Training
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks, TrainingProgress
+from distillchain_trainer.engine.loop import Hooks
+from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.step import RowLosses
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.objectives.soft_targets import soft_target_loss

@@ -16,8 +16,9 @@ from distillchain_api.resource.training import Training
 from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks, TrainingProgress
+from distillchain_trainer.engine.loop import Hooks
 from distillchain_trainer.engine.optimizer import build_optimizer
+from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.step import Work
 from distillchain_trainer.engine.training_rows import TrainingRows
 from distillchain_trainer.errors import CheckpointInvalid, StopRequested

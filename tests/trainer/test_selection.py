@@ -16,7 +16,8 @@ from distillchain_api.metrics import ACCURACY, MSE, Metric
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_trainer.engine import history, loop
 from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks, TrainingProgress
+from distillchain_trainer.engine.loop import Hooks
+from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.selection import BestSoFar
 from distillchain_trainer.errors import StopRequested
 from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses

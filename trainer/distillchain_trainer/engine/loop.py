@@ -26,8 +26,7 @@ from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.precision import best_device, device_of
-from distillchain_trainer.engine.progress import Meter
-from distillchain_trainer.engine.progress import TrainingProgress as TrainingProgress  # hooks receive it
+from distillchain_trainer.engine.progress import Meter, TrainingProgress
 from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
 from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
 from distillchain_trainer.engine.step import ExtraLoss, RowLosses, Rows, Work

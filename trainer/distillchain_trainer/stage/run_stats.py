@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distillchain_api.wire.manifest import SelectedEpoch
-from distillchain_trainer.engine.loop import TrainingProgress
+from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.saved_state import ResumeIndex
 
 

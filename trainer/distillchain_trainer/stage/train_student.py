@@ -13,8 +13,9 @@ from distillchain_api.layout import trace_key
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_store.errors import DiskFull
 from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks, Settings, TrainingProgress, train
+from distillchain_trainer.engine.loop import Hooks, Settings, train
 from distillchain_trainer.engine.precision import best_device
+from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.saved_state import ResumeStates
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
 from distillchain_trainer.engine.training_rows import TrainingRows
