@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -75,7 +76,9 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _of_path(path: str) -> str:
-    path = os.path.expanduser(path)  # noqa: PTH111 - Path would drop ./, and raise without a home folder
+    if path.startswith("~"):
+        with contextlib.suppress(RuntimeError):  # there is no such home folder
+            path = str(Path(path).expanduser())
     return f"file://{path}" if path.startswith(("/", "./", "../")) else f"file://./{path}"
 
 
