@@ -145,27 +145,34 @@ async def test_slow_work_in_one_namespace_leaves_workers_to_the_others():
     assert most == 8
 
 
-async def test_slow_work_in_several_namespaces_leaves_a_worker_to_another():
+@pytest.mark.parametrize("at_once", [None, 8])
+async def test_slow_work_in_several_namespaces_leaves_a_worker_to_another(
+    at_once: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queue_module, "SLOW_S", 0.01)
     done, blocked = asyncio.Event(), asyncio.Event()
+    running: Counter[str] = Counter()
 
     async def work(key: str) -> None:
+        running[namespace_of(key)] += 1
         if key.startswith("fast/"):
             done.set()
         else:
             await blocked.wait()
 
-    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of)
+    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of, at_once=at_once)
     worker = asyncio.create_task(queue.run(workers=16))
     for number in range(20):
         for slow in ("a", "b", "c", "d"):
             queue.add(f"{slow}/{number}")
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
     queue.add("fast/0")
     try:
         await asyncio.wait_for(done.wait(), timeout=2)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
+    assert max(running.values()) <= 8
 
 
 async def test_a_key_waits_for_those_that_are_more_urgent():
@@ -261,33 +268,3 @@ async def test_keys_that_are_done_make_room_and_never_count_as_slow(monkeypatch:
     await run_until(queue, done)
     assert most <= 3
     assert not mistakes
-
-
-async def test_slow_work_in_several_namespaces_leaves_room_for_another_beside_a_limit(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(queue_module, "SLOW_S", 0.01)
-    done, blocked = asyncio.Event(), asyncio.Event()
-    running: Counter[str] = Counter()
-
-    async def work(key: str) -> None:
-        running[namespace_of(key)] += 1
-        if key.startswith("fast/"):
-            done.set()
-        else:
-            await blocked.wait()
-
-    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of, at_once=8)
-    worker = asyncio.create_task(queue.run(workers=16))
-    for number in range(20):
-        for slow in ("a", "b", "c", "d"):
-            queue.add(f"{slow}/{number}")
-    await asyncio.sleep(0.5)
-    queue.add("fast/0")
-    try:
-        async with asyncio.timeout(10):
-            await done.wait()
-    finally:
-        worker.cancel()
-        await asyncio.gather(worker, return_exceptions=True)
-    assert max(running.values()) <= 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,7 @@ def train(
 ) -> TrainingProgress:
     def save(state: Path, progress: TrainingProgress, stops: bool) -> bool:
         if keep is not None:
-            kept = folder / f"kept-{progress.step}"
-            kept.mkdir()
-            for file in state.iterdir():
-                (kept / file.name).write_bytes(file.read_bytes())
-            keep.append((kept, progress.step))
+            keep.append((copied(state, folder / f"kept-{progress.step}"), progress.step))
         return saves
 
     return loop.train(
@@ -90,6 +87,11 @@ def train(
         history=history or History([]),
         hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=lambda _: validate()),
     )
+
+
+def copied(state: Path, folder: Path) -> Path:
+    """A copy of a saved state, which the training deletes."""
+    return Path(shutil.copytree(state, folder))
 
 
 def distance(one: Any, other: Any) -> float:

@@ -27,6 +27,7 @@ from distillchain_trainer.hidden_states.inside_models import Recorder
 from distillchain_trainer.hidden_states.term import PROJECTION, HiddenStates, Models, build_hidden_term
 from distillchain_trainer.hidden_states.value_relation import relation_loss
 from distillchain_trainer.models.bert_hash import register
+from trainer.loop_parts import copied
 
 pytestmark = pytest.mark.models
 
@@ -220,11 +221,7 @@ def train(
 
     def save(state: Path, progress: TrainingProgress, _: bool) -> bool:
         if keep is not None:
-            kept = folder / f"kept-{progress.step}"
-            kept.mkdir()
-            for file in state.iterdir():
-                (kept / file.name).write_bytes(file.read_bytes())
-            keep.append((kept, progress.step))
+            keep.append((copied(state, folder / f"kept-{progress.step}"), progress.step))
         return True
 
     loop.train(
