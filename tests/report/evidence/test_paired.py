@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from distillchain_report.evidence.paired import SeedRuns, difference, mean_interval, row_interval
 
@@ -167,6 +167,23 @@ def test_noise_leaves_a_degree_of_freedom():
         for _ in range(300)
     ]
     assert all(np.isfinite([each.low, each.high, each.p_value, each.detectable]).all() for each in found)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.2])
+@pytest.mark.parametrize("seeds", [2, 3, 20])
+def test_the_p_value_is_that_of_the_interval_which_ends_at_zero(seeds, effect):
+    first, second = simulated(np.random.default_rng(seeds), rows=200, seeds=seeds, effect=effect)
+    found = difference(first, second)
+    variance = [runs.values.var(ddof=1) / seeds for runs in (first, second)]
+    freedom = max(seeds - 1, (seeds - 1) * sum(variance) ** 2 / sum(part**2 for part in variance) - 0.5)
+    rows = ((found.high - found.low) / 2) ** 2 - stats.t.ppf(0.975, freedom) ** 2 * sum(variance)
+
+    def margin(tail):
+        of_rows = rows / stats.t.ppf(0.975, 199) ** 2
+        return np.sqrt(stats.t.isf(tail, 199) ** 2 * of_rows + stats.t.isf(tail, freedom) ** 2 * sum(variance))
+
+    want = optimize.brentq(lambda tail: margin(tail) - abs(found.value), 1e-12, 0.5, xtol=1e-15)
+    assert found.p_value == pytest.approx(2 * want, abs=1e-9)
 
 
 def test_too_little_to_compare_is_refused():
