@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic_core import PydanticCustomError
@@ -15,22 +16,40 @@ from distillchain_api.values import DURATION, duration_seconds
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
 
-def choice_of(choices: type[ChoiceT]) -> Callable[[str], ChoiceT]:
-    """A parser for the values of an enum."""
+def choice_of(choices: type[ChoiceT], *, to_file: str = "") -> Callable[[str], ChoiceT]:
+    """A parser for the values of an enum; see `name_of`."""
 
     known = [str(choice) for choice in choices]
-    return lambda text: choices(name_of(text, known))
+    return lambda text: choices(name_of(text, known, to_file=to_file))
 
 
-def name_of(text: str, known: Sequence[str]) -> str:
-    """The text, if it is one of the known names."""
+def name_of(text: str, known: Sequence[str], *, to_file: str = "") -> str:
+    """The text, if it is one of the known names.
+
+    Args:
+        to_file: where the names are formats, what to write before the name of a file that is to be written.
+    """
     if text in known:
         return text
     expected = f"expected one of {', '.join(known)}"
+    if to_file and (remedy := _remedy_for_file(text, known, to_file)):
+        raise bad_value(text, f"{expected}; {remedy}")
     # `nearest` lists all names when none is close, and the list is there already.
     beginnings = [name.partition("=")[0] for name in known]
-    hint = "" if text in beginnings else nearest(text, known)
+    hint = "" if text in beginnings else nearest(text.casefold(), known)
     raise bad_value(text, expected + (f"; {hint}" if hint.startswith("did you mean") else ""))
+
+
+def _remedy_for_file(text: str, known: Sequence[str], to_file: str) -> str:
+    """What to do about the name of a file in place of a format; empty for another text."""
+    suffix = Path(text).suffix.removeprefix(".")
+    ending = {"yml": "yaml", "htm": "html", "markdown": "md"}.get(suffix, suffix)
+    if not ending and "/" not in text:
+        return ""
+    # A chain file that stands there would be overwritten by what is suggested below.
+    if ending in ("yaml", "json") and Path(text).exists():
+        return f"a format comes before the file, such as -o json {text}"
+    return f"to write to a file: {f'-o {ending} ' if ending in known else ''}{to_file} {text}"
 
 
 def line_count(text: str | int) -> int:

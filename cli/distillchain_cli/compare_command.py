@@ -21,7 +21,7 @@ from distillchain_cli.errors import BadInput, RunFailed, require_extra
 from distillchain_cli.options import Verbose
 from distillchain_cli.output import Output
 from distillchain_cli.printing import document_text, print_message, print_result
-from distillchain_cli.report_command import write_report
+from distillchain_cli.report_command import check_output_file, write_report
 from distillchain_cli.stores import open_chain_store
 from distillchain_cli.targets import FetchChain, read_target
 from distillchain_operator.status import timestamp
@@ -60,7 +60,11 @@ def compare(
     output: Annotated[
         CompareFormat,
         typer.Option(
-            "--output", "-o", metavar="|".join(CompareFormat), parser=choice_of(CompareFormat), help="Output format."
+            "--output",
+            "-o",
+            metavar="|".join(CompareFormat),
+            parser=choice_of(CompareFormat, to_file="--to"),
+            help="Output format.",
         ),
     ] = CompareFormat.TABLE,
     to: Annotated[str | None, typer.Option(metavar="FILE", help="File to write to; default: stdout.")] = None,
@@ -73,6 +77,7 @@ def compare(
     require_extra("cli", "scipy", purpose="a comparison")
     if len(targets) < 2:
         raise BadInput(f"got {len(targets)} model, expected at least two, such as chain.yaml:mini chain.yaml:tiny")
+    check_output_file(to, [_split(target)[0] for target in targets])
     from distillchain_report.side_by_side import compare as compare_models
 
     def fetch_chain(name: str) -> dict[str, Any]:

@@ -63,9 +63,11 @@ from distillchain_cli.printing import (
 )
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program_name
 from distillchain_cli.targets import read_target
+from distillchain_cli.usage_hints import CommandGroup
 from distillchain_cli.validate import validate_files
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -50,7 +50,7 @@ def output_of(formats: Sequence[Output]) -> Callable[[str | Output], Output]:
         if isinstance(text, Output):
             return text
         if not text.startswith(JSONPATH):
-            return Output(name_of(text, [*names, f"{JSONPATH}TEMPLATE"]))
+            return Output(name_of(text, [*names, f"{JSONPATH}TEMPLATE"], to_file=">"))
         try:
             return Output(text, parse_template(text.removeprefix(JSONPATH)))
         except BadTemplate as error:

@@ -56,7 +56,11 @@ def report(
     output: Annotated[
         ReportFormat,
         typer.Option(
-            "--output", "-o", metavar="|".join(ReportFormat), parser=choice_of(ReportFormat), help="Output format."
+            "--output",
+            "-o",
+            metavar="|".join(ReportFormat),
+            parser=choice_of(ReportFormat, to_file="--to"),
+            help="Output format.",
         ),
     ] = ReportFormat.HTML,
     to: Annotated[str | None, typer.Option(metavar="FILE", help="File to write to; default: stdout.")] = None,
@@ -68,6 +72,7 @@ def report(
 
     S3 credentials come from the environment, as for AWS's own tools.
     """
+    check_output_file(to, [target])
     text = report_text(
         target,
         output,
@@ -100,6 +105,14 @@ def report_text(
         _check_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
     return _render(plan, _wanted(plan, status), form, verdict=_verdict(plan, status))
+
+
+def check_output_file(to: str | None, chains: Sequence[str]) -> None:
+    """That the result would not replace a chain file that it is made from. Raises: BadInput."""
+    if to is not None and any(
+        Path(chain).is_file() and Path(to).resolve() == Path(chain).resolve() for chain in chains
+    ):
+        raise BadInput(f"--to: {to} is the chain file, which would be lost; name another file")
 
 
 def write_report(text: str, path: str) -> None:

@@ -59,10 +59,13 @@ def download_checkpoint(store: Store, manifest: Manifest, to: Path) -> None:
 
     Args:
         to: must not exist, or be an empty folder.
-    Raises: CheckpointCorrupt when a file is gone or altered; DiskFull; other errors of the store.
+    Raises: CheckpointCorrupt when a file is gone or altered; DiskFull; other errors of the store; OSError when the
+        folder cannot be created.
     """
     # Beside its place, so that the last step is a rename on the same file system.
     part = to.with_name(f"{to.name}.part-{uuid.uuid4().hex}")
+    # Not left to the store, which would take the refusal for its own.
+    part.mkdir()
     try:
         with ThreadPoolExecutor(VERIFY_THREADS) as pool:
             # list(), because map() raises an exception only when the result is read.

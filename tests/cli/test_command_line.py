@@ -37,6 +37,16 @@ def test_bad_input_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]):
             "'-o': got yml, expected one of table, wide, json, yaml, jsonpath=TEMPLATE; did you mean yaml?",
         ),
         (["report", "c.yaml", "-o", "pdf"], "'-o': got pdf, expected one of html, md, json"),
+        (
+            ["report", "c.yaml", "-o", "c.html"],
+            "'-o': got c.html, expected one of html, md, json; to write to a file: -o html --to c.html",
+        ),
+        (
+            ["run", "c.yaml", "-o", "c.json"],
+            "'-o': got c.json, expected one of table, wide, json, yaml, jsonpath=TEMPLATE; to write to a file: -o json > "
+            "c.json",
+        ),
+        (["report", "c.yaml", "-o", "HTML"], "'-o': got HTML, expected one of html, md, json; did you mean html?"),
         (["completion", "tcsh"], "'bash|zsh|fish': got tcsh, expected one of bash, zsh, fish"),
         (
             ["list", "-o", "nam"],
@@ -63,6 +73,40 @@ def test_a_bad_value_of_an_option_is_explained_with_the_valid_ones(tmp_path: Pat
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith(f"{want}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [
+        (
+            ["apply", "-f", "c.yaml"],
+            "No such command 'apply'; kubectl apply -f chain.yaml creates a chain on a cluster",
+        ),
+        (["get", "-o", "json"], "No such command 'get'; `distillchain list` shows all chains and"),
+        (["lisst"], "No such command 'lisst'. Did you mean 'list'?"),
+        (["-o", "json", "list"], "No such option: -o; write it after the command: distillchain list -o ..."),
+        (["-n", "ns", "lisst"], "No such option: -n\n"),
+        (["--storage", "s3://b", "plan", "c.yaml"], "; write it after the command: distillchain plan --storage ..."),
+        (["report", "c.yaml", "-o"], "Option '-o' requires an argument: html|md|json"),
+        (["download", "c.yaml", "-o", "c"], "No such option: -o; to say where it writes, use --to FOLDER"),
+        (["validate", "c.yaml", "-o", "json"], "No such option: -o; this command has no other format"),
+        (["list", "--namspace", "ns"], "(Possible options: --all-namespaces, --namespace)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_word_in_the_wrong_place_gets_a_remedy(tmp_path: Path, arguments: list[str], want: str):
+    done = distillchain_here(*arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert want in done.stderr
+
+
+def test_a_chain_file_in_place_of_a_format_is_not_named_as_the_file_to_write(tmp_path: Path):
+    write_chain(tmp_path)
+
+    done = distillchain_here("report", "-o", "chain.yaml", cwd=tmp_path)
+
+    assert done.stderr.endswith("; a format comes before the file, such as -o json chain.yaml\n")
 
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=" ".join)

@@ -72,6 +72,18 @@ def test_the_table_and_the_page(chain: Path):
     assert "-0.050" in html
 
 
+def test_a_comparison_does_not_replace_a_chain_file(chain: Path):
+    before = chain.read_bytes()
+
+    done = distillchain_here("compare", "chain.yaml:mini", "chain.yaml:tiny", "--to", "chain.yaml", cwd=chain.parent)
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "--to: chain.yaml is the chain file, which would be lost; name another file\n",
+    )
+    assert chain.read_bytes() == before
+
+
 def test_a_table_has_room_for_the_names_in_100_columns(chain: Path):
     chain.rename(chain.parent / "chain-with-a-name.yaml")
     labels = [f"chain-with-a-name.yaml:{stage}" for stage in ("mini", "tiny")]

@@ -128,6 +128,11 @@ def test_an_empty_store_gives_a_report_too(tmp_path: Path):
             id="no folder",
         ),
         pytest.param(
+            ["chain.yaml", "--to", "./chain.yaml"],
+            "--to: ./chain.yaml is the chain file, which would be lost; name another file",
+            id="the chain file",
+        ),
+        pytest.param(
             ["relay", "--set", "spec.suspend=true"],
             "--set: expected with a chain file only; a chain on the cluster is used as it is there",
             id="an edit of a chain on the cluster",

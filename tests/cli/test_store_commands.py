@@ -53,6 +53,8 @@ def test_an_altered_file_is_not_downloaded(tmp_path: Path, plan: Plan):
         ),
         (["--to", "chain.yaml", "--stage", "mini"], "--to: {here}/chain.yaml exists; name a new folder", 2),
         (["--to", "chain.yaml/x", "--stage", "mini"], "--to: {here}/chain.yaml/x cannot be used (", 2),
+        # Nobody can create a folder there, not even root.
+        (["--to", "/proc/mini", "--stage", "mini"], "\n--to: /proc/mini cannot be written (", 1),
     ],
 )
 def test_downloads_that_cannot_be(tmp_path: Path, plan: Plan, arguments: list[str], message: str, code: int):
