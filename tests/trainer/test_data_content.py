@@ -156,7 +156,7 @@ def test_a_missing_header_line_is_suspected_where_the_first_line_looks_like_a_ro
     with pytest.raises(DataInvalid) as failure:
         read_train(tmp_path, name, text=["text"], labels=NEWS)
 
-    head = f'file://{tmp_path}/{name}:1: no column "text"; the first line looks like a row, not like a header '
+    head = f'file://{tmp_path}/{name}:1: no column "text" (spec.task.dataset.text); the first line looks like a row, not like a header '
     assert str(failure.value) == head + want
 
 
@@ -175,4 +175,4 @@ def test_a_header_with_other_names_is_not_taken_for_a_row(tmp_path: Path, header
     with pytest.raises(DataInvalid) as failure:
         read_train(tmp_path, "a.tsv", text=["text"])
 
-    assert str(failure.value) == f'file://{tmp_path}/a.tsv:1: no column "text"; {want}'
+    assert str(failure.value) == f'file://{tmp_path}/a.tsv:1: no column "text" (spec.task.dataset.text); {want}'

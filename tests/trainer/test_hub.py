@@ -167,7 +167,7 @@ def test_a_stage_from_the_hub_with_a_token(hub: Hub, tmp_path: Path):
         pytest.param(
             {"dataset": {"uri": "hf://org/reviews", "config": "short", "label": "stars"}},
             "DataInvalid",
-            'hf://org/reviews, split train: no column "stars"; expected one of label, sentence',
+            'hf://org/reviews, split train: no column "stars" (spec.task.dataset.label); expected one of label, sentence',
             id="no such column",
         ),
         pytest.param(

@@ -49,6 +49,12 @@ GOOD = [USER, {"role": "assistant", "content": "Good day"}]
         ),
         (
             "messages",
+            {"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            'column "messages": message 1: no "role"; as in ShareGPT, it has from and value: rename them to role and content, '
+            "and human and gpt to user and assistant",
+        ),
+        (
+            "messages",
             {"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}]},
             'column "messages": no message has the role assistant, so there is nothing to learn; write user and assistant '
             "instead of gpt, human",

@@ -176,7 +176,7 @@ BAD_FILES = [
     ),
     pytest.param("a.conll", as_jsonl(ROWS), {}, "the name ends in .conll, but the content is JSON; let its name end in .jsonl", id="JSON"),
     pytest.param("rows", as_jsonl(ROWS), {}, "rows: the content is JSON; let its name end in .jsonl", id="JSON without an ending"),
-    pytest.param("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n', {}, 'a.jsonl:1: no column "words"', id="jsonl: other names"),
+    pytest.param("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n', {}, 'a.jsonl:1: no column "words" (spec.task.dataset.words); expected one of tags, tokens', id="jsonl: other names"),
     pytest.param(
         "a.jsonl", '{"words": "Anna Berg", "tags": ["O"]}\n', {},
         'a.jsonl:1, column "words": got "Anna Berg", expected a list of words', id="jsonl: a text",

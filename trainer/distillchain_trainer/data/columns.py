@@ -15,6 +15,18 @@ LONG_NAME_CHARS, LONG_NAME_WORDS = 40, 4  # a longer cell of the first line is r
 DECIMAL = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 
 
+class NoColumn(DataInvalid):
+    """A file lacks a wanted column. `hint` says what it has instead, or what to do."""
+
+    def __init__(self, place: str, column: str, hint: str, *, field: str = "") -> None:
+        self.place, self.column, self.hint = place, column, hint
+        super().__init__(f'{place}: no column "{column}"{field and f" ({field})"}{hint}')
+
+    def named_by(self, field: str) -> NoColumn:
+        """The same error with the field of the chain that names the column."""
+        return NoColumn(self.place, self.column, self.hint, field=field)
+
+
 def pick_columns(header: Sequence[str], columns: Sequence[str], place: str) -> list[int]:
     """The index of each wanted column in the header. Names may differ in their Unicode form.
 
@@ -29,9 +41,9 @@ def pick_columns(header: Sequence[str], columns: Sequence[str], place: str) -> l
             raise DataInvalid(f'{place}: {count} columns are named "{column}"; rename all but one')
         spaced = next((cell for cell in header if cell.strip() == column), None)
         if count == 0 and spaced is not None:
-            raise DataInvalid(f'{place}: no column "{column}", but "{spaced}"; remove the spaces')
+            raise NoColumn(place, column, f', but "{spaced}"; remove the spaces')
         if count == 0:
-            raise DataInvalid(f'{place}: no column "{column}"; {nearest(column, list(header))}')
+            raise NoColumn(place, column, f"; {nearest(column, list(header))}")
     return [names.index(name) for name in wanted]
 
 
@@ -49,7 +61,7 @@ class Header:
         # Before pick_columns, whose message suggests the nearest column. That is no help if the line is not a header.
         hint = self._hint(cells, mark)
         if hint is not None:
-            raise DataInvalid(f'{place}: no column "{self.columns[0]}"; {hint}')
+            raise NoColumn(place, self.columns[0], f"; {hint}")
         return pick_columns(cells, self.columns, place)
 
     def _hint(self, cells: Sequence[str], mark: str) -> str | None:

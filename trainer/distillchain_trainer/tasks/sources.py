@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from distillchain_api.task import Dataset
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.opening import open_store
 from distillchain_store.store import path_of_uri
-from distillchain_trainer.data.columns import pick_columns
+from distillchain_trainer.data.columns import NoColumn, pick_columns
 from distillchain_trainer.data.held_out import check_held_out
 from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import Split, TaskData
@@ -63,7 +64,8 @@ def read_splits(
         tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
         sources = {role: f"{dataset.uri}, split {name}" for role, name in names.items()}
         for role, table in tables.items():
-            splits[role] = read(role, of_hub(table, sources[role]), sources[role])
+            with naming_fields(dataset):
+                splits[role] = read(role, of_hub(table, sources[role]), sources[role])
     else:
         sources = {role: f"{dataset.uri}/{name}" for role, name in names.items()}
         for role, name in names.items():
@@ -72,12 +74,28 @@ def read_splits(
                 rows = of_file(path, sources[role])
             else:
                 rows = read_table(path, columns, name=sources[role], warnings=warnings, class_names=class_names)
-            splits[role] = read(role, rows, sources[role])
+            with naming_fields(dataset):
+                splits[role] = read(role, rows, sources[role])
         # A folder has no commit as the hub has; the contents take its place.
         content = "".join(split.facts.sha256 for split in splits.values())
         revision = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
     check_held_out(list(splits.values()), sources, warnings)
     return TaskData(splits["train"], splits["validation"], splits.get("test"), revision)
+
+
+@contextlib.contextmanager
+def naming_fields(dataset: Dataset) -> Iterator[None]:
+    """Adds the field of the data set that names a column to the error that the column is missing."""
+    try:
+        yield
+    except NoColumn as error:
+        fields = type(dataset).model_fields.keys() - Dataset.model_fields.keys()
+        named = (field for field in sorted(fields) if error.column in _names(getattr(dataset, field)))
+        raise error.named_by(f"{FIELD}.{next(named)}") from error
+
+
+def _names(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def locate(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distillchain_api.task import Task
 from distillchain_api.transfer import SequenceTask, Transfer
+from distillchain_trainer.data.columns import NoColumn
 from distillchain_trainer.data.split import Split, TaskData, joined
 from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import Table, read_lines, read_table
@@ -50,8 +51,11 @@ def with_transfer(
     for table, commit in _tables(transfer, columns, endpoint_url, region, folder, warnings):
         commits.add(commit)
         writer = SplitWriter(folder / f"rows-{len(parts)}", NAME, place_prefix=table.place_prefix)
-        for number, texts, fingerprint in sieve.usable(table, columns):
-            writer.add(texts, number=number, fingerprint=fingerprint)
+        try:
+            for number, texts, fingerprint in sieve.usable(table, columns):
+                writer.add(texts, number=number, fingerprint=fingerprint)
+        except NoColumn as error:
+            raise error.named_by(f"{FIELD}.text") from error
         parts.append(writer.close())
         if sieve.is_full:
             break

@@ -19,6 +19,9 @@ from distillchain_trainer.tasks.causal_lm.tokens import Form
 from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
 
 KNOWN_ROLES = frozenset({"system", "user", "tool"})
+SHARE_GPT = (
+    "as in ShareGPT, it has from and value: rename them to role and content, and human and gpt to user and assistant"
+)
 EXPECTED_CHAT = 'expected a list of objects with "role" and "content"'
 
 
@@ -100,7 +103,7 @@ def _fault_of_message(message: object) -> str | None:
         return f'{got(message)}, expected an object with "role" and "content"'
     for name in ("role", "content"):
         if message.get(name) is None:
-            return f'no "{name}"; add it'
+            return f'no "{name}"; {SHARE_GPT if message.keys() >= {"from", "value"} else "add it"}'
         if not isinstance(message[name], str):
             return f"{name}: {got(message[name])}, expected text; chats with images or tool calls are not supported"
     for name, value in message.items():
