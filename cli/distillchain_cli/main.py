@@ -60,6 +60,7 @@ from distillchain_cli.printing import (
     print_result,
     survive_closed_output,
     troubleshooting_hint,
+    use_utf8,
 )
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program_name
 from distillchain_cli.targets import read_target
@@ -276,6 +277,7 @@ def build_command() -> typer.core.TyperGroup:
 
 def main() -> int:
     """The entry point: runs a command. Returns: the exit code, unless typer exits the process itself."""
+    use_utf8()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

@@ -6,6 +6,7 @@ By default a command exits when the reader closes the pipe, as usual. `survive_c
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -20,19 +21,39 @@ import yaml
 from distillchain_api.failures import FailureClass, troubleshooting
 from distillchain_api.faults import BadDocument
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
-from distillchain_cli.errors import EXIT_INTERRUPTED
+from distillchain_cli.errors import EXIT_INTERRUPTED, RunFailed
 from distillchain_cli.options import log
 from distillchain_cli.output import Output
 
 
 def print_result(text: str, *, end: str = "\n") -> None:
-    """Prints what the user asked for to stdout."""
-    print(text, end=end, flush=True)  # noqa: T201
+    """Prints what the user asked for to stdout. Raises: RunFailed if it cannot be written, as on a full disk."""
+    try:
+        print(text, end=end, flush=True)  # noqa: T201
+    except OSError as error:
+        if error.errno in NO_READER:
+            raise
+        _discard(sys.stdout)
+        raise RunFailed(
+            f"stdout: the result cannot be written ({error.strerror}); free the disk, or write to another file"
+        ) from error
 
 
 def print_message(text: str) -> None:
-    """Prints progress, warnings and errors to stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """Prints progress, warnings and errors to stderr; drops them where they cannot be written, as on a full disk."""
+    try:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    except OSError as error:
+        if error.errno in NO_READER:
+            raise
+        _discard(sys.stderr)
+
+
+def use_utf8() -> None:
+    """From now on, writes UTF-8 whatever the locale: pages and JSON are UTF-8, and other encodings lack characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not under `>&-`, where there is no stream
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 class LogFormatter(logging.Formatter):
@@ -95,10 +116,14 @@ class TolerantStream:
         except OSError as error:
             if not self._is_tolerated(error):
                 raise
-            # The buffer still holds the text, and the interpreter flushes it again at exit: send it to /dev/null.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
+            _discard(self._stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Sends what the buffer still holds to /dev/null: the interpreter would try to write it again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 @contextmanager

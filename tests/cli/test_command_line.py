@@ -133,6 +133,33 @@ def test_the_example_of_each_help_works(tmp_path: Path, command: list[str]):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("full", "other", "code"),
+    [
+        ("stdout", "stdout: the result cannot be written (No space left on device); free the disk, or", 1),
+        ("stderr", "STAGE ", 0),
+    ],
+)
+def test_a_result_that_does_not_fit_on_the_disk_is_a_failure(tmp_path: Path, full: str, other: str, code: int):
+    write_chain(tmp_path)
+
+    with Path("/dev/full").open("w") as stream:
+        outputs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: stream}
+        done = subprocess.run([*COMMAND, "plan", "chain.yaml"], cwd=tmp_path, text=True, check=False, **outputs)
+
+    assert done.returncode == code
+    assert (done.stdout if full == "stderr" else done.stderr).startswith(other)
+
+
+def test_output_is_utf8_in_any_locale(tmp_path: Path):
+    done = distillchain("plan", "café.yaml", "--set", "å=1", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert "café.yaml: there is no such file" in done.stderr
+
+    write_chain(tmp_path).rename(tmp_path / "café.yaml")
+    done = distillchain("validate", "café.yaml", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout[:11]) == (0, "café.yaml: ")
+
+
 @pytest.mark.slow
 def test_a_traceback_is_printed_only_with_verbose(tmp_path: Path):
     assert "Traceback" not in distillchain_here("validate", "missing.yaml", cwd=tmp_path).stderr
