@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -70,10 +69,8 @@ def test_an_unreachable_cluster_gives_no_candidates_and_no_message(tmp_path: Pat
     contexts = {"current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(str({**nowhere, **contexts, "users": [{"name": "u", "user": {"token": "t"}}]}))
-    began = time.monotonic()
 
     assert complete_in_bash("distillchain status ''", tmp_path, kubeconfig) == []
-    assert time.monotonic() - began < 30  # two seconds of timeout, and the start-up on a busy machine
     assert complete_in_bash("distillchain status --context ''", tmp_path, kubeconfig) == ["x"]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.s3 import REGION, S3Server
 from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
+from distillchain_store.errors import StorageDenied
 from distillchain_store.s3.store import S3Store
 from store.gateway import Gateway, Rule
 
@@ -28,6 +29,19 @@ def store_behind(rule: Rule, s3: S3Server, bucket: str, *, patience_s: float = 2
     """A store whose requests pass through a gateway with that rule."""
     with Gateway(s3.endpoint, rule) as gateway:
         yield S3Store(bucket, endpoint_url=gateway.endpoint, region=REGION, patience_s=patience_s), gateway
+
+
+def refused_at_once(endpoint: str) -> str:
+    """The message of a refusal, after which no request may be repeated."""
+
+    def read() -> None:
+        store = S3Store("s3://models/x", endpoint_url=endpoint, region=REGION)
+        store.patience = lambda: pytest.fail("a request was about to be repeated")
+        store.read("a")
+
+    with pytest.raises(StorageDenied) as failure:
+        read()
+    return str(failure.value)
 
 
 def a_manifest(attempt: str = "first", *, files: dict[str, bytes] | None = None) -> Manifest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from distillchain_store.errors import DiskFull, StorageDenied, StorageUnavailabl
 from distillchain_store.patience import NORMAL_S, with_patience
 from distillchain_store.s3.store import S3Store
 from store.gateway import Answer, Forward, Gateway, Request
-from store.parts import store_behind, use_keys
+from store.parts import refused_at_once, store_behind, use_keys
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +29,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
-
-
-def denied_at_once(endpoint: str) -> str:
-    """The message of a refusal, which must come without waiting."""
-    started = time.monotonic()
-    with pytest.raises(StorageDenied) as failure:
-        S3Store("s3://models/x", endpoint_url=endpoint, region=REGION).read("a")
-    assert time.monotonic() - started < 10, "it was retried"  # retries would take 30 s
-    return str(failure.value)
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def secure(authority: Authority, s3: S3Server) -> Iterator[Gateway]:
 def test_an_untrusted_certificate_is_refused_at_once_and_a_ca_bundle_makes_it_trusted(
     secure: Gateway, authority: Authority, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
-    assert denied_at_once(secure.endpoint) == (
+    assert refused_at_once(secure.endpoint) == (
         f"spec.storage.endpointUrl: {secure.endpoint} cannot be trusted: its TLS certificate is not trusted (unable to "
         "get local issuer certificate); mount the certificate of the authority that signed it and set AWS_CA_BUNDLE to "
         "that file"
@@ -77,7 +67,7 @@ def test_a_certificate_for_another_host_is_refused_at_once(
 ):
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.certificate))
 
-    message = denied_at_once(f"https://localhost:{secure.port}")
+    message = refused_at_once(f"https://localhost:{secure.port}")
 
     assert "its TLS certificate is for another host (hostname 'localhost' doesn't match '127.0.0.1')" in message
 
@@ -91,7 +81,7 @@ def test_a_ca_bundle_that_cannot_be_read_is_named(
         (tmp_path / "ca.pem").write_text(content)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
 
-    message = denied_at_once(secure.endpoint)
+    message = refused_at_once(secure.endpoint)
 
     assert ": the CA bundle cannot be read (" in message
     assert message.endswith("; set AWS_CA_BUNDLE to a file of PEM certificates")
@@ -99,7 +89,7 @@ def test_a_ca_bundle_that_cannot_be_read_is_named(
 
 @pytest.mark.cluster
 def test_a_server_without_tls_at_an_https_address_is_named(s3: S3Server):
-    message = denied_at_once(s3.endpoint.replace("http://", "https://"))
+    message = refused_at_once(s3.endpoint.replace("http://", "https://"))
 
     assert message.endswith(": it answers without TLS; write http:// instead of https://, or name its TLS port")
 
