@@ -24,6 +24,9 @@ CONFIG_RULE = cel(
 """CEL rule of every data set; a subclass with rules of its own repeats it."""
 
 
+UNKNOWN_FILE = "unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet"
+
+
 class Splits(Document):
     """Where the rows of each split are: a split's name on the hub, else a file below `uri`."""
 

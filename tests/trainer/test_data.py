@@ -182,6 +182,10 @@ BAD_FILES = [
     pytest.param("a.csv", b"sentence,label\nbad,0\ngo\0od,1\n", "{f}:3: the line has a NUL character (byte 0x00), so the file is damaged or not UTF-8; copy it again, or convert it to UTF-8", id="csv: NUL character"),
     pytest.param("a.tsv", HEADER + b"bad\t0\n\ngood\t1\n", "{f}:3: the line is blank, and rows follow; remove it", id="tsv: blank line between"),
     pytest.param("a.txt", b"bad 0\n", "{f}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet", id="unknown kind"),
+    pytest.param("a.json", b"[]", "{f}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet; write one object per line, into a file whose name ends in .jsonl", id="json"),
+    pytest.param("a.xlsx", b"PK", "{f}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet; export it as CSV in UTF-8", id="xlsx"),
+    pytest.param("a.parquet.gz", b"", "{f}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet; decompress it", id="parquet in gz"),
+    pytest.param("a.jsonl", b"{'sentence': 'bad', 'label': 0}\n", "{f}:1: not a JSON object (Expecting property name enclosed in double quotes: column 2); write it with json.dumps, which uses double quotes", id="jsonl: as Python prints it"),
 ]  # fmt: skip
 
 

@@ -12,11 +12,12 @@ import pytest
 
 from distillchain_api.tasks.regression import Regression
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.errors import DataInvalid
+from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.regression.chance import doubt_of
 from distillchain_trainer.tasks.regression.evaluate import Predicted
 from distillchain_trainer.tasks.regression.rows import number_of, read_task_data
+from distillchain_trainer.tasks.sequences.head import REGRESSION, Head
 
 ROWS = ["good\t4.5", "bad\t-1e2", "fine\t.5", "dull\t 3 "]
 
@@ -110,6 +111,14 @@ def test_metrics_are_those_of_scipy_and_scikit_learn():
             "mae": mean_absolute_error(truth, predicted),
         }
     )
+
+
+def test_a_head_with_several_outputs_is_refused_with_a_remedy():
+    head = Head(REGRESSION, "predict a number", ("number",), texts=1, max_length=8)
+
+    head.check_outputs(1, "config.json of a")
+    with pytest.raises(CheckpointInvalid, match=r"got 2, expected 1; .* use a checkpoint that has one, or one without"):
+        head.check_outputs(2, "config.json of a")
 
 
 def test_a_constant_has_no_correlation():

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected, got
 from distillchain_api.metrics import Metric
-from distillchain_api.task import CONFIG_RULE, Dataset, Task
+from distillchain_api.task import CONFIG_RULE, UNKNOWN_FILE, Dataset, Task
 from distillchain_api.values import Text
 
 TOKEN_CROSS_ENTROPY = Metric(
@@ -19,7 +19,6 @@ TOKEN_CROSS_ENTROPY = Metric(
 PERPLEXITY = Metric("perplexity", "perplexity", higher_is_better=False, is_share=False, lowest=1.0)
 TEACHER_AGREEMENT = Metric("teacherAgreement", "agreement with the teacher")
 
-UNKNOWN_FILE = "unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet"
 CHATS_AS_TEXT = "keep chats in jsonl or parquet, not as text"
 KNOWN_FILES = r"(?i)[.]((csv|tsv|jsonl)([.]gz)?|parquet)$"
 FILES_OF_TEXT = r"(?i)[.](csv|tsv)([.]gz)?$"

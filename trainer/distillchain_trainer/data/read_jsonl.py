@@ -44,7 +44,10 @@ def _why(error: Exception, line: str) -> str:
     if isinstance(error, json.JSONDecodeError):
         if error.msg == "Extra data" and line[error.pos :].strip() == ",":
             return "a comma follows it); remove the comma"
-        return f"{error.msg}: column {error.colno}); write one object per line"
+        # As str() and print() write a dict.
+        is_python = line.lstrip().startswith("{'")
+        remedy = "write it with json.dumps, which uses double quotes" if is_python else "write one object per line"
+        return f"{error.msg}: column {error.colno}); {remedy}"
     if isinstance(error, RecursionError):
         return "nested too deeply); write one flat object per line"
     # Of a number, Python also names a function that allows more digits.

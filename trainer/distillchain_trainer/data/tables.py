@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillchain_api.task import UNKNOWN_FILE
 from distillchain_trainer.data.columns import Header, quoted
-from distillchain_trainer.data.content import check_content
+from distillchain_trainer.data.content import DECOMPRESS, EXPORT, check_content
 from distillchain_trainer.data.read_csv import read_csv
 from distillchain_trainer.data.read_jsonl import read_jsonl
 from distillchain_trainer.data.read_parquet import read_parquet
@@ -22,6 +23,12 @@ from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+REMEDIES = {
+    (".json", ".ndjson"): "write one object per line, into a file whose name ends in .jsonl",
+    (".xlsx", ".xls", ".ods"): EXPORT,
+    (".zip", ".bz2", ".xz", ".zst", ".parquet"): DECOMPRESS,  # .parquet: with .gz after it
+    (".pkl", ".pickle", ".npy", ".feather", ".arrow"): "convert it to parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def read_table(
     ending = next((ending for ending in FORMATS if plain.lower().endswith(ending)), None)
     # Parquet is compressed inside, and reading it needs random access, which a gzip stream does not allow.
     if ending is None or (ending == ".parquet" and plain != name):
-        raise DataInvalid(f"{name}: unknown kind of file; expected csv, tsv or jsonl (also as .gz), or parquet")
+        raise DataInvalid(f"{name}: {UNKNOWN_FILE}{_remedy(plain.lower())}")
     file = TextFile(path, name, is_compressed=plain != name)
     head = file.read_head()
     # Before the columns are looked for: in a file of another kind, a missing column would be a misleading message.
@@ -71,6 +78,10 @@ def read_table(
     else:
         rows = read_jsonl(file, columns)
     return Table(f"{name}:", rows)
+
+
+def _remedy(name: str) -> str:
+    return next((f"; {remedy}" for endings, remedy in REMEDIES.items() if name.endswith(endings)), "")
 
 
 def read_lines(path: Path, *, name: str) -> Table:

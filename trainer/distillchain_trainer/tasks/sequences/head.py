@@ -112,7 +112,8 @@ class Head:
         """That a checkpoint with so many outputs can be one of the task. Raises: CheckpointInvalid."""
         if self.problem_type == REGRESSION and count != 1:
             raise CheckpointInvalid(
-                f"{what}: num_labels: got {count}, expected 1; Regression needs a head with one output"
+                f"{what}: num_labels: got {count}, expected 1; Regression needs a head with one output: use a "
+                "checkpoint that has one, or one without a classifier head"
             )
         if self.problem_type == SINGLE_LABEL and count == 1:
             raise CheckpointInvalid(
