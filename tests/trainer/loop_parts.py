@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
@@ -17,8 +20,9 @@ from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks
 from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.step import RowLosses
+from distillchain_trainer.engine.step import ExtraLoss, RowLosses
 from distillchain_trainer.engine.training_rows import TrainingRows
+from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.objectives.soft_targets import soft_target_loss
 
 CLASSES = 3
@@ -71,6 +75,7 @@ def train(
     validate: Callable[[], dict[str, float]] = lambda: {"accuracy": 0.5},
     keep: list[tuple[Path, int]] | None = None,
     saves: bool = True,
+    extra: ExtraLoss | None = None,
 ) -> TrainingProgress:
     def save(state: Path, progress: TrainingProgress, stops: bool) -> bool:
         if keep is not None:
@@ -86,7 +91,33 @@ def train(
         train_s_before=0.0,
         history=history or History([]),
         hooks=Hooks(stop=stop, on_step=lambda _: None, save=save, validate=lambda _: validate()),
+        extra=extra,
     )
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How a training ended that was told to stop.
+
+    Attributes:
+        step: the one that it says is saved.
+        state: the newest state, and its step.
+    """
+
+    step: int
+    state: tuple[Path, int]
+
+
+def train_until_stopped(
+    model: Any, rows: TrainingRows, training: Training, folder: Path, *, at_look: int, **options: Any
+) -> Stopped:
+    """A training that is told to stop when it looks for that the n-th time."""
+    looks = itertools.count(1)
+    kept: list[tuple[Path, int]] = []
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(StopRequested) as stop:
+        train(model, rows, training, folder, stop=lambda: next(looks) >= at_look, keep=kept, **options)
+    return Stopped(stop.value.step, kept[-1])
 
 
 def copied(state: Path, folder: Path) -> Path:

@@ -13,21 +13,17 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 
 from distillchain_api.resource.hidden import HiddenMSE, HiddenTerm, LayerPair, ValueRelation
 from distillchain_api.resource.training import Training
-from distillchain_trainer.engine import loop
 from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks
 from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.step import Work
 from distillchain_trainer.engine.training_rows import TrainingRows
-from distillchain_trainer.errors import CheckpointInvalid, StopRequested
+from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.hidden_states.hidden_mse import hidden_mse
 from distillchain_trainer.hidden_states.inside_models import Recorder
 from distillchain_trainer.hidden_states.term import PROJECTION, HiddenStates, Models, build_hidden_term
 from distillchain_trainer.hidden_states.value_relation import relation_loss
 from distillchain_trainer.models.bert_hash import register
-from trainer.loop_parts import copied
+from trainer.loop_parts import recipe, train, train_until_stopped
 
 pytestmark = pytest.mark.models
 
@@ -206,45 +202,14 @@ def random_rows(count: int) -> TrainingRows:
     return TrainingRows(Encoded.of(ids, pad_id=0), torch.zeros(count, dtype=torch.long))
 
 
-def train(
-    student: BertForSequenceClassification,
-    term: HiddenStates,
-    folder: Path,
-    *,
-    micro_batch_size: int | None = None,
-    stop_after: int = 1000,
-    resume_from: tuple[Path, int] | None = None,
-    keep: list[tuple[Path, int]] | None = None,
-) -> None:
-    """Trains on the hidden states alone."""
-    looks = iter(range(1000))
+def no_loss(answer: Any, _: Any) -> torch.Tensor:
+    """Of the outputs, so that the student learns from the hidden states alone."""
+    zero: torch.Tensor = 0.0 * answer.logits.sum(-1)
+    return zero
 
-    def save(state: Path, progress: TrainingProgress, _: bool) -> bool:
-        if keep is not None:
-            keep.append((copied(state, folder / f"kept-{progress.step}"), progress.step))
-        return True
 
-    loop.train(
-        student,
-        random_rows(20),
-        lambda answer, _: 0.0 * answer.logits.sum(-1),
-        loop.Settings(
-            Training(epochs=2, batch_size=8, learning_rate=5e-3, seed=1),
-            micro_batch_size=micro_batch_size,
-            folder=folder,
-            save_interval_s=3600.0,
-        ),
-        resume_from=resume_from,
-        train_s_before=0.0,
-        history=History([]),
-        hooks=Hooks(
-            stop=lambda: next(looks) >= stop_after,
-            on_step=lambda _: None,
-            save=save,
-            validate=lambda _: {"accuracy": 0.5},
-        ),
-        extra=term,
-    )
+def train_on(student: BertForSequenceClassification, term: HiddenStates, folder: Path, **options: Any) -> None:
+    train(student, random_rows(20), recipe(), folder, losses=no_loss, extra=term, **options)
 
 
 def a_pair(*, dropout: float = 0.0) -> tuple[BertForSequenceClassification, HiddenStates]:
@@ -298,7 +263,7 @@ def test_the_projection_is_trained_with_the_student_in_micro_batches_of_any_size
     for micro in (8, 3):
         student, term = a_pair()
         before = copy.deepcopy(weights(student, term))
-        train(student, term, tmp_path, micro_batch_size=micro)
+        train_on(student, term, tmp_path, micro_batch_size=micro)
         found.append(weights(student, term))
         assert (found[-1][PROJECTION] - before[PROJECTION]).abs().max() > 1e-3
 
@@ -309,18 +274,18 @@ def test_the_projection_is_trained_with_the_student_in_micro_batches_of_any_size
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_a_resumed_training_gives_the_same_bytes_also_of_the_projection(tmp_path: Path, stop_at: int):
     whole, whole_term = a_pair(dropout=0.1)
-    train(whole, whole_term, tmp_path)
+    train_on(whole, whole_term, tmp_path)
 
     student, term = a_pair(dropout=0.1)
-    kept: list[tuple[Path, int]] = []
-    with pytest.raises(StopRequested):
-        train(student, term, tmp_path, stop_after=stop_at - 1, keep=kept)
+    stopped = train_until_stopped(
+        student, random_rows(20), recipe(), tmp_path, at_look=stop_at, losses=no_loss, extra=term
+    )
     fresh, fresh_term = a_pair(dropout=0.1)
     with torch.no_grad():
         fresh_term.get_parameter(PROJECTION).zero_()  # the state must bring it back
-    train(fresh, fresh_term, tmp_path, resume_from=kept[0])
+    train_on(fresh, fresh_term, tmp_path, resume_from=stopped.state)
 
-    assert kept[0][1] == stop_at
+    assert stopped.step == stop_at
     for name, value in weights(whole, whole_term).items():
         assert torch.equal(value, weights(fresh, fresh_term)[name]), name
 

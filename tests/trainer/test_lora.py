@@ -18,12 +18,12 @@ from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.engine.data_order import epoch_batches
 from distillchain_trainer.engine.step import EagerStep
 from distillchain_trainer.engine.widths import widths_up_to
-from distillchain_trainer.errors import CheckpointInvalid, StopRequested
+from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.lora import add_adapter, merge_adapter, trained_parameters
 from smollm2.texts import as_text
 from trainer.checkpoint_parts import DECODER, TINY, load_student, save_classifier
 from trainer.language_parts import a_chain_document, a_task_document, save_llama, write_sentences
-from trainer.loop_parts import a_student, random_rows, recipe, train
+from trainer.loop_parts import a_student, random_rows, recipe, train, train_until_stopped
 from trainer.loop_parts import distance as distance_of
 from trainer.lora_parts import with_adapter
 from trainer.parts import an_order, manifest_of, run_here, save_bert, weights_of
@@ -132,16 +132,12 @@ def test_a_state_holds_what_is_trained_and_is_resumed_bit_by_bit(tmp_path: Path)
     rows, training, start = random_rows(61), recipe(), with_adapter(a_student(), dropout=0.2)
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
     train(whole, rows, training, tmp_path / "whole")
-    looks = iter(range(1, 100))
-    kept: list[tuple[Path, int]] = []
-    (tmp_path / "first").mkdir()
 
-    with pytest.raises(StopRequested):
-        train(first, rows, training, tmp_path / "first", stop=lambda: next(looks) >= 5, keep=kept)
-    train(second, rows, training, tmp_path / "second", resume_from=kept[-1])
+    state, step = train_until_stopped(first, rows, training, tmp_path / "first", at_look=5).state
+    train(second, rows, training, tmp_path / "second", resume_from=(state, step))
 
     assert distance_of(whole, second) == 0.0
-    with safetensors.safe_open(kept[-1][0] / "model.safetensors", framework="pt") as file:
+    with safetensors.safe_open(state / "model.safetensors", framework="pt") as file:
         saved = set(file.keys())
     assert saved == {name for name, parameter in start.named_parameters() if parameter.requires_grad}
 

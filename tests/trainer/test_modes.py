@@ -27,8 +27,7 @@ from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.widths import width_for, widths_up_to
 from distillchain_trainer.engine.world import World
-from distillchain_trainer.errors import StopRequested
-from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses, train
+from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses, train, train_until_stopped
 
 pytestmark = pytest.mark.models
 
@@ -259,13 +258,10 @@ def test_a_resumed_training_goes_on_in_the_mode_that_was_chosen(tmp_path: Path, 
     monkeypatch.setattr(ModeTrial, "seconds", {Mode.EAGER: 2.0, Mode.CAPTURED: 1.0})
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
     train(whole, rows, training, tmp_path / "whole")
-    looks, kept = iter(range(1, 1000)), []  # type: ignore[var-annotated]
-    (tmp_path / "first").mkdir()
-    with pytest.raises(StopRequested):
-        train(first, rows, training, tmp_path / "first", stop=lambda: next(looks) >= 40, keep=kept)
+    stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=40)
     made.clear()
 
-    progress = train(second, rows, training, tmp_path / "second", resume_from=kept[-1])
+    progress = train(second, rows, training, tmp_path / "second", resume_from=stopped.state)
 
     assert progress.mode == "captured"
     assert len(made) == 1

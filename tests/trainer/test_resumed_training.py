@@ -9,7 +9,7 @@ import pytest
 
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.errors import StopRequested
-from trainer.loop_parts import a_student, distance, random_rows, recipe, train
+from trainer.loop_parts import a_student, distance, random_rows, recipe, train, train_until_stopped
 
 pytestmark = pytest.mark.models
 
@@ -20,15 +20,11 @@ def test_a_resumed_training_gives_the_same_bytes(tmp_path: Path, stop_at: int):
     rows, training, start = random_rows(61), recipe(warmup_ratio=0.1, weight_decay=0.01), a_student(dropout=0.2)
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
     train(whole, rows, training, tmp_path / "whole")
-    looks = iter(range(1, 100))
-    kept: list[tuple[Path, int]] = []
-    (tmp_path / "first").mkdir()
 
-    with pytest.raises(StopRequested) as stop:
-        train(first, rows, training, tmp_path / "first", stop=lambda: next(looks) >= stop_at, keep=kept)
-    progress = train(second, rows, training, tmp_path / "second", resume_from=kept[-1])
+    stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=stop_at)
+    progress = train(second, rows, training, tmp_path / "second", resume_from=stopped.state)
 
-    assert stop.value.step == stop_at
+    assert stopped.step == stop_at
     assert progress.step == 16
     assert distance(whole, second) == 0.0
 
@@ -37,12 +33,9 @@ def test_an_epoch_that_ends_is_measured_once_also_when_training_stopped_there(tm
     rows, training = random_rows(61), recipe(epochs=3)
     history, again = History([]), History([])
     train(a_student(), rows, training, tmp_path / "whole", history=history)
-    looks, kept = iter(range(1, 100)), []  # type: ignore[var-annotated]
-    (tmp_path / "first").mkdir()
 
-    with pytest.raises(StopRequested):
-        train(a_student(), rows, training, tmp_path / "first", stop=lambda: next(looks) >= 8, keep=kept, history=again)
-    train(a_student(), rows, training, tmp_path / "second", resume_from=kept[-1], history=again)
+    stopped = train_until_stopped(a_student(), rows, training, tmp_path / "first", at_look=8, history=again)
+    train(a_student(), rows, training, tmp_path / "second", resume_from=stopped.state, history=again)
 
     measured = [[point.step for point in each.points if point.validation] for each in (history, again)]
     assert measured == [[8, 16], [8, 16]], "the last epoch is measured with the finished student"
@@ -52,15 +45,12 @@ def test_a_stop_within_a_long_step_saves_the_step_before_and_the_result_stays(tm
     """One step of many micro-batches may take longer than a pod has to stop."""
     rows, training, start = random_rows(40), recipe(batch_size=40, epochs=3), a_student(dropout=0.2)
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
-    looks, kept = iter(range(1, 1000)), []  # type: ignore[var-annotated]
-    (tmp_path / "first").mkdir()
     train(whole, rows, training, tmp_path / "whole", micro_batch_size=4)
 
-    with pytest.raises(StopRequested) as stop:
-        train(first, rows, training, tmp_path / "first", micro_batch_size=4, keep=kept, stop=lambda: next(looks) >= 15)
-    train(second, rows, training, tmp_path / "second", micro_batch_size=4, resume_from=kept[-1])
+    stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=15, micro_batch_size=4)
+    train(second, rows, training, tmp_path / "second", micro_batch_size=4, resume_from=stopped.state)
 
-    assert stop.value.step == 1, "ten looks are the first step's, the fifteenth is within the second"
+    assert stopped.step == 1, "ten looks are the first step's, the fifteenth is within the second"
     assert distance(whole, second) == 0.0
 
 
@@ -72,9 +62,6 @@ def test_a_stop_names_no_step_that_is_not_saved(tmp_path: Path):
 
 
 def test_a_saved_state_holds_no_pickle(tmp_path: Path):
-    looks, kept = iter(range(1, 100)), []  # type: ignore[var-annotated]
+    folder, _ = train_until_stopped(a_student(), random_rows(61), recipe(), tmp_path, at_look=3).state
 
-    with pytest.raises(StopRequested):
-        train(a_student(), random_rows(61), recipe(), tmp_path, stop=lambda: next(looks) >= 3, keep=kept)
-
-    assert {file.suffix for file in kept[-1][0].iterdir()} == {".safetensors", ".json"}
+    assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillchain_trainer.errors import OutOfMemory, StopRequested
-from trainer.loop_parts import CLASSES, random_rows, recipe, train
+from distillchain_trainer.errors import OutOfMemory
+from trainer.loop_parts import CLASSES, random_rows, recipe, train, train_until_stopped
 
 pytestmark = pytest.mark.models
 
@@ -70,17 +70,14 @@ def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_
 
 
 def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path: Path):
-    rows, training, kept = random_rows(61), recipe(batch_size=16), []  # type: ignore[var-annotated]
+    rows, training = random_rows(61), recipe(batch_size=16)
     whole, first, second = (_Small(room=40, dropout=0.5) for _ in range(3))
-    looks = iter(range(1, 1000))
-    (tmp_path / "first").mkdir()
     train(whole, rows, training, tmp_path / "whole", losses=_squares)
 
-    with pytest.raises(StopRequested):
-        train(first, rows, training, tmp_path / "first", losses=_squares, keep=kept, stop=lambda: next(looks) >= 30)
-    train(second, rows, training, tmp_path / "second", losses=_squares, resume_from=kept[-1])
+    stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=30, losses=_squares)
+    train(second, rows, training, tmp_path / "second", losses=_squares, resume_from=stopped.state)
 
-    assert 0 < kept[-1][1] < 8
+    assert 0 < stopped.step < 8
     assert whole.weight.item() == second.weight.item() != 0
 
 
