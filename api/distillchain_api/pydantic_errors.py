@@ -18,6 +18,7 @@ from distillchain_api.faults import Expect, Fault, expected, join_path, nearest,
 from distillchain_api.yaml_scalars import NotFinite, read_scalar
 
 COMMON_NAMES = frozenset({"name", "uri", "model"})
+NEARLY_THE_SAME = 0.9  # difflib's ratio: one letter too few or too many of ten
 MOST_HOMES = 3  # places of a field that are named; more would not help
 
 
@@ -48,7 +49,12 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> Fault:
         homes = [home for home in dict.fromkeys(_homes(model, name)) if home != path_of(parent.path)]
         # A name that is right elsewhere: the field that is spelt most alike would send the user to another one.
         if 0 < len(homes) <= MOST_HOMES and name not in COMMON_NAMES:
-            return Fault(path, f"unknown field; it belongs to {' or '.join(homes)}")
+            belongs = f"it belongs to {' or '.join(homes)}"
+            # Both may be meant, such as by `stage` in the spec, which lacks `stages`.
+            alike = difflib.get_close_matches(name, _field_names(owner), n=1, cutoff=NEARLY_THE_SAME)
+            return Fault(
+                path, f"unknown field; {f'did you mean {alike[0]}? Otherwise {belongs}' if alike else belongs}"
+            )
         return Fault(path, f"unknown field; {nearest(name, _field_names(owner))}")
     if kind == "missing":
         what = f", expected {expect.expectation}" if expect else ""

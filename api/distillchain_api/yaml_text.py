@@ -201,7 +201,7 @@ class _Reader:
         for key_node, value_node in node.value:
             is_merge = key_node.tag == PLAIN and key_node.value == MERGE
             # A second `<<` counts as a duplicate too: kubectl would let the later one win.
-            key = MERGE if is_merge else _key(key_node)
+            key = MERGE if is_merge else _key(key_node, value_node)
             if key in own:
                 raise _Unreadable(key_node.start_mark, _twice(key))
             own.add(key)
@@ -238,12 +238,17 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         raise _Unreadable(node.start_mark, _not_finite(node.value)) from error
 
 
-def _key(node: yaml.Node) -> str:
+def _key(node: yaml.Node, value: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise _Unreadable(node.start_mark, "got a mapping or a list as a key, expected text; quote it")
     key = _scalar(node)
     if not isinstance(key, str):
-        raise _Unreadable(node.start_mark, f"got the key {node.value}, which YAML reads as {json.dumps(key)}; quote it")
+        # Within braces, a comma ends the value before it: 0,01 is the value 0 and the key 01, which has no value.
+        is_rest = node.value.isdecimal() and value.value == ""
+        point = f"; if it is the end of a number, write a point: .{node.value}" if is_rest else ""
+        raise _Unreadable(
+            node.start_mark, f"got the key {node.value}, which YAML reads as {json.dumps(key)}; quote it{point}"
+        )
     return key
 
 

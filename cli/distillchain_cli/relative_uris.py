@@ -19,7 +19,7 @@ from distillchain_api.values import SourceUri
 RELATIVE = re.compile(r"file://(\.{1,2}(?:/.*)?)")
 GOT = re.compile(r'got ("(?:[^"\\]|\\.)*"), expected ')
 SCHEME = re.compile(r"(hf|s3|file):(?://)?(.*)", re.IGNORECASE)
-HUB_PAGE = re.compile(r"https://huggingface\.co/(?:datasets/)?([^/]+/[^/]+?)/?")
+HUB_PAGE = re.compile(r"https://huggingface\.co/(?:datasets/)?([^/]+(?:/[^/]+)?)(?:/tree/main)?/?")
 WEB_ADDRESS = re.compile(r"https?://")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 BUCKET_RULE = "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"
@@ -53,6 +53,8 @@ def with_uri_hint(fault: Fault, *, base: str) -> Fault:
     if remedy:
         return Fault(fault.field, f"{expectation}; write {remedy}")
     scheme, _, rest = value.partition("://")
+    if scheme == "file" and " " in rest:
+        return Fault(fault.field, f"{expectation}; rename the folder, or name a link to it without spaces (ln -s)")
     if scheme == "s3" and not BUCKET.fullmatch(rest.partition("/")[0]):
         return Fault(fault.field, f"{expectation}; {BUCKET_RULE}")
     if WEB_ADDRESS.match(value) and forms.startswith("s3://"):

@@ -160,6 +160,12 @@ def test_json_may_be_indented_with_tabs_and_hold_surrogate_pairs():
         pytest.param(
             "1: a\n", "line 1, column 1: got the key 1, which YAML reads as 1; quote it", id="a number as key"
         ),
+        pytest.param(
+            "a: {b: 0,01}\n",
+            "line 1, column 10: got the key 01, which YAML reads as 1; quote it; if it is the end of a number, write a "
+            "point: .01",
+            id="a decimal comma",
+        ),
         pytest.param("y: a\n", "line 1, column 1: got the key y, which YAML reads as true; quote it", id="y as key"),
         pytest.param(
             "a: {{ .Values.a }}\n",

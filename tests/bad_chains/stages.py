@@ -18,6 +18,12 @@ BAD_CHAINS = (
         ('unknown field "spec.stages[0].training.microBatchSize"',),
     ),
     BadChain(
+        "field that belongs elsewhere and resembles one here",
+        lambda spec: spec.update(teachers=[{"stage": "mini"}]),
+        "spec.teachers: unknown field; did you mean teacher? Otherwise it belongs to spec.stages[]",
+        ('unknown field "spec.teachers"',),
+    ),
+    BadChain(
         "duplicate stage name",
         lambda spec: spec["stages"][1].update(name="mini"),
         'spec.stages[1].name: got "mini", expected a name no other stage has; rename one',

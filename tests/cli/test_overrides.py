@@ -57,6 +57,8 @@ def test_relative_uris_in_options_start_at_the_current_folder(tmp_path: Path, mo
         ("s3:data/ag_raw", "write s3://data/ag_raw"),
         ("hf:org/bert", "write hf://org/bert"),
         ("https://huggingface.co/org/bert", "write hf://org/bert"),
+        ("https://huggingface.co/bert/tree/main", "write hf://bert"),
+        ("file:///my models/bert", "rename the folder, or name a link to it without spaces (ln -s)"),
         ("https://example.com/org/bert", "without spaces, '//', '/./' and '/../'"),
         ("s3://b/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
         ("s3://Data/ag_raw", "a bucket's name has 3 to 63 lowercase letters, digits, dots and hyphens"),
