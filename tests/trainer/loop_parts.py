@@ -120,6 +120,14 @@ def train_until_stopped(
     return Stopped(stop.value.step, kept[-1])
 
 
+def forget(model: Any) -> None:
+    """Zeroes what is trained. A saved state must bring it back, or a resumed training cannot be told from another one."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+
+
 def copied(state: Path, folder: Path) -> Path:
     """A copy of a saved state, which the training deletes."""
     return Path(shutil.copytree(state, folder))

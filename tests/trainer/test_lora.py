@@ -23,7 +23,7 @@ from distillchain_trainer.models.lora import add_adapter, merge_adapter, trained
 from smollm2.texts import as_text
 from trainer.checkpoint_parts import DECODER, TINY, load_student, save_classifier
 from trainer.language_parts import a_chain_document, a_task_document, save_llama, write_sentences
-from trainer.loop_parts import a_student, random_rows, recipe, train, train_until_stopped
+from trainer.loop_parts import a_student, forget, random_rows, recipe, train, train_until_stopped
 from trainer.loop_parts import distance as distance_of
 from trainer.lora_parts import with_adapter
 from trainer.parts import an_order, manifest_of, run_here, save_bert, weights_of
@@ -134,6 +134,7 @@ def test_a_state_holds_what_is_trained_and_is_resumed_bit_by_bit(tmp_path: Path)
     train(whole, rows, training, tmp_path / "whole")
 
     state, step = train_until_stopped(first, rows, training, tmp_path / "first", at_look=5).state
+    forget(second)
     train(second, rows, training, tmp_path / "second", resume_from=(state, step))
 
     assert distance_of(whole, second) == 0.0

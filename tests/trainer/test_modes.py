@@ -27,7 +27,7 @@ from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.widths import width_for, widths_up_to
 from distillchain_trainer.engine.world import World
-from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses, train, train_until_stopped
+from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, row_losses, train, train_until_stopped
 
 pytestmark = pytest.mark.models
 
@@ -259,7 +259,9 @@ def test_a_resumed_training_goes_on_in_the_mode_that_was_chosen(tmp_path: Path, 
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
     train(whole, rows, training, tmp_path / "whole")
     stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=40)
+    forget(second)
     made.clear()
+    monkeypatch.setattr(ModeTrial, "seconds", {Mode.EAGER: 1.0, Mode.CAPTURED: 2.0})  # another trial would choose eager
 
     progress = train(second, rows, training, tmp_path / "second", resume_from=stopped.state)
 

@@ -9,7 +9,7 @@ import pytest
 
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.errors import StopRequested
-from trainer.loop_parts import a_student, distance, random_rows, recipe, train, train_until_stopped
+from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, train, train_until_stopped
 
 pytestmark = pytest.mark.models
 
@@ -22,6 +22,7 @@ def test_a_resumed_training_gives_the_same_bytes(tmp_path: Path, stop_at: int):
     train(whole, rows, training, tmp_path / "whole")
 
     stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=stop_at)
+    forget(second)
     progress = train(second, rows, training, tmp_path / "second", resume_from=stopped.state)
 
     assert stopped.step == stop_at
@@ -48,6 +49,7 @@ def test_a_stop_within_a_long_step_saves_the_step_before_and_the_result_stays(tm
     train(whole, rows, training, tmp_path / "whole", micro_batch_size=4)
 
     stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=15, micro_batch_size=4)
+    forget(second)
     train(second, rows, training, tmp_path / "second", micro_batch_size=4, resume_from=stopped.state)
 
     assert stopped.step == 1, "ten looks are the first step's, the fifteenth is within the second"

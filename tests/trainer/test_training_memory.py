@@ -71,7 +71,8 @@ def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_
 
 def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path: Path):
     rows, training = random_rows(61), recipe(batch_size=16)
-    whole, first, second = (_Small(room=40, dropout=0.5) for _ in range(3))
+    whole, first = (_Small(room=40, dropout=0.5) for _ in range(2))
+    second = _Small(room=1000, dropout=0.5)  # now there is memory, but other micro-batches would draw other masks
     train(whole, rows, training, tmp_path / "whole", losses=_squares)
 
     stopped = train_until_stopped(first, rows, training, tmp_path / "first", at_look=30, losses=_squares)
