@@ -20,7 +20,7 @@ from distillchain_trainer.engine.loop import Hooks
 from distillchain_trainer.engine.progress import TrainingProgress
 from distillchain_trainer.engine.selection import BestSoFar
 from distillchain_trainer.errors import StopRequested
-from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses
+from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, row_losses
 from trainer.loop_parts import train as train_to_the_last_epoch
 
 pytestmark = pytest.mark.models
@@ -124,7 +124,9 @@ def test_the_weights_are_those_of_a_training_of_as_many_epochs(
     assert (course.reported[-1].step, course.reported[-1].of) == (progress.step, progress.of), "all of it is done"
     (logged,) = (record for record in caplog.records if hasattr(record, "kept_epoch"))
     ended = "all epochs trained" if trained == len(values) else "patience ended the training"
-    assert (logged.message, logged.after_epoch, logged.of, logged.kept_epoch) == (ended, trained, len(values), best)  # type: ignore[attr-defined]
+    assert vars(logged).items() >= {
+        "message": ended, "after_epoch": trained, "of": len(values), "kept_epoch": best
+    }.items()  # fmt: skip
 
 
 @pytest.mark.parametrize("patience, step", [(0, 2), (0, 3), (0, 4), (0, 12), (0, 13), (0, 15), (2, 5), (2, 9)])
@@ -137,6 +139,7 @@ def test_a_training_that_is_stopped_anywhere_keeps_the_best_epoch(tmp_path: Path
 
     with pytest.raises(StopRequested) as stop:
         course.run(a_student(dropout=0.2), stop=at_look(step))
+    forget(resumed)
     progress = course.run(resumed)
 
     assert stop.value.step == step
@@ -154,6 +157,7 @@ def test_an_epoch_whose_measurement_was_stopped_is_measured_again(tmp_path: Path
     course.stops_in = measurement
     with pytest.raises(StopRequested) as stop:
         course.run(a_student(dropout=0.2))
+    forget(resumed)
     progress = course.run(resumed)
 
     assert stop.value.step == measurement * EPOCH_STEPS
