@@ -108,7 +108,8 @@ def _entrant(target: str, fetch_chain: FetchChain) -> Entrant:
     committed = [each for each in loaded if each.manifest]
     if not committed or (stage is not None and loaded[-1] is not committed[-1]):
         why = next((each.unreadable for each in reversed(loaded) if each.unreadable), None)
-        raise RunFailed(f"{target}: {why or f'{stage or chain.name} has no committed stage in {store.uri}'}")
+        none = f"stage {stage} is not committed" if stage else f"{chain.name} has no committed stage"
+        raise RunFailed(f"{target}: {why or f'{none} in {store.uri}'}")
     # Stages after the last committed one say nothing about it.
     kept = loaded[: loaded.index(committed[-1]) + 1]
     if len(kept) < len(loaded):

@@ -23,7 +23,7 @@ from distillchain_cli.options import Storage, Verbose
 from distillchain_cli.output import Output, OutputFormat
 from distillchain_cli.overrides import parse_storage
 from distillchain_cli.printing import is_document, print_document, print_message, print_result
-from distillchain_cli.stores import open_chain_store
+from distillchain_cli.stores import open_chain_store, require_folder
 from distillchain_cli.targets import read_target
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ def gc(
     if states and not chains:
         raise BadInput("--states: expected the chains that use the store, or every saved state would be deleted")
     address = _address(chains, storage)
+    # The folder of a chain does not exist before it runs, but one that is named does.
+    if storage is not None:
+        require_folder(address.uri)
     needed: set[str] = {stage.digest for chain in chains for stage in build_plan(chain).vertices}
     _collect(
         address,

@@ -29,7 +29,7 @@ from distillchain_cli.filename_option import takes_filename
 from distillchain_cli.gate_check import gate_problem
 from distillchain_cli.options import Overrides, Storage, Target, Verbose
 from distillchain_cli.printing import print_message, print_result
-from distillchain_cli.stores import open_chain_store
+from distillchain_cli.stores import open_chain_store, require_folder
 from distillchain_cli.targets import FetchChain, read_target
 from distillchain_operator.status import timestamp
 
@@ -102,7 +102,7 @@ def report_text(
     )
     # A chain file whose folder does not exist has simply not run yet; its report says so.
     if status.stages or storage is not None:
-        _check_folder(chain.spec.storage.uri)
+        require_folder(chain.spec.storage.uri)
     plan = build_plan(chain)
     return _render(plan, _wanted(plan, status), form, verdict=_verdict(plan, status))
 
@@ -191,14 +191,6 @@ def _render(plan: Plan, wanted: list[WantedStage], form: ReportFormat, *, verdic
         evidence=evidence,
     )
     return render(report, Format(form.value))
-
-
-def _check_folder(uri: str) -> None:
-    """Checks the folder of a chain that has run, or one that --storage names. Raises: RunFailed when it is not here."""
-    if uri.startswith("file://") and not Path(uri.removeprefix("file://")).is_dir():
-        raise RunFailed(
-            f"{uri} does not exist on this machine; mount that volume here, or use --storage to name the folder"
-        )
 
 
 def _check_store(uri: str, stages: list[LoadedStage]) -> None:

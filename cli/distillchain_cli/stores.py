@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillchain_api.resource.storage import Storage
-from distillchain_cli.errors import require_extra
+from distillchain_cli.errors import RunFailed, require_extra
 
 if TYPE_CHECKING:
     from distillchain_store.store import Store
@@ -23,3 +24,11 @@ def open_chain_store(storage: Storage) -> Store:
         region=storage.region,
         encryption=storage.encryption.put_fields if storage.encryption else None,
     )
+
+
+def require_folder(uri: str) -> None:
+    """Checks the folder of a chain that has run, or one that --storage names. Raises: RunFailed when it is not here."""
+    if uri.startswith("file://") and not Path(uri.removeprefix("file://")).is_dir():
+        raise RunFailed(
+            f"{uri} does not exist on this machine; mount that volume here, or use --storage to name the folder"
+        )

@@ -109,7 +109,7 @@ def test_every_command_runs_with_the_packages_of_the_extra(tmp_path: Path, only_
         "plan chain.yaml": (0, "this command changed nothing"),
         "report chain.yaml --to report.html": (0, "report: report.html"),
         "gc chain.yaml": (0, ""),
-        "compare chain.yaml:mini chain.yaml:tiny": (1, "has no committed stage in"),
+        "compare chain.yaml:mini chain.yaml:tiny": (1, "stage mini is not committed in"),
         "advise chain.yaml": (1, "no committed step in"),
         "download chain.yaml --to there": (1, "is not committed"),
         "run chain.yaml": (1, "training needs torch, which is not installed"),

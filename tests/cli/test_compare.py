@@ -154,7 +154,7 @@ def test_a_stage_that_is_not_committed(chain: Path):
     assert [model["label"] for model in json.loads(whole.stdout)["models"]] == ["chain.yaml", "other.yaml:mini"]
     assert whole.stderr == "other.yaml: tiny is not committed; comparing mini, the last committed stage\n"
     assert stage.returncode == 1
-    assert f"other.yaml:tiny: tiny has no committed stage in file://{chain.parent}/store" in stage.stderr
+    assert f"other.yaml:tiny: stage tiny is not committed in file://{chain.parent}/store" in stage.stderr
 
 
 def test_a_last_stage_that_is_damaged_is_not_silently_replaced_by_the_one_before(chain: Path):

@@ -65,6 +65,13 @@ def test_downloads_that_cannot_be(tmp_path: Path, plan: Plan, arguments: list[st
     assert (tmp_path / "store").is_dir()
 
 
+def test_a_store_that_does_not_exist_is_not_called_clean(tmp_path: Path):
+    done = distillchain_here("gc", "--storage", "file://./stroe", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"file://{tmp_path}/stroe does not exist on this machine; ")
+
+
 def leave_behind(folder: Path, plan: Plan, *, days: float = 3) -> Path:
     """An attempt that was never committed, last written to some days ago."""
     path = folder / "store" / "stages" / plan.stages[1].digest / "attempts" / "killed" / "model.safetensors"
