@@ -37,6 +37,7 @@ GOOD_FILES = [
     pytest.param("a.csv", b"sentence,label\rbad,0\rgood,1\r", ["bad", "good"], id="csv: lines that end in CR"),
     pytest.param("a.tsv", b"PAR1\tORC\tsentence\tlabel\n1\t2\tbad\t0\n3\t4\tgood\t1\n", ["bad", "good"], id="tsv: columns named like formats"),
     pytest.param("a.csv.gz", gzip.compress(b"sentence,label\nbad,0\ngood,1\n"), ["bad", "good"], id="csv.gz"),
+    pytest.param("A.CSV.GZ", gzip.compress(b"sentence,label\nbad,0\ngood,1\n"), ["bad", "good"], id="capital letters"),
     pytest.param("a.tsv.gz", gzip.compress(b"sentence\tlabel\nbad\t0\ngood\t1\n"), ["bad", "good"], id="tsv.gz"),
     pytest.param("a.jsonl", b'{"sentence": "bad\\n\\"x\\"", "label": 0}\n{"label": "positive", "sentence": "good"}\n', ['bad\n"x"', "good"], id="jsonl: names and numbers mixed"),
     pytest.param("a.jsonl.gz", gzip.compress(b'{"sentence": "bad", "label": 0.0}\r\n{"sentence": "good", "label": "1"}\r\n'), ["bad", "good"], id="jsonl.gz"),

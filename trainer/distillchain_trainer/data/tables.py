@@ -57,12 +57,13 @@ def read_table(
         class_names: the first line of a file is probably not a header if it contains one of them.
     Raises: DataInvalid naming file, line and column, now or during the iteration.
     """
-    plain = name.removesuffix(".gz")
-    ending = next((ending for ending in FORMATS if plain.lower().endswith(ending)), None)
+    lower = name.lower()
+    plain = lower.removesuffix(".gz")
+    ending = next((ending for ending in FORMATS if plain.endswith(ending)), None)
     # Parquet is compressed inside, and reading it needs random access, which a gzip stream does not allow.
-    if ending is None or (ending == ".parquet" and plain != name):
-        raise DataInvalid(f"{name}: {UNKNOWN_FILE}{_remedy(plain.lower())}")
-    file = TextFile(path, name, is_compressed=plain != name)
+    if ending is None or (ending == ".parquet" and plain != lower):
+        raise DataInvalid(f"{name}: {UNKNOWN_FILE}{_remedy(plain)}")
+    file = TextFile(path, name, is_compressed=plain != lower)
     head = file.read_head()
     # Before the columns are looked for: in a file of another kind, a missing column would be a misleading message.
     check_content(head, name, ending=ending, is_unpacked=file.is_compressed)
