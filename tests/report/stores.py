@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_api.failures import FailureClass
 from distillchain_api.layout import pass_manifest_key
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import (
@@ -97,6 +98,16 @@ class Relay:
 
 def digest_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+FAILED = WantedStage(
+    "femto",
+    digest_of("femto"),
+    phase="Failed",
+    message="student femto: accuracy 0.61 is below spec.stages[2].gate.minMetric 0.79",
+    failure_class=FailureClass.GATE_NOT_MET,
+)
+PENDING = WantedStage("femto", digest_of("femto"))
 
 
 def write_relay(folder: Path, relay: Relay) -> FileStore:

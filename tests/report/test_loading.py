@@ -18,18 +18,20 @@ from distillchain_report.render import render_html, render_markdown
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_store.folder import FileStore
 from report.html import Page
-from report.stores import MOMENT, Relay, a_report, digest_of, report_of, rewrite_manifest, wanted_of, write_relay
+from report.stores import (
+    FAILED,
+    MOMENT,
+    PENDING,
+    Relay,
+    a_report,
+    digest_of,
+    report_of,
+    rewrite_manifest,
+    wanted_of,
+    write_relay,
+)
 
 pytestmark = pytest.mark.slow
-
-FAILED = WantedStage(
-    "femto",
-    digest_of("femto"),
-    phase="Failed",
-    message="student femto: accuracy 0.61 is below spec.stages[2].gate.minMetric 0.79",
-    failure_class=FailureClass.GATE_NOT_MET,
-)
-PENDING = WantedStage("femto", digest_of("femto"))
 
 
 def test_stages_without_predictions_still_make_a_report_that_lists_what_it_lacks(tmp_path: Path):

@@ -6,24 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.failures import FailureClass
 from distillchain_api.wire.records import PREDICTIONS_FILE
-from distillchain_report.load import WantedStage
 from distillchain_report.render import Format, render, render_html, render_markdown
 from distillchain_report.verdict import badge
 from report.html import Page
-from report.stores import a_report, digest_of
+from report.stores import FAILED, PENDING, a_report
 
 pytestmark = pytest.mark.slow
 
-FAILED = WantedStage(
-    "femto",
-    digest_of("femto"),
-    phase="Failed",
-    message="student femto: accuracy 0.61 is below spec.stages[2].gate.minMetric 0.79",
-    failure_class=FailureClass.GATE_NOT_MET,
-)
-PENDING = WantedStage("femto", digest_of("femto"))
 DOUBT = "accuracy 0.517 on 872 validation rows could be luck: guessing as often for each class reaches 0.5"
 SIX = [f"class {number}" for number in range(6)]
 

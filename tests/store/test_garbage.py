@@ -23,16 +23,6 @@ OTHER = "e" * 64
 FILES = {"checkpoint/weights": b"w" * 100, "results/history.jsonl": b"{}"}
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.cluster)])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param == "folder":
-        return FileStore(f"file://{tmp_path}/store")
-    server: S3Server = request.getfixturevalue("s3")
-    bucket: str = request.getfixturevalue("bucket")
-    use_keys(monkeypatch, server)
-    return S3Store(f"{bucket}/some/prefix", endpoint_url=server.endpoint, region=REGION)
-
-
 def put_commit(store: Store, attempt: str = "first") -> set[str]:
     """A committed stage. Returns: the keys that belong to it."""
     prefix = attempt_prefix(DIGEST, attempt)

@@ -8,28 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.s3 import REGION, S3Server
 from distillchain_api.layout import attempt_prefix, manifest_key
 from distillchain_store import commit
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, StorageUnavailable
-from distillchain_store.folder import FileStore
 from distillchain_store.patience import NORMAL_S, QUICK_S, STOPPING_S, TRAINED_S, patience_for_results, with_patience
-from distillchain_store.s3.store import PART_BYTES, S3Store
+from distillchain_store.s3.store import PART_BYTES
 from distillchain_store.store import Fingerprint, Store, discard, fingerprint_of
 from distillchain_store.verified import download_file, read_file, verify
-from store.parts import DIGEST, a_manifest, use_keys
+from store.parts import DIGEST, a_manifest
 
 FILES = {"weights": b"w" * 1000, "config.json": b"{}", "onnx/weights": b""}
-
-
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.cluster)])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param == "folder":
-        return FileStore(f"file://{tmp_path}/store")
-    server: S3Server = request.getfixturevalue("s3")
-    bucket: str = request.getfixturevalue("bucket")
-    use_keys(monkeypatch, server)
-    return S3Store(f"{bucket}/some/prefix", endpoint_url=server.endpoint, region=REGION)
 
 
 def test_the_last_write_is_read(store: Store):

@@ -23,6 +23,7 @@ from distillchain_trainer.stage.progress import Reporter
 
 if TYPE_CHECKING:
     import pytest
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 
@@ -84,13 +85,20 @@ def write_data(folder: Path, *, train: int = 160, validation: int = 60, test: in
 
 def save_tokenizer(folder: Path, *, more_words: int = 0) -> PreTrainedTokenizerFast:
     """A real fast tokenizer whose words are those of the sentences."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *GOOD, *BAD, *(f"w{i}" for i in range(more_words))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return save_backend(folder, backend)
+
+
+def save_backend(folder: Path, backend: Tokenizer, **more_tokens: str) -> PreTrainedTokenizerFast:
+    """Saves a tokenizer that puts BERT's control tokens around one text or two; [CLS] and [SEP] are 2 and 3."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -101,6 +109,7 @@ def save_tokenizer(folder: Path, *, more_words: int = 0) -> PreTrainedTokenizerF
         cls_token="[CLS]",
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **more_tokens,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -167,6 +176,13 @@ def a_chain_document(root: Path, **parts: Any) -> dict[str, Any]:
             ),
         },
     }
+
+
+def new_student(root: Path, *, dropout: float, **config: Any) -> dict[str, Any]:
+    """A student with new weights and the teacher's tokenizer; `config` replaces fields of SMALL_BERT."""
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    architecture = {"modelType": "bert", "config": {**SMALL_BERT, **dropouts, **config}}
+    return {"architecture": architecture, "tokenizer": f"file://{root}/teacher"}
 
 
 def an_order(root: Path, *, stage: int = 0, **parts: Any) -> WorkOrder:

@@ -15,6 +15,7 @@ from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.data.split import TaskData
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.token_classification.rows import read_task_data
+from trainer.parts import save_backend
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
 EVERY_KIND = [["Anna", "B-PER"], ["Berg", "I-PER"], ["saw", "O"], ["Porto", "B-LOC"], ["Bank", "B-ORG"]]
@@ -66,8 +67,7 @@ TAGGER = {
 
 def save_word_pieces(folder: Path, *, size: int = 220, lowercase: bool = False) -> Any:
     """A fast tokenizer whose pieces are letters and frequent words of the training sentences."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     lines = (SENTENCES / "train.conll").read_text().split("\n")
     words = sorted(word.lower() if lowercase else word for word in (line.split("\t")[0] for line in lines) if word)
@@ -79,20 +79,7 @@ def save_word_pieces(folder: Path, *, size: int = 220, lowercase: bool = False) 
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    return save_backend(folder, backend, mask_token="[MASK]")
 
 
 def save_tagger(

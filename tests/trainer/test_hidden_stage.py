@@ -10,7 +10,17 @@ from safetensors.torch import load_file
 
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.errors import CheckpointInvalid, StopRequested
-from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, save_bert, save_tokenizer, weights_of
+from trainer.parts import (
+    SMALL_BERT,
+    StopAfter,
+    an_order,
+    manifest_of,
+    new_student,
+    run_here,
+    save_bert,
+    save_tokenizer,
+    weights_of,
+)
 from trainer.rank_parts import Attempt, distance, start_stage
 from trainer.tagging_parts import TAGGER, write_models
 from trainer.tagging_parts import an_order as a_tagging_order
@@ -22,11 +32,9 @@ MSE = {"objective": "HiddenMSE", "weight": 0.5}
 
 def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **distillation: Any) -> WorkOrder:
     """A stage with a student half as wide as its teacher."""
-    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config = {**SMALL_BERT, "hidden_size": 8, **dropouts}
     return an_order(
         root,
-        student={"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"},
+        student=new_student(root, dropout=dropout, hidden_size=8),
         storage={"uri": f"file://{root}/{store}"},
         distillation={"hidden": MSE, **distillation},
     )

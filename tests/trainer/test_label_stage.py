@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.parts import SMALL_BERT, an_order, manifest_of, run_here, sentences, write_tsv
+from trainer.parts import an_order, manifest_of, new_student, run_here, sentences, write_tsv
 
 pytestmark = pytest.mark.models
 
@@ -19,13 +19,9 @@ def test_the_loss_of_a_stage_is_the_weighed_and_smoothed_one_over_its_rows(root:
     rows = [row for row in sentences(240, 1) if row[1] or "the" in row[0]]  # not balanced
     write_tsv(root / "data/train.tsv", rows)
     write_tsv(root / "data/train-reversed.tsv", [*rows[::-1], ("the same texts alone would be refused", 1)])
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     order = an_order(
         root,
-        student={
-            "architecture": {"modelType": "bert", "config": {**SMALL_BERT, **still}},
-            "tokenizer": f"file://{root}/teacher",
-        },
+        student=new_student(root, dropout=0.0),
         splits={"validation": "train-reversed.tsv"},
         training={
             "epochs": 1,

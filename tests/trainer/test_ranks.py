@@ -18,7 +18,7 @@ from distillchain_trainer.engine.joining import check_gpus, join
 from distillchain_trainer.engine.training_state import changed_processes
 from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import PortTaken, WorkOrderInvalid
-from trainer.parts import SMALL_BERT, an_order, manifest_of, read_json, run_here, weights_of, write_data
+from trainer.parts import an_order, manifest_of, new_student, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
     NOISE,
     Attempt,
@@ -41,9 +41,7 @@ def an_order_in(
     root: Path, store: str = "store", *, dropout: float = 0.0, pad_token_id: int = 0, **parts: Any
 ) -> WorkOrder:
     """A stage whose student has this dropout; `store` is the folder of its store."""
-    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config = {**SMALL_BERT, "hidden_size": 8, "pad_token_id": pad_token_id, **dropouts}
-    student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
+    student = new_student(root, dropout=dropout, hidden_size=8, pad_token_id=pad_token_id)
     return an_order(root, student=student, storage={"uri": f"file://{root}/{store}"}, **parts)
 
 

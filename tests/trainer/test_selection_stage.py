@@ -19,10 +19,10 @@ from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage.run import run_stage
 from trainer.parts import (
-    SMALL_BERT,
     StopAfter,
     an_order,
     manifest_of,
+    new_student,
     run_here,
     save_bert,
     sentences,
@@ -38,14 +38,7 @@ BEST = {"epochs": EPOCHS, "selection": "Best", "patience": 2, "learningRate": 0.
 
 
 def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.2, **parts: Any) -> WorkOrder:
-    config = {
-        **SMALL_BERT,
-        "hidden_size": 8,
-        "num_hidden_layers": 2,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-    }
-    student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
+    student = new_student(root, dropout=dropout, hidden_size=8, num_hidden_layers=2)
     return an_order(root, student=student, storage={"uri": f"file://{root}/{store}"}, training=BEST, **parts)
 
 

@@ -21,10 +21,10 @@ from distillchain_trainer.stage import further_teachers, prepare, train_student
 from distillchain_trainer.stage.prepare import load_teacher
 from trainer.parts import (
     LABELS,
-    SMALL_BERT,
     StopAfter,
     an_order,
     manifest_of,
+    new_student,
     read_json,
     run_here,
     save_bert,
@@ -53,8 +53,7 @@ def another_teacher(root: Path) -> str:
 
 def a_student(root: Path) -> dict[str, Any]:
     """Without dropout, so that several processes give the weights of one."""
-    config = {**SMALL_BERT, "hidden_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
+    return new_student(root, dropout=0.0, hidden_size=8)
 
 
 def teachers_order(

@@ -13,7 +13,7 @@ from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.errors import StopRequested
 from trainer.launching import Nodes
-from trainer.parts import SMALL_BERT, StopAfter, an_order, manifest_of, run_here, weights_of, write_data
+from trainer.parts import StopAfter, an_order, manifest_of, new_student, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
     a_device_that_counts_weights,
@@ -30,14 +30,7 @@ TESTS = Path(__file__).parents[1]
 
 def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **parts: Any) -> WorkOrder:
     """A sharded stage whose student has two layers and this dropout."""
-    config = {
-        **SMALL_BERT,
-        "hidden_size": 8,
-        "num_hidden_layers": 2,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-    }
-    student = {"architecture": {"modelType": "bert", "config": config}, "tokenizer": f"file://{root}/teacher"}
+    student = new_student(root, dropout=dropout, hidden_size=8, num_hidden_layers=2)
     return an_order(
         root,
         student=student,

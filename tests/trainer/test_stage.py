@@ -21,10 +21,10 @@ from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage.run import run_stage
 from trainer.parts import (
-    SMALL_BERT,
     an_order,
     answer_in,
     manifest_of,
+    new_student,
     read_json,
     run_here,
     save_bert,
@@ -182,11 +182,7 @@ def test_pairs_of_texts_are_taught_with_their_token_types(root: Path, monkeypatc
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_labels_and_teacher_share_the_loss_by_alpha(root: Path, alpha: float):
     """A student that hardly moves, measured on the rows it learns from: its loss is a formula of what was kept."""
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    student = {
-        "architecture": {"modelType": "bert", "config": {**SMALL_BERT, **still}},
-        "tokenizer": f"file://{root}/teacher",
-    }
+    student = new_student(root, dropout=0.0)
     temperature = 2.0
     rows = sentences(160, 1)
     write_tsv(root / "data/train-reversed.tsv", [*rows[::-1], ("the same texts alone would be refused", 1)])
