@@ -134,7 +134,7 @@ def test_a_class_that_a_model_never_predicts_is_a_warning_of_the_stage(root: Pat
     answer = run_here(order, root)
 
     missed = "it never predicts 1 of 3 classes of validation: mixed"
-    want = [f"teacher file://{root}/teacher: {missed}", f"the student: {missed}"]
+    want = [f"teacher file://{root}/teacher: {missed}", f"the trained model: {missed}"]
     assert [warning for warning in answer.warnings if missed in warning] == want
     assert manifest_of(root, order.digest).warnings == answer.warnings
 

@@ -125,7 +125,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
     if context.world.is_main:
         _write_measurements(context, prepared, computed, measured, attempt / RESULTS_FOLDER)
     for sentence in measured["validation"].warnings:
-        context.warnings.add(f"the student: {sentence}")
+        context.warnings.add(f"the trained model: {sentence}")
     log.info("student measured", extra={"parameters": facts.parameters, **facts.metrics.validation})
     # A warning and no failure: only a gate refuses a student. Status, table and report show the doubt.
     if facts.doubt and context.world.is_main:
