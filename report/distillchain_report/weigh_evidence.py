@@ -125,7 +125,7 @@ def _judged(
         control: difference(own_runs, runs, comparisons=len(arms), row_unit=unit) for control, (_, runs) in arms.items()
     }
     mean = float(own_runs.values.mean())
-    low, high = mean_interval(own_runs, row_unit=unit)
+    low, high = _interval(own_runs, metric)
     smallest_gain = asked.smallest_gain or default_smallest_gain(metric, mean)
     judgement = judge({str(name): found for name, found in differences.items()}, metric, smallest_gain=smallest_gain)
     return StageEvidence(
@@ -146,13 +146,23 @@ def _judged(
         gpu_hours=_mean_gpu_hours(own),
         steps=_steps(own),
         controls=[
-            _control(control, students, runs, differences[control]) for control, (students, runs) in arms.items()
+            _control(control, students, runs, differences[control], metric)
+            for control, (students, runs) in arms.items()
         ],
     )
 
 
-def _control(control: Control, students: Sequence[LoadedStage], runs: SeedRuns, found: Difference) -> ControlEvidence:
-    low, high = mean_interval(runs, row_unit=found.row_unit)
+def _interval(runs: SeedRuns, metric: Metric) -> tuple[float, float]:
+    """The interval of a recipe's mean metric, without values that the metric cannot have."""
+    low, high = mean_interval(runs, row_unit=row_unit(metric))
+    lowest, highest = metric.range
+    return max(low, lowest), min(high, highest)
+
+
+def _control(
+    control: Control, students: Sequence[LoadedStage], runs: SeedRuns, found: Difference, metric: Metric
+) -> ControlEvidence:
+    low, high = _interval(runs, metric)
     return ControlEvidence(
         control=control,
         metric=float(runs.values.mean()),

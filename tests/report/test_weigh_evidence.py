@@ -75,6 +75,8 @@ def test_differences_are_the_chain_minus_each_control_corrected_for_both(tmp_pat
         "Direct", want.value, want.low, want.high, want.p_value, want.detectable,
     )  # fmt: skip
     assert found.metric == pytest.approx(0.89)
+    # Two seeds that differ by two points tell little; but there is no accuracy above 1.
+    assert (found.metric_low, found.metric_high) == (pytest.approx(0.75, abs=0.02), 1.0)
     assert control.difference == pytest.approx(0.18)
     assert (control.gpu_hours, control.steps) == (0.5, 900)
 
