@@ -302,7 +302,8 @@ def test_every_line_of_a_log_is_read_once_wherever_the_connection_breaks(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distillchain_cli.log_reader.time.sleep", lambda _: None)
 
-        read = list(read_log(CutLog(lines, cuts), "pod", follow=True, tail=None, note=lambda _: None))  # type: ignore[arg-type]
+        cluster: Any = CutLog(lines, cuts)
+        read = list(read_log(cluster, "pod", follow=True, tail=None, note=lambda _: None))
 
     assert read == [line.partition(" ")[2] for line in lines]
 
@@ -338,8 +339,10 @@ def test_logs_on_other_nodes_are_shown_when_one_node_is_away(monkeypatch: pytest
     lines: list[str] = []
     notes: list[str] = []
 
+    cluster: Any = LostNode()
+
     with pytest.raises(RunFailed) as caught:
-        show_logs(LostNode(), "relay", LogSelection(), LogOutput(line=lines.append, note=notes.append))  # type: ignore[arg-type]
+        show_logs(cluster, "relay", LogSelection(), LogOutput(line=lines.append, note=notes.append))
 
     assert str(caught.value) == "1 of 2 logs could not be read: lost"
     assert lines == ["[tiny] text"]

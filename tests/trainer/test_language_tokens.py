@@ -14,7 +14,7 @@ from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, ChatRenderer, check_template
 from distillchain_trainer.tasks.causal_lm.rows import chat_as_text
-from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer
+from distillchain_trainer.tasks.causal_lm.tokens import Form, NextTokenTokenizer
 from trainer.language_parts import TEMPLATE, save_words
 
 pytestmark = pytest.mark.models
@@ -38,9 +38,11 @@ CHAT = [
 ]
 
 
-def learned(tokenizer: Any, form: str, row: tuple[str, ...], max_length: int = 64) -> tuple[str, list[tuple[str, str]]]:
+def learned(
+    tokenizer: Any, form: Form, row: tuple[str, ...], max_length: int = 64
+) -> tuple[str, list[tuple[str, str]]]:
     """The tokens of a row, and for each predicted token the one before it and itself."""
-    bound = NextTokenTokenizer(form, tokenizer, max_length, with_kinds=False, name="words")  # type: ignore[arg-type]
+    bound = NextTokenTokenizer(form, tokenizer, max_length, with_kinds=False, name="words")
     tokens = bound.tokenize([row])
     assert tokens.positions is not None
     assert tokens.item_ids is not None
@@ -80,9 +82,9 @@ def test_a_text_that_names_a_control_token_is_text(tmp_path: Path):
     assert words == "<s> The <unk> river </s>"
 
 
-def encode(tokenizer: Any, form: str, rows: list[tuple[str, ...]], *, max_length: int, warnings: StageWarnings) -> Any:
+def encode(tokenizer: Any, form: Form, rows: list[tuple[str, ...]], *, max_length: int, warnings: StageWarnings) -> Any:
     def bind(it: Any, length: int, *, with_kinds: bool) -> NextTokenTokenizer:
-        return NextTokenTokenizer(form, it, length, with_kinds=with_kinds, name="hf://org/words")  # type: ignore[arg-type]
+        return NextTokenTokenizer(form, it, length, with_kinds=with_kinds, name="hf://org/words")
 
     split = Split("train", rows, [None] * len(rows), [key_of(row) for row in rows], place_prefix="train.jsonl:")
     return Encoder(max_length, warnings=warnings, bind=bind).encode(split, tokenizer, pad_id=0)

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def signals():
         signal.signal(number, handler)
 
 
-def traced(folder: Path, signals: Signals, *, keep: object, epochs: int = 3) -> object:
+def traced(folder: Path, signals: Signals, *, keep: Callable[[Path, int], None], epochs: int = 3) -> object:
     student = a_student(dropout=0.1)
     os.kill(os.getpid(), signal.SIGUSR1)
     folder.mkdir()
@@ -47,7 +48,7 @@ def traced(folder: Path, signals: Signals, *, keep: object, epochs: int = 3) -> 
             save=lambda *_: True,
             validate=lambda _: {"accuracy": 0.5},
             wants_trace=signals.take_trace_request,
-            keep_trace=keep,  # type: ignore[arg-type]
+            keep_trace=keep,
         ),
     )
     return student
