@@ -116,9 +116,17 @@ def check_output_file(to: str | None, chains: Sequence[str]) -> None:
 
 
 def write_report(text: str, path: str) -> None:
-    """Writes a report to a file. Raises: BadInput."""
+    """Writes a report to a file, and leaves no part of it there. Raises: BadInput."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        with Path(path).open("w", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                # A page that is cut off could be taken for a whole one. A pipe or a device stays.
+                if Path(path).is_file():
+                    Path(path).unlink()
+                raise
     except OSError as error:
         raise BadInput(f"--to: {path} cannot be written ({error.strerror}); name another file") from error
 

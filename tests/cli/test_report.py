@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -20,8 +21,8 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_cli.chain_files import read_chain
-from distillchain_cli.errors import RunFailed
-from distillchain_cli.report_command import ReportFormat, report_text
+from distillchain_cli.errors import BadInput, RunFailed
+from distillchain_cli.report_command import ReportFormat, report_text, write_report
 from distillchain_cli.targets import FetchChain
 from report.controlled import commit_controlled, weigh_students
 
@@ -149,6 +150,24 @@ def test_arguments_that_cannot_be_used_are_explained(chain_file: Path, arguments
     done = distillchain_here("report", *arguments, cwd=chain_file.parent)
 
     assert (done.returncode, done.stderr) == (2, want + "\n")
+
+
+def test_a_report_that_does_not_fit_leaves_no_part_of_it(tmp_path: Path):
+    page = tmp_path / "r.html"
+    page.write_text("<html>old</html>")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    # Of files, not of the disk; the error comes at the same place.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(
+            BadInput, match=r"^--to: .*r\.html cannot be written \(File too large\); name another file$"
+        ):
+            write_report("x" * 100_000, str(page))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert not page.exists()
 
 
 def fetched(storage: str) -> FetchChain:
