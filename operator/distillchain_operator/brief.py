@@ -24,7 +24,7 @@ def _starts(old: StageStatus | None, new: StageStatus) -> bool:
 
 def _without_start(status: ChainStatus, starts: set[str]) -> ChainStatus:
     def trim(entries: list[StageStatus]) -> list[StageStatus]:
-        left = {"attempt": None, "started_at": None, "message": None}
+        left = {"attempt": None, "pod_uid": None, "started_at": None, "message": None}
         return [entry.model_copy(update=left) if entry.name in starts else entry for entry in entries]
 
     conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]

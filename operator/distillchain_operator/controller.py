@@ -6,10 +6,11 @@ next reconcile detects what was done and completes the rest.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -36,7 +37,7 @@ from distillchain_operator.decided import Decided
 from distillchain_operator.events import Events
 from distillchain_operator.finished import FinishedChains, has_succeeded, jobs_expire
 from distillchain_operator.job_changes import JobChanger, Refused
-from distillchain_operator.job_creation import JobCreator
+from distillchain_operator.job_creation import JobCreator, TriedPod
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.known_chains import KnownChains
 from distillchain_operator.late_exports import refused_export
@@ -169,24 +170,24 @@ class Controller:
         if self._neighbours.needs_list(key.namespace):
             await self._list_neighbours(key.namespace)
         observed = await self._reader.find_children(document, key)
-        progress = None
+        decided = None
         if observed is not None:
             decided = await self._decide(document, observed, key)
             if not self._needs_live_reads(decided, key):
                 return await self._carry_out(decided, key)
-            progress = decided.progress
-        sight = await self._reader.read(key)
+        # At the same time, because a GPU waits for both. A try of a Job that is then not created changes nothing.
+        sight, tried = await asyncio.gather(self._reader.read(key), self._creator.try_pods(decided, key))
         if sight is None:
             self._forget(key)
             self._neighbours.forget(key)
             return None
-        decided = await self._decide(*sight, key, progress=progress)
+        decided = await self._decide(*sight, key, progress=decided.progress if decided else None)
         # After the Jobs were listed, another operator may have deleted some and noted that in status, or the user may
         # have asked for a retry of Jobs that are newer.
         of_retry = decided.handles_retry or decided.commits_after_retry
         if of_retry and version_of(decided.document) != version_of(document):
             raise ApiError(409, "the chain was changed while its Jobs were read", reason="Conflict")
-        return await self._carry_out(decided, key)
+        return await self._carry_out(decided, key, tried)
 
     async def _decide(
         self, document: dict[str, Any], observed: Observed, key: ChainKey, *, progress: Progress | None = None
@@ -258,11 +259,11 @@ class Controller:
             return action.job["metadata"]["name"] in held
         return not isinstance(action, CreatePart) and self._changer.is_backing_off(action, key)
 
-    async def _carry_out(self, decided: Decided, key: ChainKey) -> float | None:
+    async def _carry_out(self, decided: Decided, key: ChainKey, tried: Sequence[TriedPod] = ()) -> float | None:
         document, plan, observed, previous, decision, _, _ = decided
         # Actions before status: if the operator is killed in between, the next reconcile finds the Job. A status that
         # was written first would name a Job that does not exist.
-        status, retry_s = await self._act(decided, key)
+        status, retry_s = await self._act(decided, key, tried)
         # A Job that was refused leaves its place to the next chain, also if the status is refused.
         self._note(decided, status)
         self._underway.pop(key, None)
@@ -341,7 +342,9 @@ class Controller:
         lines = await self._cluster.log_tail(key.namespace, pod.name)
         return next(filter(None, map(parse_progress, reversed(lines))), None)
 
-    async def _act(self, decided: Decided, key: ChainKey) -> tuple[ChainStatus, float | None]:
+    async def _act(
+        self, decided: Decided, key: ChainKey, tried: Sequence[TriedPod]
+    ) -> tuple[ChainStatus, float | None]:
         """Performs the actions; the status is the decision's unless the API server did not accept an object."""
         document, plan, _, previous, decision, done, _ = decided
         status, retries_s = decision.status, []
@@ -352,7 +355,7 @@ class Controller:
             match action:
                 case CreateJob() | CreatePart():
                     assert plan is not None
-                    changes, retry_s, is_new = await self._creator.create(action, plan, key)
+                    changes, retry_s, is_new = await self._creator.create(action, plan, key, tried)
                     retries_s += [] if retry_s is None else [retry_s]
                     # Nothing else reports that the place of a Job that was refused is free.
                     retries_s += [SOON_S] if is_new and decision.has_more_starts else []

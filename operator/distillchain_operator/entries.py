@@ -82,6 +82,7 @@ def running(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
         digest=stage.digest,
         job=job.name,
         attempt=attempt,
+        pod_uid=view.last_pod(job),
         admission=waits[1] if waits else admission(job, pods),
         started_at=job.created_at or None,
         progress=progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distillchain_api.failures import FailureClass
@@ -13,6 +13,7 @@ from distillchain_api.wire.answer import fit
 from distillchain_operator.actions import CreateJob, CreatePart
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.cluster import ApiError, Cluster
+from distillchain_operator.decided import Decided
 from distillchain_operator.group import build_network_policy, build_service, without_owner
 from distillchain_operator.jobs import build_probe_pod
 from distillchain_operator.metrics import Metrics
@@ -41,6 +42,17 @@ class Outcome(NamedTuple):
 
 
 CREATED = Outcome({}, None)
+
+
+class TriedPod(NamedTuple):
+    """A dry run of a pod.
+
+    Attributes:
+        error: None if the pod would be accepted.
+    """
+
+    pod: dict[str, Any]
+    error: ApiError | None
 
 
 class _Refusal(NamedTuple):
@@ -87,11 +99,31 @@ class JobCreator:
         known = self._refusals.get(key, {}).items()
         return frozenset(name for (kind, name), refusal in known if kind == "Job" and refusal.wanted[:2] == chain)
 
-    async def create(self, action: CreateJob | CreatePart, plan: Plan, key: ChainKey) -> Outcome:
+    async def try_pods(self, decided: Decided | None, key: ChainKey) -> list[TriedPod]:
+        """Dry runs of the pods of all Jobs that `create` may have to create a moment later."""
+        if decided is None or decided.plan is None:
+            return []
+        jobs = [action.job for action in decided.decision.actions if isinstance(action, CreateJob)]
+        held = self.backing_off(decided.plan, key)
+        return [await self._try_pod(build_probe_pod(job)) for job in jobs if job["metadata"]["name"] not in held]
+
+    async def _try_pod(self, pod: dict[str, Any]) -> TriedPod:
+        try:
+            await self._cluster.dry_run_pod(pod)
+        except ApiError as error:
+            return TriedPod(pod, error)
+        return TriedPod(pod, None)
+
+    async def create(
+        self, action: CreateJob | CreatePart, plan: Plan, key: ChainKey, tried: Sequence[TriedPod] = ()
+    ) -> Outcome:
         """Creates the object unless it was refused a moment ago.
 
         The text of a refusal may differ each time, as with the ports of a webhook's error. Writing it to status is an
         event of the chain, so without the backoff each refusal would cause the next.
+
+        Args:
+            tried: pods that need no further dry run.
         """
         manifest = action.job if isinstance(action, CreateJob) else action.manifest
         metadata, kind = plan.chain.metadata, manifest["kind"]
@@ -102,7 +134,7 @@ class JobCreator:
         if refusal is not None and refusal.wanted == wanted and refusal.until > self._monotonic():
             return Outcome(refusal.changes, refusal.until - self._monotonic())
         if isinstance(action, CreateJob):
-            outcome = await self._create_job(action, plan, key)
+            outcome = await self._create_job(action, plan, key, tried)
         else:
             outcome = await self._create_part(action, key)
         # An outcome without changes is not kept: the object exists, and the next reconcile sees it.
@@ -115,12 +147,15 @@ class JobCreator:
         self._refusals.get(key, {}).pop(place, None)
         return outcome
 
-    async def _create_job(self, action: CreateJob, plan: Plan, key: ChainKey) -> Outcome:
+    async def _create_job(self, action: CreateJob, plan: Plan, key: ChainKey, tried: Sequence[TriedPod]) -> Outcome:
         name = action.job["metadata"]["name"]
         what = "a dry run of the stage's pod"
         try:
             # The Job alone would be accepted with a pod that its controller can never create.
-            await self._cluster.dry_run_pod(build_probe_pod(action.job))
+            pod = build_probe_pod(action.job)
+            known = next((found for found in tried if found.pod == pod), None)
+            if (error := (known or await self._try_pod(pod)).error) is not None:
+                raise error
             # Without its Service, a group would hold GPUs and wait.
             for part in self._parts_of(action.job, key):
                 what = f"a dry run of {part['kind']} {part['metadata']['name']}"

@@ -236,7 +236,9 @@ def _note_pods(view: View) -> list[NotePods]:
         if job.is_finished or job.deleting:
             continue
         runs = runs_to_note(view, job)
-        if runs != {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}:
+        # Status has the newest pod, and most Jobs have no other. Of an export it has none, and Kueue may stop its Job.
+        is_in_status = len(runs) == 1 and not any(runs.values()) and not job.queue
+        if not is_in_status and runs != {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}:
             texts = sorted(f"{uid}={run}" if run else uid for uid, run in runs.items())
             notes.append(NotePods(job.name, job.uid, tuple(texts)))
     return notes

@@ -33,10 +33,10 @@ def runs_to_note(view: View, job: ObservedJob) -> dict[str, str]:
 
     The times are noted only of a stage with a timeout.
     """
-    runs = {uid: job.noted_runs.get(uid, "") for uid in job.noted_pods}
-    leaders = {pod.short_uid: pod for pod in view.leaders_of(job)}
+    runs = {uid: job.noted_runs.get(uid, "") for uid in view.pods_so_far(job)}
     if not view.has_timeout(job):
-        return dict.fromkeys(leaders, "") | runs
+        return runs
+    leaders = {pod.short_uid: pod for pod in view.leaders_of(job)}
     for uid, pod in leaders.items():
         # A kubelet that has not seen the end of a pod reports no times of it; what is known already stays.
         known = "" if pod.running else runs.get(uid, "")

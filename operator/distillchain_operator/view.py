@@ -168,8 +168,7 @@ class View:
     def entry_of(self, stage: PlannedStage, job: ObservedJob) -> StageStatus | None:
         """What status says of this very Job; an earlier one may have had the same name."""
         entry = self.previous_entry(stage)
-        # A Job that was deleted to retry a stage is created again under the same name, so the time tells them apart.
-        return entry if entry and entry.job == job.name and entry.started_at == job.created_at else None
+        return entry if entry and _is_about(entry, job) else None
 
     def is_over(self, job: ObservedJob) -> bool:
         """Whether the pod of a Job has succeeded, so that no other will start.
@@ -207,7 +206,17 @@ class View:
 
     def pods_so_far(self, job: ObservedJob) -> frozenset[str]:
         """Short UIDs of the Job's pods of node 0; the name of a trainer's attempt begins with the UID of its pod."""
-        return job.noted_pods | {pod.short_uid for pod in self.leaders_of(job)}
+        last = self._last_pod_in_status(job)
+        return job.noted_pods | {pod.short_uid for pod in self.leaders_of(job)} | ({last} if last else set())
+
+    def last_pod(self, job: ObservedJob) -> str | None:
+        """Short UID of the newest pod of node 0, also if it is gone."""
+        leader = next(reversed(self.leaders_of(job)), None)
+        return self._last_pod_in_status(job) if leader is None else leader.short_uid
+
+    def _last_pod_in_status(self, job: ObservedJob) -> str | None:
+        own = (entry.pod_uid for entry in self.previous.entries if _is_about(entry, job))
+        return next(own, None)
 
     def attempt(self, stage: PlannedStage, job: ObservedJob) -> int:
         """How many pods node 0 of the Job has had, evicted and deleted ones included."""
@@ -233,6 +242,11 @@ class View:
             if isinstance(answer, Committed) and answer.digest == stage.digest:
                 return answer, pod
         return None
+
+
+def _is_about(entry: StageStatus, job: ObservedJob) -> bool:
+    # A Job that was deleted to retry a stage is created again under the same name, so the time tells them apart.
+    return entry.job == job.name and entry.started_at == job.created_at
 
 
 def is_of_plan(plan: Plan, job: ObservedJob) -> bool:

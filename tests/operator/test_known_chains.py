@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -132,7 +134,45 @@ async def test_no_job_is_created_that_exists_already_but_is_not_in_the_cache():
     server = Watched()
     server.jobs = [a_job(a_plan(), "mini", active=1)]
     await a_controller(server, children=server.children).reconcile(KEY)
-    assert (server.dry_runs, server.reads, len(server.jobs)) == (0, 1, 1)
+    assert (server.reads, len(server.jobs)) == (1, 1)
+
+
+async def test_the_pod_of_a_new_job_is_tried_once_while_jobs_and_pods_are_read():
+    class Waiting(Watched):
+        async def list_jobs(self, namespace: str, chain: str) -> Listed:
+            async with asyncio.timeout(60):
+                await self.tried.wait()
+            return await super().list_jobs(namespace, chain)
+
+        async def dry_run_pod(self, pod: dict[str, Any]) -> None:
+            self.tried.set()
+            await super().dry_run_pod(pod)
+
+    server = Waiting()
+    server.tried = asyncio.Event()
+    await a_controller(server, children=server.children).reconcile(KEY)
+    assert (server.dry_runs, server.reads, len(server.jobs)) == (1, 1, 1)
+
+
+async def test_after_an_edit_that_only_the_live_read_sees_the_pod_of_the_edited_chain_is_tried():
+    class Tried(Watched):
+        def __init__(self) -> None:
+            super().__init__()
+            self.images: list[str] = []
+
+        async def dry_run_pod(self, pod: dict[str, Any]) -> None:
+            self.images.append(pod["spec"]["containers"][0]["image"])
+            await super().dry_run_pod(pod)
+
+    server = Tried()
+    controller = a_controller(server, children=server.children)
+    controller.chains.note(KEY, copy.deepcopy(server.chain))
+    server.chain["spec"]["template"]["image"] = "ghcr.io/example/corrected:1"
+    await controller.reconcile(KEY)
+    assert server.images[1:] == ["ghcr.io/example/corrected:1"]
+    assert [
+        container["image"] for container in server.jobs[0]["spec"]["template"]["spec"]["containers"]
+    ] == server.images[1:]
     assert server.chain["status"]["stages"][0]["phase"] == "Running"
 
 

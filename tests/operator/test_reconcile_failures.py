@@ -280,13 +280,17 @@ def test_an_evicted_and_deleted_pod_counts_as_an_attempt():
     job = a_job(plan, "mini", active=1)
     observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[a_pod(job, number=0)])
     decision = reconcile(plan, observed, previous=ChainStatus(), now=NOON, wanted=WantedJobs(plan, JobDefaults()))
-    assert decision.actions == (NotePods(job["metadata"]["name"], job["metadata"]["uid"], ("pod-0",)),)
+    assert (decision.actions, entry(decision, "mini").pod_uid) == ((), "pod-0")
 
-    job["metadata"]["annotations"] = {PODS_ANNOTATION: "pod-0"}
     observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[a_pod(job, number=1)])
     decision = reconcile(plan, observed, previous=decision.status, now=NOON, wanted=WantedJobs(plan, JobDefaults()))
-    assert entry(decision, "mini").attempt == 2
+    assert (entry(decision, "mini").attempt, entry(decision, "mini").pod_uid) == (2, "pod-1")
     assert decision.actions == (NotePods(job["metadata"]["name"], job["metadata"]["uid"], ("pod-0", "pod-1")),)
+
+    job["metadata"]["annotations"] = {PODS_ANNOTATION: "pod-0,pod-1"}
+    observed = observe(chain_uid=CHAIN_UID, jobs=[job], pods=[])
+    decision = reconcile(plan, observed, previous=decision.status, now=NOON, wanted=WantedJobs(plan, JobDefaults()))
+    assert (decision.actions, entry(decision, "mini").pod_uid) == ((), "pod-1")
 
 
 def test_pods_of_an_earlier_job_of_the_same_name_do_not_count():

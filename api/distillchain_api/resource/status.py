@@ -185,6 +185,9 @@ class StageStatus(Record):
     """Name of its Job."""
     attempt: int = 0
     """Pods of the present Job that were started."""
+    pod_uid: str | None = None
+    """Of its newest pod, the first eight characters; of a Job on several nodes, node 0's. The trainer's attempts in the
+    store are named after it."""
     admission: Admission | None = None
     """WaitingForTurn: as many chains run in the namespace as `maxRunningChains` of the operator allows. WaitingForPeer:
     another chain of the namespace runs the same stage. Of a Job in a queue of Kueue: WaitingForQuota before its first
