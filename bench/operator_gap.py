@@ -51,6 +51,7 @@ OF_OPERATOR = (
     {"resource": "distillationchains", "verb": "PATCH"},
     {"resource": "jobs", "verb": "LIST"},
     {"resource": "jobs", "verb": "POST"},
+    {"resource": "jobs", "verb": "PATCH"},
     {"resource": "jobs", "verb": "DELETE"},
     {"resource": "pods", "verb": "LIST"},
     {"resource": "pods", "subresource": "log"},

@@ -139,6 +139,8 @@ async def test_no_job_is_created_that_exists_already_but_is_not_in_the_cache():
 
 async def test_the_pod_of_a_new_job_is_tried_once_while_jobs_and_pods_are_read():
     class Waiting(Watched):
+        tried = asyncio.Event()
+
         async def list_jobs(self, namespace: str, chain: str) -> Listed:
             async with asyncio.timeout(60):
                 await self.tried.wait()
@@ -149,7 +151,6 @@ async def test_the_pod_of_a_new_job_is_tried_once_while_jobs_and_pods_are_read()
             await super().dry_run_pod(pod)
 
     server = Waiting()
-    server.tried = asyncio.Event()
     await a_controller(server, children=server.children).reconcile(KEY)
     assert (server.dry_runs, server.reads, len(server.jobs)) == (1, 1, 1)
 
