@@ -30,6 +30,8 @@ NAME_RULE = {
 # kstatus treats a resource without a status as finished. Without this default, Flux and `helm --wait` would call a new
 # chain ready if they read it before the operator does. No generation is -1.
 UNSEEN_STATUS = {"observedGeneration": -1}
+# The operator alone writes status. Otherwise metadata.managedFields would name each of its fields: a third of a chain.
+ONE_OWNER = {"x-kubernetes-map-type": "atomic"}
 
 
 def build_crd() -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _root_schema() -> dict[str, Any]:
             "metadata": {"type": "object"},
             "spec": structural_schema(ChainSpec),
             # Without defaults: the operator alone writes status, and a field that it left out must stay absent.
-            "status": structural_schema(ChainStatus, with_defaults=False) | {"default": UNSEEN_STATUS},
+            "status": structural_schema(ChainStatus, with_defaults=False) | {"default": UNSEEN_STATUS, **ONE_OWNER},
         },
     }
 
