@@ -162,7 +162,8 @@ def _field_rules(condition: str, name: str, bad: str, message: str) -> Iterator[
     )
     if name in {field.alias for field in TeacherGate.model_fields.values()}:
         yield cel(
-            f"!({condition}) || !({refused('self.teacher.gate')})",
+            # In this order, because most chains have no such gate, and all rules run at each write of a status.
+            f"!({refused('self.teacher.gate')}) || !({condition})",
             f"teacher.gate.{name}: {message}",
             fieldPath=".teacher.gate",
         )
