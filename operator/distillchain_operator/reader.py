@@ -5,6 +5,7 @@ Memory and caches may lag behind, so the controller repeats a look with live rea
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,13 +82,12 @@ class Reader:
 
     async def read(self, key: ChainKey) -> Sight | None:
         """A chain with its Jobs and pods, all read live; None if it was deleted, or is being deleted."""
-        # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too. The chain is last: if a Job was
+        # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too. Jobs before the chain: if one was
         # deleted because its stage is committed, whoever did it, the status that says so is seen too.
         jobs = await self._cluster.list_jobs(key.namespace, key.name)
-        pods = await self._cluster.list_pods(key.namespace, key.name)
+        pods, document = await asyncio.gather(self._cluster.list_pods(key.namespace, key.name), self._read_chain(key))
         self._children.load(key, jobs=jobs, pods=pods)
         self._parts.pop(key, None)
-        document = await self._read_chain(key)
         if document is None:
             return None
         observed = observe(chain_uid=document["metadata"]["uid"], jobs=jobs.items, pods=pods.items)
