@@ -22,6 +22,8 @@ KEY = ChainKey("ml", "relay")
 class FakeApiServer:
     """An API server that holds one chain and refuses dry runs with `refusal`."""
 
+    both = Cluster.both
+
     def __init__(self) -> None:
         self.chain = a_document()
         self.chain["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": 1, "resourceVersion": "1"}

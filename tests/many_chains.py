@@ -30,6 +30,8 @@ NAMESPACE = "ml"
 class Namespace:
     """A namespace with chains; `settle` lets the operator look until it has nothing to do."""
 
+    both = Cluster.both
+
     def __init__(self, limit: int = 0) -> None:
         self.servers: dict[str, FakeApiServer] = {}
         self.lists = 0

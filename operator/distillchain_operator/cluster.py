@@ -5,11 +5,12 @@ Every answer is plain JSON data; every error is an `ApiError` with the API serve
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from distillchain_operator.children import Kind, Listed, version_of
@@ -27,6 +28,9 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"  # annotation of the bookmark a
 PAGE_CHAINS = 25  # with 20 KB for three stages; the largest have megabytes
 PAGE_CHILDREN = 100  # Jobs and pods with 10 KB
 COMPONENT = "distillchain-operator"
+
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 class Cluster:
@@ -49,6 +53,10 @@ class Cluster:
     def report_written_jobs(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Calls `report` with each Job that is created or changed from now on, as it is stored then."""
         self._job_written = report
+
+    async def both(self, first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:
+        """The results of what two coroutines ask for at the same time. Raises: the first error."""
+        return await asyncio.gather(first, second)
 
     async def __aenter__(self) -> Self:
         return self

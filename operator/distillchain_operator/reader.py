@@ -5,7 +5,6 @@ Memory and caches may lag behind, so the controller repeats a look with live rea
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,7 +84,8 @@ class Reader:
         # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too. Jobs before the chain: if one was
         # deleted because its stage is committed, whoever did it, the status that says so is seen too.
         jobs = await self._cluster.list_jobs(key.namespace, key.name)
-        pods, document = await asyncio.gather(self._cluster.list_pods(key.namespace, key.name), self._read_chain(key))
+        listing = self._cluster.list_pods(key.namespace, key.name)
+        pods, document = await self._cluster.both(listing, self._read_chain(key))
         self._children.load(key, jobs=jobs, pods=pods)
         self._parts.pop(key, None)
         if document is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import types
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from datetime import datetime
+from typing import Any, TypeVar
 
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Kind, Listed
@@ -17,6 +19,10 @@ from simulation.namespace import Namespace
 from simulation.objects import chain_name_of, owner_of, stall_of
 
 PAUSE_S = 20.0  # what was refused is tried again after 30 s; a user's edit may be the remedy
+
+
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 class Faults:
@@ -37,6 +43,28 @@ class Faults:
 @types.coroutine
 def _turn() -> Generator[None, None, None]:
     yield
+
+
+@types.coroutine
+def _interleaved(
+    rng: random.Random, first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]
+) -> Generator[None, None, tuple[First, Second]]:
+    left: dict[int, Coroutine[Any, Any, Any]] = {0: first, 1: second}
+    results: dict[int, Any] = {}
+    try:
+        while left:
+            place = rng.choice(sorted(left))
+            try:
+                left[place].send(None)
+            except StopIteration as done:
+                results[place] = done.value
+                del left[place]
+            else:
+                yield
+    finally:  # an error of one, or the operator is killed
+        for coroutine in left.values():
+            coroutine.close()
+    return results[0], results[1]
 
 
 class ModelledCluster:
@@ -67,6 +95,12 @@ class ModelledCluster:
     def begin_look(self, key: ChainKey) -> None:
         """A look begins: what it does later may not contradict what is stored now, even if no watch reported it."""
         self._seen[key] = self._began[key] = self._etcd.version
+
+    async def both(
+        self, first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]
+    ) -> tuple[First, Second]:
+        """Two at the same time, whose requests come in any order."""
+        return await _interleaved(self._etcd.rng, first, second)
 
     async def _request(self, what: str, *, about: str = "", key: ChainKey | None = None) -> bool:
         """Waits for its turn.
