@@ -126,7 +126,7 @@ cluster-status: $(READY) ## Say whether it runs
 cluster-up cluster-down cluster-status binaries simulate: export PYTHONPATH := tests
 
 image-operator: ## Build the operator's image from the Dockerfile (BUILDER, BASE, REGISTRY: see docs/release.md)
-image-trainer: ## Build the trainer's image (brings CUDA: 6 GB)
+image-trainer: ## Build the trainer's image (brings CUDA: 7 GB)
 image-operator image-trainer: image-%:
 	@test -n "$(BUILDER)" || { echo "docker, podman or buildah builds images, and none is on PATH; on Debian: apt-get install buildah"; exit 1; }
 	$(BUILDER) build $(BUILD_FLAGS) --file Dockerfile --target $* --build-arg BASE=$(BASE) $(if $(filter trainer,$*),--build-arg COMPILER="$(COMPILER)") \
