@@ -81,13 +81,13 @@ class Reader:
 
     async def read(self, key: ChainKey) -> Sight | None:
         """A chain with its Jobs and pods, all read live; None if it was deleted, or is being deleted."""
-        # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too. Jobs before the chain: if one was
+        # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too. The chain is last: if a Job was
         # deleted because its stage is committed, whoever did it, the status that says so is seen too.
         jobs = await self._cluster.list_jobs(key.namespace, key.name)
-        listing = self._cluster.list_pods(key.namespace, key.name)
-        pods, document = await self._cluster.both(listing, self._read_chain(key))
+        pods = await self._cluster.list_pods(key.namespace, key.name)
         self._children.load(key, jobs=jobs, pods=pods)
         self._parts.pop(key, None)
+        document = await self._read_chain(key)
         if document is None:
             return None
         observed = observe(chain_uid=document["metadata"]["uid"], jobs=jobs.items, pods=pods.items)

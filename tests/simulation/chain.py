@@ -112,6 +112,7 @@ class Chain:
 
     def discard(self, digests: set[str]) -> None:
         """The user discards the commits of stages."""
+        self.etcd.version += 1  # what an operator has read before is older
         for digest in digests & self.stages.keys():
             self.store.discard(digest)
             self.answered.discard(digest)
