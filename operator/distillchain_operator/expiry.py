@@ -80,5 +80,5 @@ def _is_needless(entry: StageStatus, job: ObservedJob) -> bool:
     """Whether the entry of a stage does not depend on one of its Jobs any more."""
     if entry.phase in ("Committed", "Failed"):
         return True
-    # A stage that waits may still be committed by the answer of a Job.
-    return entry.phase == "Running" and entry.job != job.name
+    # A stage that waits may still be committed by the answer of a Job; one that runs, by that of an earlier Job.
+    return entry.phase == "Running" and entry.job != job.name and job.has_failed

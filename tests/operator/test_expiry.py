@@ -104,6 +104,18 @@ def test_jobs_of_stages_that_the_chain_no_longer_has_expire_and_running_ones_do_
     assert expiring(decide(plan, outdated, running, pods=(pod, a_pod(running, number=1)))) == {name_of(outdated): 3600}
 
 
+def test_a_job_that_has_succeeded_does_not_expire_while_another_job_of_its_stage_runs():
+    """The cache may have the end of the Job before the answer of its pod."""
+    plan = a_plan(template=AN_HOUR)
+    succeeded, pod = a_committed_job(plan, "mini")
+    other = a_job(a_plan(template=AN_HOUR | {"image": "y"}), "mini", active=1)
+    assert name_of(other) != name_of(succeeded)
+    running = decide(plan, other, pods=(a_pod(other),)).status
+    assert expiring(decide(plan, succeeded, other, pods=(a_pod(other),), previous=running)) == {}
+    committed = decide(plan, succeeded, other, pods=(pod, a_pod(other)), previous=running)
+    assert committed.status.stages[0].phase == "Committed"
+
+
 def test_the_field_changes_neither_the_job_nor_what_the_operator_takes_for_an_edit():
     first, second = (
         a_job(a_plan(), "mini"),

@@ -93,10 +93,10 @@ class Mutation(NamedTuple):
 MUTATIONS: dict[str, Mutation] = {
     "a Job is created on caches": Mutation(trusts_caches_for(CreateJob)),
     "a Job is deleted on caches": Mutation(trusts_caches_for(DeleteJob)),
-    "a failure is decided on caches": Mutation(put(Decided, "fails", False), 100),
+    "a failure is decided on caches": Mutation(put(Decided, "fails", False)),
     "a commit after a retry is decided on caches": Mutation(put(Decided, "commits_after_retry", False), 240),
     "a retry is handled on caches": Mutation(put(Decided, "handles_retry", False), 11_090),
-    "a failed Job of another default image does not count": Mutation(put(stage_steps, "failed_jobs", nothing), 3_590),
+    "a failed Job of another default image does not count": Mutation(put(stage_steps, "failed_jobs", nothing), 7_900),
     "a suspension is ignored": Mutation(put(reconcile, "follow_suspend", nothing)),
     "pods that stop are not waited for": Mutation(put(scheduling, "_slots_of_pods", nothing)),
     "the periodic list is ignored": Mutation(put(KnownChains, "listed", nothing), 240),
@@ -104,10 +104,10 @@ MUTATIONS: dict[str, Mutation] = {
     "an interruption counts as a crash": Mutation(with_rules(DISRUPTED, FATAL)),
     "the younger of two Jobs is kept": Mutation(put(reconcile, "_delete_superfluous", keep_the_youngest)),
     "the answer to an own write is no reason to look": Mutation(
-        put(Children, "job_written", take_written_silently), 1300
+        put(Children, "job_written", take_written_silently), 3_140
     ),
     "the chain is read before its Jobs": Mutation(put(Reader, "read", read_chain_first)),
-    "an event that is older than an own write counts": Mutation(put(children._OneKind, "_put", take_any_state)),
+    "an event that is older than an own write counts": Mutation(put(children._OneKind, "_put", take_any_state), 1_430),
     "a Job expires before its result is in status": Mutation(put(expiry, "_is_new", lambda *_: False)),
     "a Job that was refused is created again at once": Mutation(put(job_creation, "REFUSED_RETRY_S", 0.1)),
     "a refused change is tried again at once": Mutation(put(job_changes, "RETRY_S", 0.0)),
