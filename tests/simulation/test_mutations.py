@@ -95,7 +95,6 @@ MUTATIONS: dict[str, Mutation] = {
     "a Job is deleted on caches": Mutation(trusts_caches_for(DeleteJob)),
     "a failure is decided on caches": Mutation(put(Decided, "fails", False)),
     "a commit after a retry is decided on caches": Mutation(put(Decided, "commits_after_retry", False), 240),
-    "a retry is handled on caches": Mutation(put(Decided, "handles_retry", False), 11_090),
     "a failed Job of another default image does not count": Mutation(put(stage_steps, "failed_jobs", nothing), 7_900),
     "a suspension is ignored": Mutation(put(reconcile, "follow_suspend", nothing)),
     "pods that stop are not waited for": Mutation(put(scheduling, "_slots_of_pods", nothing)),
