@@ -111,7 +111,7 @@ class Stopped:
 def train_until_stopped(
     model: Any, rows: TrainingRows, training: Training, folder: Path, *, at_look: int, **options: Any
 ) -> Stopped:
-    """A training that is told to stop when it looks for that the n-th time."""
+    """Trains until it has asked `at_look` times whether to stop; then the answer is yes."""
     looks = itertools.count(1)
     kept: list[tuple[Path, int]] = []
     folder.mkdir(exist_ok=True)
