@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 from distillchain_api.evidence_vertices import compared_stages, learns_from_labels_alone
 from distillchain_api.faults import Fault, expected
-from distillchain_api.graph import Plan
+from distillchain_api.graph import Plan, build_plan
+from distillchain_api.resource.evidence import Control
 from distillchain_api.resource.hidden import HiddenMSE
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.resource.stage import Stage
@@ -21,9 +25,10 @@ def evidence_faults(plan: Plan) -> Iterator[Fault]:
     asked = plan.chain.spec.evidence
     if asked is None:
         return
-    found = list(_control_faults(plan))
-    yield from found
-    if not plan.evidence and not found:
+    found = list(_refused_controls(plan))
+    if found:
+        yield from _control_faults(found, _other_evidence(plan))
+    elif not plan.evidence:
         yield _nothing_to_compare(plan)
     yield from _name_faults(plan)
     if len(plan.evidence) > MAX_VERTICES:
@@ -32,8 +37,40 @@ def evidence_faults(plan: Plan) -> Iterator[Fault]:
         yield Fault("spec.evidence.seeds", expected(asked.seeds, most, remedy))
 
 
-def _control_faults(plan: Plan) -> Iterator[Fault]:
-    """Controls that differ from a stage in more than the way to it."""
+@dataclass(frozen=True)
+class _Refusal:
+    """A control that differs from a stage in more than the way to it, and why."""
+
+    control: Control
+    reason: str
+    remedy: str = ""
+    """What to change in the stage, if that is enough."""
+
+
+def _control_faults(refusals: list[_Refusal], instead: str) -> Iterator[Fault]:
+    for each in refusals:
+        remedy = f"{each.remedy}, or {instead}" if each.remedy else instead
+        yield Fault("spec.evidence.controls", expected(each.control, f"none for stage {each.reason}", remedy))
+
+
+def _other_evidence(plan: Plan) -> str:
+    """The evidence nearest to the one that is refused, as words to write; it is accepted."""
+    asked = plan.chain.spec.evidence
+    assert asked is not None
+    all_controls: list[list[Control]] = [asked.controls, ["FromRoot"], ["Direct"]]
+    all_stages: list[Literal["Last", "Every"]] = [asked.stages, "Last"]
+    for stages, controls in itertools.product(all_stages, all_controls):
+        evidence = asked.model_copy(update={"controls": controls, "stages": stages})
+        spec = plan.chain.spec.model_copy(update={"evidence": evidence})
+        other = build_plan(plan.chain.model_copy(update={"spec": spec}))
+        if other.evidence and not any(_refused_controls(other)):
+            words = [f"controls: [{', '.join(controls)}]"] if controls != asked.controls else []
+            words += [f"stages: {stages}"] if stages != asked.stages else []
+            return f"write {' and '.join(words)}"
+    return "remove evidence"
+
+
+def _refused_controls(plan: Plan) -> Iterator[_Refusal]:
     chain = plan.chain
     assert chain.spec.evidence is not None
     for index in compared_stages(chain):
@@ -42,27 +79,21 @@ def _control_faults(plan: Plan) -> Iterator[Fault]:
         if planned is None or learns_from_labels_alone(planned):
             continue
         if "Direct" in chain.spec.evidence.controls and stage.student.from_teacher is not None:
-            yield _fault(
-                "Direct",
-                f"none for stage {stage.name}, whose student starts as layers of its teacher (fromTeacher)",
-                "write controls: [FromRoot]",
-            )
+            reason = f"{stage.name}, whose student starts as layers of its teacher (fromTeacher)"
+            yield _Refusal("Direct", reason)
         if "FromRoot" in chain.spec.evidence.controls and index > 0:
-            yield from _from_root_faults(chain, index, planned)
+            yield from _refused_from_root(chain, index, planned)
 
 
-def _from_root_faults(chain: DistillationChain, index: int, planned: PlannedStage) -> Iterator[Fault]:
+def _refused_from_root(chain: DistillationChain, index: int, planned: PlannedStage) -> Iterator[_Refusal]:
     stage, earlier = chain.spec.stages[index], chain.spec.stages[:index]
     other = next((each for each in earlier if each.student.from_teacher is None), None)
     if stage.student.from_teacher is not None and other is not None:
-        what = f"none for stage {stage.name}: layers of the root teacher are another model than layers of {other.name}"
-        yield _fault("FromRoot", what, "remove evidence, or write stages: Last if it is not the last stage")
+        reason = f"{stage.name}: layers of the root teacher are another model than layers of {other.name}"
+        yield _Refusal("FromRoot", reason)
     if _numbers_layers(planned):
-        yield _fault(
-            "FromRoot",
-            f"none for stage {stage.name}, whose distillation.hidden numbers layers of stage {earlier[-1].name}",
-            "leave the numbers out, so that they follow from each teacher, or write controls: [Direct]",
-        )
+        reason = f"{stage.name}, whose distillation.hidden numbers layers of stage {earlier[-1].name}"
+        yield _Refusal("FromRoot", reason, "leave the numbers out, so that they follow from each teacher")
 
 
 def _numbers_layers(planned: PlannedStage) -> bool:
@@ -72,10 +103,6 @@ def _numbers_layers(planned: PlannedStage) -> bool:
     if hidden is None:
         return False
     return hidden.layers is not None if isinstance(hidden, HiddenMSE) else hidden.teacher_layer is not None
-
-
-def _fault(control: str, what: str, remedy: str) -> Fault:
-    return Fault("spec.evidence.controls", expected(control, what, remedy))
 
 
 def _nothing_to_compare(plan: Plan) -> Fault:

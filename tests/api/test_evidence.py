@@ -1,36 +1,22 @@
-"""`spec.evidence`: which vertices it adds to a plan, what they share, and what is refused."""
+"""`spec.evidence`: which vertices it adds to a plan, and what they share."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.evidence_plans import a_plan, a_stage
 from bad_chains import GOOD
 from bad_chains.base import language_chain
 from distillchain_api.digests import distill_digest, labels_digest
 from distillchain_api.evidence_vertices import without_failed
-from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.evidence import EvidenceOrder
 from distillchain_api.wire.work_order import WorkOrder
-
-
-def a_plan(evidence: dict[str, Any] | None, *, stages: list[dict[str, Any]] | None = None, **spec: Any) -> Plan:
-    """mini and tiny, or these stages, with evidence."""
-    document = copy.deepcopy(GOOD)
-    document["spec"] |= {"evidence": evidence} if evidence is not None else {}
-    document["spec"] |= spec | ({"stages": stages} if stages is not None else {})
-    return build_plan(parse_chain(document))
-
-
-def a_stage(name: str, **fields: Any) -> dict[str, Any]:
-    return {"name": name, "student": {"model": f"hf://org/{name}"}, **fields}
 
 
 def vertex(plan: Plan, name: str) -> PlannedStage:
@@ -43,12 +29,6 @@ def order_of(plan: Plan) -> EvidenceOrder:
     assert plan.verdict is not None
     assert plan.verdict.work_order.evidence is not None
     return plan.verdict.work_order.evidence
-
-
-def faults(plan: Plan) -> list[str]:
-    with pytest.raises(BadDocument) as refused:
-        check_plan(plan)
-    return [str(fault) for fault in refused.value.faults]
 
 
 def test_a_chain_without_evidence_has_no_vertex_beside_it():
@@ -242,76 +222,6 @@ def test_a_verdict_without_a_failed_control_is_another_vertex():
     none = without_failed(verdict, {"tiny-s2", "tiny-s3"}).work_order.evidence
     assert none is not None
     assert not none.can_be_judged
-
-
-@pytest.mark.parametrize(
-    "evidence, stages, want",
-    [
-        pytest.param(
-            {},
-            [a_stage("mini"), a_stage("tiny", student={"fromTeacher": {"layers": 2}})],
-            [
-                'spec.evidence.controls: got "Direct", expected none for stage tiny, whose student starts as layers of '
-                "its teacher (fromTeacher); write controls: [FromRoot]",
-                'spec.evidence.controls: got "FromRoot", expected none for stage tiny: layers of the root teacher are '
-                "another model than layers of mini; remove evidence, or write stages: Last if it is not the last stage",
-            ],
-            id="layers of a teacher",
-        ),
-        pytest.param(
-            {},
-            [
-                a_stage("mini"),
-                a_stage("tiny", distillation={"hidden": {"objective": "ValueRelation", "teacherLayer": 3}}),
-            ],
-            [
-                'spec.evidence.controls: got "FromRoot", expected none for stage tiny, whose distillation.hidden numbers '
-                "layers of stage mini; leave the numbers out, so that they follow from each teacher, or write "
-                "controls: [Direct]"
-            ],
-            id="numbered layers",
-        ),
-        pytest.param(
-            {},
-            [a_stage("mini"), a_stage("tiny", distillation={"alpha": 0})],
-            [
-                "spec.evidence: no control differs from tiny: with distillation.alpha 0 a student learns from labels "
-                "alone, as Direct does, and a first stage is taught by the root, as in FromRoot; raise alpha, name "
-                "other controls, or remove evidence"
-            ],
-            id="labels alone",
-        ),
-        pytest.param(
-            {},
-            [a_stage("tiny-s2"), a_stage("tiny")],
-            [
-                'spec.stages[0].name: got "tiny-s2", expected another name; tiny-s2 is a vertex of spec.evidence: '
-                "rename the stage"
-            ],
-            id="name of a seed",
-        ),
-        pytest.param(
-            {},
-            [a_stage("evidence"), a_stage("tiny")],
-            [
-                'spec.stages[0].name: got "evidence", expected another name; evidence is a vertex of spec.evidence: '
-                "rename the stage"
-            ],
-            id="name of the verdict",
-        ),
-        pytest.param(
-            {"stages": "Every", "seeds": 20},
-            [a_stage("big"), a_stage("mini"), a_stage("tiny")],
-            [
-                "spec.evidence.seeds: got 20, expected fewer, because all controls and seeds are 158 Jobs and 100 are "
-                "allowed; lower it, or write stages: Last"
-            ],
-            id="too many",
-        ),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(evidence: dict[str, Any], stages: list[dict[str, Any]], want: list[str]):
-    assert faults(a_plan(evidence, stages=stages)) == want
 
 
 def test_layers_of_layers_can_be_taught_by_the_root():
