@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +230,8 @@ class S3Store:
 
     def _delete_at_once(self, client: S3Client, keys: list[str]) -> list[StoreError]:
         """Returns: the refusals. A request succeeds although some of its keys are refused."""
-        objects = [{"Key": self._prefix + key} for key in keys]
-        # The stubs want their own TypedDict for {"Key": ...}.
-        answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+        objects: list[ObjectIdentifierTypeDef] = [{"Key": self._prefix + key} for key in keys]
+        answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
         refused = []
         for item in answer.get("Errors", []):
             refusal = Answer(item.get("Code", ""), item.get("Message", ""), status=0, server_time=None)
