@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage
-from distillchain_api.layout import export_record_key, resume_prefix
+from distillchain_api.layout import evidence_key, export_record_key, resume_prefix
 from distillchain_api.resource.student import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.errors import RunFailed
@@ -33,6 +33,13 @@ class StageForecast:
     action: Action
     reason: str
     checkpoint: str | None = None
+    verdict: str | None = None
+    """Where the store has the verdict of chain and controls."""
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the store has what the vertex makes."""
+        return self.checkpoint is not None or self.verdict is not None
 
     def to_document(self) -> dict[str, Any]:
         """The forecast as `-o json` prints it."""
@@ -45,8 +52,9 @@ class StageForecast:
             "furtherTeachers": [{"name": other.teacher.name, "share": other.share} for other in order.further_teachers]
             or None,
             "student": None if self.stage.is_pass or self.stage.is_verdict else student_start(order.student),
-            "committed": self.checkpoint is not None,
+            "committed": self.is_committed,
             "checkpoint": self.checkpoint,
+            "verdict": self.verdict,
             "action": self.action,
             "reason": self.reason,
         }
@@ -92,7 +100,7 @@ def _forecast(store: Store, stage: PlannedStage, before: list[StageForecast]) ->
     if stage.is_pass:
         return _forecast_pass(store, stage)
     if stage.is_verdict:
-        return StageForecast(stage, "compare", "compares all of them; takes seconds, in every run")
+        return _forecast_verdict(store, stage)
     try:
         manifest = read_manifest(store, stage.digest)
     except (CheckpointCorrupt, OtherRelease) as error:
@@ -128,6 +136,14 @@ def _forecast_pass(store: Store, stage: PlannedStage) -> StageForecast:
     return StageForecast(stage, "reuse", "committed in the store", manifest.teacher.source)
 
 
+def _forecast_verdict(store: Store, stage: PlannedStage) -> StageForecast:
+    order = stage.work_order.evidence
+    assert order is not None
+    key = evidence_key(order.chain_digest, stage.digest)
+    verdict = f"{store.uri}/{key}" if store.list_objects(key) else None
+    return StageForecast(stage, "compare", "compares all of them; takes seconds, in every run", verdict=verdict)
+
+
 def _missing_export(store: Store, stage: PlannedStage) -> str:
     name = stage.work_order.export.name
     if name is None or store.list_objects(export_record_key(stage.digest, name)):
@@ -149,7 +165,7 @@ def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> 
             item.stage.name,
             item.stage.digest[:DIGEST_CHARS],
             _teachers(item.stage.work_order),
-            "yes" if item.checkpoint else "no",
+            "yes" if item.is_committed else "no",
             item.action,
             item.reason,
         ]

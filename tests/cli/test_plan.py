@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.committed import write_store
 from cli.parts import distillchain, distillchain_here, plant_manifest, write_chain
 from distillchain_api.graph import build_plan
-from distillchain_api.layout import manifest_key, pass_manifest_key
+from distillchain_api.layout import evidence_key, manifest_key, pass_manifest_key
 from distillchain_cli.chain_files import read_chain
 from report.stores import write_pass
 
@@ -114,3 +115,24 @@ def test_a_committed_pass_is_shown_as_committed(
 
     first = done.stdout.splitlines()[1].split(maxsplit=5)
     assert (first[0], first[3], first[4]) == ("mini-pass", "yes", action)
+
+
+def test_a_stored_verdict_is_shown_as_committed(tmp_path: Path):
+    plan = build_plan(read_chain(str(write_chain(tmp_path, evidence={"seeds": 2}))))
+    assert plan.verdict is not None
+    key = evidence_key(plan.students[-1].digest, plan.verdict.digest)
+
+    def planned() -> tuple[str, dict[str, Any]]:
+        table = distillchain_here("plan", "chain.yaml", cwd=tmp_path).stdout.splitlines()
+        document = json.loads(distillchain_here("plan", "chain.yaml", "-o", "json", cwd=tmp_path).stdout)
+        return table[-1].split()[3], document["evidence"][-1]
+
+    cell, entry = planned()
+    assert (cell, entry["committed"], "verdict" in entry) == ("no", False, False)
+
+    (tmp_path / "store" / key).parent.mkdir(parents=True)
+    (tmp_path / "store" / key).write_text("{}")
+
+    cell, entry = planned()
+    assert (cell, entry["committed"], entry["verdict"]) == ("yes", True, f"file://{tmp_path}/store/{key}")
+    assert "checkpoint" not in entry

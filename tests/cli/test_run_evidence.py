@@ -146,7 +146,9 @@ def test_a_plan_shows_controls_and_what_more_seeds_would_train(ran: tuple[Path, 
         return found
 
     assert [stage["action"] for stage in planned()["stages"]] == ["reuse"] * 3
-    assert [each["action"] for each in planned()["evidence"]] == ["reuse"] * 5 + ["compare"]
+    beside = planned()["evidence"]
+    assert [each["action"] for each in beside] == ["reuse"] * 5 + ["compare"]
+    assert all(each["committed"] for each in beside)
     more = planned("--set", "spec.evidence.seeds=3")["evidence"]
     assert [each["name"] for each in more if each["action"] == "train"] == [
         "small-s3",
