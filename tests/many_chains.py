@@ -40,7 +40,7 @@ class Namespace:
         self.most_running = 0
         self._limit, self._jobs = limit, 0
         self.clock = FakeClock()
-        self.cache_jobs = False  # whether the next operator knows the Jobs from a watch
+        self.cache_jobs = False  # whether the next operator knows Jobs and pods from watches
         self.start_operator(is_complete=True)
 
     def start_operator(self, *, is_complete: bool = False) -> None:
@@ -68,9 +68,10 @@ class Namespace:
         for kind in Kind:
             self.children.follow(kind, None, is_followed=True)
         for server in self.servers.values():
-            for job in server.jobs:
-                metadata = {**job["metadata"], "resourceVersion": str(version)}
-                self.children.apply(Kind.JOBS, "ADDED", {**job, "metadata": metadata})
+            for kind, children in ((Kind.JOBS, server.jobs), (Kind.PODS, server.pods)):
+                for number, child in enumerate(children):
+                    where = {"namespace": NAMESPACE, "resourceVersion": str(version + number)}
+                    self.children.apply(kind, "ADDED", {**child, "metadata": child["metadata"] | where})
 
     def apply(self, name: str, *, second: int = 0, **spec: Any) -> None:
         """Creates a chain, so many seconds after noon, or replaces its spec."""

@@ -170,8 +170,11 @@ class Neighbours:
         return Place(key.namespace, self._limit, is_free, was_given_up=self._was_given_up(key))
 
     def _was_given_up(self, key: ChainKey) -> bool:
-        """Whether the last look at a chain has offered its place to others, also if its status could not be written."""
-        return key in self._seen and key not in self._lines.get(key.namespace, _Line()).running
+        """Whether a look at a chain has offered its place to others, also if its status could not be written."""
+        if key in self._seen:
+            return key not in self._lines.get(key.namespace, _Line()).running
+        # Before this operator started: the Jobs of others say so.
+        return bool(self._limit) and len(self._claims.running(key.namespace) - {key}) >= self._limit
 
     def peers_of(self, document: dict[str, Any], plan: Plan) -> Mapping[str, Peer]:
         """The chains that run a stage of this one, by digest in the form of the label."""

@@ -84,7 +84,7 @@ def claims_of(observed: Observed, status: ChainStatus, actions: Iterable[Action]
 
 
 def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *, is_deleted: bool) -> Claim | None:
-    if job.exports_only or (entry is not None and _needs_user(entry)):
+    if job.exports_only or (entry is not None and needs_user(entry)):
         return None
     is_again = _is_again(job.retry, job.stage)
     if not (job.is_finished or job.deleting or is_deleted):
@@ -92,9 +92,10 @@ def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *
             return Claim(job.stage, job.created_at, is_again=is_again)
         if job.queue:
             return Claim(job.stage, job.created_at, job.queue, is_again)
-    # Its trainer still saves its state, from which the next one goes on.
-    is_left = any(not pod.is_over for pod in observed.pods_of(job)) and not job.is_finished
-    return Claim(job.stage, is_again=is_again) if is_left else None
+    # Its trainer still saves its state, from which the next one goes on. A Job that is deleted is there until its pods
+    # have stopped, of which the caches may not know yet.
+    is_left = job.deleting or is_deleted or any(not pod.is_over for pod in observed.pods_of(job))
+    return Claim(job.stage, is_again=is_again) if is_left and not job.is_finished else None
 
 
 def _is_again(request: str, stage: str) -> bool:
@@ -103,5 +104,6 @@ def _is_again(request: str, stage: str) -> bool:
     return retry.committed_too and stage in retry.stages
 
 
-def _needs_user(entry: StageStatus) -> bool:
+def needs_user(entry: StageStatus) -> bool:
+    """Whether a stage does not go on by itself: it has failed, or its pod waits for something such as a Secret."""
     return entry.phase == "Failed" or (entry.phase != "Committed" and entry.failure_class is not None)

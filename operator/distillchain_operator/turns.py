@@ -7,13 +7,14 @@ count: they run on CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import Action, CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.observed import Observed
+from distillchain_operator.peers import needs_user
 
 
 class Turn(Enum):
@@ -35,7 +36,7 @@ class Place:
     limit: int
     is_free: bool = False
     was_given_up: bool = False
-    """This operator has seen that the chain does not run, although its stored status may still say so."""
+    """The chain does not run, although its stored status may still say so."""
 
     @property
     def message(self) -> str:
@@ -80,17 +81,16 @@ def turn_after(
     """
     exports = {job.uid for job in observed.jobs if job.exports_only}
     left = [pod for pod in observed.pods if not pod.is_over and pod.job_uid not in observed.foreign_jobs | exports]
-    if any(pod.running for pod in left):
+    # A pod that waits for a Secret has no use of its turn.
+    stuck = {entry.name for entry in status.entries if needs_user(entry)}
+    if any(pod.running or pod.stage not in stuck for pod in left) or _has_active_job(observed, stuck):
         return Turn.RUNS
     if waits:
         return Turn.WAITS
     if any(map(_starts, actions)):
         return Turn.RUNS
-    # A pod that waits for a Secret has no use of its turn.
     if any(condition.type == "Stalled" and condition.status == "True" for condition in status.conditions):
         return Turn.RESTS
-    if left or _has_active_job(observed):
-        return Turn.RUNS
     # A Job that is suspended, by the user or by Kueue, holds no GPU.
     is_held = any(not job.is_finished and not job.deleting and not job.exports_only for job in observed.jobs)
     return Turn.RUNS if _goes_on(status) and not (is_held or was_given_up) else Turn.RESTS
@@ -114,11 +114,10 @@ def _starts(action: Action) -> bool:
             return False
 
 
-def _has_active_job(observed: Observed) -> bool:
-    return any(
-        not job.is_finished and not job.deleting and not job.suspend_wanted and not job.exports_only
-        for job in observed.jobs
-    )
+def _has_active_job(observed: Observed, stuck: Container[str]) -> bool:
+    """Whether a Job may run, or is deleted: it is there until its pods have stopped, which may not be known yet."""
+    left = (job for job in observed.jobs if not (job.is_finished or job.exports_only))
+    return any((job.deleting or not job.suspend_wanted) and job.stage not in stuck for job in left)
 
 
 def _goes_on(status: ChainStatus) -> bool:

@@ -262,6 +262,17 @@ async def test_a_place_that_was_given_up_is_asked_for_again_although_no_status_s
     assert namespace.running() == ["x"]
 
 
+@pytest.mark.parametrize("cached", [False, True])
+async def test_a_place_that_was_given_up_stays_given_up_after_a_restart_although_no_status_says_so(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, cached: bool
+):
+    await a_place_that_no_status_has_given_up(namespace, monkeypatch)
+    namespace.cache_jobs = cached
+    namespace.start_operator()  # it looks at x first
+    await namespace.settle()
+    assert (namespace.running(), namespace.waiting()) == (["y"], ["x", "z"])
+
+
 async def test_a_look_that_fails_takes_no_place_back_that_was_given_up(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ):

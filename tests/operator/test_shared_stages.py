@@ -9,7 +9,7 @@ import pytest
 from chain_builders import CHAIN_UID, IMAGE, a_job, a_plan, own_store, retrying
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.actions import CreateJob, SetSuspend
+from distillchain_operator.actions import CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children
 from distillchain_operator.claims import KNOWN_COMMITS, Claims, Shared
@@ -332,3 +332,15 @@ def test_a_job_claims_its_stage_as_soon_as_it_is_created_or_resumed():
     assert claims_of(held, ChainStatus()) == {}
     claims = claims_of(held, ChainStatus(), [SetSuspend(job.name, job.uid, suspend=False)])
     assert claims == {digest: Claim("mini", job.created_at)}
+
+
+def test_a_job_claims_its_stage_until_it_is_gone_because_its_pod_may_not_be_known_yet():
+    plan = a_plan()
+    job = a_job(plan, "mini", suspended=True)
+    (digest,) = {job.digest for job in observe(chain_uid=CHAIN_UID, jobs=[job], pods=()).jobs}
+    before = observe(chain_uid=CHAIN_UID, jobs=[job], pods=())
+    assert claims_of(before, ChainStatus(), [DeleteJob(before.jobs[0].name, before.jobs[0].uid, why="")]) == {
+        digest: Claim("mini")
+    }
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
+    assert claims_of(observe(chain_uid=CHAIN_UID, jobs=[job], pods=()), ChainStatus()) == {digest: Claim("mini")}

@@ -20,8 +20,9 @@ from simulation.objects import (
     is_live,
     is_over,
     is_succeeded,
+    needs_user,
     owner_of,
-    stall_of,
+    stage_of,
     terminated,
     uid_of,
     version_of,
@@ -43,7 +44,7 @@ class Chain:
         committed_at: the version of the first status that says that a stage is committed, by digest.
         discarded_at: the version at which the user discarded a commit, by digest.
         failed: name and creation of each Job whose failure status has.
-        stalled: UIDs of Jobs that hold no place and no stage: the chain was stalled while they existed.
+        stalled: UIDs of Jobs that hold no place and no stage: their stages needed the user while they existed.
         edited_at: the version of its last edit.
     """
 
@@ -130,17 +131,18 @@ class Chain:
         for entry in (*stored.get("stages", []), *stored.get("evidence", [])):
             if entry["name"] not in self._again:
                 self._check_entry(entry)
-        if stall_of(stored):
-            self.stall()
+        self.stall(stored)
         current = {digest_label(stage.digest) for stage in self.plan.stages}
         is_current = stored.get("observedGeneration") == self.document["metadata"]["generation"]
         if stored["phase"] == "Succeeded" and is_current and not self._again and not current <= self.answered:
             self.etcd.fail("the chain was reported as succeeded too soon")
         return self.document
 
-    def stall(self) -> None:
-        """Its Jobs hold no place and no stage from now on."""
-        self.stalled |= {uid_of(job) for job in self.jobs if is_live(job)}
+    def stall(self, status: Document) -> None:
+        """The Jobs of stages that need the user, as a status says, hold no place and no stage from now on."""
+        entries = [*status.get("stages", []), *status.get("evidence", [])]
+        stuck = {entry["name"] for entry in entries if needs_user(entry)}
+        self.stalled |= {uid_of(job) for job in self.jobs if is_live(job) and stage_of(job) in stuck}
 
     def _put(self, document: Document) -> None:
         self.document = self.namespace.put("chains", document)

@@ -88,7 +88,8 @@ class Ending:
             self._operate()
             self.etcd.now += timedelta(seconds=MAX_BACKOFF_S)
         for place in self.namespaces.values():
-            live = [job for job in place.objects["jobs"].values() if is_live(job)]
+            # Those of a deleted chain are left to the garbage collector.
+            live = [job for chain in place.chains.values() for job in chain.jobs if is_live(job)]
             # The Job controller completes a Job that has answered.
             open_ones = [job for job in live if not any(map(is_succeeded, place.pods_of(job)))]
             stages = Counter((owner_of(job), digest_of(job)) for job in open_ones)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL
+from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL
 from simulation.etcd import Document
 
 
@@ -14,6 +14,10 @@ def digest_of(document: Document) -> str:
 
 def chain_name_of(document: Document) -> str:
     return str(document["metadata"]["labels"][CHAIN_LABEL])
+
+
+def stage_of(document: Document) -> str:
+    return str(document["metadata"]["labels"][STAGE_LABEL])
 
 
 def owner_of(document: Document) -> str:
@@ -33,10 +37,9 @@ def has_condition(job: Document, kind: str) -> bool:
     return any(condition["type"] == kind for condition in job["status"].get("conditions", []))
 
 
-def stall_of(status: Document) -> str | None:
-    """Why a chain does not go on without the user, by its status; None if it does."""
-    found = [each for each in status.get("conditions", []) if each["type"] == "Stalled" and each["status"] == "True"]
-    return found[0]["reason"] if found else None
+def needs_user(entry: Document) -> bool:
+    """Whether a stage does not go on without the user, by its entry in status."""
+    return entry["phase"] == "Failed" or (entry["phase"] != "Committed" and "failureClass" in entry)
 
 
 def is_deleting(document: Document) -> bool:

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Kind, Listed
 from distillchain_operator.cluster import ApiError
-from distillchain_operator.problems import STATUS_REFUSED
 from distillchain_operator.transitions import ChainEvent
 from simulation.etcd import Document, Etcd
 from simulation.namespace import Namespace
-from simulation.objects import chain_name_of, owner_of, stall_of
+from simulation.objects import chain_name_of, owner_of
 
 PAUSE_S = 20.0  # what was refused is tried again after 30 s; a user's edit may be the remedy
 
@@ -209,8 +208,8 @@ class ModelledCluster:
     async def patch_status(self, namespace: str, name: str, *, resource_version: str, status: Document) -> Document:
         chain = self._namespaces[namespace].chains.get(name)
         # The operator gives the place of the chain to others, also if this is refused.
-        if chain is not None and stall_of(status) not in (None, STATUS_REFUSED):
-            chain.stall()
+        if chain is not None:
+            chain.stall(status)
         is_lost = await self._request("status")
         chain = self._namespaces[namespace].chains.get(name)
         if chain is None:

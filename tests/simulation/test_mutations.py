@@ -112,7 +112,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a refused change is tried again at once": Mutation(put(job_changes, "RETRY_S", 0.0)),
     "the limit of running chains is ignored": Mutation(put(Neighbours, "turn_of", lambda *_: None)),
     "a place that is free is not offered": Mutation(put(Neighbours, "_wake_next", nothing)),
-    "a place that was given up counts": Mutation(put(Neighbours, "_was_given_up", lambda *_: False), 9_150),
+    "a place that was given up counts": Mutation(put(Neighbours, "_was_given_up", lambda *_: False), 1_650),
     "the place of a deleted chain is kept": Mutation(put(Neighbours, "forget", nothing)),
     "the chains that ran before a restart are unknown": Mutation(put(Neighbours, "note_stored", nothing)),
     "other chains with the stage are ignored": Mutation(put(Neighbours, "peers_of", lambda *_: {})),
