@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from chain_builders import CHAIN_UID, a_document
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children, Listed
 from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.controller import Controller
+from distillchain_operator.controller import Controller, go_on
 from distillchain_operator.metrics import Metrics
 from distillchain_operator.settings import Settings
 from distillchain_operator.transitions import ChainEvent
@@ -152,6 +152,7 @@ def a_controller(
     trainer_image: str = "",
     metrics: Metrics | None = None,
     now: Callable[[], datetime] = lambda: datetime(2026, 1, 1, 12, tzinfo=UTC),
+    give_way: Callable[[ChainKey], Awaitable[None]] = go_on,
 ) -> Controller:
     return Controller(
         cast("Cluster", server),
@@ -165,4 +166,5 @@ def a_controller(
         monotonic=clock or FakeClock(),
         children=children,
         metrics=metrics,
+        give_way=give_way,
     )

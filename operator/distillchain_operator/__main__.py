@@ -117,6 +117,11 @@ async def _reconcile_all(
     children = Children(finished)
     neighbours = Neighbours(settings.max_running_chains, is_complete=False, children=children)
     events = Events(cluster)
+
+    async def give_way(key: ChainKey) -> None:
+        """The status of a chain is written after the Jobs for which GPUs wait."""
+        await queue.give_way(key)
+
     controller = Controller(
         cluster,
         settings,
@@ -125,6 +130,7 @@ async def _reconcile_all(
         children=children,
         neighbours=neighbours,
         events=events,
+        give_way=give_way,
     )
     queue: WorkQueue[ChainKey] = WorkQueue(
         metrics.timed(controller.reconcile), group_of=lambda key: key.namespace, at_once=AT_ONCE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -61,6 +61,10 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+async def go_on(_: ChainKey) -> None:
+    """Nothing is more urgent."""
+
+
 def _is_lasting(error: Exception) -> bool:
     # A conflict or an API server that is away is over soon; nothing of this chain is wrong.
     return not isinstance(error, ApiError) or error.is_refusal
@@ -81,6 +85,7 @@ class Controller:
         children: Children | None = None,
         neighbours: Neighbours | None = None,
         events: Events | None = None,
+        give_way: Callable[[ChainKey], Awaitable[None]] = go_on,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics or Metrics()
@@ -110,6 +115,7 @@ class Controller:
             metrics=self._metrics,
             clock=clock,
             monotonic=monotonic,
+            give_way=give_way,
         )
         self._reader = Reader(
             cluster,

@@ -18,6 +18,7 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
+ASIDE_S = 1.0  # for so long, work leaves its place to what is more urgent
 SLOW_S = 2.0  # work that takes longer waits for something else than this queue's share of the API server
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,15 @@ class _Lanes(Generic[Key]):
         self._urgency[key] = urgency
         self._lanes[urgency].setdefault(self._group_of(key), deque()).append(key)
 
-    def take(self, is_allowed: Callable[[Hashable], bool]) -> Key | None:
+    def has(self, urgency: Urgency) -> bool:
+        """Whether a key waits that is so urgent."""
+        return bool(self._lanes[urgency])
+
+    def take(self, is_allowed: Callable[[Hashable], bool], *, at_least: Urgency = Urgency.LATER) -> Key | None:
         """The next key of the groups that are allowed; its group then goes to the end of the line."""
-        for lane in self._lanes.values():
+        for urgency, lane in self._lanes.items():
+            if urgency < at_least:
+                break
             for group in filter(is_allowed, lane):
                 key = lane[group][0]
                 self._remove(lane, key)
@@ -95,10 +102,13 @@ class WorkQueue(Generic[Key]):
         self._group_of: Callable[[Key], Hashable] = group_of or (lambda _: None)
         self._shares = group_of is not None
         self._waiting: _Lanes[Key] = _Lanes(self._group_of)
-        self._idle: deque[asyncio.Future[Key]] = deque()
+        self._workers = 0  # until it runs
+        self._start: Callable[[Key], object] = lambda _: None
         self._busy: set[Key] = set()
-        self._busy_of: Counter[Hashable] = Counter()  # workers, by group
-        self._quick: dict[Key, asyncio.TimerHandle] = {}  # those of the busy ones that are not slow yet
+        self._urgent: set[Key] = set()  # those of them that are FIRST and have not given way yet
+        self._places: Counter[Hashable] = Counter()  # of the keys that use a worker, by group
+        self._quick: dict[Key, asyncio.TimerHandle] = {}  # those of them that are not slow yet
+        self._aside: dict[Key, asyncio.Future[None]] = {}  # those of the busy ones that have left their place
         self._again: dict[Key, Urgency] = {}  # added while a worker has it
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -137,79 +147,108 @@ class WorkQueue(Generic[Key]):
         self._timers.pop(key, None)
         self.add(key)
 
+    async def give_way(self, key: Key) -> None:
+        """Leaves the place of a key that is worked on until nothing that is FIRST is left to do, or for ASIDE_S.
+
+        From here on, what is left to do for this key is not urgent.
+        """
+        self._urgent.discard(key)
+        if not self._urgent and not self._waiting.has(Urgency.FIRST):
+            self._hand_out()
+            return
+        self._leave_place(key)
+        self._aside[key] = ready = asyncio.get_running_loop().create_future()
+        self._hand_out()
+        try:
+            async with asyncio.timeout(ASIDE_S):
+                await ready
+        except TimeoutError:
+            pass
+        finally:
+            if self._aside.pop(key, None) is not None:
+                self._take_place(key)
+
     async def run(self, *, workers: int) -> None:
         """Processes keys until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(self._worker())
+                self._workers = workers
+                self._start = lambda key: group.create_task(self._process(key))
+                self._hand_out()
+                await asyncio.get_running_loop().create_future()
         finally:
+            self._workers = 0
             for timer in [*self._timers.values(), *self._quick.values()]:
                 timer.cancel()
 
     def _hand_out(self) -> None:
-        """Gives waiting keys to idle workers. No await in here, so `add` always finds a key waiting or busy."""
-        while self._idle:
-            if self._idle[0].done():  # cancelled: the operator stops
-                self._idle.popleft()
-            elif self._room() and (key := self._waiting.take(self._may_work)) is not None:
-                self._busy.add(key)
-                self._busy_of[self._group_of(key)] += 1
-                self._quick[key] = asyncio.get_running_loop().call_later(SLOW_S, self._note_slow, key)
-                self._idle.popleft().set_result(key)
+        """Gives free places to keys. No await in here, so `add` always finds a key waiting or busy."""
+        while self._room() > 0:
+            if (key := self._waiting.take(self._may_work, at_least=Urgency.FIRST)) is not None:
+                self._urgent.add(key)
+                self._begin(key)
+            elif self._aside and not self._urgent:
+                key = next(iter(self._aside))
+                self._aside.pop(key).set_result(None)
+                self._take_place(key)
+            elif (key := self._waiting.take(self._may_work)) is not None:
+                self._begin(key)
             else:
                 return
 
+    def _begin(self, key: Key) -> None:
+        self._busy.add(key)
+        self._take_place(key)
+        self._start(key)
+
     def _room(self) -> int:
         """How many further keys may be worked on."""
-        idle = len(self._idle)
+        idle = self._workers - self._places.total()
         return idle if self._at_once is None else min(idle, self._at_once - len(self._quick))
 
     def _may_work(self, group: Hashable) -> bool:
         # A group gets a worker while there is room for more than it has. So one has at most half of them, and webhooks
         # that are slow in several namespaces still leave a worker to the others.
-        return not self._shares or self._busy_of[group] < self._room()
+        return not self._shares or self._places[group] < self._room()
+
+    def _take_place(self, key: Key) -> None:
+        self._places[self._group_of(key)] += 1
+        self._quick[key] = asyncio.get_running_loop().call_later(SLOW_S, self._note_slow, key)
+
+    def _leave_place(self, key: Key) -> None:
+        group = self._group_of(key)
+        if (quick := self._quick.pop(key, None)) is not None:
+            quick.cancel()
+        self._places[group] -= 1
+        if not self._places[group]:
+            del self._places[group]
 
     def _note_slow(self, key: Key) -> None:
         del self._quick[key]
+        self._urgent.discard(key)  # it waits for something that the others cannot speed up
         self._hand_out()
 
-    async def _next(self) -> Key:
-        waits: asyncio.Future[Key] = asyncio.get_running_loop().create_future()
-        self._idle.append(waits)
-        self._hand_out()
-        return await waits
-
-    async def _worker(self) -> None:
-        while True:
-            key = await self._next()
-            delay_s: float | None = None
-            try:
-                delay_s = await self._work(key)
-                self._failures.pop(key, None)
-            except Exception as error:  # one chain must not stop the others
-                failures = self._failures[key] = self._failures.get(key, 0) + 1
-                # An outage of hours would make the exponent overflow a float; 2 ** 20 is far above the maximum.
-                delay_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 20), MAX_BACKOFF_S)
-                log.warning(
-                    "reconcile failed, will be retried",
-                    extra={"key": str(key), "failures": failures, "delay_s": delay_s, "error": str(error)},
-                    # The API server's own message says enough; a traceback is for our mistakes.
-                    exc_info=not getattr(error, "is_expected", False),
-                )
-            finally:
-                self._free(key)
-            if delay_s is not None:
-                self.add_after(key, delay_s)
-            # After the key left `_busy`, or `add` would only note it again.
-            if key in self._again:
-                self.add(key, self._again.pop(key))
-
-    def _free(self, key: Key) -> None:
-        group = self._group_of(key)
+    async def _process(self, key: Key) -> None:
+        delay_s: float | None = None
+        try:
+            delay_s = await self._work(key)
+            self._failures.pop(key, None)
+        except Exception as error:  # one chain must not stop the others
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+            # An outage of hours would make the exponent overflow a float; 2 ** 20 is far above the maximum.
+            delay_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 20), MAX_BACKOFF_S)
+            log.warning(
+                "reconcile failed, will be retried",
+                extra={"key": str(key), "failures": failures, "delay_s": delay_s, "error": str(error)},
+                # The API server's own message says enough; a traceback is for our mistakes.
+                exc_info=not getattr(error, "is_expected", False),
+            )
+        self._leave_place(key)
         self._busy.discard(key)
-        if (quick := self._quick.pop(key, None)) is not None:
-            quick.cancel()
-        self._busy_of[group] -= 1
-        if not self._busy_of[group]:
-            del self._busy_of[group]
+        self._urgent.discard(key)
+        if delay_s is not None:
+            self.add_after(key, delay_s)
+        # After the key left `_busy`, or `add` would only note it again.
+        if key in self._again:
+            self.add(key, self._again.pop(key))
+        self._hand_out()

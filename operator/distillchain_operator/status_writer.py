@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ class StatusWriter:
 
     Args:
         chains: learns what was written.
+        give_way: waits while something more urgent has to be done.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class StatusWriter:
         metrics: Metrics,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
+        give_way: Callable[[ChainKey], Awaitable[None]],
     ) -> None:
         self._cluster = cluster
+        self._give_way = give_way
         self._events = events
         self._chains = chains
         self._metrics = metrics
@@ -59,6 +62,7 @@ class StatusWriter:
         # Most reconciles change nothing, and each write of a changed status causes another reconcile.
         if new == old:
             return None
+        await self._give_way(key)
         try:
             await self._patch(document, key, new)
         except ApiError as error:

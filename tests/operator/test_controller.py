@@ -12,6 +12,7 @@ import pytest
 from chain_builders import IMAGE, a_job, a_plan, a_pod
 from deciding import committed_status
 from distillchain_api.wire.answer import Progress
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Listed
 from distillchain_operator.cluster import ApiError
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
@@ -25,6 +26,21 @@ async def test_an_unchanged_status_is_not_written_again():
     assert len(server.jobs) == 1
     assert len(server.statuses) <= 2  # created, then seen
     assert server.events == ["StageStarted"]
+
+
+async def test_a_look_gives_way_when_its_job_is_created_and_only_if_a_status_is_to_be_written():
+    server, gave_way = FakeApiServer(), []
+
+    async def give_way(key: ChainKey) -> None:
+        assert key == KEY
+        gave_way.append((len(server.jobs), len(server.statuses)))
+
+    controller = a_controller(server, give_way=give_way)
+    await controller.reconcile(KEY)
+    assert gave_way == [(1, 0)]
+    for _ in range(3):
+        await controller.reconcile(KEY)
+    assert len(gave_way) == len(server.statuses) < 4
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])

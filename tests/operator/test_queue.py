@@ -212,7 +212,7 @@ async def test_a_key_that_is_added_while_a_worker_has_it_stays_urgent():
         if len(seen) == 3:
             done.set()
 
-    queue: WorkQueue[str] = WorkQueue(work)
+    queue: WorkQueue[str] = WorkQueue(work, at_once=1)
     queue.add("chain")
     await run_until(queue, done)
     assert seen == ["chain", "chain", "other"]
@@ -268,3 +268,76 @@ async def test_keys_that_are_done_make_room_and_never_count_as_slow(monkeypatch:
     await run_until(queue, done)
     assert most <= 3
     assert not mistakes
+
+
+class TwoSteps:
+    """Work of which the second step gives way; `steps` says what was done, in order."""
+
+    def __init__(self, *, at_once: int = 1) -> None:
+        self.steps: list[str] = []
+        self.blocked = asyncio.Event()
+        self.blocks = False  # whether an urgent key keeps its worker until `blocked` is set
+        self.queue: WorkQueue[str] = WorkQueue(self._work, at_once=at_once)
+
+    async def _work(self, key: str) -> None:
+        self.steps.append(f"begin {key}")
+        if key == "chain":
+            for number in range(3):
+                self.queue.add(f"urgent-{number}", Urgency.FIRST)
+            self.queue.add("other")
+        elif self.blocks and key.startswith("urgent"):
+            await self.blocked.wait()
+        await self.queue.give_way(key)
+        self.steps.append(f"end {key}")
+        if key == self._last:
+            self._done.set()
+
+    async def run(self, *, last: str) -> list[str]:
+        """The steps until the key `last` is done."""
+        self._last, self._done = last, asyncio.Event()
+        self.queue.add("chain")
+        await run_until(self.queue, self._done)
+        return self.steps
+
+
+async def test_what_can_wait_is_done_after_what_is_urgent_and_before_all_else():
+    begins = [f"begin {key}" for key in ("chain", "urgent-0", "urgent-1", "urgent-2")]
+    # The last one has nothing to wait for, and is done first.
+    ends = [f"end {key}" for key in ("urgent-2", "chain", "urgent-0", "urgent-1")]
+    assert await TwoSteps().run(last="other") == [*begins, *ends, "begin other", "end other"]
+
+
+async def test_what_can_wait_is_not_done_beside_what_is_urgent_although_there_is_room():
+    work = TwoSteps(at_once=8)
+    work.blocks = True
+    asyncio.get_running_loop().call_later(0.05, work.blocked.set)
+    steps = await work.run(last="chain")
+    assert steps.index("end chain") > steps.index("begin urgent-2")
+
+
+async def test_what_can_wait_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 0.05)
+    work = TwoSteps()
+    work.blocks = True
+    assert await work.run(last="chain") == ["begin chain", "begin urgent-0", "end chain"]
+
+
+async def test_what_can_wait_does_not_wait_for_what_is_slow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 60)
+    monkeypatch.setattr(queue_module, "SLOW_S", 0.01)
+    work = TwoSteps(at_once=8)
+    work.blocks = True
+    steps = await work.run(last="chain")
+    assert "end chain" in steps
+    assert not any(step.startswith("end urgent") for step in steps)
+
+
+async def test_a_key_that_has_given_way_is_worked_on_once_and_again_if_it_was_added():
+    work = TwoSteps(at_once=2)
+    work.queue.add("other")
+    steps = await work.run(last="other")
+    assert steps.count("begin chain") == 1
+    work.steps.clear()
+    work.queue.add("chain")
+    work.queue.add("chain")
+    assert (await work.run(last="other")).count("end chain") == 1
