@@ -13,6 +13,7 @@ from distillchain_cli.access import Access
 from distillchain_cli.access_options import takes_access
 from distillchain_cli.columns import size
 from distillchain_cli.connection import connect
+from distillchain_cli.download_folder import partial_folder
 from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.filename_option import takes_filename
 from distillchain_cli.options import Overrides, Stage, Storage, Target, Verbose
@@ -41,8 +42,9 @@ def download(
 ) -> None:
     """Download a committed checkpoint and compare every file with its manifest; by default that of the last stage.
 
-    The folder appears when all files are there and verified. transformers loads it as it is. S3 credentials come from
-    the environment, as for AWS's own tools.
+    The folder appears when all files are there and verified. transformers loads it as it is. If the command is stopped,
+    nothing is left. If it is killed, FOLDER.part-* is left, and the next download to FOLDER deletes it. S3 credentials
+    come from the environment, as for AWS's own tools.
     """
     folder = Path(to).expanduser().absolute()
     # Before the store is read: a checkpoint can have many gigabytes.
@@ -99,6 +101,8 @@ def _download(store: Store, manifest: Manifest, folder: Path) -> None:
     from distillchain_store.verified import download_checkpoint
 
     try:
-        download_checkpoint(store, manifest, folder)
+        with partial_folder(folder) as part:
+            download_checkpoint(store, manifest, part / folder.name)
+            (part / folder.name).rename(folder)
     except OSError as error:
         raise RunFailed(f"--to: {folder} cannot be written ({error.strerror}); name another folder") from error
