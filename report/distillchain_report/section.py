@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from distillchain_api.wire.records import (
+    EXAMPLES_FILE,
+    PREDICTIONS_FILE,
+    TEACHER_PREDICTIONS_FILE,
+    TEST_PREDICTIONS_FILE,
+    Example,
+)
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.model import ChanceLevel, Comparison, Report, SectionDetails
 from distillchain_report.statistics import Floats, Interval
@@ -31,6 +38,34 @@ class StageAnswers(Generic[AnswersT]):
     teacher: AnswersT | None = None
     on_test: AnswersT | None = None
     texts: Mapping[int, list[str]] = field(default_factory=dict)
+
+
+def load_answers(
+    files: CommittedFiles,
+    read: Callable[[str, str], AnswersT | None],
+    *,
+    lost: str,
+    lost_on_test: str,
+    needs_test: bool = True,
+) -> StageAnswers[AnswersT]:
+    """The predictions of a commit on validation and test, and the texts of its example rows.
+
+    Args:
+        read: reads one of its files, by name; the other argument is for `CommittedFiles.lines`, as the next ones are.
+        lost: what the report lacks without the student's predictions.
+        lost_on_test: what it lacks without those on test.
+        needs_test: False: those on test are not read.
+    """
+    teacher, examples = files.manifest.teacher, files.lines(EXAMPLES_FILE, Example, lost="") or []
+    # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
+    lost_of_teacher = "no paired test against the root teacher" if teacher and teacher.digest is None else ""
+    has_test = bool(files.manifest.student.metrics.test)
+    return StageAnswers(
+        student=read(PREDICTIONS_FILE, lost),
+        teacher=read(TEACHER_PREDICTIONS_FILE, lost_of_teacher) if teacher else None,
+        on_test=read(TEST_PREDICTIONS_FILE, lost_on_test) if has_test and needs_test else None,
+        texts={example.row: example.text for example in examples},
+    )
 
 
 class Section(Generic[AnswersT]):

@@ -8,17 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillchain_api.wire.records import (
-    EXAMPLES_FILE,
-    PREDICTIONS_FILE,
-    TEACHER_PREDICTIONS_FILE,
-    TEST_PREDICTIONS_FILE,
-    Example,
-)
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.markdown_text import table
 from distillchain_report.model import ChanceLevel, Comparison, Report
-from distillchain_report.section import Section, StageAnswers
+from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.causal_lm import scores
 from distillchain_report.sections.causal_lm.details import LanguageDetails, build_details
 from distillchain_report.sections.causal_lm.predictions import TokenPredictions, read_predictions
@@ -37,15 +30,11 @@ class CausalLMSection(Section[TokenPredictions]):
 
     def load(self, files: CommittedFiles) -> StageAnswers[TokenPredictions]:
         """See Section."""
-        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
-        teacher, has_test = files.manifest.teacher, files.manifest.student.metrics.test
-        # The answers of a committed teacher are also kept with its own stage, so nothing is lost without these.
-        lost = "no paired test against the root teacher" if teacher and teacher.digest is None else ""
-        return StageAnswers(
-            student=read_predictions(files, PREDICTIONS_FILE, lost="no intervals and no comparison"),
-            teacher=read_predictions(files, TEACHER_PREDICTIONS_FILE, lost=lost) if teacher else None,
-            on_test=read_predictions(files, TEST_PREDICTIONS_FILE, lost="no interval on test") if has_test else None,
-            texts={example.row: example.text for example in examples},
+        return load_answers(
+            files,
+            lambda name, lost: read_predictions(files, name, lost=lost),
+            lost="no intervals and no comparison",
+            lost_on_test="no interval on test",
         )
 
     def interval(self, metric: str, value: float, *, rows: int, answers: TokenPredictions | None) -> Interval | None:

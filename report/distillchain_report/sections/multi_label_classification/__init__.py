@@ -8,16 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distillchain_api.wire.records import (
-    EXAMPLES_FILE,
-    PREDICTIONS_FILE,
-    TEACHER_PREDICTIONS_FILE,
-    TEST_PREDICTIONS_FILE,
-    Example,
-)
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.model import ChanceLevel, Comparison, Counts, Report
-from distillchain_report.section import Section, StageAnswers
+from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.multi_label_classification import scores, view
 from distillchain_report.sections.multi_label_classification.details import MultiLabelDetails, build_details
 from distillchain_report.sections.multi_label_classification.predictions import LabelPredictions, read_predictions
@@ -43,27 +36,12 @@ class MultiLabelSection(Section[LabelPredictions]):
 
     def load(self, files: CommittedFiles) -> StageAnswers[LabelPredictions]:
         """See Section."""
-        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
-        on_test = None
-        if files.manifest.student.metrics.test:
-            on_test = self._read(files, TEST_PREDICTIONS_FILE, lost="no interval of its metric on test")
-        return StageAnswers(
-            student=self._read(files, PREDICTIONS_FILE, lost="no intervals of its metrics and no comparison"),
-            teacher=self._read_teacher(files),
-            on_test=on_test,
-            texts={example.row: example.text for example in examples},
+        return load_answers(
+            files,
+            lambda name, lost: read_predictions(files, name, self.labels, lost=lost),
+            lost="no intervals of its metrics and no comparison",
+            lost_on_test="no interval of its metric on test",
         )
-
-    def _read(self, files: CommittedFiles, name: str, *, lost: str) -> LabelPredictions | None:
-        return read_predictions(files, name, self.labels, lost=lost)
-
-    def _read_teacher(self, files: CommittedFiles) -> LabelPredictions | None:
-        teacher = files.manifest.teacher
-        if teacher is None:
-            return None
-        # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
-        lost = "no paired test against the root teacher" if teacher.digest is None else ""
-        return self._read(files, TEACHER_PREDICTIONS_FILE, lost=lost)
 
     def interval(
         self,

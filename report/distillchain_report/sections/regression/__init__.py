@@ -8,16 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distillchain_api.wire.records import (
-    EXAMPLES_FILE,
-    PREDICTIONS_FILE,
-    TEACHER_PREDICTIONS_FILE,
-    TEST_PREDICTIONS_FILE,
-    Example,
-)
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.model import ChanceLevel, Comparison, Report
-from distillchain_report.section import Section, StageAnswers
+from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.regression import scores, view
 from distillchain_report.sections.regression.details import RegressionDetails, build_details
 from distillchain_report.sections.regression.predictions import Numbers, read_predictions
@@ -36,15 +29,11 @@ class RegressionSection(Section[Numbers]):
 
     def load(self, files: CommittedFiles) -> StageAnswers[Numbers]:
         """See Section."""
-        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
-        on_test = None
-        if files.manifest.student.metrics.test:
-            on_test = read_predictions(files, TEST_PREDICTIONS_FILE, lost="no interval of its metric on test")
-        return StageAnswers(
-            student=read_predictions(files, PREDICTIONS_FILE, lost="no intervals of its metrics and no comparison"),
-            teacher=_read_teacher(files),
-            on_test=on_test,
-            texts={example.row: example.text for example in examples},
+        return load_answers(
+            files,
+            lambda name, lost: read_predictions(files, name, lost=lost),
+            lost="no intervals of its metrics and no comparison",
+            lost_on_test="no interval of its metric on test",
         )
 
     def interval(
@@ -94,15 +83,6 @@ class RegressionSection(Section[Numbers]):
     def markdown(self, report: Report) -> list[str]:
         """See Section."""
         return view.markdown(report)
-
-
-def _read_teacher(files: CommittedFiles) -> Numbers | None:
-    teacher = files.manifest.teacher
-    if teacher is None:
-        return None
-    # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
-    lost = "no paired test against the root teacher" if teacher.digest is None else ""
-    return read_predictions(files, TEACHER_PREDICTIONS_FILE, lost=lost)
 
 
 SECTION = RegressionSection

@@ -8,16 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distillchain_api.wire.records import (
-    EXAMPLES_FILE,
-    PREDICTIONS_FILE,
-    TEACHER_PREDICTIONS_FILE,
-    TEST_PREDICTIONS_FILE,
-    Example,
-)
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.model import ChanceLevel, Comparison, Counts, Report
-from distillchain_report.section import Section, StageAnswers
+from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.text_classification import scores, view
 from distillchain_report.sections.text_classification.details import ClassificationDetails, build_details
 from distillchain_report.sections.text_classification.predictions import Predictions, read_predictions
@@ -45,27 +38,13 @@ class TextClassificationSection(Section[Predictions]):
     def load(self, files: CommittedFiles) -> StageAnswers[Predictions]:
         """See Section."""
         # The interval of accuracy needs only the number of rows, so the file is not read for it.
-        needs_test = files.manifest.student.metrics.test and self.task.get("metric") == "macroF1"
-        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
-        return StageAnswers(
-            student=self._read(files, PREDICTIONS_FILE, lost="no interval of its macro F1 and no comparison"),
-            teacher=self._read_teacher(files),
-            on_test=self._read(files, TEST_PREDICTIONS_FILE, lost="no interval of its macro F1 on test")
-            if needs_test
-            else None,
-            texts={example.row: example.text for example in examples},
+        return load_answers(
+            files,
+            lambda name, lost: read_predictions(files, name, self.labels, lost=lost),
+            lost="no interval of its macro F1 and no comparison",
+            lost_on_test="no interval of its macro F1 on test",
+            needs_test=self.task.get("metric") == "macroF1",
         )
-
-    def _read(self, files: CommittedFiles, name: str, *, lost: str) -> Predictions | None:
-        return read_predictions(files, name, self.labels, lost=lost)
-
-    def _read_teacher(self, files: CommittedFiles) -> Predictions | None:
-        teacher = files.manifest.teacher
-        if teacher is None:
-            return None
-        # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
-        lost = "no paired test against the root teacher" if teacher.digest is None else ""
-        return self._read(files, TEACHER_PREDICTIONS_FILE, lost=lost)
 
     def interval(self, metric: str, value: float, *, rows: int, answers: Predictions | None) -> Interval | None:
         """See Section. For accuracy the number of rows is enough; for macro F1 the predictions are needed."""

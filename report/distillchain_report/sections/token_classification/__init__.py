@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_api.wire.records import (
-    EXAMPLES_FILE,
-    PREDICTIONS_FILE,
-    TEACHER_PREDICTIONS_FILE,
-    TEST_PREDICTIONS_FILE,
-    Example,
-)
 from distillchain_report.commits import CommittedFiles
 from distillchain_report.evidence.pseudo_values import of_ratio
 from distillchain_report.model import ChanceLevel, Comparison, Counts, Report
-from distillchain_report.section import Section, StageAnswers
+from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.token_classification import scores, view
 from distillchain_report.sections.token_classification.details import TaggingDetails, build_details
 from distillchain_report.sections.token_classification.predictions import Predictions, read_predictions
@@ -46,25 +39,12 @@ class TokenClassificationSection(Section[Predictions]):
 
     def load(self, files: CommittedFiles) -> StageAnswers[Predictions]:
         """See Section."""
-        examples = files.lines(EXAMPLES_FILE, Example, lost="") or []
-        has_test = files.manifest.student.metrics.test is not None
-        return StageAnswers(
-            student=self._read(files, PREDICTIONS_FILE, lost="no intervals and no comparison"),
-            teacher=self._read_teacher(files),
-            on_test=self._read(files, TEST_PREDICTIONS_FILE, lost="no interval on test") if has_test else None,
-            texts={example.row: example.text for example in examples},
+        return load_answers(
+            files,
+            lambda name, lost: read_predictions(files, name, self.labels, lost=lost),
+            lost="no intervals and no comparison",
+            lost_on_test="no interval on test",
         )
-
-    def _read(self, files: CommittedFiles, name: str, *, lost: str) -> Predictions | None:
-        return read_predictions(files, name, self.labels, lost=lost)
-
-    def _read_teacher(self, files: CommittedFiles) -> Predictions | None:
-        teacher = files.manifest.teacher
-        if teacher is None:
-            return None
-        # The predictions of a committed teacher are also kept with its own stage, so nothing is lost without these.
-        lost = "no paired test against the root teacher" if teacher.digest is None else ""
-        return self._read(files, TEACHER_PREDICTIONS_FILE, lost=lost)
 
     def interval(
         self,
