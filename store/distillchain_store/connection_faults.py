@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
+
+from distillchain_store.errors import causes
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h; the ssl module has no names for them.
 NOT_YET_VALID, EXPIRED, HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH = 9, 10, 62, 64
@@ -22,7 +23,7 @@ def tls_fault(error: BaseException, *, bundle_variable: str) -> str | None:
     Args:
         bundle_variable: the environment variable that gives this client a CA bundle.
     """
-    for cause in _causes(error):
+    for cause in causes(error, with_suppressed=True):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate_fault(cause, bundle_variable)
         if type(cause).__name__ == "CertificateError":  # urllib3's own, of a host name that does not match
@@ -34,7 +35,7 @@ def tls_fault(error: BaseException, *, bundle_variable: str) -> str | None:
 
 def bundle_fault(error: BaseException, *, bundle_variable: str) -> str | None:
     """Why the CA bundle of this machine cannot be read; None when that is not the cause."""
-    for cause in _causes(error):
+    for cause in causes(error, with_suppressed=True):
         # A bundle that cannot be opened is an OSError; one that cannot be parsed is an SSLError.
         if isinstance(cause, FileNotFoundError | PermissionError) or (
             isinstance(cause, ssl.SSLError) and cause.reason in BAD_BUNDLE_REASONS
@@ -69,14 +70,3 @@ def proxy_variable(url: str) -> str | None:
     # urllib, which botocore and httpx ask for proxies, prefers the lower-case name where both are set.
     name = f"{address.scheme}_proxy"
     return next((variable for variable in (name, name.upper()) if os.environ.get(variable)), None)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and the exceptions that led to it."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        # The context too: botocore raises its errors within `except`, without `from`.
-        cause = cause.__cause__ or cause.__context__

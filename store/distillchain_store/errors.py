@@ -12,6 +12,7 @@ StoreError
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 from distillchain_api.failures import FailureClass, StageError
 
@@ -56,3 +57,18 @@ class OtherRelease(StoreError):
 
 class ObjectMissing(StoreError):
     """There is no object of that name."""
+
+
+def causes(error: BaseException, *, with_suppressed: bool = False) -> Iterator[BaseException]:
+    """An exception and its causes, the root last.
+
+    Args:
+        with_suppressed: also those that `raise ... from None` hides, as the connection pool of the hub client does.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        # The context too: botocore raises its errors within `except`, without `from`.
+        cause = cause.__cause__ or (cause.__context__ if with_suppressed or not cause.__suppress_context__ else None)

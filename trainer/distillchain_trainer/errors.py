@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 
 from distillchain_api.failures import FailureClass, StageError
-from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull
+from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull, causes
 
 
 class TrainerError(StageError):
@@ -171,13 +171,3 @@ def is_peer_failure(error: BaseException) -> bool:
         if is_of_torch or is_of_gloo:
             return True
     return False
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and its causes, the root last; `raise ... from None` ends the chain."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
