@@ -90,7 +90,7 @@ def test_tensorboard_shows_a_run_while_it_trains(tmp_path: Path):
     events = EventAccumulator(str(tmp_path / "store/tensorboard/team/chain/small-dddddddd"))
 
     for step in (1, 2):
-        tracker.log(step, "train", {"train/loss": 1.0 / step})
+        tracker.log(Point(step=step, values={"train/loss": 1.0 / step}))
         tracker.flush()
 
         assert [event.step for event in events.Reload().Scalars("train/loss")] == list(range(1, step + 1))

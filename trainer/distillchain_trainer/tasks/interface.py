@@ -83,11 +83,11 @@ class TaskAdapter(Protocol):
     def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
         """Keeps or replaces the head of a student whose start is unproven."""
 
-    def before_training(self, student: Loaded, train: Split) -> None:  # noqa: ARG002 - for tasks that need it
+    def before_training(self, student: Loaded, train: Split) -> None:
         """Prepares a loaded student for the training rows; by default nothing."""
         return
 
-    def after_training(self, student: Loaded) -> None:  # noqa: ARG002 - for tasks that need it
+    def after_training(self, student: Loaded) -> None:
         """Brings the weights of a trained student into the form in which they are saved; by default nothing.
 
         The outputs must stay the same. It is called on every rank, before the student is saved and measured.
@@ -130,7 +130,6 @@ class TaskAdapter(Protocol):
             weights: [teachers]; they add up to 1.
             temperature: of the objective.
         """
-        del outputs, weights, temperature
         raise AssertionError("no task of this kind")
 
     def targets(self, split: Split) -> Tensor:
@@ -145,7 +144,7 @@ class TaskAdapter(Protocol):
         For a task with items they are [items, ...], row after row, and zero for items that were cut off.
         """
 
-    def remember_teacher(self, measured: dict[str, Measurement]) -> None:  # noqa: ARG002 - for tasks that need it
+    def remember_teacher(self, measured: dict[str, Measurement]) -> None:
         """Takes the measurements of the stage's teacher by split, for metrics that compare the student with it."""
         return
 

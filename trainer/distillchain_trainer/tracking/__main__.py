@@ -65,7 +65,7 @@ def relay(tracker: Tracker, stream: BinaryIO) -> None:
                 tracker.start(start)
                 started = True
             case Point() as point:
-                tracker.log(point.step, point.series, point.values)
+                tracker.log(point)
             case Flush():
                 tracker.flush()
             case End() as end:

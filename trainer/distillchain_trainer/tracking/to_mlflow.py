@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from distillchain_api.resource.tracking import Mlflow
-from distillchain_trainer.tracking.messages import Outcome, Start
+from distillchain_trainer.tracking.messages import Outcome, Point, Start
 
 RUN_TAG = "distillchain.run"
 STATUS: dict[Outcome, str] = {"committed": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -60,13 +60,14 @@ class MlflowTracker:
         for first in range(0, len(parameters), PARAMETERS):
             self._client.log_batch(self._run, params=parameters[first : first + PARAMETERS])
 
-    def log(self, step: int, series: str, values: Mapping[str, float]) -> None:
+    def log(self, point: Point) -> None:
         """See Tracker."""
-        if step <= self._last_step(series, next(iter(values))):
+        if point.step <= self._last_step(point.series, next(iter(point.values))):
             return
         now = time.time()
         self._unsent += [
-            Metric(NOT_IN_KEYS.sub("_", name), value, int(1000 * now), step) for name, value in values.items()
+            Metric(NOT_IN_KEYS.sub("_", name), value, int(1000 * now), point.step)
+            for name, value in point.values.items()
         ]
         if now - self._sent_at >= SEND_S:
             self.flush()

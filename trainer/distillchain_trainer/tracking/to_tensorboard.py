@@ -16,7 +16,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from distillchain_api.layout import tensorboard_prefix
 from distillchain_api.resource.tracking import TensorBoard
 from distillchain_store.store import Store
-from distillchain_trainer.tracking.messages import Outcome, Start
+from distillchain_trainer.tracking.messages import Outcome, Point, Start
 
 
 class TensorBoardTracker:
@@ -43,12 +43,12 @@ class TensorBoardTracker:
             self._write(event_pb2.Event(step=start.resumed_at, session_log=log))
         self.flush()
 
-    def log(self, step: int, series: str, values: Mapping[str, float]) -> None:  # noqa: ARG002 - see Tracker
+    def log(self, point: Point) -> None:
         """See Tracker."""
         self._add(
-            step,
+            point.step,
             summary_pb2.Summary(
-                value=[summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+                value=[summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
             ),
         )
         if time.monotonic() - self._stored_at >= self._spec.flush_seconds:

@@ -9,7 +9,7 @@ from pathlib import Path
 import wandb
 
 from distillchain_api.resource.tracking import Wandb
-from distillchain_trainer.tracking.messages import Outcome, Start
+from distillchain_trainer.tracking.messages import Outcome, Point, Start
 
 INIT_S = 20.0  # the client itself waits for 90 s, longer than the trainer does at its end
 STEP = "step"
@@ -51,9 +51,10 @@ class WandbTracker:
             axes = {name: value for name, value in summary.items() if name.endswith(f"/{STEP}")}
             self._last_steps = {name.removesuffix(f"/{STEP}"): int(value) for name, value in axes.items()}
 
-    def log(self, step: int, series: str, values: Mapping[str, float]) -> None:
+    def log(self, point: Point) -> None:
         """See Tracker."""
         assert self._run is not None
+        step, series = point.step, point.series
         if step <= self._last_steps.get(series, -1):
             return
         # A step of our own for each series: the client's own step only grows, so it would refuse a measurement at the
@@ -63,7 +64,7 @@ class WandbTracker:
             self._run.define_metric(axis, hidden=True)
             self._run.define_metric(f"{series}/*", step_metric=axis)
         self._last_steps[series] = step
-        self._run.log({**values, axis: step})
+        self._run.log({**point.values, axis: step})
 
     def flush(self) -> None:
         """See Tracker. The client writes to disk and uploads by itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from distillchain_trainer.tracking.messages import Outcome, Start
+from distillchain_trainer.tracking.messages import Outcome, Point, Start
 
 
 class Tracker(Protocol):
@@ -14,7 +14,7 @@ class Tracker(Protocol):
     def start(self, start: Start) -> None:
         """Opens the run, or continues it."""
 
-    def log(self, step: int, series: str, values: Mapping[str, float]) -> None:
+    def log(self, point: Point) -> None:
         """Adds values after a step, unless the run has this step of the series already."""
 
     def flush(self) -> None:

@@ -98,7 +98,6 @@ class CausalLMAdapter(TaskAdapter):
 
     def load_student(self, checkpoint: Checkpoint, *, tokenizer: Checkpoint | None, seed: int) -> Loaded:
         """See TaskAdapter. No weight is new, so the seed decides nothing."""
-        del seed
         return self._uses(
             models.load_student(checkpoint, self.task, tokenizer=tokenizer, teacher=self._teacher, warnings=self.notes)
         )
@@ -128,13 +127,12 @@ class CausalLMAdapter(TaskAdapter):
         self._vocabulary = vocabulary_size(loaded.tokenizer)
         return loaded
 
-    def start_is_unproven(self, student: Loaded) -> bool:  # noqa: ARG002 - every head says which token is which
-        """See TaskAdapter."""
+    def start_is_unproven(self, student: Loaded) -> bool:
+        """See TaskAdapter. Every head says which token is which."""
         return False
 
     def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
         """See TaskAdapter."""
-        del student, measured, seed
         raise AssertionError("no start of a language model is unproven")
 
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
@@ -228,7 +226,6 @@ class CausalLMAdapter(TaskAdapter):
 
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """See TaskAdapter."""
-        del teacher
         if measured.doubt is not None:
             raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
 

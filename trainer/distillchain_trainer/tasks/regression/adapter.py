@@ -80,7 +80,7 @@ class RegressionAdapter(SequenceAdapter):
         """See TaskAdapter."""
         return Predicted(self.task, split.name, outputs, np.asarray(split.targets, dtype=np.float64))
 
-    def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:  # noqa: ARG002
+    def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """See TaskAdapter."""
         if measured.doubt is not None:
             raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")

@@ -68,7 +68,7 @@ class SequenceAdapter(TaskAdapter):
         """See TaskAdapter."""
         return self.encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id, check=check)
 
-    def outputs_of(self, answer: Any, items: dict[str, Tensor]) -> Tensor:  # noqa: ARG002 - a row has no items
-        """Logits [rows, outputs]."""
+    def outputs_of(self, answer: Any, items: dict[str, Tensor]) -> Tensor:
+        """Logits [rows, outputs]; a row has no items."""
         logits: Tensor = answer.logits
         return logits

@@ -104,16 +104,9 @@ class TokenClassificationAdapter(SequenceAdapter):
             raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
 
     def write_comparison(
-        self,
-        folder: Path,
-        store: Store,  # noqa: ARG002 - as in TaskAdapter; the sentences are chosen by the student's errors alone
-        split: Split,
-        *,
-        student: Measurement,
-        teacher: Measurement,
-        root: str | None,  # noqa: ARG002 - as in TaskAdapter
+        self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
     ) -> None:
-        """See TaskAdapter."""
+        """See TaskAdapter. The sentences are chosen by the student's errors alone."""
         write_comparison(folder, split, student=_tagged(student), teacher=_tagged(teacher))
 
 
