@@ -1,33 +1,21 @@
 """Entity F1 and token accuracy: values, chance level, bootstrap intervals and the paired permutation test.
 
 Both are ratios of sums over sentences, so sentences are drawn, and swapped between two models, as a whole: the words of
-a sentence are not independent. All of it works on counts of sentences that are alike ("cells"), so that its cost does
-not grow with the number of sentences.
+a sentence are not independent. All of it works on counts of sentences that are alike (alike_rows.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_report.alike_rows import bootstrap_draws, count_alike, permutation_test
 from distillchain_report.sections.token_classification.entities import Ints, count_entities
 from distillchain_report.sections.token_classification.predictions import Predictions
-from distillchain_report.statistics import (
-    BOOTSTRAP_DRAWS,
-    PERMUTATIONS,
-    SEED,
-    Interval,
-    heads_probability,
-    percentile_interval,
-)
+from distillchain_report.statistics import PERMUTATIONS, SEED, Interval, percentile_interval
 
-AT_ONCE = 100  # draws held in memory
-EXACT_OUTCOMES = 1 << 14  # up to here, listing all outcomes of the permutation test costs no more than drawing some
-TIE = 1e-9  # two differences that are equal but for rounding
 CHANCE_SHUFFLES = 20  # for a mean; it varies by less than a thousandth
 
 Floats = NDArray[np.float64]
@@ -77,48 +65,28 @@ def shuffled_f1(answers: Predictions, shuffles: int) -> Floats:
 
 def interval(ratio: Ratio) -> Interval:
     """The interval of a ratio: a bootstrap over sentences. Draws without anything below do not count."""
-    (above, below), counts = _cells(ratio.above, ratio.below)
-    return percentile_interval(np.concatenate([_divided(draws @ above, draws @ below) for draws in _draws(counts)]))
+    (above, below), counts = count_alike(ratio.above, ratio.below)
+    return percentile_interval(
+        np.concatenate([_divided(draws @ above, draws @ below) for draws in bootstrap_draws(counts)])
+    )
 
 
 def retention_interval(teacher: Ratio, student: Ratio) -> Interval:
     """The interval of student / teacher: a bootstrap that draws sentences with the answers of both."""
-    cells, counts = _cells(teacher.above, teacher.below, student.above, student.below)
+    cells, counts = count_alike(teacher.above, teacher.below, student.above, student.below)
     found = []
-    for draws in _draws(counts):
+    for draws in bootstrap_draws(counts):
         theirs, ours = (_divided(draws @ cells[place], draws @ cells[place + 1]) for place in (0, 2))
         found.append(_divided(ours, theirs))
     return percentile_interval(np.concatenate(found))
 
 
 def permutation_p_value(teacher: Ratio, student: Ratio, *, permutations: int = PERMUTATIONS) -> float:
-    """Two-sided p-value of a paired permutation test.
-
-    Under the null hypothesis the two models are interchangeable: in each sentence their answers could as well be
-    swapped. The p-value is the share of all ways to swap that give a difference at least as large as the measured one.
-    It is exact where few sentences differ; elsewhere it is (b + 1) / (m + 1) with b of m random swaps (Phipson and
-    Smyth 2010), which is never too small.
-    """
+    """Two-sided p-value of a paired permutation test, which swaps whole sentences."""
     differs = (teacher.above != student.above) | (teacher.below != student.below)
     if not differs.any():
         return 1.0
-    swaps = _Swaps(teacher, student, differs)
-    # Less by TIE, or rounding could exclude outcomes that are as large as the measured one.
-    measured = abs(float(swaps.differences(np.zeros((1, len(swaps.counts)), dtype=np.int64))[0])) - TIE
-    # Python's integers: this product overflows 64 bits with a few dozen cells.
-    outcomes = math.prod(count + 1 for count in swaps.counts.tolist())
-    if outcomes <= EXACT_OUTCOMES:
-        listed = np.stack(np.unravel_index(np.arange(outcomes), swaps.counts + 1), axis=1)
-        # Swapping k of a cell's sentences can be done in many ways, all equally likely: hence the binomial weights.
-        weights = np.prod(heads_probability(listed, swaps.counts), axis=1)
-        # Rounded weights may add up to a little more than 1.
-        return min(1.0, float(weights[np.abs(swaps.differences(listed)) >= measured].sum()))
-    dice = np.random.default_rng(SEED)
-    as_large = 0
-    for start in range(0, permutations, AT_ONCE):
-        drawn = dice.binomial(swaps.counts, 0.5, size=(min(AT_ONCE, permutations - start), len(swaps.counts)))
-        as_large += int((np.abs(swaps.differences(drawn)) >= measured).sum())
-    return (as_large + 1) / (permutations + 1)
+    return permutation_test(_Swaps(teacher, student, differs), permutations=permutations)
 
 
 class _Swaps:
@@ -129,7 +97,7 @@ class _Swaps:
     """
 
     def __init__(self, teacher: Ratio, student: Ratio, differs: NDArray[np.bool_]) -> None:
-        cells, self.counts = _cells(
+        cells, self.counts = count_alike(
             teacher.above[differs], teacher.below[differs], student.above[differs], student.below[differs]
         )
         # What one swapped sentence of a cell adds to the teacher's sums and takes from the student's.
@@ -144,20 +112,6 @@ class _Swaps:
         ours = _divided(self._student[0] - above, self._student[1] - below)
         found: Floats = np.nan_to_num(ours) - np.nan_to_num(theirs)
         return found
-
-
-def _cells(*columns: Ints) -> tuple[Ints, Ints]:
-    """The distinct rows [column, cell], and how often each occurs [cell]."""
-    cells, counts = np.unique(np.stack(columns, axis=1), axis=0, return_counts=True)
-    return cells.T, counts.astype(np.int64)
-
-
-def _draws(counts: Ints) -> Iterator[Ints]:
-    """Counts of resampled sentences [draw, cell]."""
-    dice = np.random.default_rng(SEED)
-    sentences = int(counts.sum())
-    for _ in range(BOOTSTRAP_DRAWS // AT_ONCE):
-        yield dice.multinomial(sentences, counts / sentences, size=AT_ONCE)
 
 
 def _divided(above: NDArray[np.number], below: NDArray[np.number]) -> Floats:
