@@ -50,7 +50,7 @@ def _objective_rules() -> Iterator[dict[str, str]]:
         )
 
 
-def _objective_faults(stated: DistillationOverrides | TemplateDistillation) -> Iterator[Fault]:
+def _objective_faults(stated: StatedDistillation) -> Iterator[Fault]:
     """What is wrong with fields that stand beside each other."""
     given = stated.parameters.model_dump(exclude_none=True) if stated.parameters else {}
     for owner, parameters in DEFAULTS.items():
@@ -67,19 +67,19 @@ def _no_temperature(field: str, value: float | None, objective: str) -> Fault:
     return Fault(field, expected(value, f"1.0 beside objective {objective}, which has no temperature", "remove it"))
 
 
-class DistillationOverrides(Document):
-    """Distillation values of one stage; fields that are not set come from the template."""
+class StatedDistillation(Document):
+    """What the template or a stage states."""
 
     objective: Objective | None = None
     """Loss between student and teacher."""
     parameters: ObjectiveParameters | None = None
-    """Numbers of the objective that is stated beside it; a stage with an objective of its own does not inherit them."""
+    """Numbers of the objective that is stated beside it."""
     temperature: Temperature | None = None
     """Divisor of both logits."""
     alpha: Alpha | None = None
     """Share of the teacher's loss; the rest is the loss on the labels."""
     hidden: HiddenTerm | None = None
-    """A loss on hidden states; replaces the template's as a whole."""
+    """A loss on hidden states."""
 
     @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
@@ -90,28 +90,27 @@ class DistillationOverrides(Document):
     model_config = {"json_schema_extra": rules(*_objective_rules())}
 
 
-class TemplateDistillation(Document):
+class DistillationOverrides(StatedDistillation):
+    """Distillation values of one stage; fields that are not set come from the template."""
+
+    parameters: ObjectiveParameters | None = None
+    """Numbers of the objective that is stated beside it; a stage with an objective of its own does not inherit them."""
+    hidden: HiddenTerm | None = None
+    """A loss on hidden states; replaces the template's as a whole."""
+
+
+class TemplateDistillation(StatedDistillation):
     """loss = (1 - alpha) * label loss + alpha * objective(student, teacher) + hidden.weight * hidden.objective."""
 
     objective: Objective | None = None
     """Loss between student and teacher; empty: SoftTargets, temperature^2 * KL(teacher || student) (Hinton et al.
     2015), and for Regression LogitMSE."""
-    parameters: ObjectiveParameters | None = None
-    """Numbers of the objective that is stated beside it."""
     temperature: Temperature = 1.0
     """Divisor of both logits."""
     alpha: Alpha = 1.0
     """Share of the teacher's loss; the rest is the loss on the labels."""
     hidden: HiddenTerm | None = None
     """A loss on hidden states, added to the others. The teacher runs beside the student, with the same tokenizer."""
-
-    @model_validator(mode="after")
-    def _fits_the_objective(self) -> Self:
-        if faults := list(_objective_faults(self)):
-            raise error_of(faults)
-        return self
-
-    model_config = {"json_schema_extra": rules(*_objective_rules())}
 
 
 class Distillation(Document):
@@ -160,7 +159,7 @@ def distillation_faults(
 ) -> Iterator[Fault]:
     """What does not fit the task, or not the objective that a stage inherits. Fields are relative to the spec."""
     accepted = BY_OUTPUTS[task.outputs]
-    blocks: dict[str, DistillationOverrides | TemplateDistillation] = {"template.distillation": template}
+    blocks: dict[str, StatedDistillation] = {"template.distillation": template}
     blocks |= {f"stages[{index}].distillation": stage for index, stage in enumerate(stages)}
     for field, stated in blocks.items():
         if stated.objective is not None and stated.objective not in accepted:
