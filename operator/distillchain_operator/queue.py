@@ -7,6 +7,7 @@ which take turns: neither many keys of one group nor slow ones keep the others w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -108,7 +109,7 @@ class WorkQueue(Generic[Key]):
         self._urgent: set[Key] = set()  # those of them that are FIRST and have not given way yet
         self._places: Counter[Hashable] = Counter()  # of the keys that use a worker, by group
         self._quick: dict[Key, asyncio.TimerHandle] = {}  # those of them that are not slow yet
-        self._aside: dict[Key, asyncio.Future[None]] = {}  # those of the busy ones that have left their place
+        self._aside: dict[Key, asyncio.Event] = {}  # those of the busy ones that have left their place
         self._again: dict[Key, Urgency] = {}  # added while a worker has it
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -157,15 +158,16 @@ class WorkQueue(Generic[Key]):
             self._hand_out()
             return
         self._leave_place(key)
-        self._aside[key] = ready = asyncio.get_running_loop().create_future()
+        self._aside[key] = has_place = asyncio.Event()
         self._hand_out()
         try:
-            async with asyncio.timeout(ASIDE_S):
-                await ready
-        except TimeoutError:
-            pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASIDE_S):
+                    await has_place.wait()
         finally:
-            if self._aside.pop(key, None) is not None:
+            # It may have got its place at the moment when its time was over.
+            if not has_place.is_set():
+                del self._aside[key]
                 self._take_place(key)
 
     async def run(self, *, workers: int) -> None:
@@ -189,7 +191,7 @@ class WorkQueue(Generic[Key]):
                 self._begin(key)
             elif self._aside and not self._urgent:
                 key = next(iter(self._aside))
-                self._aside.pop(key).set_result(None)
+                self._aside.pop(key).set()
                 self._take_place(key)
             elif (key := self._waiting.take(self._may_work)) is not None:
                 self._begin(key)
