@@ -1,0 +1,80 @@
+"""Whatever is added to the queue, fails, is slow or gives way, in any order: no key is lost, and none is worked on twice at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from distillchain_operator import queue as queue_module
+from distillchain_operator.queue import Urgency, WorkQueue
+
+KEYS = [f"{namespace}/{number}" for namespace in "abc" for number in range(6)]
+
+
+class AnyWork:
+    """Work of random length that gives way at times, and notes what it has seen."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.busy: set[str] = set()
+        self.added: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()  # additions before the work on a key began the last time
+        self.mistakes: list[object] = []
+        self.queue: WorkQueue[str] = WorkQueue(
+            self._work, group_of=lambda key: key[0], at_once=self.rng.choice([1, 3, 8])
+        )
+
+    def add(self, key: str) -> None:
+        self.added[key] += 1
+        self.queue.add(key, self.rng.choice(list(Urgency)))
+
+    async def _work(self, key: str) -> float | None:
+        if key in self.busy:
+            self.mistakes.append(key)
+        self.busy.add(key)
+        added = self.added[key]
+        try:
+            for _ in range(self.rng.randrange(4)):
+                await asyncio.sleep(self.rng.choice([0, 0, 0.001, 0.004]))
+                if self.rng.random() < 0.5:
+                    await self.queue.give_way(key)
+            if self.rng.random() < 0.1:
+                raise ConnectionError("away")
+        finally:
+            self.busy.discard(key)
+        self.seen[key] = added
+        return self.rng.choice([None, None, 0.001]) if self.rng.random() < 0.3 else None
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.mistakes.append(context))
+        running = asyncio.create_task(self.queue.run(workers=self.rng.choice([1, 4, 16])))
+        for _ in range(150):
+            self.add(self.rng.choice(KEYS))
+            if self.rng.random() < 0.3:
+                await asyncio.sleep(self.rng.choice([0, 0.001]))
+        for _ in range(2000):
+            if self.seen == self.added and not (self.queue._busy or self.queue._timers):
+                break
+            await asyncio.sleep(0.005)
+        assert (self.seen, running.done()) == (self.added, False)
+        # Every place is free again, or the queue would stop one day.
+        left = self.queue.depth, self.queue._places, self.queue._quick, self.queue._urgent, self.queue._aside
+        assert left == (0, {}, {}, set(), {})
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_every_key_is_worked_on_after_it_was_added_and_never_twice_at_once(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 0.002)
+    monkeypatch.setattr(queue_module, "SLOW_S", 0.003)
+    monkeypatch.setattr(queue_module, "FIRST_BACKOFF_S", 0.001)
+    work = AnyWork(seed)
+    await work.run()
+    assert not work.mistakes
