@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull
+from distillchain_store.errors import FULL, disk_full
 from distillchain_store.store import CHUNK_BYTES, Fingerprint
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class FileCache:
             return None
         except OSError as error:
             if error.errno in FULL:
-                raise DiskFull(f"no space left on the disk for {path}; {DISK_REMEDY}") from error
+                raise disk_full(str(path)) from error
             self._failed("read", error)
             return None
         if copied.sha256 != sha256:

@@ -12,11 +12,12 @@ StoreError
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 
 from distillchain_api.failures import FailureClass, StageError
 
-DISK_REMEDY = "give the pod more ephemeral storage, or free the volume"
+POD_ENV = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in every container
 # EDQUOT: the quota of a file system is used up. For the user that is a full disk as well.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,6 +58,15 @@ class OtherRelease(StoreError):
 
 class ObjectMissing(StoreError):
     """There is no object of that name."""
+
+
+def disk_full(place: str) -> DiskFull:
+    """The error of a full disk at a place, with the remedy for a pod, or for a machine without one."""
+    if os.environ.get(POD_ENV):
+        remedy = "give the pod more ephemeral storage, or free the volume"
+    else:
+        remedy = "free space there, or choose another disk (TMPDIR for temporary files, HF_HOME for models of the hub)"
+    return DiskFull(f"no space left on the disk at {place}; {remedy}")
 
 
 def causes(error: BaseException, *, with_suppressed: bool = False) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull, ObjectMissing, StorageDenied, StorageUnavailable
+from distillchain_store.errors import FULL, ObjectMissing, StorageDenied, StorageUnavailable, disk_full
 from distillchain_store.patience import NORMAL_S, Patience
 from distillchain_store.store import Fingerprint, StoredObject, Unfinished, fingerprint_of, path_of_uri
 
@@ -188,7 +188,7 @@ class FileStore:
         except OSError as error:
             where = f"{self.uri}/{key}"
             if error.errno in FULL:
-                raise DiskFull(f"{writes_to or where}: no space left on the disk; {DISK_REMEDY}") from error
+                raise disk_full(str(writes_to or where)) from error
             if error.errno in REFUSALS:
                 raise self._refused(key, error) from error
             # Anything else, such as EIO or ESTALE of a network volume, may pass.

@@ -129,8 +129,18 @@ def test_without_links_a_manifest_that_is_still_being_written_is_waited_for(tmp_
     assert winner.attempt == "first"
 
 
-def test_a_full_disk_is_named_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "host, remedy",
+    [
+        pytest.param("10.96.0.1", "give the pod more ephemeral storage, or free the volume", id="in a pod"),
+        pytest.param("", "free space there, or choose another disk (TMPDIR for temporary files, HF_HOME for models of the hub)", id="on a laptop"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_named_and_leaves_no_file(
+    host: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """/dev/full gives the kernel's own answer of a full disk, in the middle of a write."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     store = FileStore(f"file://{tmp_path}/store")
     real_link = Path.hardlink_to
 
@@ -144,10 +154,7 @@ def test_a_full_disk_is_named_and_leaves_no_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(DiskFull) as failure:
         store.create("manifest.json", b"x")
 
-    assert str(failure.value) == (
-        f"file://{tmp_path}/store/manifest.json: no space left on the disk; give the pod more ephemeral storage, or free "
-        "the volume"
-    )
+    assert str(failure.value) == f"no space left on the disk at file://{tmp_path}/store/manifest.json; {remedy}"
     assert list((tmp_path / "store").iterdir()) == []
 
 
@@ -155,5 +162,5 @@ def test_a_full_local_disk_is_named_by_its_own_path_and_not_by_the_stores(tmp_pa
     store = FileStore(f"file://{tmp_path}/store")
     store.write("a", b"x" * 100_000)
 
-    with pytest.raises(DiskFull, match=r"^/dev/full: no space left on the disk; "):
+    with pytest.raises(DiskFull, match=r"^no space left on the disk at /dev/full; "):
         store.download("a", Path("/dev/full"))

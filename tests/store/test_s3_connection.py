@@ -192,11 +192,8 @@ def test_a_full_local_disk_is_named(s3: S3Server, bucket: str, monkeypatch: pyte
     store = S3Store(bucket, endpoint_url=s3.endpoint, region=REGION)
     store.write("a", b"x" * 100_000)
 
-    with pytest.raises(DiskFull) as failure:
+    with pytest.raises(DiskFull, match=r"^no space left on the disk at /dev/full; "):
         store.download("a", Path("/dev/full"))
-
-    want = f"no space left on the disk for {bucket}/a; give the pod more ephemeral storage, or free the volume"
-    assert str(failure.value) == want
 
 
 def test_a_disk_without_room_for_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -206,7 +203,7 @@ def test_a_disk_without_room_for_a_folder_is_named(tmp_path: Path, monkeypatch: 
     store = S3Store("s3://models/x", endpoint_url="http://127.0.0.1:9", region=REGION)
     monkeypatch.setattr(Path, "mkdir", full)
 
-    with pytest.raises(DiskFull, match=f"^no space left on the disk for {tmp_path}/deep; "):
+    with pytest.raises(DiskFull, match=f"^no space left on the disk at {tmp_path}/deep/copy; "):
         store.download("a", tmp_path / "deep" / "copy")
 
 

@@ -219,7 +219,11 @@ def trained_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def environment(order: WorkOrder | str, root: Path, **more: str) -> dict[str, str]:
     """What the operator gives a trainer."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DISTILLCHAIN_"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "DISTILLCHAIN_", "KUBERNETES_"))
+        },
         WORK_ORDER_ENV: order if isinstance(order, str) else order.to_json(),
         TERMINATION_PATH_ENV: str(root / "termination"),
         WORK_DIRECTORY_ENV: str(root / "work"),

@@ -59,7 +59,7 @@ def crash(folder: Path, statement: str, *, early: str = "") -> subprocess.Comple
         pytest.param("raise errors.StorageDenied('refused top-secret-value')", 69, "refused <AWS_SECRET_ACCESS_KEY>", id="a secret in a sentence"),
         pytest.param("raise errors.StorageDenied('http://bob:top@s3.test refused hub-token-value')", 69, "http://s3.test refused <HUGGING_FACE_HUB_TOKEN>", id="a password in an address"),
         pytest.param("[0] * 10**18", 71, "the container ran out of memory; lower microBatchSize (the digest stays the same), or raise resources.limits", id="memory"),
-        pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk; give the pod more ephemeral storage, or free the volume", id="disk"),
+        pytest.param("open('/dev/full', 'w').write('x' * 10**6)", 73, "no space left on the disk at {folder}/work or in the hub client's cache; free space there, or choose another disk (TMPDIR for temporary files, HF_HOME for models of the hub)", id="disk"),
         pytest.param("print('not progress'); import os; os.system('echo nor this'); sys.exit(3)", 70, "SystemExit: 3", id="a library that exits"),
     ],
 )  # fmt: skip
@@ -71,7 +71,7 @@ def test_every_ending_has_an_answer(tmp_path: Path, statement: str, code: int, w
     assert process.returncode == code, process.stderr
     answer = answer_in(tmp_path)
     assert isinstance(answer, Failed)
-    assert answer.message == want
+    assert answer.message == want.replace("{folder}", str(tmp_path))
     assert answer.digest == an_order(tmp_path).digest
     for secret in ("top-secret-value", "bob:top", "hub-token-value"):
         assert secret not in process.stderr

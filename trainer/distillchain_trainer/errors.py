@@ -17,11 +17,12 @@ StopRequested (BaseException) 75: no library's `except Exception` may swallow it
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
 from distillchain_api.failures import FailureClass, StageError
-from distillchain_store.errors import DISK_REMEDY, FULL, DiskFull, causes
+from distillchain_store.errors import FULL, causes, disk_full
 
 
 class TrainerError(StageError):
@@ -137,11 +138,10 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         if isinstance(cause, StageError):
             return cause
         if isinstance(cause, OSError) and cause.errno in FULL:
-            where = f" at {cause.filename}" if cause.filename else ""
-            return DiskFull(f"no space left on the disk{where}; {DISK_REMEDY}")
+            return disk_full(str(cause.filename or _working_places()))
         text = str(cause)
         if "No space left on device" in text:  # safetensors and torch raise errors of their own
-            return DiskFull(f"no space left on the disk; {DISK_REMEDY}")
+            return disk_full(_working_places())
         remedy = "lower microBatchSize (the digest stays the same), or raise resources.limits"
         # By name, because this module is imported where torch is not.
         if type(cause).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
@@ -149,6 +149,15 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
             return OutOfMemory(f"the container ran out of memory; {remedy}")
     return None
+
+
+def _working_places() -> str:
+    """Where the trainer and its libraries write, for errors of a write, which name no file."""
+    # Imported late: it takes long, and this module is imported before SIGTERM is handled.
+    from distillchain_api.wire.work_order import WORK_DIRECTORY_ENV
+
+    work = os.environ.get(WORK_DIRECTORY_ENV) or os.environ.get("TMPDIR") or "the folder of temporary files"
+    return f"{work} or in the hub client's cache"
 
 
 # Texts of gloo and NCCL for a collective that another rank did not complete. Gloo has no class of its own for them.

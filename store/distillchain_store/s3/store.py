@@ -15,7 +15,7 @@ import tenacity
 from boto3.s3.transfer import TransferConfig
 
 from distillchain_store.cache import FileCache
-from distillchain_store.errors import ObjectMissing, StorageDenied, StorageUnavailable, StoreError
+from distillchain_store.errors import FULL, ObjectMissing, StorageDenied, StorageUnavailable, StoreError, disk_full
 from distillchain_store.patience import NORMAL_S, Patience
 from distillchain_store.redaction import without_userinfo
 from distillchain_store.s3.connection import Connection
@@ -142,9 +142,14 @@ class S3Store:
 
     def _download(self, key: str, path: Path) -> Fingerprint:
         def receive(client: S3Client) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                client.download_fileobj(self._bucket, self._prefix + key, file, Config=TRANSFER)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    client.download_fileobj(self._bucket, self._prefix + key, file, Config=TRANSFER)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise disk_full(str(path)) from error
+                raise
 
         try:
             self._call(key, self._with_reason(receive))

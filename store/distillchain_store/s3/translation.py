@@ -6,7 +6,6 @@ import contextlib
 import datetime
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
 import botocore.exceptions as aws
@@ -15,9 +14,6 @@ from botocore.parsers import ResponseParserError
 
 from distillchain_store.connection_faults import bundle_fault, proxy_variable, tls_fault
 from distillchain_store.errors import (
-    DISK_REMEDY,
-    FULL,
-    DiskFull,
     ObjectMissing,
     StorageDenied,
     StorageUnavailable,
@@ -150,7 +146,7 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
         return StorageDenied(
             f"spec.storage: {without_userinfo(str(error))}; correct it or the environment's AWS configuration"
         )
-    return _of_system(error, address, key) if isinstance(error, OSError) else None
+    return _of_system(error, address) if isinstance(error, OSError) else None
 
 
 def translate_answer(answer: Answer, address: Address, key: str, *, now: datetime.datetime) -> StoreError:
@@ -254,11 +250,7 @@ def _of_connection(error: Exception, address: Address) -> StoreError:
     )
 
 
-def _of_system(error: OSError, address: Address, key: str) -> StoreError | None:
-    where = Path(error.filename).as_posix() if isinstance(error.filename, str) else f"{address.uri}/{key}"
-    # First: a disk that fills up during a download is no fault of the server, whatever botocore makes of it.
-    if error.errno in FULL:
-        return DiskFull(f"no space left on the disk for {where}; {DISK_REMEDY}")
+def _of_system(error: OSError, address: Address) -> StoreError | None:
     if error.filename is not None:  # of the local file, not of the connection
         return None
     return Transient(
