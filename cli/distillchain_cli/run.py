@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ from distillchain_api.failures import EXIT_CODE, EXIT_COMMITTED, EXIT_INTERRUPTE
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus, StageStatus
 from distillchain_api.wire.answer import Committed, ExportFailure, Failed, Interrupted
+from distillchain_api.wire.work_order import WorkOrder
 from distillchain_cli.live import View
 from distillchain_cli.local_processes import count_gpus, processes_here
 from distillchain_cli.needless_passes import commit_without_pass
@@ -124,13 +126,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
     started = datetime.now(UTC)
     deadline_at = time.monotonic() + stage.timeout_s if stage.timeout_s else None
     attempt = crashes = 0
-    wanted, here = stage.work_order.parallelism, processes_here(stage, gpus=count_gpus())
-    order = stage.work_order.model_copy(update={"parallelism": here})
-    if here.processes != wanted.processes:
-        run.view.note(
-            f"stage {stage.name}: {here.processes} of {wanted.processes} processes, because it runs on this machine "
-            "alone; the digest is the same, and the weights differ by rounding and by the random masks of dropout"
-        )
+    order = _order_here(stage, run.view.note)
     while True:
         attempt += 1
         if run.stops.count:
@@ -176,6 +172,17 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             f"attempt {attempt + 1} in {pause_s:.0f} s ({crashes} of {stage.retries} retries used)"
         )
         _pause(run.stops, pause_s)
+
+
+def _order_here(stage: PlannedStage, note: Callable[[str], None]) -> WorkOrder:
+    """The stage's work order, for the processes of this machine."""
+    wanted, here = stage.work_order.parallelism, processes_here(stage, gpus=count_gpus())
+    if here.processes != wanted.processes:
+        note(
+            f"stage {stage.name}: {here.processes} of {wanted.processes} processes, because it runs on this machine "
+            "alone; the digest is the same, and the weights differ by rounding and by the random masks of dropout"
+        )
+    return stage.work_order.model_copy(update={"parallelism": here})
 
 
 def diagnose(end: AttemptResult) -> tuple[FailureClass, str]:

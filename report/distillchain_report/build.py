@@ -64,11 +64,7 @@ def build_report(
         metric, others = _metrics(task, last.manifest)
     section = section_of(task or {})
     root = build_root(stages, metric, section)
-    # Each stage is taught by the one before, and the first by the root teacher.
-    teachers = [None, *stages[:-1]]
-    parts = [
-        _stage(stage, before, root, metric, chain, section) for stage, before in zip(stages, teachers, strict=True)
-    ]
+    parts = [_stage(stage, before, root, metric, chain, section) for stage, before in _with_teachers(stages)]
     details = _details(last, root, section) if last else None
     report = Report(
         chain=chain,
@@ -91,16 +87,23 @@ def build_report(
         details=details,
         totals=_totals(parts),
         evidence=evidence.document if evidence else None,
-        missing=[
-            *(
-                sentence
-                for stage, before in zip(stages, teachers, strict=True)
-                for sentence in [*stage.missing, *_breaks(stage, before, root)]
-            ),
-            *(evidence.missing if evidence else ()),
-        ],
+        missing=[*_missing(stages, root), *(evidence.missing if evidence else ())],
     )
     return report.model_copy(update={"verdict": verdict(report)})
+
+
+def _with_teachers(stages: Sequence[LoadedStage]) -> list[tuple[LoadedStage, LoadedStage | None]]:
+    """Each stage with the one before, which teaches it. The first is taught by the root teacher: None."""
+    return list(zip(stages, [None, *stages[:-1]], strict=True))
+
+
+def _missing(stages: Sequence[LoadedStage], root: Root | None) -> list[str]:
+    """What could not be used, and where a stage does not follow from the one before."""
+    return [
+        sentence
+        for stage, before in _with_teachers(stages)
+        for sentence in [*stage.missing, *_breaks(stage, before, root)]
+    ]
 
 
 def _metrics(task: Mapping[str, Any], manifest: Manifest) -> tuple[Metric, list[Metric]]:
