@@ -5,7 +5,6 @@ Chains that the operator has not looked at since its start claim what their Jobs
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,7 +65,7 @@ class Claims:
         self._children = children
         self._of: dict[ChainKey, dict[Shared, Claim]] = {}
         self._on: dict[Shared, dict[ChainKey, Claim]] = {}
-        self._running: defaultdict[str, set[ChainKey]] = defaultdict(set)
+        self._running: dict[str, set[ChainKey]] = {}  # by namespace
         self._created_at: dict[ChainKey, str] = {}
         self._asks: dict[ChainKey, tuple[str, list[Shared]]] = {}  # when the chain was created, and its stages
         self._asked_by: dict[Shared, set[ChainKey]] = {}
@@ -100,8 +99,7 @@ class Claims:
             self._of[key], self._created_at[key] = dict(claims), created_at
         for shared, claim in claims.items():
             self._on.setdefault(shared, {})[key] = claim
-        is_running = any(not claim.queue for claim in claims.values())
-        (self._running[key.namespace].add if is_running else self._running[key.namespace].discard)(key)
+        self._note_running(key, is_running=any(not claim.queue for claim in claims.values()))
         changed = {shared for shared in before.keys() | claims.keys() if before.get(shared) != claims.get(shared)}
         others = {other for shared in changed for other in self._asked_by.get(shared, ())} - {key}
         # The one that is looked at first may take the stage.
@@ -114,7 +112,13 @@ class Claims:
     def running(self, namespace: str) -> frozenset[ChainKey]:
         """The chains of a namespace that have a Job which may run, or pods that still stop."""
         self._look_at_stored(namespace)
-        return frozenset(self._running[namespace])
+        return frozenset(self._running.get(namespace, ()))
+
+    def _note_running(self, key: ChainKey, *, is_running: bool) -> None:
+        keys = self._running.setdefault(key.namespace, set())
+        (keys.add if is_running else keys.discard)(key)
+        if not keys:
+            del self._running[key.namespace]
 
     def of(self, key: ChainKey) -> tuple[str, dict[Shared, Claim]]:
         """When a chain with claims was created, and what it claims."""

@@ -171,10 +171,12 @@ class Neighbours:
 
     def _was_given_up(self, key: ChainKey) -> bool:
         """Whether a look at a chain has offered its place to others, also if its status could not be written."""
+        running = self._lines.get(key.namespace, _Line()).running
         if key in self._seen:
-            return key not in self._lines.get(key.namespace, _Line()).running
-        # Before this operator started: the Jobs of others say so.
-        return bool(self._limit) and len(self._claims.running(key.namespace) - {key}) >= self._limit
+            return key not in running
+        # Before this operator started, if others run in its place.
+        others = (running | self._claims.running(key.namespace)) - {key}
+        return bool(self._limit) and len(others) >= self._limit
 
     def peers_of(self, document: dict[str, Any], plan: Plan) -> Mapping[str, Peer]:
         """The chains that run a stage of this one, by digest in the form of the label."""

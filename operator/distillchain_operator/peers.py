@@ -93,8 +93,9 @@ def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *
         if job.queue:
             return Claim(job.stage, job.created_at, job.queue, is_again)
     # Its trainer still saves its state, from which the next one goes on. A Job that is deleted is there until its pods
-    # have stopped, of which the caches may not know yet.
-    is_left = job.deleting or is_deleted or any(not pod.is_over for pod in observed.pods_of(job))
+    # have stopped, of which the caches may not know yet; one that is suspended as well has none.
+    is_leaving = (job.deleting or is_deleted) and not job.suspend_wanted
+    is_left = is_leaving or any(not pod.is_over for pod in observed.pods_of(job))
     return Claim(job.stage, is_again=is_again) if is_left and not job.is_finished else None
 
 

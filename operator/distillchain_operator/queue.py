@@ -7,7 +7,6 @@ which take turns: neither many keys of one group nor slow ones keep the others w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -19,7 +18,7 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
-ASIDE_S = 1.0  # for so long, work leaves its place to what is more urgent
+ASIDE_S = 1.0  # then what is left of a look is as urgent as what it gave way to
 SLOW_S = 2.0  # work that takes longer waits for something else than this queue's share of the API server
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,8 @@ class Urgency(IntEnum):
 
     LATER = 0  # nothing was reported
     NOW = 1
-    FIRST = 2  # a GPU is idle until then
+    REST = 2  # a key that has given way, to which no event gives this urgency
+    FIRST = 3  # a GPU is idle until then
 
 
 class _Lanes(Generic[Key]):
@@ -60,18 +60,20 @@ class _Lanes(Generic[Key]):
         """Whether a key waits that is so urgent."""
         return bool(self._lanes[urgency])
 
-    def take(self, is_allowed: Callable[[Hashable], bool], *, at_least: Urgency = Urgency.LATER) -> Key | None:
+    def take(
+        self, is_allowed: Callable[[Hashable], bool], *, without: Urgency | None = None
+    ) -> tuple[Key, Urgency] | None:
         """The next key of the groups that are allowed; its group then goes to the end of the line."""
         for urgency, lane in self._lanes.items():
-            if urgency < at_least:
-                break
+            if urgency is without:
+                continue
             for group in filter(is_allowed, lane):
                 key = lane[group][0]
                 self._remove(lane, key)
                 if group in lane:
                     lane[group] = lane.pop(group)
                 del self._urgency[key]
-                return key
+                return key, urgency
         return None
 
     def _remove(self, lane: dict[Hashable, deque[Key]], key: Key) -> None:
@@ -105,11 +107,12 @@ class WorkQueue(Generic[Key]):
         self._waiting: _Lanes[Key] = _Lanes(self._group_of)
         self._workers = 0  # until it runs
         self._start: Callable[[Key], object] = lambda _: None
+        # Keys that are worked on. Each has a place, or has left it and is aside until it has one again.
         self._busy: set[Key] = set()
-        self._urgent: set[Key] = set()  # those of them that are FIRST and have not given way yet
-        self._places: Counter[Hashable] = Counter()  # of the keys that use a worker, by group
-        self._quick: dict[Key, asyncio.TimerHandle] = {}  # those of them that are not slow yet
-        self._aside: dict[Key, asyncio.Event] = {}  # those of the busy ones that have left their place
+        self._places: Counter[Hashable] = Counter()  # by group
+        self._aside: dict[Key, asyncio.Event] = {}
+        self._quick: dict[Key, asyncio.TimerHandle] = {}  # those with a place that are not slow yet
+        self._urgent: set[Key] = set()  # those with a place that are FIRST, not slow, and have not given way yet
         self._again: dict[Key, Urgency] = {}  # added while a worker has it
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -129,6 +132,8 @@ class WorkQueue(Generic[Key]):
         if key in self._busy:
             # The worker may have read the chain before this event.
             self._again[key] = max(urgency, self._again.get(key, urgency))
+            if urgency is Urgency.FIRST and key in self._aside:
+                self._hurry(key)
         else:
             self._waiting.add(key, urgency)
             self._hand_out()
@@ -149,26 +154,29 @@ class WorkQueue(Generic[Key]):
         self.add(key)
 
     async def give_way(self, key: Key) -> None:
-        """Leaves the place of a key that is worked on until nothing that is FIRST is left to do, or for ASIDE_S.
+        """Leaves the place of a key that is worked on until nothing that is FIRST is left to do.
 
-        From here on, what is left to do for this key is not urgent.
+        After ASIDE_S it takes the next place that is free. What is left to do for this key is not urgent.
         """
         self._urgent.discard(key)
-        if not self._urgent and not self._waiting.has(Urgency.FIRST):
+        is_needed = self._urgent or self._waiting.has(Urgency.FIRST)
+        if not is_needed or len(self._aside) >= self._workers:
             self._hand_out()
             return
         self._leave_place(key)
         self._aside[key] = has_place = asyncio.Event()
+        self._waiting.add(key, Urgency.REST)
+        timer = asyncio.get_running_loop().call_later(ASIDE_S, self._hurry, key)
         self._hand_out()
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ASIDE_S):
-                    await has_place.wait()
+            await has_place.wait()
         finally:
-            # It may have got its place at the moment when its time was over.
-            if not has_place.is_set():
-                del self._aside[key]
-                self._take_place(key)
+            timer.cancel()
+
+    def _hurry(self, key: Key) -> None:
+        """A key that is aside takes the next place."""
+        self._waiting.add(key, Urgency.FIRST)
+        self._hand_out()
 
     async def run(self, *, workers: int) -> None:
         """Processes keys until cancelled."""
@@ -177,31 +185,30 @@ class WorkQueue(Generic[Key]):
                 self._workers = workers
                 self._start = lambda key: group.create_task(self._process(key))
                 self._hand_out()
-                await asyncio.get_running_loop().create_future()
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    self._workers = 0  # nothing begins any more
         finally:
-            self._workers = 0
             for timer in [*self._timers.values(), *self._quick.values()]:
                 timer.cancel()
 
     def _hand_out(self) -> None:
         """Gives free places to keys. No await in here, so `add` always finds a key waiting or busy."""
         while self._room() > 0:
-            if (key := self._waiting.take(self._may_work, at_least=Urgency.FIRST)) is not None:
-                self._urgent.add(key)
-                self._begin(key)
-            elif self._aside and not self._urgent:
-                key = next(iter(self._aside))
-                self._aside.pop(key).set()
-                self._take_place(key)
-            elif (key := self._waiting.take(self._may_work)) is not None:
-                self._begin(key)
-            else:
+            taken = self._waiting.take(self._may_work, without=Urgency.REST if self._urgent else None)
+            if taken is None:
                 return
-
-    def _begin(self, key: Key) -> None:
-        self._busy.add(key)
-        self._take_place(key)
-        self._start(key)
+            key, urgency = taken
+            self._places[self._group_of(key)] += 1
+            self._quick[key] = asyncio.get_running_loop().call_later(SLOW_S, self._note_slow, key)
+            if (has_place := self._aside.pop(key, None)) is not None:
+                has_place.set()
+                continue
+            self._busy.add(key)
+            if urgency is Urgency.FIRST:
+                self._urgent.add(key)
+            self._start(key)
 
     def _room(self) -> int:
         """How many further keys may be worked on."""
@@ -212,10 +219,6 @@ class WorkQueue(Generic[Key]):
         # A group gets a worker while there is room for more than it has. So one has at most half of them, and webhooks
         # that are slow in several namespaces still leave a worker to the others.
         return not self._shares or self._places[group] < self._room()
-
-    def _take_place(self, key: Key) -> None:
-        self._places[self._group_of(key)] += 1
-        self._quick[key] = asyncio.get_running_loop().call_later(SLOW_S, self._note_slow, key)
 
     def _leave_place(self, key: Key) -> None:
         group = self._group_of(key)

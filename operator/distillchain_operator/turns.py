@@ -116,8 +116,8 @@ def _starts(action: Action) -> bool:
 
 def _has_active_job(observed: Observed, stuck: Container[str]) -> bool:
     """Whether a Job may run, or is deleted: it is there until its pods have stopped, which may not be known yet."""
-    left = (job for job in observed.jobs if not (job.is_finished or job.exports_only))
-    return any((job.deleting or not job.suspend_wanted) and job.stage not in stuck for job in left)
+    left = (job for job in observed.jobs if not (job.is_finished or job.suspend_wanted or job.exports_only))
+    return any(job.stage not in stuck for job in left)
 
 
 def _goes_on(status: ChainStatus) -> bool:

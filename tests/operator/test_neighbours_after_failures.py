@@ -273,6 +273,17 @@ async def test_a_place_that_was_given_up_stays_given_up_after_a_restart_although
     assert (namespace.running(), namespace.waiting()) == (["y"], ["x", "z"])
 
 
+async def test_a_place_is_not_taken_back_from_a_chain_whose_spec_is_invalid(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+):
+    await a_place_that_no_status_has_given_up(namespace, monkeypatch)
+    namespace.apply("y", stages=["mini", "mini"])
+    namespace.start_operator()
+    namespace.news.rotate(-1)  # it looks at y first
+    await namespace.settle()
+    assert namespace.running() == ["y"]
+
+
 async def test_a_look_that_fails_takes_no_place_back_that_was_given_up(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ):

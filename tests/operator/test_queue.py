@@ -293,6 +293,10 @@ class TwoSteps:
         if key == self._last:
             self._done.set()
 
+    def unblock(self) -> None:
+        self.steps.append("unblocked")
+        self.blocked.set()
+
     async def run(self, *, last: str) -> list[str]:
         """The steps until the key `last` is done."""
         self._last, self._done = last, asyncio.Event()
@@ -311,16 +315,17 @@ async def test_what_can_wait_is_done_after_what_is_urgent_and_before_all_else():
 async def test_what_can_wait_is_not_done_beside_what_is_urgent_although_there_is_room():
     work = TwoSteps(at_once=8)
     work.blocks = True
-    asyncio.get_running_loop().call_later(0.05, work.blocked.set)
+    asyncio.get_running_loop().call_later(0.05, work.unblock)
     steps = await work.run(last="chain")
-    assert steps.index("end chain") > steps.index("begin urgent-2")
+    assert steps.index("end chain") > steps.index("unblocked")
 
 
 async def test_what_can_wait_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(queue_module, "ASIDE_S", 0.05)
-    work = TwoSteps()
+    work = TwoSteps(at_once=8)
     work.blocks = True
-    assert await work.run(last="chain") == ["begin chain", "begin urgent-0", "end chain"]
+    steps = await work.run(last="chain")
+    assert not any(step.startswith("end urgent") for step in steps)
 
 
 async def test_what_can_wait_does_not_wait_for_what_is_slow(monkeypatch: pytest.MonkeyPatch):
@@ -346,12 +351,60 @@ async def test_a_place_that_is_free_at_the_moment_when_the_time_is_over_is_used_
     assert not mistakes
 
 
-async def test_a_key_that_has_given_way_is_worked_on_once_and_again_if_it_was_added():
-    work = TwoSteps(at_once=2)
-    work.queue.add("other")
+async def test_a_key_that_has_given_way_is_worked_on_again_if_it_was_added_meanwhile():
+    work = TwoSteps(at_once=8)
+    work.blocks = True
+
+    def add_and_unblock() -> None:
+        work.queue.add("chain")
+        work.unblock()
+
+    asyncio.get_running_loop().call_later(0.05, add_and_unblock)
     steps = await work.run(last="other")
-    assert steps.count("begin chain") == 1
-    work.steps.clear()
-    work.queue.add("chain")
-    work.queue.add("chain")
-    assert (await work.run(last="other")).count("end chain") == 1
+    await work.run(last="chain")
+    chain = [step for step in steps if step.endswith(" chain")]
+    assert chain[:3] == ["begin chain", "end chain", "begin chain"]
+
+
+async def test_a_key_that_has_given_way_goes_on_at_once_if_it_has_become_urgent_itself(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 60)
+    monkeypatch.setattr(queue_module, "SLOW_S", 60)
+    work = TwoSteps(at_once=8)
+    work.blocks = True
+    asyncio.get_running_loop().call_later(0.05, work.queue.add, "chain", Urgency.FIRST)
+    steps = await work.run(last="chain")
+    assert "unblocked" not in steps
+
+
+async def test_keys_that_have_given_way_leave_workers_to_other_namespaces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 0.01)
+    monkeypatch.setattr(queue_module, "SLOW_S", 0.02)
+    done, blocked = asyncio.Event(), asyncio.Event()
+    writing = most = 0
+
+    async def work(key: str) -> None:
+        nonlocal writing, most
+        if key == "fast/0":
+            done.set()
+        elif key == "first/0":
+            await asyncio.sleep(0.05)
+        else:
+            await queue.give_way(key)
+            writing += 1
+            most = max(most, writing)
+            await blocked.wait()
+
+    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of, at_once=8)
+    queue.add("first/0", Urgency.FIRST)
+    for number in range(40):
+        queue.add(f"slow/{number}")
+    asyncio.get_running_loop().call_later(0.5, queue.add, "fast/0", Urgency.FIRST)
+    worker = asyncio.create_task(queue.run(workers=16))
+    try:
+        await asyncio.wait_for(done.wait(), timeout=5)
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+    assert 0 < most <= 8

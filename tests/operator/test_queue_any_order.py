@@ -23,9 +23,8 @@ class AnyWork:
         self.added: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()  # additions before the work on a key began the last time
         self.mistakes: list[object] = []
-        self.queue: WorkQueue[str] = WorkQueue(
-            self._work, group_of=lambda key: key[0], at_once=self.rng.choice([1, 3, 8])
-        )
+        self.at_once, self.workers = self.rng.choice([1, 3, 8]), self.rng.choice([1, 4, 16])
+        self.queue: WorkQueue[str] = WorkQueue(self._work, group_of=lambda key: key[0], at_once=self.at_once)
 
     def add(self, key: str) -> None:
         self.added[key] += 1
@@ -35,6 +34,8 @@ class AnyWork:
         if key in self.busy:
             self.mistakes.append(key)
         self.busy.add(key)
+        if self.queue._places.total() > self.workers or len(self.queue._quick) > self.at_once:
+            self.mistakes.append(self.queue._places)
         added = self.added[key]
         try:
             for _ in range(self.rng.randrange(4)):
@@ -51,7 +52,7 @@ class AnyWork:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.mistakes.append(context))
-        running = asyncio.create_task(self.queue.run(workers=self.rng.choice([1, 4, 16])))
+        running = asyncio.create_task(self.queue.run(workers=self.workers))
         for _ in range(150):
             self.add(self.rng.choice(KEYS))
             if self.rng.random() < 0.3:

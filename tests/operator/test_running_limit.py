@@ -126,6 +126,26 @@ async def test_a_chain_whose_job_was_deleted_keeps_its_turn_until_the_job_is_gon
     assert namespace.created == ["first/mini", "first/mini"]
 
 
+async def test_a_suspended_chain_whose_job_is_deleted_does_not_take_its_place_back():
+    namespace = await a_full_namespace("first", "next", limit=1)
+    namespace.commit("first")
+    await namespace.settle()
+    namespace.run_pod("first")
+    namespace.apply("first", suspend=True)
+    await namespace.settle()
+    namespace.interrupt("first")
+    await namespace.settle()
+    created = ["first/mini", "first/tiny", "next/mini"]
+    assert namespace.created == created
+    namespace.servers["first"].jobs[-1]["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
+    namespace.apply("first")
+    await namespace.settle()
+    namespace.servers["first"].jobs.pop()
+    namespace.report("first")
+    await namespace.settle()
+    assert namespace.created == created
+
+
 async def test_a_chain_that_is_resumed_waits_for_its_turn_and_its_time_begins_with_it():
     namespace = await a_full_namespace("first", "next", limit=1)
     namespace.run_pod("first")
