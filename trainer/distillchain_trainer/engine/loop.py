@@ -116,16 +116,35 @@ def train(
             where the best epoch is chosen.
     Raises: StopRequested with the step of the newest saved state; TrainingDiverged; OutOfMemory.
     """
-    training = settings.training
     # Before dropout draws for the first time. A resumed run takes over the saved random numbers afterwards. Ranks
     # train different rows, so each draws other numbers.
-    set_seed(training.seed + settings.world.rank)
-    device = best_device() if settings.sharded else device_of(model)
+    set_seed(settings.training.seed + settings.world.rank)
+    state, first_step = resume_from or (None, 0)
+    work = _prepare_work(model, rows, row_losses, settings, state, extra)
+    saved = SavedLoop()
+    if state is not None:
+        load_state(state, work.optimizer, settings.world, extra=extra.module if extra else None)
+        saved = SavedLoop.parse((state / LOOP).read_bytes())
+    selection = _prepare_selection(settings, saved.best, state)
+    meter = Meter(first_step=first_step, recent=saved.recent, train_s_before=train_s_before)
+    run = _Run(work, model, settings, history, hooks, saved, selection, meter, step=first_step)
+    try:
+        return run.to_the_end()
+    finally:
+        run.tracer.finish(run.step)
+
+
+def _prepare_work(
+    model: Any, rows: Rows, row_losses: RowLosses, settings: Settings, state: Path | None, extra: ExtraLoss | None
+) -> Work:
+    """The model with the weights of a saved state, split if it is to be, and its rows and optimizer."""
+    training, world, sharded = settings.training, settings.world, settings.sharded
+    device = best_device() if sharded else device_of(model)
     rows_device = device if fits_beside_training(rows.nbytes, device) else torch.device("cpu")
-    if resume_from is not None and (settings.world.is_main or not settings.sharded):
-        load_weights(model, resume_from[0])
-    trained = sharded_copy(model, settings.world, device=device) if settings.sharded else model
-    work = Work(
+    if state is not None and (world.is_main or not sharded):
+        load_weights(model, state)
+    trained = sharded_copy(model, world, device=device) if sharded else model
+    return Work(
         trained,
         rows.to(rows_device),
         rows_device,
@@ -133,32 +152,24 @@ def train(
         training,
         build_optimizer(trained, training, more=extra.module.parameters() if extra else ()),
         device,
-        settings.world,
-        settings.sharded,
+        world,
+        sharded,
         extra,
     )
-    saved = SavedLoop()
-    if resume_from is not None:
-        load_state(resume_from[0], work.optimizer, settings.world, extra=extra.module if extra else None)
-        saved = SavedLoop.parse((resume_from[0] / LOOP).read_bytes())
-    first_step = resume_from[1] if resume_from else 0
-    selection = None
-    if settings.best_by is not None:
-        selection = EpochSelection(
-            settings.best_by,
-            training.patience,
-            folder=settings.folder,
-            world=settings.world,
-            sharded=settings.sharded,
-            best=saved.best,
-            state=resume_from[0] if resume_from else None,
-        )
-    meter = Meter(first_step=first_step, recent=saved.recent, train_s_before=train_s_before)
-    run = _Run(work, model, settings, history, hooks, saved, selection, meter, step=first_step)
-    try:
-        return run.to_the_end()
-    finally:
-        run.tracer.finish(run.step)
+
+
+def _prepare_selection(settings: Settings, best: BestSoFar, state: Path | None) -> EpochSelection | None:
+    if settings.best_by is None:
+        return None
+    return EpochSelection(
+        settings.best_by,
+        settings.training.patience,
+        folder=settings.folder,
+        world=settings.world,
+        sharded=settings.sharded,
+        best=best,
+        state=state,
+    )
 
 
 class SavedLoop(Record):

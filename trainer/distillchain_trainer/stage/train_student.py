@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from distillchain_api.failures import StageError
 from distillchain_api.layout import trace_key
 from distillchain_api.wire.manifest import SplitMetrics
@@ -53,17 +55,10 @@ class StudentTraining:
         Raises: StopRequested once the state is saved; TrainingDiverged, OutOfMemory; errors of the store.
         """
         context, order, student = self.context, self.context.order, self.prepared.student
-        data = self.prepared.data
-        targets = self.prepared.task.targets(data.train)
-        # A control that learns from labels alone cannot use unlabelled text. It repeats labelled rows instead, so that
-        # it trains for as many steps.
-        learned = data.taught if order.teacher is not None else data.train
-        rows = TrainingRows.of(
-            self.prepared.task.encode(learned, student, check=context.signals.raise_if_requested), targets, teacher
-        )
+        task = self.prepared.task
+        targets = task.targets(self.prepared.data.train)
+        rows = self._encode(targets, teacher)
         labels = label_term(order.training, order.task.class_names, targets, device=best_device())
-        # Kept by the task for the measurements at the ends of epochs, which ranks cannot leave one by one.
-        self.prepared.task.encode(data.validation, student, check=context.signals.raise_if_requested)
         # Rank 0 may wait for the store for half an hour before it comes here, and a collective has a time limit.
         context.world.meet("teacher logits stored")
         # Ranks must start from the same weights. They have loaded or drawn the same, if their machines are alike. A
@@ -76,29 +71,12 @@ class StudentTraining:
             progress = train(
                 student.model,
                 rows,
-                row_losses_of(self.prepared.task, order.distillation, labels),
-                Settings(
-                    order.training,
-                    micro_batch_size=order.micro_batch_size,
-                    folder=context.scratch("training"),
-                    save_interval_s=order.save_interval_s,
-                    pads_freely=student.model.config.model_type not in MIXES_PADDING,
-                    world=context.world,
-                    sharded=context.is_sharded,
-                    best_by=order.task.deciding_metric if order.training.selection == "Best" else None,
-                    rows_per_epoch=len(data.taught),
-                ),
+                row_losses_of(task, order.distillation, labels),
+                self._settings(),
                 resume_from=resume_from,
                 train_s_before=self.stats.train_s,
                 history=self.history,
-                hooks=Hooks(
-                    stop=lambda: context.signals.requested,
-                    on_step=self._report,
-                    save=self._save_on_the_way,
-                    validate=self._validate,
-                    wants_trace=context.signals.take_trace_request,
-                    keep_trace=self._keep_trace,
-                ),
+                hooks=self._hooks(),
                 extra=hidden,
             )
             if hidden is not None:
@@ -111,6 +89,43 @@ class StudentTraining:
             context.signals.saved_step = progress.step
         # A stop that came meanwhile ends the stage here; the next attempt measures and commits the stored student.
         context.signals.raise_if_requested()
+
+    def _encode(self, targets: Tensor, teacher: TeacherOutputs | None) -> TrainingRows:
+        """Encodes the rows of training and validation. Returns: those of training."""
+        data, task, student = self.prepared.data, self.prepared.task, self.prepared.student
+        check = self.context.signals.raise_if_requested
+        # A control that learns from labels alone cannot use unlabelled text. It repeats labelled rows instead, so that
+        # it trains for as many steps.
+        learned = data.taught if self.context.order.teacher is not None else data.train
+        rows = TrainingRows.of(task.encode(learned, student, check=check), targets, teacher)
+        # Kept by the task for the measurements at the ends of epochs, which ranks cannot leave one by one.
+        task.encode(data.validation, student, check=check)
+        return rows
+
+    def _settings(self) -> Settings:
+        context, order = self.context, self.context.order
+        return Settings(
+            order.training,
+            micro_batch_size=order.micro_batch_size,
+            folder=context.scratch("training"),
+            save_interval_s=order.save_interval_s,
+            pads_freely=self.prepared.student.model.config.model_type not in MIXES_PADDING,
+            world=context.world,
+            sharded=context.is_sharded,
+            best_by=order.task.deciding_metric if order.training.selection == "Best" else None,
+            rows_per_epoch=len(self.prepared.data.taught),
+        )
+
+    def _hooks(self) -> Hooks:
+        signals = self.context.signals
+        return Hooks(
+            stop=lambda: signals.requested,
+            on_step=self._report,
+            save=self._save_on_the_way,
+            validate=self._validate,
+            wants_trace=signals.take_trace_request,
+            keep_trace=self._keep_trace,
+        )
 
     def _report(self, progress: TrainingProgress) -> None:
         self.context.reporter.report(
