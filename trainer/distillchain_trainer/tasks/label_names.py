@@ -15,6 +15,7 @@ from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.stage_warnings import StageWarnings
 
 SHOWN_NAMES = 6
+TRUTH_VALUE = "labels are texts or whole numbers: write one of these, or name two classes true and false"
 
 
 class UnknownLabel(ValueError):
@@ -59,7 +60,7 @@ class LabelReader:
             found = find_name(str(cell), self._labels)
             if found is not None:
                 return found
-            raise UnknownLabel(self._expectation())
+            raise UnknownLabel(f"{self._expectation()}; {TRUTH_VALUE}")
         number = _number(cell)
         # Where labels are numbers, a number is a name and never an index.
         if number is not None and self._numeric:
