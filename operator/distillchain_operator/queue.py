@@ -132,7 +132,7 @@ class WorkQueue(Generic[Key]):
         if key in self._busy:
             # The worker may have read the chain before this event.
             self._again[key] = max(urgency, self._again.get(key, urgency))
-            if urgency is Urgency.FIRST and key in self._aside:
+            if urgency is Urgency.FIRST:
                 self._hurry(key)
         else:
             self._waiting.add(key, urgency)
@@ -174,9 +174,10 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
 
     def _hurry(self, key: Key) -> None:
-        """A key that is aside takes the next place."""
-        self._waiting.add(key, Urgency.FIRST)
-        self._hand_out()
+        """If a key is aside, it takes the next place."""
+        if key in self._aside:
+            self._waiting.add(key, Urgency.FIRST)
+            self._hand_out()
 
     async def run(self, *, workers: int) -> None:
         """Processes keys until cancelled."""
