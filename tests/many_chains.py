@@ -308,3 +308,12 @@ def trainer(**state: Any) -> dict[str, Any]:
 def reason_of(status: dict[str, Any]) -> str:
     """Why the chain is not ready."""
     return next((str(c["reason"]) for c in status.get("conditions", []) if c["type"] == "Ready"), "")
+
+
+async def a_full_namespace(*names: str, limit: int = 1, **spec: Any) -> Namespace:
+    """Chains created in this order, of which the first ones run."""
+    namespace = Namespace(limit)
+    for second, name in enumerate(names):
+        namespace.apply(name, second=second, **spec)
+        await namespace.settle()
+    return namespace

@@ -16,16 +16,7 @@ from distillchain_operator.metrics import Metrics
 from distillchain_operator.neighbours import Neighbours
 from distillchain_operator.stored_status import parse_status
 from distillchain_operator.turns import Turn
-from many_chains import Namespace, reason_of
-
-
-async def a_full_namespace(*names: str, limit: int = 1, **spec: Any) -> Namespace:
-    """Chains created in this order, of which the first ones run."""
-    namespace = Namespace(limit)
-    for second, name in enumerate(names):
-        namespace.apply(name, second=second, **spec)
-        await namespace.settle()
-    return namespace
+from many_chains import Namespace, a_full_namespace, reason_of
 
 
 async def test_chains_beyond_the_limit_wait_and_their_status_says_why():
@@ -110,40 +101,6 @@ async def test_a_suspended_chain_whose_pod_saves_its_state_still_runs():
     namespace.interrupt("first")
     await namespace.settle()
     assert namespace.created == ["first/mini", "next/mini"]
-
-
-async def test_a_chain_whose_job_was_deleted_keeps_its_turn_until_the_job_is_gone_and_then_starts_again():
-    namespace = await a_full_namespace("first", "next", limit=1)
-    (job,) = namespace.servers["first"].jobs
-    # With propagation in the foreground, as `kubectl delete --cascade=foreground`; its pod is not known yet.
-    job["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
-    namespace.report("first")
-    await namespace.settle()
-    assert namespace.created == ["first/mini"]
-    namespace.servers["first"].jobs.clear()
-    namespace.report("first")
-    await namespace.settle()
-    assert namespace.created == ["first/mini", "first/mini"]
-
-
-async def test_a_suspended_chain_whose_job_is_deleted_does_not_take_its_place_back():
-    namespace = await a_full_namespace("first", "next", limit=1)
-    namespace.commit("first")
-    await namespace.settle()
-    namespace.run_pod("first")
-    namespace.apply("first", suspend=True)
-    await namespace.settle()
-    namespace.interrupt("first")
-    await namespace.settle()
-    created = ["first/mini", "first/tiny", "next/mini"]
-    assert namespace.created == created
-    namespace.servers["first"].jobs[-1]["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
-    namespace.apply("first")
-    await namespace.settle()
-    namespace.servers["first"].jobs.pop()
-    namespace.report("first")
-    await namespace.settle()
-    assert namespace.created == created
 
 
 async def test_a_chain_that_is_resumed_waits_for_its_turn_and_its_time_begins_with_it():
@@ -280,35 +237,6 @@ async def test_a_chain_whose_job_is_refused_leaves_its_place_to_the_next():
     namespace.delete("next")
     await namespace.settle()
     assert namespace.running() == ["refused"]
-
-
-def refuse_deletion(namespace: Namespace) -> None:
-    """The edit asks for another Job, and the API server does not let the operator delete the one that there is."""
-    namespace.servers["first"].change_refusal = ApiError(403, "a webhook denies the deletion")
-    namespace.apply("first", template={"image": "trainer:of-the-edit"})
-
-
-def make_invalid(namespace: Namespace) -> None:
-    namespace.apply("first", stages=["mini", "mini"])
-
-
-@pytest.mark.parametrize(
-    "stall",
-    [
-        pytest.param(refuse_deletion, id="its Job cannot be deleted"),
-        pytest.param(make_invalid, id="its spec is invalid"),
-    ],
-)
-async def test_a_chain_that_stalls_keeps_its_place_while_its_job_may_still_run(stall: Any):
-    namespace = await a_full_namespace("first", "next", limit=1)
-    stall(namespace)
-    await namespace.settle()
-    stalled = {each["type"]: each["status"] for each in namespace.status("first")["conditions"]}["Stalled"]
-    assert (stalled, namespace.created) == ("True", ["first/mini"])
-    namespace.servers["first"].change_refusal = None
-    namespace.apply("first", suspend=True)
-    await namespace.pass_backoffs()
-    assert namespace.created == ["first/mini", "next/mini"]
 
 
 async def test_a_chain_whose_look_fails_does_not_delay_the_others(monkeypatch: pytest.MonkeyPatch):
