@@ -42,16 +42,16 @@ OF_SOME = LEASE | {"DISTILLCHAIN_NAMESPACES": ",".join(f"team-{number}" for numb
 KINDS = ("distillationchains", "jobs", "pods", "events", "services", "networkpolicies", "namespaces", "leases")
 
 
-def wait_until_known(operator: Operator, chains: int) -> None:
-    """Returns when the operator knows so many finished chains and has nothing to do."""
+def wait_until_known(operator: Operator, chains: int, *, phase: str = "Succeeded") -> None:
+    """Returns when the operator knows so many chains of a phase and has nothing to do."""
     deadline = time.monotonic() + DEADLINE_S
     known, page = 0.0, ""
     while known < chains or "\ndistillchain_queue_depth 0.0\n" not in page:
         if time.monotonic() > deadline:
-            raise SystemExit(f"after {DEADLINE_S} s the operator knows {known:.0f} of {chains} chains")
+            raise SystemExit(f"after {DEADLINE_S} s the operator knows {known:.0f} of {chains} chains ({phase})")
         time.sleep(0.2)
         page = operator.scrape()
-        known = total(page, "distillchain_chains", label='phase="Succeeded"')
+        known = total(page, "distillchain_chains", label=f'phase="{phase}"')
 
 
 def measure_start(checkout: Path, control_plane: ControlPlane, chains: int) -> dict[str, float]:
@@ -81,6 +81,8 @@ def measure_idle(
     """The requests of an operator that has nothing to do, and its CPU time in seconds."""
     with operator_of(CHECKOUT, control_plane, settings) as operator:
         wait_until_known(operator, chains)
+        # One is in each namespace; a watch reports it after its first list, which begins when the others are known.
+        wait_until_known(operator, SUSPENDED, phase="Suspended")
         time.sleep(SETTLE_S)
         before, cpu_s = asyncio.run(count_requests(control_plane)), operator.cpu_s()
         time.sleep(seconds)

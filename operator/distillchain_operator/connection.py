@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from kubernetes.aio import client, config
 
 from distillchain_api import deep_json
 from distillchain_operator.settings import BadSetting
+from distillchain_operator.sockets import OpenSockets
 
 REQUEST_TIMEOUT_S = 30
 WATCH_TIMEOUT_S = 300  # then the API server ends a watch, and a dead connection is noticed
@@ -80,8 +82,9 @@ class Connection:
         answered: called with the method and HTTP code of every request; code 0: there was no answer.
     """
 
-    def __init__(self, api: client.ApiClient, *, answered: Callable[[str, int], None]) -> None:
+    def __init__(self, api: client.ApiClient, sockets: OpenSockets, *, answered: Callable[[str, int], None]) -> None:
         self._api = api
+        self._sockets = sockets
         self._answered = answered
 
     @classmethod
@@ -103,21 +106,22 @@ class Connection:
                 f"none in a pod with a service account ({error})"
             ) from error
         settings = client.Configuration.get_default_copy()
-        # Without a limit: each namespace has two watches. The number of workers limits the other requests.
-        settings.connection_pool_maxsize = 0
         settings.proxy = settings.proxy or _proxy_of(settings.host)
         api = client.ApiClient(settings)
         # The API server takes the name from it as the manager of the fields that are written.
         api.user_agent = f"distillchain-operator/{version('distillchain')}"
+        sockets = OpenSockets()
+        # Without a limit: each namespace has two watches. The number of workers limits the other requests.
+        connector = aiohttp.TCPConnector(limit=0, ssl=_trust(settings), socket_factory=sockets.create)
         # The client's own session looks for a proxy and a .netrc at each request, which took a tenth of the CPU time.
-        own = api.rest_client.pool_manager
-        api.rest_client.pool_manager = aiohttp.ClientSession(connector=own.connector, read_bufsize=PAGE_BYTES)
-        own.detach()
-        return cls(api, answered=answered)
+        await api.rest_client.close()
+        api.rest_client.pool_manager = aiohttp.ClientSession(connector=connector, read_bufsize=PAGE_BYTES)
+        return cls(api, sockets, answered=answered)
 
     async def close(self) -> None:
-        """Closes it."""
+        """Closes it and every socket of it."""
         await self._api.close()
+        await self._sockets.close()
 
     async def request(self, method: str, path: str, **content: Unpack[Content]) -> dict[str, Any]:
         """The JSON data of an answer. Raises: ApiError."""
@@ -194,6 +198,19 @@ class Connection:
             _request_timeout=limits,
         )
         return response
+
+
+def _trust(settings: client.Configuration) -> ssl.SSLContext:
+    """Whom a connection with these settings trusts, and with which certificate."""
+    context = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+    if settings.cert_file:
+        context.load_cert_chain(settings.cert_file, keyfile=settings.key_file)
+    if not settings.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.disable_strict_ssl_verification:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _proxy_of(url: str) -> str | None:
