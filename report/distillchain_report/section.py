@@ -1,7 +1,5 @@
 """What a task type adds to the report. The rest of the report is the same for every task type."""
 
-# ruff: noqa: ARG002 - the base class adds nothing, so its methods use none of their arguments
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """CausalLM in the report: intervals and tests of cross-entropy and perplexity, and the rows that were lost most."""
 
-# ruff: noqa: ARG002 - the base class has arguments that this task type does not need
-
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -46,9 +46,9 @@ class MultiLabelSection(Section[LabelPredictions]):
     def interval(
         self,
         metric: str,
-        value: float,  # noqa: ARG002 - all metrics are computed from the predictions
+        value: float,
         *,
-        rows: int,  # noqa: ARG002
+        rows: int,
         answers: LabelPredictions | None,
     ) -> Interval | None:
         """See Section."""

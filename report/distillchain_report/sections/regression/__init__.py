@@ -39,9 +39,9 @@ class RegressionSection(Section[Numbers]):
     def interval(
         self,
         metric: str,
-        value: float,  # noqa: ARG002 - all metrics are computed from the predictions
+        value: float,
         *,
-        rows: int,  # noqa: ARG002
+        rows: int,
         answers: Numbers | None,
     ) -> Interval | None:
         """See Section."""
@@ -76,7 +76,7 @@ class RegressionSection(Section[Numbers]):
         same_rows = root is not None and np.array_equal(root.truth, student.truth)
         return build_details(student, root=root if same_rows else None, texts=texts)
 
-    def template_values(self, report: Report) -> dict[str, Any]:  # noqa: ARG002 - the template gets the details
+    def template_values(self, report: Report) -> dict[str, Any]:
         """See Section."""
         return view.template_values()
 

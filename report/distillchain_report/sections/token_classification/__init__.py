@@ -49,9 +49,9 @@ class TokenClassificationSection(Section[Predictions]):
     def interval(
         self,
         metric: str,
-        value: float,  # noqa: ARG002 - as in Section
+        value: float,
         *,
-        rows: int,  # noqa: ARG002 - as in Section
+        rows: int,
         answers: Predictions | None,
     ) -> Interval | None:
         """See Section. The number of rows is not enough: the words of a sentence are not independent."""
