@@ -224,8 +224,10 @@ class Neighbours:
             observed: its Jobs and pods, if they are known. Otherwise it keeps the stages that it ran.
             status: as stored, if it is known.
         """
+        has_job = key in self._claims.running(key.namespace)
         created_at, claims = self._claims.of(key)
-        is_running = key in self._lines.get(key.namespace, _Line()).running
+        # Before the first look, nothing but its Job says whether it runs.
+        is_running = key in self._lines.get(key.namespace, _Line()).running or (key not in self._seen and has_job)
         if observed is not None and status is not None:
             left = claims_of(observed, status)
             claims = {shared: claim for shared, claim in claims.items() if shared.digest in left}

@@ -84,7 +84,10 @@ def claims_of(observed: Observed, status: ChainStatus, actions: Iterable[Action]
 
 
 def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *, is_deleted: bool) -> Claim | None:
-    if job.exports_only or (entry is not None and needs_user(entry)):
+    left = [pod for pod in observed.pods_of(job) if not pod.is_over]
+    # A pod that waits for a Secret does not keep others waiting; one that runs may train.
+    is_stuck = entry is not None and needs_user(entry) and not any(pod.running for pod in left)
+    if job.exports_only or is_stuck:
         return None
     is_again = _is_again(job.retry, job.stage)
     if not (job.is_finished or job.deleting or is_deleted):
@@ -95,8 +98,7 @@ def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *
     # Its trainer still saves its state, from which the next one goes on. A Job that is deleted is there until its pods
     # have stopped, of which the caches may not know yet; one that is suspended as well has none.
     is_leaving = (job.deleting or is_deleted) and not job.suspend_wanted
-    is_left = is_leaving or any(not pod.is_over for pod in observed.pods_of(job))
-    return Claim(job.stage, is_again=is_again) if is_left and not job.is_finished else None
+    return Claim(job.stage, is_again=is_again) if (is_leaving or left) and not job.is_finished else None
 
 
 def _is_again(request: str, stage: str) -> bool:
