@@ -50,7 +50,7 @@ class Namespace:
         if self.cache_jobs:
             self.fill_cache()
         self.neighbours = Neighbours(self._limit, is_complete=is_complete, children=self.children)
-        self.neighbours.report_to(lambda key: self.report(key.name))
+        self.neighbours.report_to(lambda concerned: self.report(concerned.key.name))
         settings = Settings(max_running_chains=self._limit, namespaces=(NAMESPACE,))
         self.controller = Controller(
             cast("Cluster", self),

@@ -44,6 +44,14 @@ def store_of(chain: DistillationChain) -> Store:
     return Store(chain.spec.storage.endpoint_url or "", chain.spec.storage.uri)
 
 
+class Concerned(NamedTuple):
+    """A chain that has to be looked at because of another one."""
+
+    key: ChainKey
+    may_start: bool
+    """What it waits for is free, so a GPU may be idle."""
+
+
 @dataclass(frozen=True)
 class _Stored:
     """A chain that was not looked at yet."""
@@ -79,7 +87,7 @@ class Claims:
 
     def note(
         self, key: ChainKey, created_at: str, claims: Mapping[Shared, Claim], committed: Iterable[Shared] = ()
-    ) -> list[ChainKey]:
+    ) -> list[Concerned]:
         """What a look at a chain has found. Returns: the chains that this may concern, the oldest first."""
         self._stored.get(key.namespace, {}).pop(key, None)
         for shared in committed:
@@ -101,9 +109,12 @@ class Claims:
             self._on.setdefault(shared, {})[key] = claim
         self._note_running(key, is_running=any(not claim.queue for claim in claims.values()))
         changed = {shared for shared in before.keys() | claims.keys() if before.get(shared) != claims.get(shared)}
+        freed = before.keys() - claims.keys()
         others = {other for shared in changed for other in self._asked_by.get(shared, ())} - {key}
+        may_start = {other for shared in freed for other in self._asked_by.get(shared, ())}
         # The one that is looked at first may take the stage.
-        return sorted(others, key=lambda other: (self._asks[other][0], other.name))
+        order = sorted(others, key=lambda other: (self._asks[other][0], other.name))
+        return [Concerned(other, other in may_start) for other in order]
 
     def keys(self) -> set[ChainKey]:
         """The chains that claim a stage, or may claim one."""
@@ -124,7 +135,7 @@ class Claims:
         """When a chain with claims was created, and what it claims."""
         return self._created_at.get(key, ""), self._of.get(key, {})
 
-    def forget(self, key: ChainKey) -> list[ChainKey]:
+    def forget(self, key: ChainKey) -> list[Concerned]:
         """The chain was deleted, or has finished. Returns: the chains that this may concern, the oldest first."""
         self._ask(key, "", [])
         return self.note(key, "", {})

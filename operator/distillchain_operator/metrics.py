@@ -68,11 +68,13 @@ class Metrics:
         )
         self._duration = Histogram(
             "distillchain_reconcile_duration_seconds",
-            "Duration of the reconcile of one chain.",
+            "Duration of the reconcile of one chain, with the time in which it gave way to urgent ones.",
             buckets=RECONCILE_SECONDS,
             registry=registry,
         )
-        self.queue_depth = Gauge("distillchain_queue_depth", "Chains that wait for a reconcile.", registry=registry)
+        self.queue_depth = Gauge(
+            "distillchain_queue_depth", "Chains that wait for a reconcile, or in the middle of one.", registry=registry
+        )
         self.queue_failing = Gauge(
             "distillchain_queue_failing", "Chains whose last reconcile failed and is retried.", registry=registry
         )

@@ -16,7 +16,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import Action
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children
-from distillchain_operator.claims import Claims, Shared, Store, store_of
+from distillchain_operator.claims import Claims, Concerned, Shared, Store, store_of
 from distillchain_operator.finished import has_succeeded
 from distillchain_operator.observed import Observed
 from distillchain_operator.peers import Claim, Peer, claims_of
@@ -82,11 +82,11 @@ class Neighbours:
         self._lines: dict[str, _Line] = {}
         self._seen: set[ChainKey] = set()
         self._listed: set[str | None] = set()
-        self._wake: Callable[[ChainKey], None] = lambda _: None
+        self._wake: Callable[[Concerned], None] = lambda _: None
         self._unreadable: Callable[[str], None] = lambda _: None
 
     def report_to(
-        self, wake: Callable[[ChainKey], None], *, unreadable: Callable[[str], None] = lambda _: None
+        self, wake: Callable[[Concerned], None], *, unreadable: Callable[[str], None] = lambda _: None
     ) -> None:
         """Where to report.
 
@@ -248,7 +248,7 @@ class Neighbours:
         known = {key for line in self._lines.values() for key in (*line.running, *line.unseen, *line.places)}
         known |= self._claims.keys()
         for key in sorted(known - existing):
-            self._wake(key)
+            self._wake(Concerned(key, may_start=False))
         self._seen &= existing | known
         for namespace in [name for name, line in self._lines.items() if line == _Line()]:
             del self._lines[namespace]
@@ -260,4 +260,4 @@ class Neighbours:
     def _wake_next(self, namespace: str, line: _Line) -> None:
         """Wakes the chains at the head of the line that may start."""
         for place in line.waiting[: self._free(line)]:
-            self._wake(ChainKey(namespace, place.name))
+            self._wake(Concerned(ChainKey(namespace, place.name), may_start=True))

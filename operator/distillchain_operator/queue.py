@@ -1,7 +1,8 @@
-"""A work queue of keys: each key is queued once, has one worker at a time, and is retried with exponential backoff.
+"""A work queue of keys: each is queued once, is never worked on twice at once, and is retried with exponential backoff.
 
-A key that is added while a worker has it is processed again afterwards, so no event is lost. Keys belong to groups,
-which take turns: neither many keys of one group nor slow ones keep the others waiting.
+A key that is added while it is worked on is worked on again afterwards, so no event is lost. The number of places
+limits how many are worked on at once. Keys belong to groups, which take turns: neither many keys of one group nor slow
+ones keep the others waiting.
 """
 
 from __future__ import annotations
@@ -18,19 +19,23 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
-ASIDE_S = 1.0  # then what is left of a look is as urgent as what it gave way to
+ASIDE_S = 1.0  # then the work on a key that has given way goes on before all else
 SLOW_S = 2.0  # work that takes longer waits for something else than this queue's share of the API server
 
 log = logging.getLogger(__name__)
 
 
 class Urgency(IntEnum):
-    """How soon a key needs a worker. A key waits while there are more urgent ones of the groups that may work."""
+    """How soon a key needs a place. A key waits while there are more urgent ones of the groups that may work.
+
+    Events have the urgencies LATER, NOW and FIRST; the queue itself gives the others to keys that have given way.
+    """
 
     LATER = 0  # nothing was reported
     NOW = 1
-    REST = 2  # a key that has given way, to which no event gives this urgency
+    YIELDED = 2
     FIRST = 3  # a GPU is idle until then
+    OVERDUE = 4
 
 
 class _Lanes(Generic[Key]):
@@ -84,13 +89,13 @@ class _Lanes(Generic[Key]):
 
 
 class WorkQueue(Generic[Key]):
-    """Keys that wait for a worker, and those that are due later.
+    """Keys that wait for a place, and those that are due later.
 
     Args:
-        work: processes one key; returns the seconds after which the key is due again without an event, or None.
-        group_of: the group of a key; without it, all keys are one group, which may use all workers.
+        work: works on one key; returns the seconds after which the key is due again without an event, or None.
+        group_of: the group of a key; without it, all keys are one group, which may use all places.
         at_once: how many keys are worked on at the same time, besides those that take longer than SLOW_S; None: as
-            many as there are workers.
+            many as there are places.
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class WorkQueue(Generic[Key]):
         self._group_of: Callable[[Key], Hashable] = group_of or (lambda _: None)
         self._shares = group_of is not None
         self._waiting: _Lanes[Key] = _Lanes(self._group_of)
-        self._workers = 0  # until it runs
+        self._most = 0  # places; none until it runs
         self._start: Callable[[Key], object] = lambda _: None
         # Keys that are worked on. Each has a place, or has left it and is aside until it has one again.
         self._busy: set[Key] = set()
@@ -113,13 +118,13 @@ class WorkQueue(Generic[Key]):
         self._aside: dict[Key, asyncio.Event] = {}
         self._quick: dict[Key, asyncio.TimerHandle] = {}  # those with a place that are not slow yet
         self._urgent: set[Key] = set()  # those with a place that are FIRST, not slow, and have not given way yet
-        self._again: dict[Key, Urgency] = {}  # added while a worker has it
+        self._again: dict[Key, Urgency] = {}  # added while they are worked on
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
     @property
     def depth(self) -> int:
-        """Keys that wait for a worker."""
+        """Keys that wait for a place, those included that have given way."""
         return len(self._waiting)
 
     @property
@@ -130,10 +135,10 @@ class WorkQueue(Generic[Key]):
     def add(self, key: Key, urgency: Urgency = Urgency.NOW) -> None:
         """Queues `key`."""
         if key in self._busy:
-            # The worker may have read the chain before this event.
+            # The work may have read the chain before this event.
             self._again[key] = max(urgency, self._again.get(key, urgency))
             if urgency is Urgency.FIRST:
-                self._hurry(key)
+                self._call_back(key)
         else:
             self._waiting.add(key, urgency)
             self._hand_out()
@@ -156,40 +161,42 @@ class WorkQueue(Generic[Key]):
     async def give_way(self, key: Key) -> None:
         """Leaves the place of a key that is worked on until nothing that is FIRST is left to do.
 
-        After ASIDE_S it takes the next place that is free. What is left to do for this key is not urgent.
+        After ASIDE_S it takes the next place of its group. What is left to do for this key is not urgent. If it has
+        become FIRST itself meanwhile, it does not wait, because it is worked on again only afterwards.
         """
         self._urgent.discard(key)
         is_needed = self._urgent or self._waiting.has(Urgency.FIRST)
-        if not is_needed or len(self._aside) >= self._workers:
+        is_urgent = self._again.get(key) is Urgency.FIRST
+        if not is_needed or is_urgent or len(self._aside) >= self._most:
             self._hand_out()
             return
         self._leave_place(key)
         self._aside[key] = has_place = asyncio.Event()
-        self._waiting.add(key, Urgency.REST)
-        timer = asyncio.get_running_loop().call_later(ASIDE_S, self._hurry, key)
+        self._waiting.add(key, Urgency.YIELDED)
+        timer = asyncio.get_running_loop().call_later(ASIDE_S, self._call_back, key)
         self._hand_out()
         try:
             await has_place.wait()
         finally:
             timer.cancel()
 
-    def _hurry(self, key: Key) -> None:
-        """If a key is aside, it takes the next place."""
+    def _call_back(self, key: Key) -> None:
+        """Gives the next place to a key that is aside."""
         if key in self._aside:
-            self._waiting.add(key, Urgency.FIRST)
+            self._waiting.add(key, Urgency.OVERDUE)
             self._hand_out()
 
-    async def run(self, *, workers: int) -> None:
-        """Processes keys until cancelled."""
+    async def run(self, *, places: int) -> None:
+        """Works on keys, at most so many at once, until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._workers = workers
+                self._most = places
                 self._start = lambda key: group.create_task(self._process(key))
                 self._hand_out()
                 try:
                     await asyncio.get_running_loop().create_future()
                 finally:
-                    self._workers = 0  # nothing begins any more
+                    self._most = 0  # nothing begins any more
         finally:
             for timer in [*self._timers.values(), *self._quick.values()]:
                 timer.cancel()
@@ -197,7 +204,7 @@ class WorkQueue(Generic[Key]):
     def _hand_out(self) -> None:
         """Gives free places to keys. No await in here, so `add` always finds a key waiting or busy."""
         while self._room() > 0:
-            taken = self._waiting.take(self._may_work, without=Urgency.REST if self._urgent else None)
+            taken = self._waiting.take(self._may_work, without=Urgency.YIELDED if self._urgent else None)
             if taken is None:
                 return
             key, urgency = taken
@@ -213,12 +220,12 @@ class WorkQueue(Generic[Key]):
 
     def _room(self) -> int:
         """How many further keys may be worked on."""
-        idle = self._workers - self._places.total()
+        idle = self._most - self._places.total()
         return idle if self._at_once is None else min(idle, self._at_once - len(self._quick))
 
     def _may_work(self, group: Hashable) -> bool:
-        # A group gets a worker while there is room for more than it has. So one has at most half of them, and webhooks
-        # that are slow in several namespaces still leave a worker to the others.
+        # A group gets a place while there is room for more than it has. So one has at most half of them, and webhooks
+        # that are slow in several namespaces still leave a place to the others.
         return not self._shares or self._places[group] < self._room()
 
     def _leave_place(self, key: Key) -> None:

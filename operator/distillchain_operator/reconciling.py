@@ -10,6 +10,7 @@ from typing import Any
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.child_watch import ChildWatch
 from distillchain_operator.children import Children
+from distillchain_operator.claims import Concerned
 from distillchain_operator.cluster import Cluster
 from distillchain_operator.controller import Controller
 from distillchain_operator.events import Events
@@ -24,7 +25,7 @@ from distillchain_operator.resync import resync_every
 from distillchain_operator.settings import Settings
 from distillchain_operator.watching import ChainWatches, Reports
 
-WORKERS = 16  # chains reconciled at the same time, those included whose requests wait for slow webhooks
+PLACES = 16  # chains reconciled at the same time, those included whose requests wait for slow webhooks
 # Of the others: more requests at once only make the API server, the Job controller and so each request slower.
 AT_ONCE = 8
 
@@ -65,7 +66,7 @@ class Reconciling:
         metrics.queue_depth.set_function(lambda: self._queue.depth)
         metrics.queue_failing.set_function(lambda: self._queue.failing)
         cluster.report_written_jobs(self._job_written)
-        self._neighbours.report_to(self._turn_has_come, unreadable=namespaces.note_refused)
+        self._neighbours.report_to(self._neighbour_changed, unreadable=namespaces.note_refused)
 
     async def run(self, election: Election | None) -> None:
         """Works until SIGTERM or SIGINT; an error in any task ends all of them.
@@ -79,7 +80,7 @@ class Reconciling:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stops.set)
         works = [
-            self._queue.run(workers=WORKERS),
+            self._queue.run(places=PLACES),
             resync_every(
                 self._settings.resync_s, lambda: self._watches.existing, look=self._look_later, keep=self._forget_others
             ),
@@ -129,8 +130,8 @@ class Reconciling:
         if key := self._children.job_written(job):
             self._child_changed(key)
 
-    def _turn_has_come(self, key: ChainKey) -> None:
-        self._child_changed(key, Urgency.FIRST)
+    def _neighbour_changed(self, chain: Concerned) -> None:
+        self._child_changed(chain.key, Urgency.FIRST if chain.may_start else Urgency.NOW)
 
     def _look_later(self, key: ChainKey) -> None:
         """Looks at a chain although nothing was reported, after those that have changed."""

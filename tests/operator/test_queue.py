@@ -1,4 +1,4 @@
-"""The work queue: each key is queued once, has one worker at a time, and no event is lost."""
+"""The work queue: each key is queued once, is never worked on twice at once, and no event is lost."""
 
 from __future__ import annotations
 
@@ -69,6 +69,47 @@ async def test_a_failed_key_is_retried_and_does_not_stop_the_others():
     assert sorted(tries) == ["bad", "bad", "good"]
 
 
+async def test_the_time_until_a_retry_doubles_and_begins_anew_after_a_success(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "MAX_BACKOFF_S", 3)
+    waited: list[float] = []
+    done = asyncio.Event()
+
+    async def work(_: str) -> None:
+        if len(waited) == 7:
+            done.set()
+        elif len(waited) == 5:
+            waited.append(0)
+            queue.add("a")
+        else:
+            raise ConnectionError("away")
+
+    queue: WorkQueue[str] = WorkQueue(work)
+
+    def again_at_once(key: str, delay_s: float) -> None:
+        waited.append(delay_s)
+        queue.add(key)
+
+    monkeypatch.setattr(queue, "add_after", again_at_once)
+    queue.add("a")
+    await run_until(queue, done)
+    assert waited == [0.5, 1, 2, 3, 3, 0, 0.5]
+
+
+async def test_the_earlier_of_two_times_counts():
+    due: list[float] = []
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def work(_: str) -> None:
+        due.append(loop.time())
+        done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    for delay_s in (30, 0.01, 60):
+        queue.add_after("a", delay_s)
+    await run_until(queue, done)  # within ten seconds
+
+
 async def test_a_key_is_due_again_after_the_time_its_work_returned():
     tries = 0
     done = asyncio.Event()
@@ -106,7 +147,7 @@ async def test_a_burst_of_one_namespace_does_not_keep_the_others_waiting():
     assert [key for key in seen if key.startswith("many/")] == [f"many/{number}" for number in range(100)]
 
 
-async def test_slow_work_in_one_namespace_leaves_workers_to_the_others():
+async def test_slow_work_in_one_namespace_leaves_places_to_the_others():
     done, blocked = asyncio.Event(), asyncio.Event()
     most = running = 0
 
@@ -123,7 +164,7 @@ async def test_slow_work_in_one_namespace_leaves_workers_to_the_others():
     for number in range(20):
         queue.add(f"slow/{number}")
     queue.add("fast/0")
-    worker = asyncio.create_task(queue.run(workers=16))
+    worker = asyncio.create_task(queue.run(places=16))
     await asyncio.wait_for(done.wait(), timeout=10)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
@@ -131,7 +172,7 @@ async def test_slow_work_in_one_namespace_leaves_workers_to_the_others():
 
 
 @pytest.mark.parametrize("at_once", [None, 8])
-async def test_slow_work_in_several_namespaces_leaves_a_worker_to_another(
+async def test_slow_work_in_several_namespaces_leaves_a_place_to_another(
     at_once: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(queue_module, "SLOW_S", 0.01)
@@ -146,7 +187,7 @@ async def test_slow_work_in_several_namespaces_leaves_a_worker_to_another(
             await blocked.wait()
 
     queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of, at_once=at_once)
-    worker = asyncio.create_task(queue.run(workers=16))
+    worker = asyncio.create_task(queue.run(places=16))
     for number in range(20):
         for slow in ("a", "b", "c", "d"):
             queue.add(f"{slow}/{number}")
@@ -184,7 +225,7 @@ async def test_a_key_waits_for_those_that_are_more_urgent():
     assert seen == ["end-1", "end-2", "event-1", "event-2", "resync-1", "resync-2"]
 
 
-async def test_a_key_that_is_added_while_a_worker_has_it_stays_urgent():
+async def test_a_key_that_is_added_while_it_is_worked_on_stays_urgent():
     seen: list[str] = []
     done = asyncio.Event()
 
@@ -203,7 +244,7 @@ async def test_a_key_that_is_added_while_a_worker_has_it_stays_urgent():
     assert seen == ["chain", "chain", "other"]
 
 
-async def most_at_once(*, at_once: int, workers: int) -> int:
+async def most_at_once(*, at_once: int, places: int) -> int:
     """How many keys are worked on at the same time if none ends."""
     running = 0
 
@@ -215,7 +256,7 @@ async def most_at_once(*, at_once: int, workers: int) -> int:
     queue: WorkQueue[str] = WorkQueue(work, at_once=at_once)
     for number in range(20):
         queue.add(f"{number}")
-    worker = asyncio.create_task(queue.run(workers=workers))
+    worker = asyncio.create_task(queue.run(places=places))
     await asyncio.sleep(0.5)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
@@ -227,7 +268,7 @@ async def test_few_keys_are_worked_on_at_once_besides_those_that_are_slow(
     slow_s: float, running: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(queue_module, "SLOW_S", slow_s)
-    assert await most_at_once(at_once=3, workers=8) == running
+    assert await most_at_once(at_once=3, places=8) == running
 
 
 async def test_keys_that_are_done_make_room_and_never_count_as_slow(monkeypatch: pytest.MonkeyPatch):
@@ -253,3 +294,26 @@ async def test_keys_that_are_done_make_room_and_never_count_as_slow(monkeypatch:
     await run_until(queue, done)
     assert most <= 3
     assert not mistakes
+
+
+async def test_after_the_end_nothing_begins_any_more():
+    begun: list[str] = []
+
+    async def work(key: str) -> None:
+        begun.append(key)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            queue.add("while it ends")
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    queue.add("chain")
+    queue.add_after("later", 0.05)
+    running = asyncio.create_task(queue.run(places=4))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.sleep(0.1)
+    assert (begun, queue.depth) == (["chain"], 1)

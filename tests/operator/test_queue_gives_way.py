@@ -18,7 +18,7 @@ class TwoSteps:
     def __init__(self, *, at_once: int = 1) -> None:
         self.steps: list[str] = []
         self.blocked = asyncio.Event()
-        self.blocks = False  # whether an urgent key keeps its worker until `blocked` is set
+        self.blocks = False  # whether an urgent key keeps its place until `blocked` is set
         self.queue: WorkQueue[str] = WorkQueue(self._work, at_once=at_once)
 
     async def _work(self, key: str) -> None:
@@ -31,16 +31,16 @@ class TwoSteps:
             await self.blocked.wait()
         await self.queue.give_way(key)
         self.steps.append(f"end {key}")
-        if key == self._last:
+        if self.steps.count(f"end {self._last}") == self._times:
             self._done.set()
 
     def unblock(self) -> None:
         self.steps.append("unblocked")
         self.blocked.set()
 
-    async def run(self, *, last: str) -> list[str]:
-        """The steps until the key `last` is done."""
-        self._last, self._done = last, asyncio.Event()
+    async def run(self, *, last: str, times: int = 1) -> list[str]:
+        """The steps until the key `last` is done so many times."""
+        self._last, self._times, self._done = last, times, asyncio.Event()
         self.queue.add("chain")
         await run_until(self.queue, self._done)
         return self.steps
@@ -104,10 +104,9 @@ async def test_a_key_that_has_given_way_is_worked_on_again_if_it_was_added_meanw
         work.unblock()
 
     asyncio.get_running_loop().call_later(0.05, add_and_unblock)
-    steps = await work.run(last="other")
-    await work.run(last="chain")
+    steps = await work.run(last="chain", times=2)
     chain = [step for step in steps if step.endswith(" chain")]
-    assert chain[:3] == ["begin chain", "end chain", "begin chain"]
+    assert chain == ["begin chain", "end chain"] * 2
 
 
 async def test_a_key_that_has_given_way_goes_on_at_once_if_it_has_become_urgent_itself(
@@ -122,7 +121,69 @@ async def test_a_key_that_has_given_way_goes_on_at_once_if_it_has_become_urgent_
     assert "unblocked" not in steps
 
 
-async def test_keys_that_have_given_way_leave_workers_to_other_namespaces(monkeypatch: pytest.MonkeyPatch):
+async def test_a_key_that_became_urgent_while_it_was_worked_on_does_not_give_way(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 60)
+    monkeypatch.setattr(queue_module, "SLOW_S", 60)
+    done, blocked = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> None:
+        if key == "urgent":
+            await blocked.wait()
+        queue.add("chain", Urgency.FIRST)
+        await queue.give_way("chain")
+        done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    queue.add("urgent", Urgency.FIRST)
+    queue.add("chain")
+    await run_until(queue, done)
+
+
+async def test_keys_that_have_given_way_go_on_as_soon_as_the_last_urgent_one_gives_way_itself(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 60)
+    monkeypatch.setattr(queue_module, "SLOW_S", 60)
+    done, written = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> None:
+        if key == "urgent":
+            await asyncio.sleep(0.05)
+        await queue.give_way(key)
+        if key == "urgent":
+            await written.wait()  # its own status
+        else:
+            done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    queue.add("urgent", Urgency.FIRST)
+    queue.add("chain")
+    await run_until(queue, done)
+
+
+async def test_a_key_that_is_overdue_goes_before_all_urgent_ones_of_its_namespace(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue_module, "ASIDE_S", 0.05)
+    done, jobs = asyncio.Event(), 0
+
+    async def work(key: str) -> None:
+        nonlocal jobs
+        if key == "ml/chain":
+            await queue.give_way(key)
+            done.set()
+        else:
+            await asyncio.sleep(0.01)
+            jobs += 1
+
+    queue: WorkQueue[str] = WorkQueue(work, group_of=namespace_of, at_once=2)
+    queue.add("ml/first", Urgency.FIRST)
+    queue.add("ml/chain", Urgency.FIRST)
+    for number in range(500):
+        queue.add(f"ml/{number}", Urgency.FIRST)
+    await run_until(queue, done)
+    assert jobs < 100
+
+
+async def test_keys_that_have_given_way_leave_places_to_other_namespaces(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(queue_module, "ASIDE_S", 0.01)
     monkeypatch.setattr(queue_module, "SLOW_S", 0.02)
     done, blocked = asyncio.Event(), asyncio.Event()
@@ -145,5 +206,5 @@ async def test_keys_that_have_given_way_leave_workers_to_other_namespaces(monkey
     for number in range(40):
         queue.add(f"slow/{number}")
     asyncio.get_running_loop().call_later(0.5, queue.add, "fast/0", Urgency.FIRST)
-    await run_until(queue, done, workers=16)
+    await run_until(queue, done, places=16)
     assert 0 < most <= 8

@@ -12,7 +12,7 @@ from distillchain_api.retry_request import new_retry
 from distillchain_operator.actions import CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.children import Children
-from distillchain_operator.claims import KNOWN_COMMITS, Claims, Shared
+from distillchain_operator.claims import KNOWN_COMMITS, Claims, Concerned, Shared
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.finished import FinishedChains
 from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL
@@ -308,9 +308,11 @@ def test_only_chains_that_share_a_stage_are_woken_and_not_the_chain_itself():
     stage, other = shared("a" * 32), shared("b" * 32)
     for name, asks in (("x", stage), ("y", stage), ("z", other)):
         claims.peers_of(ChainKey("ml", name), "1", [asks])
-    assert claims.note(ChainKey("ml", "x"), "1", {stage: Claim("s")}) == [ChainKey("ml", "y")]
-    assert claims.note(ChainKey("ml", "x"), "1", {stage: Claim("s")}) == []
-    assert claims.forget(ChainKey("ml", "x")) == [ChainKey("ml", "y")]
+    x, y = ChainKey("ml", "x"), ChainKey("ml", "y")
+    assert claims.note(x, "1", {stage: Claim("s")}) == [Concerned(y, may_start=False)]
+    assert claims.note(x, "1", {stage: Claim("s", "since noon")}) == [Concerned(y, may_start=False)]
+    assert claims.note(x, "1", {stage: Claim("s", "since noon")}) == []
+    assert claims.forget(x) == [Concerned(y, may_start=True)]
 
 
 def test_the_number_of_known_commits_is_bounded():

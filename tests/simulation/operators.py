@@ -73,7 +73,7 @@ class Operator:
         self._children = Children(self._finished)
         self._knowledge = Knowledge(etcd, self._children, self._finished)
         self._neighbours = Neighbours(limit, is_complete=False, children=self._children)
-        self._neighbours.report_to(lambda key: self._report(key, None))
+        self._neighbours.report_to(lambda concerned: self._report(concerned.key, None))
         self.cluster = ModelledCluster(self._namespaces, etcd, faults, take_written=self._take_written)
         self._controller = Controller(
             cast("Cluster", self.cluster),
