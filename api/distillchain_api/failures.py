@@ -108,8 +108,8 @@ FAILURES = (
         FailureClass.DISK_FULL,
         73,
         "The disk of the pod, or of the machine where `distillchain run` trains, is full.",
-        "Give the pod more ephemeral storage, or mount a larger volume at /tmp in template.pod. On your own machine, free "
-        "the disk that the message names.",
+        "Give the pod more ephemeral storage, or mount a larger volume at /tmp in template.pod. On your own machine, "
+        "free the disk that the message names.",
     ),
     Failure(
         FailureClass.STORAGE_UNAVAILABLE,
