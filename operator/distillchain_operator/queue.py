@@ -19,7 +19,8 @@ Key = TypeVar("Key", bound=Hashable)
 # A conflict (409) is over at the next read; an outage of the API server is not, so the delay doubles up to a minute.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
-ASIDE_S = 1.0  # then the work on a key that has given way goes on before all else
+ASIDE_S = 1.0  # then the work on a key that has given way is as urgent as what it gave way to
+OVERDUE_S = 4.0  # then it goes on before all else
 SLOW_S = 2.0  # work that takes longer waits for something else than this queue's share of the API server
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class WorkQueue(Generic[Key]):
             # The work may have read the chain before this event.
             self._again[key] = max(urgency, self._again.get(key, urgency))
             if urgency is Urgency.FIRST:
-                self._call_back(key)
+                self._call_back(key, Urgency.OVERDUE)
         else:
             self._waiting.add(key, urgency)
             self._hand_out()
@@ -161,8 +162,9 @@ class WorkQueue(Generic[Key]):
     async def give_way(self, key: Key) -> None:
         """Leaves the place of a key that is worked on until nothing that is FIRST is left to do.
 
-        After ASIDE_S it takes the next place of its group. What is left to do for this key is not urgent. If it has
-        become FIRST itself meanwhile, it does not wait, because it is worked on again only afterwards.
+        After ASIDE_S it waits in line with what is FIRST, and after OVERDUE_S it takes the next place of its group.
+        What is left to do for this key is not urgent. If it has become FIRST itself meanwhile, it does not wait,
+        because it is worked on again only afterwards.
         """
         self._urgent.discard(key)
         is_needed = self._urgent or self._waiting.has(Urgency.FIRST)
@@ -173,17 +175,22 @@ class WorkQueue(Generic[Key]):
         self._leave_place(key)
         self._aside[key] = has_place = asyncio.Event()
         self._waiting.add(key, Urgency.YIELDED)
-        timer = asyncio.get_running_loop().call_later(ASIDE_S, self._call_back, key)
+        loop = asyncio.get_running_loop()
+        timers = [
+            loop.call_later(ASIDE_S, self._call_back, key, Urgency.FIRST),
+            loop.call_later(OVERDUE_S, self._call_back, key, Urgency.OVERDUE),
+        ]
         self._hand_out()
         try:
             await has_place.wait()
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
 
-    def _call_back(self, key: Key) -> None:
-        """Gives the next place to a key that is aside."""
+    def _call_back(self, key: Key, urgency: Urgency) -> None:
+        """Makes a key more urgent if it is aside."""
         if key in self._aside:
-            self._waiting.add(key, Urgency.OVERDUE)
+            self._waiting.add(key, urgency)
             self._hand_out()
 
     async def run(self, *, places: int) -> None:

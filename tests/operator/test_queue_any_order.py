@@ -93,6 +93,7 @@ async def test_every_key_is_worked_on_after_it_was_added_and_never_twice_at_once
     seed: int, slow_s: float, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(queue_module, "ASIDE_S", 0.002)
+    monkeypatch.setattr(queue_module, "OVERDUE_S", 0.004)
     monkeypatch.setattr(queue_module, "SLOW_S", slow_s)
     monkeypatch.setattr(queue_module, "FIRST_BACKOFF_S", 0.001)
     work = AnyWork(seed)

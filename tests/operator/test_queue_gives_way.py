@@ -162,7 +162,8 @@ async def test_keys_that_have_given_way_go_on_as_soon_as_the_last_urgent_one_giv
 
 
 async def test_a_key_that_is_overdue_goes_before_all_urgent_ones_of_its_namespace(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(queue_module, "ASIDE_S", 0.05)
+    monkeypatch.setattr(queue_module, "ASIDE_S", 0.02)
+    monkeypatch.setattr(queue_module, "OVERDUE_S", 0.05)
     done, jobs = asyncio.Event(), 0
 
     async def work(key: str) -> None:
