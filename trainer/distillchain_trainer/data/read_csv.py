@@ -32,7 +32,7 @@ def _rows(lines: Iterator[str], file: TextFile, header: Header) -> Iterator[Row]
     reader = csv.reader(lines, strict=True)
     picked: list[int] = []
     names: list[str] = []
-    blank = 0  # line of the last row without cells: allowed at the end only
+    blank = 0  # the first line of those without cells: allowed at the end only
     while True:
         # Before the row is read: it may span several lines, and its place is the first of them.
         number = reader.line_num + 1
@@ -45,14 +45,14 @@ def _rows(lines: Iterator[str], file: TextFile, header: Header) -> Iterator[Row]
             ) from error
         if cells is None:
             return
-        if not names:
-            names, picked = cells, header.pick(cells, mark=",")
+        if not cells:
+            # csv gives a blank line as a row without cells.
+            blank = blank or number
             continue
         if blank:
             raise blank_line(file.name, blank)
-        if not cells:
-            # csv gives a blank line as a row without cells.
-            blank = number
+        if not names:
+            names, picked = cells, header.pick(cells, mark=",")
             continue
         if len(cells) != len(names):
             more = "put a cell with a comma in quotation marks"

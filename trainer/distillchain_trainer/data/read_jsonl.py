@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from distillchain_trainer.data.columns import pick_columns
+from distillchain_trainer.data.columns import NoColumn, pick_columns
 from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.text_files import TextFile, cr_alone, numbered_lines
 from distillchain_trainer.errors import DataInvalid
@@ -32,6 +32,8 @@ def read_jsonl(file: TextFile, columns: Sequence[str]) -> Iterator[Row]:
             raise DataInvalid(
                 f"{file.name}:{number}: got {line.strip()[:40]}, expected a JSON object; write one object per line"
             )
+        if not value:
+            raise NoColumn(f"{file.name}:{number}", columns[0], "; the object is empty; fill it or remove the line")
         # Most rows have the same keys in the same order, so columns are rarely looked up again.
         if list(value) != keys:
             keys = list(value)

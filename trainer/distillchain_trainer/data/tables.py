@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distillchain_api.task import UNKNOWN_FILE
 from distillchain_trainer.data.columns import Header, quoted
-from distillchain_trainer.data.content import DECOMPRESS, EXPORT, check_content
+from distillchain_trainer.data.content import BOM, DECOMPRESS, EXPORT, check_content
 from distillchain_trainer.data.read_csv import read_csv
 from distillchain_trainer.data.read_jsonl import read_jsonl
 from distillchain_trainer.data.read_parquet import read_parquet
@@ -67,7 +67,7 @@ def read_table(
     head = file.read_head()
     # Before the columns are looked for: in a file of another kind, a missing column would be a misleading message.
     check_content(head, name, ending=ending, is_unpacked=file.is_compressed)
-    if not head.strip():
+    if not head.removeprefix(BOM).strip():
         raise DataInvalid(f"{name}: the file is empty; expected rows with {quoted(columns)}")
     if ending == ".parquet":
         return Table(f"{name}, row ", read_parquet(path, columns, name))
