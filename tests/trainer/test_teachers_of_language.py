@@ -12,12 +12,15 @@ import torch
 
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.resource.training import Training
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_api.yaml_text import load_yaml
+from distillchain_trainer.engine.teacher_outputs import outputs_digest
 from distillchain_trainer.errors import CheckpointInvalid
+from distillchain_trainer.models.checkpoints import fetch_checkpoint
 from distillchain_trainer.tasks.causal_lm.outputs import at_positions, split_teacher_outputs
 from smollm2.texts import HELD_OUT, TRAIN, as_chat, write_jsonl
-from trainer.language_parts import DAYS, MONTHS, OTHERS, save_llama
+from trainer.language_parts import DAYS, MONTHS, OTHERS, TEMPLATE, a_task, an_adapter, save_llama
 from trainer.parts import manifest_of, run_here, trained_rows
 from trainer.rank_parts import Attempt, distance, start_stage
 
@@ -138,3 +141,28 @@ def test_a_teacher_with_another_vocabulary_is_refused_by_its_name(root: Path):
     assert str(error.value).startswith(
         f"spec.stages[0].teachers: file://{other}: its vocabulary is not that of the teacher "
     )
+
+
+@pytest.mark.parametrize(
+    "template, is_shared", [(TEMPLATE, True), ("<|im_start|> user : Go <|im_end|> \n" + TEMPLATE, False)]
+)
+def test_a_teacher_that_reads_as_another_one_does_not_share_its_answers_with_a_chain_where_it_reads_as_itself(
+    tmp_path: Path, template: str, is_shared: bool
+):
+    """Such as Qwen2 and Qwen2.5, whose templates have other default system messages."""
+    task = a_task(tmp_path, "messages")
+    paths = save_llama(tmp_path / "first", seed=1), save_llama(tmp_path / "other", seed=2, template=template)
+    first, other = (
+        fetch_checkpoint(f"file://{path}", field="teacher", endpoint_url=None, region=None, folder=path)
+        for path in paths
+    )
+    beside = an_adapter(task)
+    beside.load_teacher(first)
+
+    alone, further = an_adapter(task).load_teacher(other), beside.load_further_teacher(other)
+
+    digests = {
+        outputs_digest(other.digest, task, Training(), reads_with=loaded.reads_with) for loaded in (alone, further)
+    }
+    assert (len(digests) == 1) == is_shared
+    assert outputs_digest(other.digest, task, Training()) in digests, "what is stored already is still found"

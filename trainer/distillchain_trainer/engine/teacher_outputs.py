@@ -71,10 +71,13 @@ class TeacherOutputs:
     answered: NDArray[np.bool_] | None = None
 
 
-def outputs_digest(teacher_digest: str, task: Task, training: Training) -> str:
+def outputs_digest(teacher_digest: str, task: Task, training: Training, *, reads_with: str = "") -> str:
     """What decides the teacher's output for a text: its files, and how the text is read and computed.
 
     Not the set of texts: a subset or superset of the rows finds what was computed before.
+
+    Args:
+        reads_with: of the loaded teacher, whose tokenizer may be another one than that of its files.
     """
     return sha256_of(
         {
@@ -85,6 +88,7 @@ def outputs_digest(teacher_digest: str, task: Task, training: Training) -> str:
             "precision": training.precision,
             "tf32": training.tf32,
             **{name: getattr(task, name) for name in task.output_fields},
+            **({"tokenizer": reads_with} if reads_with else {}),
         }
     )
 

@@ -17,6 +17,7 @@ class Loaded:
         start: where its weights come from: URI and revision, or the architecture.
         pretrained: False for new weights.
         columns: `columns[i]` is the model's output that stands for output i of the task; None: they are in order.
+        reads_with: a hash of the tokenizer if it is not the model's own; empty: it is.
     """
 
     model: Any
@@ -24,6 +25,7 @@ class Loaded:
     start: str
     pretrained: bool
     columns: tuple[int, ...] | None = None
+    reads_with: str = ""
 
     @property
     def parameters(self) -> int:

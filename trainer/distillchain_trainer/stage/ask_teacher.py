@@ -59,7 +59,7 @@ def ask(
     with context.signals.deferred(), context.patiently():
         outputs = TeacherPass(
             store=context.store,
-            digest=outputs_digest(checkpoint.digest, order.task, order.training),
+            digest=outputs_digest(checkpoint.digest, order.task, order.training, reads_with=loaded.reads_with),
             model=loaded.model,
             outputs_of=task.outputs_of,
             encoded=task.encode(rows, loaded, check=context.signals.raise_if_requested),

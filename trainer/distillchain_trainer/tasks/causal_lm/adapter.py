@@ -39,7 +39,7 @@ from distillchain_trainer.tasks.causal_lm.outputs import (
     teacher_outputs,
 )
 from distillchain_trainer.tasks.causal_lm.selected import selected_log_probabilities, target_log_probabilities
-from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer
+from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer, reading_hash
 from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
 
 # Logits of one forward pass, as a number of values: 1 GiB in float32 on a CPU, 4 GiB in bfloat16 on a GPU, where larger
@@ -89,7 +89,9 @@ class CausalLMAdapter(TaskAdapter):
         assert self._teacher is not None
         further = models.load_teacher(checkpoint, self.task, warnings=self.notes)
         what = f"{checkpoint.field}: {checkpoint.uri}"
-        return self._uses(models.with_tokenizer_of(self._teacher, further, what=what, warnings=self.notes))
+        found = models.with_tokenizer_of(self._teacher, further, what=what, warnings=self.notes)
+        own, used = reading_hash(further.tokenizer), reading_hash(found.tokenizer)
+        return self._uses(found if own == used else replace(found, reads_with=used))
 
     def recall_teacher(self, teacher: Loaded) -> Loaded:
         """See TaskAdapter."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_api.digests import sha256_of
 from distillchain_trainer.engine.tokenizing import (
     PlainTextTokenizer,
     RowRefused,
@@ -106,3 +109,20 @@ def _tokens_around(tokenizer: Any) -> tuple[int, int]:
     if 0 not in mask:  # a tokenizer without this letter and without a token for unknown ones
         return 0, 0
     return mask.index(0), mask[::-1].index(0)
+
+
+def reading_hash(tokenizer: Any) -> str:
+    """A hash that is equal for tokenizers that read every row as the same tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    with unchanged(tokenizer):
+        content = _saved(tokenizer) if backend is None else backend.to_str()
+    # Texts are read without padding.
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name != "pad_token"}
+    return sha256_of([content, tokenizer.chat_template, tokens, list(tokenizer.model_input_names)])
+
+
+def _saved(tokenizer: Any) -> dict[str, str]:
+    """The files of a tokenizer that is written in Python. They also say what makes no difference."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes().hex() for path in Path(folder).iterdir() if path.is_file()}
