@@ -230,16 +230,22 @@ def _create_without_links(path: Path, content: bytes) -> bool:
 
     A reader then reports a corrupt manifest; it never takes the incomplete one for a commit.
     """
+    opened: list[int] = []
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        # Not `descriptor = os.open(...)`: a signal handler may run before the assignment, which would leave an empty
+        # file. None runs within extend().
+        opened.extend(map(os.open, [path], [os.O_WRONLY | os.O_CREAT | os.O_EXCL], [0o644]))
+        with os.fdopen(opened[0], "wb", closefd=False) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+    except FileExistsError:
+        return False
     except BaseException:
-        path.unlink(missing_ok=True)
+        if opened:
+            path.unlink(missing_ok=True)
         raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
     return True

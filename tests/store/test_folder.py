@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -113,6 +119,48 @@ def test_without_links_a_failed_create_leaves_no_file(tmp_path: Path, monkeypatc
         store.create("manifest.json", b"content")
 
     assert store.list_objects("") == []
+
+
+@pytest.mark.usefixtures("without_links")
+@pytest.mark.parametrize("found", [pytest.param([], id="new"), pytest.param(["first"], id="of another writer")])
+def test_without_links_a_signal_anywhere_leaves_the_whole_file_or_none(tmp_path: Path, found: list[str]):
+    """A signal handler that raises runs between any two instructions."""
+    left = set()
+    for instruction in itertools.count():
+        store = FileStore(f"file://{tmp_path}/{instruction}")
+        for content in found:
+            store.create("manifest.json", content.encode())
+        try:
+            with _raises_before(instruction, "_create_without_links"):
+                store.create("manifest.json", b"second")
+        except KeyboardInterrupt:
+            left.add(tuple(store.read(item.key).decode() for item in store.list_objects("")))
+        else:
+            break
+
+    assert instruction > 20
+    assert left == ({tuple(found)} if found else {(), ("second",)})
+
+
+@contextlib.contextmanager
+def _raises_before(instruction: int, function: str) -> Iterator[None]:
+    """Raises KeyboardInterrupt before an instruction of the function, counted from 0."""
+    left = itertools.count(instruction, -1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_name != function:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(left) == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 @pytest.mark.usefixtures("without_links")
