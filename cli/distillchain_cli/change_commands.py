@@ -119,7 +119,8 @@ def retry(
     discard: Annotated[
         bool,
         typer.Option(
-            "--discard", help="With --from: also committed stages. Their manifests are moved aside in the store."
+            "--discard",
+            help="With --from: also committed stages. Moves manifests aside in the store and deletes saved states.",
         ),
     ] = False,
     storage: Storage = None,

@@ -117,7 +117,11 @@ def _collect(
     try:
         store = open_chain_store(address)
         found = find_garbage(store, written_before_s=written_before_s, with_logits=logits, needed_stages=needed)
-        deleted = [garbage for garbage in found.garbage if delete_garbage(store, garbage)] if delete else []
+        deleted = [
+            garbage
+            for garbage in (found.garbage if delete else [])
+            if delete_garbage(store, garbage, written_before_s=written_before_s)
+        ]
     except StageError as error:
         raise RunFailed(str(error)) from error
     if is_document(output):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
-from distillchain_api.layout import manifest_key, pass_manifest_key
+from distillchain_api.layout import manifest_key, pass_manifest_key, resume_prefix
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.resource.storage import Storage
@@ -24,6 +24,9 @@ from distillchain_cli.stores import open_chain_store
 from distillchain_cli.trainer_pods import parse_trainer_pod
 from distillchain_operator.observed import ObservedJob, parse_job
 
+if TYPE_CHECKING:
+    from distillchain_store.store import Store
+
 
 def train_again(
     cluster: Cluster, name: str, stage: str, *, discard: bool, storage: str | None, now: Callable[[], datetime]
@@ -31,7 +34,7 @@ def train_again(
     """Asks the operator to run a stage again, and every vertex that is taught or compared from it.
 
     Args:
-        discard: commits of these stages are discarded first, or their trainers would find them.
+        discard: commits and saved states of these stages are discarded first, or their trainers would find them.
         storage: URI of the store, if it has another one from here.
     Returns: a sentence about the change. Raises: RunFailed if that is not possible now; BadInput for a stage that the
         chain does not have.
@@ -57,10 +60,11 @@ def train_again(
     _check_others(cluster, name, affected)
     _check_stopped(cluster, status, affected)
     address = plan.chain.spec.storage if storage is None else parse_storage(storage, Path.cwd())
-    moved = _discard(address, affected)
+    moved, cleared = _discard(address, affected)
     # Last: from now on the operator starts trainers, and none may find a commit that is about to be discarded.
     request_run(cluster, document, [vertex.name for vertex in affected], token=token, committed_too=True)
     where = f"{len(moved)} manifest{'' if len(moved) == 1 else 's'} moved to discarded/ in {address.uri}"
+    where += f", saved states of {', '.join(cleared)} deleted" if cleared else ""
     then = f"; to start it: {program_name()} resume {name}" if document["spec"].get("suspend") else ""
     return f"training {', '.join(vertex.name for vertex in affected)} again: {where}{then}"
 
@@ -132,16 +136,36 @@ def _may_start(job: ObservedJob) -> bool:
     return not (job.is_finished or job.deleting or job.suspend_wanted)
 
 
-def _discard(address: Storage, affected: Sequence[PlannedStage]) -> list[str]:
-    """Moves the manifests of these stages aside, the last one first."""
+def _discard(address: Storage, affected: Sequence[PlannedStage]) -> tuple[list[str], list[str]]:
+    """Deletes the saved states of these stages, then moves their manifests aside, the last one first.
+
+    Returns: where the manifests are now, and the names of the stages that had saved states.
+    """
     # If this is interrupted, no student is left that was taught by a discarded one. A verdict is always made again.
     keys = [_key(vertex) for vertex in reversed(affected) if not vertex.is_verdict]
     try:
         from distillchain_store.discarding import discard_commits
 
-        return discard_commits(open_chain_store(address), keys)
+        store = open_chain_store(address)
+        # Before the manifests: a stage that is not committed would go on from them.
+        cleared = [vertex.name for vertex in affected if not vertex.is_pass and _delete_states(store, vertex)]
+        return discard_commits(store, keys), cleared
     except StageError as error:
         raise RunFailed(f"{error}; nothing was started, and the command may be repeated") from error
+
+
+def _delete_states(store: Store, stage: PlannedStage) -> bool:
+    """Whether the stage had saved states, which are deleted now. Raises: RunFailed if they cannot be deleted."""
+    from distillchain_store.discarding import delete_states
+
+    try:
+        return delete_states(store, stage.digest)
+    except StageError as error:
+        raise RunFailed(
+            f"the saved states of {stage.name} cannot be deleted, and its trainer would go on from them instead of "
+            f"training again: {error}; use credentials that may delete, or delete "
+            f"{store.uri}/{resume_prefix(stage.digest)} yourself, then run this again; nothing was started"
+        ) from error
 
 
 def _key(vertex: PlannedStage) -> str:

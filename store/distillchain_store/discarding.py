@@ -1,4 +1,7 @@
-"""Withdraws commits on request of the user: a manifest is moved aside, and its files stay where they are."""
+"""Withdraws commits on request of the user: a manifest is moved aside, and its files stay where they are.
+
+Saved states are deleted, or the next trainer would go on from them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ import hashlib
 import logging
 from collections.abc import Iterable
 
+from distillchain_api.layout import resume_prefix
 from distillchain_store.errors import ObjectMissing, StorageDenied
 from distillchain_store.store import Store
 
 log = logging.getLogger(__name__)
+
+
+def discarded_prefix(manifest: str) -> str:
+    """The folder for the discarded versions of a manifest, by its key."""
+    return f"{manifest.rpartition('/')[0]}/discarded/"
 
 
 def discard_commits(store: Store, manifests: Iterable[str]) -> list[str]:
@@ -29,10 +38,20 @@ def discard_commits(store: Store, manifests: Iterable[str]) -> list[str]:
         except ObjectMissing:
             continue
         # By content: the copy of an interrupted call is the same object.
-        copy = f"{key.rpartition('/')[0]}/discarded/{hashlib.sha256(content).hexdigest()[:12]}.json"
-        if not store.create(copy, content) and store.read(copy) != content:
-            raise StorageDenied(f"{store.uri}/{copy} exists with another content; move it away")
+        copy = f"{discarded_prefix(key)}{hashlib.sha256(content).hexdigest()[:12]}.json"
+        if not store.create(copy, content):
+            if store.read(copy) != content:
+                raise StorageDenied(f"{store.uri}/{copy} exists with another content; move it away")
+            # Again: garbage collection spares its files for a day from now.
+            store.write(copy, content)
         store.delete([key])
         log.info("commit discarded", extra={"manifest": f"{store.uri}/{key}", "copy": f"{store.uri}/{copy}"})
         moved.append(copy)
     return moved
+
+
+def delete_states(store: Store, digest: str) -> bool:
+    """Deletes all saved states of a stage. Returns: whether there were any. Raises: errors of the store."""
+    keys = [item.key for item in store.list_objects(resume_prefix(digest))]
+    store.delete(keys)
+    return bool(keys)

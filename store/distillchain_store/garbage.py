@@ -12,14 +12,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.layout import attempt_prefix
+from distillchain_api.layout import attempt_prefix, manifest_key
 from distillchain_api.wire.export import ExportRecord
 from distillchain_api.wire.manifest import Manifest
 from distillchain_store.commit import read_manifest
+from distillchain_store.discarding import discarded_prefix
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
 from distillchain_store.store import Store, StoredObject, Unfinished
 
-PART_OF_STAGE = re.compile(r"stages/(?P<digest>[0-9a-f]{64})/(?P<kind>attempts|exports|resume)/(?P<name>[^/]+)")
+PART_OF_STAGE = re.compile(
+    r"stages/(?P<digest>[0-9a-f]{64})/(?P<kind>attempts|exports|resume|discarded)/(?P<name>[^/]+)"
+)
 LOGITS = re.compile(r"logits/(?P<digest>[0-9a-f]{64})/")
 
 
@@ -76,7 +79,8 @@ def find_garbage(
 
     Args:
         written_before_s: seconds since the epoch, by the store's clock. A stage with an attempt, an export or a saved
-            state written after it may be running, so nothing of it is garbage.
+            state written after it may be running, and one whose commit was discarded after it may be restored, so
+            nothing of it is garbage.
         with_logits: stored outputs of teachers are garbage too. A later stage would compute them again.
         needed_stages: digests of the stages that are still to be trained; saved states of all others are garbage. None:
             every saved state of a stage without a commit is needed.
@@ -90,9 +94,13 @@ def find_garbage(
         elif LOGITS.match(item.key):
             found.logits.append(item)
     for digest, objects in stages.items():
-        newest = max(item.modified_s for item in objects)
-        if newest >= written_before_s:
-            found.kept.append(f"stage {digest[:12]} was written to lately, so it may be running")
+        newest = max(objects, key=lambda item: item.modified_s)
+        if newest.modified_s >= written_before_s:
+            is_discarded = newest.key.startswith(discarded_prefix(manifest_key(digest)))
+            why = (
+                "discarded lately, so it may be restored" if is_discarded else "written to lately, so it may be running"
+            )
+            found.kept.append(f"stage {digest[:12]} was {why}")
             continue
         try:
             manifest = read_manifest(store, digest)
@@ -101,7 +109,7 @@ def find_garbage(
             # What such a manifest needs is unknown.
             found.kept.append(str(error))
     if with_logits:
-        passes = _outputs_of_passes(store)
+        passes = _outputs_of_passes(store, discarded_after_s=written_before_s)
         if passes:
             found.kept.append(
                 "outputs that the pass of a teacher has computed: stages read them, and would not compute them again"
@@ -117,11 +125,12 @@ def find_garbage(
     return found
 
 
-def _outputs_of_passes(store: Store) -> set[str]:
-    """Folders of outputs that a committed pass has promised to later stages."""
+def _outputs_of_passes(store: Store, *, discarded_after_s: float) -> set[str]:
+    """Folders of outputs that a pass has promised to later stages: it is committed, or was discarded lately."""
     needed = set()
     for item in store.list_objects("passes/"):
-        if item.key.endswith("/manifest.json"):
+        is_recent = "/discarded/" in item.key and item.modified_s >= discarded_after_s
+        if item.key.endswith("/manifest.json") or is_recent:
             # Of another release, too: whatever it lists is kept.
             needed |= set(re.findall(r'"logits":\s*"([0-9a-f]{64})"', store.read(item.key).decode(errors="replace")))
     return {f"logits/{digest}" for digest in needed}
@@ -185,13 +194,16 @@ def _by_folder(objects: Iterable[StoredObject], why: str) -> list[Garbage]:
     return [Garbage(folder, why, objects=items) for folder, items in folders.items()]
 
 
-def delete_garbage(store: Store, garbage: Garbage) -> bool:
-    """Deletes it, unless its stage or pass was committed since it was found. Returns: whether it was deleted.
+def delete_garbage(store: Store, garbage: Garbage, *, written_before_s: float) -> bool:
+    """Deletes it, unless its stage or pass was committed or discarded since it was found.
 
-    Raises: errors of the store.
+    Args:
+        written_before_s: as it was given to `find_garbage`.
+    Returns: whether it was deleted. Raises: errors of the store.
     """
     # A pass may have been committed since, and then it has promised these outputs to later stages.
-    if LOGITS.match(f"{garbage.folder}/") and garbage.folder in _outputs_of_passes(store):
+    is_logits = LOGITS.match(f"{garbage.folder}/")
+    if is_logits and garbage.folder in _outputs_of_passes(store, discarded_after_s=written_before_s):
         return False
     match = PART_OF_STAGE.match(garbage.folder)
     if match and match["kind"] == "attempts":
@@ -203,6 +215,10 @@ def delete_garbage(store: Store, garbage: Garbage) -> bool:
             prefix and item.key.startswith(prefix) and item.key.removeprefix(prefix) in files
             for item in garbage.objects
         ):
+            return False
+        # After the manifest is read: its copy is written before it is deleted.
+        discarded = store.list_objects(discarded_prefix(manifest_key(match["digest"])))
+        if any(item.modified_s >= written_before_s for item in discarded):
             return False
     store.delete([item.key for item in garbage.objects])
     store.abandon(list(garbage.writes))

@@ -16,6 +16,8 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.train_again import train_again
 from distillchain_operator.labels import DIGEST_LABEL, digest_label
+from distillchain_store.errors import StorageDenied
+from distillchain_store.folder import FileStore
 
 TRUE = {"status": "True", "reason": "x", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T12:00:00Z"}
 
@@ -55,13 +57,17 @@ class Cluster:
         return [pod for pod in self.pods if pod["metadata"]["labels"][DIGEST_LABEL] in digests], "1"
 
     def annotate_chain(self, chain: dict[str, Any], annotations: dict[str, str]) -> None:
-        # Whoever starts now must not find a commit.
-        self.committed_then = self.committed
+        # Whoever starts now must not find a commit or a saved state.
+        self.committed_then, self.states_then = self.committed, self.states
         self.annotations = annotations
 
     @property
     def committed(self) -> list[str]:
         return sorted(path.read_text().split()[-1] for path in self.folder.glob("stages/*/manifest.json"))
+
+    @property
+    def states(self) -> list[str]:
+        return sorted(path.read_text() for path in self.folder.glob("stages/*/resume/*/*"))
 
     @property
     def discarded(self) -> list[str]:
@@ -94,6 +100,46 @@ def test_discard_moves_the_manifests_of_the_stage_and_of_all_that_need_it(tmp_pa
     assert done == f"training tiny, nano again: 2 manifests moved to discarded/ in file://{tmp_path}"
     assert (cluster.committed_then, cluster.discarded) == (["mini"], ["nano", "tiny"])
     assert cluster.annotations == {"distillchain.io/retry": "again:nano,tiny@2026-01-01T00:00:00.000+00:00"}
+
+
+def put_states(cluster: Cluster, *names: str) -> None:
+    """Saved states, as a stage that missed its gate leaves them."""
+    for name in names:
+        stage = cluster.plan.stage(name)
+        assert stage
+        state = cluster.folder / "stages" / stage.digest / "resume" / "0a-10-first" / "index.json"
+        state.parent.mkdir(parents=True)
+        state.write_text(name)
+
+
+def test_discard_deletes_the_saved_states_from_which_a_trainer_would_go_on(tmp_path: Path):
+    cluster = Cluster(tmp_path, tiny="Failed", nano="Pending")
+    cluster.chain["status"]["phase"] = "Failed"
+    put_states(cluster, "mini", "tiny")
+
+    done = again(cluster, "tiny")
+
+    assert done.endswith(f"0 manifests moved to discarded/ in file://{tmp_path}, saved states of tiny deleted")
+    assert cluster.states_then == ["mini"]
+
+
+def test_nothing_is_discarded_if_a_saved_state_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`delete` stands in for a store that gives no right to delete: root may always."""
+    cluster = Cluster(tmp_path)
+    put_states(cluster, "tiny")
+
+    def refuse(*_: Any) -> None:
+        raise StorageDenied("no right to delete")
+
+    monkeypatch.setattr(FileStore, "delete", refuse)
+    with pytest.raises(RunFailed) as refused:
+        again(cluster, "tiny")
+    assert str(refused.value) == (
+        "the saved states of tiny cannot be deleted, and its trainer would go on from them instead of training again: "
+        f"no right to delete; use credentials that may delete, or delete file://{tmp_path}/stages/"
+        f"{cluster.plan.stages[1].digest}/resume/ yourself, then run this again; nothing was started"
+    )
+    assert (cluster.annotations, cluster.discarded) == ({}, [])
 
 
 def test_failed_stages_are_retried_without_discard(tmp_path: Path):
@@ -136,13 +182,14 @@ def test_nothing_is_discarded_while_a_pod_of_a_stage_still_stops(tmp_path: Path,
     cluster.chain["status"] |= {"phase": phase, "conditions": [{"type": "Suspended", **TRUE}]}
     job = a_job(cluster.plan, "nano", active=1)
     cluster.pods = [a_pod(job)]
+    put_states(cluster, "nano")
     with pytest.raises(RunFailed) as refused:
         again(cluster, "tiny")
     assert str(refused.value) == (
         f"pod {job['metadata']['name']}-p0 has not ended, and a trainer could commit while the commits are discarded; "
         "wait for its end, then run this again"
     )
-    assert (cluster.annotations, cluster.discarded) == ({}, [])
+    assert (cluster.annotations, cluster.discarded, cluster.states) == ({}, [], ["nano"])
     cluster.pods = [a_pod(job, phase="Failed", exit_code=75), a_pod(a_job(cluster.plan, "mini"))]
     assert again(cluster, "tiny").startswith("training tiny, nano again")
 
@@ -170,9 +217,10 @@ def test_a_commit_that_a_running_chain_is_about_to_read_is_not_discarded(tmp_pat
     cluster = Cluster(tmp_path)
     shared = {"name": "small", "phase": "Committed", "digest": cluster.plan.stages[1].digest}
     cluster.others = [{"metadata": {"name": "other"}, "status": {"phase": "Running", "stages": [shared]}}]
+    put_states(cluster, "tiny")
     with pytest.raises(RunFailed, match="chain other is Running and has the same stage small; wait for its end"):
         again(cluster, "mini")
-    assert cluster.discarded == []
+    assert (cluster.discarded, cluster.states) == ([], ["tiny"])
 
 
 def test_options_that_do_not_fit_together(tmp_path: Path):

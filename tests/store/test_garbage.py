@@ -14,8 +14,9 @@ from distillchain_api.layout import attempt_prefix, export_prefix, export_record
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import FileEntry
 from distillchain_store import commit
+from distillchain_store.discarding import discard_commits
 from distillchain_store.folder import PART_MARK, FileStore
-from distillchain_store.garbage import Found, delete_garbage, find_garbage
+from distillchain_store.garbage import Found, Garbage, delete_garbage, find_garbage
 from distillchain_store.s3.store import S3Store
 from distillchain_store.store import Store
 from store.parts import DIGEST, a_manifest, use_keys
@@ -65,6 +66,11 @@ def find(store: Store, **options: Any) -> Found:
     return find_garbage(store, written_before_s=time.time() + 3600, **options)
 
 
+def delete(store: Store, garbage: Garbage) -> bool:
+    """As `find` does: a stage that was discarded may go at once."""
+    return delete_garbage(store, garbage, written_before_s=time.time() + 3600)
+
+
 def keys(found: Found) -> set[str]:
     return {item.key for garbage in found.garbage for item in garbage.objects}
 
@@ -88,7 +94,7 @@ def test_only_what_nothing_needs_is_found_and_deleted(store: Store):
     found = find(store)
 
     assert keys(found) == garbage
-    assert all(delete_garbage(store, each) for each in found.garbage)
+    assert all(delete(store, each) for each in found.garbage)
     assert {item.key for item in store.list_objects("")} == needed
     assert find(store).garbage == []
 
@@ -166,8 +172,71 @@ def test_an_attempt_that_was_committed_after_all_is_not_deleted(store: Store):
     found = find(store)
     needed = put_commit(store)
 
-    assert not delete_garbage(store, found.garbage[0])
+    assert not delete(store, found.garbage[0])
     assert {item.key for item in store.list_objects("")} == needed
+
+
+def put_old_commit(folder: Path) -> tuple[FileStore, set[str]]:
+    """A stage that was committed long ago. Returns: also the keys that belong to it."""
+    store = FileStore(f"file://{folder}")
+    needed = put_commit(store)
+    for key in needed:
+        os.utime(folder / key, (1, 1))
+    return store, needed
+
+
+def test_a_stage_that_was_discarded_lately_may_be_restored(tmp_path: Path):
+    store, needed = put_old_commit(tmp_path)
+    (copy,) = discard_commits(store, [manifest_key(DIGEST)])
+
+    found = find_garbage(store, written_before_s=time.time() - 3600)
+
+    assert found.garbage == []
+    assert found.kept == [f"stage {DIGEST[:12]} was discarded lately, so it may be restored"]
+    os.utime(tmp_path / copy, (1, 1))
+    later = find_garbage(store, written_before_s=time.time() - 3600)
+    assert keys(later) == needed - {manifest_key(DIGEST)}
+    assert all(delete_garbage(store, each, written_before_s=time.time() - 3600) for each in later.garbage)
+    assert [item.key for item in store.list_objects("")] == [copy]
+
+
+def test_a_stage_that_was_discarded_again_may_be_restored_again(tmp_path: Path):
+    store, _ = put_old_commit(tmp_path)
+    (copy,) = discard_commits(store, [manifest_key(DIGEST)])
+    os.utime(tmp_path / copy, (1, 1))
+    store.create(manifest_key(DIGEST), store.read(copy))  # restored, and the copy was left
+
+    discard_commits(store, [manifest_key(DIGEST)])
+
+    assert find_garbage(store, written_before_s=time.time() - 3600).garbage == []
+
+
+def test_a_stage_that_was_discarded_since_is_not_deleted(tmp_path: Path):
+    """Its manifest was read after it was moved, and the listing is from before."""
+    store, needed = put_old_commit(tmp_path)
+    content = store.read(manifest_key(DIGEST))
+    store.delete([manifest_key(DIGEST)])
+    (garbage,) = find_garbage(store, written_before_s=time.time() - 3600).garbage
+    store.write(manifest_key(DIGEST), content)
+    discard_commits(store, [manifest_key(DIGEST)])
+
+    assert not delete_garbage(store, garbage, written_before_s=time.time() - 3600)
+    assert needed - {manifest_key(DIGEST)} < {item.key for item in store.list_objects("")}
+
+
+def test_outputs_of_a_pass_that_was_discarded_lately_are_kept(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}")
+    (part,) = put(store, f"logits/{OTHER}/a.safetensors")
+    os.utime(tmp_path / part, (1, 1))
+    store.write(f"passes/{DIGEST}/manifest.json", b'{"contract": 1, "logits": "' + OTHER.encode() + b'"}')
+    (copy,) = discard_commits(store, [f"passes/{DIGEST}/manifest.json"])
+
+    assert find_garbage(store, written_before_s=time.time() - 60, with_logits=True).garbage == []
+    os.utime(tmp_path / copy, (1, 1))
+    (garbage,) = find_garbage(store, written_before_s=time.time() - 60, with_logits=True).garbage
+    assert keys(Found([garbage])) == {part}
+    os.utime(tmp_path / copy)
+    assert not delete_garbage(store, garbage, written_before_s=time.time() - 60)
 
 
 def test_writes_that_never_ended(tmp_path: Path):
@@ -180,7 +249,7 @@ def test_writes_that_never_ended(tmp_path: Path):
 
     assert (garbage.folder, garbage.size_bytes) == (f"stages/{DIGEST}/attempts/a/weights", 4)
     assert find_garbage(store, written_before_s=time.time() - 60).garbage == []
-    delete_garbage(store, garbage)
+    delete(store, garbage)
     assert not part.exists()
 
 
@@ -206,7 +275,7 @@ def test_outputs_that_a_pass_has_promised_since_are_not_deleted(store: Store):
     (garbage,) = find(store, with_logits=True).garbage
     store.write(f"passes/{DIGEST}/manifest.json", b'{"contract": 1, "logits": "' + OTHER.encode() + b'"}')
 
-    assert not delete_garbage(store, garbage)
+    assert not delete(store, garbage)
     assert store.read(f"logits/{OTHER}/a.safetensors")
 
 

@@ -261,3 +261,5 @@ def test_a_store_that_does_not_delete_fails_no_stage(
     stage = f"file://{root}/store/stages/{order.digest}"
     probes = {f"{stage}/attempts/{attempt}/store-check" for attempt in ("late", "rival")}
     assert reported == {f"{stage}/resume/", f"{stage}/attempts/late/", *probes}
+    kept_behind = f"objects under {stage}/resume/ could not be deleted and stay there ({fault})"
+    assert [answer.warnings.count(kept_behind) for answer in (first, again)] == [1, 1]

@@ -155,9 +155,10 @@ class ResumeStates:
             discard(self._store, self._stage, older)
 
 
-def clear_states(store: Store, digest: str) -> None:
-    """Deletes all states of a stage, after its commit."""
-    discard(store, resume_prefix(digest))
+def clear_states(store: Store, digest: str) -> list[str]:
+    """Deletes all states of a stage, after its commit. Returns: a warning if they stay behind."""
+    kept_behind = discard(store, resume_prefix(digest))
+    return [kept_behind] if kept_behind else []
 
 
 def _state_of(key: str) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distillchain_api.wire.answer import Committed, FurtherTeacherSummary
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.work_order import WorkOrder
 
 
-def answer_of(order: WorkOrder, manifest: Manifest, *, reused: bool) -> Committed:
-    """What operator and command line learn of a commit."""
+def answer_of(order: WorkOrder, manifest: Manifest, *, reused: bool, warnings: Sequence[str] = ()) -> Committed:
+    """What operator and command line learn of a commit.
+
+    Args:
+        warnings: besides those of the manifest.
+    """
     return Committed(
         stage=order.stage,
         digest=manifest.digest,
@@ -27,5 +33,5 @@ def answer_of(order: WorkOrder, manifest: Manifest, *, reused: bool) -> Committe
         selected=manifest.run.selected,
         elapsed_s=manifest.run.elapsed_s,
         examples_per_second=manifest.run.examples_per_second,
-        warnings=manifest.warnings,
+        warnings=[*manifest.warnings, *warnings],
     )

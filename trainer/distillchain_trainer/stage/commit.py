@@ -77,8 +77,8 @@ def _publish(context: Context, prepared: Prepared, computed: Computed, student: 
     if adopted:
         check_gates(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
     # Only after the commit: until then, the state is what the next attempt goes on from.
-    clear_states(context.store, order.digest)
-    return _tracked(context, computed, manifest, answer_of(order, manifest, reused=adopted))
+    kept_behind = clear_states(context.store, order.digest)
+    return _tracked(context, computed, manifest, answer_of(order, manifest, reused=adopted, warnings=kept_behind))
 
 
 def _tracked(context: Context, computed: Computed, manifest: Manifest, answer: Committed) -> Committed:

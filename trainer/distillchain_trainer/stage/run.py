@@ -155,10 +155,11 @@ def adopt(context: Context, manifest: Manifest) -> Committed:
     # Every file is read: the next stage is taught by this checkpoint, so damage must show here.
     verify(context.store, manifest)
     check_gates(context.order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
-    clear_states(context.store, manifest.digest)  # the pod that committed may have died before it could
+    # The pod that committed may have died before it could.
+    kept_behind = clear_states(context.store, manifest.digest)
     log.info("stage found committed", extra={"digest": manifest.digest, "attempt": manifest.attempt})
     clear_scratch(context.folder)
-    return answer_of(context.order, manifest, reused=True)
+    return answer_of(context.order, manifest, reused=True, warnings=kept_behind)
 
 
 def clear_scratch(folder: Path) -> None:
