@@ -17,6 +17,7 @@ from simulation.objects import (
     digest_of,
     has_condition,
     is_deleting,
+    is_finished,
     is_live,
     is_over,
     is_succeeded,
@@ -45,6 +46,7 @@ class Chain:
         discarded_at: the version at which the user discarded a commit, by digest.
         failed: name and creation of each Job whose failure status has.
         stalled: UIDs of Jobs that hold no place and no stage: their stages needed the user while they existed.
+        replaced: UIDs of Jobs that had ended when an edit found that another Job should run.
         edited_at: the version of its last edit.
     """
 
@@ -57,6 +59,7 @@ class Chain:
         self.discarded_at: dict[str, int] = {}
         self.failed: set[tuple[str, str]] = set()
         self.stalled: set[str] = set()
+        self.replaced: set[str] = set()
         self.status_writes = 0
         self.document = namespace.put("chains", document)
         self.edited_at = version_of(self.document)
@@ -103,6 +106,7 @@ class Chain:
 
     def edit(self, change: Document) -> None:
         """Replaces fields of the spec."""
+        self.replaced |= {uid_of(job) for job in self.jobs if is_finished(job) and not self._is_of_spec(job)}
         metadata = self.document["metadata"] | {"generation": self.document["metadata"]["generation"] + 1}
         self._put(self.document | {"metadata": metadata, "spec": self.document["spec"] | change})
         self.edited_at = self.etcd.version
@@ -218,10 +222,10 @@ class Chain:
     def would_lose_failure(self, job: Document) -> bool:
         """Whether a Job of the spec has failed, and neither status says so nor another one runs instead.
 
-        An edit that asks for another Job is a retry, also if it comes before the failure is in status.
+        An edit that asks for another Job is a retry, also if it comes before the failure is in status, and if a later
+        edit takes it back.
         """
-        stage = self.stages[digest_of(job)][0]
-        if job["metadata"]["annotations"][SPEC_ANNOTATION] != spec_hash(self.plan.chain, stage):
+        if uid_of(job) in self.replaced or not self._is_of_spec(job):
             return False
         is_recorded = (job["metadata"]["name"], job["metadata"]["creationTimestamp"]) in self.failed
         status = self.document.get("status", {})
@@ -232,6 +236,11 @@ class Chain:
         )
         others = [other for other in self.jobs if digest_of(other) == digest_of(job) and other is not job]
         return self._needs(job) and has_condition(job, "Failed") and not is_recorded and not others
+
+    def _is_of_spec(self, job: Document) -> bool:
+        digest = digest_of(job)
+        spec = spec_hash(self.plan.chain, self.stages[digest][0])
+        return digest in self.digests and job["metadata"]["annotations"][SPEC_ANNOTATION] == spec
 
     def _needs(self, job: Document) -> bool:
         """Whether what becomes of a Job still counts."""
