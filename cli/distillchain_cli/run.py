@@ -146,8 +146,11 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
         if answer is not None and end.exit_code == EXIT_COMMITTED:
             return _committed(stage, attempt, started, answer)
         # Before the checks for timeout and stop: a trainer that refuses its input fails whatever else happened.
-        if end.exit_code in FATAL_EXIT_CODES:
+        if answer is None and end.exit_code in FATAL_EXIT_CODES:
             return _failed(stage, attempt, started, *diagnose(end))
+        if end.timed_out and answer is not None:
+            sentence = f"not made within the stage's timeout of {stage.timeout_s} s; the next run makes it"
+            return _without_export(stage, attempt, started, answer, FailureClass.DEADLINE_EXCEEDED, sentence)
         if end.timed_out:
             sentence = f"ran longer than its timeout of {stage.timeout_s} s; raise timeout. It was {_saved(end)}"
             return _failed(stage, attempt, started, FailureClass.DEADLINE_EXCEEDED, sentence)
@@ -161,8 +164,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
         crashes += 1
         failure_class, sentence = diagnose(end)
         if crashes > stage.retries and answer is not None:
-            failure = ExportFailure(failure_class=failure_class, message=f"the trainer crashed: {sentence}")
-            return _committed(stage, attempt, started, answer.model_copy(update={"export_failure": failure}))
+            return _without_export(stage, attempt, started, answer, failure_class, f"the trainer crashed: {sentence}")
         if crashes > stage.retries:
             counted = f" (the last of {crashes} failed attempts)" if crashes > 1 else ""
             return _failed(stage, attempt, started, failure_class, sentence + counted)
@@ -196,13 +198,16 @@ def diagnose(end: AttemptResult) -> tuple[FailureClass, str]:
     if end.exit_code == EXIT_COMMITTED:
         return FailureClass.CRASHED, f"the trainer exited with 0 but without an answer for this stage; see {end.log}"
     failure_class = CLASS_BY_EXIT_CODE.get(end.exit_code, FailureClass.CRASHED)
-    return failure_class, f"the trainer exited with code {end.exit_code} and without an answer; see {end.log}"
+    when = "after it had committed the stage" if isinstance(end.answer, Committed) else "and without an answer"
+    return failure_class, f"the trainer exited with code {end.exit_code} {when}; see {end.log}"
 
 
 def _saved(end: AttemptResult) -> str:
     """Whether the trainer saved its state when it was stopped."""
     if isinstance(end.answer, Interrupted):
         return end.answer.message
+    if isinstance(end.answer, Committed):
+        return "stopped after it was committed; the next run makes its export or report"
     why = f" ({end.answer.message})" if isinstance(end.answer, Failed) else ""
     return f"stopped from outside before it could save{why}; the next run continues from its last saved state"
 
@@ -217,6 +222,21 @@ def _pause(stops: StopSignals, seconds: float) -> None:
 def _committed(stage: PlannedStage, attempt: int, started: datetime, answer: Committed) -> StageStatus:
     now = timestamp(datetime.now(UTC))
     return committed_entry(stage, answer, attempt=attempt, started_at=timestamp(started), finished_at=now)
+
+
+def _without_export(
+    stage: PlannedStage,
+    attempt: int,
+    started: datetime,
+    answer: Committed,
+    failure_class: FailureClass,
+    message: str,
+) -> StageStatus:
+    """The entry of a stage whose trainer ended between the commit and its own end, which only an export may miss."""
+    failure = None
+    if stage.work_order.export.name is not None:
+        failure = ExportFailure(failure_class=failure_class, message=message)
+    return _committed(stage, attempt, started, answer.model_copy(update={"export_failure": failure}))
 
 
 def _stopped(stage: PlannedStage, attempt: int, started: datetime, message: str) -> StageStatus:

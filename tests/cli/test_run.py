@@ -164,6 +164,16 @@ def test_a_trainer_that_is_killed_while_it_exports_has_committed_its_stage(tmp_p
     assert "mini: export onnx failed: Crashed: the trainer crashed: the trainer was killed by SIGKILL" in done.stderr
 
 
+def test_a_trainer_that_is_killed_while_it_writes_the_report_has_failed_no_export(tmp_path: Path):
+    write_chain(tmp_path, stages=["mini"], template={"retries": 0})
+    stand_in = install_stand_in(tmp_path, "commit()\nos.kill(os.getpid(), signal.SIGKILL)")
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **stand_in)
+
+    assert done.returncode == 0, done.stderr
+    assert "export" not in done.stderr
+
+
 @pytest.mark.parametrize("code", FATAL_EXIT_CODES)
 def test_a_fatal_exit_code_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int):
     plan = build_plan(read_chain(str(write_chain(tmp_path))))
@@ -227,6 +237,17 @@ def test_a_stage_that_exceeds_its_timeout_fails_and_says_what_was_saved(tmp_path
     (mini,) = ChainStatus.parse(done.stdout).stages
     assert mini.failure_class == "DeadlineExceeded"
     assert mini.message == f"ran longer than its timeout of 1 s; raise timeout. It was {want}"
+
+
+def test_an_export_that_exceeds_the_timeout_of_its_stage_fails_alone(tmp_path: Path):
+    write_chain(tmp_path, stages=["mini"], template={"timeout": "1s", "export": {"onnx": {}}})
+    stand_in = install_stand_in(tmp_path, "commit()\n" + script_until_stopped("sys.exit(75)"))
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **stand_in)
+
+    assert done.returncode == 0, done.stderr
+    sentence = "DeadlineExceeded: not made within the stage's timeout of 1 s; the next run makes it"
+    assert f"mini: export onnx failed: {sentence}" in done.stderr
 
 
 def test_an_environment_that_the_system_refuses_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,7 @@ from distillchain_api.wire.answer import Failed, Interrupted
 from distillchain_trainer.errors import LostPeers, is_peer_failure, translate_unforeseen
 from distillchain_trainer.launch import threads
 from distillchain_trainer.launch.threads import cpu_share, idle_cpus
+from trainer.launching import a_commit
 from trainer.parts import an_order, answer_in, environment
 
 CRASH = """
@@ -25,7 +26,7 @@ signals.install()
 from distillchain_store import errors
 from distillchain_trainer.launch import process
 from distillchain_trainer.stage import run
-def crash(*_, **__):
+def crash(*_, on_committed, **__):
     {statement}
 run.run_stage = crash
 sys.exit(process.main([], signals))
@@ -99,6 +100,28 @@ def test_sigterm_at_any_moment_ends_with_75(tmp_path: Path, early: str, statemen
     assert isinstance(answer, Interrupted)
     assert answer.step == step
     assert answer.message == f"stopped from outside; {where}"
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    "then, code", [(f"signals.saved_step = 40; {SIGTERM}", 75), ("sys.exit(3)", 70)], ids=["stopped", "crashed"]
+)
+def test_a_stage_that_is_committed_stays_so_when_its_export_ends_early(tmp_path: Path, then: str, code: int):
+    committed = a_commit(an_order(tmp_path))
+    parsed = f"answer.parse_answer({committed.to_json()!r})"
+
+    process = crash(tmp_path, f"on_committed({parsed}); {then}", early="from distillchain_api.wire import answer")
+
+    assert (process.returncode, answer_in(tmp_path)) == (code, committed), process.stderr
+
+
+@pytest.mark.models
+def test_the_commit_of_an_earlier_trainer_is_no_answer(tmp_path: Path):
+    (tmp_path / "termination").write_text(a_commit(an_order(tmp_path)).to_json())
+
+    process = crash(tmp_path, "sys.exit(3)")
+
+    assert isinstance(answer_in(tmp_path), Failed), process.stderr
 
 
 def test_the_cause_of_a_cause_is_found():

@@ -10,7 +10,8 @@ import pytest
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.wire.answer import Committed, Failed, Interrupted
-from trainer.launching import Nodes
+from trainer.launching import Nodes, a_commit, several
+from trainer.parts import an_order
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +216,34 @@ mark("done")
     )
 
     assert node.ends()[0] == 0, node.log
+
+
+COMMITS = """
+if rank == 0:
+    on_committed(Committed.parse({committed!r}))
+    mark("committed")
+    {then}
+wait_for_stop(signals)
+raise errors.StopRequested(40)
+"""
+
+
+@pytest.mark.parametrize(
+    "then, code",
+    [
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", 70, id="killed"),
+        pytest.param("signals.saved_step = 40", 75, id="stopped"),
+    ],
+)
+def test_a_stage_that_is_committed_stays_so_when_its_export_ends_early(nodes: Nodes, then: str, code: int):
+    committed = a_commit(several(an_order(nodes.root)))
+    node = nodes.start(COMMITS.format(committed=committed.to_json(), then=then))
+
+    node.until_marked("committed", 0)
+    if code == 75:
+        node.stop()
+
+    assert node.ends() == (code, committed), node.log
 
 
 def test_a_trace_is_asked_of_the_first_rank(nodes: Nodes):

@@ -32,7 +32,12 @@ from distillchain_trainer.errors import WorkOrderInvalid
 from distillchain_trainer.launch.ending import Ending, carry_out, committed
 from distillchain_trainer.launch.environment import set_up_environment
 from distillchain_trainer.launch.place import read_place
-from distillchain_trainer.launch.termination import DEFAULT_TERMINATION_PATH, write_answer
+from distillchain_trainer.launch.termination import (
+    DEFAULT_TERMINATION_PATH,
+    clear_answer,
+    write_answer,
+    write_last_answer,
+)
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -67,8 +72,9 @@ def main(arguments: list[str], signals: Signals) -> int:
         asked = arguments in (["--help"], ["-h"])
         (sys.stdout if asked else sys.stderr).write(USAGE)
         return 0 if asked else 64
+    clear_answer()
     ending = carry_out(signals, functools.partial(_run, signals))
-    write_answer(ending.answer)
+    write_last_answer(ending.answer)
     return ending.exit_code
 
 

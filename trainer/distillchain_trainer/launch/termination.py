@@ -1,14 +1,19 @@
-"""The termination message: the stage's answer in one file of at most 4,096 bytes."""
+"""The termination message: the stage's answer in one file of at most 4,096 bytes.
+
+A stage that is committed answers at once, before its export and report. What ends the trainer later does not change
+that answer, only the exit code; the next attempt makes what is missing.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit
+from distillchain_api.wire.answer import TERMINATION_BYTES, Committed, Failed, Interrupted, fit, parse_answer
 from distillchain_api.wire.evidence import EvidenceSummary
 from distillchain_api.wire.work_order import TERMINATION_PATH_ENV
 
@@ -18,9 +23,37 @@ DEFAULT_TERMINATION_PATH = "/dev/termination-log"
 WARNING_BYTES = 300
 
 
+def clear_answer() -> None:
+    """Removes the answer of an earlier trainer from the file."""
+    with contextlib.suppress(OSError):  # mostly because there is none
+        os.truncate(_path(), 0)
+
+
+def write_last_answer(answer: Committed | Failed | Interrupted) -> None:
+    """Writes the answer of a trainer that ends, unless it has answered that the stage is committed."""
+    if isinstance(answer, Committed) or not _is_committed(answer.digest):
+        write_answer(answer)
+        return
+    why = answer.message if isinstance(answer, Failed) else "stopped from outside"
+    log.warning("the stage is committed; the next attempt makes its export or report", extra={"why": why})
+
+
+def _is_committed(digest: str) -> bool:
+    """Whether this trainer, or its rank 0, has written that the stage is committed."""
+    try:
+        written = parse_answer(Path(_path()).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return False
+    return isinstance(written, Committed) and written.digest == digest
+
+
+def _path() -> str:
+    return os.environ.get(TERMINATION_PATH_ENV) or DEFAULT_TERMINATION_PATH
+
+
 def write_answer(answer: Committed | Failed | Interrupted) -> None:
     """Writes in place and in one write: the kubelet mounts this very file, so nothing can be renamed over it."""
-    path = os.environ.get(TERMINATION_PATH_ENV) or DEFAULT_TERMINATION_PATH
+    path = _path()
     # Outside a pod there is no such file, and an ordinary user cannot create it.
     if path == DEFAULT_TERMINATION_PATH and not Path(path).exists():
         log.info("answer: %s", json.dumps(answer.to_document(), ensure_ascii=False))
