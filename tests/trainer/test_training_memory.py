@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillchain_trainer.engine.modes import Mode
+from distillchain_trainer.engine.saved_loop import SavedLoop
+from distillchain_trainer.engine.selection import BestSoFar
 from distillchain_trainer.errors import OutOfMemory
 from trainer.loop_parts import CLASSES, random_rows, recipe, train, train_until_stopped
 
@@ -80,6 +83,76 @@ def test_a_resumed_training_keeps_the_micro_batches_that_memory_allowed(tmp_path
 
     assert 0 < stopped.step < 8
     assert whole.weight.item() == second.weight.item() != 0
+
+
+@pytest.mark.parametrize("asked, want", [(8, 8), (None, 16), (2, 2), (1, 1)])
+def test_a_resumed_training_makes_micro_batches_of_the_size_that_is_asked_for_now(
+    tmp_path: Path, asked: int | None, want: int
+):
+    rows, training = random_rows(61), recipe(batch_size=16)
+    stopped = train_until_stopped(
+        _Small(room=1000), rows, training, tmp_path / "first", at_look=12, losses=_squares, micro_batch_size=2
+    )
+
+    progress = train(
+        _Small(room=1000), rows, training, tmp_path, losses=_squares, micro_batch_size=asked, resume_from=stopped.state
+    )
+
+    assert progress.micro_batch_size == want
+
+
+def test_what_memory_allowed_holds_for_the_size_that_was_asked_for(tmp_path: Path):
+    rows, training = random_rows(61), recipe(batch_size=16)
+    stopped = train_until_stopped(_Small(room=40), rows, training, tmp_path / "first", at_look=30, losses=_squares)
+
+    sizes = [
+        train(
+            _Small(room=1000), rows, training, tmp_path, losses=_squares, micro_batch_size=asked,
+            resume_from=stopped.state,
+        ).micro_batch_size
+        for asked in (None, 16, 12)
+    ]  # fmt: skip
+
+    assert sizes[0] == sizes[1] < 12
+    assert sizes[2] == 12
+
+
+SHORT = {"asked_rows": 16, "micro_rows": 4, "recomputes": True, "mode": Mode.EAGER}
+
+
+@pytest.mark.parametrize(
+    "saved, want",
+    [
+        pytest.param(SHORT, SHORT, id="the same size"),
+        pytest.param(
+            SHORT | {"asked_rows": 8},
+            {"asked_rows": 8, "micro_rows": None, "recomputes": False, "mode": None},
+            id="another size",
+        ),
+        pytest.param(SHORT | {"asked_rows": None}, SHORT | {"asked_rows": None}, id="of an earlier build"),
+    ],
+)
+def test_what_was_found_with_another_size_is_left_out(tmp_path: Path, saved: dict[str, Any], want: dict[str, Any]):
+    kept = SavedLoop(recent=[0.5], best=BestSoFar(measured=3), **saved)
+    kept.write(tmp_path)
+
+    assert SavedLoop.read(tmp_path, 16) == SavedLoop(recent=[0.5], best=BestSoFar(measured=3), **want)
+
+
+def test_a_split_model_keeps_the_size_with_which_all_processes_started_again(tmp_path: Path):
+    """The pod's next attempt asks for the larger size again, which has not fitted."""
+    eager = SimpleNamespace(micro_rows=4, recomputes=False)
+    stepper: Any = SimpleNamespace(work=SimpleNamespace(sharded=True), eager=eager, decided_mode=Mode.EAGER)
+    SavedLoop.of(stepper, 4, recent=[], best=BestSoFar()).write(tmp_path)
+
+    assert SavedLoop.read(tmp_path, 8).micro_rows == 4
+
+
+def test_a_state_of_an_earlier_build_is_read(tmp_path: Path):
+    """It has no size that was asked for, and always one that was used."""
+    (tmp_path / "loop.json").write_text('{"recent":[0.5],"microRows":2,"recomputes":true,"mode":"captured"}')
+
+    assert SavedLoop.read(tmp_path, 8) == SavedLoop(recent=[0.5], micro_rows=2, recomputes=True, mode=Mode.CAPTURED)
 
 
 def test_a_gpu_too_small_for_one_row_is_reported(tmp_path: Path):

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from distillchain_api.base import Record
 from distillchain_api.metrics import Metric
 from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import SelectedEpoch, SplitMetrics
@@ -27,6 +25,7 @@ from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
 from distillchain_trainer.engine.precision import best_device, device_of
 from distillchain_trainer.engine.progress import Meter, TrainingProgress
+from distillchain_trainer.engine.saved_loop import SavedLoop
 from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
 from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
 from distillchain_trainer.engine.step import ExtraLoss, RowLosses, Rows, Work
@@ -38,7 +37,6 @@ from distillchain_trainer.errors import LostPeers, StopRequested
 
 log = logging.getLogger(__name__)
 
-LOOP = "loop.json"
 SAVE_AGAIN_S = 60.0  # after a state could not be saved
 ROWS_SHARE = 0.2  # of the free memory of a GPU, for the training rows
 GPU_CHECK_STEPS = 50  # reading a loss from a GPU waits for the GPU, so losses are read in groups of so many steps
@@ -92,6 +90,11 @@ class Settings:
     best_by: Metric | None = None
     rows_per_epoch: int | None = None
 
+    @property
+    def asked_rows(self) -> int:
+        """Rows of one forward pass, if memory suffices."""
+        return min(self.micro_batch_size or self.training.batch_size, self.training.batch_size)
+
 
 def train(
     model: Any,
@@ -124,7 +127,7 @@ def train(
     saved = SavedLoop()
     if state is not None:
         load_state(state, work.optimizer, settings.world, extra=extra.module if extra else None)
-        saved = SavedLoop.parse((state / LOOP).read_bytes())
+        saved = SavedLoop.read(state, settings.asked_rows)
     selection = _prepare_selection(settings, saved.best, state)
     meter = Meter(first_step=first_step, recent=saved.recent, train_s_before=train_s_before)
     run = _Run(work, model, settings, history, hooks, saved, selection, meter, step=first_step)
@@ -172,20 +175,6 @@ def _prepare_selection(settings: Settings, best: BestSoFar, state: Path | None) 
     )
 
 
-class SavedLoop(Record):
-    """What the loop itself keeps in a state."""
-
-    recent: list[float] = Field(default_factory=list)
-    """Losses of the last steps: the mean that progress shows goes on, instead of starting from a single loss."""
-    micro_rows: int | None = None
-    """Smaller than asked for after memory was short."""
-    recomputes: bool = False
-    mode: Mode | None = None
-    """A resumed training goes on in the same mode, so that it gives the same result."""
-    best: BestSoFar = BestSoFar()
-    """The best epoch so far, with `selection: Best`."""
-
-
 class _Run:
     """One call of `train`: its steps, and what happens between them."""
 
@@ -207,10 +196,9 @@ class _Run:
         self.selection, self.meter = selection, meter
         self.selected: SelectedEpoch | None = None
         self.training = settings.training
-        micro_rows = min(settings.micro_batch_size or self.training.batch_size, self.training.batch_size)
         self.stepper = Stepper(
             work,
-            min(micro_rows, saved.micro_rows or micro_rows),
+            min(settings.asked_rows, saved.micro_rows or settings.asked_rows),
             pads_freely=settings.pads_freely,
             decided=saved.mode,
             recomputes=saved.recomputes,
@@ -325,16 +313,10 @@ class _Run:
         save_state(state, self.model, self.work.optimizer, self.work.world, extra=extra)
         if not self.work.world.is_main:
             return
-        kept = SavedLoop(
-            recent=self.meter.recent,
-            micro_rows=self.stepper.eager.micro_rows,
-            recomputes=self.stepper.eager.recomputes,
-            mode=self.stepper.decided_mode,
-            best=self.selection.best if self.selection else BestSoFar(),
-        )
+        best = self.selection.best if self.selection else BestSoFar()
+        SavedLoop.of(self.stepper, self.settings.asked_rows, recent=self.meter.recent, best=best).write(state)
         if self.selection is not None:
             self.selection.write_state(state)
-        (state / LOOP).write_text(kept.to_json(), encoding="utf-8")
 
     def _measure_epoch(self, epoch: int) -> None:
         if self.selection is not None and self.selection.best.measured >= epoch:
