@@ -100,19 +100,20 @@ class Connection:
                 config.load_incluster_config()
             else:
                 await config.load_kube_config(config_file=kubeconfig)
+            settings = client.Configuration.get_default_copy()
+            settings.proxy = settings.proxy or _proxy_of(settings.host)
+            # Both read the certificates.
+            trust, api = _trust(settings), client.ApiClient(settings)
         except (config.ConfigException, OSError) as error:
             raise BadSetting(
-                f"KUBECONFIG: got {kubeconfig or ''!r}, expected the path of a kubeconfig with a current context, or "
-                f"none in a pod with a service account ({error})"
+                f"KUBECONFIG: got {kubeconfig or ''!r}, expected the path of a kubeconfig with a current context and "
+                f"certificates in PEM, or none in a pod with a service account ({error})"
             ) from error
-        settings = client.Configuration.get_default_copy()
-        settings.proxy = settings.proxy or _proxy_of(settings.host)
-        api = client.ApiClient(settings)
         # The API server takes the name from it as the manager of the fields that are written.
         api.user_agent = f"distillchain-operator/{version('distillchain')}"
         sockets = OpenSockets()
         # Without a limit: each namespace has two watches. The number of workers limits the other requests.
-        connector = aiohttp.TCPConnector(limit=0, ssl=_trust(settings), socket_factory=sockets.create)
+        connector = aiohttp.TCPConnector(limit=0, ssl=trust, socket_factory=sockets.create)
         # The client's own session looks for a proxy and a .netrc at each request, which took a tenth of the CPU time.
         await api.rest_client.close()
         api.rest_client.pool_manager = aiohttp.ClientSession(connector=connector, read_bufsize=PAGE_BYTES)

@@ -11,6 +11,7 @@ import pytest
 
 from distillchain_operator.cluster import ApiError
 from distillchain_operator.connection import Connection
+from distillchain_operator.settings import BadSetting
 
 URL = "http://api.cluster.example:6443"
 
@@ -52,6 +53,21 @@ async def try_a_request() -> None:
 async def test_requests_name_the_operator(sent: list[dict[str, Any]]):
     await try_a_request()
     assert [found["headers"]["User-Agent"].partition("/")[0] for found in sent] == ["distillchain-operator"]
+
+
+@pytest.mark.parametrize("name", ["certificate-authority", "client-certificate"])
+async def test_a_certificate_that_is_none_is_a_bad_setting(name: str, tmp_path: Path):
+    damaged = tmp_path / "damaged.crt"
+    damaged.write_text("not a certificate")
+    content = json.loads((tmp_path / "config").read_text())
+    if name == "certificate-authority":
+        content["clusters"][0]["cluster"][name] = str(damaged)
+    else:
+        content["users"][0]["user"] = {name: str(damaged), "client-key": str(damaged)}
+    content["clusters"][0]["cluster"]["server"] = "https://api.cluster.example:6443"
+    (tmp_path / "config").write_text(json.dumps(content))
+    with pytest.raises(BadSetting, match="KUBECONFIG: got .*certificates in PEM"):
+        await Connection.open(answered=lambda *_: None)
 
 
 @pytest.mark.parametrize("exempt, proxy", [("", "http://127.0.0.1:9"), (".cluster.example", None)])
