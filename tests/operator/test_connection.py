@@ -66,7 +66,7 @@ async def test_a_certificate_that_is_none_is_a_bad_setting(name: str, tmp_path: 
         content["users"][0]["user"] = {name: str(damaged), "client-key": str(damaged)}
     content["clusters"][0]["cluster"]["server"] = "https://api.cluster.example:6443"
     (tmp_path / "config").write_text(json.dumps(content))
-    with pytest.raises(BadSetting, match="KUBECONFIG: got .*certificates in PEM"):
+    with pytest.raises(BadSetting, match=r"KUBECONFIG: got .*certificates in PEM"):
         await Connection.open(answered=lambda *_: None)
 
 
