@@ -158,7 +158,7 @@ def _run_stage(run: _Run, stage: PlannedStage) -> StageStatus:
             return _stopped(stage, attempt, started, _saved(end))
         # Someone else sent SIGTERM to the trainer. The pause keeps a loop of such signals from burning CPU.
         if end.exit_code == EXIT_INTERRUPTED:
-            run.view.note(f"stage {stage.name}: interrupted from outside; it continues from its saved state")
+            run.view.note(f"stage {stage.name}: {_saved(end)}")
             _pause(run.stops, run.backoff_s)
             continue
         crashes += 1
@@ -207,9 +207,9 @@ def _saved(end: AttemptResult) -> str:
     if isinstance(end.answer, Interrupted):
         return end.answer.message
     if isinstance(end.answer, Committed):
-        return "stopped after it was committed; the next run makes its export or report"
+        return "stopped after it was committed; the next attempt makes its export or report"
     why = f" ({end.answer.message})" if isinstance(end.answer, Failed) else ""
-    return f"stopped from outside before it could save{why}; the next run continues from its last saved state"
+    return f"stopped from outside before it could save{why}; the next attempt continues from its last saved state"
 
 
 def _pause(stops: StopSignals, seconds: float) -> None:

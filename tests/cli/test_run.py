@@ -195,20 +195,28 @@ def test_a_failure_ends_with_exit_code_1_and_the_sentence_of_the_trainer(tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_an_interruption_does_not_count_as_a_retry_and_is_followed_by_a_pause(
+def test_an_interruption_says_what_is_saved_is_no_retry_and_is_followed_by_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     plan = build_plan(read_chain(str(write_chain(tmp_path, stages=["mini"], template={"retries": 0}))))
-    act = "if attempt < 3:\n    answer('Interrupted', step=1, message='m')\n    sys.exit(75)\ncommit()"
+    act = (
+        f"if attempt == 1:\n    answer('Interrupted', step=7, message='{SAVED}')\n    sys.exit(75)\n"
+        "commit()\nif attempt == 2:\n    sys.exit(75)"
+    )
     monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
     pauses: list[float] = []
     monkeypatch.setattr("distillchain_cli.run._pause", lambda _stops, seconds: pauses.append(seconds))
 
-    status = run_chain(plan, RunFolder(tmp_path), view=a_view())
+    lines = io.StringIO()
+
+    status = run_chain(plan, RunFolder(tmp_path), view=PlainView(lines, metric="accuracy"))
 
     assert status.phase == "Succeeded"
     assert attempts_of(tmp_path) == 3
     assert pauses == [1.0, 1.0]
+    notes = lines.getvalue().splitlines()
+    assert f"stage mini: {SAVED}" in notes
+    assert "stage mini: stopped after it was committed; the next attempt makes its export or report" in notes
 
 
 @pytest.mark.parametrize(
@@ -217,12 +225,12 @@ def test_an_interruption_does_not_count_as_a_retry_and_is_followed_by_a_pause(
         pytest.param(f"answer('Interrupted', step=7, message='{SAVED}')\nsys.exit(75)", SAVED, id="saved"),
         pytest.param(
             "answer('Failed', failureClass='StorageUnavailable', message='it is away')\nsys.exit(74)",
-            "stopped from outside before it could save (it is away); the next run continues from its last saved state",
+            "stopped from outside before it could save (it is away); the next attempt continues from its last saved state",
             id="could not save",
         ),
         pytest.param(
             "sys.exit(75)",
-            "stopped from outside before it could save; the next run continues from its last saved state",
+            "stopped from outside before it could save; the next attempt continues from its last saved state",
             id="no answer",
         ),
     ],

@@ -116,14 +116,14 @@ def test_ctrl_c_reaches_the_trainer_once_and_the_run_says_how_to_continue(tmp_pa
     ]
 
 
-def test_ctrl_c_after_the_commit_says_what_the_next_run_makes(tmp_path: Path):
+def test_ctrl_c_after_the_commit_says_what_the_next_attempt_makes(tmp_path: Path):
     write_chain(tmp_path, stages=["mini"], template={"export": {"onnx": {}}})
     run = TestRun(tmp_path, "commit()\n" + script_until_stopped("sys.exit(75)"))
 
     run.press_ctrl_c()
     messages = run.stderr_at_end()
 
-    assert "stopped: stopped after it was committed; the next run makes its export or report" in messages
+    assert "stopped: stopped after it was committed; the next attempt makes its export or report" in messages
 
 
 def test_a_stop_of_a_control_says_how_to_continue_and_leaves_the_chain_succeeded(tmp_path: Path):
