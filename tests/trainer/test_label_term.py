@@ -67,14 +67,27 @@ def test_it_is_the_formula_and_what_torch_computes(smoothing: float, weights: di
     logits, targets = torch.randn(7, 3, dtype=torch.float64), torch.randint(0, 3, (7,))
     w = torch.tensor([0.5, 1.0, 3.0] if weights else [1.0] * 3, dtype=torch.float64)
     log_p = logits.numpy() - np.log(np.exp(logits.numpy()).sum(-1, keepdims=True))
-    of_label = -(w.numpy()[targets] * log_p[np.arange(7), targets])
-    want = (1 - smoothing) * of_label + smoothing / 3 * -(w.numpy() * log_p).sum(-1)
+    smoothed = (1 - smoothing) * -log_p[np.arange(7), targets] + smoothing / 3 * -log_p.sum(-1)
 
     got = a_term(label_smoothing=smoothing, class_weights=weights).losses(logits, targets)
 
-    np.testing.assert_allclose(got.numpy(), want)
-    of_torch = torch.nn.functional.cross_entropy(logits, targets, weight=w, label_smoothing=smoothing)
-    torch.testing.assert_close(got.sum() / w[targets].sum(), of_torch)
+    np.testing.assert_allclose(got.numpy(), w.numpy()[targets] * smoothed)
+    # Only with one of the two: torch would also weigh the share that each row gives to the other classes.
+    if not (smoothing and weights):
+        of_torch = torch.nn.functional.cross_entropy(logits, targets, weight=w, label_smoothing=smoothing)
+        torch.testing.assert_close(got.sum() / w[targets].sum(), of_torch)
+
+
+def test_a_smoothed_row_of_a_frequent_class_is_not_taught_the_rare_one():
+    # 97 rows of a, 3 of b: balanced, b weighs 32 times as much as a.
+    targets = torch.tensor([0] * 97 + [1] * 3)
+    term = a_term(targets, ("a", "b"), balanced_classes=True, label_smoothing=0.1)
+    # The probability of a that costs a row of a least.
+    shares = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+
+    losses = term.losses(torch.stack([shares.log(), (1 - shares).log()], dim=-1), torch.zeros(99, dtype=torch.int64))
+
+    assert shares[losses.argmin()].item() == pytest.approx(0.95)
 
 
 @given(cut=st.integers(1, 11), seed=st.integers(0, 5))

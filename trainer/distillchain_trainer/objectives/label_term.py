@@ -1,7 +1,8 @@
 """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7) and class weights.
 
 With w the weight of the true class y, C classes, smoothing e and p the student's probabilities, a row's loss is
-(1 - e) * -w[y] ln p[y] + e / C * sum over c of -w[c] ln p[c], as torch.nn.functional.cross_entropy defines it.
+w[y] * ((1 - e) * -ln p[y] + e / C * sum over c of -ln p[c]). torch.nn.functional.cross_entropy weighs each term of the
+sum by its own class: beside a class of 3 % of the rows, every row of the others would then teach the rare class.
 """
 
 from __future__ import annotations
@@ -48,13 +49,11 @@ class LabelTerm:
         labels = torch.where(targets < 0, NO_LABEL, targets).reshape(-1)
         rows = wide(logits).reshape(-1, logits.shape[-1])
         losses = torch.nn.functional.cross_entropy(
-            rows,
-            labels,
-            weight=None if self.weights is None else self.weights.to(rows.dtype),
-            label_smoothing=self.smoothing,
-            ignore_index=NO_LABEL,
-            reduction="none",
+            rows, labels, label_smoothing=self.smoothing, ignore_index=NO_LABEL, reduction="none"
         )
+        if self.weights is not None:
+            # Rows without a label cost 0, whatever they weigh.
+            losses = losses * self.weights.to(rows.dtype)[labels.clamp(min=0)]
         return losses.reshape(targets.shape)
 
 
