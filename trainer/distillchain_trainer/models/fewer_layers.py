@@ -14,6 +14,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from distillchain_api.faults import got
 from distillchain_api.resource.from_teacher import FromTeacher
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.checkpoint_files import INDEX, WANTED, read_header, read_json, weight_files
@@ -53,6 +54,12 @@ def with_fewer_layers(
         raise CheckpointInvalid(
             f"{field}.{stated}: {error}; the teacher {teacher.uri} has {count} {'layer' if count == 1 else 'layers'}"
         ) from error
+    if config.model_type == "modernbert" and chosen[0] != 0:
+        # Its norm would be left over, and the student refused as a checkpoint of mixed files.
+        raise CheckpointInvalid(
+            f"{field}.indices: {got(chosen)}, expected layer 0 among them: in a modernbert it is the one that is built "
+            "without a norm of its own, so no other can be the first"
+        )
     folder.mkdir(parents=True)
     _copy_other_files(teacher.folder, folder)
     _write_config(teacher, config, chosen, folder)
