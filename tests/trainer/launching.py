@@ -44,7 +44,7 @@ def wait_for_stop(signals):
     with signals.deferred():
         while not signals.requested:
             time.sleep(0.01)
-def stage(order, *, attempt, folder, reporter, signals, warnings, on_committed=None):
+def stage(order, *, attempt, folder, reporter, signals, warnings, on_committed=None, fitting_rows=None):
     mark("started")
 {body}
     return Committed.parse({committed!r})

@@ -76,6 +76,7 @@ def train(
     keep: list[tuple[Path, int]] | None = None,
     saves: bool = True,
     extra: ExtraLoss | None = None,
+    fitting_rows: int | None = None,
 ) -> TrainingProgress:
     def save(state: Path, progress: TrainingProgress, stops: bool) -> bool:
         if keep is not None:
@@ -86,7 +87,13 @@ def train(
         model,
         rows,
         losses,
-        loop.Settings(training, micro_batch_size=micro_batch_size, folder=folder, save_interval_s=3600.0),
+        loop.Settings(
+            training,
+            micro_batch_size=micro_batch_size,
+            folder=folder,
+            save_interval_s=3600.0,
+            fitting_rows=fitting_rows,
+        ),
         resume_from=resume_from,
         train_s_before=0.0,
         history=history or History([]),

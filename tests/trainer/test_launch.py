@@ -298,13 +298,14 @@ def test_warnings_of_the_environment_reach_the_ranks_and_are_logged_once(nodes: 
 
 
 SHORT = """
-(shared / f"seen-{rank}-{order.micro_batch_size}").write_text(json.dumps([attempt, sorted(warnings.sentences)]))
-if order.micro_batch_size is None or order.micro_batch_size > 1:
+(shared / f"seen-{rank}-{fitting_rows}").write_text(json.dumps([attempt, sorted(warnings.sentences)]))
+assert order.micro_batch_size is None, "what the user asks for stays"
+if fitting_rows != 1:
     (folder / "left").touch()
-    mark(f"wrote-{order.micro_batch_size}")
+    mark(f"wrote-{fitting_rows}")
     if rank == 1:
-        wait_for(f"wrote-{order.micro_batch_size}", 0)
-        rows = {None: 8, 8: 3, 3: 1}[order.micro_batch_size]
+        wait_for(f"wrote-{fitting_rows}", 0)
+        rows = {None: 8, 8: 3, 3: 1}[fitting_rows]
         raise errors.MicroBatchTooLarge("too little memory", rows=rows)
     time.sleep(600)
 assert not list(folder.iterdir())
@@ -330,7 +331,7 @@ def test_ranks_start_again_with_smaller_micro_batches_until_memory_suffices(node
 def test_a_stop_while_ranks_start_again_ends_with_75(nodes: Nodes):
     node = nodes.start(
         """
-if order.micro_batch_size is None and rank == 1:
+if fitting_rows is None and rank == 1:
     raise errors.MicroBatchTooLarge("too little memory", rows=8)
 wait_for_stop(signals)
 raise errors.StopRequested(3)

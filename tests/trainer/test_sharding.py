@@ -13,7 +13,7 @@ from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.errors import StopRequested
 from trainer.launching import Nodes
-from trainer.parts import StopAfter, an_order, manifest_of, new_student, run_here, weights_of, write_data
+from trainer.parts import StopAfter, an_order, manifest_of, new_student, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
     a_device_that_counts_weights,
@@ -106,7 +106,8 @@ sys.path.insert(0, {str(TESTS)!r})
 from trainer.rank_parts import short_memory
 short_memory(rank)
 return real_stage(
-    order, attempt=attempt, folder=folder, reporter=reporter, signals=signals, warnings=warnings
+    order, attempt=attempt, folder=folder, reporter=reporter, signals=signals, warnings=warnings,
+    fitting_rows=fitting_rows
 )
 """,
         order=order,
@@ -155,9 +156,12 @@ def test_a_sharded_state_is_resumed_by_one_process_and_its_state_by_several(root
     order = an_order_in(root)
     (first, *_) = start_stage(Attempt(order, "first", stop_after=(1, 20)), root, 2).wait()
     assert first["step"] > 0
+    larger = order.model_copy(update={"micro_batch_size": 5})
     with pytest.raises(StopRequested) as second:
-        run_here(order, root, attempt="second", signals=StopAfter(10))
+        run_here(larger, root, attempt="second", signals=StopAfter(10))
     assert second.value.step > first["step"]
+    (state,) = root.glob(f"store/stages/{order.digest}/resume/*-second-*/index.json")
+    assert read_json(state)["microBatchSize"] == 5, "what is asked for now, and not the 4 of before"
 
     answer = start_stage(Attempt(order, "third"), root, 3).answers()[0]
 

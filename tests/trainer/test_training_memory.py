@@ -141,11 +141,21 @@ def test_what_was_found_with_another_size_is_left_out(tmp_path: Path, saved: dic
 
 def test_a_split_model_keeps_the_size_with_which_all_processes_started_again(tmp_path: Path):
     """The pod's next attempt asks for the larger size again, which has not fitted."""
-    eager = SimpleNamespace(micro_rows=4, recomputes=False)
-    stepper: Any = SimpleNamespace(work=SimpleNamespace(sharded=True), eager=eager, decided_mode=Mode.EAGER)
-    SavedLoop.of(stepper, 4, recent=[], best=BestSoFar()).write(tmp_path)
+    rows, training = random_rows(61), recipe(batch_size=16)
+    stopped = train_until_stopped(
+        _Small(room=1000), rows, training, tmp_path / "first", at_look=12, losses=_squares, micro_batch_size=8,
+        fitting_rows=4,
+    )  # fmt: skip
 
-    assert SavedLoop.read(tmp_path, 8).micro_rows == 4
+    sizes = [
+        train(
+            _Small(room=1000), rows, training, tmp_path, losses=_squares, micro_batch_size=asked,
+            resume_from=stopped.state,
+        ).micro_batch_size
+        for asked in (8, 12, 2)
+    ]  # fmt: skip
+
+    assert sizes == [4, 12, 2]
 
 
 def test_a_state_of_an_earlier_build_is_read(tmp_path: Path):

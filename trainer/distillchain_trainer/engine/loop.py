@@ -78,6 +78,7 @@ class Settings:
         sharded: split weights, gradients and moments over them.
         best_by: the metric on validation by which the best epoch is chosen; None: the weights of the last epoch stay.
         rows_per_epoch: rows are repeated up to this number; None: every row once.
+        fitting_rows: rows of one forward pass, after memory was short for more; None: it was not.
     """
 
     training: Training
@@ -89,11 +90,20 @@ class Settings:
     sharded: bool = False
     best_by: Metric | None = None
     rows_per_epoch: int | None = None
+    fitting_rows: int | None = None
 
     @property
     def asked_rows(self) -> int:
         """Rows of one forward pass, if memory suffices."""
         return min(self.micro_batch_size or self.training.batch_size, self.training.batch_size)
+
+    def micro_rows(self, saved: int | None) -> int:
+        """Rows of one forward pass, as far as it is known what memory suffices for.
+
+        Args:
+            saved: from a saved state; None: not known.
+        """
+        return min(rows for rows in (self.asked_rows, self.fitting_rows, saved) if rows is not None)
 
 
 def train(
@@ -198,7 +208,7 @@ class _Run:
         self.training = settings.training
         self.stepper = Stepper(
             work,
-            min(settings.asked_rows, saved.micro_rows or settings.asked_rows),
+            settings.micro_rows(saved.micro_rows),
             pads_freely=settings.pads_freely,
             decided=saved.mode,
             recomputes=saved.recomputes,

@@ -46,8 +46,7 @@ class SavedLoop(Record):
         """What a state keeps of a running loop."""
         return cls(
             recent=recent,
-            # A training that splits the model starts again if memory is short, and then asks for fewer rows by itself.
-            asked_rows=None if stepper.work.sharded else asked_rows,
+            asked_rows=asked_rows,
             micro_rows=stepper.eager.micro_rows,
             recomputes=stepper.eager.recomputes,
             mode=stepper.decided_mode,

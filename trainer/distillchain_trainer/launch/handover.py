@@ -25,6 +25,8 @@ class RankStart(Document):
     """File for the RankEnd."""
     warnings: list[str] = []
     """What the launcher has found; it has logged them."""
+    fitting_rows: int | None = None
+    """Rows of a micro-batch, after memory was short for more; None: it was not."""
 
 
 class RankEnd(Document):

@@ -134,7 +134,12 @@ class _Launcher:
     def _start_ranks(self, attempt: str) -> Ranks:
         Path(self._start.folder).mkdir()
         start = self._start.model_copy(
-            update={"attempt": attempt, "end": f"{self._start.end}-{attempt}", "warnings": self._warnings()}
+            update={
+                "attempt": attempt,
+                "end": f"{self._start.end}-{attempt}",
+                "warnings": self._warnings(),
+                "fitting_rows": self._shortage.smaller_rows if self._shortage else None,
+            }
         )
         log.info("ranks start", extra={"node": self._place.node, "ranks": self._place.processes, "attempt": attempt})
         return Ranks(self._order, self._place, start, progress=self._progress, on_end=self._on_rank_end)
@@ -165,7 +170,6 @@ class _Launcher:
         self._own = self._cause = None
         self._are_stopping = False
         shutil.rmtree(self._start.folder)
-        self._order = self._order.model_copy(update={"micro_batch_size": short.smaller_rows})
         self._shortage = short
 
     def _warnings(self) -> list[str]:

@@ -57,6 +57,7 @@ def _run(start: RankStart, rank: int, signals: Signals, order: WorkOrder, progre
         signals=signals,
         warnings=StageWarnings(start.warnings),
         on_committed=write_answer,
+        fitting_rows=start.fitting_rows,
     )
     return committed(answer)
 

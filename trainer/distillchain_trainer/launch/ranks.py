@@ -18,7 +18,7 @@ from pathlib import Path
 
 from distillchain_api.failures import EXIT_CODE, EXIT_INTERRUPTED, FailureClass
 from distillchain_api.faults import BadDocument
-from distillchain_api.wire.work_order import WORK_ORDER_ENV, WorkOrder
+from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.launch.ending import CRASH_EXIT_CODE, Ending, failure, interrupted
 from distillchain_trainer.launch.handover import RANK_ENV, RankEnd, RankStart
 from distillchain_trainer.launch.place import Place, rank_variables
@@ -65,8 +65,7 @@ class Ranks:
         with _held_back(signal.SIGUSR1):  # it would end a rank that has no handler for it yet
             process = subprocess.Popen(
                 RANK_COMMAND,
-                # The order may be another one than this process has got.
-                env={**os.environ, **variables, RANK_ENV: mine.to_json(), WORK_ORDER_ENV: self._order.to_json()},
+                env={**os.environ, **variables, RANK_ENV: mine.to_json()},
                 stdin=subprocess.DEVNULL,
                 # The progress of the other ranks would repeat that of rank 0.
                 stdout=progress if rank == 0 else subprocess.DEVNULL,

@@ -34,6 +34,7 @@ class Context:
     Attributes:
         folder: for files in the making, shared by the processes of a node; empty at the start.
         world: the processes that carry out the attempt.
+        fitting_rows: rows of a micro-batch, after memory was short for more; None: it was not.
         tracking: the trackers of the stage, once it trains; on rank 0 alone.
     """
 
@@ -45,6 +46,7 @@ class Context:
     signals: Signals
     warnings: StageWarnings = field(default_factory=StageWarnings)
     world: World = ALONE
+    fitting_rows: int | None = None
     tracking: Tracking = field(default_factory=Tracking)
     started_at: str = field(default_factory=utc_now)
     started_s: float = field(default_factory=time.monotonic)

@@ -41,6 +41,7 @@ def run_stage(
     signals: Signals,
     warnings: StageWarnings | None = None,
     on_committed: Callable[[Committed], None] | None = None,
+    fitting_rows: int | None = None,
 ) -> Committed:
     """Carries out a work order, or adopts what is committed already.
 
@@ -52,6 +53,7 @@ def run_stage(
         warnings: what was found before the stage began.
         on_committed: called by rank 0 once the stage is committed, before its exports and report. If the process is
             killed while it makes them, the stage is committed all the same.
+        fitting_rows: see Context.
     Raises: StageError with a sentence that a user can act on; StopRequested.
     """
     world = join_world()
@@ -63,7 +65,8 @@ def run_stage(
             region=address.region,
             encryption=address.encryption.put_fields if address.encryption else None,
         )
-        context = Context(order, store, attempt, folder, reporter, signals, warnings or StageWarnings(), world)
+        warnings = warnings or StageWarnings()
+        context = Context(order, store, attempt, folder, reporter, signals, warnings, world, fitting_rows)
         if order.teacher_pass:
             return run_pass(context)
         if order.evidence is not None:

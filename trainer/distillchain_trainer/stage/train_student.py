@@ -114,6 +114,7 @@ class StudentTraining:
             sharded=context.is_sharded,
             best_by=order.task.deciding_metric if order.training.selection == "Best" else None,
             rows_per_epoch=len(self.prepared.data.taught),
+            fitting_rows=context.fitting_rows,
         )
 
     def _hooks(self) -> Hooks:
