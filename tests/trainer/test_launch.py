@@ -328,6 +328,41 @@ def test_ranks_start_again_with_smaller_micro_batches_until_memory_suffices(node
     ]
 
 
+TRACKER = """
+import sys, time
+from pathlib import Path
+folder, seen, until = map(Path, sys.argv[1:])
+end = time.monotonic() + 60
+while time.monotonic() < end and not until.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(time.monotonic())).touch()
+    seen.touch()
+"""
+
+
+def test_ranks_start_again_although_a_tracker_of_those_before_still_writes(nodes: Nodes):
+    """It has a session of its own, so it is not killed with its rank, and has 20 s to close its run."""
+    (nodes.root / "tracker.py").write_text(TRACKER)
+    node = nodes.start(
+        f"""
+if fitting_rows is None:
+    if rank == 1:
+        import subprocess
+        places = [folder / "tracking", shared / "tracks-1", shared / "again-0"]
+        subprocess.Popen([sys.executable, {str(nodes.root / "tracker.py")!r}, *places], start_new_session=True)
+        wait_for("tracks", 1)
+        raise errors.MicroBatchTooLarge("too little memory", rows=8)
+    time.sleep(600)
+mark("again")
+assert not list(folder.iterdir())
+"""
+    )
+
+    code, answer = node.ends()
+
+    assert (code, type(answer)) == (0, Committed), node.log
+
+
 def test_a_stop_while_ranks_start_again_ends_with_75(nodes: Nodes):
     node = nodes.start(
         """

@@ -76,6 +76,7 @@ class _Launcher:
         self._place = place
         self._start = start
         self._progress = progress
+        self._folder = Path(start.folder)
         self._group = self._build_group()
         self._ranks: Ranks | None = None
         self._ends: dict[int, Ending] = {}
@@ -132,10 +133,12 @@ class _Launcher:
             self._ranks.kill()
 
     def _start_ranks(self, attempt: str) -> Ranks:
-        Path(self._start.folder).mkdir()
+        self._folder = Path(f"{self._start.folder}-{attempt}")
+        self._folder.mkdir()
         start = self._start.model_copy(
             update={
                 "attempt": attempt,
+                "folder": str(self._folder),
                 "end": f"{self._start.end}-{attempt}",
                 "warnings": self._warnings(),
                 "fitting_rows": self._shortage.smaller_rows if self._shortage else None,
@@ -169,7 +172,8 @@ class _Launcher:
         self._ends, self._timers = {}, []
         self._own = self._cause = None
         self._are_stopping = False
-        shutil.rmtree(self._start.folder)
+        # A tracker of the ranks that were killed may still write there, so the next ranks have another folder.
+        shutil.rmtree(self._folder, ignore_errors=True)
         self._shortage = short
 
     def _warnings(self) -> list[str]:
