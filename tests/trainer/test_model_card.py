@@ -142,6 +142,21 @@ def test_a_chain_of_the_hub_names_base_model_and_data_as_the_hub_does():
     assert "| root teacher | unknown |" in card.content
 
 
+def test_an_error_is_written_in_its_own_unit_however_small_or_large():
+    from distillchain_report.model import Estimate
+
+    metrics = {"validation": {"mae": 7.00139e-07, "mse": 1.2e12, "pearson": 0.95}}
+    model = a_manifest().student.model_dump(mode="json", by_alias=True) | {"metrics": metrics}
+    task = {"type": "Regression", "dataset": {"uri": "s3://d/x"}, "metric": "mae"}
+    manifest = a_manifest(teacher=model, student=model, recipe=a_manifest().recipe | {"task": task})
+    estimates = {"mae": Estimate(value=7.00139e-07, low=6.1e-07, high=7.95e-07), "mse": Estimate(value=1.2e12)}
+
+    card = render_card(CardFacts(manifest, estimates={"validation": estimates}))
+
+    assert "| validation | mae | 7.00139e-07 | 6.1e-07 to 7.95e-07 | 7.00139e-07 |" in card
+    assert "| validation | mse | 1200000000000 |" in card
+
+
 def test_text_of_the_user_stays_text_in_the_card():
     hostile = "a|b\n# not a title <script>alert(1)</script> ---"
     student = a_manifest().student.model_copy(update={"doubt": hostile})

@@ -158,6 +158,17 @@ def test_numbers_in_another_unit_are_a_warning():
     ]
 
 
+def test_the_predictions_of_a_file_are_those_that_were_measured(tmp_path: Path):
+    # Neighbours of float32 around a time in seconds, a ratio and a small share.
+    first = np.float32([1.7e9, 4 / 3, 1e-5])
+    outputs = np.concatenate([first, np.nextafter(first, np.float32(np.inf))])
+
+    a_model(outputs, range(6)).write_predictions(tmp_path / "predictions.jsonl")
+
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["predicted"] for line in lines] == outputs.tolist()
+
+
 class TestStandardUnits:
     """The head trains in standard units, and the saved checkpoint gives the units of the data."""
 

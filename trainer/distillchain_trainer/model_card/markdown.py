@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import yaml
 
+from distillchain_api.metrics import Metric, format_for_status
 from distillchain_api.resource.stage import TEACHER_STAGE
+from distillchain_api.tasks import task_types
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_report.markdown_text import plain, table
 from distillchain_report.model import Estimate
@@ -59,13 +64,13 @@ def _use(facts: CardFacts) -> str:
 
 
 def _results(facts: CardFacts) -> str:
-    teacher = facts.manifest.teacher
+    teacher, task = facts.manifest.teacher, facts.manifest.recipe["task"]
     rows = []
     for split, estimates in facts.estimates.items():
         taught = (teacher.metrics.validation if split == "validation" else teacher.metrics.test) if teacher else None
         for name, estimate in estimates.items():
-            theirs = f"{taught[name]:.4f}" if taught and name in taught else ""
-            rows.append([split, name, f"{estimate.value:.4f}", _interval(estimate), theirs])
+            theirs = _written(task, name, taught[name]) if taught and name in taught else ""
+            rows.append([split, name, _written(task, name, estimate.value), _interval(task, name, estimate), theirs])
     head = ["split", "metric", "value", "95 % interval", "its teacher"]
     speed = facts.manifest.student.examples_per_second
     device = plain(facts.manifest.environment.get("device", "an unknown device"))
@@ -84,10 +89,17 @@ def _selection(manifest: Manifest) -> str:
     )
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(task: Mapping[str, Any], name: str, estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{estimate.low:.4f} to {estimate.high:.4f}"
+    return f"{_written(task, name, estimate.low)} to {_written(task, name, estimate.high)}"
+
+
+def _written(task: Mapping[str, Any], name: str, value: float) -> str:
+    """A value of a metric. Only a share has four decimals: an error may be a millionth, and a billion."""
+    known = task_types().get(task["type"])
+    metrics = {metric.name: metric for metric in (known.metrics if known else ())}
+    return format_for_status(value, metrics.get(name, Metric(name, name, is_share=False)))
 
 
 def _lineage(facts: CardFacts) -> str:
@@ -108,9 +120,9 @@ def _further_teachers(manifest: Manifest) -> str:
     """The teachers beside the stage before, if there are some."""
     if not manifest.further_teachers:
         return ""
-    metric = manifest.recipe["task"].get("metric", "")
+    task = manifest.recipe["task"]
     rows = [
-        [other.name, f"{other.share:.0%}", *_model(other.facts), _validation(other.facts, metric)]
+        [other.name, f"{other.share:.0%}", *_model(other.facts), _validation(task, other.facts)]
         for other in manifest.further_teachers
     ]
     head = ["further teacher", "share", "weights", "parameters", "on validation"]
@@ -118,9 +130,10 @@ def _further_teachers(manifest: Manifest) -> str:
     return f"\n\n{intro}\n\n{table(head, rows)}"
 
 
-def _validation(model: ModelFacts, metric: str) -> str:
+def _validation(task: Mapping[str, Any], model: ModelFacts) -> str:
+    metric = task.get("metric", "")
     value = model.metrics.validation.get(metric)
-    return "" if value is None else f"{metric} {value:.4f}"
+    return "" if value is None else f"{metric} {_written(task, metric, value)}"
 
 
 def _model(model: ModelFacts) -> list[str]:

@@ -63,6 +63,6 @@ class Predicted:
         """Lines of distillchain_api.wire.records.NumberPrediction."""
         with path.open("w", encoding="utf-8") as file:
             for row, (truth, number) in enumerate(zip(self.truth, self.numbers, strict=True)):
-                # float32 has about seven significant digits.
-                line = {"row": row, "target": float(truth), "predicted": float(f"{number:.8g}")}
+                # Not rounded: numbers may be much larger than their differences, and intervals are computed from these.
+                line = {"row": row, "target": float(truth), "predicted": float(number)}
                 file.write(json.dumps(line) + "\n")
