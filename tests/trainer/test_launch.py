@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -200,6 +201,27 @@ raise errors.StopRequested(3)
     node.until_marked("waits", 0, 1)
 
     os.kill(int((node.shared / "pid-1").read_text()), signal.SIGTERM)
+
+    assert node.ends()[0] == 75, node.log
+
+
+@pytest.mark.parametrize("joins", [0, 1])
+def test_a_stop_while_ranks_wait_for_each_other_ends_them(nodes: Nodes, joins: int):
+    """The one that had come waited within torch for ten minutes, because the other one had stopped before it came."""
+    node = nodes.start(
+        f"""
+if rank == {joins}:
+    from distillchain_trainer.engine import joining, world
+    mark("joins")
+    world.join_world(signals.deferred)
+wait_for_stop(signals)
+raise errors.StopRequested
+"""
+    )
+    node.until_marked("joins", joins)
+    time.sleep(0.5)  # so that it waits
+
+    node.stop()
 
     assert node.ends()[0] == 75, node.log
 

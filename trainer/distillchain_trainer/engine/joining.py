@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -29,8 +31,20 @@ FLIGHT_RECORDER = {
 }
 
 
-def join(rank: int, size: int, local_rank: int) -> Peers:
-    """Waits for all processes and connects them.
+CONNECT_S = 5.0  # of one try to reach rank 0
+RETRY_S = 0.1
+
+
+def join(
+    rank: int,
+    size: int,
+    local_rank: int,
+    deferred: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Peers:
+    """Waits for all processes and connects them. A signal interrupts the wait.
+
+    Args:
+        deferred: holds signals back while the processes connect, which all must do together.
 
     Raises: LostPeers when some do not come; WorkOrderInvalid when this pod has more processes than GPUs.
     """
@@ -49,7 +63,11 @@ def join(rank: int, size: int, local_rank: int) -> Peers:
         torch.cuda.set_device(local_rank)
     started_s = time.monotonic()
     listener = _listen(host, port) if rank == 0 else None
+    # torch waits as well, but no signal can interrupt it: a process that has to stop would wait for others that stopped
+    # before they came.
     try:
+        if listener is None:
+            _wait_for_rank_0(host, port)
         store = TCPStore(
             host,
             port,
@@ -59,13 +77,14 @@ def join(rank: int, size: int, local_rank: int) -> Peers:
             wait_for_workers=False,
             master_listen_fd=listener,
         )
-        dist.init_process_group(
-            backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
-        )
         # A connection of its own: NCCL's threads use the other one, and a request blocks its connection.
         peers = Peers(PrefixStore("peers", store.clone()), rank, size)
-        peers.meet("start")
-    except RuntimeError as error:
+        peers.meet(f"start at {host}:{port}", within_s=COLLECTIVE_TIMEOUT.total_seconds())
+        with deferred():
+            dist.init_process_group(
+                backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
+            )
+    except (RuntimeError, TimeoutError) as error:
         raise LostPeers(
             f"lost the other processes of the stage: rank {rank} of {size}, start at {host}:{port}, after "
             f"{time.monotonic() - started_s:.0f} s"
@@ -81,6 +100,19 @@ def check_gpus(processes: int, *, found: int) -> None:
             f"parallelism.processesPerNode: got {processes}, but the pod has {found} GPU{'s' * (found != 1)}; expected "
             "one GPU for each process: lower processesPerNode, or raise the number of GPUs in resources"
         )
+
+
+def _wait_for_rank_0(host: str, port: int) -> None:
+    """Returns when rank 0 listens. Raises: TimeoutError."""
+    deadline = time.monotonic() + COLLECTIVE_TIMEOUT.total_seconds()
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_S).close()
+        except OSError:  # it has not started yet, or its name is not in the DNS yet
+            time.sleep(RETRY_S)
+        else:
+            return
+    raise TimeoutError(f"rank 0 does not listen at {host}:{port}")
 
 
 def _listen(host: str, port: int) -> int:

@@ -54,13 +54,13 @@ class Peers:
     size: int
     calls: int = 0
 
-    def meet(self, what: str) -> None:
-        """Returns when all ranks have called it. Raises: LostPeers."""
+    def meet(self, what: str, *, within_s: float | None = None) -> None:
+        """Returns when all ranks have called it. Raises: LostPeers, also if that takes longer than `within_s`."""
         key = self._next_key()
         with self._reaching(what):
             if self.store.add(f"{key}/arrived", 1) == self.size:
                 self.store.set(f"{key}/all", "")
-            self._wait_for(f"{key}/all")
+            self._wait_for(f"{key}/all", within_s=within_s)
 
     def document_of(self, source: int, build: Callable[[], str], what: str) -> str:
         """What `build` returns on rank `source`, which alone calls it, and does not wait for the others.
@@ -123,11 +123,14 @@ class Peers:
         self.calls += 1
         return str(self.calls)
 
-    def _wait_for(self, key: str) -> None:
+    def _wait_for(self, key: str, *, within_s: float | None = None) -> None:
         # Polled, because a wait within the store could not be interrupted by a signal or watch for a failure.
         pause_s, longest_s = FIRST_POLL_S, max(LAST_POLL_S, POLL_S_PER_RANK * self.size)
+        since_s = time.monotonic()
         while not self.store.check([key]):
             self.raise_failure()
+            if within_s is not None and time.monotonic() - since_s > within_s:
+                raise RuntimeError(f"{key} was not written in time")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, longest_s)
 

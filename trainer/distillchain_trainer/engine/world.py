@@ -199,8 +199,14 @@ def _leave_after(error: BaseException, peers: Peers) -> None:
 ALONE = World()
 
 
-def join_world() -> World:
-    """The processes of this stage by the variables of torch's launcher, once all have come. Raises: LostPeers."""
+def join_world(
+    deferred: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> World:
+    """The processes of this stage by the variables of torch's launcher, once all have come. Raises: LostPeers.
+
+    Args:
+        deferred: see `join`. A signal that came meanwhile is not raised.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
@@ -209,4 +215,4 @@ def join_world() -> World:
     from distillchain_trainer.engine.joining import join
 
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    return World(rank, size, local_rank, join(rank, size, local_rank))
+    return World(rank, size, local_rank, join(rank, size, local_rank, deferred))

@@ -56,8 +56,9 @@ def run_stage(
         fitting_rows: see Context.
     Raises: StageError with a sentence that a user can act on; StopRequested.
     """
-    world = join_world()
+    world = join_world(signals.deferred)
     with world.membership(signals.deferred):
+        signals.raise_if_requested()
         address = order.storage
         store = open_store(
             address.uri,
