@@ -108,7 +108,7 @@ simulate: $(READY) ## 20,000 random histories of the operator on a modelled API 
 e2e: $(READY) ## Only the end-to-end tests on the whole node (root)
 	$(BIN)/pytest -m node
 
-e2e-images: $(READY) ## A chain with both images as users run them (root; some 10 minutes and 30 GB of disk, once)
+e2e-images: $(READY) ## A chain with both images as users run them (root; some 10 minutes and 40 GB of disk, once)
 	$(BIN)/pytest -m images
 
 bench: $(READY) ## The SST-2 chain on the data and checkpoints beside the project
