@@ -105,8 +105,8 @@ def format_value(value: float, metric: Metric, beside: float | None = None) -> s
         return format_share(value, beside)
     text = ""
     for digits in SIGNIFICANT_DIGITS:
-        text = _significant(value, digits)
-        if beside is None or value == beside or text != _significant(beside, SIGNIFICANT_DIGITS[0]):
+        text = significant(value, digits)
+        if beside is None or value == beside or text != significant(beside, SIGNIFICANT_DIGITS[0]):
             break
     return text
 
@@ -114,11 +114,14 @@ def format_value(value: float, metric: Metric, beside: float | None = None) -> s
 def format_for_status(value: float, metric: Metric) -> str:
     """A metric's value as status keeps it: four decimals of a share, otherwise six significant digits."""
     # Four decimals would write a mean squared error of 0.00002 as 0.
-    return f"{value:.4f}" if metric.is_share else _significant(value, 6)
+    return f"{value:.4f}" if metric.is_share else significant(value, 6)
 
 
-def _significant(value: float, digits: int) -> str:
-    """`123457`, `12.35` or `0.0001235`: without an exponent as long as the number is readable."""
+def significant(value: float, digits: int) -> str:
+    """`123457`, `12.35` or `0.0001235`: so many digits, and all before the decimal point.
+
+    Without an exponent as long as the number is readable.
+    """
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     # A millionth still reads well as a decimal fraction, and so does a number of fifteen digits.

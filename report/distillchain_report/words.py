@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from distillchain_api.metrics import significant
 from distillchain_report.model import Estimate, MetricFacts
 
 NOTHING = "–"
+DIGITS = 4
 
 
 def share(value: float | None) -> str:
@@ -16,10 +18,13 @@ def share(value: float | None) -> str:
 
 
 def measured(value: float | None, metric: MetricFacts) -> str:
-    """A value of a metric: three decimals for a share, otherwise four significant digits."""
-    if value is None or metric.is_share:
-        return share(value)
-    return f"{value:.4g}"
+    """A value of a metric: three decimals for a share, otherwise `number`."""
+    return share(value) if metric.is_share else number(value)
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, and all before the decimal point: `12.35`, `18004`."""
+    return NOTHING if value is None else significant(value, DIGITS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -61,7 +66,13 @@ def p_value(value: float | None) -> str:
 
 def measured_change(value: float, metric: MetricFacts) -> str:
     """`-0.012` or `+0.003`: a difference of two values of a metric."""
-    return f"{value:+.3f}" if metric.is_share else f"{value:+.4g}"
+    return f"{value:+.3f}" if metric.is_share else change(value)
+
+
+def change(value: float) -> str:
+    """`-7.805` or `+18004`: a difference of two numbers."""
+    # Rounding may leave nothing of a tiny number, so its sign is that of the number itself.
+    return f"{'-' if value < 0 else '+'}{number(abs(value))}"
 
 
 def count(number: float | None) -> str:

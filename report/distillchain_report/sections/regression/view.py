@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillchain_report import words
 from distillchain_report.markdown_text import table
 from distillchain_report.model import Report
 from distillchain_report.sections.regression.details import RangeReport, RegressionDetails
+from distillchain_report.words import change, number
 
 
 def template_values() -> dict[str, Any]:
     """Values for section.html."""
-    return {"number": number, "range_words": range_words, "text_words": text_words}
-
-
-def number(value: float | None) -> str:
-    """Four significant digits."""
-    return words.NOTHING if value is None else f"{value:.4g}"
+    return {"number": number, "change": change, "range_words": range_words, "text_words": text_words}
 
 
 def range_words(found: RangeReport) -> str:
@@ -36,7 +31,7 @@ def markdown(report: Report) -> list[str]:
     last = report.last.name if report.last else ""
     head = ["true number", "rows", "mean prediction", "bias", "mean absolute error", "root teacher's error"]
     rows = [
-        [range_words(found), str(found.rows), number(found.predicted), f"{found.bias:+.4g}", number(found.error),
+        [range_words(found), str(found.rows), number(found.predicted), change(found.bias), number(found.error),
          number(found.teacher_error)]
         for found in details.ranges
     ]  # fmt: skip
