@@ -7,12 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
+from distillchain_trainer.engine import shared_forward
+from distillchain_trainer.engine.precision import autocast
+from distillchain_trainer.engine.world import ALONE
 from distillchain_trainer.errors import StopRequested
 from trainer.launching import Nodes
+from trainer.loop_parts import a_student, random_rows
 from trainer.parts import StopAfter, an_order, manifest_of, new_student, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
@@ -135,6 +143,43 @@ def test_memory_that_is_short_for_a_split_teacher_names_what_helps(root: Path):
     assert message.startswith("the GPU has too little memory for a pass of the split model over ")
     assert message.endswith("split it over more GPUs (parallelism), use larger ones or lower spec.task.maxLength")
     assert "microBatchSize" not in message
+
+
+class _Casts(TorchDispatchMode):
+    """The elements of weights in bfloat16 that are in memory."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self._shapes = {weight.shape for weight in model.parameters() if weight.ndim == 2}
+        self._found: list[tuple[StorageWeakRef, int]] = []
+        self.most = 0
+
+    @property
+    def now(self) -> int:
+        return sum(elements for storage, elements in self._found if not storage.expired())
+
+    def __torch_dispatch__(self, call: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
+        found = call(*arguments, **(named or {}))
+        if call is torch.ops.aten._to_copy.default and found.dtype == torch.bfloat16 and found.shape in self._shapes:
+            self._found.append((StorageWeakRef(found.untyped_storage()), found.numel()))
+            self.most = max(self.most, self.now)
+        return found
+
+
+def test_a_pass_of_a_split_model_has_one_weight_in_bfloat16_at_a_time():
+    """Autocast kept all of them: two bytes for each parameter of a model that does not fit, on every GPU."""
+    model: Any = a_student()
+    model.reshard = lambda: None
+    encoded = random_rows(9).encoded
+    largest = max(weight.numel() for weight in model.bert.encoder.parameters())
+
+    with _Casts(model) as casts, autocast(torch.device("cpu"), "bfloat16"):
+        rows = np.arange(len(encoded))
+        passes = shared_forward._in_step(ALONE, model, encoded, lambda answer, _: answer.logits, rows, "bfloat16")
+        assert [len(found.rows) for found in passes] == [9]
+        left = casts.now
+
+    assert (casts.most, left) == (largest, 0)
 
 
 def test_a_sharded_training_is_resumed_bit_by_bit(root: Path):

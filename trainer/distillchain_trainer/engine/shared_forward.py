@@ -161,9 +161,9 @@ def _in_step(
             rows = world.deal(batch)
             started = time.perf_counter()
             # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
-            # could not be written again.
+            # could not be written again. Converted weights are not kept: those of a model that is split may not fit.
             try:
-                with torch.no_grad(), autocast(device, precision):
+                with torch.no_grad(), autocast(device, precision, keeps_casts=False):
                     outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
             except torch.OutOfMemoryError as error:
                 # microBatchSize does not help: these passes are not those of the training.
