@@ -59,3 +59,18 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval:
     # No value at all: the class never occurs, so its interval is not shown.
     low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (0.0, 0.0)
     return float(low), float(high)
+
+
+def share_percentiles(values: NDArray[np.float64], *, rows: int) -> Interval:
+    """`percentile_interval` of a metric from 0 to 1 that is no mean over rows, such as an F1.
+
+    Where no row is wrong, or none is right, all draws are alike, as if the value were certain. There, the interval is
+    that of a share of so many rows.
+
+    Args:
+        rows: those that count for the metric.
+    """
+    found = percentile_interval(values)
+    if rows and found in ((0.0, 0.0), (1.0, 1.0)):
+        return share_interval(rows if found[0] else 0, rows)
+    return found

@@ -7,7 +7,14 @@ from numpy.typing import NDArray
 
 from distillchain_report.evidence.pseudo_values import of_perplexity, of_ratio
 from distillchain_report.sections.causal_lm.predictions import Floats, TokenPredictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, SEED, Interval, percentile_interval
+from distillchain_report.statistics import (
+    BOOTSTRAP_DRAWS,
+    PERMUTATIONS,
+    SEED,
+    Interval,
+    percentile_interval,
+    share_percentiles,
+)
 
 AT_ONCE = 200  # draws of a block; 200 x 100,000 rows of int64 are 160 MB
 TIE = 1e-9  # outcomes that differ by rounding alone count as equal
@@ -26,6 +33,8 @@ def metric_interval(metric: str, answers: TokenPredictions) -> Interval | None:
         # A draw may have no token at all where most rows have none.
         with np.errstate(invalid="ignore", divide="ignore"):
             values.append(_metric(metric, draws @ sums, tokens))
+    if metric == "teacherAgreement":
+        return share_percentiles(np.concatenate(values), rows=int((answers.tokens > 0).sum()))
     return percentile_interval(np.concatenate(values))
 
 

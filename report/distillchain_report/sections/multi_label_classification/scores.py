@@ -20,6 +20,7 @@ from distillchain_report.statistics import (
     Interval,
     percentile_interval,
     share_interval,
+    share_percentiles,
 )
 
 Labels = NDArray[np.bool_]
@@ -42,7 +43,10 @@ def metric_interval(metric: str, truth: Labels, predicted: Labels) -> Interval:
     if metric == "subsetAccuracy":
         return share_interval(int((truth == predicted).all(axis=1).sum()), len(truth))
     columns = _columns(metric, truth, predicted)
-    return percentile_interval(np.concatenate([_metric(metric, draws, columns) for draws in _draws(columns)]))
+    values = np.concatenate([_metric(metric, draws, columns) for draws in _draws(columns)])
+    # A row without labels that gets none has no part in an F1.
+    counted = len(truth) if metric == "hammingLoss" else int((truth | predicted).any(axis=1).sum())
+    return share_percentiles(values, rows=counted)
 
 
 def f1_intervals(truth: Labels, predicted: Labels) -> list[Interval]:
@@ -52,7 +56,8 @@ def f1_intervals(truth: Labels, predicted: Labels) -> list[Interval]:
     for draws in _draws(columns):
         f1, occurs = _f1(draws, columns)
         values.append(np.where(occurs, f1, np.nan))
-    return [percentile_interval(column) for column in np.concatenate(values).T]
+    rows = truth.sum(axis=0).tolist()
+    return [share_percentiles(column, rows=count) for column, count in zip(np.concatenate(values).T, rows, strict=True)]
 
 
 def retention_interval(metric: str, truth: Labels, teacher: Labels, student: Labels) -> Interval:

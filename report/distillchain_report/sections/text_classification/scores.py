@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from distillchain_report.alike_rows import bootstrap_draws, count_alike, permutation_test
 from distillchain_report.evidence.pseudo_values import of_macro_f1
-from distillchain_report.statistics import PERMUTATIONS, Interval, percentile_interval, share_interval, sign_test
+from distillchain_report.statistics import (
+    PERMUTATIONS,
+    Interval,
+    percentile_interval,
+    share_interval,
+    share_percentiles,
+    sign_test,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -53,7 +60,8 @@ def metric_interval(metric: str, truth: Classes, predicted: Classes) -> Interval
     if metric == "accuracy":
         return share_interval(int((truth == predicted).sum()), len(truth))
     cells, counts = count_alike(truth, predicted)
-    return percentile_interval(np.concatenate([_metric(metric, draws, *cells) for draws in bootstrap_draws(counts)]))
+    values = np.concatenate([_metric(metric, draws, *cells) for draws in bootstrap_draws(counts)])
+    return share_percentiles(values, rows=len(truth))
 
 
 def f1_intervals(truth: Classes, predicted: Classes, classes: int) -> list[Interval]:
@@ -64,7 +72,8 @@ def f1_intervals(truth: Classes, predicted: Classes, classes: int) -> list[Inter
         f1, occurs = _f1(draws, cells[0], cells[1], classes)
         # A draw without a row of the class says nothing about its F1. As 0 it would push the interval down.
         values.append(np.where(occurs, f1, np.nan))
-    return [percentile_interval(column) for column in np.concatenate(values).T]
+    rows = np.bincount(truth, minlength=classes).tolist()
+    return [share_percentiles(column, rows=count) for column, count in zip(np.concatenate(values).T, rows, strict=True)]
 
 
 def retention_interval(metric: str, truth: Classes, teacher: Classes, student: Classes) -> Interval:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distillchain_report.alike_rows import bootstrap_draws, count_alike, permutation_test
 from distillchain_report.sections.token_classification.entities import Ints, count_entities
 from distillchain_report.sections.token_classification.predictions import Predictions
-from distillchain_report.statistics import PERMUTATIONS, SEED, Interval, percentile_interval
+from distillchain_report.statistics import PERMUTATIONS, SEED, Interval, percentile_interval, share_percentiles
 
 CHANCE_SHUFFLES = 20  # for a mean; it varies by less than a thousandth
 
@@ -66,9 +66,8 @@ def shuffled_f1(answers: Predictions, shuffles: int) -> Floats:
 def interval(ratio: Ratio) -> Interval:
     """The interval of a ratio: a bootstrap over sentences. Draws without anything below do not count."""
     (above, below), counts = count_alike(ratio.above, ratio.below)
-    return percentile_interval(
-        np.concatenate([_divided(draws @ above, draws @ below) for draws in bootstrap_draws(counts)])
-    )
+    values = np.concatenate([_divided(draws @ above, draws @ below) for draws in bootstrap_draws(counts)])
+    return share_percentiles(values, rows=int((ratio.below > 0).sum()))
 
 
 def retention_interval(teacher: Ratio, student: Ratio) -> Interval:
