@@ -16,11 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_trainer.engine import shared_forward
+from distillchain_trainer.engine.optimizer import build_optimizer
 from distillchain_trainer.engine.precision import autocast
+from distillchain_trainer.engine.recast import recast_linear_layers
+from distillchain_trainer.engine.sharded_step import ShardedStep
+from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.world import ALONE
 from distillchain_trainer.errors import StopRequested
 from trainer.launching import Nodes
-from trainer.loop_parts import a_student, random_rows
+from trainer.loop_parts import a_student, random_rows, recipe, row_losses
+from trainer.loop_parts import distance as distance_of_models
 from trainer.parts import StopAfter, an_order, manifest_of, new_student, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
     Attempt,
@@ -180,6 +185,24 @@ def test_a_pass_of_a_split_model_has_one_weight_in_bfloat16_at_a_time():
         left = casts.now
 
     assert (casts.most, left) == (largest, 0)
+
+
+def test_a_step_of_a_split_model_has_one_weight_in_bfloat16_at_a_time_and_computes_the_same():
+    """Autograd kept all of them for the backward pass."""
+    rows, training = random_rows(8), recipe(precision="bfloat16")
+    split, whole = a_student(), a_student()
+    recast_linear_layers(split)
+    most = []
+    for model, step in ((split, ShardedStep), (whole, EagerStep)):
+        optimizer, cpu = build_optimizer(model, training), torch.device("cpu")
+        work = Work(model, rows, cpu, row_losses, training, optimizer, cpu, sharded=model is split)
+        with _Casts(model) as casts:
+            step(work, 4).run(list(range(8)), stop=lambda: False)
+        most.append(casts.most)
+
+    largest = max(weight.numel() for weight in split.bert.encoder.parameters())
+    assert most[0] == largest < most[1]
+    assert distance_of_models(split, whole) == 0
 
 
 def test_a_sharded_training_is_resumed_bit_by_bit(root: Path):

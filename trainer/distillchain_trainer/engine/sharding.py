@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillchain_trainer.engine.compiled import repeated_layers
+from distillchain_trainer.engine.recast import recast_linear_layers
 from distillchain_trainer.engine.world import World
 
 
@@ -84,6 +85,7 @@ def sharded_copy(model: Any, world: World, *, device: torch.device) -> Any:
     for own in model.parameters():
         shared[id(own)] = nn.Parameter(own.detach(), requires_grad=own.requires_grad)
     sharded = copy.deepcopy(model, shared)
+    recast_linear_layers(sharded)
     shard(sharded, world, device=device)
     for module in sharded.modules():
         if isinstance(module, FSDPModule):

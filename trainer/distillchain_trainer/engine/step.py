@@ -105,7 +105,7 @@ class Work:
             del inputs["attention_mask"]
         # The forward pass alone, as torch advises: backward operations use the types of the forward ones.
         inputs, compared = _on(self.device, inputs), _on(self.device, compared)
-        with autocast(self.device, self.training.precision):
+        with autocast(self.device, self.training.precision, keeps_casts=not self.sharded):
             answer = self.model(**inputs)
             if self.extra is not None:
                 self.extra.observe(inputs)
