@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from distillchain_api.metrics import ACCURACY, MSE, Metric
 from distillchain_api.wire.manifest import SelectedEpoch
-from distillchain_trainer.engine import history, loop
+from distillchain_trainer.engine import history, loop, selection
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.loop import Hooks
+from distillchain_trainer.engine.peers import Peers
 from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.selection import BestSoFar
+from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
+from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import StopRequested
 from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, row_losses
 from trainer.loop_parts import train as train_to_the_last_epoch
@@ -219,3 +223,35 @@ def test_the_curve_reaches_the_last_step_when_patience_ends_the_training(
     course.run(a_student())
 
     assert [point.step for point in course.history.points if point.loss is not None] == [5, 6]
+
+
+@pytest.mark.parametrize("call", ["measured", "restore"])
+def test_no_rank_goes_on_before_rank_0_has_stored_or_loaded_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    """A large student takes longer than a collective may: the other ranks gave rank 0 up."""
+    store, may_end, ends = dist.HashStore(), threading.Event(), []
+    monkeypatch.setattr(selection, "save_weights", lambda *_, **__: may_end.wait(30))
+    monkeypatch.setattr(selection, "load_weights", lambda *_, **__: may_end.wait(30))
+    (tmp_path / selection.WEIGHTS_FILE).touch()
+
+    def run(rank: int) -> None:
+        world = World(rank, 2, rank, Peers(store, rank, 2))
+        best = BestSoFar() if call == "measured" else BestSoFar(measured=1, epoch=1, step=3, value=0.5)
+        kept = EpochSelection(ACCURACY, 0, folder=tmp_path, world=world, sharded=True, best=best, state=None)
+        if call == "measured":
+            kept.measured(1, 3, {"accuracy": 0.5}, None)
+        else:
+            kept.restore(None)
+        ends.append(rank)
+
+    ranks = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
+    for thread in ranks:
+        thread.start()
+    ranks[1].join(0.5)
+
+    assert ends == []
+    may_end.set()
+    for thread in ranks:
+        thread.join(30)
+    assert sorted(ends) == [0, 1]

@@ -156,6 +156,8 @@ def _prepare_work(
     rows_device = device if fits_beside_training(rows.nbytes, device) else torch.device("cpu")
     if state is not None and (world.is_main or not sharded):
         load_weights(model, state)
+    # Rank 0 alone may have read them, for minutes if they are many, and sends them in collectives with a time limit.
+    world.meet("loading of the weights")
     trained = sharded_copy(model, world, device=device) if sharded else model
     return Work(
         trained,

@@ -90,6 +90,8 @@ class EpochSelection:
         self.best = self.best.after(epoch, step, value, self._metric)
         if self.best.epoch == epoch and self._world.is_main:
             save_weights(model, self._folder, name=WEIGHTS_FILE)
+        # A large student takes minutes to write, and the collectives of the next step have a time limit.
+        self._world.meet("storing of an epoch")
 
     def result(self, step: int, *, epochs: int) -> SelectedEpoch:
         """The chosen epoch, which is logged.
@@ -119,5 +121,6 @@ class EpochSelection:
         if self._world.is_main:
             load_weights(model, self._folder, name=WEIGHTS_FILE)
             (self._folder / WEIGHTS_FILE).unlink()
+        self._world.meet("loading of the best epoch")
         if not self._sharded:
             self._world.copy_from_main(model.state_dict().values())
