@@ -80,9 +80,10 @@ def test_parquet(tmp_path: Path):
     assert train.place(1).endswith("a.parquet, row 2")
 
 
-def test_odd_words_stay_words(tmp_path: Path):
-    words = ["#", "\u00a0", "\u200b", "-", "\u2028", "don't", "\U0001f600", '"']
-    (tmp_path / "a.conll").write_text(BASE + as_conll([[[word, "O"] for word in words]]))
+@pytest.mark.parametrize("mark", ["\t", " "])
+def test_odd_words_stay_words(tmp_path: Path, mark: str):
+    words = ["#", "\u00a0", "\u200b", "-", "\u2028", "don't", "\U0001f600", '"', "10\u00a0000", "1", "2"]
+    (tmp_path / "a.conll").write_text(as_conll([EVERY_KIND, [[word, "O"] for word in words]], mark=mark))
 
     assert read_all(tmp_path, "a.conll")[0].train.texts[1] == tuple(words)
 
@@ -173,6 +174,12 @@ BAD_FILES = [
         'spec.task.dataset.words: got "tokens", expected the number of a column, counted from 1: {file} is read as CoNLL, '
         "whose columns have no names; a file with named columns ends in .jsonl or .parquet",
         id="the name of a column",
+    ),
+    pytest.param(
+        "a.conll", as_conll([[[str(number), *cells] for number, cells in enumerate(EVERY_KIND, 1)]]), {},
+        "a.conll:1: the first column numbers the words of a sentence; write into spec.task.dataset.words the number of the "
+        'column that has the words, such as words: "2"',
+        id="numbers of words, as CoNLL-U has them",
     ),
     pytest.param("a.conll", as_jsonl(ROWS), {}, "the name ends in .conll, but the content is JSON; let its name end in .jsonl", id="JSON"),
     pytest.param("rows", as_jsonl(ROWS), {}, "rows: the content is JSON; let its name end in .jsonl", id="JSON without an ending"),

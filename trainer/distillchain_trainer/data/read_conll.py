@@ -6,7 +6,8 @@ Knows no tags. Columns are separated by tabs if any line of the file's beginning
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from distillchain_trainer.data.row import Row
@@ -15,6 +16,8 @@ from distillchain_trainer.errors import DataInvalid
 
 DOCUMENT_START = "-DOCSTART-"
 """First word of a line of CoNLL-2003 that begins a document; it is no word of a sentence."""
+# Not all white space: a word such as "10 000" may have a no-break space within it.
+BLANKS = re.compile(r"[ \t]+")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
 
     Raises: DataInvalid naming file and line, during the iteration.
     """
+    is_checked = columns.words is not None
+    with contextlib.closing(_sentences(file, columns)) as sentences:
+        for row in sentences:
+            if not is_checked and len(row.cells[0]) > 1:
+                is_checked = True
+                _check_words(row.cells[0], f"{file.name}:{row.number}")
+            yield row
+
+
+def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
     has_tabs = any(b"\t" in line.strip() for line in file.read_head().split(b"\n"))
     count = first = 0
     picked = (0, 0)
@@ -56,7 +69,7 @@ def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
             if "\r" in content:
                 raise cr_alone(file.name)
             # Some writers end a sentence with a line of blanks or a tab.
-            cells = [] if not content.strip() else content.split("\t") if has_tabs else content.split()
+            cells = _cells(content, has_tabs=has_tabs)
             # As CoNLL-U writes them. Where blanks separate the columns, a line that begins with # may be a word.
             if has_tabs and len(cells) == 1 and content.startswith("#"):
                 continue
@@ -73,6 +86,22 @@ def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
                 words, tags = [], []
     if words:
         yield Row(first, (words, tags))
+
+
+def _cells(content: str, *, has_tabs: bool) -> list[str]:
+    if not content.strip():
+        return []
+    return content.split("\t") if has_tabs else BLANKS.split(content.strip(" \t"))
+
+
+def _check_words(words: list[str], place: str) -> None:
+    """That the first column, which nobody has chosen, does not count the words of a sentence, as in CoNLL-U."""
+    counts = [[str(number) for number in range(start, start + len(words))] for start in (0, 1)]
+    if words in counts:
+        raise DataInvalid(
+            f"{place}: the first column numbers the words of a sentence; write into spec.task.dataset.words the number "
+            'of the column that has the words, such as words: "2"'
+        )
 
 
 def _other_count(name: str, number: int, found: int, expected: int) -> DataInvalid:
