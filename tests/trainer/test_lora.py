@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.lora import Lora
@@ -111,6 +112,25 @@ def test_names_that_no_layer_has_are_refused_with_those_that_exist(tmp_path: Pat
         f'{FIELD}.targetModules: got ["lm_head", "query"], expected names of linear layers of this llama: down_proj, '
         "gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     )
+
+
+def test_layers_that_share_a_weight_are_refused():
+    """Each has an adapter of its own, and all of them were added to the one weight: another student was committed."""
+    config = AutoConfig.for_model(
+        "zamba", vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=9, num_attention_heads=2,
+        num_key_value_heads=2, n_mamba_heads=2, pad_token_id=0,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config)
+
+    with pytest.raises(CheckpointInvalid) as failure:
+        add_adapter(model, Lora(), seed=0, field=FIELD)
+
+    assert str(failure.value) == (
+        f"{FIELD}: model.layers.2.shared_transf.self_attn.q_proj and model.layers.7.shared_transf.self_attn.q_proj of this "
+        "zamba are one weight, expected layers with weights of their own, because each gets an adapter that is added to it; name "
+        "others in targetModules, or remove lora"
+    )
+    add_adapter(model, Lora(target_modules=["layers.0.mamba.out_proj"]), seed=0, field=FIELD)
 
 
 def test_a_captured_step_gives_the_weights_of_an_eager_one():

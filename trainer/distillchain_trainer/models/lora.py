@@ -29,13 +29,14 @@ def add_adapter(model: Any, lora: Lora, *, seed: int, field: str) -> None:
     Args:
         seed: of the adapter's first matrix; the second one is zero.
         field: of the spec that asks for it, for messages.
-    Raises: CheckpointInvalid for names that no linear layer has.
+    Raises: CheckpointInvalid for names that no linear layer has, and for layers that share a weight.
     """
     # Imported here, because it takes a second that other students need not wait for.
     from peft import LoraConfig, inject_adapter_in_model
 
     head = list(_head(model, field))
     targets = _targets(model, lora, field=field)
+    _refuse_shared_weights(model, targets, field=field)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared as int; peft only divides it by the rank
@@ -116,6 +117,19 @@ def _targets(model: Any, lora: Lora, *, field: str) -> list[str]:
             f"{model.config.model_type}: {', '.join(known)}"
         )
     return [layer for target in lora.target_modules for layer in _named(target, layers)]
+
+
+def _refuse_shared_weights(model: Any, targets: Iterable[str], *, field: str) -> None:
+    """Raises: CheckpointInvalid. The merge would add the adapters of all layers to the weight that they share."""
+    users: dict[int, str] = {}
+    for target in targets:
+        first = users.setdefault(id(model.get_submodule(target).weight), target)
+        if first != target:
+            raise CheckpointInvalid(
+                f"{field}: {first} and {target} of this {model.config.model_type} are one weight, expected layers with "
+                "weights of their own, because each gets an adapter that is added to it; name others in targetModules, "
+                "or remove lora"
+            )
 
 
 def _named(target: str, layers: Iterable[str]) -> list[str]:
