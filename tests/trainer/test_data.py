@@ -17,7 +17,7 @@ from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.text_classification.rows import hub_rows
 from later import Later
-from trainer.data_files import HEADER, LABELS, a_task, read_train, texts_of
+from trainer.data_files import HEADER, LABELS, a_task, read_all, read_train, texts_of
 
 datasets = Later("datasets")
 pandas = Later("pandas")
@@ -252,6 +252,42 @@ def test_validation_with_fewer_than_two_classes_is_refused(tmp_path: Path, rows:
 
     want = want.format(f=f"file://{tmp_path}/dev.tsv")
     assert str(failure.value) == f"spec.task.dataset.splits.validation: {want}"
+
+
+@pytest.mark.parametrize(
+    "content, want",
+    [
+        pytest.param(b"sentence\nnew\n", '{f}:1: no column "label" (spec.task.dataset.label); expected one of sentence', id="no column"),
+        pytest.param(HEADER + b"new\t\n", '{f}:2, column "label": the cell is empty; fill it or remove the row', id="no label"),
+        pytest.param(
+            HEADER + b"new\t-1\n",
+            '{f}:2, column "label": got "-1", expected one of negative, positive, or a number from 0 to 1 in that order; '
+            "correct the row or spec.task.labels",
+            id="hidden labels, as in GLUE",
+        ),
+    ],
+)  # fmt: skip
+def test_of_a_test_split_without_labels_the_message_says_that_it_can_be_left_out(
+    tmp_path: Path, content: bytes, want: str
+):
+    (tmp_path / "train.tsv").write_bytes(HEADER + b"bad\t0\ngood\t1\n")
+    (tmp_path / "test.tsv").write_bytes(content)
+
+    with pytest.raises(DataInvalid) as failure:
+        read_all(tmp_path, "train.tsv", test="test.tsv")
+
+    more = "; if no row has one, remove spec.task.dataset.splits.test"
+    assert str(failure.value) == want.format(f=f"file://{tmp_path}/test.tsv") + more
+
+
+def test_one_bad_label_among_others_of_test_is_that_of_its_row(tmp_path: Path):
+    (tmp_path / "train.tsv").write_bytes(HEADER + b"bad\t0\ngood\t1\n")
+    (tmp_path / "test.tsv").write_bytes(HEADER + b"fine\t1\nnew\t\n")
+
+    with pytest.raises(
+        DataInvalid, match=r'test\.tsv:3, column "label": the cell is empty; fill it or remove the row$'
+    ):
+        read_all(tmp_path, "train.tsv", test="test.tsv")
 
 
 @pytest.mark.parametrize("offset", [20, 2000])

@@ -43,6 +43,12 @@ GOOD = [USER, {"role": "assistant", "content": "Good day"}]
         ("messages", {"messages": [{"role": "user"}]}, 'column "messages": message 1: no "content"; add it'),
         (
             "messages",
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "a"}}]}]},
+            'column "messages": message 2: it calls a tool and has no content; chats with images or tool calls are not '
+            "supported",
+        ),
+        (
+            "messages",
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
             'column "messages": message 1: content: got [{"type": "image"}], expected text; chats with images or tool calls are not '
             "supported",

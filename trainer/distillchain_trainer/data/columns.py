@@ -22,9 +22,9 @@ class NoColumn(DataInvalid):
         self.place, self.column, self.hint = place, column, hint
         super().__init__(f'{place}: no column "{column}"{field and f" ({field})"}{hint}')
 
-    def named_by(self, field: str) -> NoColumn:
-        """The same error with the field of the chain that names the column."""
-        return NoColumn(self.place, self.column, self.hint, field=field)
+    def named_by(self, field: str, *, more: str = "") -> NoColumn:
+        """The same error with the field of the chain that names the column, and more at its end."""
+        return NoColumn(self.place, self.column, self.hint + more, field=field)
 
 
 def pick_columns(header: Sequence[str], columns: Sequence[str], place: str) -> list[int]:

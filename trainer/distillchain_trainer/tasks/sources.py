@@ -24,6 +24,7 @@ from distillchain_trainer.models import hub
 from distillchain_trainer.stage_warnings import StageWarnings
 
 FIELD = "spec.task.dataset"
+NO_LABELS = f"; if no row has one, remove {FIELD}.splits.test"  # public test sets often hide their labels
 HUB_ROWS = 1_000  # read from a hub data set at a time; bounds the memory of their Python objects
 
 ReadSplit = Callable[[str, Table, str], Split]
@@ -64,7 +65,7 @@ def read_splits(
         tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
         sources = {role: f"{dataset.uri}, split {name}" for role, name in names.items()}
         for role, table in tables.items():
-            with naming_fields(dataset):
+            with naming_fields(dataset, role, columns):
                 splits[role] = read(role, of_hub(table, sources[role]), sources[role])
     else:
         sources = {role: f"{dataset.uri}/{name}" for role, name in names.items()}
@@ -74,7 +75,7 @@ def read_splits(
                 rows = of_file(path, sources[role])
             else:
                 rows = read_table(path, columns, name=sources[role], warnings=warnings, class_names=class_names)
-            with naming_fields(dataset):
+            with naming_fields(dataset, role, columns):
                 splits[role] = read(role, rows, sources[role])
         # A folder has no commit as the hub has; the contents take its place.
         content = "".join(split.facts.sha256 for split in splits.values())
@@ -84,14 +85,16 @@ def read_splits(
 
 
 @contextlib.contextmanager
-def naming_fields(dataset: Dataset) -> Iterator[None]:
+def naming_fields(dataset: Dataset, role: str, columns: Sequence[str]) -> Iterator[None]:
     """Adds the field of the data set that names a column to the error that the column is missing."""
     try:
         yield
     except NoColumn as error:
         fields = type(dataset).model_fields.keys() - Dataset.model_fields.keys()
         named = (field for field in sorted(fields) if error.column in _names(getattr(dataset, field)))
-        raise error.named_by(f"{FIELD}.{next(named)}") from error
+        # The last column has the labels, or what else stands beside a text.
+        unlabelled = role == "test" and len(columns) > 1 and error.column == columns[-1]
+        raise error.named_by(f"{FIELD}.{next(named)}", more=NO_LABELS if unlabelled else "") from error
 
 
 def _names(value: object) -> Sequence[object]:

@@ -22,6 +22,7 @@ KNOWN_ROLES = frozenset({"system", "user", "tool"})
 SHARE_GPT = (
     "as in ShareGPT, it has from and value: rename them to role and content, and human and gpt to user and assistant"
 )
+UNSUPPORTED = "chats with images or tool calls are not supported"
 EXPECTED_CHAT = 'expected a list of objects with "role" and "content"'
 
 
@@ -102,10 +103,12 @@ def _fault_of_message(message: object) -> str | None:
     if not isinstance(message, dict):
         return f'{got(message)}, expected an object with "role" and "content"'
     for name in ("role", "content"):
+        if message.get(name) is None and name == "content" and message.get("tool_calls"):
+            return f"it calls a tool and has no content; {UNSUPPORTED}"
         if message.get(name) is None:
             return f'no "{name}"; {SHARE_GPT if message.keys() >= {"from", "value"} else "add it"}'
         if not isinstance(message[name], str):
-            return f"{name}: {got(message[name])}, expected text; chats with images or tool calls are not supported"
+            return f"{name}: {got(message[name])}, expected text; {UNSUPPORTED}"
     for name, value in message.items():
         # Templates may use further fields, so they are kept; a date of Parquet, for one, has no JSON.
         try:

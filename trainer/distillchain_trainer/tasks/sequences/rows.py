@@ -11,7 +11,7 @@ from distillchain_trainer.data.split import Split
 from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
-from distillchain_trainer.tasks.sources import FIELD
+from distillchain_trainer.tasks.sources import FIELD, NO_LABELS
 
 ReadCell = Callable[[object], Any]
 """The target that a cell stands for. Raises: ValueError with the reason."""
@@ -30,6 +30,7 @@ def read_rows(
     Raises: DataInvalid naming file, line and column.
     """
     writer = SplitWriter(folder / f"{role}-rows", role, place_prefix=table.place_prefix)
+    is_first = True
     for row in table.rows:
         texts = row.cells[:-1]
         for column, cell in zip(text, texts, strict=True):
@@ -39,8 +40,11 @@ def read_rows(
         try:
             target = read(row.cells[-1])
         except ValueError as error:
-            raise DataInvalid(f'{table.place(row)}, column "{label}": {error}') from error
+            # If the first row has a label, the others should have one too.
+            more = NO_LABELS if role == "test" and is_first else ""
+            raise DataInvalid(f'{table.place(row)}, column "{label}": {error}{more}') from error
         writer.add(texts, target, number=row.number)
+        is_first = False
     split = writer.close()
     if not len(split):
         raise DataInvalid(f"{FIELD}.splits.{role}: {source} has no rows; expected at least one")
