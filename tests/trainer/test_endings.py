@@ -174,6 +174,7 @@ def test_the_version_is_said():
         pytest.param(type("DistBackendError", (type("DistError", (RuntimeError,), {}),), {})("NCCL error"), True, id="NCCL, within FSDP"),
         pytest.param(ConnectionResetError("Connection reset by peer"), False, id="another network"),
         pytest.param(RuntimeError("CUDA out of memory. Broken pipe"), False, id="memory"),
+        pytest.param(type("DistBackendError", (type("DistError", (RuntimeError,), {}),), {})("NCCL error: unhandled cuda error. Last error:\nCuda failure 2 'out of memory'"), False, id="memory for NCCL"),
         pytest.param(RuntimeError("shape mismatch"), False, id="a fault of this rank"),
     ],
 )  # fmt: skip

@@ -22,15 +22,16 @@ pytestmark = pytest.mark.models
 class _Small(torch.nn.Module):
     """A device that holds `room` tokens, which this machine lacks; it learns one number, with dropout."""
 
-    def __init__(self, room: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, room: int, *, dropout: float = 0.0, error: str = "") -> None:
         super().__init__()
+        self.error = RuntimeError(error) if error else torch.OutOfMemoryError("CUDA out of memory")
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.dropout = torch.nn.Dropout(dropout)
         self.room = room
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
         if input_ids.numel() > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         sizes = self.dropout(attention_mask.float()).sum(-1, keepdim=True)
         return SimpleNamespace(logits=self.weight * sizes.expand(-1, CLASSES))
 
@@ -50,6 +51,28 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_result_stays(tmp_path
     assert large.weight.item() == pytest.approx(small.weight.item(), abs=1e-6)
     assert large.weight.item() != 0
     assert progress.micro_batch_size < 5
+
+
+@pytest.mark.parametrize(
+    "error, is_halved",
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_memory_that_a_library_on_the_gpu_lacks_counts_too(tmp_path: Path, error: str, is_halved: bool):
+    """It was a crash, and each retry the same one."""
+    small = _Small(room=30, error=error)
+
+    def run() -> int:
+        return train(small, random_rows(45), recipe(batch_size=16), tmp_path, losses=_squares).micro_batch_size
+
+    if is_halved:
+        assert run() < 5
+    else:
+        with pytest.raises(RuntimeError, match=error):
+            run()
 
 
 def test_a_later_micro_batch_that_does_not_fit_leaves_no_gradient_and_no_random_number_behind(tmp_path: Path):

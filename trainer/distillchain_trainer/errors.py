@@ -143,12 +143,25 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         if "No space left on device" in text:  # safetensors and torch raise errors of their own
             return disk_full(_working_places())
         remedy = "lower microBatchSize (the digest stays the same), or raise resources.limits"
-        # By name, because this module is imported where torch is not.
-        if type(cause).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+        if is_gpu_memory_short(cause):
             return OutOfMemory(f"the GPU ran out of memory; {remedy}")
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
             return OutOfMemory(f"the container ran out of memory; {remedy}")
     return None
+
+
+# Texts of what torch does not allocate by itself: libraries' handles and workspaces, and buffers of NCCL.
+GPU_MEMORY = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED"
+    r"|Cuda failure (\d+ )?'out of memory'"
+)
+
+
+def is_gpu_memory_short(error: BaseException) -> bool:
+    """Whether an error of torch says that a GPU has too little memory; also where a library on the GPU says so."""
+    # By name, because this module is imported where torch is not.
+    is_of_torch = type(error).__name__ == "OutOfMemoryError"
+    return is_of_torch or (isinstance(error, RuntimeError) and GPU_MEMORY.search(str(error)) is not None)
 
 
 def _working_places() -> str:

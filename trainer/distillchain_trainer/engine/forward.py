@@ -18,7 +18,7 @@ from distillchain_api.resource.training import Precision
 from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.transfer import moved
-from distillchain_trainer.errors import OutOfMemory
+from distillchain_trainer.errors import OutOfMemory, is_gpu_memory_short
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,9 @@ def forward(
             try:
                 if batch:
                     unread.append(_launch(model, encoded, batch, outputs_of, device, precision, keeps_casts))
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_gpu_memory_short(error):
+                    raise
                 if len(batch) == 1 and not unread:
                     raise OutOfMemory(
                         f"the GPU has too little memory for one text of {longest} tokens; lower spec.task.maxLength "

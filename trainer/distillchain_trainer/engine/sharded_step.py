@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distillchain_trainer.engine.step import EagerStep
 from distillchain_trainer.engine.training_state import random_state, set_random_state
-from distillchain_trainer.errors import MicroBatchTooLarge, OutOfMemory
+from distillchain_trainer.errors import MicroBatchTooLarge, OutOfMemory, is_gpu_memory_short
 
 
 class ShardedStep(EagerStep):
@@ -37,7 +37,9 @@ class ShardedStep(EagerStep):
                 # A rank without rows takes part with a row that does not count.
                 loss = self._loss(rows or batch[:1]) * (1 if rows else 0) / weight
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_gpu_memory_short(error):
+                    raise
                 raise _too_large(min(self.micro_rows, largest_share)) from error
             total += loss.detach()
         # The gradients are added up already: FSDP does so in the backward pass.

@@ -18,7 +18,7 @@ from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, la
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.sharding import is_sharded
 from distillchain_trainer.engine.world import ALONE, World
-from distillchain_trainer.errors import OutOfMemory, StopRequested
+from distillchain_trainer.errors import OutOfMemory, StopRequested, is_gpu_memory_short
 
 # Ranks exchange outputs this often. Rare enough that the exchange takes no part of the time (about 10 ms), and often
 # enough for progress lines and for a stop.
@@ -165,7 +165,9 @@ def _in_step(
             try:
                 with torch.no_grad(), autocast(device, precision, keeps_casts=False):
                     outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_gpu_memory_short(error):
+                    raise
                 # microBatchSize does not help: these passes are not those of the training.
                 raise OutOfMemory(
                     f"the GPU has too little memory for a pass of the split model over {len(rows or batch[:1])} texts "

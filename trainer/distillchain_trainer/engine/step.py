@@ -17,7 +17,7 @@ from distillchain_trainer.engine.precision import autocast
 from distillchain_trainer.engine.training_state import RandomState, random_state, set_random_state
 from distillchain_trainer.engine.transfer import moved, row_numbers
 from distillchain_trainer.engine.world import ALONE, World
-from distillchain_trainer.errors import OutOfMemory
+from distillchain_trainer.errors import OutOfMemory, is_gpu_memory_short
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,9 @@ class EagerStep:
                 loss = self.work.losses(picked, width=width, full=full and width == longest).sum() / weight
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             # Not retried here: inside `except`, the error keeps the tensors that did not fit alive.
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_gpu_memory_short(error):
+                    raise
                 return total, True, False
             total += loss.detach()
         return total, False, False
