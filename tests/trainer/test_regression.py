@@ -90,6 +90,21 @@ def test_a_split_with_one_number_is_refused(tmp_path: Path, role: str, why: str)
         read(tmp_path)
 
 
+@pytest.mark.parametrize("first, is_warned", [(1.7e9, True), (1e5, False), (0, False)])
+def test_numbers_that_float32_hardly_tells_apart_are_a_warning(tmp_path: Path, first: float, is_warned: bool):
+    # Times of ten minutes, in seconds.
+    write(tmp_path / "train.tsv", [f"text {row}\t{first + 100 * row}" for row in range(7)])
+    write(tmp_path / "dev.tsv", [f"held out {row}\t{first + row}" for row in range(2)])
+    warnings = StageWarnings()
+
+    read_task_data(a_task(tmp_path), endpoint_url=None, region=None, folder=tmp_path / "rows", warnings=warnings)
+
+    assert warnings.sentences == is_warned * [
+        "spec.task.dataset.label: the numbers of train spread by 200 around 1700000300, where models, which compute in "
+        "float32, know only multiples of 128; subtract 1700000300 from all numbers of the data"
+    ]
+
+
 def a_model(predicted: Any, truth: Any, **task: Any) -> Predicted:
     outputs = np.asarray(predicted, dtype=np.float32)[:, None]
     return Predicted(a_task(**task), "validation", outputs, np.asarray(truth, dtype=np.float64))

@@ -6,7 +6,10 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
+
 from distillchain_api.faults import got
+from distillchain_api.metrics import significant
 from distillchain_api.tasks.regression import Regression as Task
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.tables import Table
@@ -18,6 +21,7 @@ from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
 # As JSON, csv and pandas write numbers. float() would also read "1_0", "nan" and digits of other scripts.
 NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*", re.ASCII)
 WITH_COMMAS = re.compile(r"\s*[-+]?[0-9][0-9.,'\s]*,[0-9][0-9.,'\s]*\s*")
+COARSE = 0.01  # of the spread of the numbers: a rounding error that metrics begin to show
 LARGEST = 1e30  # float32 ends at 3.4e38, and squares of differences must still be finite after standardisation
 
 
@@ -29,7 +33,7 @@ def read_task_data(
     Raises: DataInvalid naming file, line and column.
     """
     columns = [*task.dataset.text, task.dataset.label]
-    return read_splits(
+    data = read_splits(
         task.dataset,
         columns,
         lambda role, table, source: _split(task, role, table, source, folder),
@@ -38,6 +42,23 @@ def read_task_data(
         region=region,
         folder=folder,
         warnings=warnings,
+    )
+    _warn_of_rounding(data.train, warnings)
+    return data
+
+
+def _warn_of_rounding(train: Split, warnings: StageWarnings) -> None:
+    """Warns of numbers whose mean is so much larger than their spread that float32 rounds the differences away."""
+    numbers = np.asarray(train.targets, dtype=np.float64)
+    mean, spread = float(numbers.mean()), float(numbers.std())
+    step = float(np.spacing(np.float32(abs(mean))))
+    if step <= COARSE * spread:
+        return
+    shown = significant(mean, 4)
+    warnings.add(
+        f"{FIELD}.label: the numbers of train spread by {significant(spread, 4)} around {shown}, where models, which "
+        f"compute in float32, know only multiples of {significant(step, 4)}; subtract {shown} from all numbers of the "
+        "data"
     )
 
 
