@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in its __all__
 
-from distillchain_trainer.engine.peers import Peers
+from distillchain_trainer.engine.peers import LAST_POLL_S, POLL_S_PER_RANK, Peers
 from distillchain_trainer.errors import LostPeers, PortTaken, WorkOrderInvalid
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ FLIGHT_RECORDER = {
 
 
 CONNECT_S = 5.0  # of one try to reach rank 0
-RETRY_S = 0.1
 
 
 def join(
@@ -67,7 +66,7 @@ def join(
     # before they came.
     try:
         if listener is None:
-            _wait_for_rank_0(host, port)
+            _wait_for_rank_0(host, port, pause_s=max(LAST_POLL_S, POLL_S_PER_RANK * size))
         store = TCPStore(
             host,
             port,
@@ -102,14 +101,14 @@ def check_gpus(processes: int, *, found: int) -> None:
         )
 
 
-def _wait_for_rank_0(host: str, port: int) -> None:
+def _wait_for_rank_0(host: str, port: int, *, pause_s: float) -> None:
     """Returns when rank 0 listens. Raises: TimeoutError."""
     deadline = time.monotonic() + COLLECTIVE_TIMEOUT.total_seconds()
     while time.monotonic() < deadline:
         try:
             socket.create_connection((host, port), timeout=CONNECT_S).close()
         except OSError:  # it has not started yet, or its name is not in the DNS yet
-            time.sleep(RETRY_S)
+            time.sleep(pause_s)
         else:
             return
     raise TimeoutError(f"rank 0 does not listen at {host}:{port}")
