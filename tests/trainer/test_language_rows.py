@@ -22,7 +22,7 @@ GOOD = [USER, {"role": "assistant", "content": "Good day"}]
     "form, cells, want",
     [
         ("text", {"text": " "}, 'column "text": the cell is empty; fill it or remove the row'),
-        ("text", {"text": 5}, 'column "text": got 5, expected text'),
+        ("text", {"text": 5}, 'column "text": got 5, expected text; convert it to text, or name another column'),
         (
             "completion",
             {"prompt": "a", "completion": ""},

@@ -186,6 +186,10 @@ def test_a_label_that_is_never_predicted_is_a_warning():
     assert MultiLabelled(a_task(), "validation", logits, truth).warnings == [
         "it never predicts 1 of 3 labels of validation: price"
     ]
+    with_comma = a_task().model_copy(update={"labels": ["food", "service", "price, value"]})
+    assert MultiLabelled(with_comma, "validation", logits, truth).warnings == [
+        'it never predicts 1 of 3 labels of validation: "price, value"'
+    ]
 
 
 @pytest.mark.parametrize("metric", ["microF1", "macroF1"])

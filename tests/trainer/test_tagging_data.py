@@ -202,7 +202,7 @@ BAD_FILES = [
     ),
     pytest.param(
         "a.jsonl", '{"words": ["a", 3], "tags": ["O", "O"]}\n', {},
-        'a.jsonl:1, column "words", word 2: got 3, expected text', id="jsonl: a number for a word",
+        'a.jsonl:1, column "words", word 2: got 3, expected text; convert it to text, or name another column', id="jsonl: a number for a word",
     ),
     pytest.param(
         "a.jsonl", '{"words": ["a", null], "tags": ["O", "O"]}\n', {}, 'a.jsonl:1, column "words", word 2: ', id="jsonl: null",

@@ -127,7 +127,7 @@ def test_fewer_texts_than_asked_for_are_a_warning(tmp_path: Path):
         pytest.param("a.txt", b"one\rtwo\r", "{u}/a.txt: its lines end in CR alone, as on old Macs; convert the line ends to LF, for example with `tr '\\r' '\\n'`", id="old line ends"),
         pytest.param("a.txt", b"one\n\xff\n", "{u}/a.txt:2: byte 0xff is not UTF-8; convert the file to UTF-8", id="another encoding"),
         pytest.param("a.txt", gzip.compress(b"one"), "{u}/a.txt: the name ends in .txt, but the content is gzip; decompress it, or let its name end in .txt.gz", id="compressed"),
-        pytest.param("a.jsonl", b'{"sentence": 5}\n', '{u}/a.jsonl:1, column "sentence": got 5, expected text', id="a number"),
+        pytest.param("a.jsonl", b'{"sentence": 5}\n', '{u}/a.jsonl:1, column "sentence": got 5, expected text; convert it to text, or name another column', id="a number"),
         pytest.param("a.tsv", b"review\none\n", '{u}/a.tsv:1: no column "sentence" (spec.task.transfer.text); expected one of review', id="another column"),
     ],
 )  # fmt: skip

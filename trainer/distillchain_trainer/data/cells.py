@@ -17,7 +17,7 @@ def fault_of_text(cell: object) -> str | None:
     if is_empty(cell):
         return EMPTY
     if not isinstance(cell, str):
-        return f"{got(cell)}, expected text"
+        return f"{got(cell)}, expected text; convert it to text, or name another column"
     try:
         cell.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone in JSON: an emoji that was cut in two

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distillchain_api.faults import listed
 from distillchain_api.tasks.multi_label_classification import MultiLabelClassification
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_report.sections.multi_label_classification.scores import metric_value
@@ -62,7 +63,7 @@ class MultiLabelled:
         never = np.flatnonzero(occurs & ~self.predicted.any(axis=0)).tolist()
         if not never:
             return []
-        names = ", ".join(self.task.labels[index] for index in never[:5]) + (", ..." if len(never) > 5 else "")
+        names = listed([self.task.labels[index] for index in never], most=5)
         return [f"it never predicts {len(never)} of {int(occurs.sum())} labels of {self.split}: {names}"]
 
     def write_predictions(self, path: Path) -> None:
