@@ -58,7 +58,8 @@ def run_stage(
     """
     world = join_world(signals.deferred)
     with world.membership(signals.deferred):
-        signals.raise_if_requested()
+        if not world.is_alone:
+            signals.raise_if_requested()  # a signal that came while the processes connected
         address = order.storage
         store = open_store(
             address.uri,
