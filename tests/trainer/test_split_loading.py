@@ -73,7 +73,7 @@ def _split_all(_: Path, root: Path) -> Outcome:
     from distillchain_trainer.models.outline import load_on_main
 
     world, cpu = join_world(), torch.device("cpu")
-    differ, weightless = [], []
+    differ, weightless, not_freed = [], [], []
     with world.membership():
         for name, load in ways_to_load(root).items():
             loaded, alone = load_on_main(load, world), load()
@@ -86,7 +86,11 @@ def _split_all(_: Path, root: Path) -> Outcome:
                     differ.append(name)
             if loaded.tokenizer.padding_side != alone.tokenizer.padding_side:
                 differ.append(f"{name}: padding side")
-    return {"differ": differ, "weightless": weightless}
+            parts = [own.detach().to_local().untyped_storage() for own in loaded.model.parameters()]
+            loaded.free()
+            if any(part.nbytes() for part in parts):
+                not_freed.append(name)
+    return {"differ": differ, "weightless": weightless, "not freed": not_freed}
 
 
 def _is_same(split: Any, alone: Any, whole: Callable[[torch.Tensor], torch.Tensor]) -> bool:
@@ -108,6 +112,7 @@ def test_the_parts_of_a_split_model_are_those_of_the_one_that_rank_0_alone_has_l
 
     assert [outcome["differ"] for outcome in outcomes] == [[]] * size, outcomes
     assert [outcome["weightless"] for outcome in outcomes] == [[], *[list(ways_to_load(tmp_path))] * (size - 1)]
+    assert [outcome["not freed"] for outcome in outcomes] == [[]] * size
 
 
 def test_a_rank_that_builds_another_model_than_rank_0_is_refused(tmp_path: Path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Loaded:
 
     def free(self) -> None:
         """Drops the weights, also those on the host; configuration and tokenizer stay."""
+        for parameter in self.model.parameters():
+            part = parameter.detach()
+            # FSDP keeps its own references to the parts of a model that is split.
+            if isinstance(part, DTensor):
+                part.to_local().untyped_storage().resize_(0)
         self.model.to("meta")
 
     @property
