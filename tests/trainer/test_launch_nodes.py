@@ -299,8 +299,8 @@ def test_a_wrong_variable_of_a_pod_is_refused(nodes: Nodes, order: WorkOrder, va
 @pytest.mark.parametrize("short", [0, 1])
 def test_all_nodes_start_again_after_memory_was_short_on_one(nodes: Nodes, order: WorkOrder, short: int):
     body = f"""
-(shared / f"attempt-{{rank}}-{{order.micro_batch_size}}").write_text(attempt)
-if order.micro_batch_size is None:
+(shared / f"attempt-{{rank}}-{{fitting_rows}}").write_text(attempt)
+if fitting_rows is None:
     mark("wrote")
     if rank == {short}:
         wait_for("wrote", 0, 1)
@@ -321,7 +321,7 @@ if order.micro_batch_size is None:
 
 def test_a_node_that_is_lost_while_all_start_again_ends_the_others(nodes: Nodes, order: WorkOrder):
     body = """
-if order.micro_batch_size is None and rank == 1:
+if fitting_rows is None and rank == 1:
     raise errors.MicroBatchTooLarge("too little memory", rows=8)
 time.sleep(600)
 """
