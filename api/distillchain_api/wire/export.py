@@ -13,7 +13,7 @@ from distillchain_api.wire.work_order import Digest
 
 
 class MeasuredFormat(Record):
-    """A model in one format, measured on all rows of validation on a CPU."""
+    """A model in one format, measured on rows of validation on a CPU."""
 
     format: Literal["pytorch"] | Format
     path: str | None = None
@@ -41,6 +41,8 @@ class ExportRecord(Record):
     """Name of the folder in `stages/<digest>/exports`."""
     files: list[FileEntry]
     formats: list[MeasuredFormat]
+    rows: Annotated[int, Field(ge=0)] | None = None
+    """Rows of validation on which all formats were measured; None: all of them."""
     warnings: list[str] = Field(default_factory=list)
     environment: dict[str, str]
     created_at: str
