@@ -6,7 +6,7 @@ Does not know what any of it means for the chain; reconcile and policy decide th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -31,6 +31,7 @@ from distillchain_operator.labels import (
 
 # The second is the name before Kubernetes 1.27.
 JOB_NAME_LABELS = (JOB_NAME_LABEL, "job-name")
+UNKNOWN_INDEX = 10**9  # larger than that of any node
 
 
 class JobState(Enum):
@@ -83,7 +84,7 @@ class ObservedPod:
     stage: str = ""
     """From its label, so it is known when its Job is gone."""
     index: int = 0
-    """Number of its node in a stage on several nodes."""
+    """Number of its node in a stage on several nodes; UNKNOWN_INDEX if somebody has changed it to something else."""
     node: str = ""
     gpus: int = 0
     """What its container `trainer` asks for; an edit of the chain may ask for others in the next pod."""
@@ -238,7 +239,10 @@ def of_chain(uid: str, jobs: Iterable[ObservedJob], pods: Iterable[ObservedPod])
     # By owner, not by label: anybody may put our label on a Job, and a deleted chain's Jobs still have it.
     owned = tuple(job for job in jobs if job.owner_uid == uid)
     foreign = frozenset(job.uid for job in jobs if job.owner_uid != uid)
-    return Observed(jobs=owned, pods=tuple(pods), foreign_jobs=foreign)
+    # Whatever the pod's annotation says.
+    on_one_node = {job.uid for job in owned if job.nodes == 1}
+    pods = tuple(replace(pod, index=0) if pod.index and pod.job_uid in on_one_node else pod for pod in pods)
+    return Observed(jobs=owned, pods=pods, foreign_jobs=foreign)
 
 
 def parts_of(documents: Iterable[dict[str, Any]], *, kind: str) -> frozenset[tuple[str, str]]:
@@ -253,10 +257,8 @@ def _controller_uid(document: dict[str, Any]) -> str:
 
 
 def is_controlled_by(document: dict[str, Any], uid: str) -> bool:
-    """Whether `uid` is the object's controller."""
-    owners = document["metadata"].get("ownerReferences") or []
-    # The UID and not the name, which a recreated chain has as well.
-    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+    """Whether `uid` is the object's controller; a recreated chain has the same name."""
+    return _controller_uid(document) == uid
 
 
 def parse_job(document: dict[str, Any]) -> ObservedJob:
@@ -320,7 +322,8 @@ def _halves(note: str) -> tuple[str, str]:
 def parse_pod(document: dict[str, Any]) -> ObservedPod:
     """A pod from the API server's JSON."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
-    labels = metadata.get("labels") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    index = annotations.get(INDEX_ANNOTATION, "0")
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     disrupted = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
@@ -328,7 +331,6 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
     trainer: dict[str, Any] = next((c for c in containers if c.get("name") == TRAINER_CONTAINER), {})
     # The user's own containers, init containers too, may wait for an image or a Secret as well.
     users = [c for c in containers if c is not trainer] + (status.get("initContainerStatuses") or [])
-    everyone = [trainer, *users]
     # With restartPolicy Never, the trainer's current state is its only one.
     state = trainer.get("state") or {}
     # Only of the user's containers; how the trainer ended is in `end`.
@@ -347,13 +349,14 @@ def parse_pod(document: dict[str, Any]) -> ObservedPod:
         ),
         stop_by=metadata.get("deletionTimestamp", ""),
         disrupted=(disrupted.get("reason") or "DisruptionTarget") if disrupted.get("status") == "True" else "",
-        waiting=tuple(_waiting(c) for c in everyone if (c.get("state") or {}).get("waiting")),
+        waiting=tuple(_waiting(c) for c in (trainer, *users) if (c.get("state") or {}).get("waiting")),
         unschedulable=on_one_line(scheduled.get("message", "unschedulable")) if unschedulable else "",
         # Of the pod, not of a container: set for a pod that the kubelet evicts or refuses to run, not for a crash.
         rejected=on_one_line(": ".join(filter(None, (status.get("reason"), status.get("message"))))),
         job_uid=_controller_uid(document),
         stage=labels.get(STAGE_LABEL, ""),
-        index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
+        # The Job controller deletes a pod of a group whose index it cannot read, and creates another one.
+        index=int(index) if index.isdecimal() and len(index) < 10 else UNKNOWN_INDEX,
         running="running" in state,
         started_at=(state.get("running") or state.get("terminated") or {}).get("startedAt") or "",
         others_running=tuple(c["name"] for c in users if "running" in (c.get("state") or {})),

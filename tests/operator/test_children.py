@@ -171,7 +171,7 @@ async def test_of_a_finished_chain_whose_jobs_expire_an_ended_job_without_a_ttl_
 
 async def test_a_chain_with_an_object_that_cannot_be_read_is_read_live_and_no_other(children: Children):
     broken = a_pod(job(5), node=1)
-    broken["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "first"}
+    broken["status"]["conditions"] = [{"status": "True"}]
     broken["metadata"] |= {"namespace": "ml", "resourceVersion": "6"}
     broken["metadata"]["labels"] |= {CHAIN_LABEL: "relay"}
     children.apply(Kind.JOBS, "ADDED", job(5, key=OTHER))

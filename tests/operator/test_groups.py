@@ -16,6 +16,7 @@ from distillchain_api.wire.answer import Progress
 from distillchain_api.wire.work_order import RENDEZVOUS_PORT
 from distillchain_operator.actions import CreatePart, DeleteJob, SetSuspend
 from distillchain_operator.group import TORCH_PORT
+from distillchain_operator.labels import INDEX_ANNOTATION
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import running_pod
 from distillchain_operator.transitions import transitions
@@ -116,6 +117,16 @@ def test_progress_is_read_from_node_0():
     found = running_pod(plan, observe(chain_uid=CHAIN_UID, jobs=[job], pods=pods))
     assert found is not None
     assert found.name == pods[1]["metadata"]["name"]
+
+
+@pytest.mark.parametrize("index", ["first", "-1", "9" * 5000])
+def test_a_pod_whose_index_somebody_has_changed_is_not_node_0_of_a_group_and_is_that_of_a_single_node(index: str):
+    message = a_commit(two_nodes().stages[0]).to_json()
+    for plan, phase in [(two_nodes(), "Running"), (a_plan(), "Committed")]:
+        job = a_job(plan, "mini")
+        pod = a_pod(job, phase="Succeeded", exit_code=0, message=message)
+        pod["metadata"]["annotations"] = {INDEX_ANNOTATION: index}
+        assert entry(decide(plan, job, pods=(pod,)), "mini").phase == phase
 
 
 @pytest.mark.parametrize(
