@@ -11,6 +11,7 @@ import yaml
 
 from bad_chains import GOOD
 from distillchain_api.faults import BadDocument
+from distillchain_api.resource.export import Export, OnnxExport
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.tasks.causal_lm import CausalLM
 
@@ -116,3 +117,13 @@ def test_the_examples_are_valid(repository: Path, name: str, stages: int):
     document = yaml.safe_load((repository / f"examples/llm/{name}.yaml").read_text())
 
     assert len(parse_chain(document).spec.stages) == stages
+
+
+def test_students_can_be_exported():
+    small = {"name": "small", "student": {"model": "hf://org/small"}}
+    stages = [small, {**small, "name": "tiny", "export": {"onnx": {"quantize": "int8"}}}]
+
+    spec = parse_chain(a_document({"text": ["text"]}, template={"export": {"onnx": {}}}, stages=stages)).spec
+
+    assert spec.template.export.formats == ["onnx"]
+    assert spec.stages[1].export == Export(onnx=OnnxExport(quantize="int8"))

@@ -17,7 +17,6 @@ from distillchain_api.deep_json import depth_fault
 from distillchain_api.faults import BadDocument, Expect, error_of, expected
 from distillchain_api.resource.distillation import OBJECTIVE_RULES, distillation_faults
 from distillchain_api.resource.evidence import EVIDENCE_RULES, ONE_STAGE, Evidence
-from distillchain_api.resource.export import EXPORT_RULES, export_faults
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
 from distillchain_api.resource.label_term import LABEL_RULES, LabelFields, label_faults
 from distillchain_api.resource.metadata import ObjectMeta
@@ -164,13 +163,6 @@ class ChainSpec(Document):
         check_large_fields(large_fields(self.task, weights, loras, self.evidence))
         return self
 
-    @model_validator(mode="after")
-    def _exports_fit_the_task(self) -> Self:
-        exports = {f"stages[{index}].export": stage.export for index, stage in enumerate(self.stages)}
-        if faults := list(export_faults(self.task, {"template.export": self.template.export, **exports})):
-            raise error_of(faults)
-        return self
-
     model_config = {
         "json_schema_extra": rules(
             *GATE_RULES,
@@ -178,7 +170,6 @@ class ChainSpec(Document):
             *LABEL_RULES,
             *SELECTION_RULES,
             *EVIDENCE_RULES,
-            *EXPORT_RULES,
             LARGE_FIELDS_RULE,
         )
     }
