@@ -1,7 +1,7 @@
 """Objects of a store that nothing needs: what killed pods, lost races and finished stages left behind.
 
 Only what is known to be unneeded is named. A manifest, the files that it lists, reports, traces and objects of an
-unknown kind are never garbage, and neither is anything in a stage that was written to lately.
+unknown kind are never garbage, and neither is anything in a stage or pass that was written to lately.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from distillchain_api.faults import BadDocument
-from distillchain_api.layout import attempt_prefix, manifest_key
 from distillchain_api.wire.export import ExportRecord
 from distillchain_api.wire.manifest import Manifest
+from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_store.commit import read_manifest
 from distillchain_store.discarding import discarded_prefix
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
+from distillchain_store.passes import read_pass
 from distillchain_store.store import Store, StoredObject, Unfinished
 
-PART_OF_STAGE = re.compile(
-    r"stages/(?P<digest>[0-9a-f]{64})/(?P<kind>attempts|exports|resume|discarded)/(?P<name>[^/]+)"
+PART = re.compile(
+    r"(?P<vertex>(?:stages|passes)/[0-9a-f]{64})/(?P<kind>attempts|exports|resume|discarded)/(?P<name>[^/]+)"
 )
 LOGITS = re.compile(r"logits/(?P<digest>[0-9a-f]{64})/")
 
@@ -78,33 +79,32 @@ def find_garbage(
     """What nothing needs.
 
     Args:
-        written_before_s: seconds since the epoch, by the store's clock. A stage with an attempt, an export or a saved
-            state written after it may be running, and one whose commit was discarded after it may be restored, so
-            nothing of it is garbage.
+        written_before_s: seconds since the epoch, by the store's clock. A stage or pass with an attempt, an export or a
+            saved state written after it may be running, and one whose commit was discarded after it may be restored,
+            so nothing of it is garbage.
         with_logits: stored outputs of teachers are garbage too. A later stage would compute them again.
         needed_stages: digests of the stages that are still to be trained; saved states of all others are garbage. None:
             every saved state of a stage without a commit is needed.
     Raises: errors of the store.
     """
     found = Found()
-    stages: dict[str, list[StoredObject]] = defaultdict(list)
+    vertices: dict[str, list[StoredObject]] = defaultdict(list)
     for item in store.list_objects(""):
-        if match := PART_OF_STAGE.match(item.key):
-            stages[match["digest"]].append(item)
+        if match := PART.match(item.key):
+            vertices[match["vertex"]].append(item)
         elif LOGITS.match(item.key):
             found.logits.append(item)
-    for digest, objects in stages.items():
+    for vertex, objects in vertices.items():
         newest = max(objects, key=lambda item: item.modified_s)
         if newest.modified_s >= written_before_s:
-            is_discarded = newest.key.startswith(discarded_prefix(manifest_key(digest)))
+            is_discarded = newest.key.startswith(discarded_prefix(_manifest_key(vertex)))
             why = (
                 "discarded lately, so it may be restored" if is_discarded else "written to lately, so it may be running"
             )
-            found.kept.append(f"stage {digest[:12]} was {why}")
+            found.kept.append(f"{'pass' if _is_pass(vertex) else 'stage'} {_digest(vertex)[:12]} was {why}")
             continue
         try:
-            manifest = read_manifest(store, digest)
-            found.garbage.extend(_of_stage(store, digest, objects, manifest, needed_stages))
+            found.garbage.extend(_of_vertex(store, vertex, objects, needed_stages))
         except (CheckpointCorrupt, OtherRelease) as error:
             # What such a manifest needs is unknown.
             found.kept.append(str(error))
@@ -140,34 +140,51 @@ def _folder(item: StoredObject) -> str:
     return item.key.rpartition("/")[0]
 
 
-def _of_stage(
-    store: Store,
-    digest: str,
-    objects: Iterable[StoredObject],
-    manifest: Manifest | None,
-    needed_stages: Collection[str] | None,
+def _is_pass(vertex: str) -> bool:
+    return vertex.startswith("passes/")
+
+
+def _digest(vertex: str) -> str:
+    return vertex.partition("/")[2]
+
+
+def _manifest_key(vertex: str) -> str:
+    return f"{vertex}/manifest.json"
+
+
+def _read_commit(store: Store, vertex: str) -> Manifest | PassManifest | None:
+    return (read_pass if _is_pass(vertex) else read_manifest)(store, _digest(vertex))
+
+
+def _committed_keys(vertex: str, manifest: Manifest | PassManifest) -> set[str]:
+    return {f"{vertex}/attempts/{manifest.attempt}/{entry.path}" for entry in manifest.files}
+
+
+def _of_vertex(
+    store: Store, vertex: str, objects: Iterable[StoredObject], needed_stages: Collection[str] | None
 ) -> list[Garbage]:
     by_kind: dict[str, list[StoredObject]] = defaultdict(list)
     for item in objects:
-        match = PART_OF_STAGE.match(item.key)
+        match = PART.match(item.key)
         assert match is not None
         by_kind[match["kind"]].append(item)
+    manifest = _read_commit(store, vertex)
     if manifest is None:
         found = _by_folder(by_kind["attempts"], "an attempt that was never committed")
         # Exports have nothing to belong to, but they may be in use; a new commit makes them garbage.
-        if needed_stages is not None and digest not in needed_stages:
+        if needed_stages is not None and _digest(vertex) not in needed_stages:
             found += _by_folder(by_kind["resume"], "saved state of a stage that no given chain has")
         return found
-    prefix = attempt_prefix(digest, manifest.attempt)
-    listed = {f"{prefix}/{entry.path}" for entry in manifest.files}
-    own = [item for item in by_kind["attempts"] if item.key.startswith(f"{prefix}/")]
-    others = [item for item in by_kind["attempts"] if not item.key.startswith(f"{prefix}/")]
-    return [
-        *_by_folder([item for item in own if item.key not in listed], "not part of the commit"),
+    committed = _committed_keys(vertex, manifest)
+    own_prefix = f"{vertex}/attempts/{manifest.attempt}/"
+    own = [item for item in by_kind["attempts"] if item.key.startswith(own_prefix)]
+    others = [item for item in by_kind["attempts"] if not item.key.startswith(own_prefix)]
+    found = [
+        *_by_folder([item for item in own if item.key not in committed], "not part of the commit"),
         *_by_folder(others, "an attempt that another one forestalled"),
         *_by_folder(by_kind["resume"], "saved state of a committed stage"),
-        *_exports(store, manifest, by_kind["exports"]),
     ]
+    return found if isinstance(manifest, PassManifest) else found + _exports(store, manifest, by_kind["exports"])
 
 
 def _exports(store: Store, manifest: Manifest, objects: Sequence[StoredObject]) -> list[Garbage]:
@@ -188,7 +205,7 @@ def _exports(store: Store, manifest: Manifest, objects: Sequence[StoredObject]) 
 def _by_folder(objects: Iterable[StoredObject], why: str) -> list[Garbage]:
     folders: dict[str, list[StoredObject]] = defaultdict(list)
     for item in objects:
-        match = PART_OF_STAGE.match(item.key) or LOGITS.match(item.key)
+        match = PART.match(item.key) or LOGITS.match(item.key)
         assert match is not None
         folders[match[0].rstrip("/")].append(item)
     return [Garbage(folder, why, objects=items) for folder, items in folders.items()]
@@ -205,19 +222,15 @@ def delete_garbage(store: Store, garbage: Garbage, *, written_before_s: float) -
     is_logits = LOGITS.match(f"{garbage.folder}/")
     if is_logits and garbage.folder in _outputs_of_passes(store, discarded_after_s=written_before_s):
         return False
-    match = PART_OF_STAGE.match(garbage.folder)
+    match = PART.match(garbage.folder)
     if match and match["kind"] == "attempts":
-        manifest = read_manifest(store, match["digest"])
+        vertex = match["vertex"]
         # A pod that was asleep for a day could commit an old attempt after it was listed.
-        files = {entry.path for entry in manifest.files} if manifest else set()
-        prefix = f"{attempt_prefix(match['digest'], manifest.attempt)}/" if manifest else ""
-        if any(
-            prefix and item.key.startswith(prefix) and item.key.removeprefix(prefix) in files
-            for item in garbage.objects
-        ):
+        manifest = _read_commit(store, vertex)
+        if manifest and not _committed_keys(vertex, manifest).isdisjoint(item.key for item in garbage.objects):
             return False
         # After the manifest is read: its copy is written before it is deleted.
-        discarded = store.list_objects(discarded_prefix(manifest_key(match["digest"])))
+        discarded = store.list_objects(discarded_prefix(_manifest_key(vertex)))
         if any(item.modified_s >= written_before_s for item in discarded):
             return False
     store.delete([item.key for item in garbage.objects])

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.s3 import REGION, S3Server
 from distillchain_api.wire.manifest import FileEntry, Manifest, Metrics, ModelFacts, RunFacts, SplitFacts
+from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_store.errors import StorageDenied
 from distillchain_store.s3.store import S3Store
 from store.gateway import Gateway, Rule
@@ -81,6 +82,27 @@ def a_manifest(attempt: str = "first", *, files: dict[str, bytes] | None = None)
         data={"validation": SplitFacts(rows=1, sha256="0" * 64)},
         recipe={},
         run=run,
+        environment={},
+        committed_at="2026-01-01T12:00:00Z",
+    )
+
+
+def a_pass() -> PassManifest:
+    """The commit of pass DIGEST."""
+    student = a_manifest()
+    return PassManifest(
+        digest=DIGEST,
+        chain="ml/small",
+        stage="small-pass",
+        attempt="first",
+        files=[],
+        teacher=student.student,
+        teacher_files="a" * 64,
+        data=student.data,
+        rows=1,
+        logits="b" * 64,
+        elapsed_s=1,
+        examples_per_second=1,
         environment={},
         committed_at="2026-01-01T12:00:00Z",
     )

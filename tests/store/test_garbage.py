@@ -10,16 +10,24 @@ from typing import Any
 import pytest
 
 from cluster.s3 import REGION, S3Server
-from distillchain_api.layout import attempt_prefix, export_prefix, export_record_key, manifest_key
+from distillchain_api.layout import (
+    attempt_prefix,
+    export_prefix,
+    export_record_key,
+    manifest_key,
+    pass_manifest_key,
+    pass_prefix,
+)
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import FileEntry
 from distillchain_store import commit
 from distillchain_store.discarding import discard_commits
 from distillchain_store.folder import PART_MARK, FileStore
 from distillchain_store.garbage import Found, Garbage, delete_garbage, find_garbage
+from distillchain_store.passes import commit_pass
 from distillchain_store.s3.store import S3Store
 from distillchain_store.store import Store
-from store.parts import DIGEST, a_manifest, use_keys
+from store.parts import DIGEST, a_manifest, a_pass, use_keys
 
 OTHER = "e" * 64
 FILES = {"checkpoint/weights": b"w" * 100, "results/history.jsonl": b"{}"}
@@ -174,6 +182,55 @@ def test_an_attempt_that_was_committed_after_all_is_not_deleted(store: Store):
 
     assert not delete(store, found.garbage[0])
     assert {item.key for item in store.list_objects("")} == needed
+
+
+def put_pass(store: Store, folder: Path) -> set[str]:
+    """A committed pass. Returns: the keys that belong to it."""
+    folder.mkdir()
+    (folder / "outputs").write_bytes(b"x")
+    commit_pass(store, a_pass(), folder)
+    return {pass_manifest_key(DIGEST), f"{pass_prefix(DIGEST, 'first')}/outputs"}
+
+
+def test_attempts_of_passes_are_garbage_as_those_of_stages(store: Store, tmp_path: Path):
+    needed = put_pass(store, tmp_path / "attempt")
+    garbage = put(
+        store,
+        f"{pass_prefix(DIGEST, 'second')}/outputs",
+        f"{pass_prefix(DIGEST, 'first')}/other",
+        f"{pass_prefix(OTHER, 'killed')}/outputs",
+    )
+
+    lately = find_garbage(store, written_before_s=time.time() - 3600)
+    found = find(store)
+
+    assert (lately.garbage, keys(found)) == ([], garbage)
+    assert lately.kept[0] == f"pass {DIGEST[:12]} was written to lately, so it may be running"
+    assert all(delete(store, each) for each in found.garbage)
+    assert {item.key for item in store.list_objects("")} == needed
+
+
+def test_an_attempt_at_a_pass_that_was_committed_or_discarded_since_is_not_deleted(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}/store")
+    put(store, f"{pass_prefix(DIGEST, 'first')}/outputs")
+    os.utime(tmp_path / f"store/{pass_prefix(DIGEST, 'first')}/outputs", (1, 1))
+    (garbage,) = find_garbage(store, written_before_s=time.time() - 3600).garbage
+    put_pass(store, tmp_path / "attempt")
+
+    assert not delete(store, garbage)
+    discard_commits(store, [pass_manifest_key(DIGEST)])
+    assert not delete_garbage(store, garbage, written_before_s=time.time() - 3600)
+    assert delete(store, garbage)
+
+
+def test_the_manifest_of_a_pass_that_cannot_be_read_protects_its_attempts(store: Store):
+    put(store, f"{pass_prefix(DIGEST, 'second')}/outputs")
+    store.write(pass_manifest_key(DIGEST), b"{")
+
+    found = find(store)
+
+    assert found.garbage == []
+    assert "cannot be read" in found.kept[0]
 
 
 def put_old_commit(folder: Path) -> tuple[FileStore, set[str]]:

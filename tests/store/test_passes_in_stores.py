@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_store.errors import StorageUnavailable
 from distillchain_store.folder import FileStore
 from distillchain_store.passes import commit_pass, read_pass
 from distillchain_store.store import Fingerprint, fingerprint_of
-from store.parts import DIGEST, a_manifest
+from store.parts import DIGEST, a_pass
 
 
 class Losing(FileStore):
@@ -19,26 +18,6 @@ class Losing(FileStore):
 
     def upload(self, key: str, path: Path) -> Fingerprint:
         return fingerprint_of(path)
-
-
-def a_pass() -> PassManifest:
-    student = a_manifest()
-    return PassManifest(
-        digest=DIGEST,
-        chain="ml/small",
-        stage="small-pass",
-        attempt="first",
-        files=[],
-        teacher=student.student,
-        teacher_files="a" * 64,
-        data=student.data,
-        rows=1,
-        logits="b" * 64,
-        elapsed_s=1,
-        examples_per_second=1,
-        environment={},
-        committed_at="2026-01-01T12:00:00Z",
-    )
 
 
 def test_a_pass_whose_files_did_not_arrive_is_not_committed(tmp_path: Path):
