@@ -94,8 +94,9 @@ def fine_tune_stage(chain: DistillationChain) -> PlannedStage:
         training=merge(template.training, spec.teacher.fine_tune),
     )
     # Stage zero makes the root teacher, so it has that gate. Otherwise the first student's stage measures the teacher
-    # and has the gate in its TeacherRef. No export: the template describes students, and users serve those.
-    return place(order.model_copy(update={"gate": merge(Gate(), spec.teacher.gate)}), template, stage=None)
+    # and has the gate in its TeacherRef. The template's export is for students, which users serve.
+    own = {"gate": merge(Gate(), spec.teacher.gate), "export": spec.teacher.export or Export()}
+    return place(order.model_copy(update=own), template, stage=None)
 
 
 def labels_order(

@@ -217,3 +217,11 @@ def test_fine_tuning_the_teacher_adds_stage_zero_and_changes_all_after():
     assert [stage.name for stage in plan.stages] == ["teacher", "mini", "tiny"]
     assert plan.stages[1].teacher_digest == plan.stages[0].digest
     assert not set(digests(GOOD)) & {stage.digest for stage in plan.stages}
+
+
+def test_the_export_of_a_fine_tuned_teacher_leaves_the_digests():
+    before, after = (
+        changed(lambda s, export=export: s["teacher"].update(fineTune={}, **export))
+        for export in ({}, {"export": {"onnx": {"quantize": "int8"}}})
+    )
+    assert after == before

@@ -99,7 +99,10 @@ def test_unlabelled_text_is_part_of_direct_so_that_it_trains_for_as_many_steps()
 
 def test_controls_have_no_gate_and_no_export():
     plan = a_plan(
-        {}, template={"export": {"onnx": {}}}, stages=[a_stage("mini"), a_stage("tiny", gate={"minMetric": 0.99})]
+        {},
+        template={"export": {"onnx": {}}},
+        teacher={"model": "hf://org/teacher", "fineTune": {}, "export": {"onnx": {}}},
+        stages=[a_stage("mini"), a_stage("tiny", gate={"minMetric": 0.99})],
     )
     for beside in plan.evidence:
         order = beside.work_order

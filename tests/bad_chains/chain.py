@@ -26,6 +26,13 @@ BAD_CHAINS = (
         ("spec.teacher.fineTune", "expected 0 beside selection: Last"),
     ),
     BadChain(
+        "export of a teacher that the chain does not train",
+        lambda spec: spec["teacher"].update(export={"onnx": {}}),
+        'spec.teacher.export: got {"onnx": {}}, expected none without fineTune; only a model that the chain trains is '
+        "exported: add fineTune, or remove export",
+        ("spec.teacher.export", "expected none without fineTune"),
+    ),
+    BadChain(
         "password in the endpoint",
         lambda spec: spec["storage"].update(endpointUrl="http://user:secret@s3:9000"),
         'spec.storage.endpointUrl: got "http://user:secret@s3:9000", expected http(s)://host[:port] without user or '

@@ -172,13 +172,14 @@ class Recorder:
         pass
 
 
-def test_a_retry_of_a_failed_export_names_its_stage():
+@pytest.mark.parametrize("name, asked", [("mini", None), ("teacher", "teacher")])
+def test_a_retry_of_a_failed_export_names_its_stage(name: str, asked: str | None):
     missing = {"export": "onnx", "phase": "Failed", "job": "e", "message": "why", "failureClass": "Crashed"}
-    cluster: Any = Recorder(a_chain(status=stages_with("Committed", missingExport=missing)))
+    cluster: Any = Recorder(a_chain(status=stages_with("Committed", name=name, missingExport=missing)))
 
-    want = "retrying export onnx of stage mini (Crashed); the operator creates another Job for it"
-    assert retry(cluster, "relay", None, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)) == want
-    assert cluster.annotations == {"distillchain.io/retry": "mini@2026-01-01T00:00:00.000+00:00"}
+    want = f"retrying export onnx of stage {name} (Crashed); the operator creates another Job for it"
+    assert retry(cluster, "relay", asked, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)) == want
+    assert cluster.annotations == {"distillchain.io/retry": f"{name}@2026-01-01T00:00:00.000+00:00"}
 
 
 def stages_with(phase: str, *, name: str = "mini", **more: Any) -> dict[str, Any]:

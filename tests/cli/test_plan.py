@@ -11,7 +11,7 @@ import pytest
 from cli.committed import write_store
 from cli.parts import distillchain, distillchain_here, plant_manifest, write_chain
 from distillchain_api.graph import build_plan
-from distillchain_api.layout import evidence_key, manifest_key, pass_manifest_key
+from distillchain_api.layout import evidence_key, export_record_key, manifest_key, pass_manifest_key
 from distillchain_cli.chain_files import read_chain
 from report.stores import write_pass
 
@@ -115,6 +115,26 @@ def test_a_committed_pass_is_shown_as_committed(
 
     first = done.stdout.splitlines()[1].split(maxsplit=5)
     assert (first[0], first[3], first[4]) == ("mini-pass", "yes", action)
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_the_export_that_a_committed_teacher_lacks_will_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_made: bool
+):
+    teacher = {"model": "hf://org/teacher", "fineTune": {}, "export": {"onnx": {}}}
+    plan = build_plan(read_chain(str(write_chain(tmp_path, teacher=teacher, stages=["mini"]))))
+    write_store(tmp_path / "store", plan, committed=1, monkeypatch=monkeypatch)
+    if is_made:
+        record = tmp_path / "store" / export_record_key(plan.stages[0].digest, "onnx")
+        record.parent.mkdir()
+        record.write_text("{}")
+
+    done = distillchain_here("plan", "chain.yaml", cwd=tmp_path)
+
+    root, mini = done.stdout.splitlines()[1:]
+    want = "reuse   committed in the store" if is_made else "reuse   committed in the store; its export will be made"
+    assert (root.split()[0], root.endswith(want)) == ("teacher", True)
+    assert mini.endswith("train   not in the store")
 
 
 def test_a_stored_verdict_is_shown_as_committed(tmp_path: Path):

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ from distillchain_cli.run import run_chain
 pytestmark = pytest.mark.slow
 
 FAILS = "answer('Failed', failureClass='DataInvalid', message='what to do')\n"
+ONNX: dict[str, Any] = {"onnx": {}}
 SAVED = "stopped from outside; its state at step 7 is saved"
 
 
@@ -154,14 +156,26 @@ def test_more_crashes_than_retries_fail_the_chain(tmp_path: Path):
     assert tiny.message == "waiting for mini to commit"
 
 
-def test_a_trainer_that_is_killed_while_it_exports_has_committed_its_stage(tmp_path: Path):
-    write_chain(tmp_path, stages=["mini"], template={"retries": 0, "export": {"onnx": {}}})
+@pytest.mark.parametrize(
+    "stage, spec",
+    [
+        ("mini", {"template": {"retries": 0, "export": ONNX}}),
+        ("teacher", {"template": {"retries": 0}, "teacher": {"model": "hf://o/t", "fineTune": {}, "export": ONNX}}),
+    ],
+)
+def test_a_trainer_that_is_killed_while_it_exports_has_committed_its_stage(
+    tmp_path: Path, stage: str, spec: dict[str, Any]
+):
+    write_chain(tmp_path, stages=["mini"], **spec)
     stand_in = install_stand_in(tmp_path, "commit()\nos.kill(os.getpid(), signal.SIGKILL)")
 
     done = distillchain_here("run", "chain.yaml", cwd=tmp_path, **stand_in)
 
     assert done.returncode == 0, done.stderr
-    assert "mini: export onnx failed: Crashed: the trainer crashed: the trainer was killed by SIGKILL" in done.stderr
+    assert done.stderr.count("export onnx failed") == 1
+    assert (
+        f"{stage}: export onnx failed: Crashed: the trainer crashed: the trainer was killed by SIGKILL" in done.stderr
+    )
 
 
 def test_a_trainer_that_is_killed_while_it_writes_the_report_has_failed_no_export(tmp_path: Path):

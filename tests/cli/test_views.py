@@ -99,8 +99,9 @@ def test_the_chosen_epoch_and_further_teachers_of_a_stage_are_below_both_tables(
     assert entry["furtherTeachers"][0] == {"name": "teacher", "share": "0.3333", "metric": "0.9200"}
 
 
-def test_exports_of_a_stage_are_below_the_table():
-    plan = a_plan()
+@pytest.mark.parametrize("position, stage", [(0, "teacher"), (1, "tiny")])
+def test_exports_of_a_stage_are_below_the_table(position: int, stage: str):
+    plan = a_plan(teacher={"model": "hf://org/teacher", "fineTune": {}}, stages=["tiny"])
     status = a_status(plan)
     export = ExportStatus(
         format="onnx-int8",
@@ -110,10 +111,10 @@ def test_exports_of_a_stage_are_below_the_table():
         examples_per_second="4120.7",
         pytorch_examples_per_second="2010.0",
     )
-    status.stages[1] = status.stages[1].model_copy(update={"exports": [export]})
+    status.stages[position] = status.stages[position].model_copy(update={"exports": [export]})
 
     assert (
-        "tiny: onnx-int8: 250.0 kB, accuracy 0.8290, 4121 examples/s (PyTorch 2010): s3://models/x/model.int8.onnx"
+        f"{stage}: onnx-int8: 250.0 kB, accuracy 0.8290, 4121 examples/s (PyTorch 2010): s3://models/x/model.int8.onnx"
     ) in results_table(plan, status).splitlines()
 
 

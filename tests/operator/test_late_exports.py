@@ -236,10 +236,36 @@ def test_a_suspended_chain_starts_no_export():
     assert decision.status.phase == "Succeeded"
 
 
-def test_a_fine_tuned_teacher_is_not_exported():
-    plan = a_plan(template=ONNX, teacher={"model": "hf://org/teacher", "fineTune": {}}, stages=["mini"])
+FINE_TUNED = {"model": "hf://org/teacher", "fineTune": {}}
 
-    assert [stage.work_order.export.name for stage in plan.stages] == [None, "onnx"]
+
+@pytest.mark.parametrize("own, want", [({}, None), ({"export": {"onnx": {"quantize": "int8"}}}, "onnx-int8")])
+def test_the_export_of_a_fine_tuned_teacher_is_its_own_and_not_that_of_the_template(
+    own: dict[str, Any], want: str | None
+):
+    plan = a_plan(template=ONNX, teacher=FINE_TUNED | own, stages=["mini"])
+
+    assert [stage.work_order.export.name for stage in plan.stages] == [want, "onnx"]
+
+
+def test_the_late_export_of_a_fine_tuned_teacher_fails_and_succeeds_after_a_retry():
+    status = committed_status(a_plan(teacher=FINE_TUNED, stages=["mini"]), "teacher", "mini")
+    plan = a_plan(generation=2, teacher=FINE_TUNED | {"export": {"onnx": {}}}, stages=["mini"])
+    commit = a_commit(plan.stages[0], reused=True)
+
+    started = decide(plan, previous=status)
+    failed_job, failed_pod = ended(export_job(started), answer=commit.model_copy(update={"export_failure": FAILURE}))
+    failed = decide(plan, failed_job, pods=(failed_pod,), previous=started.status)
+
+    assert (created(started), exports_ready(started.status).reason) == (["teacher"], "Exporting")
+    assert failed.status.phase == "Succeeded"
+    assert exports_ready(failed.status).message.startswith("teacher: ")
+    again = decide(retrying(plan, "teacher"), previous=failed.status)
+    job, pod = ended(export_job(again), answer=commit.model_copy(update={"exports": [EXPORTED]}))
+    made = decide(retrying(plan, "teacher"), job, pods=(pod,), previous=again.status)
+    assert exports_ready(made.status).reason == "Exported"
+    assert [export.uri for export in entry(made, "teacher").exports] == [EXPORTED.uri]
+    assert made.status.stages[1:] == status.stages[1:]
 
 
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": 4}, "requests": {"nvidia.com/gpu": 1, "memory": "8Gi"}}

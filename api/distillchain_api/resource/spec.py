@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.base import Document
-from distillchain_api.cel import fault, rules
+from distillchain_api.cel import cel, fault, rules
 from distillchain_api.deep_json import depth_fault
 from distillchain_api.faults import BadDocument, Expect, error_of, expected
 from distillchain_api.resource.distillation import OBJECTIVE_RULES, distillation_faults
 from distillchain_api.resource.evidence import EVIDENCE_RULES, ONE_STAGE, Evidence
+from distillchain_api.resource.export import Export
 from distillchain_api.resource.gate import GATE_RULES, Gate, TeacherGate, gate_faults
 from distillchain_api.resource.label_term import LABEL_RULES, LabelFields, label_faults
 from distillchain_api.resource.metadata import ObjectMeta
@@ -34,6 +35,7 @@ from distillchain_api.transfer import transfer_of
 from distillchain_api.values import Duration, SourceUri
 
 MAX_STAGES = 32  # a bound the API server needs to price the CEL rules; ten is already a long chain
+_ONLY_TRAINED = "none without fineTune; only a model that the chain trains is exported: add fineTune, or remove export"
 
 
 class Teacher(Document):
@@ -45,6 +47,20 @@ class Teacher(Document):
     """What it must reach. Without a gate it must still beat chance."""
     fine_tune: TrainingOverrides | None = None
     """Fine-tune it on the task first, as stage zero; these values override the template's."""
+    export: Export | None = None
+    """With `fineTune`: what the fine-tuned teacher is exported to. The template's export is for students."""
+
+    @model_validator(mode="after")
+    def _export_has_a_stage(self) -> Self:
+        if self.export is not None and self.fine_tune is None:
+            raise fault("export", expected(self.export.to_document(), _ONLY_TRAINED))
+        return self
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel("!has(self.export) || has(self.fineTune)", f"export: expected {_ONLY_TRAINED}", fieldPath=".export")
+        )
+    }
 
 
 class ChainSpec(Document):

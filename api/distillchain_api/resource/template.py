@@ -58,5 +58,5 @@ class Template(Document):
     save_interval: Duration = "10m"
     """Maximum training time that a crash can lose."""
     export: Export = Export()
-    """What each student is exported to. A teacher that `fineTune` trains is not exported."""
+    """What each student is exported to. For a teacher that `fineTune` trains, see `teacher.export`."""
     tracking: Tracking = Tracking()
