@@ -87,7 +87,9 @@ def test_a_resumed_student_is_the_one_that_was_never_stopped(root: Path):
     assert weights_of(answer) == weights_of(whole)
 
 
-def test_a_stop_while_validation_is_measured_saves_at_the_next_step(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_while_an_epoch_is_measured_saves_at_once_and_the_next_attempt_measures_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Not after it: a large split takes longer than a pod is given to end in."""
     order = an_order(root, training={"epochs": 3})
     signals = Signals()
@@ -101,9 +103,13 @@ def test_a_stop_while_validation_is_measured_saves_at_the_next_step(root: Path, 
     with pytest.raises(StopRequested) as stop:
         run_here(order, root, attempt="first", signals=signals)
 
-    assert stop.value.step == 11, "ten steps an epoch: the first step of the second saves"
+    assert stop.value.step == 10, "the end of the first epoch"
     history = History.read(next(root.glob(f"store/stages/{order.digest}/resume/*")))
     assert not [point for point in history.points if point.validation], "the measurement was given up"
+
+    run_here(order, root, attempt="second")
+    history = History.read(next(root.glob(f"store/stages/{order.digest}/attempts/second/results")))
+    assert [point.step for point in history.points if point.validation] == [10, 20, 30]
 
 
 def test_an_incomplete_state_is_skipped(root: Path, caplog: pytest.LogCaptureFixture):

@@ -344,11 +344,9 @@ class _Run:
             except LostPeers:
                 raise
             except StopRequested:
-                if self.selection is not None:
-                    # The choice needs every epoch, so the resumed training measures this one again.
-                    self._save(stops=True)
-                    raise StopRequested(self.saved_step) from None
-                # Otherwise the next step saves and stops, and a training resumed after it skips the measurement.
+                # Here and not after the next step, so that the resumed training measures this epoch again.
+                self._save(stops=True)
+                raise StopRequested(self.saved_step) from None
             self.work.model.train()
 
     def progress(self) -> TrainingProgress:
