@@ -226,6 +226,7 @@ def _exports(stage: LoadedStage, metric: Metric) -> list[ExportReport]:
             examples_per_second=found.examples_per_second,
             different_predictions=found.different_predictions,
             largest_difference=found.largest_difference,
+            rows=record.rows,
             uri=f"{folder}/{found.path}" if found.path else stage.checkpoint,
         )
         for found in record.formats

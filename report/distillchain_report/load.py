@@ -66,7 +66,7 @@ class LoadedStage:
         checkpoint: where it is now; a store may have been copied, moved or mounted elsewhere since the commit.
         saved: for a stage that is not committed: the latest step with a saved state, and the total number of steps.
         answers: the predictions, as the section of its task type reads them.
-        export: its student in other formats.
+        export: its model in other formats.
         teacher_pass: the Job that has measured and asked its teacher; None: the stage itself did.
         unreadable: why there is no manifest although the store holds one.
         missing: one sentence for each thing that the report lacks.

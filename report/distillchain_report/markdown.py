@@ -165,7 +165,7 @@ def _exports(report: Report) -> list[str]:
         return []
     head = ["stage", "format", "size", report.metric.display_name, "examples/s on a CPU", "other predictions",
             "largest difference", "stored at"]  # fmt: skip
-    return ["## Exports", table(head, rows)]
+    return ["## Exports", table(head, rows), plain(phrases.measured_exports(report))]
 
 
 def _lineage(report: Report) -> str:

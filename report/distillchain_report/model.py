@@ -162,7 +162,7 @@ class Run(Document):
 
 
 class ExportReport(Document):
-    """A committed student in one format, on validation and on a CPU. The first of a stage is the checkpoint itself."""
+    """A committed model in one format, on validation and on a CPU. The first of a stage is the checkpoint itself."""
 
     format: str
     size_bytes: int
@@ -173,6 +173,8 @@ class ExportReport(Document):
     """Rows or items with another prediction than that of PyTorch."""
     largest_difference: float
     """Of an output from that of PyTorch."""
+    rows: int | None = None
+    """Rows of validation on which it was measured; None: all of them."""
     uri: str
     """Of its file, or of the checkpoint."""
 

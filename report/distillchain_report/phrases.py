@@ -114,6 +114,18 @@ def latency_note(report: Report) -> str:
     return f"Latency: one row at batch size 1 on {device or 'the device of each stage (see Environment)'}."
 
 
+def measured_exports(report: Report) -> str:
+    """Which exports were measured on a part of validation, and on how much; or nothing."""
+    stages: dict[int, list[str]] = {}
+    for stage in report.stages:
+        if stage.exports and (rows := stage.exports[0].rows) is not None:
+            stages.setdefault(rows, []).append(stage.name)
+    return " ".join(
+        f"Exports of {', '.join(names)} were measured on {rows:,} of {report.rows['validation']:,} rows of validation."
+        for rows, names in stages.items()
+    )
+
+
 def root_source(report: Report) -> str | None:
     """Where the root teacher came from."""
     first = report.stages[0].run

@@ -65,6 +65,7 @@ def render_html(report: Report) -> str:
         latency_note=phrases.latency_note(report),
         totals=phrases.totals_words(report),
         exported=any(stage.exports for stage in report.stages),
+        measured_exports=phrases.measured_exports(report),
         evidence=_evidence(report),
         evidence_words=evidence_section,
     )

@@ -63,6 +63,7 @@ class Relay:
         latency: p50 and p95 of every model, in milliseconds.
         never: classes that the last student never predicts, each with the class that it predicts instead.
         exported: stages with an export, in both formats.
+        exported_rows: rows on which the exports were measured; None: all of validation.
         selected: stages whose epoch was chosen on validation.
         further_teachers: the root teacher teaches these stages too, with this share.
         one_folder: as older releases stored an attempt: results beside the files of the model.
@@ -92,6 +93,7 @@ class Relay:
     never: Mapping[str, str] = field(default_factory=dict)
     one_folder: bool = False
     exported: Sequence[str] = ()
+    exported_rows: int | None = None
     selected: Mapping[str, SelectedEpoch] = field(default_factory=dict)
     further_teachers: Mapping[str, float] = field(default_factory=dict)
 
@@ -299,7 +301,7 @@ def _commit(
     )
     (attempt.parents[1] / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     if name in relay.exported:
-        _export(attempt.parents[1] / "exports", manifest)
+        _export(attempt.parents[1] / "exports", manifest, rows=relay.exported_rows)
 
 
 def rewrite_manifest(folder: Path, name: str, **parts: Any) -> None:
@@ -338,7 +340,7 @@ def write_pass(folder: Path, name: str, *, elapsed_s: float, processes: int) -> 
     return written
 
 
-def _export(folder: Path, manifest: Manifest) -> None:
+def _export(folder: Path, manifest: Manifest, *, rows: int | None) -> None:
     """The record of an export; a report does not read its files."""
     folder.mkdir()
     speeds: dict[Literal["pytorch", "onnx", "onnx-int8"], tuple[str | None, float]] = {
@@ -363,6 +365,7 @@ def _export(folder: Path, manifest: Manifest) -> None:
             )
             for kind, (path, speed) in speeds.items()
         ],
+        rows=rows,
         environment={},
         created_at=MOMENT,
     )

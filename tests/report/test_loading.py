@@ -309,18 +309,20 @@ def test_every_metric_has_its_interval(tmp_path: Path, metric: str):
         assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_exports_are_listed_in_every_form_of_the_report(tmp_path: Path):
-    report = a_report(tmp_path / "one", exported=["tiny"])
+@pytest.mark.parametrize("name, metric", [("tiny", "0.890"), ("teacher", "0.930")])
+def test_exports_are_listed_in_every_form_of_the_report(tmp_path: Path, name: str, metric: str):
+    report = a_report(tmp_path / "one", fine_tuned=True, exported=[name])
 
-    _, tiny, _ = report.stages
-    assert [export.format for export in tiny.exports] == ["pytorch", "onnx", "onnx-int8"]
-    folder = f"file://{tmp_path}/one/stages/{digest_of('tiny')}/exports/e1"
-    assert tiny.exports[2].uri == f"{folder}/model.int8.onnx"
-    assert tiny.exports[0].uri.endswith("/attempts/a1/checkpoint")
+    (stage,) = (stage for stage in report.stages if stage.exports)
+    assert stage.name == name
+    assert [export.format for export in stage.exports] == ["pytorch", "onnx", "onnx-int8"]
+    folder = f"file://{tmp_path}/one/stages/{digest_of(name)}/exports/e1"
+    assert stage.exports[2].uri == f"{folder}/model.int8.onnx"
+    assert stage.exports[0].uri.endswith("/attempts/a1/checkpoint")
     text = render_markdown(report)
     assert "## Exports" in text
-    row = next(line for line in text.splitlines() if line.startswith("| tiny | onnx-int8 |"))
-    assert "| 0.890 | 2,700 | 3 | 2e-06 |" in row
+    row = next(line for line in text.splitlines() if line.startswith(f"| {name} | onnx-int8 |"))
+    assert f"| {metric} | 2,700 | 3 | 2e-06 |" in row
     page = Page(render_html(report))
     assert "exports" in page.ids
     assert any("model.int8.onnx" in word for word in page.words)

@@ -38,6 +38,16 @@ def test_names_with_markup_are_words_on_the_page_and_nothing_else(tmp_path: Path
     assert set(bars) == set(heads), "no name begins a column"
 
 
+@pytest.mark.parametrize("rows, is_said", [(400, True), (None, False)])
+def test_exports_that_were_measured_on_a_part_of_validation_say_so(tmp_path: Path, rows: int | None, is_said: bool):
+    report = a_report(tmp_path, exported=["mini", "tiny"], exported_rows=rows)
+
+    assert [export.rows for stage in report.stages for export in stage.exports] == [rows] * 6
+    sentence = "Exports of mini, tiny were measured on 400 of 872 rows of validation."
+    assert (sentence in render_markdown(report)) is is_said
+    assert (f"PyTorch’s. {sentence}" in Page(render_html(report)).text) is is_said
+
+
 @pytest.mark.parametrize("labels", [2, 12, 13, 150])
 def test_few_classes_are_a_matrix_and_many_a_list_of_the_weakest(tmp_path: Path, labels: int):
     report = a_report(tmp_path, labels=[f"class {number}" for number in range(labels)], metric="macroF1")
