@@ -98,6 +98,14 @@ def test_texts_that_are_held_out_known_repeated_or_empty_are_left_out_and_counte
     ]
 
 
+def test_one_text_in_two_unicode_forms_is_repeated_and_characters_that_look_different_are_not(tmp_path: Path):
+    lines = "caf\u00e9\nCAFE\u0301\nx\u00b2\nx2\n"
+
+    data, _ = read(tmp_path, {"a.txt": lines.encode()})
+
+    assert used(data) == ["caf\u00e9", "x\u00b2", "x2"]
+
+
 @pytest.mark.parametrize("block_rows", [1, 3, 65_536])
 def test_the_first_rows_that_can_be_used_are_taken(tmp_path: Path, block_rows: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(unlabelled, "BLOCK_ROWS", block_rows)

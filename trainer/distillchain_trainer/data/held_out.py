@@ -39,7 +39,7 @@ def check_held_out(splits: Sequence[Split], sources: Mapping[str, str], warnings
                 f"({sources[first.name]}); a split must be held out, so name another file or split"
             )
     for first, second in combinations(splits, 2):
-        # Case and white space do not count: a text that differs only in these is not new to the model either.
+        # A text that differs only in what fingerprints ignore is not new to the model either.
         shared = _rows_also_in(first, second)
         if len(shared):
             warnings.add(

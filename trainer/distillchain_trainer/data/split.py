@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,7 +91,7 @@ class Split:
 
     @cached_property
     def fingerprints(self) -> NDArray[np.int64]:
-        """A hash of each row's texts that ignores case and white space, [rows]."""
+        """A hash of each row's texts that ignores case, white space and Unicode's normalization forms, [rows]."""
         if self.stored_fingerprints is not None:
             return self.stored_fingerprints
         return np.fromiter(map(fingerprint_of, self.texts), dtype=np.int64, count=len(self))
@@ -138,9 +139,11 @@ def joined(name: str, parts: Sequence[Split]) -> Split:
 
 
 def fingerprint_of(texts: Sequence[str]) -> int:
-    """A hash of a row's texts that ignores case and white space, as a number of eight bytes."""
+    """A hash of a row's texts, as a number of eight bytes; see Split.fingerprints."""
     # Texts are joined by a character that no text has within it after it was split at white space.
-    content = "\0".join([" ".join(text.casefold().split()) for text in texts]).encode(errors="surrogatepass")
+    folded = "\0".join([" ".join(text.casefold().split()) for text in texts])
+    # Not NFKC, for which a superscript 2 is a 2.
+    content = unicodedata.normalize("NFC", folded).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
