@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHARE_DECIMALS = (4, 6, 9)
@@ -69,6 +70,12 @@ PEARSON = Metric("pearson", "Pearson correlation", is_share=False, lowest=-1.0, 
 SPEARMAN = Metric("spearman", "Spearman correlation", is_share=False, lowest=-1.0, highest=1.0)
 MSE = Metric("mse", "mean squared error", higher_is_better=False, is_share=False, lowest=0.0)
 MAE = Metric("mae", "mean absolute error", higher_is_better=False, is_share=False, lowest=0.0)
+
+
+def metric_named(name: str, known: Iterable[Metric]) -> Metric:
+    """The metric of this name. One of another release, which is not known, is a plain number."""
+    # Without a known range, a ratio of two values may mean nothing, so it is no share.
+    return next((metric for metric in known if metric.name == name), Metric(name, name, is_share=False))
 
 
 def default_smallest_gain(metric: Metric, value: float) -> float:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from distillchain_api import GROUP, KIND
 from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.resource.status import ChainStatus, Condition
-from distillchain_api.tasks import task_types
+from distillchain_api.tasks import metrics_of
 from distillchain_cli.errors import RunFailed
 
 
@@ -27,8 +27,7 @@ def status_of(chain: dict[str, Any]) -> ChainStatus:
 def metric_name(chain: dict[str, Any]) -> str:
     """`spec.task.metric`, or the default of the task's type; empty for a type that only another release knows."""
     task = chain["spec"]["task"]
-    kind = task_types().get(task.get("type"))
-    return str(task.get("metric") or (kind.metrics[0].name if kind else ""))
+    return str(task.get("metric") or next((metric.name for metric in metrics_of(task)), ""))
 
 
 def stage_names(chain: dict[str, Any]) -> list[str]:

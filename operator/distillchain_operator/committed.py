@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillchain_api.graph import PlannedStage
-from distillchain_api.metrics import Metric, format_for_status
+from distillchain_api.metrics import format_for_status, metric_named
 from distillchain_api.resource.status import (
     ExportStatus,
     FurtherTeacherStatus,
@@ -33,14 +33,9 @@ def decimal(value: float) -> str:
 
 def measured_status(model: ModelSummary, task: Task) -> MeasuredStatus:
     """A measured model in the form of status."""
-    known = {metric.name: metric for metric in task.metrics}
 
     def split(metrics: dict[str, float]) -> MetricStrings:
-        # The trainer may be of another release, with a metric that is unknown here.
-        return {
-            name: format_for_status(value, known.get(name, Metric(name, name, is_share=False)))
-            for name, value in metrics.items()
-        }
+        return {name: format_for_status(value, metric_named(name, task.metrics)) for name, value in metrics.items()}
 
     test = model.metrics.test
     return MeasuredStatus(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillchain_api.layout import export_prefix
-from distillchain_api.metrics import ACCURACY, Metric
+from distillchain_api.metrics import ACCURACY, Metric, metric_named
 from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.resource.status import StagePhase
-from distillchain_api.tasks import task_types
+from distillchain_api.tasks import metrics_of
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_report.chain_models import Root, build_root, build_student
@@ -107,14 +107,8 @@ def _missing(stages: Sequence[LoadedStage], root: Root | None) -> list[str]:
 
 
 def _metrics(task: Mapping[str, Any], manifest: Manifest) -> tuple[Metric, list[Metric]]:
-    """The metric that a recipe names, and the others that were measured.
-
-    A metric that this release does not know is shown by its name, as a plain number.
-    """
-    known_type = task_types().get(str(task.get("type")))
-    known = {metric.name: metric for metric in (known_type.metrics if known_type else ())}
-    # Without a known range, a ratio of two values may mean nothing, so an unknown metric is no share.
-    found = {name: known.get(name, Metric(name, name, is_share=False)) for name in manifest.student.metrics.validation}
+    """The metric that a recipe names, and the others that were measured."""
+    found = {name: metric_named(name, metrics_of(task)) for name in manifest.student.metrics.validation}
     name = task.get("metric")
     # The manifest of another release may lack the metric that its recipe names; any measured one is better than none.
     deciding = found.pop(name if name in found else next(iter(found)))

@@ -6,10 +6,12 @@ import functools
 import importlib
 import operator
 import pkgutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from distillchain_api.metrics import Metric
 from distillchain_api.task import Task
 
 
@@ -24,6 +26,12 @@ def name_of(task: type[Task]) -> str:
     """The value of `spec.task.type` that selects this task type."""
     (name,) = task.model_fields["type"].annotation.__args__  # type: ignore[union-attr]  # a Literal with one value
     return str(name)
+
+
+def metrics_of(task: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """The metrics of the task of a recipe; none if this release does not know its type."""
+    known = task_types().get(str(task.get("type")))
+    return known.metrics if known else ()
 
 
 def _tagged_union(types: list[type[Task]]) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from distillchain_api.metrics import Metric, format_for_status
+from distillchain_api.metrics import format_for_status, metric_named
 from distillchain_api.resource.stage import TEACHER_STAGE
-from distillchain_api.tasks import task_types
+from distillchain_api.tasks import metrics_of
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_report.markdown_text import plain, table
 from distillchain_report.model import Estimate
@@ -97,9 +97,7 @@ def _interval(task: Mapping[str, Any], name: str, estimate: Estimate) -> str:
 
 def _written(task: Mapping[str, Any], name: str, value: float) -> str:
     """A value of a metric. Only a share has four decimals: an error may be a millionth, and a billion."""
-    known = task_types().get(task["type"])
-    metrics = {metric.name: metric for metric in (known.metrics if known else ())}
-    return format_for_status(value, metrics.get(name, Metric(name, name, is_share=False)))
+    return format_for_status(value, metric_named(name, metrics_of(task)))
 
 
 def _lineage(facts: CardFacts) -> str:
