@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,26 @@ def with_fewer_layers(
             f"of one of {', '.join(SUPPORTED)}, or another start"
         )
     count = int(config.num_hidden_layers)
+    stated = f"{field}.{'indices' if wanted.indices else 'layers'}"
     try:
         chosen = wanted.chosen(count)
     except ValueError as error:
-        stated = "indices" if wanted.indices else "layers"
         raise CheckpointInvalid(
-            f"{field}.{stated}: {error}; the teacher {teacher.uri} has {count} {'layer' if count == 1 else 'layers'}"
+            f"{stated}: {error}; the teacher {teacher.uri} has {count} {'layer' if count == 1 else 'layers'}"
         ) from error
-    if config.model_type == "modernbert" and chosen[0] != 0:
-        # Its norm would be left over, and the student refused as a checkpoint of mixed files.
-        raise CheckpointInvalid(
-            f"{field}.indices: {got(chosen)}, expected layer 0 among them: in a modernbert it is the one that is built "
-            "without a norm of its own, so no other can be the first"
-        )
+    names = _names_of_weights(teacher, field)
+    prefix, endings = _layers(teacher, chain.from_iterable(names.values()), count, field=field)
+    for new, old in enumerate(chosen):
+        # Such as the norm that layer 0 of a ModernBERT does not have.
+        if others := endings[old] ^ endings[new]:
+            raise CheckpointInvalid(
+                f"{stated}: {got(chosen)}, expected layer {new} in the place of layer {old}: a {config.model_type} is "
+                f"built with other weights there ({', '.join(sorted(others))})"
+            )
     folder.mkdir(parents=True)
     _copy_other_files(teacher.folder, folder)
     _write_config(teacher, config, chosen, folder)
-    _write_weights(teacher, chosen, count, folder, field=field)
+    _write_weights(teacher, names, prefix, chosen, folder, field=field)
     own = fetch_checkpoint(f"file://{folder}", field=field, endpoint_url=None, region=None, folder=folder)
     shown = f"{'layer' if len(chosen) == 1 else 'layers'} {', '.join(map(str, chosen))} of {count}"
     return replace(own, uri=f"{teacher.uri} ({shown})")
@@ -88,15 +92,9 @@ def _write_config(teacher: Checkpoint, config: Any, chosen: Sequence[int], folde
     (folder / "config.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 
-def _write_weights(teacher: Checkpoint, chosen: Sequence[int], count: int, folder: Path, *, field: str) -> None:
-    files = weight_files(teacher.folder, uri=teacher.uri, field=field)
-    names = {file: list(read_header(teacher.folder / file, f"{field}: {teacher.uri}/{file}")) for file in files}
-    prefix = _layers_prefix((name for listed in names.values() for name in listed), count)
-    if prefix is None:
-        raise CheckpointInvalid(
-            f"{field}: the weights of {teacher.uri} do not have {count} numbered layers as config.json says; copy the "
-            "checkpoint again"
-        )
+def _write_weights(
+    teacher: Checkpoint, names: dict[str, list[str]], prefix: str, chosen: Sequence[int], folder: Path, *, field: str
+) -> None:
     place = {old: new for new, old in enumerate(chosen)}
     where: dict[str, str] = {}
     for file, listed in names.items():
@@ -112,15 +110,29 @@ def _write_weights(teacher: Checkpoint, chosen: Sequence[int], count: int, folde
         (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
-def _layers_prefix(names: Iterable[str], count: int) -> str | None:
-    """What the names of the tensors of all layers begin with, such as `bert.encoder.layer.`."""
-    numbers: defaultdict[str, set[int]] = defaultdict(set)
+def _names_of_weights(teacher: Checkpoint, field: str) -> dict[str, list[str]]:
+    """By file."""
+    files = weight_files(teacher.folder, uri=teacher.uri, field=field)
+    return {file: list(read_header(teacher.folder / file, f"{field}: {teacher.uri}/{file}")) for file in files}
+
+
+def _layers(teacher: Checkpoint, names: Iterable[str], count: int, *, field: str) -> tuple[str, dict[int, set[str]]]:
+    """What the names of the tensors of all layers begin with, such as `bert.encoder.layer.`, and end with, by layer.
+
+    Raises: CheckpointInvalid.
+    """
+    stacks: defaultdict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name in names:
         if found := LAYER.match(name):
-            numbers[found[1]].add(int(found[2]))
-    complete = [prefix for prefix, found in numbers.items() if found == set(range(count))]
+            stacks[found[1]][int(found[2])].add(name[found.end() :])
+    complete = [(prefix, layers) for prefix, layers in stacks.items() if layers.keys() == set(range(count))]
     # Two would be ambiguous, such as those of an encoder and a decoder.
-    return complete[0] if len(complete) == 1 else None
+    if len(complete) != 1:
+        raise CheckpointInvalid(
+            f"{field}: the weights of {teacher.uri} do not have {count} numbered layers as config.json says; copy the "
+            "checkpoint again"
+        )
+    return complete[0]
 
 
 def _renamed(name: str, prefix: str, place: dict[int, int]) -> str | None:
