@@ -21,7 +21,7 @@ class Scene(StrEnum):
     CHAIN = "an API server with a chain sst2-femto and no operator"
     INSTALL = "an empty API server"
     S3 = "an S3 server with the bucket models"
-    SERVING = "copies of a checkpoint, of a bert-hash checkpoint and of an ONNX export, in one folder"
+    SERVING = "copies of checkpoints and of ONNX exports, in one folder"
     NODE = "the cluster of `make cluster-up`, with a node; the blocks of the page run in order"
 
 
@@ -69,6 +69,7 @@ RUN: dict[tuple[str, str], Scene] = {
     ("docs/serving.md", "from transformers import pipeline"): Scene.SERVING,
     ("docs/serving.md", "import sys"): Scene.SERVING,
     ("docs/serving.md", "import json"): Scene.SERVING,
+    ("docs/serving.md", "# Continues two prompts."): Scene.SERVING,
 }
 
 CANNOT: dict[tuple[str, str], str] = {

@@ -1,4 +1,4 @@
-"""Runs docs/serving.md on copies of checkpoints and of an ONNX export."""
+"""Runs docs/serving.md on copies of checkpoints and of ONNX exports."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from distillchain_api.graph import build_plan
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.answer import Committed
 from docs.catalogue import Scene, of
 from docs.shell import environment, run_block
+from trainer.language_parts import a_chain_document, a_task_document, save_llama, write_sentences
 from trainer.parts import SMALL_BERT, an_order, run_here, save_bert, write_data
 
 pytestmark = pytest.mark.models
@@ -23,6 +27,8 @@ def test_serving_without_our_package(tmp_path: Path) -> None:
     assert outputs[0] == "the checkpoint is as it was committed\n"
     assert ["'label': 'positive'" in output for output in outputs[1:3]] == [True, True]
     assert outputs[3] == "['positive', 'negative']\n"
+    continued = outputs[4].splitlines()
+    assert [line.split()[0] for line in continued] == ["Wednesday", "August"]
 
 
 def _served(root: Path) -> Path:
@@ -43,5 +49,24 @@ def _served(root: Path) -> Path:
     shutil.copytree(root / "teacher", folder / "checkpoint")
     shutil.copytree(student.checkpoint[7:], folder / "bert-hash-checkpoint")
     shutil.copytree(Path(student.exports[0].uri[7:]).parent, folder / "onnx")
+    texts = root / "texts"
+    texts.mkdir()
+    language = a_language_model(texts)
+    shutil.copytree(Path(language.exports[0].uri[7:]).parent, folder / "language-onnx")
     shutil.copy(root / f"store/stages/{fine_tuned.digest}/manifest.json", folder)
     return folder
+
+
+def a_language_model(root: Path) -> Committed:
+    """A Llama that knows the order of days and months, with an export."""
+    save_llama(root / "start")
+    write_sentences(root / "data")
+    document = a_chain_document(
+        root,
+        task=a_task_document(root / "data"),
+        teacher={"model": f"file://{root}/start", "fineTune": {}, "export": {"onnx": {}}},
+        template={"training": {"epochs": 5, "batchSize": 8, "learningRate": 0.02}},
+        stages=[{"name": "small", "student": {"fromTeacher": {"layers": 1}}}],
+    )
+    teacher, _ = build_plan(parse_chain(document)).stages
+    return run_here(teacher.work_order, root)

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distillchain_api.wire.export import ExportRecord
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.errors import ExportInvalid
-from distillchain_trainer.export import onnx_file
+from distillchain_trainer.export import graphs, onnx_file
 from distillchain_trainer.export.compare import difference
 from distillchain_trainer.models import bert_hash
 from trainer.parts import SMALL_BERT, an_order, run_here, sentences
@@ -94,7 +94,7 @@ def test_a_wrong_graph_is_refused_with_both_metrics_and_the_stage_stays_committe
             answer.logits = -answer.logits
             return answer
 
-    monkeypatch.setattr(onnx_file, "OnnxModel", Negated)
+    monkeypatch.setattr(graphs, "OnnxModel", Negated)
     order = an_order(root, template={"export": {"onnx": {}}}).model_copy(update={"final": True})
 
     answer = run_here(order, root)
@@ -122,7 +122,7 @@ def test_an_int8_model_that_is_worse_is_a_warning_with_both_metrics(root: Path, 
             model.forward = lambda **inputs: _constant(plain(**inputs))  # type: ignore[method-assign]
         return model
 
-    monkeypatch.setattr(onnx_file, "OnnxModel", model_of)
+    monkeypatch.setattr(graphs, "OnnxModel", model_of)
 
     answer = run_here(an_order(root, template=INT8, training={"epochs": 6}), root)
 

@@ -1,4 +1,4 @@
-"""A real language model: the chain of examples/llm/small.yaml runs to its report."""
+"""A real language model: the chain of examples/llm/small.yaml runs to its report and is exported to ONNX."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_api.wire.export import ExportRecord
 from distillchain_api.yaml_text import load_yaml
 from smollm2.model import ensure_smollm2
 from smollm2.texts import HELD_OUT, SENTENCES
@@ -27,6 +28,7 @@ def test_smollm2_teaches_every_third_of_its_layers(tmp_path: Path):
     spec["task"]["dataset"]["uri"] = f"file://{SENTENCES}"
     spec["storage"]["uri"] = f"file://{tmp_path}/store"
     spec["teacher"]["model"] = f"file://{ensure_smollm2()}"
+    spec["template"]["export"] = {"onnx": {"quantize": "int8"}}
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(document))
 
     for command in ("validate", "run", "report"):
@@ -46,6 +48,11 @@ def test_smollm2_teaches_every_third_of_its_layers(tmp_path: Path):
     assert manifest.student.doubt is None
     measured = manifest.student.metrics.validation["tokenCrossEntropy"]
     assert measured == pytest.approx(nats_in_plain_transformers(manifest.checkpoint, HELD_OUT), rel=1e-5)
+    record = ExportRecord.parse((tmp_path / f"store/stages/{stage.digest}/exports/onnx-int8.json").read_text())
+    plain, int8 = (found.validation["tokenCrossEntropy"] for found in record.formats[1:])
+    assert record.formats[1].different_predictions == 0
+    assert plain == pytest.approx(measured, rel=1e-5)
+    assert int8 == pytest.approx(measured, rel=0.01)
     page = (tmp_path / "report.html").read_text()
     assert "Rows that third predicts worse than the teacher" in page
     assert "paired permutation test" in page

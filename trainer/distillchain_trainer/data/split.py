@@ -63,6 +63,11 @@ class Split:
             row -= len(part)
         return f"{self.place_prefix}{self.numbers[row]}" if len(self.numbers) else f"{self.name}, row {row + 1}"
 
+    def every(self, step: int, *, name: str) -> Split:
+        """The first row and every `step`-th one after it."""
+        columns = {column: getattr(self, column)[::step] for column in ("texts", "targets", "keys", "numbers")}
+        return Split(name, **columns, place_prefix=self.place_prefix)
+
     @cached_property
     def facts(self) -> SplitFacts:
         """For the manifest."""

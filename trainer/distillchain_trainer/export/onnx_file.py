@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from distillchain_trainer.errors import ExportInvalid, first_line, translate_unforeseen
 
-MAX_WEIGHT_BYTES = 1_900_000_000  # an ONNX file is a protobuf message, which holds at most 2 GiB
-AXES = {0: "rows", 1: "tokens"}
+MOST_IN_ONE_FILE = 1_900_000_000
+"""Bytes of weights that are written into the .onnx file: it is a protobuf message, which holds at most 2 GiB."""
+ROWS, TOKENS = "rows", "tokens"
 
 
 class _Logits(nn.Module):
@@ -42,20 +44,59 @@ def write_onnx(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, who: 
     Args:
         inputs: of at least two rows and two tokens; the exporter takes a size of 1 for a constant.
         who: begins the message.
-    Raises: ExportInvalid when the exporter cannot export the model.
+    Raises: as `write_graph`.
     """
-    with _quiet(), _translated(who, "the model cannot be exported to ONNX"):
+    axes = {name: {0: ROWS, 1: TOKENS} for name in inputs}
+    write_graph(_Logits(model), inputs, path, axes=axes, names=list(inputs), outputs=["logits"], who=who)
+
+
+def write_graph(
+    model: nn.Module,
+    inputs: dict[str, Any],
+    path: Path,
+    *,
+    axes: dict[str, Any],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    who: str,
+) -> None:
+    """Writes a module on the CPU. Weights that do not fit into the file lie beside it, see `weights_beside`.
+
+    Args:
+        inputs: an example of its arguments, with sizes that differ from 1.
+        axes: the axes of arguments that may have any size, by number.
+        names: of all input tensors.
+        outputs: names of all output tensors.
+        who: begins the message.
+    Raises: ExportInvalid when the exporter cannot export the model; OutOfMemory, DiskFull.
+    """
+    for part in model.children():
+        # By default transformers calls the experts of a mixture one by one, or in a kernel; ONNX has neither.
+        if isinstance(part, PreTrainedModel):
+            part.set_experts_implementation("batched_mm")
+    with quiet(), translated(who, "the model cannot be exported to ONNX"):
         program = torch.onnx.export(
-            _Logits(model).eval(),
+            model.eval(),
             kwargs=inputs,
             dynamo=True,
             verbose=False,
-            input_names=list(inputs),
-            output_names=["logits"],
-            dynamic_shapes=dict.fromkeys(inputs, AXES),
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=axes,
         )
         assert program is not None
-        program.save(path, external_data=False)
+        size = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+        program.save(path, external_data=size > MOST_IN_ONE_FILE)
+
+
+def weights_beside(path: Path) -> Path:
+    """The file beside an ONNX file in which ONNX Runtime looks for weights that did not fit into it."""
+    return path.with_name(f"{path.name}.data")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of an ONNX file with its weights."""
+    return sum(part.stat().st_size for part in (path, weights_beside(path)) if part.exists())
 
 
 def quantize_int8(source: Path, path: Path, *, who: str) -> None:
@@ -65,8 +106,9 @@ def quantize_int8(source: Path, path: Path, *, who: str) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet(), _translated(who, "the weights cannot be quantized to int8"):
-        quantize_dynamic(source, path, weight_type=QuantType.QInt8)
+    with quiet(), translated(who, "the weights cannot be quantized to int8"):
+        is_large = weights_beside(source).exists()
+        quantize_dynamic(source, path, weight_type=QuantType.QInt8, use_external_data_format=is_large)
 
 
 class OnnxModel(nn.Module):
@@ -83,32 +125,39 @@ class OnnxModel(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors; its warnings are about optimizations
         self._who = who
-        with _translated(who, f"ONNX Runtime cannot load {path.name}"):
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._names = [item.name for item in self._session.get_inputs()]
+        with translated(who, f"ONNX Runtime cannot load {path.name}"):
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         # The engine asks a model for the device of its weights.
         self.device = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, **inputs: Tensor) -> SimpleNamespace:
         """Token ids [rows, tokens] -> an object with `logits`."""
-        with _translated(self._who, "ONNX Runtime cannot run the exported graph"):
-            (logits,) = self._session.run(None, {name: inputs[name].numpy() for name in self._names})
-        return SimpleNamespace(logits=torch.from_numpy(logits))
+        (logits,) = self.run(["logits"], inputs)
+        return SimpleNamespace(logits=logits)
+
+    def run(self, outputs: list[str] | None, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """The outputs of these names, or all. Inputs that the graph does not have are left out."""
+        wanted = {item.name: inputs[item.name].numpy() for item in self.session.get_inputs()}
+        with translated(self._who, "ONNX Runtime cannot run the exported graph"):
+            return [torch.from_numpy(found) for found in self.session.run(outputs, wanted)]
 
 
 @contextmanager
-def _translated(who: str, what: str) -> Iterator[None]:
+def translated(who: str, what: str) -> Iterator[None]:
     """Within, errors of exporter, quantizer and runtime become ExportInvalid, OutOfMemory or DiskFull."""
     try:
         yield
     except Exception as error:  # these libraries raise errors of many classes for a model that they do not support
+        why: BaseException = error
+        while why.__cause__ is not None:  # the exporter's own message only names the step that failed
+            why = why.__cause__
         raise translate_unforeseen(error) or ExportInvalid(
-            f"{who}: {what}: {first_line(error)}; remove export.onnx of this stage"
+            f"{who}: {what}: {first_line(why)}; remove export.onnx of this stage"
         ) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within, exporter and quantizer report nothing: their warnings are about their own code."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,0 +1,85 @@
+"""How a model becomes an ONNX graph: one pass over a text, or for a language model with a cache. Knows no stages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.errors import ExportInvalid
+from distillchain_trainer.export.compare import TOLERANCE
+from distillchain_trainer.export.decoder import OnnxDecoder, difference_with_cache, quantize_decoder, write_decoder
+from distillchain_trainer.export.onnx_file import OnnxModel, quantize_int8, write_onnx
+from distillchain_trainer.models.loaded import Loaded
+
+CACHED_ROWS, CACHED_TOKENS = 4, 64  # of the texts on which the cache of a language model is checked
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Graphs of a model that reads each text in one pass.
+
+    Attributes:
+        encoded: some rows of validation.
+        who: begins every message.
+    """
+
+    loaded: Loaded
+    encoded: Encoded
+    who: str
+
+    def write(self, path: Path) -> None:
+        """In float32. Raises: as `write_graph`."""
+        # Two rows of two tokens at least, because the exporter takes a size of 1 for a constant.
+        width = max(2, *self.encoded.lengths[:2])
+        inputs = self.encoded.batch([0, len(self.encoded) - 1], width=max(width, self.encoded.lengths[-1]))
+        write_onnx(self.loaded.model, inputs, path, who=self.who)
+
+    def quantize(self, source: Path, path: Path) -> None:
+        """With 8-bit weights. Raises: ExportInvalid."""
+        quantize_int8(source, path, who=self.who)
+
+    def load(self, path: Path) -> OnnxModel:
+        """A graph of either form, ready to run. Raises: ExportInvalid."""
+        return OnnxModel(path, who=self.who)
+
+    def check(self, path: Path) -> None:  # noqa: ARG002  # for GraphsWithCache
+        """Checks what the outputs on validation do not show. Raises: ExportInvalid."""
+        return
+
+
+class GraphsWithCache(Graphs):
+    """Graphs of a language model."""
+
+    def write(self, path: Path) -> None:
+        """See Graphs."""
+        write_decoder(self.loaded.model, path, who=self.who)
+
+    def quantize(self, source: Path, path: Path) -> None:
+        """See Graphs."""
+        quantize_decoder(source, path, who=self.who)
+
+    def load(self, path: Path) -> OnnxDecoder:
+        """See Graphs."""
+        return OnnxDecoder(path, who=self.who)
+
+    def check(self, path: Path) -> None:
+        """That texts which are read piece after piece have the same logits."""
+        rows = self.encoded.longest_first()[:: math.ceil(len(self.encoded) / CACHED_ROWS)].tolist()
+        texts = [self.encoded.batch([row])["input_ids"][0, :CACHED_TOKENS] for row in rows]
+        model, pad_id = self.loaded.model, self.encoded.pad_id
+        difference, largest = difference_with_cache(self.load(path), model, texts, pad_id=pad_id)
+        # A NaN compares as False with everything, so it is not within the tolerance.
+        if not difference <= TOLERANCE * max(1.0, largest):
+            raise ExportInvalid(
+                f"{self.who}: with its cache of keys and values, the exported graph computes something else: logits "
+                f"differ by up to {difference:.2g}, and the largest is {largest:.2g}. The checkpoint itself is good "
+                "and stays committed; remove export.onnx of this stage"
+            )
+
+
+def graphs_for(task_type: str, loaded: Loaded, encoded: Encoded, *, who: str) -> Graphs:
+    """The graphs that suit the models of a task."""
+    kind = GraphsWithCache if task_type == "CausalLM" else Graphs
+    return kind(loaded, encoded, who)
