@@ -20,9 +20,10 @@ from distillchain_trainer.engine.optimizer import build_optimizer
 from distillchain_trainer.engine.precision import autocast
 from distillchain_trainer.engine.recast import recast_linear_layers
 from distillchain_trainer.engine.sharded_step import ShardedStep
+from distillchain_trainer.engine.sharding import shard
 from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.world import ALONE
-from distillchain_trainer.errors import StopRequested
+from distillchain_trainer.errors import CheckpointInvalid, StopRequested
 from trainer.launching import Nodes
 from trainer.loop_parts import a_student, random_rows, recipe, row_losses
 from trainer.loop_parts import distance as distance_of_models
@@ -203,6 +204,23 @@ def test_a_step_of_a_split_model_has_one_weight_in_bfloat16_at_a_time_and_comput
     largest = max(weight.numel() for weight in split.bert.encoder.parameters())
     assert most[0] == largest < most[1]
     assert distance_of_models(split, whole) == 0
+
+
+@pytest.mark.parametrize("shared", ["query", "query.weight"])
+def test_a_model_whose_layers_share_a_weight_is_refused(shared: str):
+    model = a_student()
+    first, second = (layer.attention.self for layer in model.bert.encoder.layer)
+    place, _, name = shared.rpartition(".")
+    setattr(second.get_submodule(place), name, getattr(first.get_submodule(place), name))
+
+    with pytest.raises(CheckpointInvalid) as failure:
+        shard(model, ALONE, device=torch.device("cpu"))
+
+    assert str(failure.value) == (
+        'parallelism.sharding: got "Full", expected None for this bert: bert.encoder.layer.0.attention.self.query.weight '
+        "and bert.encoder.layer.1.attention.self.query.weight are one weight, which cannot be split layer by layer; remove "
+        "it, or use another model"
+    )
 
 
 def test_a_sharded_training_is_resumed_bit_by_bit(root: Path):

@@ -17,9 +17,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from distillchain_api.faults import got
 from distillchain_trainer.engine.compiled import repeated_layers
 from distillchain_trainer.engine.recast import recast_linear_layers
 from distillchain_trainer.engine.world import World
+from distillchain_trainer.errors import CheckpointInvalid
 
 
 def shard(model: Any, world: World, *, device: torch.device) -> None:
@@ -28,15 +30,33 @@ def shard(model: Any, world: World, *, device: torch.device) -> None:
     Args:
         model: on the CPU; on other ranks than 0 its weights do not count and may be on the meta device.
         device: of the parts.
+    Raises: CheckpointInvalid for a model whose layers share a weight.
     """
+    layers = [layer for layer in repeated_layers(model) if layer is not model]
+    _refuse_shared_weights(model, layers)
     mesh = init_device_mesh(device.type, (world.size,))
     places = _places(model)
     # Layer by layer, so that a rank never holds more than one of them whole.
-    for module in [*(layer for layer in repeated_layers(model) if layer is not model), model]:
+    for module in [*layers, model]:
         _receive((own for own in module.parameters() if not isinstance(own, DTensor)), places, world, device=device)
         fully_shard(module, mesh=mesh)
     # Also those that are in no state dict, such as the frequencies of rotary positions.
     _receive(model.buffers(), places, world, device=device)
+
+
+def _refuse_shared_weights(model: Any, layers: Iterable[nn.Module]) -> None:
+    """Raises: CheckpointInvalid. FSDP splits each layer by itself, so a weight can belong to one of them alone."""
+    own = set(layers)
+    prefixes = [f"{name}." for name, module in model.named_modules(remove_duplicate=False) if module in own]
+    first: dict[int, tuple[str, str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        layer = next(filter(name.startswith, prefixes), "")
+        other, other_layer = first.setdefault(id(weight), (name, layer))
+        if layer != other_layer:
+            raise CheckpointInvalid(
+                f"parallelism.sharding: {got('Full')}, expected None for this {model.config.model_type}: {other} and "
+                f"{name} are one weight, which cannot be split layer by layer; remove it, or use another model"
+            )
 
 
 def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
