@@ -61,6 +61,10 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval:
     return float(low), float(high)
 
 
+ALIKE_DRAWS = "Where a bootstrap gives only 0, or only 1, the interval is Wilson’s of as many rows."
+"""Says to a reader of the report what `share_percentiles` does."""
+
+
 def share_percentiles(values: NDArray[np.float64], *, rows: int) -> Interval:
     """`percentile_interval` of a metric from 0 to 1 that is no mean over rows, such as an F1.
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 
+from distillchain_report.sections import causal_lm as tokens_section
+from distillchain_report.sections import multi_label_classification as labels_section
+from distillchain_report.sections import text_classification as classes_section
+from distillchain_report.sections import token_classification as tags_section
 from distillchain_report.sections.causal_lm import scores as tokens
 from distillchain_report.sections.causal_lm.predictions import TokenPredictions
 from distillchain_report.sections.multi_label_classification import scores as labels
@@ -15,6 +21,11 @@ from distillchain_report.statistics import share_interval
 ALL_OF_40, NONE_OF_40 = share_interval(40, 40), share_interval(0, 40)
 # 40 rows of 60 have a label, 20 have none.
 LABELS = np.array([[True, False]] * 25 + [[True, True]] * 15 + [[False, False]] * 20)
+
+
+@pytest.mark.parametrize("section", [classes_section, labels_section, tags_section, tokens_section])
+def test_the_page_says_what_the_interval_is(section: ModuleType):
+    assert "Where a bootstrap gives only 0, or only 1, the interval is Wilson’s" in section.SECTION.methods
 
 
 def test_macro_f1_and_the_f1_of_each_class():

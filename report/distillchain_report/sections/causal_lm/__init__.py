@@ -13,7 +13,7 @@ from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.causal_lm import scores
 from distillchain_report.sections.causal_lm.details import LanguageDetails, build_details
 from distillchain_report.sections.causal_lm.predictions import TokenPredictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, PERMUTATIONS, Floats, Interval
+from distillchain_report.statistics import ALIKE_DRAWS, BOOTSTRAP_DRAWS, PERMUTATIONS, Floats, Interval
 
 
 class CausalLMSection(Section[TokenPredictions]):
@@ -21,9 +21,9 @@ class CausalLMSection(Section[TokenPredictions]):
 
     template = Path(__file__).with_name("section.html")
     methods = (
-        f"Intervals come from a bootstrap over rows with {BOOTSTRAP_DRAWS:,} draws. p-values come from a two-sided "
-        f"paired permutation test of the chain’s metric that swaps the models row by row ({PERMUTATIONS:,} draws) and "
-        "are not corrected for the number of steps."
+        f"Intervals come from a bootstrap over rows with {BOOTSTRAP_DRAWS:,} draws. {ALIKE_DRAWS} p-values come from a "
+        f"two-sided paired permutation test of the chain’s metric that swaps the models row by row "
+        f"({PERMUTATIONS:,} draws) and are not corrected for the number of steps."
     )
 
     def load(self, files: CommittedFiles) -> StageAnswers[TokenPredictions]:

@@ -14,7 +14,7 @@ from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.multi_label_classification import scores, view
 from distillchain_report.sections.multi_label_classification.details import MultiLabelDetails, build_details
 from distillchain_report.sections.multi_label_classification.predictions import LabelPredictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval
+from distillchain_report.statistics import ALIKE_DRAWS, BOOTSTRAP_DRAWS, Floats, Interval
 
 
 class MultiLabelSection(Section[LabelPredictions]):
@@ -23,9 +23,9 @@ class MultiLabelSection(Section[LabelPredictions]):
     template = Path(__file__).with_name("section.html")
     methods = (
         "Intervals of subset accuracy, recall and precision are Wilson’s; the others come from a bootstrap over rows "
-        f"with {BOOTSTRAP_DRAWS:,} draws, fewer for large tables. p-values come from a two-sided paired permutation "
-        "test of the chain’s metric and are not corrected for the number of steps. A row counts as right if all its "
-        "labels are."
+        f"with {BOOTSTRAP_DRAWS:,} draws, fewer for large tables. {ALIKE_DRAWS} p-values come from a two-sided paired "
+        "permutation test of the chain’s metric and are not corrected for the number of steps. A row counts as right "
+        "if all its labels are."
     )
 
     @property

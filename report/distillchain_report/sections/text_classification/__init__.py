@@ -14,7 +14,7 @@ from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.text_classification import scores, view
 from distillchain_report.sections.text_classification.details import ClassificationDetails, build_details
 from distillchain_report.sections.text_classification.predictions import Predictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval, share_interval
+from distillchain_report.statistics import ALIKE_DRAWS, BOOTSTRAP_DRAWS, Floats, Interval, share_interval
 
 GUESSERS = {"accuracy": "always naming the most frequent class", "macroF1": "guessing as often for each class"}
 
@@ -25,8 +25,8 @@ class TextClassificationSection(Section[Predictions]):
     template = Path(__file__).with_name("section.html")
     methods = (
         "Intervals of accuracy, recall and precision are Wilson’s; the others come from a bootstrap over rows with "
-        f"{BOOTSTRAP_DRAWS:,} draws. p-values come from a two-sided paired permutation test of the chain’s metric and "
-        "are not corrected for the number of steps."
+        f"{BOOTSTRAP_DRAWS:,} draws. {ALIKE_DRAWS} p-values come from a two-sided paired permutation test of "
+        "the chain’s metric and are not corrected for the number of steps."
     )
 
     @property

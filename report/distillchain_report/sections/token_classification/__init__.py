@@ -16,7 +16,7 @@ from distillchain_report.section import Section, StageAnswers, load_answers
 from distillchain_report.sections.token_classification import scores, view
 from distillchain_report.sections.token_classification.details import TaggingDetails, build_details
 from distillchain_report.sections.token_classification.predictions import Predictions, read_predictions
-from distillchain_report.statistics import BOOTSTRAP_DRAWS, Floats, Interval
+from distillchain_report.statistics import ALIKE_DRAWS, BOOTSTRAP_DRAWS, Floats, Interval
 
 GUESSERS = {"entityF1": "the same tags in random order", "tokenAccuracy": "always giving the most frequent tag"}
 
@@ -27,8 +27,8 @@ class TokenClassificationSection(Section[Predictions]):
     template = Path(__file__).with_name("section.html")
     methods = (
         "Entities are counted as seqeval 1.2.2 counts them by default. Intervals come from a bootstrap over sentences "
-        f"with {BOOTSTRAP_DRAWS:,} draws. p-values come from a two-sided paired permutation test of the chain’s "
-        "metric, which swaps whole sentences, and are not corrected for the number of steps."
+        f"with {BOOTSTRAP_DRAWS:,} draws. {ALIKE_DRAWS} p-values come from a two-sided paired permutation test of "
+        "the chain’s metric, which swaps whole sentences, and are not corrected for the number of steps."
     )
 
     @property
