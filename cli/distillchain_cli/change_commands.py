@@ -123,6 +123,13 @@ def retry(
             help="With --from: also committed stages. Moves manifests aside in the store and deletes saved states.",
         ),
     ] = False,
+    logits: Annotated[
+        bool,
+        typer.Option(
+            "--logits",
+            help="With --discard: also delete the stored outputs of teachers that these stages learned from.",
+        ),
+    ] = False,
     storage: Storage = None,
     _verbose: Verbose = False,
 ) -> None:
@@ -137,15 +144,19 @@ def retry(
     from distillchain_cli.train_again import train_again
 
     if from_stage is None:
-        if discard or storage is not None:
-            raise BadInput(f"{'--discard' if discard else '--storage'}: expected together with --from")
+        options = {"--discard": discard, "--logits": logits, "--storage": storage is not None}
+        if stated := [option for option, is_stated in options.items() if is_stated]:
+            raise BadInput(f"{stated[0]}: expected together with --from")
         print_result(retry_stage(connect(access), name, stage))
         return
     if stage is not None:
         raise BadInput("--stage: expected alone or --from instead; --from retries its stage too")
-    if storage is not None and not discard:
-        raise BadInput("--storage: expected together with --discard; nothing else reads the store")
-    print_result(train_again(connect(access), name, from_stage, discard=discard, storage=storage, now=now))
+    if (storage is not None or logits) and not discard:
+        option = "--logits" if logits else "--storage"
+        raise BadInput(f"{option}: expected together with --discard; nothing else uses the store")
+    print_result(
+        train_again(connect(access), name, from_stage, discard=discard, logits=logits, storage=storage, now=now)
+    )
 
 
 @app.command(epilog="Example: distillchain suspend sst2-femto")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from distillchain_api.resource.storage import Storage
 from distillchain_api.retry_request import open_retry
 from distillchain_cli.chains import status_of, true_condition
 from distillchain_cli.cluster import Cluster
+from distillchain_cli.columns import size
 from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.overrides import parse_storage
 from distillchain_cli.program import program_name
@@ -29,12 +31,20 @@ if TYPE_CHECKING:
 
 
 def train_again(
-    cluster: Cluster, name: str, stage: str, *, discard: bool, storage: str | None, now: Callable[[], datetime]
+    cluster: Cluster,
+    name: str,
+    stage: str,
+    *,
+    discard: bool,
+    logits: bool,
+    storage: str | None,
+    now: Callable[[], datetime],
 ) -> str:
     """Asks the operator to run a stage again, and every vertex that is taught or compared from it.
 
     Args:
         discard: commits and saved states of these stages are discarded first, or their trainers would find them.
+        logits: the outputs of teachers that these stages learned from are deleted too, or they would be read again.
         storage: URI of the store, if it has another one from here.
     Returns: a sentence about the change. Raises: RunFailed if that is not possible now; BadInput for a stage that the
         chain does not have.
@@ -60,11 +70,13 @@ def train_again(
     _check_others(cluster, name, affected)
     _check_stopped(cluster, status, affected)
     address = plan.chain.spec.storage if storage is None else parse_storage(storage, Path.cwd())
-    moved, cleared = _discard(address, affected)
+    discarded = _discard(address, plan, affected, logits=logits)
     # Last: from now on the operator starts trainers, and none may find a commit that is about to be discarded.
     request_run(cluster, document, [vertex.name for vertex in affected], token=token, committed_too=True)
+    moved, cleared = discarded.manifests, discarded.states
     where = f"{len(moved)} manifest{'' if len(moved) == 1 else 's'} moved to discarded/ in {address.uri}"
     where += f", saved states of {', '.join(cleared)} deleted" if cleared else ""
+    where += f", {size(discarded.outputs_bytes)} of teachers' outputs deleted" if logits else ""
     then = f"; to start it: {program_name()} resume {name}" if document["spec"].get("suspend") else ""
     return f"training {', '.join(vertex.name for vertex in affected)} again: {where}{then}"
 
@@ -136,22 +148,61 @@ def _may_start(job: ObservedJob) -> bool:
     return not (job.is_finished or job.deleting or job.suspend_wanted)
 
 
-def _discard(address: Storage, affected: Sequence[PlannedStage]) -> tuple[list[str], list[str]]:
-    """Deletes the saved states of these stages, then moves their manifests aside, the last one first.
+@dataclass(frozen=True)
+class _Discarded:
+    """What is gone.
 
-    Returns: where the manifests are now, and the names of the stages that had saved states.
+    Attributes:
+        manifests: where they are now.
+        states: names of the stages that had saved states.
     """
+
+    manifests: list[str]
+    states: list[str]
+    outputs_bytes: int = 0
+
+
+def _discard(address: Storage, plan: Plan, affected: Sequence[PlannedStage], *, logits: bool) -> _Discarded:
+    """Deletes the saved states of these stages, then moves their manifests aside, the last one first."""
     # If this is interrupted, no student is left that was taught by a discarded one. A verdict is always made again.
-    keys = [_key(vertex) for vertex in reversed(affected) if not vertex.is_verdict]
+    stages = [vertex for vertex in affected if not vertex.is_verdict]
     try:
-        from distillchain_store.discarding import discard_commits
+        from distillchain_store.discarding import delete_outputs, discard_commits
 
         store = open_chain_store(address)
+        outputs_bytes = 0
+        if logits:
+            outputs = [_outputs_of(store, plan, stages, vertex) for vertex in stages]
+            # First: states and manifests name them, for whoever repeats the command after an interruption.
+            outputs_bytes = delete_outputs(store, set[str]().union(*outputs))
         # Before the manifests: a stage that is not committed would go on from them.
-        cleared = [vertex.name for vertex in affected if not vertex.is_pass and _delete_states(store, vertex)]
-        return discard_commits(store, keys), cleared
+        cleared = [vertex.name for vertex in stages if not vertex.is_pass and _delete_states(store, vertex)]
+        return _Discarded(discard_commits(store, map(_key, reversed(stages))), cleared, outputs_bytes)
     except StageError as error:
         raise RunFailed(f"{error}; nothing was started, and the command may be repeated") from error
+
+
+def _outputs_of(store: Store, plan: Plan, affected: Sequence[PlannedStage], vertex: PlannedStage) -> set[str]:
+    """The outputs of teachers that a stage or pass has read. Raises: RunFailed if they cannot be deleted."""
+    from distillchain_store.discarding import outputs_used
+
+    teacher = vertex.work_order.teacher
+    of_pass = None if vertex.is_pass or teacher is None else teacher.pass_digest
+    if of_pass is not None and of_pass not in {other.digest for other in affected}:
+        first = next(other.name for other in plan.vertices if other.digest == of_pass)
+        raise RunFailed(
+            f"the outputs that {vertex.name} learns from are those of the pass {first}, and only that computes them "
+            f"again: --from {first} instead; nothing was changed"
+        )
+    states = None if vertex.is_pass else resume_prefix(vertex.digest)
+    found = outputs_used(store, manifest=_key(vertex), states=states)
+    if found is None:
+        raise RunFailed(
+            f"{store.uri}/{_key(vertex)}, or a state beside it, does not say from which outputs {vertex.name} learned, "
+            f"as in an earlier release: delete all outputs ({program_name()} gc --logits --delete), then run this "
+            "without --logits; nothing was changed"
+        )
+    return found
 
 
 def _delete_states(store: Store, stage: PlannedStage) -> bool:

@@ -1,15 +1,17 @@
 """Withdraws commits on request of the user: a manifest is moved aside, and its files stay where they are.
 
-Saved states are deleted, or the next trainer would go on from them.
+Saved states are deleted, or the next trainer would go on from them. Stored outputs of teachers are deleted if the user
+asks for it: they may come from the same broken GPU.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable
 
-from distillchain_api.layout import resume_prefix
+from distillchain_api.layout import logits_prefix, resume_prefix
 from distillchain_store.errors import ObjectMissing, StorageDenied
 from distillchain_store.store import Store
 
@@ -55,3 +57,39 @@ def delete_states(store: Store, digest: str) -> bool:
     keys = [item.key for item in store.list_objects(resume_prefix(digest))]
     store.delete(keys)
     return bool(keys)
+
+
+def outputs_used(store: Store, *, manifest: str, states: str | None) -> set[str] | None:
+    """The teachers' outputs that a stage, or a pass, has read or computed, as far as it was committed or saved a state.
+
+    Args:
+        manifest: its key.
+        states: the folder of saved states; None: a pass has none.
+    Returns: digests for `logits_prefix`; None if manifest or a state does not say, as in earlier releases.
+    Raises: errors of the store.
+    """
+    keys = [manifest]
+    if states is not None:
+        keys += [item.key for item in store.list_objects(states) if item.key.endswith("/index.json")]
+    found: set[str] = set()
+    for key in keys:
+        try:
+            content = store.read(key)
+        except ObjectMissing:
+            continue
+        try:
+            document = json.loads(content)
+            logits = document.get("run", document).get("logits")
+        except (ValueError, AttributeError):
+            return None
+        if logits is None:
+            return None
+        found.update([logits] if isinstance(logits, str) else logits)
+    return found
+
+
+def delete_outputs(store: Store, digests: Iterable[str]) -> int:
+    """Deletes outputs of teachers; later stages compute them again. Returns: bytes. Raises: errors of the store."""
+    objects = [item for digest in sorted(digests) for item in store.list_objects(logits_prefix(digest))]
+    store.delete([item.key for item in objects])
+    return sum(item.size_bytes for item in objects)

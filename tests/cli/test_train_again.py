@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +26,12 @@ TRUE = {"status": "True", "reason": "x", "observedGeneration": 1, "lastTransitio
 class Cluster:
     """A cluster with one chain of three stages, committed in a folder, and perhaps another one."""
 
-    def __init__(self, folder: Path, **phases: str) -> None:
+    def __init__(self, folder: Path, *, with_pass: bool = False, **phases: str) -> None:
         self.folder, self.annotations, self.others = folder, dict[str, str](), list[dict[str, Any]]()
         self.jobs, self.pods = list[dict[str, Any]](), list[dict[str, Any]]()
         self.chain = a_document(stages=["mini", "tiny", "nano"], storage={"uri": f"file://{folder}"})
+        if with_pass:
+            self.chain["spec"]["stages"][1]["teacherPass"] = {}
         self.chain["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID, "generation": 1}
         self.plan = build_plan(parse_chain(self.chain))
         stages = []
@@ -74,11 +77,11 @@ class Cluster:
         return sorted(path.read_text().split()[-1] for path in self.folder.glob("stages/*/discarded/*.json"))
 
 
-def again(cluster: Any, stage: str, *, discard: bool = True) -> str:
+def again(cluster: Any, stage: str, *, discard: bool = True, logits: bool = False) -> str:
     def now() -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC)
 
-    return train_again(cluster, "relay", stage, discard=discard, storage=None, now=now)
+    return train_again(cluster, "relay", stage, discard=discard, logits=logits, storage=None, now=now)
 
 
 def test_a_committed_stage_is_left_alone_without_discard(tmp_path: Path):
@@ -102,14 +105,95 @@ def test_discard_moves_the_manifests_of_the_stage_and_of_all_that_need_it(tmp_pa
     assert cluster.annotations == {"distillchain.io/retry": "again:nano,tiny@2026-01-01T00:00:00.000+00:00"}
 
 
-def put_states(cluster: Cluster, *names: str) -> None:
+def put_outputs(cluster: Cluster, **outputs: list[str] | None) -> None:
+    """Manifests that say from which outputs their stages learned, and these outputs."""
+    for name, digests in outputs.items():
+        stage = cluster.plan.stage(name)
+        assert stage
+        run = {} if digests is None else {"logits": digests}
+        (cluster.folder / "stages" / stage.digest / "manifest.json").write_text(json.dumps({"run": run}))
+        for digest in digests or []:
+            part = cluster.folder / "logits" / digest / "part.safetensors"
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(b"x" * 1000)
+
+
+def outputs_of(cluster: Cluster) -> list[str]:
+    return sorted(path.parent.name[0] for path in cluster.folder.glob("logits/*/*"))
+
+
+def test_logits_deletes_the_outputs_that_the_discarded_stages_learned_from(tmp_path: Path):
+    cluster = Cluster(tmp_path)
+    put_outputs(cluster, mini=["a" * 64], tiny=["b" * 64, "c" * 64], nano=["d" * 64])
+
+    done = again(cluster, "tiny", logits=True)
+
+    assert done.endswith(f"2 manifests moved to discarded/ in file://{tmp_path}, 3.0 kB of teachers' outputs deleted")
+    assert outputs_of(cluster) == ["a"]
+
+
+def test_outputs_stay_without_logits(tmp_path: Path):
+    cluster = Cluster(tmp_path)
+    put_outputs(cluster, tiny=["b" * 64])
+
+    again(cluster, "tiny")
+
+    assert outputs_of(cluster) == ["b"]
+
+
+def test_a_stage_that_was_never_committed_names_its_outputs_in_its_saved_state(tmp_path: Path):
+    cluster = Cluster(tmp_path, tiny="Failed", nano="Pending")
+    cluster.chain["status"]["phase"] = "Failed"
+    put_outputs(cluster, mini=["a" * 64, "b" * 64])
+    put_states(cluster, "tiny", content=json.dumps({"step": 3, "logits": ["b" * 64]}))
+
+    again(cluster, "tiny", logits=True)
+
+    assert outputs_of(cluster) == ["a"]
+
+
+def test_outputs_of_a_pass_are_deleted_with_the_pass_and_not_with_a_stage(tmp_path: Path):
+    cluster = Cluster(tmp_path, with_pass=True)
+    (of_tiny,) = [vertex for vertex in cluster.plan.vertices if vertex.is_pass]
+    manifest = tmp_path / "passes" / of_tiny.digest / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"logits": "b" * 64}))
+    put_outputs(cluster, mini=["a" * 64], tiny=["b" * 64], nano=["d" * 64])
+
+    with pytest.raises(
+        RunFailed, match=f"tiny learns from are those of the pass {of_tiny.name}.+ --from {of_tiny.name} "
+    ):
+        again(cluster, "tiny", logits=True)
+    assert outputs_of(cluster) == ["a", "b", "d"]
+    assert cluster.discarded == []
+
+    again(cluster, of_tiny.name, logits=True)
+    assert outputs_of(cluster) == ["a"]
+
+
+@pytest.mark.parametrize("content", [None, "no JSON"])
+def test_nothing_changes_if_a_manifest_does_not_name_its_outputs(tmp_path: Path, content: str | None):
+    cluster = Cluster(tmp_path)
+    put_outputs(cluster, tiny=None if content is None else [], nano=["d" * 64])
+    if content is not None:
+        stage = cluster.plan.stage("tiny")
+        assert stage
+        (tmp_path / "stages" / stage.digest / "manifest.json").write_text(content)
+
+    with pytest.raises(RunFailed, match=r"does not say from which outputs tiny learned.+ gc --logits --delete"):
+        again(cluster, "tiny", logits=True)
+
+    assert (outputs_of(cluster), cluster.discarded, cluster.annotations) == (["d"], [], {})
+
+
+def put_states(cluster: Cluster, *names: str, content: str | None = None) -> None:
     """Saved states, as a stage that missed its gate leaves them."""
     for name in names:
         stage = cluster.plan.stage(name)
         assert stage
         state = cluster.folder / "stages" / stage.digest / "resume" / "0a-10-first" / "index.json"
         state.parent.mkdir(parents=True)
-        state.write_text(name)
+        state.write_text(content or name)
 
 
 def test_discard_deletes_the_saved_states_from_which_a_trainer_would_go_on(tmp_path: Path):

@@ -57,7 +57,9 @@ def test_teacher_logits_are_computed_once_for_two_runs(root: Path, caplog: pytes
     answer = run_here(an_order(root, training={"seed": 7}), root, attempt="again")
 
     assert "teacher logits reused from the store" in caplog.text
-    assert manifest_of(root, answer.digest).run.logits_reused
+    run = manifest_of(root, answer.digest).run
+    assert run.logits_reused
+    assert run.logits == [path.name for path in root.glob("store/logits/*")]
 
 
 def test_altered_teacher_logits_are_computed_again(root: Path, caplog: pytest.LogCaptureFixture):
@@ -203,6 +205,7 @@ def test_a_student_under_its_gate_is_kept_and_a_looser_gate_needs_no_training(
     run = manifest_of(root, loose.digest).run
     assert run.resumed
     assert run.steps == 10
+    assert run.logits == [path.name for path in root.glob("store/logits/*")], "this attempt has not asked the teacher"
     measured = float(str(failure.value).split("accuracy ")[1].split(" ")[0])
     assert answer.student.metrics.validation["accuracy"] == pytest.approx(measured, abs=1e-4)
 

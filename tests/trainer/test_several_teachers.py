@@ -141,7 +141,9 @@ def test_a_teacher_that_is_added_computes_alone(root: Path, caplog: pytest.LogCa
     passes = [record.message for record in caplog.records if record.message.startswith("teacher logits")]
     assert passes == ["teacher logits reused from the store", "teacher logits computed"]
     assert len(list(root.glob("store/logits/*"))) == 2
-    assert not manifest_of(root, order.digest).run.logits_reused
+    run = manifest_of(root, order.digest).run
+    assert not run.logits_reused
+    assert sorted(run.logits or []) == sorted(path.name for path in root.glob("store/logits/*"))
 
 
 def test_a_stop_and_several_processes_change_nothing(root: Path):

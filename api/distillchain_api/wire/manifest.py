@@ -122,6 +122,8 @@ class RunFacts(Record):
     """Mean over the last 50 steps, or over all if there were fewer."""
     logits_reused: bool
     """The teacher's logits were found in the store, and neither this stage nor its pass has computed them."""
+    logits: list[Digest] | None = None
+    """Folders in `logits/` of the outputs that it learned from, of each teacher; None: not known."""
     resumed: bool
     """Continued from an earlier attempt's state."""
     micro_batch_size: int | None = None

@@ -17,6 +17,7 @@ from distillchain_api.base import Record
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import resume_prefix
 from distillchain_api.wire.manifest import FileEntry, SelectedEpoch
+from distillchain_api.wire.work_order import Digest
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store, discard
 from distillchain_trainer.errors import TrainerError
@@ -43,6 +44,7 @@ class ResumeIndex(Record):
     final_loss: float
     # A state of an older release may lack these fields.
     logits_reused: bool = False
+    logits: list[Digest] | None = None
     micro_batch_size: int = 0
     mode: str = "eager"
     warnings: list[str] = Field(default_factory=list)

@@ -55,11 +55,12 @@ def ask(
     Raises: StopRequested once what is computed is stored.
     """
     order, rows = context.order, data.taught
+    digest = outputs_digest(checkpoint.digest, order.task, order.training, reads_with=loaded.reads_with)
     # Deferred, because the pass itself asks for stops: it stores what is computed before it raises.
     with context.signals.deferred(), context.patiently():
         outputs = TeacherPass(
             store=context.store,
-            digest=outputs_digest(checkpoint.digest, order.task, order.training, reads_with=loaded.reads_with),
+            digest=digest,
             model=loaded.model,
             outputs_of=task.outputs_of,
             encoded=task.encode(rows, loaded, check=context.signals.raise_if_requested),
@@ -77,6 +78,7 @@ def ask(
         ).run()
     context.signals.raise_if_requested()
     stats.model_s += outputs.elapsed_s
+    stats.logits = [*(stats.logits or []), digest]
     return outputs
 
 

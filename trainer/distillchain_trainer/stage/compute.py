@@ -85,6 +85,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
             load_weights(prepared.student.model, found[1])
         log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
     else:
+        stats.logits = []
         # Before the training and not beside it: the teacher can then leave the GPU to the student.
         outputs = _ask_teacher(context, prepared, stats)
         # One teacher at a time on the device, so the others are loaded only now.

@@ -66,6 +66,7 @@ def build_manifest(
             steps=stats.steps,
             final_loss=stats.final_loss,
             logits_reused=stats.logits_reused,
+            logits=stats.logits,
             resumed=stats.resumed,
             teacher_pass=order.teacher.pass_digest if order.teacher else None,
             # No process sees more rows than its share of a batch.

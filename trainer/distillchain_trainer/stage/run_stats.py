@@ -19,6 +19,7 @@ class RunStats:
         train_s: in training steps.
         micro_batch_size: rows of a forward pass; smaller than asked for where memory was short.
         mode: how steps are executed.
+        logits: folders of the teachers' outputs; None: not known.
         trained_parameters: those of an adapter and of the head; None: all are trained.
         selected: the epoch whose weights the student has; None: those of the last one.
     """
@@ -29,6 +30,7 @@ class RunStats:
     final_loss: float = 0.0
     steps: int = 0
     logits_reused: bool = False
+    logits: list[str] | None = None
     resumed: bool = False
     micro_batch_size: int = 0
     mode: str = "eager"
@@ -43,7 +45,7 @@ class RunStats:
         self.model_s += index.model_s
         self.train_s, self.steps, self.final_loss = index.train_s, index.step, index.final_loss
         self.micro_batch_size, self.mode = index.micro_batch_size, index.mode
-        self.logits_reused = index.logits_reused
+        self.logits_reused, self.logits = index.logits_reused, index.logits
         self.selected = index.selected
 
     def trained(self, progress: TrainingProgress) -> None:
@@ -66,6 +68,7 @@ class RunStats:
             train_s=progress.train_s,
             final_loss=progress.loss,
             logits_reused=self.logits_reused,
+            logits=self.logits,
             micro_batch_size=progress.micro_batch_size,
             mode=progress.mode,
             warnings=warnings,
