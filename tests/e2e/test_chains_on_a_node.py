@@ -13,6 +13,7 @@ from cli.scene import Running
 from cluster.cut import CuttableRelay
 from cluster.s3 import S3Server
 from distillchain_api.resource.status import ChainStatus
+from distillchain_api.wire.export import ExportRecord
 from e2e.chains import Chains, NewChain
 from e2e.conftest import Relay, femto_stage, tiny_stage
 
@@ -121,6 +122,31 @@ def test_an_evicted_and_then_suspended_stage_of_two_processes_resumes_and_its_lo
     assert femto.attempt == 3
     run = chains.manifest(chain, femto.digest).run
     assert (run.resumed, run.processes) == (True, 2)
+
+
+def test_an_export_of_stage_zero_that_is_added_later_is_made_by_a_job_that_trains_nothing(
+    chains: Chains, relay: Relay, new_chain: NewChain
+):
+    stage = {"name": "small", "student": {"fromTeacher": {"layers": 1}}}
+    chain = new_chain("exported", [stage], export={"onnx": {}})
+    chain["spec"]["teacher"] = {"model": relay.tiny, "fineTune": {}}
+    chains.apply(chain)
+    before = chains.wait("exported", "Succeeded")
+    jobs = chains.job_names()
+    assert [[export.format for export in entry.exports] for entry in before.stages] == [[], ["onnx"]]
+
+    chain["spec"]["teacher"]["export"] = {"onnx": {"quantize": "int8"}}
+    chains.apply(chain)
+    zero = chains.wait_until("the export", lambda: (found := chains.status("exported").stages[0]).exports and found)
+
+    assert [export.format for export in zero.exports] == ["onnx", "onnx-int8"]
+    (added,) = set(chains.job_names()) - set(jobs)
+    log = chains.kubectl("logs", f"job/{added}", "-n", chains.namespace).stdout
+    assert '"phase":"Export"' in log
+    assert '"phase":"Train"' not in log
+    record = ExportRecord.parse(chains.stored(chain, zero.digest, "exports/onnx-int8.json"))
+    assert chains.manifest(chain, zero.digest).student.revision == record.weights
+    assert chains.wait("exported", "ExportsReady").phase == "Succeeded"
 
 
 def test_a_stage_out_of_memory_fails_as_such(chains: Chains, relay: Relay, new_chain: NewChain):
