@@ -12,13 +12,20 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from distillchain_api.graph import build_plan
+from distillchain_api.metrics import Metric
+from distillchain_api.resource.spec import parse_chain
+from distillchain_api.tasks.causal_lm import TOKEN_CROSS_ENTROPY
 from distillchain_api.wire.export import ExportRecord
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.errors import ExportInvalid
 from distillchain_trainer.export import graphs, onnx_file
-from distillchain_trainer.export.compare import difference
+from distillchain_trainer.export.compare import difference, is_worse
 from distillchain_trainer.models import bert_hash
+from distillchain_trainer.stage import export
 from trainer.parts import SMALL_BERT, an_order, run_here, sentences
+from trainer.tagging_parts import a_chain_document as tagging_document
+from trainer.tagging_parts import write_models
 
 INT8 = {"export": {"onnx": {"quantize": "int8"}}}
 
@@ -206,10 +213,55 @@ def test_predictions_are_compared_as_each_task_answers():
     assert difference("TextClassification", one, other).predictions == 1
     assert difference("MultiLabelClassification", one - 1.2, other - 1.2).predictions == 1
     assert difference("Regression", one[:, 0], other[:, 0]).predictions == 0
+    # Log-probability of the token, and the id of the most probable one, which is no number to subtract.
+    tokens = np.array([[-1.0, 5.0], [-2.0, 900.0]], dtype=np.float32)
+    others = np.array([[-1.0, 6.0], [-2.00001, 900.0]], dtype=np.float32)
+    assert difference("CausalLM", tokens, others).predictions == 1
+    assert difference("CausalLM", tokens, others).is_within_tolerance
+    assert not difference("CausalLM", tokens, tokens - [0.1, 0.0]).is_within_tolerance
     assert difference("TextClassification", one, other).largest == pytest.approx(1.5)
     assert not difference("TextClassification", one, other).is_within_tolerance
     assert difference("TextClassification", one, one + 1e-5).is_within_tolerance
     assert not difference("TextClassification", one, one * np.nan).is_within_tolerance
+
+
+def test_a_metric_is_worse_if_it_is_shown_to_be():
+    cross_entropy, accuracy = TOKEN_CROSS_ENTROPY, Metric("accuracy", "accuracy")
+    assert is_worse(cross_entropy, 4.347, 4.329)
+    assert not is_worse(cross_entropy, 4.329, 4.347)
+    assert not is_worse(cross_entropy, 4.3290001, 4.329)
+    assert is_worse(accuracy, 0.80, 0.81)
+    assert not is_worse(accuracy, 0.81, 0.80)
+
+
+@pytest.mark.models
+def test_a_part_of_validation_is_measured_and_the_weights_leave_memory_before_they_are_quantized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Words are the items of a row, so rows, items and outputs must stay together."""
+    monkeypatch.setattr(export, "MOST_FLOPS", 5e6)
+    real, seen = graphs.Graphs.quantize, []
+
+    def quantize(made: graphs.Graphs, source: Path, path: Path) -> None:
+        seen.append(made.loaded.is_weightless)
+        real(made, source, path)
+
+    monkeypatch.setattr(graphs.Graphs, "quantize", quantize)
+    write_models(tmp_path)
+    document = tagging_document(tmp_path)
+    document["spec"]["teacher"]["export"] = {"onnx": {"quantize": "int8"}}
+
+    answer = run_here(build_plan(parse_chain(document)).stages[0].work_order, tmp_path)
+
+    assert answer.export_failure is None
+    assert seen == [True]
+    record = record_of(tmp_path, answer.digest)
+    assert record.rows is not None
+    assert 4 < record.rows < 24
+    pytorch, plain, _ = record.formats
+    assert plain.validation == pytorch.validation
+    assert plain.different_predictions == 0
+    assert pytorch.validation["entityF1"] > 0.9, "labels and outputs of the part belong together"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "bloom": {"vocab_size": 60, "hidden_size": 16, "n_layer": 2, "n_head": 2, "pad_token_id": 0},
     # Every second layer reads the last four tokens, fewer than the texts have.
     "gemma2": {**SIZES, "head_dim": 8, "sliding_window": 4},
-    "qwen3_moe": {**SIZES, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
 }
 
 
@@ -122,9 +121,9 @@ def test_an_exported_language_model_generates_what_its_checkpoint_does(tmp_path:
     assert int8.size_bytes < plain.size_bytes
 
 
-def a_model(kind: str) -> Loaded:
+def a_model(kind: str, fields: dict[str, Any] | None = None) -> Loaded:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **KINDS[kind])
+    config = AutoConfig.for_model(kind, **(fields or KINDS[kind]))
     model = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
     # Larger than transformers draws them, so that a token far back changes the logits.
     for parameter in model.parameters():
@@ -132,9 +131,9 @@ def a_model(kind: str) -> Loaded:
     return Loaded(model, None, kind, pretrained=False)
 
 
-def some_rows(*lengths: int) -> Encoded:
+def some_rows(*lengths: int, below: int = 60) -> Encoded:
     dice = np.random.default_rng(0)
-    return Encoded.of([dice.integers(3, 60, size=length).astype(np.int32) for length in lengths], pad_id=0)
+    return Encoded.of([dice.integers(3, below, size=length).astype(np.int32) for length in lengths], pad_id=0)
 
 
 def the_graphs(kind: str) -> GraphsWithCache:
@@ -158,18 +157,54 @@ def test_graphs_of_many_architectures_agree_with_their_models(kind: str, tmp_pat
         torch.testing.assert_close(exported.in_pieces(inputs, cuts)[inside], want, atol=1e-4, rtol=1e-4)
 
 
-def test_a_graph_whose_cache_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_takes_a_quarter_of_the_products_of_every_architecture(kind: str, tmp_path: Path):
+    """A bias makes another operation of a product, which GPT-2's and OPT's layers are."""
+    wide = {"hidden_size": 256, "n_embd": 256, "intermediate_size": 512, "vocab_size": 20}
+    fields = KINDS[kind] | {name: size for name, size in wide.items() if name in KINDS[kind]}
+    made = GraphsWithCache(a_model(kind, fields), some_rows(5, below=20), WHO)
+
+    made.write(tmp_path / "model.onnx")
+    made.quantize(tmp_path / "model.onnx", tmp_path / "model.int8.onnx")
+
+    plain, int8 = (onnx_file.size_of(tmp_path / name) for name in ("model.onnx", "model.int8.onnx"))
+    assert int8 < 0.4 * plain
+    inputs = made.encoded.batch([0])
+    ours, theirs = (made.load(tmp_path / name)(**inputs).logits for name in ("model.onnx", "model.int8.onnx"))
+    assert 0 < (ours - theirs).abs().max() < 0.1 * ours.abs().max()
+
+
+def test_a_graph_whose_cache_is_wrong_is_refused_and_the_stage_stays_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     class Forgetful(decoder.OnnxDecoder):
         def run(self, outputs: list[str] | None, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
             logits, *cache = super().run(outputs, inputs)
             return [logits, *map(torch.zeros_like, cache)]
 
-    made = the_graphs("llama")
-    made.write(tmp_path / "model.onnx")
     monkeypatch.setattr(graphs, "OnnxDecoder", Forgetful)
 
-    with pytest.raises(ExportInvalid, match=f"^{WHO}: with its cache of keys and values, the exported graph computes"):
-        made.check(tmp_path / "model.onnx")
+    answer = a_student(tmp_path)
+
+    assert answer.export_failure is not None
+    assert answer.export_failure.message.startswith(
+        f"{WHO}: with its cache of keys and values, the exported graph computes something else: logits differ by up to"
+    )
+    assert answer.exports == []
+    assert path_of(answer.checkpoint).is_dir()
+
+
+def test_a_refused_export_says_why_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    mixture = {**SIZES, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    model = a_model("qwen3_moe", mixture).model
+
+    with pytest.raises(
+        ExportInvalid, match=f"^{WHO}: the model cannot be exported to ONNX: .+; remove export"
+    ) as error:
+        decoder.write_decoder(model, tmp_path / "model.onnx", who=WHO)
+
+    assert len(str(error.value)) < 500
+    assert capfd.readouterr().err.count("\n") < 5
 
 
 def test_a_model_that_keeps_more_than_keys_and_values_is_refused(tmp_path: Path):

@@ -76,6 +76,25 @@ def test_columns_are_sliced_as_lists(tmp_path: Path, count: int):
         split.texts[count]
 
 
+def test_a_sample_has_rows_that_no_period_of_the_file_decides(tmp_path: Path):
+    texts, classes = texts_of(1200), [row % 2 for row in range(1200)]
+    whole = write(tmp_path / "a", texts, classes)
+    turned = write(tmp_path / "b", texts[::-1], classes[::-1])
+
+    part = whole.sample(400, name="part")
+
+    assert len(part) == 400
+    places = [whole.place(row) for row in range(1200)]
+    rows = [places.index(part.place(row)) for row in range(400)]
+    assert rows == sorted(rows)
+    assert list(part.texts) == [texts[row] for row in rows]
+    assert list(part.targets) == [classes[row] for row in rows]
+    assert list(part.keys) == [key_of(texts[row]) for row in rows]
+    assert 0.3 < sum(part.targets) / 400 < 0.7
+    assert list(write(tmp_path / "c", texts, []).sample(400, name="part").targets) == []
+    assert sorted(turned.sample(400, name="part").keys) == sorted(part.keys)
+
+
 def test_the_sha256_of_a_split_is_that_of_all_keys_and_all_targets_as_json(tmp_path: Path):
     """It is written into manifests, so it must not depend on blocks."""
     import hashlib

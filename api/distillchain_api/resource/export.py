@@ -13,7 +13,7 @@ class OnnxExport(Document):
     """A model.onnx for ONNX Runtime; without `quantize` with the weights as they are."""
 
     quantize: Literal["int8"] | None = None
-    """int8: also a model.int8.onnx, whose matrix products use 8-bit weights (dynamic quantization)."""
+    """int8: also a model.int8.onnx, whose matrix products use 8-bit weights."""
 
 
 class Export(Document):

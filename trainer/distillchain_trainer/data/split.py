@@ -63,10 +63,13 @@ class Split:
             row -= len(part)
         return f"{self.place_prefix}{self.numbers[row]}" if len(self.numbers) else f"{self.name}, row {row + 1}"
 
-    def every(self, step: int, *, name: str) -> Split:
-        """The first row and every `step`-th one after it."""
-        columns = {column: getattr(self, column)[::step] for column in ("texts", "targets", "keys", "numbers")}
-        return Split(name, **columns, place_prefix=self.place_prefix)
+    def sample(self, size: int, *, name: str) -> Split:
+        """Some rows in their order, chosen by their texts alone: always the same, and none by its place in the file."""
+        rows = np.sort(np.argsort(self.text_numbers(0, len(self)), kind="stable")[:size]).tolist()
+        columns: list[Any] = [self.texts, self.targets, self.keys, self.numbers]
+        # Unlabelled rows come last and have no target.
+        texts, targets, keys, numbers = ([column[row] for row in rows if row < len(column)] for column in columns)
+        return Split(name, texts, targets, keys, self.place_prefix, numbers)
 
     @cached_property
     def facts(self) -> SplitFacts:
@@ -146,8 +149,9 @@ def joined(name: str, parts: Sequence[Split]) -> Split:
 def fingerprint_of(texts: Sequence[str]) -> int:
     """A hash of a row's texts, as a number of eight bytes; see Split.fingerprints."""
     # Texts are joined by a character that no text has within it after it was split at white space.
-    folded = "\0".join([" ".join(text.casefold().split()) for text in texts])
-    # Not NFKC, for which a superscript 2 is a 2.
+    # Not NFKC, for which a superscript 2 is a 2. Also before, because casefold changes a few marks.
+    composed = [unicodedata.normalize("NFC", text).casefold() for text in texts]
+    folded = "\0".join([" ".join(text.split()) for text in composed])
     content = unicodedata.normalize("NFC", folded).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distillchain_api.metrics import Metric, format_value
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_trainer.data.split import Split
 from distillchain_trainer.engine.encoded import Encoded
@@ -23,11 +25,6 @@ Measured: below 1e-6 for BERT and bert-hash; a wrong graph was 0.3 to 0.5 off. O
 of their spread.
 """
 ROUNDING = 1e-6  # of a number itself: about ten units in the last place of float32
-WARM_UP_ROWS = 8
-
-
-def _ignore(done: int, of: int) -> None:
-    """Measuring an export reports no rows: it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +51,25 @@ class Difference:
     is_within_tolerance: bool
 
 
-def measure_format(model: Any, loaded: Loaded, task: TaskAdapter, split: Split, encoded: Encoded) -> Measured:
+def measure_format(
+    model: Any,
+    loaded: Loaded,
+    task: TaskAdapter,
+    split: Split,
+    encoded: Encoded,
+    *,
+    on_batch: Callable[[int, int], None],
+) -> Measured:
     """A model on all rows, in float32 on the CPU.
 
     Args:
         loaded: the model that `model` is an export of, or is.
+        on_batch: gets the number of rows that are done, and of all.
     """
-    # The first pass allocates memory, which is no part of the speed.
+    # The first pass allocates memory, which is no part of the speed. Logits of several rows may not fit.
     with torch.inference_mode():
-        model(**encoded.batch(list(range(min(WARM_UP_ROWS, len(encoded))))))
-    outputs, elapsed_s = all_outputs(model, encoded, task.measured_of, precision="float32", on_batch=_ignore)
+        model(**encoded.batch([0]))
+    outputs, elapsed_s = all_outputs(model, encoded, task.measured_of, precision="float32", on_batch=on_batch)
     outputs = loaded.in_task_order(outputs)
     return Measured(outputs, task.measure(split, outputs).metrics, round(len(split) / max(elapsed_s, 1e-9), 2))
 
@@ -77,6 +83,11 @@ def difference(task_type: str, reference: NDArray[np.float32], other: NDArray[np
     changed = predictions_of(task_type, reference) != predictions_of(task_type, other)
     per_output = changed.reshape(len(changed), -1).any(axis=1) if len(changed) else changed
     return Difference(int(per_output.sum()), largest, within)
+
+
+def is_worse(metric: Metric, value: float, than: float) -> bool:
+    """Whether a metric is worse by more than its last shown digit: a mean of logarithms is never quite the same."""
+    return metric.worse_by(value, than) > 0 and format_value(value, metric) != format_value(than, metric)
 
 
 def _numbers(task_type: str, outputs: NDArray[np.float32]) -> NDArray[np.float32]:

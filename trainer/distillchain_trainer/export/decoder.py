@@ -121,10 +121,14 @@ def quantize_decoder(source: Path, path: Path, *, who: str) -> None:
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     with quiet(), translated(who, "the weights cannot be quantized to int8"):
         how = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS, bits=8)
-        quantizer = MatMulNBitsQuantizer(onnx.load(source), algo_config=how)
+        graph = ONNXModel(onnx.load(source))
+        # The quantizer leaves out Gemm, a product with a bias, which GPT-2's and OPT's layers are.
+        graph.replace_gemm_with_matmul()
+        quantizer = MatMulNBitsQuantizer(graph.model, algo_config=how)
         quantizer.process()
         quantizer.model.save_model_to_file(path, use_external_data_format=weights_beside(source).exists())
 

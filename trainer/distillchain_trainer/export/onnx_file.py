@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from distillchain_trainer.errors import ExportInvalid, first_line, translate_unforeseen
 
@@ -70,10 +69,6 @@ def write_graph(
         who: begins the message.
     Raises: ExportInvalid when the exporter cannot export the model; OutOfMemory, DiskFull.
     """
-    for part in model.children():
-        # By default transformers calls the experts of a mixture one by one, or in a kernel; ONNX has neither.
-        if isinstance(part, PreTrainedModel):
-            part.set_experts_implementation("batched_mm")
     with quiet(), translated(who, "the model cannot be exported to ONNX"):
         program = torch.onnx.export(
             model.eval(),
@@ -158,9 +153,9 @@ def translated(who: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, exporter and quantizer report nothing: their warnings are about their own code."""
+    """Within, exporter and quantizer report nothing: they raise what matters, and the rest is about their code."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

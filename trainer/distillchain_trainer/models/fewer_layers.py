@@ -61,8 +61,9 @@ def with_fewer_layers(
         # Such as the norm that layer 0 of a ModernBERT does not have.
         if others := endings[old] ^ endings[new]:
             raise CheckpointInvalid(
-                f"{stated}: {got(chosen)}, expected layer {new} in the place of layer {old}: a {config.model_type} is "
-                f"built with other weights there ({', '.join(sorted(others))})"
+                f"{stated}: {got(wanted.indices or wanted.layers)}, with which layer {old} would take the place of "
+                f"layer {new}, where a {config.model_type} has other weights ({', '.join(sorted(others))}); state "
+                "indices that leave such layers in their place, or copy the checkpoint again if it is not whole"
             )
     folder.mkdir(parents=True)
     _copy_other_files(teacher.folder, folder)
