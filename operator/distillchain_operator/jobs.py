@@ -15,8 +15,9 @@ from typing import Any
 from distillchain_api import API_VERSION, KIND
 from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
+from distillchain_api.resource.export import Export
 from distillchain_api.resource.job import QUEUE_LABEL
-from distillchain_api.resource.parallelism import gpus_of, resolve, without_devices
+from distillchain_api.resource.parallelism import gpus_of, has_devices, resolve, without_devices
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.retry_request import RETRY_ANNOTATION, annotated_retry
 from distillchain_api.wire.work_order import ATTEMPT_ENV, CACHE_BYTES_ENV, CACHE_ENV, WORK_ORDER_ENV, WorkOrder
@@ -112,6 +113,14 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
         # Kueue lets a Job run once its queue has quota for it, whose pods must not start before.
         "spec": {"suspend": bool(queue), **spec},
     }
+
+
+def makes_export(job: Mapping[str, Any]) -> bool:
+    """Whether the work order of a Job asks for an export; that of a stage with a GPU does not."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    variables = [env for container in containers for env in container.get("env") or []]
+    orders = [env["value"] for env in variables if env["name"] == WORK_ORDER_ENV]
+    return any('"export":' in order for order in orders)
 
 
 def spec_hash(chain: DistillationChain, stage: PlannedStage, *, timeout_s: int | None = None) -> str:
@@ -238,6 +247,9 @@ def _pod_template(chain: DistillationChain, stage: PlannedStage, *, defaults: Jo
         trainer["resources"] = without_devices(trainer["resources"])
         spec = _without_unused_claims(spec)
     order = _with_processes(stage, trainer)
+    # Nor may the stage's own Job hold a GPU meanwhile, and the next stage wait: another Job exports what it commits.
+    if not order.export_only and has_devices(trainer.get("resources") or {}):
+        order = order.model_copy(update={"export": Export()})
     several = order.parallelism.processes > 1
     # The processes of a node exchange tensors there. Without a volume, a container has 64 MB of it.
     if several and not any((mount.get("mountPath") or "").rstrip("/") == SHM for mount in mounts):

@@ -17,6 +17,7 @@ from distillchain_operator.actions import DeleteJob
 from distillchain_operator.committed import bounded_warnings
 from distillchain_operator.failures_kept import RETRIED, deletions_for_retry
 from distillchain_operator.gates import has_exports
+from distillchain_operator.jobs import makes_export
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.policy import diagnose
@@ -37,7 +38,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
     """
     if has_exports(stage, entry):
         return Step(entry.model_copy(update={"missing_export": None}))
-    own, late = view.wanted.of(stage), view.wanted.of(exporter_of(stage))
+    own, late = view.wanted.of(stage), view.wanted.of(exporter_of(view.plan, stage))
     before = entry.missing_export
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if before is not None and _is_final(view, stage, before, names={own.name, late.name}):
@@ -54,7 +55,8 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         if deletions:
             return Step(_with(stage, entry, phase="Pending", message=f"running again: {RETRIED}"), deletions)
     # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.
-    for name in (late.name, *([own.name] if before is None else [])):
+    own_counts = before is None and own.manifest is not None and makes_export(own.manifest)
+    for name in (late.name, *([own.name] if own_counts else [])):
         job = view.observed.by_name.get(name)
         if job is None or job.deleting or name in leaving:
             continue
@@ -116,9 +118,11 @@ def _is_held_back(view: View, missing: MissingExport | None) -> bool:
     return missing is not None and not view.was_edited and lasts(missing.next_start_at, now=view.now)
 
 
-def exporter_of(stage: PlannedStage) -> PlannedStage:
+def exporter_of(plan: Plan, stage: PlannedStage) -> PlannedStage:
     """The stage with a work order to export and nothing else, by one process: an export is made on the CPU."""
-    order = stage.work_order.model_copy(update={"export_only": True, "parallelism": ResolvedParallelism()})
+    last = None if stage.work_order.final else plan.stages[-1].digest
+    update = {"export_only": True, "last_digest": last, "parallelism": ResolvedParallelism()}
+    order = stage.work_order.model_copy(update=update)
     return replace(stage, work_order=order, parallelism=Parallelism(processes_per_node=1))
 
 

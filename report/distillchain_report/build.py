@@ -13,7 +13,7 @@ from distillchain_api.tasks import metrics_of
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_report.chain_models import Root, build_root, build_student
-from distillchain_report.commits import gpu_hours, manifests_digest
+from distillchain_report.commits import gpu_hours, sources_digest
 from distillchain_report.evidence_files import LoadedEvidence
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import (
@@ -71,7 +71,9 @@ def build_report(
         generated_at=generated_at,
         distillchain=version,
         storage=storage,
-        manifests=manifests_digest([stage.manifest for stage in stages if stage.manifest]),
+        sources=sources_digest(
+            [stage.manifest for stage in stages if stage.manifest], [stage.export for stage in stages if stage.export]
+        ),
         outcome=_outcome(parts),
         doubts=_doubts(parts, details),
         # Written below, from the finished report.

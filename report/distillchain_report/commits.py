@@ -9,6 +9,7 @@ from distillchain_api.base import Document
 from distillchain_api.digests import sha256_of
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import attempt_prefix, manifest_key
+from distillchain_api.wire.export import ExportRecord
 from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_api.wire.records import PREDICTIONS_FILE, TEACHER_PREDICTIONS_FILE, lines_of
@@ -40,12 +41,13 @@ def walk_back(store: ReadableStore, digest: str) -> list[Manifest]:
     return found[::-1]
 
 
-def manifests_digest(manifests: Sequence[Manifest]) -> str:
-    """Identifies the commits that a report was made from: sha256 over their manifests.
+def sources_digest(manifests: Sequence[Manifest], exports: Sequence[ExportRecord]) -> str:
+    """Identifies what a report was made from: sha256 over the manifests of its stages and the records of exports.
 
     Without the place of the checkpoint, which `read_manifest` sets to where the store is now.
     """
-    return sha256_of([manifest.to_document() | {"checkpoint": ""} for manifest in manifests])
+    stages = [manifest.to_document() | {"checkpoint": ""} for manifest in manifests]
+    return sha256_of([*stages, *(record.to_document() for record in exports)])
 
 
 def gpu_hours(manifest: Manifest | PassManifest) -> float:

@@ -118,13 +118,13 @@ def _load_stage(store: ListableStore, wanted: WantedStage) -> LoadedStage:
         checkpoint=manifest.checkpoint,
         history=history,
         answers=answers,
-        export=_export(store, files),
+        export=export_of(store, files),
         teacher_pass=_teacher_pass(store, files),
         missing=[f"{wanted.name}: {sentence}" for sentence in files.missing],
     )
 
 
-def _export(store: ListableStore, files: CommittedFiles) -> ExportRecord | None:
+def export_of(store: ListableStore, files: CommittedFiles) -> ExportRecord | None:
     """The export of the committed weights with the most formats."""
     manifest = files.manifest
     for name in ("onnx-int8", "onnx"):

@@ -236,8 +236,8 @@ class Report(Document):
     distillchain: str
     """Version that made this report."""
     storage: str
-    manifests: str
-    """sha256 over the manifests that it was made from."""
+    sources: str
+    """sha256 over the manifests and the records of exports that it was made from."""
     outcome: Outcome
     doubts: list[str] = []
     """Why the result of the last committed student is doubtful, a sentence each."""

@@ -283,6 +283,49 @@ def test_a_late_export_reserves_no_gpu(place: str):
     assert trainer["resources"] == {"limits": {"cpu": 4}, "requests": {"memory": "8Gi"}}
 
 
+def order_of(job: dict[str, Any]) -> dict[str, Any]:
+    (trainer,) = job["spec"]["template"]["spec"]["containers"]
+    order: dict[str, Any] = next(
+        json.loads(e["value"]) for e in trainer["env"] if e["name"] == "DISTILLCHAIN_WORK_ORDER"
+    )
+    return order
+
+
+@pytest.mark.parametrize("place", ["template", "pod"])
+def test_the_job_of_a_stage_with_a_gpu_makes_no_export_and_another_one_does(place: str):
+    """A GPU must not wait for the CPU, nor the next stage."""
+    pod = {"spec": {"containers": [{"name": "trainer", "resources": GPU}]}}
+    plan = a_plan(
+        template={**ONNX, **({"resources": GPU} if place == "template" else {"pod": pod})}, stages=["mini", "tiny"]
+    )
+    first = decide(plan)
+    (create,) = (action for action in first.actions if isinstance(action, CreateJob))
+    assert "export" not in order_of(create.job)
+
+    job, committed = a_committed_job(plan, "mini")
+    decision = decide(plan, job, pods=(committed,), previous=first.status)
+    assert created(decision) == ["tiny"], "the next stage goes first"
+    assert entry(decision, "mini").missing_export.phase == "Pending"
+
+    jobs = [a_committed_job(plan, name) for name in ("mini", "tiny")]
+    late = decide(plan, *(job for job, _ in jobs), pods=tuple(pod for _, pod in jobs), previous=decision.status)
+    order = order_of(export_job(late))
+    assert order["exportOnly"]
+    assert order["export"] == {"onnx": {}}
+    assert order["lastDigest"] == plan.stages[-1].digest, "the report shows the export too"
+    assert exports_ready(late.status).reason == "Exporting"
+
+
+def test_a_trainer_with_a_gpu_that_is_killed_after_its_commit_has_not_tried_the_export():
+    plan = a_plan(template={**ONNX, "resources": GPU}, stages=["mini"])
+    job = a_job(plan, "mini", condition="Failed", reason="BackoffLimitExceeded", failed=1)
+    pod = a_pod(job, phase="Failed", exit_code=137, reason="OOMKilled", message=a_commit(plan.stages[0]).to_json())
+
+    decision = decide(plan, job, pods=(pod,))
+
+    assert [action.is_export for action in decision.actions if isinstance(action, CreateJob)] == [True]
+
+
 @pytest.mark.parametrize("device", ["nvidia.com/mig-1g.10gb", "gpu.intel.com/i915", "google.com/tpu"])
 def test_a_late_export_reserves_no_device_of_another_name(device: str):
     status = committed_status(a_plan(stages=["mini"]), "mini")

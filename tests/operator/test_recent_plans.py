@@ -73,4 +73,4 @@ def test_each_vertex_has_its_own_job_also_if_it_was_made_from_another():
     for stage in plan.vertices:
         assert wanted.of(stage).manifest == build_job(plan.chain, stage, defaults=JobDefaults(IMAGE))
         assert wanted.of(stage) is wanted.of(stage)
-        assert wanted.of(exporter_of(stage)).name != wanted.of(stage).name
+        assert wanted.of(exporter_of(plan, stage)).name != wanted.of(stage).name

@@ -12,7 +12,7 @@ import pytest
 from distillchain_api.failures import FailureClass
 from distillchain_api.wire.records import HISTORY_FILE, PREDICTIONS_FILE, HistoryPoint
 from distillchain_report.build import build_report
-from distillchain_report.commits import manifests_digest, walk_back
+from distillchain_report.commits import sources_digest, walk_back
 from distillchain_report.load import WantedStage, load_stages
 from distillchain_report.render import render_html, render_markdown
 from distillchain_store.errors import CheckpointCorrupt
@@ -360,7 +360,7 @@ def test_a_store_of_an_older_release_with_one_folder_an_attempt_gives_the_same_r
 
 def test_a_store_that_was_moved_is_reported_at_its_new_place(tmp_path: Path):
     write_relay(tmp_path / "there", Relay())
-    before = report_of(tmp_path / "there", Relay()).manifests
+    before = report_of(tmp_path / "there", Relay()).sources
     (tmp_path / "there").rename(tmp_path / "here")
 
     report = report_of(tmp_path / "here", Relay())
@@ -369,7 +369,7 @@ def test_a_store_that_was_moved_is_reported_at_its_new_place(tmp_path: Path):
         f"file://{tmp_path}/here/stages/{digest_of(stage.name)}/attempts/a1/checkpoint" for stage in report.stages
     ]
     stored = walk_back(FileStore(f"file://{tmp_path}/here"), digest_of("femto"))
-    assert report.manifests == manifests_digest(stored) == before, "the trainer sees that the stored page is current"
+    assert report.sources == sources_digest(stored, []) == before, "the trainer sees that the stored page is current"
 
 
 def test_walking_back_finds_the_chain_from_the_digest_of_its_last_stage(tmp_path: Path):

@@ -206,6 +206,24 @@ def test_errors_of_quantizer_and_runtime_name_the_export(broken: Any, sentence: 
     assert str(failure.value).endswith("; remove export.onnx of this stage")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        # protobuf's, and safetensors' in a sentence of ours
+        ExportInvalid("export.onnx of stage x: the model cannot be exported to ONNX: Failed to serialize proto; remove"),
+        CheckpointInvalid("the weights cannot be loaded: unable to mmap 100 bytes from file: Cannot allocate memory (12)"),
+    ],
+)
+def test_too_little_memory_is_named_whatever_runs_out_of_it(error: Exception):
+    failure = failure_of("x", error)
+
+    assert failure.failure_class == "OutOfMemory"
+    assert failure.message == (
+        "export.onnx of stage x: out of memory: raise resources.limits.memory of this stage, or remove its export.onnx"
+    )
+
+
 def test_predictions_are_compared_as_each_task_answers():
     one = np.array([[1.0, 2.0], [3.0, 1.0]], dtype=np.float32)
     other = one + np.array([[0.0, -1.5], [0.0, 0.0]], dtype=np.float32)

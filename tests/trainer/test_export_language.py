@@ -230,6 +230,7 @@ def test_weights_that_do_not_fit_into_the_file_lie_beside_it(tmp_path: Path, mon
     assert names == {"whole.onnx", "model.onnx", "model.onnx.data", "model.int8.onnx", "model.int8.onnx.data"}
     sizes = [onnx_file.size_of(tmp_path / name) for name in ("whole.onnx", "model.onnx")]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+    assert str(Path(torch.__file__).parents[1]).encode() not in (tmp_path / "whole.onnx").read_bytes()
     made.check(tmp_path / "model.onnx")
     inputs = made.encoded.batch([2])
     plain, int8 = (made.load(tmp_path / name)(**inputs).logits for name in ("model.onnx", "model.int8.onnx"))

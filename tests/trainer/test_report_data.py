@@ -12,6 +12,7 @@ import pytest
 
 from distillchain_api.graph import build_plan
 from distillchain_api.layout import RESULTS_FOLDER
+from distillchain_api.resource.export import Export, OnnxExport
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest
@@ -42,9 +43,9 @@ def results_of(answer: Committed) -> Path:
     return Path(answer.checkpoint.removeprefix("file://")).parent / RESULTS_FOLDER
 
 
-def manifests_of(page: str) -> str:
+def sources_of(page: str) -> str:
     """What a report says it was made of."""
-    found = re.search(r'<meta name="manifests" content="([0-9a-f]{64})">', page)
+    found = re.search(r'<meta name="sources" content="([0-9a-f]{64})">', page)
     assert found
     return found[1]
 
@@ -63,6 +64,39 @@ def relay_orders(root: Path) -> list[WorkOrder]:
     stages = [{"name": "mini", "student": student(16)}, {"name": "tiny", "student": student(8)}]
     document = a_chain_document(root, stages=stages, training={"epochs": 4})
     return [stage.work_order for stage in build_plan(parse_chain(document)).stages]
+
+
+@pytest.mark.parametrize("by", ["a Job that only exports", "another run of the chain"])
+def test_the_report_shows_an_export_that_an_earlier_stage_gets_later(root: Path, by: str):
+    first, last = relay_orders(root)
+    for order in (first, last):
+        run_here(order, root, attempt=order.stage)
+    path = root / f"store/stages/{last.digest}/report.html"
+    assert "model.onnx" not in path.read_text()
+    with_export = first.model_copy(update={"export": Export(onnx=OnnxExport())})
+
+    if by == "a Job that only exports":
+        late = with_export.model_copy(update={"export_only": True, "last_digest": last.digest})
+        run_here(late, root, attempt="late")
+    else:
+        run_here(with_export, root, attempt="again")
+        run_here(last, root, attempt="last-again")
+
+    page = path.read_text()
+    assert "mini" in page
+    assert "model.onnx" in page
+    run_here(last, root, attempt="and-again")
+    assert path.read_text() == page, "it is current"
+
+
+def test_an_export_while_the_chain_runs_writes_no_report(root: Path):
+    first, last = relay_orders(root)
+    run_here(first, root, attempt="mini")
+    update = {"export": Export(onnx=OnnxExport()), "export_only": True, "last_digest": last.digest}
+
+    run_here(first.model_copy(update=update), root, attempt="late")
+
+    assert not (root / f"store/stages/{last.digest}").exists()
 
 
 def test_a_long_training_leaves_few_points_and_no_loss_is_lost_from_their_means():
@@ -232,7 +266,7 @@ def test_a_stage_before_that_is_trained_again_changes_the_report_when_the_last_o
     answer = run_here(tiny, root, attempt="again")
 
     assert answer.reused
-    assert manifests_of(report.read_text()) != manifests_of(before)
+    assert sources_of(report.read_text()) != sources_of(before)
 
 
 def test_a_report_that_cannot_be_made_fails_no_stage(root: Path, caplog: pytest.LogCaptureFixture):

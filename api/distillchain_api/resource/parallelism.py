@@ -84,6 +84,11 @@ def without_devices(resources: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def has_devices(resources: Mapping[str, Any]) -> bool:
+    """Whether a container asks for a GPU, a part of one, another device or a claim."""
+    return bool(resources.get("claims")) or not all(map(_is_of_nodes, resources.get("limits") or {}))
+
+
 def _is_of_nodes(resource: str) -> bool:
     """Whether each node has the resource, without a device plugin."""
     return resource in ("cpu", "memory", "ephemeral-storage") or resource.startswith("hugepages-")

@@ -119,6 +119,8 @@ class WorkOrder(Document):
     """In no digest: it is made from the committed weights."""
     export_only: bool = False
     """The stage is committed: make its export and nothing else, and fail if the commit is missing."""
+    last_digest: Digest | None = None
+    """With `export_only`: of the chain's last stage, whose report is written again when the export is made."""
     teacher_pass: bool = False
     """Make the pass of the teacher over the rows of this stage, and train nothing."""
     evidence: EvidenceOrder | None = None

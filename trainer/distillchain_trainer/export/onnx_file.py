@@ -80,6 +80,8 @@ def write_graph(
             dynamic_shapes=axes,
         )
         assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # the exporter's stack traces, with the paths and the code of this machine
         size = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
         program.save(path, external_data=size > MOST_IN_ONE_FILE)
 

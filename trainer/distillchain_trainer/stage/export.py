@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from distillchain_api.wire.answer import Committed, ExportFailure, fit
 from distillchain_api.wire.export import ExportRecord, MeasuredFormat
 from distillchain_api.wire.manifest import Manifest
 from distillchain_store.commit import read_manifest
-from distillchain_store.errors import CheckpointCorrupt
+from distillchain_store.errors import CheckpointCorrupt, causes
 from distillchain_store.redaction import without_secrets
 from distillchain_trainer.errors import ExportInvalid, OutOfMemory, first_line, translate_unforeseen
 from distillchain_trainer.export.record import find_export, summaries, upload_export
@@ -39,6 +40,8 @@ FILES: dict[Format, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 MOST_FLOPS = 1e14
 """Of one pass over validation: minutes on 16 cores. Of a larger validation split, some rows are measured."""
+MEMORY_IS_SHORT = re.compile("unable to mmap|Failed to serialize proto|Failed to allocate memory|bad_alloc")
+"""Texts of safetensors, protobuf and ONNX Runtime. A graph that is too large for protobuf is written in two files."""
 MESSAGE_BYTES = 1000  # beside the metrics of student and teacher in a termination message of 4,096 bytes
 
 
@@ -52,20 +55,22 @@ def with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:
     try:
         return _ensure_exports(context, answer, context.order.export.name)
     except Exception as error:  # whatever fails here, the student is committed and can teach the next stage
-        failure = _failure_of(context.order.stage, error)
+        failure = failure_of(context.order.stage, error)
         log.warning("the export failed; the stage stays committed: %s", failure.message, exc_info=error)
         return answer.model_copy(update={"export_failure": failure}), False
 
 
-def _failure_of(stage: str, error: Exception) -> ExportFailure:
+def failure_of(stage: str, error: Exception) -> ExportFailure:
+    """Why the export of a stage failed, in the words of a message."""
     known = translate_unforeseen(error)
     sentence = str(known) if known else f"{type(error).__name__}: {first_line(error)}"
-    if isinstance(known, OutOfMemory):
-        # Its own remedy is about training.
+    failure_class = known.failure_class if known else FailureClass.CRASHED
+    if isinstance(known, OutOfMemory) or any(MEMORY_IS_SHORT.search(str(cause)) for cause in causes(error)):
+        failure_class = FailureClass.OUT_OF_MEMORY
+        # The usual remedy is about training.
         sentence = "out of memory: raise resources.limits.memory of this stage, or remove its export.onnx"
     if not sentence.startswith("export.onnx"):
         sentence = f"export.onnx of stage {stage}: {sentence}"
-    failure_class = known.failure_class if known else FailureClass.CRASHED
     return ExportFailure(failure_class=failure_class, message=fit(without_secrets(sentence), MESSAGE_BYTES))
 
 

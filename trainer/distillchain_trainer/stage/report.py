@@ -37,7 +37,7 @@ def ensure_report(store: Store, chain: str, digest: str, *, adopted: bool, verdi
     Args:
         chain: namespace/name.
         digest: of its last stage.
-        adopted: the stage was found committed. A report that was made from the same manifests is kept then.
+        adopted: the stage was found committed. A report that was made from the same commits and exports is kept then.
         verdict: digest of the comparison with controls that the report shows; empty: the newest one of the chain.
     """
     key, started = report_key(digest), time.monotonic()
@@ -53,16 +53,29 @@ def ensure_report(store: Store, chain: str, digest: str, *, adopted: bool, verdi
     )
 
 
+def renew_report(store: Store, chain: str, digest: str) -> None:
+    """Writes the report again, if there is one: an earlier stage has got an export. Faults as in `ensure_report`.
+
+    Args:
+        digest: of the chain's last stage.
+    """
+    if store.list_objects(report_key(digest)):
+        ensure_report(store, chain, digest, adopted=True)
+
+
 def _is_current(store: Store, digest: str) -> bool:
-    """Whether there is a report of the manifests that are there now."""
-    from distillchain_report.commits import manifests_digest, walk_back
+    """Whether there is a report of the commits and exports that are there now."""
+    from distillchain_report.commits import CommittedFiles, sources_digest, walk_back
+    from distillchain_report.load import export_of
 
     try:
         page = store.read(report_key(digest))
     except ObjectMissing:
         return False
-    # A page contains the digest of the manifests that it was made from.
-    return manifests_digest(walk_back(store, digest)).encode() in page
+    manifests = walk_back(store, digest)
+    exports = [export_of(store, CommittedFiles(store, manifest)) for manifest in manifests]
+    # A page contains the digest of what it was made from.
+    return sources_digest(manifests, list(filter(None, exports))).encode() in page
 
 
 def _build(store: Store, chain: str, digest: str, verdict: str) -> str:

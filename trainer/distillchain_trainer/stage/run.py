@@ -24,7 +24,7 @@ from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.export import read_committed, with_exports
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.progress import Reporter
-from distillchain_trainer.stage.report import ensure_report
+from distillchain_trainer.stage.report import ensure_report, renew_report
 from distillchain_trainer.stage.teacher_pass import run_pass
 from distillchain_trainer.stage.verdict import run_verdict
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -77,9 +77,12 @@ def run_stage(
         if on_committed is not None and world.is_main and (order.export.name or order.final):
             on_committed(committed)
         answer, exported = _with_exports(context, committed)
-        if order.final and world.is_main:
+        if world.is_main:
             with signals.deferred():  # a committed stage is not reported as interrupted because of its report
-                ensure_report(store, order.chain, order.digest, adopted=answer.reused and not exported)
+                if order.final:
+                    ensure_report(store, order.chain, order.digest, adopted=answer.reused)
+                elif exported and order.last_digest:
+                    renew_report(store, order.chain, order.last_digest)
         return answer
 
 
