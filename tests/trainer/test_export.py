@@ -18,7 +18,7 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_api.tasks.causal_lm import TOKEN_CROSS_ENTROPY
 from distillchain_api.wire.export import ExportRecord
 from distillchain_store.errors import CheckpointCorrupt
-from distillchain_trainer.errors import ExportInvalid
+from distillchain_trainer.errors import CheckpointInvalid, ExportInvalid
 from distillchain_trainer.export import graphs, onnx_file
 from distillchain_trainer.export.compare import difference, is_worse
 from distillchain_trainer.models import bert_hash
@@ -211,12 +211,16 @@ def test_errors_of_quantizer_and_runtime_name_the_export(broken: Any, sentence: 
     [
         MemoryError(),
         # protobuf's, and safetensors' in a sentence of ours
-        ExportInvalid("export.onnx of stage x: the model cannot be exported to ONNX: Failed to serialize proto; remove"),
-        CheckpointInvalid("the weights cannot be loaded: unable to mmap 100 bytes from file: Cannot allocate memory (12)"),
+        ExportInvalid(
+            "export.onnx of stage x: the model cannot be exported to ONNX: Failed to serialize proto; remove"
+        ),
+        CheckpointInvalid(
+            "the weights cannot be loaded: unable to mmap 100 bytes from file: Cannot allocate memory (12)"
+        ),
     ],
 )
 def test_too_little_memory_is_named_whatever_runs_out_of_it(error: Exception):
-    failure = failure_of("x", error)
+    failure = export.failure_of("x", error)
 
     assert failure.failure_class == "OutOfMemory"
     assert failure.message == (
