@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,9 +195,19 @@ def test_a_graph_whose_cache_is_wrong_is_refused_and_the_stage_stays_committed(
     assert path_of(answer.checkpoint).is_dir()
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "deepseek_v3"])
+def test_a_mixture_of_experts_is_refused(kind: str, tmp_path: Path):
+    made = GraphsWithCache(
+        Loaded(SimpleNamespace(config=AutoConfig.for_model(kind)), None, kind, False), some_rows(5), WHO
+    )
+
+    with pytest.raises(ExportInvalid, match=f"^{WHO}: a {kind} is a mixture of experts, .+; remove export.onnx"):
+        made.write(tmp_path / "model.onnx")
+
+
 def test_a_refused_export_says_why_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     mixture = {**SIZES, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
-    model = a_model("qwen3_moe", mixture).model
+    model = a_model("qwen3_moe", mixture).model  # torch's exporter cannot export it
 
     with pytest.raises(
         ExportInvalid, match=f"^{WHO}: the model cannot be exported to ONNX: .+; remove export"

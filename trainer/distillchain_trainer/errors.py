@@ -127,8 +127,11 @@ def first_line(error: BaseException) -> str:
     """The first line of a library's message."""
     if isinstance(error, KeyError):
         return f"KeyError: {error}"  # the key alone says nothing
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # A line that ends so says nothing without the next one.
+    sentence = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     # 300 characters are enough for a sentence, and some libraries quote a whole document.
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return sentence[:300]
 
 
 def translate_unforeseen(error: BaseException) -> StageError | None:

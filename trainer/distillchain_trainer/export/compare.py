@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillchain_api.metrics import Metric, format_value
+from distillchain_api.metrics import Metric
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_trainer.data.split import Split
 from distillchain_trainer.engine.encoded import Encoded
@@ -24,6 +24,7 @@ TOLERANCE = 1e-4
 Measured: below 1e-6 for BERT and bert-hash; a wrong graph was 0.3 to 0.5 off. Of numbers it is a share
 of their spread.
 """
+NOTABLE = 0.01  # of a metric that is no share
 ROUNDING = 1e-6  # of a number itself: about ten units in the last place of float32
 
 
@@ -86,8 +87,10 @@ def difference(task_type: str, reference: NDArray[np.float32], other: NDArray[np
 
 
 def is_worse(metric: Metric, value: float, than: float) -> bool:
-    """Whether a metric is worse by more than its last shown digit: a mean of logarithms is never quite the same."""
-    return metric.worse_by(value, than) > 0 and format_value(value, metric) != format_value(than, metric)
+    """Whether a metric is worse, so that a user should know it."""
+    loss = metric.worse_by(value, than)
+    # A mean of logarithms or squares is never quite the same.
+    return loss > 0 if metric.is_share else loss > NOTABLE * abs(than)
 
 
 def _numbers(task_type: str, outputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from distillchain_trainer.export.decoder import OnnxDecoder, difference_with_cac
 from distillchain_trainer.export.onnx_file import OnnxModel, quantize_int8, write_onnx
 from distillchain_trainer.models.loaded import Loaded
 
+NUMBERS_OF_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # as configurations call it
 CACHED_ROWS, CACHED_TOKENS = 4, 64  # of the texts on which the cache of a language model is checked
 
 
@@ -30,7 +31,8 @@ class Graphs:
     who: str
 
     def write(self, path: Path) -> None:
-        """In float32. Raises: as `write_graph`."""
+        """In float32. Raises: ExportInvalid for a mixture of experts; as `write_graph`."""
+        self._refuse_experts()
         # Two rows of two tokens at least, because the exporter takes a size of 1 for a constant.
         width = max(2, *self.encoded.lengths[:2])
         inputs = self.encoded.batch([0, len(self.encoded) - 1], width=max(width, self.encoded.lengths[-1]))
@@ -48,12 +50,21 @@ class Graphs:
         """Checks what the outputs on validation do not show. Raises: ExportInvalid."""
         return
 
+    def _refuse_experts(self) -> None:
+        config = self.loaded.model.config.get_text_config()
+        if any((getattr(config, name, None) or 0) > 1 for name in NUMBERS_OF_EXPERTS):
+            raise ExportInvalid(
+                f"{self.who}: a {config.model_type} is a mixture of experts, and in ONNX each token would get a copy "
+                "of its experts, which is gigabytes for a text; remove export.onnx of this stage"
+            )
+
 
 class GraphsWithCache(Graphs):
     """Graphs of a language model."""
 
     def write(self, path: Path) -> None:
         """See Graphs."""
+        self._refuse_experts()
         write_decoder(self.loaded.model, path, who=self.who)
 
     def quantize(self, source: Path, path: Path) -> None:
