@@ -1,7 +1,9 @@
-"""`distillchain download`: a committed checkpoint, verified, in a folder of its own."""
+"""`distillchain download`: a committed checkpoint or its ONNX files, verified, in a folder of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +11,10 @@ import typer
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, build_plan
+from distillchain_api.layout import export_prefix
 from distillchain_cli.access import Access
 from distillchain_cli.access_options import takes_access
+from distillchain_cli.choices import choice_of
 from distillchain_cli.columns import size
 from distillchain_cli.connection import connect
 from distillchain_cli.download_folder import partial_folder
@@ -22,10 +26,18 @@ from distillchain_cli.stores import open_chain_store
 from distillchain_cli.targets import read_target
 
 if TYPE_CHECKING:
-    from distillchain_api.wire.manifest import Manifest
+    from distillchain_api.wire.export import ExportRecord
+    from distillchain_api.wire.manifest import FileEntry, Manifest
     from distillchain_store.store import Store
 
 app = typer.Typer()
+
+
+class Kind(StrEnum):
+    """What a download has."""
+
+    CHECKPOINT = "checkpoint"
+    ONNX = "onnx"
 
 
 @app.command(epilog="Example: distillchain download chain.yaml --to ./tiny --stage tiny")
@@ -36,13 +48,23 @@ def download(
     target: Target,
     to: Annotated[str, typer.Option(metavar="FOLDER", help="New folder for the files; an empty one may exist.")],
     stage: Stage = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            "--format",
+            metavar="|".join(Kind),
+            parser=choice_of(Kind),
+            help="What to download; onnx: the folder of the stage's ONNX files.",
+        ),
+    ] = Kind.CHECKPOINT,
     storage: Storage = None,
     overrides: Overrides = None,
     _verbose: Verbose = False,
 ) -> None:
     """Download a committed checkpoint and compare every file with its manifest; by default that of the last stage.
 
-    The folder appears when all files are there and verified. transformers loads it as it is. If the command is stopped,
+    The folder appears when all files are there and verified. transformers loads it as it is. With --format onnx, it has
+    the ONNX files that the stage's `export` asked for, and what their tokenizer needs. If the command is stopped,
     nothing is left. If it is killed, FOLDER.part-* is left, and the next download to FOLDER deletes it. S3 credentials
     come from the environment, as for AWS's own tools.
     """
@@ -56,13 +78,21 @@ def download(
         fetch_chain=lambda name: connect(access).fetch_chain(name),
         note=print_message,
     )
+    from distillchain_store.exports import download_export
+    from distillchain_store.verified import download_checkpoint
+
     plan = build_plan(chain)
     try:
         store = open_chain_store(chain.spec.storage)
         manifest = find_commit(store, plan, stage)
-        total = sum(entry.size_bytes for entry in manifest.checkpoint_files)
-        print_message(f"{manifest.stage}: {size(total)} from {manifest.checkpoint}")
-        _download(store, manifest, folder)
+        if kind is Kind.ONNX:
+            record = find_export(store, manifest)
+            where = f"{store.uri}/{export_prefix(record.digest, record.attempt)}"
+            print_message(f"{manifest.stage}: {_total(record.files)} from {where}")
+            _write(folder, lambda part: download_export(store, record, part))
+        else:
+            print_message(f"{manifest.stage}: {_total(manifest.checkpoint_files)} from {manifest.checkpoint}")
+            _write(folder, lambda part: download_checkpoint(store, manifest, part))
     except StageError as error:
         raise RunFailed(str(error)) from error
     print_result(str(folder))
@@ -97,12 +127,28 @@ def _check_folder(folder: Path) -> None:
         raise BadInput(f"--to: {folder} cannot be used ({error.strerror}); name another folder") from error
 
 
-def _download(store: Store, manifest: Manifest, folder: Path) -> None:
-    from distillchain_store.verified import download_checkpoint
+def find_export(store: Store, manifest: Manifest) -> ExportRecord:
+    """The export of a committed stage with the most formats. Raises: RunFailed if it has none; CheckpointCorrupt."""
+    from distillchain_store.exports import read_export
 
+    record = read_export(store, manifest, "onnx-int8") or read_export(store, manifest, "onnx")
+    if record is None:
+        raise RunFailed(
+            f"stage {manifest.stage} has no ONNX files in {store.uri}; add `export: {{onnx: {{}}}}` to it, and run the "
+            "chain again or wait for the condition ExportsReady"
+        )
+    return record
+
+
+def _total(files: Iterable[FileEntry]) -> str:
+    return size(sum(entry.size_bytes for entry in files))
+
+
+def _write(folder: Path, fetch: Callable[[Path], None]) -> None:
+    """Fetches into a new folder beside `folder`, which then takes its name."""
     try:
         with partial_folder(folder) as part:
-            download_checkpoint(store, manifest, part / folder.name)
+            fetch(part / folder.name)
             (part / folder.name).rename(folder)
     except OSError as error:
         raise RunFailed(f"--to: {folder} cannot be written ({error.strerror}); name another folder") from error

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from distillchain_api.failures import FailureClass
-from distillchain_api.faults import BadDocument
-from distillchain_api.layout import export_record_key, pass_manifest_key, resume_prefix
+from distillchain_api.layout import pass_manifest_key, resume_prefix
 from distillchain_api.resource.status import StagePhase
 from distillchain_api.wire.export import ExportRecord
 from distillchain_api.wire.manifest import Manifest
@@ -20,7 +19,8 @@ from distillchain_report.commits import CommittedFiles
 from distillchain_report.section import StageAnswers
 from distillchain_report.sections import section_of
 from distillchain_store.commit import read_manifest
-from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease
+from distillchain_store.errors import CheckpointCorrupt, OtherRelease
+from distillchain_store.exports import read_export
 from distillchain_store.passes import read_pass
 from distillchain_store.store import StoredObject
 
@@ -126,18 +126,13 @@ def _load_stage(store: ListableStore, wanted: WantedStage) -> LoadedStage:
 
 def export_of(store: ListableStore, files: CommittedFiles) -> ExportRecord | None:
     """The export of the committed weights with the most formats."""
-    manifest = files.manifest
     for name in ("onnx-int8", "onnx"):
-        key = export_record_key(manifest.digest, name)
         try:
-            record = ExportRecord.parse(store.read(key))
-        except ObjectMissing:
+            record = read_export(store, files.manifest, name)
+        except CheckpointCorrupt as error:
+            files.give_up(str(error), "no export")
             continue
-        except (BadDocument, UnicodeDecodeError) as error:
-            files.give_up(f"{store.uri}/{key} cannot be read ({str(error).splitlines()[0]})", "no export")
-            continue
-        # The stage may have been committed again since, after its manifest was deleted.
-        if record.weights == manifest.student.revision:
+        if record is not None:
             return record
     return None
 

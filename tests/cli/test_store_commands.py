@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -28,6 +29,66 @@ def test_a_download_is_the_checkpoint_and_nothing_else(tmp_path: Path, plan: Pla
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/models/mini\n")
     assert f"mini: 2 B from file://{tmp_path}/store/stages/{plan.stages[0].digest}" in done.stderr
     assert [path.name for path in (tmp_path / "models").rglob("*")] == ["mini", "config.json"]
+
+
+def put_export(folder: Path, plan: Plan) -> Path:
+    """An export of the stage mini; returns its folder."""
+    stage = folder / "store/stages" / plan.stages[0].digest
+    manifest = json.loads((stage / "manifest.json").read_text())
+    files = {"model.onnx": b"graph", "model.onnx.data": b"weights", "tokenizer.json": b"{}"}
+    entries = [
+        {"path": name, "sizeBytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    ]
+    record = {
+        "digest": plan.stages[0].digest,
+        "weights": manifest["student"]["revision"],
+        "attempt": "e1",
+        "files": entries,
+        "formats": [],
+        "environment": {},
+        "createdAt": "2026-01-01T00:00:00Z",
+    }
+    made = stage / "exports/e1"
+    made.mkdir(parents=True)
+    for name, content in files.items():
+        (made / name).write_bytes(content)
+    (stage / "exports/onnx.json").write_text(json.dumps(record))
+    return made
+
+
+def test_onnx_files_are_downloaded_with_what_their_tokenizer_needs(tmp_path: Path, plan: Plan):
+    download = ["download", "chain.yaml", "--stage", "mini", "--format", "onnx", "--to", "onnx"]
+    none = distillchain_here(*download, cwd=tmp_path)
+    assert (none.returncode, none.stdout) == (1, "")
+    assert "stage mini has no ONNX files in file://" in none.stderr
+    made = put_export(tmp_path, plan)
+
+    done = distillchain_here(*download, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/onnx\n")
+    assert f"mini: 14 B from file://{made}" in done.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()} == {
+        path.name: path.read_bytes() for path in made.iterdir()
+    }
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing"])
+def test_a_damaged_onnx_file_is_not_downloaded(tmp_path: Path, plan: Plan, damage: str):
+    path = put_export(tmp_path, plan) / "model.onnx.data"
+    if damage == "altered":
+        path.write_bytes(b"Weights")
+    else:
+        path.unlink()
+
+    done = distillchain_here(
+        "download", "chain.yaml", "--stage", "mini", "--format", "onnx", "--to", "onnx", cwd=tmp_path
+    )
+
+    assert done.returncode == 1
+    assert f"e1/model.onnx.data {'was altered' if damage == 'altered' else 'is missing'}" in done.stderr
+    assert "run the chain again, and it is made again" in done.stderr
+    assert not list(tmp_path.glob("onnx*"))
 
 
 def test_an_altered_file_is_not_downloaded(tmp_path: Path, plan: Plan):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from distillchain_api.faults import BadDocument
-from distillchain_api.layout import export_prefix, export_record_key
+from distillchain_api.layout import export_prefix
 from distillchain_api.metrics import Metric, format_for_status
 from distillchain_api.wire.export import ExportRecord, ExportSummary
 from distillchain_api.wire.manifest import FileEntry, Manifest
-from distillchain_store.errors import ObjectMissing
+from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_store.exports import read_export
 from distillchain_store.store import Fingerprint, Store, discard
 
 log = logging.getLogger(__name__)
@@ -18,16 +18,12 @@ log = logging.getLogger(__name__)
 
 def find_export(store: Store, manifest: Manifest, name: str) -> ExportRecord | None:
     """The export of the committed weights, every file read; None if there is none that is whole."""
-    key = export_record_key(manifest.digest, name)
     try:
-        record = ExportRecord.parse(store.read(key))
-    except ObjectMissing:
+        record = read_export(store, manifest, name)
+    except CheckpointCorrupt as error:
+        log.warning("an export is made again: its record cannot be read", extra={"why": str(error)})
         return None
-    except (BadDocument, UnicodeDecodeError) as error:
-        log.warning("an export is made again: its record cannot be read", extra={"key": key, "why": str(error)})
-        return None
-    # The stage may have been committed again since, after its manifest was deleted.
-    if record.weights != manifest.student.revision:
+    if record is None:
         return None
     for entry in record.files:
         if _fingerprint(store, record, entry) != Fingerprint(entry.size_bytes, entry.sha256):
