@@ -25,7 +25,7 @@ INSTEAD = {
     "train": "`{program} run FILE` trains a chain on this machine",
     "start": "`{program} run FILE` trains a chain here, and `{program} resume NAME` continues a suspended one",
     "watch": "`{program} status NAME --watch` follows a chain",
-    "export": "spec.stages[].export makes ONNX files, and `{program} download FILE --format onnx --to FOLDER` copies them",
+    "export": "spec.stages[].export makes ONNX files; `{program} download FILE --format onnx --to FOLDER` copies them",
     "predict": "`{program} download FILE --to FOLDER` copies a checkpoint, which transformers loads as it is",
     "help": "write `{program} COMMAND -h`",
 }

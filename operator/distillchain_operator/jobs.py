@@ -20,7 +20,14 @@ from distillchain_api.resource.job import QUEUE_LABEL
 from distillchain_api.resource.parallelism import gpus_of, has_devices, resolve, without_devices
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.retry_request import RETRY_ANNOTATION, annotated_retry
-from distillchain_api.wire.work_order import ATTEMPT_ENV, CACHE_BYTES_ENV, CACHE_ENV, WORK_ORDER_ENV, WorkOrder
+from distillchain_api.wire.work_order import (
+    ATTEMPT_ENV,
+    CACHE_BYTES_ENV,
+    CACHE_ENV,
+    GPUS_ENV,
+    WORK_ORDER_ENV,
+    WorkOrder,
+)
 from distillchain_operator.group import join_group
 from distillchain_operator.labels import (
     CHAIN_LABEL,
@@ -321,7 +328,7 @@ def _write_trainer(
             f"spec.template.image: missing for stage {stage.name}, and the operator has no default; set it, or the "
             "operator's DISTILLCHAIN_TRAINER_IMAGE"
         )
-    own_env = _trainer_env(chain, order)
+    own_env = _trainer_env(chain, order, gpus=gpus_of(trainer.get("resources") or {}))
     own_names = {entry["name"] for entry in own_env}
     users_env = [entry for entry in trainer.get("env") or [] if entry["name"] not in own_names]
     users_names = {entry["name"] for entry in users_env}
@@ -352,7 +359,7 @@ _HOME_ENV = (
 )
 
 
-def _trainer_env(chain: DistillationChain, order: WorkOrder) -> list[dict[str, Any]]:
+def _trainer_env(chain: DistillationChain, order: WorkOrder, *, gpus: int) -> list[dict[str, Any]]:
     secret = chain.spec.storage.secret_ref
     credentials = (
         [
@@ -368,6 +375,7 @@ def _trainer_env(chain: DistillationChain, order: WorkOrder) -> list[dict[str, A
         {"name": WORK_ORDER_ENV, "value": _escaped(order.to_json())},
         # The pod's UID: no two attempts write into the same folder of the store.
         {"name": ATTEMPT_ENV, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
+        *([{"name": GPUS_ENV, "value": str(gpus)}] if gpus else []),
         *credentials,
         *_cache_env(chain),
     ]

@@ -13,7 +13,9 @@ from typing import Any, Literal, Self, get_args
 from distillchain_api.faults import BadDocument
 from distillchain_api.resource.pod import pod_faults, unknown_fields
 from distillchain_api.wire.work_order import (
+    ALLOW_CPU_ENV,
     ATTEMPT_ENV,
+    GPUS_ENV,
     KEEP_TEXTS_ENV,
     RENDEZVOUS_ENV,
     TERMINATION_PATH_ENV,
@@ -29,7 +31,16 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "plain"]
 PREFIX = "DISTILLCHAIN_"
 # Variables of the trainer, the command line and the tests that may be in the operator's environment.
-OF_TRAINERS = (WORK_ORDER_ENV, ATTEMPT_ENV, TERMINATION_PATH_ENV, WORK_DIRECTORY_ENV, KEEP_TEXTS_ENV, RENDEZVOUS_ENV)
+OF_TRAINERS = (
+    WORK_ORDER_ENV,
+    ATTEMPT_ENV,
+    GPUS_ENV,
+    ALLOW_CPU_ENV,
+    TERMINATION_PATH_ENV,
+    WORK_DIRECTORY_ENV,
+    KEEP_TEXTS_ENV,
+    RENDEZVOUS_ENV,
+)
 OF_TESTS = ("DISTILLCHAIN_UPDATE_GOLDEN", "DISTILLCHAIN_SHARED")
 FOREIGN = frozenset((*OF_TRAINERS, *OF_TESTS))
 

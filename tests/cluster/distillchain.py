@@ -27,6 +27,7 @@ from cluster.operator_process import (
 )
 from cluster.processes import Processes
 from cluster.whole import WholeCluster
+from distillchain_api.wire.work_order import ALLOW_CPU_ENV
 
 OPERATOR = "distillchain-operator"
 CHAIN_INPUTS = ("data", "models/bert-tiny")  # read by examples/cluster/chain.yaml
@@ -52,7 +53,8 @@ def install_distillchain(cluster: WholeCluster, *, bucket: str) -> str:
         "AWS_ENDPOINT_URL_S3": cluster.s3.endpoint,
         "AWS_REGION": cluster.s3.environment()["AWS_REGION"],
     }
-    template = host_python_pod_template(environment=endpoint)
+    # The GPUs of the node exist only in its status.
+    template = host_python_pod_template(environment={**endpoint, ALLOW_CPU_ENV: "1"})
     try:
         builder = Builder()
     except PrerequisiteMissing as missing:

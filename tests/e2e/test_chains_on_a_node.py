@@ -11,9 +11,11 @@ import pytest
 
 from cli.scene import Running
 from cluster.cut import CuttableRelay
+from cluster.images import host_python_pod_template
 from cluster.s3 import S3Server
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.export import ExportRecord
+from distillchain_api.wire.work_order import ALLOW_CPU_ENV
 from e2e.chains import Chains, NewChain
 from e2e.conftest import Relay, femto_stage, tiny_stage
 
@@ -124,26 +126,38 @@ def test_an_evicted_and_then_suspended_stage_of_two_processes_resumes_and_its_lo
     assert (run.resumed, run.processes) == (True, 2)
 
 
-def test_an_export_of_stage_zero_that_is_added_later_is_made_by_a_job_that_trains_nothing(
+def test_stages_with_a_gpu_and_stage_zero_are_exported_by_jobs_without_one_that_train_nothing(
     chains: Chains, relay: Relay, new_chain: NewChain
 ):
     stage = {"name": "small", "student": {"fromTeacher": {"layers": 1}}}
-    chain = new_chain("exported", [stage], export={"onnx": {}})
+    pod = host_python_pod_template(environment={"OMP_WAIT_POLICY": "PASSIVE", ALLOW_CPU_ENV: "1"})
+    chain = new_chain("exported", [stage], pod=pod, export={"onnx": {}}, resources={"limits": {"nvidia.com/gpu": 1}})
     chain["spec"]["teacher"] = {"model": relay.tiny, "fineTune": {}}
     chains.apply(chain)
-    before = chains.wait("exported", "Succeeded")
-    jobs = chains.job_names()
-    assert [[export.format for export in entry.exports] for entry in before.stages] == [[], ["onnx"]]
+    chains.wait("exported", "Succeeded")
+
+    zero, small = chains.wait("exported", "ExportsReady").stages
+    assert [export.format for export in small.exports] == ["onnx"]
+    assert zero.exports == []
+    log_of = {job: chains.kubectl("logs", f"job/{job}", "-n", chains.namespace).stdout for job in chains.job_names()}
+    trained = {job for job, log in log_of.items() if '"phase":"Train"' in log}
+    exported = {job for job, log in log_of.items() if '"phase":"Export"' in log}
+    assert (len(trained), len(exported)) == (2, 1)
+    assert trained.isdisjoint(exported)
+    (job,) = exported
+    (container,) = chains.cluster.control_plane.get(f"job/{job}", "-n", chains.namespace)["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert "nvidia.com/gpu" not in str(container.get("resources"))
+    assert b"model.onnx" in chains.stored(chain, small.digest, "report.html")
 
     chain["spec"]["teacher"]["export"] = {"onnx": {"quantize": "int8"}}
     chains.apply(chain)
     zero = chains.wait_until("the export", lambda: (found := chains.status("exported").stages[0]).exports and found)
 
     assert [export.format for export in zero.exports] == ["onnx", "onnx-int8"]
-    (added,) = set(chains.job_names()) - set(jobs)
-    log = chains.kubectl("logs", f"job/{added}", "-n", chains.namespace).stdout
-    assert '"phase":"Export"' in log
-    assert '"phase":"Train"' not in log
+    (added,) = set(chains.job_names()) - set(log_of)
+    assert '"phase":"Train"' not in chains.kubectl("logs", f"job/{added}", "-n", chains.namespace).stdout
     record = ExportRecord.parse(chains.stored(chain, zero.digest, "exports/onnx-int8.json"))
     assert chains.manifest(chain, zero.digest).student.revision == record.weights
     assert chains.wait("exported", "ExportsReady").phase == "Succeeded"

@@ -19,6 +19,7 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.work_order import (
     CACHE_BYTES_ENV,
     CACHE_ENV,
+    GPUS_ENV,
     NODE_ENV,
     RENDEZVOUS_ENV,
     WORK_ORDER_ENV,
@@ -329,6 +330,19 @@ def test_without_any_image_the_field_is_named():
 def processes_of(job: dict[str, Any]) -> int:
     env = {e["name"]: e for e in trainer_of(job)["env"]}
     return WorkOrder.parse(env[WORK_ORDER_ENV]["value"]).parallelism.processes
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [({}, None), ({"limits": {"memory": "8Gi"}}, None), ({"limits": {"nvidia.com/gpu": 2}}, "2")],
+)
+def test_the_trainer_knows_how_many_gpus_its_container_asks_for(resources: dict[str, Any], gpus: str | None):
+    env = {
+        variable["name"]: variable.get("value")
+        for variable in trainer_of(job_of(template={"image": IMAGE, "resources": resources}))["env"]
+    }
+
+    assert env.get(GPUS_ENV) == gpus
 
 
 def test_gpus_of_the_operators_pod_template_get_a_process_each():

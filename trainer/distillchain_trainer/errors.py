@@ -39,6 +39,10 @@ class PortTaken(TrainerError):
     """The processes of a stage cannot meet at their port. Another node may do, so it is a crash and tried again."""
 
 
+class NoGpu(TrainerError):
+    """torch sees no GPU although the container asks for some. Another node may do, so it is a crash and tried again."""
+
+
 class DataInvalid(TrainerError):
     """A data file is missing, empty or not what the task says."""
 

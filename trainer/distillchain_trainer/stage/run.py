@@ -17,6 +17,7 @@ from distillchain_store.opening import open_store
 from distillchain_store.verified import verify
 from distillchain_trainer.engine.saved_state import clear_states
 from distillchain_trainer.engine.world import join_world
+from distillchain_trainer.gpus import check_gpus_are_seen
 from distillchain_trainer.libraries import import_libraries
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.answer import answer_of
@@ -124,6 +125,7 @@ def _train(context: Context) -> Committed:
     with _without_collections():
         # torch and transformers take seconds to import, and a committed stage needs neither.
         import_libraries()
+        check_gpus_are_seen()
         from distillchain_trainer.stage.commit import commit
         from distillchain_trainer.stage.compute import compute
         from distillchain_trainer.stage.prepare import prepare

@@ -19,6 +19,7 @@ from distillchain_api.wire.pass_manifest import OUTPUTS_FILE, PassManifest
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_store.passes import commit_pass, read_pass, verify_pass
 from distillchain_trainer.errors import GateNotMet
+from distillchain_trainer.gpus import check_gpus_are_seen
 from distillchain_trainer.libraries import import_libraries
 from distillchain_trainer.models.checkpoint_files import WANTED
 from distillchain_trainer.stage.context import Context, utc_now
@@ -68,6 +69,7 @@ def _find_usable(context: Context) -> PassManifest | None:
 def _make(context: Context) -> Committed:
     # torch and transformers take seconds to import, and a committed pass needs neither.
     import_libraries()
+    check_gpus_are_seen()
     from distillchain_trainer.engine.teacher_outputs import outputs_digest
     from distillchain_trainer.stage.ask_teacher import teacher_outputs
     from distillchain_trainer.stage.compute import apply_numbers, measure_teacher

@@ -1,0 +1,52 @@
+"""A container that asks for a GPU does not train on the CPU unnoticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distillchain_api.wire.answer import Failed
+from distillchain_trainer.errors import NoGpu
+from distillchain_trainer.gpus import check_gpus_are_seen
+from trainer.parts import an_order, answer_in, start_process
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.models, pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")]
+
+
+def test_a_stage_with_a_gpu_that_torch_does_not_see_fails_with_the_reason(root: Path):
+    process = start_process(an_order(root), root, DISTILLCHAIN_GPUS="2")
+    _, stderr = process.communicate(timeout=60)
+
+    answer = answer_in(root)
+    assert process.returncode == 70, stderr
+    assert isinstance(answer, Failed)
+    assert answer.failure_class == "Crashed"
+    assert answer.message.startswith("the container has 2 GPUs by its resources, and torch ")
+    assert "sees none (" in answer.message
+    assert "no reason is known" not in answer.message
+    assert "DISTILLCHAIN_ALLOW_CPU=1" in answer.message
+    assert not (root / "store/logits").exists(), "the teacher was not asked on the CPU"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"DISTILLCHAIN_GPUS": ""}, {"DISTILLCHAIN_GPUS": "1", "DISTILLCHAIN_ALLOW_CPU": "1"}],
+    ids=json.dumps,
+)
+def test_a_container_without_gpus_and_one_that_may_use_the_cpu_train_on_it(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    check_gpus_are_seen()
+
+
+def test_one_gpu_is_called_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DISTILLCHAIN_GPUS", "1")
+
+    with pytest.raises(NoGpu, match=r"^the container has 1 GPU by its resources"):
+        check_gpus_are_seen()
