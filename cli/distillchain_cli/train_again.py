@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
-from distillchain_api.layout import manifest_key, pass_manifest_key, resume_prefix
+from distillchain_api.layout import logits_prefix, manifest_key, pass_manifest_key, resume_prefix
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.resource.storage import Storage
@@ -77,6 +77,7 @@ def train_again(
     where = f"{len(moved)} manifest{'' if len(moved) == 1 else 's'} moved to discarded/ in {address.uri}"
     where += f", saved states of {', '.join(cleared)} deleted" if cleared else ""
     where += f", {size(discarded.outputs_bytes)} of teachers' outputs deleted" if logits else ""
+    where += f" (not known: those of {', '.join(discarded.unknown)})" if discarded.unknown else ""
     then = f"; to start it: {program_name()} resume {name}" if document["spec"].get("suspend") else ""
     return f"training {', '.join(vertex.name for vertex in affected)} again: {where}{then}"
 
@@ -155,11 +156,13 @@ class _Discarded:
     Attributes:
         manifests: where they are now.
         states: names of the stages that had saved states.
+        unknown: names of stages and passes whose teachers' outputs are not known: they have not come so far.
     """
 
     manifests: list[str]
     states: list[str]
     outputs_bytes: int = 0
+    unknown: list[str] = field(default_factory=list)
 
 
 def _discard(address: Storage, plan: Plan, affected: Sequence[PlannedStage], *, logits: bool) -> _Discarded:
@@ -170,16 +173,37 @@ def _discard(address: Storage, plan: Plan, affected: Sequence[PlannedStage], *, 
         from distillchain_store.discarding import delete_outputs, discard_commits
 
         store = open_chain_store(address)
-        outputs_bytes = 0
+        outputs_bytes, unknown = 0, list[str]()
         if logits:
-            outputs = [_outputs_of(store, plan, stages, vertex) for vertex in stages]
+            found = {vertex.name: _outputs_of(store, plan, stages, vertex) for vertex in stages}
+            unknown = [vertex.name for vertex in stages if _asks_teacher(vertex) and not found[vertex.name]]
+            outputs = set[str]().union(*found.values())
+            _check_promised(store, outputs, stages)
             # First: states and manifests name them, for whoever repeats the command after an interruption.
-            outputs_bytes = delete_outputs(store, set[str]().union(*outputs))
+            outputs_bytes = delete_outputs(store, outputs)
         # Before the manifests: a stage that is not committed would go on from them.
         cleared = [vertex.name for vertex in stages if not vertex.is_pass and _delete_states(store, vertex)]
-        return _Discarded(discard_commits(store, map(_key, reversed(stages))), cleared, outputs_bytes)
+        return _Discarded(discard_commits(store, map(_key, reversed(stages))), cleared, outputs_bytes, unknown)
     except StageError as error:
         raise RunFailed(f"{error}; nothing was started, and the command may be repeated") from error
+
+
+def _asks_teacher(vertex: PlannedStage) -> bool:
+    distillation = vertex.work_order.distillation
+    return distillation is not None and distillation.alpha > 0
+
+
+def _check_promised(store: Store, outputs: set[str], affected: Sequence[PlannedStage]) -> None:
+    """Checks that no other pass has promised these outputs to stages, which would not compute them again."""
+    from distillchain_store.garbage import outputs_of_passes
+
+    own = {vertex.digest for vertex in affected if vertex.is_pass}
+    promised = outputs_of_passes(store, discarded_after_s=float("inf"), others_than=own)
+    if taken := [digest for digest in sorted(outputs) if f"logits/{digest}" in promised]:
+        raise RunFailed(
+            f"{store.uri}/{logits_prefix(taken[0])} is also what a teacher's pass of another chain has promised to its "
+            "stages; run this command for that chain, with --from its pass, or leave out --logits; nothing was changed"
+        )
 
 
 def _outputs_of(store: Store, plan: Plan, affected: Sequence[PlannedStage], vertex: PlannedStage) -> set[str]:
@@ -199,8 +223,9 @@ def _outputs_of(store: Store, plan: Plan, affected: Sequence[PlannedStage], vert
     if found is None:
         raise RunFailed(
             f"{store.uri}/{_key(vertex)}, or a state beside it, does not say from which outputs {vertex.name} learned, "
-            f"as in an earlier release: delete all outputs ({program_name()} gc --logits --delete), then run this "
-            "without --logits; nothing was changed"
+            "as in an earlier release: while no chain uses the store, delete all outputs "
+            f"({program_name()} gc --logits --older-than 0s --delete), then run this without --logits; nothing was "
+            "changed"
         )
     return found
 

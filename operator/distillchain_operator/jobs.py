@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distillchain_api import API_VERSION, KIND
@@ -17,7 +17,7 @@ from distillchain_api.digests import sha256_of
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.export import Export
 from distillchain_api.resource.job import QUEUE_LABEL
-from distillchain_api.resource.parallelism import gpus_of, has_devices, resolve, without_devices
+from distillchain_api.resource.parallelism import cuda_devices_of, gpus_of, has_devices, resolve, without_devices
 from distillchain_api.resource.spec import DistillationChain
 from distillchain_api.retry_request import RETRY_ANNOTATION, annotated_retry
 from distillchain_api.wire.work_order import (
@@ -86,7 +86,10 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
     queue = {QUEUE_LABEL: stage.queue_name} if stage.queue_name else {}
     # The deadlines count too, although the operator enforces them: editing one retries a stage that failed of it. So
     # does the queue, whose edit replaces a Job that waits in another one.
-    stated = {**spec, **_deadlines(stage), **queue}
+    # The report that an export renews does not: an edit of a later stage must not start the export again.
+    without_report = replace(stage, work_order=stage.work_order.model_copy(update={"last_digest": None}))
+    named = spec if stage.work_order.last_digest is None else _job_spec(chain, without_report, defaults=defaults)
+    stated = {**named, **_deadlines(stage), **queue}
     name = job_name(chain.name, stage.name, sha256_of(stated), nodes=nodes)
     # After the name, which is part of the address of node 0.
     if nodes > 1:
@@ -120,14 +123,6 @@ def build_job(chain: DistillationChain, stage: PlannedStage, *, defaults: JobDef
         # Kueue lets a Job run once its queue has quota for it, whose pods must not start before.
         "spec": {"suspend": bool(queue), **spec},
     }
-
-
-def makes_export(job: Mapping[str, Any]) -> bool:
-    """Whether the work order of a Job asks for an export; that of a stage with a GPU does not."""
-    containers = job["spec"]["template"]["spec"]["containers"]
-    variables = [env for container in containers for env in container.get("env") or []]
-    orders = [env["value"] for env in variables if env["name"] == WORK_ORDER_ENV]
-    return any('"export":' in order for order in orders)
 
 
 def spec_hash(chain: DistillationChain, stage: PlannedStage, *, timeout_s: int | None = None) -> str:
@@ -328,7 +323,7 @@ def _write_trainer(
             f"spec.template.image: missing for stage {stage.name}, and the operator has no default; set it, or the "
             "operator's DISTILLCHAIN_TRAINER_IMAGE"
         )
-    own_env = _trainer_env(chain, order, gpus=gpus_of(trainer.get("resources") or {}))
+    own_env = _trainer_env(chain, order, gpus=cuda_devices_of(trainer.get("resources") or {}))
     own_names = {entry["name"] for entry in own_env}
     users_env = [entry for entry in trainer.get("env") or [] if entry["name"] not in own_names]
     users_names = {entry["name"] for entry in users_env}

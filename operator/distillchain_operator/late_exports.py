@@ -12,12 +12,12 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.parallelism import Parallelism, ResolvedParallelism
 from distillchain_api.resource.status import ExportStatus, MissingExport, StageStatus
+from distillchain_api.wire.work_order import WORK_ORDER_ENV
 from distillchain_operator import deadlines, entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
 from distillchain_operator.committed import bounded_warnings
 from distillchain_operator.failures_kept import RETRIED, deletions_for_retry
 from distillchain_operator.gates import has_exports
-from distillchain_operator.jobs import makes_export
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, lasts
 from distillchain_operator.policy import diagnose
@@ -55,7 +55,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         if deletions:
             return Step(_with(stage, entry, phase="Pending", message=f"running again: {RETRIED}"), deletions)
     # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.
-    own_counts = before is None and own.manifest is not None and makes_export(own.manifest)
+    own_counts = before is None and own.manifest is not None and _makes_export(own.manifest)
     for name in (late.name, *([own.name] if own_counts else [])):
         job = view.observed.by_name.get(name)
         if job is None or job.deleting or name in leaving:
@@ -124,6 +124,13 @@ def exporter_of(plan: Plan, stage: PlannedStage) -> PlannedStage:
     update = {"export_only": True, "last_digest": last, "parallelism": ResolvedParallelism()}
     order = stage.work_order.model_copy(update=update)
     return replace(stage, work_order=order, parallelism=Parallelism(processes_per_node=1))
+
+
+def _makes_export(job: dict[str, Any]) -> bool:
+    """Whether the work order of a Job asks for an export; that of a stage with a GPU does not."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    variables = [env for container in containers for env in container.get("env") or []]
+    return any('"export":' in env["value"] for env in variables if env["name"] == WORK_ORDER_ENV)
 
 
 def refused_export(plan: Plan, name: str, changes: dict[str, Any]) -> dict[str, Any]:

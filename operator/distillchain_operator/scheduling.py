@@ -97,6 +97,7 @@ class _Slot:
     what: str
     pods: Sequence[ObservedPod]
     is_stray: bool = False
+    is_export: bool = False
 
 
 def schedule(
@@ -114,7 +115,10 @@ def schedule(
     for start in sorted(starts, key=lambda start: _order(view, start)):
         # Two pods of one stage would write the same state, however many Jobs may run.
         own = next((slot for slot in slots if slot.stage == start.stage.name), None)
-        rival = own or (slots[0] if len(slots) >= view.plan.max_parallel_jobs else None)
+        # A stage of the chain does not wait for an export.
+        waits_for_exports = start.is_export or start.stage.is_evidence
+        counted = [slot for slot in slots if waits_for_exports or not slot.is_export]
+        rival = own or (counted[0] if len(counted) >= view.plan.max_parallel_jobs else None)
         wait = None if rival is None else _wait_for(view, rival)
         if wait is None and start.stage.is_evidence:
             wait = _wait_for_chain(view, chain, used=sum(slot.stage in beside for slot in slots))
@@ -129,7 +133,8 @@ def schedule(
         elif start.is_held:
             yield Scheduled(start.waiting)
         else:
-            slots.append(_Slot(start.stage.name, f"Job {start.name} of stage {start.stage.name} to finish", ()))
+            what = f"Job {start.name} of stage {start.stage.name} to finish"
+            slots.append(_Slot(start.stage.name, what, (), is_export=start.is_export))
             yield Scheduled(start.started, start.action)
 
 
@@ -161,7 +166,8 @@ def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
             # A pod that is not deleted yet may wait for something, but it is about to go.
             yield _Slot(job.stage, f"the pods of Job {job.name} to terminate", [pod for pod in pods if pod.deleting])
         elif not job.is_finished and not view.is_over(job):
-            yield _Slot(job.stage, f"Job {job.name} of stage {job.stage} to finish", pods)
+            what = f"Job {job.name} of stage {job.stage} to finish"
+            yield _Slot(job.stage, what, pods, is_export=job.exports_only)
 
 
 def _slots_of_pods(view: View) -> Iterator[_Slot]:

@@ -37,7 +37,7 @@ def download_export(store: Store, record: ExportRecord, to: Path) -> None:
     """
     for entry in record.files:
         key = f"{export_prefix(record.digest, record.attempt)}/{entry.path}"
-        again = "run the chain again, and it is made again"
+        again = "the next run makes it again; on a cluster, delete the chain and apply it again: its stages are reused"
         try:
             found = store.download(key, to / entry.path)
         except ObjectMissing as error:

@@ -109,7 +109,7 @@ def find_garbage(
             # What such a manifest needs is unknown.
             found.kept.append(str(error))
     if with_logits:
-        passes = _outputs_of_passes(store, discarded_after_s=written_before_s)
+        passes = outputs_of_passes(store, discarded_after_s=written_before_s)
         if passes:
             found.kept.append(
                 "outputs that the pass of a teacher has computed: stages read them, and would not compute them again"
@@ -125,10 +125,16 @@ def find_garbage(
     return found
 
 
-def _outputs_of_passes(store: Store, *, discarded_after_s: float) -> set[str]:
-    """Folders of outputs that a pass has promised to later stages: it is committed, or was discarded lately."""
+def outputs_of_passes(store: Store, *, discarded_after_s: float, others_than: Collection[str] = ()) -> set[str]:
+    """Folders of outputs that a pass has promised to later stages: it is committed, or was discarded lately.
+
+    Args:
+        others_than: digests of passes that do not count.
+    """
     needed = set()
     for item in store.list_objects("passes/"):
+        if item.key.split("/")[1] in others_than:
+            continue
         is_recent = "/discarded/" in item.key and item.modified_s >= discarded_after_s
         if item.key.endswith("/manifest.json") or is_recent:
             # Of another release, too: whatever it lists is kept.
@@ -220,7 +226,7 @@ def delete_garbage(store: Store, garbage: Garbage, *, written_before_s: float) -
     """
     # A pass may have been committed since, and then it has promised these outputs to later stages.
     is_logits = LOGITS.match(f"{garbage.folder}/")
-    if is_logits and garbage.folder in _outputs_of_passes(store, discarded_after_s=written_before_s):
+    if is_logits and garbage.folder in outputs_of_passes(store, discarded_after_s=written_before_s):
         return False
     match = PART.match(garbage.folder)
     if match and match["kind"] == "attempts":

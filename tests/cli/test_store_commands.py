@@ -87,7 +87,7 @@ def test_a_damaged_onnx_file_is_not_downloaded(tmp_path: Path, plan: Plan, damag
 
     assert done.returncode == 1
     assert f"e1/model.onnx.data {'was altered' if damage == 'altered' else 'is missing'}" in done.stderr
-    assert "run the chain again, and it is made again" in done.stderr
+    assert "the next run makes it again" in done.stderr
     assert not list(tmp_path.glob("onnx*"))
 
 

@@ -171,6 +171,20 @@ def test_outputs_of_a_pass_are_deleted_with_the_pass_and_not_with_a_stage(tmp_pa
     assert outputs_of(cluster) == ["a"]
 
 
+def test_outputs_that_a_pass_of_another_chain_has_promised_are_not_deleted(tmp_path: Path):
+    cluster = Cluster(tmp_path)
+    put_outputs(cluster, tiny=["b" * 64], nano=["d" * 64])
+    other = tmp_path / "passes" / ("e" * 64) / "manifest.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({"logits": "b" * 64}))
+
+    with pytest.raises(RunFailed, match="what a teacher's pass of another chain has promised to its stages"):
+        again(cluster, "tiny", logits=True)
+
+    assert outputs_of(cluster) == ["b", "d"]
+    assert cluster.discarded == []
+
+
 @pytest.mark.parametrize("content", [None, "no JSON"])
 def test_nothing_changes_if_a_manifest_does_not_name_its_outputs(tmp_path: Path, content: str | None):
     cluster = Cluster(tmp_path)
@@ -180,7 +194,7 @@ def test_nothing_changes_if_a_manifest_does_not_name_its_outputs(tmp_path: Path,
         assert stage
         (tmp_path / "stages" / stage.digest / "manifest.json").write_text(content)
 
-    with pytest.raises(RunFailed, match=r"does not say from which outputs tiny learned.+ gc --logits --delete"):
+    with pytest.raises(RunFailed, match=r"does not say from which outputs tiny learned.+ gc --logits --older-than 0s"):
         again(cluster, "tiny", logits=True)
 
     assert (outputs_of(cluster), cluster.discarded, cluster.annotations) == (["d"], [], {})

@@ -334,7 +334,14 @@ def processes_of(job: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize(
     ("resources", "gpus"),
-    [({}, None), ({"limits": {"memory": "8Gi"}}, None), ({"limits": {"nvidia.com/gpu": 2}}, "2")],
+    [
+        ({}, None),
+        ({"limits": {"memory": "8Gi"}}, None),
+        ({"limits": {"nvidia.com/gpu": 2}}, "2"),
+        ({"limits": {"nvidia.com/mig-1g.10gb": 1}}, "1"),
+        ({"limits": {"google.com/tpu": 4}}, None),
+        ({"limits": {"nvidia.com/gpu": 0}}, None),
+    ],
 )
 def test_the_trainer_knows_how_many_gpus_its_container_asks_for(resources: dict[str, Any], gpus: str | None):
     env = {

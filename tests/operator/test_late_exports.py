@@ -17,7 +17,8 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Committed, ExportFailure
 from distillchain_api.wire.export import ExportSummary
 from distillchain_operator.actions import CreateJob, Decision, DeleteJob, SetTtl
-from distillchain_operator.late_exports import refused_export
+from distillchain_operator.jobs import JobDefaults, build_job
+from distillchain_operator.late_exports import exporter_of, refused_export
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.transitions import transitions
 
@@ -314,6 +315,30 @@ def test_the_job_of_a_stage_with_a_gpu_makes_no_export_and_another_one_does(plac
     assert order["export"] == {"onnx": {}}
     assert order["lastDigest"] == plan.stages[-1].digest, "the report shows the export too"
     assert exports_ready(late.status).reason == "Exporting"
+
+
+def test_an_edit_of_a_later_stage_is_no_reason_to_export_an_earlier_one_again():
+    """The report of the last stage, which an export renews, has another digest then."""
+    plans = [a_plan(template={**ONNX, "resources": GPU}, stages=["mini", last]) for last in ("tiny", "nano")]
+    assert plans[0].stages[0].digest == plans[1].stages[0].digest
+    assert plans[0].stages[1].digest != plans[1].stages[1].digest
+
+    jobs = [build_job(p.chain, exporter_of(p, p.stages[0]), defaults=JobDefaults()) for p in plans]
+
+    assert jobs[0]["metadata"]["name"] == jobs[1]["metadata"]["name"]
+    assert order_of(jobs[0])["lastDigest"] != order_of(jobs[1])["lastDigest"]
+
+
+def test_a_stage_does_not_wait_for_an_export_that_runs():
+    plan = a_plan(template={**ONNX, "resources": GPU}, stages=["mini", "tiny"])
+    status = committed_status(plan, "mini")
+    export = build_job(plan.chain, exporter_of(plan, plan.stages[0]), defaults=JobDefaults())
+    export["metadata"] |= {"uid": "uid-of-export", "creationTimestamp": NOON}
+    export["status"] = {"startTime": NOON, "active": 1}
+
+    decision = decide(plan, export, pods=(a_pod(export),), previous=status)
+
+    assert created(decision) == ["tiny"]
 
 
 def test_a_trainer_with_a_gpu_that_is_killed_after_its_commit_has_not_tried_the_export():

@@ -92,6 +92,29 @@ def test_an_export_that_is_added_later_is_made_without_training_and_found_after_
 
 
 @pytest.mark.models
+def test_an_export_that_another_chain_with_this_stage_made_meanwhile_is_used(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    order = an_order(root, template={"export": {"onnx": {}}})
+    first = run_here(order, root, attempt="first")
+    record = root / f"store/stages/{order.digest}/exports/onnx.json"
+    others = record.read_bytes()
+    record.unlink()
+    real = export.upload_export
+
+    def upload(*arguments: Any) -> Any:
+        record.write_bytes(others)
+        return real(*arguments)
+
+    monkeypatch.setattr(export, "upload_export", upload)
+
+    answer = run_here(order, root, attempt="second")
+
+    assert answer.exports == first.exports
+    assert [path.name for path in record.parent.iterdir() if path.is_dir()] == ["first"], "no files without a record"
+
+
+@pytest.mark.models
 def test_a_wrong_graph_is_refused_with_both_metrics_and_the_stage_stays_committed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from distillchain_api.wire.answer import Failed
-from distillchain_trainer.errors import NoGpu
+from distillchain_trainer.engine.joining import check_gpus
+from distillchain_trainer.errors import NoGpu, WorkOrderInvalid
 from distillchain_trainer.gpus import check_gpus_are_seen
 from trainer.parts import an_order, answer_in, start_process
 
@@ -24,8 +25,7 @@ def test_a_stage_with_a_gpu_that_torch_does_not_see_fails_with_the_reason(root: 
     assert process.returncode == 70, stderr
     assert isinstance(answer, Failed)
     assert answer.failure_class == "Crashed"
-    assert answer.message.startswith("the container has 2 GPUs by its resources, and torch ")
-    assert "sees none (" in answer.message
+    assert answer.message.startswith("the container has 2 GPUs by its resources, and torch sees none (torch ")
     assert "no reason is known" not in answer.message
     assert "DISTILLCHAIN_ALLOW_CPU=1" in answer.message
     assert not (root / "store/logits").exists(), "the teacher was not asked on the CPU"
@@ -49,4 +49,22 @@ def test_one_gpu_is_called_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DISTILLCHAIN_GPUS", "1")
 
     with pytest.raises(NoGpu, match=r"^the container has 1 GPU by its resources"):
+        check_gpus_are_seen()
+
+
+def test_a_part_of_the_gpus_is_a_fault_of_the_node_and_too_many_processes_one_of_the_spec(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    with pytest.raises(WorkOrderInvalid, match="processesPerNode: got 8, but the pod has 7 GPUs"):
+        check_gpus(8, found=7)
+    monkeypatch.setenv("DISTILLCHAIN_GPUS", "8")
+    with pytest.raises(NoGpu, match=r"^the container has 8 GPUs by its resources, and torch sees 7;"):
+        check_gpus(8, found=7)
+
+
+@pytest.mark.parametrize("value", ["true", "yes"])
+def test_a_value_that_means_nothing_is_refused(value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DISTILLCHAIN_ALLOW_CPU", value)
+
+    with pytest.raises(WorkOrderInvalid, match=f"DISTILLCHAIN_ALLOW_CPU: got '{value}', expected 0 or 1"):
         check_gpus_are_seen()

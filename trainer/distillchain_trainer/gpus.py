@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 
 from distillchain_api.wire.work_order import ALLOW_CPU_ENV, GPUS_ENV
-from distillchain_trainer.errors import NoGpu, first_line
+from distillchain_trainer.errors import NoGpu, WorkOrderInvalid, first_line
+
+
+def gpus_of_container() -> int:
+    """GPUs that the container asks for, as the operator states them; 0: none, or not known."""
+    stated = os.environ.get(GPUS_ENV, "")
+    return int(stated) if stated.isdecimal() else 0
 
 
 def check_gpus_are_seen() -> None:
-    """Raises: NoGpu when torch would compute on the CPU while the GPUs of the container stand idle."""
-    wanted = int(os.environ.get(GPUS_ENV) or 0)
-    if not wanted or os.environ.get(ALLOW_CPU_ENV) == "1":
+    """Raises: NoGpu when torch would compute on the CPU while the container has GPUs; WorkOrderInvalid."""
+    allowed = os.environ.get(ALLOW_CPU_ENV, "")
+    if allowed not in ("", "0", "1"):
+        raise WorkOrderInvalid(f"{ALLOW_CPU_ENV}: got {allowed!r}, expected 0 or 1")
+    wanted = gpus_of_container()
+    if not wanted or allowed == "1":
         return
     import torch
 
@@ -23,7 +32,8 @@ def check_gpus_are_seen() -> None:
     except Exception as error:  # torch raises errors of several classes
         why = first_line(error).rstrip(".")
     raise NoGpu(
-        f"the container has {wanted} GPU{'s' * (wanted > 1)} by its resources, and torch {torch.__version__} sees none "
-        f"({why}); the stage would run on the CPU, and the GPU would stand idle. Check driver and device plugin of the "
-        f"node. To train on the CPU all the same, set {ALLOW_CPU_ENV}=1 in the container trainer of spec.template.pod"
+        f"the container has {wanted} GPU{'s' * (wanted > 1)} by its resources, and torch sees none (torch "
+        f"{torch.__version__}: {why}), so the stage would run on the CPU and the GPU would be unused. Check the image, "
+        f"and driver and device plugin of the node. To train on the CPU anyway, set {ALLOW_CPU_ENV}=1 in the container "
+        "trainer of spec.template.pod"
     )

@@ -86,7 +86,17 @@ def without_devices(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 def has_devices(resources: Mapping[str, Any]) -> bool:
     """Whether a container asks for a GPU, a part of one, another device or a claim."""
-    return bool(resources.get("claims")) or not all(map(_is_of_nodes, resources.get("limits") or {}))
+    limits = resources.get("limits") or {}
+    return bool(resources.get("claims")) or any(
+        not _is_of_nodes(name) and quantity_value(amount) for name, amount in limits.items()
+    )
+
+
+def cuda_devices_of(resources: Mapping[str, Any]) -> int:
+    """GPUs, parts of them and shares of them that torch must see in a container, such as nvidia.com/mig-1g.10gb."""
+    limits = resources.get("limits") or {}
+    names = [name for name in limits if _is_gpu(name) or name.startswith(("nvidia.com/gpu.", "nvidia.com/mig-"))]
+    return sum(int(quantity_value(limits[name]) or 0) for name in names)
 
 
 def _is_of_nodes(resource: str) -> bool:

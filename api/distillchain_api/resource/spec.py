@@ -84,7 +84,7 @@ class ChainSpec(Document):
     """Also train controls, and say whether the steps in between paid. Empty: the chain alone."""
     max_parallel_jobs: Annotated[int, Field(ge=1, le=100), Expect("a whole number from 1 to 100")] = 1
     """Jobs of this chain at the same time. Stages run one after the other; what can run beside them are controls and
-    exports. `distillchain run` runs one at a time."""
+    exports. A stage does not wait for an export. `distillchain run` runs one at a time."""
     timeout: Duration | None = None
     """Maximum time that the chain runs without a break, from its first Job to the commit of its last stage. The time
     that pods wait counts; empty: no limit."""

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in its __all__
 
 from distillchain_trainer.engine.peers import LAST_POLL_S, POLL_S_PER_RANK, Peers
-from distillchain_trainer.errors import LostPeers, PortTaken, WorkOrderInvalid
+from distillchain_trainer.errors import LostPeers, NoGpu, PortTaken, WorkOrderInvalid
+from distillchain_trainer.gpus import gpus_of_container
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,16 @@ def join(
 
 
 def check_gpus(processes: int, *, found: int) -> None:
-    """Raises: WorkOrderInvalid when processes of a pod would have to share a GPU, which NCCL refuses."""
+    """Raises: WorkOrderInvalid when processes of a pod would have to share a GPU, which NCCL refuses.
+
+    NoGpu when the container has enough, and torch does not see all of them.
+    """
+    stated = gpus_of_container()
+    if found < processes <= stated:
+        raise NoGpu(
+            f"the container has {stated} GPUs by its resources, and torch sees {found}; check the GPUs of the node "
+            "(nvidia-smi), and that they are whole ones: shares of one GPU are one for torch"
+        )
     if found < processes:
         raise WorkOrderInvalid(
             f"parallelism.processesPerNode: got {processes}, but the pod has {found} GPU{'s' * (found != 1)}; expected "

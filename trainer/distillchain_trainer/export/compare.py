@@ -90,7 +90,8 @@ def is_worse(metric: Metric, value: float, than: float) -> bool:
     """Whether a metric is worse, so that a user should know it."""
     loss = metric.worse_by(value, than)
     # A mean of logarithms or squares is never quite the same.
-    return loss > 0 if metric.is_share else loss > NOTABLE * abs(than)
+    # `not` and `<=`, because a NaN compares as False with everything.
+    return not loss <= (0 if metric.is_share else NOTABLE * abs(than))
 
 
 def _numbers(task_type: str, outputs: NDArray[np.float32]) -> NDArray[np.float32]:

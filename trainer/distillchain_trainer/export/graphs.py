@@ -31,8 +31,7 @@ class Graphs:
     who: str
 
     def write(self, path: Path) -> None:
-        """In float32. Raises: ExportInvalid for a mixture of experts; as `write_graph`."""
-        self._refuse_experts()
+        """In float32. Raises: as `write_graph`."""
         # Two rows of two tokens at least, because the exporter takes a size of 1 for a constant.
         width = max(2, *self.encoded.lengths[:2])
         inputs = self.encoded.batch([0, len(self.encoded) - 1], width=max(width, self.encoded.lengths[-1]))
@@ -50,21 +49,12 @@ class Graphs:
         """Checks what the outputs on validation do not show. Raises: ExportInvalid."""
         return
 
-    def _refuse_experts(self) -> None:
-        config = self.loaded.model.config.get_text_config()
-        if any((getattr(config, name, None) or 0) > 1 for name in NUMBERS_OF_EXPERTS):
-            raise ExportInvalid(
-                f"{self.who}: a {config.model_type} is a mixture of experts, and in ONNX each token would get a copy "
-                "of its experts, which is gigabytes for a text; remove export.onnx of this stage"
-            )
-
 
 class GraphsWithCache(Graphs):
     """Graphs of a language model."""
 
     def write(self, path: Path) -> None:
         """See Graphs."""
-        self._refuse_experts()
         write_decoder(self.loaded.model, path, who=self.who)
 
     def quantize(self, source: Path, path: Path) -> None:
@@ -91,6 +81,12 @@ class GraphsWithCache(Graphs):
 
 
 def graphs_for(task_type: str, loaded: Loaded, encoded: Encoded, *, who: str) -> Graphs:
-    """The graphs that suit the models of a task."""
+    """The graphs that suit the models of a task. Raises: ExportInvalid for a mixture of experts."""
+    config = loaded.model.config.get_text_config()
+    if any((getattr(config, name, None) or 0) > 1 for name in NUMBERS_OF_EXPERTS):
+        raise ExportInvalid(
+            f"{who}: a {config.model_type} is a mixture of experts, and in ONNX each token would get a copy of its "
+            "experts, which is gigabytes for a text; remove export.onnx of this stage"
+        )
     kind = GraphsWithCache if task_type == "CausalLM" else Graphs
     return kind(loaded, encoded, who)

@@ -55,6 +55,12 @@ def upload_export(store: Store, digest: str, attempt: str, folder: Path) -> list
     return entries
 
 
+def discard_export(store: Store, record: ExportRecord) -> None:
+    """Deletes the files of an export whose record was not written."""
+    prefix = export_prefix(record.digest, record.attempt)
+    discard(store, f"{prefix}/", [f"{prefix}/{entry.path}" for entry in record.files])
+
+
 def summaries(store: Store, record: ExportRecord, metric: Metric) -> list[ExportSummary]:
     """What tables and status show of an export."""
     pytorch = next(found for found in record.formats if found.format == "pytorch")

@@ -25,7 +25,7 @@ from distillchain_store.commit import read_manifest
 from distillchain_store.errors import CheckpointCorrupt, causes
 from distillchain_store.redaction import without_secrets
 from distillchain_trainer.errors import ExportInvalid, OutOfMemory, first_line, translate_unforeseen
-from distillchain_trainer.export.record import find_export, summaries, upload_export
+from distillchain_trainer.export.record import discard_export, find_export, summaries, upload_export
 from distillchain_trainer.stage.context import Context, utc_now
 from distillchain_trainer.stage_warnings import StageWarnings
 
@@ -45,19 +45,19 @@ MEMORY_IS_SHORT = re.compile("unable to mmap|Failed to serialize proto|Failed to
 MESSAGE_BYTES = 1000  # beside the metrics of student and teacher in a termination message of 4,096 bytes
 
 
-def with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:
-    """The answer of a committed stage with its exports or the reason why they failed, and whether one was made now.
+def with_exports(context: Context, answer: Committed) -> Committed:
+    """The answer of a committed stage with its exports or the reason why they failed.
 
     Raises: StopRequested.
     """
     if context.order.export.name is None:
-        return answer, False
+        return answer
     try:
         return _ensure_exports(context, answer, context.order.export.name)
     except Exception as error:  # whatever fails here, the student is committed and can teach the next stage
         failure = failure_of(context.order.stage, error)
         log.warning("the export failed; the stage stays committed: %s", failure.message, exc_info=error)
-        return answer.model_copy(update={"export_failure": failure}), False
+        return answer.model_copy(update={"export_failure": failure})
 
 
 def failure_of(stage: str, error: Exception) -> ExportFailure:
@@ -90,18 +90,23 @@ def read_committed(context: Context) -> Manifest:
     return manifest
 
 
-def _ensure_exports(context: Context, answer: Committed, name: Format) -> tuple[Committed, bool]:
+def _ensure_exports(context: Context, answer: Committed, name: Format) -> Committed:
     """Raises: ExportInvalid, CheckpointInvalid, DataInvalid; StopRequested; errors of the store."""
     order, store = context.order, context.store
     manifest = read_committed(context)
     record = find_export(store, manifest, name)
-    made = record is None
     if record is None:
-        record = _Exporting(context, manifest).run()
-        store.write(export_record_key(manifest.digest, name), record.to_json().encode())
+        own = _Exporting(context, manifest).run()
+        # Another chain with this stage may have made it meanwhile; its status names those files.
+        record = find_export(store, manifest, name)
+        if record is not None:
+            discard_export(store, own)
+        else:
+            record = own
+            store.write(export_record_key(manifest.digest, name), record.to_json().encode())
         log.info("exported", extra={"export": name, "stage": order.stage})
     shown = summaries(store, record, order.task.deciding_metric)
-    return answer.model_copy(update={"exports": shown, "warnings": [*answer.warnings, *record.warnings]}), made
+    return answer.model_copy(update={"exports": shown, "warnings": [*answer.warnings, *record.warnings]})
 
 
 class _Exporting:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 
+from distillchain_api.failures import StageError
 from distillchain_api.layout import report_key
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.store import Store
@@ -54,12 +55,17 @@ def ensure_report(store: Store, chain: str, digest: str, *, adopted: bool, verdi
 
 
 def renew_report(store: Store, chain: str, digest: str) -> None:
-    """Writes the report again, if there is one: an earlier stage has got an export. Faults as in `ensure_report`.
+    """Writes the report again, if there is one and it is not current. Faults as in `ensure_report`.
 
     Args:
         digest: of the chain's last stage.
     """
-    if store.list_objects(report_key(digest)):
+    try:
+        exists = bool(store.list_objects(report_key(digest)))
+    except StageError:
+        log.warning("the chain's report could not be found; see `distillchain report`", exc_info=True)
+        return
+    if exists:
         ensure_report(store, chain, digest, adopted=True)
 
 

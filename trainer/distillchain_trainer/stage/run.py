@@ -77,12 +77,12 @@ def run_stage(
         committed = _find_committed(context) if order.export_only else _adopt_or_train(context)
         if on_committed is not None and world.is_main and (order.export.name or order.final):
             on_committed(committed)
-        answer, exported = _with_exports(context, committed)
+        answer = _with_exports(context, committed)
         if world.is_main:
             with signals.deferred():  # a committed stage is not reported as interrupted because of its report
                 if order.final:
                     ensure_report(store, order.chain, order.digest, adopted=answer.reused)
-                elif exported and order.last_digest:
+                elif order.last_digest:
                     renew_report(store, order.chain, order.last_digest)
         return answer
 
@@ -107,18 +107,11 @@ def _find_committed(context: Context) -> Committed:
     return answer_of(context.order, Manifest.parse(found), reused=True)
 
 
-def _with_exports(context: Context, answer: Committed) -> tuple[Committed, bool]:
-    """The answer with its exports, which rank 0 makes, and whether this rank made one now."""
+def _with_exports(context: Context, answer: Committed) -> Committed:
+    """The answer with its exports, which rank 0 makes."""
     if context.order.export.name is None:
-        return answer, False
-    made = False
-
-    def exported() -> str:
-        nonlocal made
-        found, made = with_exports(context, answer)
-        return found.to_json()
-
-    return Committed.parse(context.world.from_main(exported, "export")), made
+        return answer
+    return Committed.parse(context.world.from_main(lambda: with_exports(context, answer).to_json(), "export"))
 
 
 def _train(context: Context) -> Committed:
