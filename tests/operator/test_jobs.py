@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,11 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.work_order import (
-    CACHE_BYTES_ENV,
-    CACHE_ENV,
-    GPUS_ENV,
-    NODE_ENV,
-    RENDEZVOUS_ENV,
     WORK_ORDER_ENV,
     WorkOrder,
 )
 from distillchain_operator.jobs import JobDefaults, MissingImage, build_job, build_probe_pod, job_name
+from jobs_of import OPERATORS_POD, job_of, trainer_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 USERS_POD: dict[str, Any] = {
@@ -82,16 +76,6 @@ CASES = {
     },
     "job-service-account-credentials": {"storage": {"uri": "s3://models/distill", "region": "eu-west-1"}},
 }
-
-
-def job_of(**chain: Any) -> dict[str, Any]:
-    plan = a_plan(**chain)
-    return build_job(plan.chain, plan.stages[0], defaults=JobDefaults())
-
-
-def trainer_of(job: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in job["spec"]["template"]["spec"]["containers"] if c["name"] == "trainer")
-    return found
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -212,31 +196,6 @@ def test_a_volume_of_the_user_at_tmp_replaces_the_default_one():
     assert job["spec"]["template"]["spec"]["volumes"] == volumes
 
 
-OPERATORS_POD: dict[str, Any] = {
-    "metadata": {"labels": {"queue": "gpu", "team": "platform"}},
-    "spec": {
-        "serviceAccountName": "trainer",
-        "nodeSelector": {"pool": "gpu"},
-        "tolerations": [{"key": "gpu", "operator": "Exists"}],
-        "imagePullSecrets": [{"name": "registry"}],
-        "securityContext": {"runAsUser": None},
-        "volumes": [{"name": "ca", "configMap": {"name": "ca"}}, {"name": "scratch", "hostPath": {"path": "/scratch"}}],
-        "containers": [
-            {
-                "name": "trainer",
-                "env": [
-                    {"name": "AWS_ENDPOINT_URL_S3", "value": "https://s3.example"},
-                    {"name": "AWS_REGION", "value": "eu-west-1"},
-                ],
-                "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"}},
-                "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca"}],
-            },
-            {"name": "proxy", "image": "registry.example/proxy:1"},
-        ],
-    },
-}
-
-
 def pod_over_the_operators(pod: dict[str, Any] | None) -> dict[str, Any]:
     plan = build_plan(a_chain(template={"pod": pod} if pod else {}))
     template: dict[str, Any] = build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, OPERATORS_POD))["spec"]
@@ -325,93 +284,3 @@ def test_a_stages_job_replaces_that_of_the_template():
 def test_without_any_image_the_field_is_named():
     with pytest.raises(MissingImage, match=r"^spec\.template\.image: missing for stage mini"):
         job_of(template={})
-
-
-def processes_of(job: dict[str, Any]) -> int:
-    env = {e["name"]: e for e in trainer_of(job)["env"]}
-    return WorkOrder.parse(env[WORK_ORDER_ENV]["value"]).parallelism.processes
-
-
-@pytest.mark.parametrize(
-    ("resources", "gpus"),
-    [
-        ({}, None),
-        ({"limits": {"memory": "8Gi"}}, None),
-        ({"limits": {"nvidia.com/gpu": 2}}, "2"),
-        ({"limits": {"nvidia.com/mig-1g.10gb": 1}}, "1"),
-        ({"limits": {"google.com/tpu": 4}}, None),
-        ({"limits": {"nvidia.com/gpu": 0}}, None),
-    ],
-)
-def test_the_trainer_knows_how_many_gpus_its_container_asks_for(resources: dict[str, Any], gpus: str | None):
-    env = {
-        variable["name"]: variable.get("value")
-        for variable in trainer_of(job_of(template={"image": IMAGE, "resources": resources}))["env"]
-    }
-
-    assert env.get(GPUS_ENV) == gpus
-
-
-def test_gpus_of_the_operators_pod_template_get_a_process_each():
-    plan = build_plan(a_chain(template={}))
-    job = build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, OPERATORS_POD))
-    assert processes_of(job) == 1
-    four = copy.deepcopy(OPERATORS_POD)
-    four["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = 4
-    assert processes_of(build_job(plan.chain, plan.stages[0], defaults=JobDefaults(IMAGE, four))) == 4
-    stated = build_plan(a_chain(template={"parallelism": {"processesPerNode": 2}}))
-    assert processes_of(build_job(stated.chain, stated.stages[0], defaults=JobDefaults(IMAGE, four))) == 2
-
-
-@pytest.mark.parametrize(
-    "parallelism, is_several", [({}, False), ({"processesPerNode": 2}, True), ({"nodes": 2}, True)]
-)
-def test_several_processes_get_shared_memory_and_longer_to_save_unless_the_user_decides(
-    parallelism: dict[str, Any], is_several: bool
-):
-    pod = job_of(template={"image": IMAGE, "parallelism": parallelism})["spec"]["template"]["spec"]
-    assert ({"name": "distillchain-shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]) == is_several
-    assert pod["terminationGracePeriodSeconds"] == (600 if is_several else 120)
-    trainer = {"name": "trainer", "volumeMounts": [{"name": "mine", "mountPath": "/dev/shm/"}]}
-    spec = {"terminationGracePeriodSeconds": 30, "containers": [trainer], "volumes": [{"name": "mine", "emptyDir": {}}]}
-    pod = job_of(template={"image": IMAGE, "parallelism": parallelism, "pod": {"spec": spec}})["spec"]["template"][
-        "spec"
-    ]
-    assert [volume["name"] for volume in pod["volumes"]] == ["mine", "distillchain-tmp"]
-    assert pod["terminationGracePeriodSeconds"] == 30
-
-
-@pytest.mark.parametrize("size, limit", [({}, []), ({"maxSize": "100Gi"}, [str(100 * 2**30)])])
-def test_a_cache_is_a_volume_of_the_pod_and_the_trainer_knows_its_folder(size: dict[str, Any], limit: list[str]):
-    source = {"persistentVolumeClaim": {"claimName": "models"}}
-    job = job_of(template={"image": IMAGE, "cache": {"volume": source, **size}})
-
-    assert {"name": "distillchain-cache", **source} in job["spec"]["template"]["spec"]["volumes"]
-    trainer = trainer_of(job)
-    mounts = {mount["name"]: mount["mountPath"] for mount in trainer["volumeMounts"]}
-    env = [(entry["name"], entry.get("value")) for entry in trainer["env"]]
-    assert mounts["distillchain-cache"] == dict(env)[CACHE_ENV]
-    assert [value for name, value in env if name == CACHE_BYTES_ENV] == limit
-
-
-@pytest.mark.parametrize("nodes", [2, 10, 11, 256])
-@pytest.mark.parametrize("name", ["c" * 63, "1-chain"])
-def test_host_names_and_services_of_several_nodes_are_valid(name: str, nodes: int):
-    job = job_of(name=name, stages=["s" * 32], template={"image": IMAGE, "parallelism": {"nodes": nodes}})
-    assert len(f"{job['metadata']['name']}-{nodes - 1}") <= 63
-    service = job["spec"]["template"]["spec"]["subdomain"]
-    assert re.fullmatch(r"[a-z][-a-z0-9]{0,61}[a-z0-9]", service)  # DNS-1035, which a Service's name must be
-    env = {e["name"]: e.get("value") for e in trainer_of(job)["env"]}
-    assert env[RENDEZVOUS_ENV] == f"{job['metadata']['name']}-0.{service}.ml.svc:29500"
-
-
-def test_the_users_pod_does_not_change_how_nodes_meet():
-    trainer = {"name": "trainer", "env": [{"name": RENDEZVOUS_ENV, "value": "x"}, {"name": NODE_ENV, "value": "7"}]}
-    pod = {"spec": {"subdomain": "x", "containers": [trainer]}}
-    job = job_of(template={"image": IMAGE, "parallelism": {"nodes": 2}, "pod": pod})
-    assert job["spec"]["template"]["spec"]["subdomain"] == job["metadata"]["name"]
-    env = [(e["name"], e.get("value")) for e in trainer_of(job)["env"]]
-    assert [value for name, value in env if name == RENDEZVOUS_ENV] == [
-        f"{job['metadata']['name']}-0.{job['metadata']['name']}.ml.svc:29500"
-    ]
-    assert NODE_ENV not in [name for name, _ in env]

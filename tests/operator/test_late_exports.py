@@ -12,56 +12,11 @@ from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan
 from deciding import NOON as NOON_TIME
 from deciding import committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
-from distillchain_api.graph import Plan
-from distillchain_api.resource.status import ChainStatus
-from distillchain_api.wire.answer import Committed, ExportFailure
-from distillchain_api.wire.export import ExportSummary
-from distillchain_operator.actions import CreateJob, Decision, DeleteJob, SetTtl
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.late_exports import exporter_of, refused_export
+from distillchain_operator.actions import CreateJob, DeleteJob, SetTtl
+from distillchain_operator.late_exports import refused_export
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.transitions import transitions
-
-ONNX = {"image": IMAGE, "export": {"onnx": {}}}
-FAILURE = ExportFailure(failure_class=FailureClass.CHECKPOINT_INVALID, message="the graph computes something else")
-EXPORTED = ExportSummary(
-    format="onnx",
-    uri="s3://models/model.onnx",
-    size_bytes=9,
-    metric="0.8500",
-    examples_per_second="9.0",
-    pytorch_examples_per_second="4.0",
-)
-
-
-def exports_ready(status: ChainStatus) -> Any:
-    return next(condition for condition in status.conditions if condition.type == "ExportsReady")
-
-
-def succeeded(*stages: str) -> tuple[Plan, ChainStatus]:
-    """A chain that has succeeded without exports, and its plan after `export` was added to the template."""
-    status = committed_status(a_plan(stages=stages), *stages)
-    return a_plan(stages=stages, generation=2, template=ONNX), status
-
-
-def export_job(decision: Decision) -> dict[str, Any]:
-    """The Job of an export as the API server returns it."""
-    (action,) = (action for action in decision.actions if isinstance(action, CreateJob))
-    assert action.is_export
-    job = action.job
-    job["metadata"] |= {"uid": "uid-of-export", "creationTimestamp": NOON}
-    return job | {"status": {"startTime": NOON}}
-
-
-def ended(
-    job: dict[str, Any], *, answer: Committed | None, condition: str = "Complete", exit_code: int = 0, **pod: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The Job after its pod has ended."""
-    end = {"type": condition, "status": "True", "lastTransitionTime": NOON}
-    message = answer.to_json() if answer else ""
-    phase = "Succeeded" if exit_code == 0 else "Failed"
-    done = job | {"status": {"startTime": NOON, "conditions": [end], phase.lower(): 1}}
-    return done, a_pod(job, phase=phase, exit_code=exit_code, message=message, **pod)
+from exporting import EXPORTED, FAILURE, ONNX, ended, export_job, exports_ready, succeeded
 
 
 def test_an_export_that_is_added_to_a_succeeded_chain_gets_a_job_that_does_not_train():
@@ -267,114 +222,6 @@ def test_the_late_export_of_a_fine_tuned_teacher_fails_and_succeeds_after_a_retr
     assert exports_ready(made.status).reason == "Exported"
     assert [export.uri for export in entry(made, "teacher").exports] == [EXPORTED.uri]
     assert made.status.stages[1:] == status.stages[1:]
-
-
-GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": 4}, "requests": {"nvidia.com/gpu": 1, "memory": "8Gi"}}
-
-
-@pytest.mark.parametrize("place", ["template", "pod template"])
-def test_a_late_export_reserves_no_gpu(place: str):
-    status = committed_status(a_plan(stages=["mini"]), "mini")
-    pod = {"pod": {"spec": {"containers": [{"name": "trainer", "resources": GPU}]}}}
-    template = ONNX | ({"resources": GPU} if place == "template" else pod)
-
-    job = export_job(decide(a_plan(stages=["mini"], generation=2, template=template), previous=status))
-
-    (trainer,) = job["spec"]["template"]["spec"]["containers"]
-    assert trainer["resources"] == {"limits": {"cpu": 4}, "requests": {"memory": "8Gi"}}
-
-
-def order_of(job: dict[str, Any]) -> dict[str, Any]:
-    (trainer,) = job["spec"]["template"]["spec"]["containers"]
-    order: dict[str, Any] = next(
-        json.loads(e["value"]) for e in trainer["env"] if e["name"] == "DISTILLCHAIN_WORK_ORDER"
-    )
-    return order
-
-
-@pytest.mark.parametrize("place", ["template", "pod"])
-def test_the_job_of_a_stage_with_a_gpu_makes_no_export_and_another_one_does(place: str):
-    """A GPU must not wait for the CPU, nor the next stage."""
-    pod = {"spec": {"containers": [{"name": "trainer", "resources": GPU}]}}
-    plan = a_plan(
-        template={**ONNX, **({"resources": GPU} if place == "template" else {"pod": pod})}, stages=["mini", "tiny"]
-    )
-    first = decide(plan)
-    (create,) = (action for action in first.actions if isinstance(action, CreateJob))
-    assert "export" not in order_of(create.job)
-
-    job, committed = a_committed_job(plan, "mini")
-    decision = decide(plan, job, pods=(committed,), previous=first.status)
-    assert created(decision) == ["tiny"], "the next stage goes first"
-    assert entry(decision, "mini").missing_export.phase == "Pending"
-
-    jobs = [a_committed_job(plan, name) for name in ("mini", "tiny")]
-    late = decide(plan, *(job for job, _ in jobs), pods=tuple(pod for _, pod in jobs), previous=decision.status)
-    order = order_of(export_job(late))
-    assert order["exportOnly"]
-    assert order["export"] == {"onnx": {}}
-    assert order["lastDigest"] == plan.stages[-1].digest, "the report shows the export too"
-    assert exports_ready(late.status).reason == "Exporting"
-
-
-def test_an_edit_of_a_later_stage_is_no_reason_to_export_an_earlier_one_again():
-    """The report of the last stage, which an export renews, has another digest then."""
-    plans = [a_plan(template={**ONNX, "resources": GPU}, stages=["mini", last]) for last in ("tiny", "nano")]
-    assert plans[0].stages[0].digest == plans[1].stages[0].digest
-    assert plans[0].stages[1].digest != plans[1].stages[1].digest
-
-    jobs = [build_job(p.chain, exporter_of(p, p.stages[0]), defaults=JobDefaults()) for p in plans]
-
-    assert jobs[0]["metadata"]["name"] == jobs[1]["metadata"]["name"]
-    assert order_of(jobs[0])["lastDigest"] != order_of(jobs[1])["lastDigest"]
-
-
-def test_a_stage_does_not_wait_for_an_export_that_runs():
-    plan = a_plan(template={**ONNX, "resources": GPU}, stages=["mini", "tiny"])
-    status = committed_status(plan, "mini")
-    export = build_job(plan.chain, exporter_of(plan, plan.stages[0]), defaults=JobDefaults())
-    export["metadata"] |= {"uid": "uid-of-export", "creationTimestamp": NOON}
-    export["status"] = {"startTime": NOON, "active": 1}
-
-    decision = decide(plan, export, pods=(a_pod(export),), previous=status)
-
-    assert created(decision) == ["tiny"]
-
-
-def test_a_trainer_with_a_gpu_that_is_killed_after_its_commit_has_not_tried_the_export():
-    plan = a_plan(template={**ONNX, "resources": GPU}, stages=["mini"])
-    job = a_job(plan, "mini", condition="Failed", reason="BackoffLimitExceeded", failed=1)
-    pod = a_pod(job, phase="Failed", exit_code=137, reason="OOMKilled", message=a_commit(plan.stages[0]).to_json())
-
-    decision = decide(plan, job, pods=(pod,))
-
-    assert [action.is_export for action in decision.actions if isinstance(action, CreateJob)] == [True]
-
-
-@pytest.mark.parametrize("device", ["nvidia.com/mig-1g.10gb", "gpu.intel.com/i915", "google.com/tpu"])
-def test_a_late_export_reserves_no_device_of_another_name(device: str):
-    status = committed_status(a_plan(stages=["mini"]), "mini")
-    resources = {"limits": {device: 1, "hugepages-2Mi": "4Mi"}, "requests": {device: 1, "ephemeral-storage": "1Gi"}}
-    plan = a_plan(stages=["mini"], generation=2, template=ONNX | {"resources": resources})
-
-    job = export_job(decide(plan, previous=status))
-
-    (trainer,) = job["spec"]["template"]["spec"]["containers"]
-    assert trainer["resources"] == {"limits": {"hugepages-2Mi": "4Mi"}, "requests": {"ephemeral-storage": "1Gi"}}
-
-
-def test_a_late_export_claims_no_device_but_those_of_other_containers():
-    status = committed_status(a_plan(stages=["mini"]), "mini")
-    sidecar = {"name": "proxy", "image": "x", "resources": {"claims": [{"name": "nic"}]}}
-    claims = [{"name": name, "resourceClaimTemplateName": name} for name in ("gpu", "nic")]
-    pod = {"spec": {"resourceClaims": claims, "containers": [sidecar]}}
-    template = ONNX | {"pod": pod, "resources": {"claims": [{"name": "gpu"}]}}
-
-    job = export_job(decide(a_plan(stages=["mini"], generation=2, template=template), previous=status))
-
-    spec = job["spec"]["template"]["spec"]
-    assert [container["resources"] for container in spec["containers"]] == [{}, sidecar["resources"]]
-    assert spec["resourceClaims"] == claims[1:]
 
 
 def test_the_job_of_a_late_export_expires_only_when_its_result_is_in_status():
