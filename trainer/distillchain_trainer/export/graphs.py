@@ -45,17 +45,14 @@ class Graphs:
         """A graph of either form, ready to run. Raises: ExportInvalid."""
         return OnnxModel(path, who=self.who)
 
-    def check(self, path: Path) -> None:  # noqa: ARG002  # for GraphsWithCache
-        """Checks what the outputs on validation do not show. Raises: ExportInvalid."""
-        return
-
 
 class GraphsWithCache(Graphs):
     """Graphs of a language model."""
 
     def write(self, path: Path) -> None:
-        """See Graphs."""
+        """See Graphs. Raises: ExportInvalid also for a graph whose cache computes something else."""
         write_decoder(self.loaded.model, path, who=self.who)
+        self.check(path)
 
     def quantize(self, source: Path, path: Path) -> None:
         """See Graphs."""
@@ -66,7 +63,10 @@ class GraphsWithCache(Graphs):
         return OnnxDecoder(path, who=self.who)
 
     def check(self, path: Path) -> None:
-        """That texts which are read piece after piece have the same logits."""
+        """That texts which are read piece after piece have the same logits, which validation does not show.
+
+        Raises: ExportInvalid.
+        """
         rows = self.encoded.longest_first()[:: math.ceil(len(self.encoded) / CACHED_ROWS)].tolist()
         texts = [self.encoded.batch([row])["input_ids"][0, :CACHED_TOKENS] for row in rows]
         model, pad_id = self.loaded.model, self.encoded.pad_id

@@ -201,7 +201,6 @@ class _Exporting:
             self._graphs.quantize(self._out / FILES["onnx"], path)
         else:
             self._graphs.write(path)
-            self._graphs.check(path)
             self._loaded.free()  # a quantizer needs several times the memory of the weights
         return path
 
