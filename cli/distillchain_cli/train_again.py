@@ -176,7 +176,7 @@ def _discard(address: Storage, plan: Plan, affected: Sequence[PlannedStage], *, 
         outputs_bytes, unknown = 0, list[str]()
         if logits:
             found = {vertex.name: _outputs_of(store, plan, stages, vertex) for vertex in stages}
-            unknown = [vertex.name for vertex in stages if _asks_teacher(vertex) and not found[vertex.name]]
+            unknown = [vertex.name for vertex in stages if vertex.work_order.asks_teacher and not found[vertex.name]]
             outputs = set[str]().union(*found.values())
             _check_promised(store, outputs, stages)
             # First: states and manifests name them, for whoever repeats the command after an interruption.
@@ -186,11 +186,6 @@ def _discard(address: Storage, plan: Plan, affected: Sequence[PlannedStage], *, 
         return _Discarded(discard_commits(store, map(_key, reversed(stages))), cleared, outputs_bytes, unknown)
     except StageError as error:
         raise RunFailed(f"{error}; nothing was started, and the command may be repeated") from error
-
-
-def _asks_teacher(vertex: PlannedStage) -> bool:
-    distillation = vertex.work_order.distillation
-    return distillation is not None and distillation.alpha > 0
 
 
 def _check_promised(store: Store, outputs: set[str], affected: Sequence[PlannedStage]) -> None:

@@ -11,6 +11,8 @@ from distillchain_api.wire.manifest import Manifest
 from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
 from distillchain_store.store import Fingerprint, ReadableStore, Store
 
+AGAIN = "the next run makes it again; on a cluster, delete the chain and apply it again: its stages are reused"
+
 
 def read_export(store: ReadableStore, manifest: Manifest, name: str) -> ExportRecord | None:
     """The record of an export of the committed weights; None: there is none. Its files are not read.
@@ -37,10 +39,9 @@ def download_export(store: Store, record: ExportRecord, to: Path) -> None:
     """
     for entry in record.files:
         key = f"{export_prefix(record.digest, record.attempt)}/{entry.path}"
-        again = "the next run makes it again; on a cluster, delete the chain and apply it again: its stages are reused"
         try:
             found = store.download(key, to / entry.path)
         except ObjectMissing as error:
-            raise CheckpointCorrupt(f"{store.uri}/{key} is missing; {again}") from error
+            raise CheckpointCorrupt(f"{store.uri}/{key} is missing; {AGAIN}") from error
         if found != Fingerprint(entry.size_bytes, entry.sha256):
-            raise CheckpointCorrupt(f"{store.uri}/{key} was altered: its sha256 is not the one in its record; {again}")
+            raise CheckpointCorrupt(f"{store.uri}/{key} was altered: its sha256 is not the one in its record; {AGAIN}")

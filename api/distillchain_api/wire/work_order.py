@@ -140,6 +140,11 @@ class WorkOrder(Document):
         further = [other.share for other in self.further_teachers]
         return [1.0 - sum(further), *further]
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the student learns from what its teachers answer for the training rows."""
+        return self.distillation is not None and self.distillation.alpha > 0
+
     @model_validator(mode="after")
     def _teacher_and_distillation(self) -> Self:
         if (self.teacher is None) != (self.distillation is None):

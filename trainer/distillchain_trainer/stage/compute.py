@@ -207,7 +207,7 @@ def _ask_teacher(context: Context, prepared: Prepared, stats: RunStats) -> Teach
     """The teacher's outputs for the training rows; None where only the labels count. The teacher is freed."""
     order, teacher = context.order, prepared.teacher
     outputs = None
-    if teacher is not None and order.distillation is not None and order.distillation.alpha > 0:
+    if teacher is not None and order.asks_teacher:
         outputs = teacher_outputs(context, prepared.task, prepared.data, teacher, stats)
     free_teacher(context, teacher, unless_needed=True)
     return outputs
