@@ -45,9 +45,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
+    """
+    Attributes:
+        lost_bytes: at the end of `body`, which the connection loses.
+    """
+
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    lost_bytes: int = 0
 
     def with_headers(self, **headers: str) -> Answer:
         return replace(self, headers={**self.headers, **headers})
@@ -124,7 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(answer.body[: len(answer.body) - answer.lost_bytes])
+        self.close_connection = self.close_connection or bool(answer.lost_bytes)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815  # the names that http.server looks for
 

@@ -38,6 +38,8 @@ def translated(error: ClientError) -> StoreError:
         pytest.param(an_error("NoSuchKey", 404), ObjectMissing, "s3://models/x/k: no such object", id="object"),
         pytest.param(an_error("InvalidAccessKeyId", 403), StorageDenied, "spec.storage: http://s3.test refused s3://models/x (InvalidAccessKeyId: words) with the credentials from the environment; correct them, or allow them to read and write there", id="credentials"),
         pytest.param(an_error("PermanentRedirect", 301), StorageDenied, "spec.storage.region: bucket models is in another region (PermanentRedirect: words); name that region", id="region"),
+        pytest.param(an_error("TemporaryRedirect", 307), StorageDenied, "spec.storage.region: bucket models is in another region (TemporaryRedirect: words); name that region", id="region of a new bucket"),
+        pytest.param(an_error("InvalidObjectState", 403), StorageDenied, "s3://models/x/k was moved to an archive (InvalidObjectState: words), perhaps by a lifecycle rule of bucket models; restore it, and exempt s3://models/x from the rule", id="archived"),
         pytest.param(an_error("InvalidRequest"), StorageDenied, "spec.storage: http://s3.test refused the request for s3://models/x/k (InvalidRequest: words); check the store's rules for this bucket", id="refused for another reason"),
         pytest.param(an_error("501", 501, "Not Implemented"), StorageDenied, "spec.storage: http://s3.test does not support a request that a commit needs (501: Not Implemented); use another store", id="not supported"),
         pytest.param(an_error("SlowDown", 503), Transient, "spec.storage.endpointUrl: http://s3.test could not handle the request for s3://models/x/k (SlowDown: words); check the store", id="busy"),

@@ -186,7 +186,9 @@ class S3Store:
             ]
 
         with self._missing_is_refused():
-            return sorted(self._call(prefix, fetch), key=lambda item: item.key)
+            # By key: a server may list one on two pages when objects are written meanwhile.
+            found = {item.key: item for item in self._call(prefix, fetch)}
+        return sorted(found.values(), key=lambda item: item.key)
 
     def delete(self, keys: list[str]) -> None:
         """See Store."""
@@ -306,13 +308,20 @@ class S3Store:
         return self._connection
 
     def _repeat(self, key: str, attempt: Callable[[], T]) -> T:
+        failed_at_s: list[float] = []
+
+        def unavailable_s(state: tenacity.RetryCallState) -> float:
+            # Not since the first attempt began: a large file may have been on its way for minutes before it failed.
+            failed_at_s.append(state.outcome_timestamp or 0.0)
+            return failed_at_s[-1] - failed_at_s[0]
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             # Seconds. The jitter spreads the requests of pods that wait for the same server.
             wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
             # Asks for the patience before each retry, because SIGTERM shortens it.
-            stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience(),
-            before_sleep=self._before_repeating,
+            stop=lambda state: unavailable_s(state) >= self.patience(),
+            before_sleep=lambda state: self._before_repeating(state, unavailable_s(state)),
             reraise=True,
         )
         try:
@@ -335,14 +344,14 @@ class S3Store:
                 raise
             raise translated from error
 
-    def _before_repeating(self, state: tenacity.RetryCallState) -> None:
+    def _before_repeating(self, state: tenacity.RetryCallState, unavailable_s: float) -> None:
         error = state.outcome.exception() if state.outcome else None
         # Only noted here; see `_current_connection`.
         if isinstance(error, CredentialsExpired):
             self._credentials_expired = True
         log.warning(
             "a request to the store failed; repeating it",
-            extra={"unavailable_s": round(state.seconds_since_start or 0), "why": str(error)},
+            extra={"unavailable_s": round(unavailable_s), "why": str(error)},
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import botocore.exceptions as aws
 from boto3.exceptions import RetriesExceededError
 from botocore.parsers import ResponseParserError
+from s3transfer.exceptions import S3DownloadFailedError
 
 from distillchain_store.connection_faults import bundle_fault, proxy_variable, tls_fault
 from distillchain_store.errors import (
@@ -28,7 +29,10 @@ CREDENTIAL_CODES = {
 }  # fmt: skip
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
-REGION_CODES = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+REGION_CODES = {
+    "PermanentRedirect", "301", "TemporaryRedirect", "307", "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+}  # fmt: skip
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
 PASSING_CODES = {
@@ -135,6 +139,11 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
         )
     if isinstance(error, CONNECTION_ERRORS):
         return _of_connection(error, address)
+    if isinstance(error, S3DownloadFailedError):  # its ETag is another one than when the download began
+        return Transient(
+            f"{address.uri}/{key} was replaced while it was read",
+            "do not write to it while chains run; give changed data or models a new name",
+        )
     # HTML, for example, from a proxy or from a web server at the same address.
     if isinstance(error, ResponseParserError):
         return Transient(
@@ -193,6 +202,12 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
     if answer.code in REGION_CODES:
         return StorageDenied(
             f"spec.storage.region: bucket {address.bucket} is in another region ({answer.said}); name that region"
+        )
+    # Before the status is looked at: it is 403, like that of wrong credentials.
+    if answer.code == "InvalidObjectState":
+        return StorageDenied(
+            f"{address.uri}/{key} was moved to an archive ({answer.said}), perhaps by a lifecycle rule of bucket "
+            f"{address.bucket}; restore it, and exempt {address.uri} from the rule"
         )
     if answer.code in CREDENTIAL_CODES or answer.status in (401, 403):
         return StorageDenied(
