@@ -22,7 +22,6 @@ from distillchain_trainer.engine.compiled import compile_layers, repeated_layers
 from distillchain_trainer.engine.data_order import epoch_batches
 from distillchain_trainer.engine.modes import CAPTURE_PAYS_S, COMPILE_PAYS_S, TIMED_STEPS, Mode, ModeTrial
 from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.precision import compute_head_in_float32
 from distillchain_trainer.engine.step import EagerStep, Work
 from distillchain_trainer.engine.stepper import Stepper
 from distillchain_trainer.engine.widths import width_for, widths_up_to
@@ -358,20 +357,3 @@ def test_activations_that_are_computed_twice_give_the_same_weights(dropout: floa
 
     assert distance(once.model, twice.model) < 1e-6
     assert distance(once.model, start) > 1e-4
-
-
-def test_under_bfloat16_the_head_computes_in_float32():
-    """A logit of bfloat16 has three digits; the products of the head cost nothing."""
-    student = a_student().eval()
-    names = list(student.state_dict())
-    ids = torch.arange(1, 9)[None]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert student(input_ids=ids).logits.dtype is torch.bfloat16
-
-    compute_head_in_float32(student, "bfloat16")
-
-    for model in (student, copy.deepcopy(student)):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            answer = model(input_ids=ids)
-        assert answer.logits.dtype is torch.float32
-    assert list(student.state_dict()) == names

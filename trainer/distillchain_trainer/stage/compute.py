@@ -30,7 +30,7 @@ from distillchain_trainer.stage.further_teachers import mean_of_teachers, measur
 from distillchain_trainer.stage.hidden_term import check_hidden_term
 from distillchain_trainer.stage.measure import MeasuredTeacher, Measurer, Origin
 from distillchain_trainer.stage.prepare import LoadedTeacher, Prepared
-from distillchain_trainer.stage.recalled import Recalled, Weightless, check_same_rows
+from distillchain_trainer.stage.recalled import Recalled, check_same_rows
 from distillchain_trainer.stage.run_stats import RunStats
 from distillchain_trainer.stage.train_student import StudentTraining
 from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
@@ -57,7 +57,8 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         saved; errors of the store.
     """
     # Before anything computes: the teacher's outputs are keyed by it.
-    apply_numbers(context.order.training, prepared.teacher.loaded if prepared.teacher else None, prepared.student)
+    apply_numbers(context.order.training)
+    compute_head_in_float32(prepared.student.model, context.order.training.precision)
     check_hidden_term(context, prepared)
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
@@ -117,13 +118,10 @@ def _begin_tracking(context: Context, prepared: Prepared, found: tuple[ResumeInd
     )
 
 
-def apply_numbers(training: Training, *models: Loaded | None) -> None:
-    """Sets what the work order says of precision, for teacher and student alike."""
+def apply_numbers(training: Training) -> None:
+    """Sets for the whole process what the work order says of float32 on a GPU."""
     apply_tf32(training)
     choose_attention_kernels()
-    for loaded in models:
-        if loaded is not None and not isinstance(loaded.model, Weightless):
-            compute_head_in_float32(loaded.model, training.precision)
 
 
 def measure_teacher(

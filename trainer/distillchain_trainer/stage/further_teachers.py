@@ -12,7 +12,6 @@ from functools import partial
 from distillchain_api.gates import teacher_remedy
 from distillchain_api.wire.work_order import FurtherTeacher, WorkOrder
 from distillchain_trainer.engine.node_array import NodeArray
-from distillchain_trainer.engine.precision import compute_head_in_float32
 from distillchain_trainer.engine.teacher_average import Mean, MeanOf, average, mean_outputs
 from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
 from distillchain_trainer.models.checkpoints import Checkpoint, forget
@@ -49,7 +48,6 @@ def _one_by_one(
     teachers = zip(context.order.further_teachers, prepared.further_teachers, strict=True)
     for number, (other, checkpoint) in enumerate(teachers):
         loaded = load_teacher(context, prepared.task.load_further_teacher, checkpoint)
-        compute_head_in_float32(loaded.model, context.order.training.precision)
         measured = _measure(context, prepared, measurer, other, checkpoint, loaded)
         outputs = _ask(context, prepared, measurer.stats, checkpoint, loaded) if is_asked else None
         yield measured, outputs

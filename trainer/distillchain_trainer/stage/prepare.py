@@ -18,7 +18,7 @@ from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, TeacherRef
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data
 from distillchain_trainer.data.split import TaskData
-from distillchain_trainer.engine.precision import best_device
+from distillchain_trainer.engine.precision import best_device, compute_head_in_float32, keep_products_in_bfloat16
 from distillchain_trainer.engine.sharding import shard
 from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
 from distillchain_trainer.input_cache import input_cache
@@ -182,12 +182,16 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
 
 def load_teacher(context: Context, load: Callable[[Checkpoint], Loaded], checkpoint: Checkpoint) -> Loaded:
     """A teacher on the device, or split over the devices of all ranks. Raises: CheckpointInvalid, LabelMismatch."""
+    precision = context.order.training.precision
     if context.is_sharded:
         loaded = load_on_main(partial(load, checkpoint), context.world)
+        compute_head_in_float32(loaded.model, precision)
         shard(loaded.model, context.world, device=best_device())
         return loaded
     loaded = load(checkpoint)
-    # Only now, because the checks of a loaded model run on the CPU.
+    # Only now, because the checks of a loaded model run on the CPU, and in float32.
+    compute_head_in_float32(loaded.model, precision)
+    keep_products_in_bfloat16(loaded.model, precision)
     loaded.model.to(best_device())
     return loaded
 

@@ -80,7 +80,7 @@ def _make(context: Context) -> Committed:
 
     order = context.order
     task, data, teacher = prepare_teacher(context)
-    apply_numbers(order.training, teacher.loaded)
+    apply_numbers(order.training)
     stats = RunStats()
     measured = measure_teacher(context, task, data, teacher, Measurer(context, task, stats))
     outputs = teacher_outputs(context, task, data, teacher, stats)

@@ -1,0 +1,94 @@
+"""bfloat16: which parts of a model compute and are kept in it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from distillchain_trainer.engine.precision import compute_head_in_float32, keep_products_in_bfloat16
+from distillchain_trainer.stage.prepare import load_teacher
+from trainer import checkpoint_parts
+from trainer.checkpoint_parts import DECODER, TINY
+from trainer.loop_parts import a_student
+from trainer.parts import an_order, save_bert
+
+pytestmark = pytest.mark.models
+
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+END = 3
+IDS = torch.cat([torch.arange(4, 26).reshape(2, 11), torch.full((2, 1), END)], dim=1)
+
+
+def logits_of(model: Any) -> Tensor:
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits: Tensor = model(input_ids=IDS).logits
+    return logits
+
+
+def a_model(auto: Any, kind: str, **config: Any) -> Any:
+    torch.manual_seed(0)
+    ids = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": END}
+    return auto.from_config(AutoConfig.for_model(kind, **ids, **config)).eval()
+
+
+def test_under_bfloat16_the_head_computes_in_float32():
+    """A logit of bfloat16 has three digits; the products of the head cost nothing."""
+    student = a_student().eval()
+    names = list(student.state_dict())
+    assert logits_of(student).dtype is torch.bfloat16
+
+    compute_head_in_float32(student, "bfloat16")
+
+    for model in (student, copy.deepcopy(student)):
+        assert logits_of(model).dtype is torch.float32
+    assert list(student.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    "auto, kind, config",
+    [
+        pytest.param(AutoModelForSequenceClassification, "bert", TINY, id="bert"),
+        pytest.param(AutoModelForSequenceClassification, "roberta", TINY, id="a head of several layers"),
+        pytest.param(AutoModelForSequenceClassification, "albert", {**TINY, "embedding_size": 8}, id="one layer twice"),
+        pytest.param(AutoModelForSequenceClassification, "t5", T5, id="code that looks at types of weights"),
+        pytest.param(AutoModelForCausalLM, "llama", DECODER, id="words of their own in the head"),
+        pytest.param(AutoModelForCausalLM, "llama", {**DECODER, "tie_word_embeddings": True}, id="words shared with the head"),
+        pytest.param(AutoModelForCausalLM, "mixtral", {**DECODER, "num_local_experts": 2}, id="a mixture of experts"),
+        pytest.param(AutoModelForCausalLM, "gpt2", GPT2, id="layers that are not linear layers of torch"),
+    ],
+)  # fmt: skip
+def test_weights_of_products_in_bfloat16_give_the_same_answers(auto: Any, kind: str, config: dict[str, Any]):
+    model = a_model(auto, kind, **config)
+    compute_head_in_float32(model, "bfloat16")
+    before, tensors = logits_of(model), dict(model.state_dict())
+
+    keep_products_in_bfloat16(model, "bfloat16")
+
+    assert torch.equal(logits_of(model), before)
+    after = dict(model.state_dict())
+    assert after.keys() == tensors.keys()
+    linear = {f"{name}.weight" for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    changed = {name for name, tensor in after.items() if tensor.dtype is torch.bfloat16 and tensor.dim() > 1}
+    assert changed <= linear
+    assert changed or kind == "gpt2"
+
+
+@pytest.mark.parametrize("precision, product", [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_a_stage_keeps_its_teacher_as_its_passes_compute(tmp_path: Path, precision: str, product: torch.dtype):
+    """A teacher of 8 billion parameters then takes 17 GB of a GPU and not 48."""
+    save_bert(tmp_path / "teacher")
+    context: Any = SimpleNamespace(is_sharded=False, order=an_order(tmp_path, training={"precision": precision}))
+
+    loaded = load_teacher(context, lambda checkpoint: checkpoint_parts.load_teacher(checkpoint.folder), checkpoint_parts.fetch(tmp_path / "teacher"))  # fmt: skip
+
+    types = {name: weight.dtype for name, weight in loaded.model.named_parameters()}
+    assert {kind for name, kind in types.items() if "query" in name or ".dense." in name} == {product}
+    assert {kind for name, kind in types.items() if "embeddings" in name or "classifier" in name} == {torch.float32}
