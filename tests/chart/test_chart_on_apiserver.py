@@ -222,9 +222,8 @@ def test_crd_and_chains_survive_install_upgrade_rollback_and_uninstall(
     cluster.apply(chain)
     uid = cluster.get("dchain", "distillchain-test", "-n", namespace)["metadata"]["uid"]
 
-    run(
-        "upgrade", "mine", chart, *names, "--set", "operator.logLevel=debug", "--set", "chains.storage.region=eu-west-1"
-    )
+    changes = "operator.logLevel=debug,chains.storage.region=eu-west-1,strategy.type=Recreate"
+    run("upgrade", "mine", chart, *names, "--set", changes)
     assert log_level(cluster, namespace) == "debug"
     assert not image(cluster, namespace).endswith(":0.0.9")
     assert cluster.get("configmap", "other-operator", "-n", namespace)["data"]
