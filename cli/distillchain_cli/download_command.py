@@ -119,6 +119,11 @@ def find_commit(store: Store, plan: Plan, name: str | None) -> Manifest:
 
 
 def _check_folder(folder: Path) -> None:
+    # The last step is a rename, which replaces an empty folder and neither of these.
+    if folder.is_symlink():
+        raise BadInput(f"--to: {folder} is a symbolic link; name a folder")
+    if folder.is_mount():
+        raise BadInput(f"--to: {folder} is a mount point; name a new folder in it")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BadInput(f"--to: {folder} exists; name a new folder, so that no other files mix with the checkpoint")

@@ -114,11 +114,16 @@ def test_an_altered_file_is_not_downloaded(tmp_path: Path, plan: Plan):
         ),
         (["--to", "chain.yaml", "--stage", "mini"], "--to: {here}/chain.yaml exists; name a new folder", 2),
         (["--to", "chain.yaml/x", "--stage", "mini"], "--to: {here}/chain.yaml/x cannot be used (", 2),
+        (["--to", "link", "--stage", "mini"], "--to: {here}/link is a symbolic link; name a folder", 2),
+        (["--to", "/proc", "--stage", "mini"], "--to: /proc is a mount point; name a new folder in it", 2),
         # Nobody can create a folder there, not even root.
         (["--to", "/proc/mini", "--stage", "mini"], "\n--to: /proc/mini cannot be written (", 1),
     ],
 )
 def test_downloads_that_cannot_be(tmp_path: Path, plan: Plan, arguments: list[str], message: str, code: int):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+
     done = distillchain_here("download", "chain.yaml", *arguments, cwd=tmp_path)
 
     assert done.returncode == code
