@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from distillchain_api.faults import Fault
 from distillchain_api.values import SourceUri
+from distillchain_cli.errors import BadInput
 
 RELATIVE = re.compile(r"file://(\.{1,2}(?:/.*)?)")
 GOT = re.compile(r'got ("(?:[^"\\]|\\.)*"), expected ')
@@ -26,13 +27,23 @@ BUCKET_RULE = "a bucket's name has 3 to 63 lowercase letters, digits, dots and h
 
 
 def resolve_uris(value: Any, folder: Path) -> Any:
-    """`value` with every relative file:// URI in it made absolute; they start at `folder`."""
+    """`value` with every relative file:// URI in it made absolute; they start at `folder`.
+
+    Raises: BadInput when the name of that folder is not UTF-8, because URIs are.
+    """
     if isinstance(value, dict):
         return {key: resolve_uris(item, folder) for key, item in value.items()}
     if isinstance(value, list):
         return [resolve_uris(item, folder) for item in value]
     if isinstance(value, str) and (relative := RELATIVE.fullmatch(value)):
-        return "file://" + os.path.normpath(folder / relative[1])
+        path = os.path.normpath(folder / relative[1])
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                f"{path!r}: this name is not UTF-8; rename the folder, or name a link to it (ln -s)"
+            ) from error
+        return f"file://{path}"
     return value
 
 

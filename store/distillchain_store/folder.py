@@ -125,7 +125,9 @@ class FileStore:
             # The deepest folder above all matching keys: a walk from the root would visit every stage in the store.
             top = self._root / prefix.rpartition("/")[0]
             # os.walk ignores errors by default: an outage of a network volume would look like an empty store.
-            for folder, _, names in os.walk(top, onerror=_raise_unless_gone):
+            # Folders may be links to other disks: objects in them can be read, so they must be listed too.
+            for folder, folders, names in os.walk(top, onerror=_raise_unless_gone, followlinks=True):
+                folders[:] = [name for name in folders if not _leads_back(Path(folder) / name)]
                 for path in (Path(folder) / name for name in names):
                     key = path.relative_to(self._root).as_posix()
                     if key.startswith(prefix):
@@ -205,6 +207,11 @@ def _raise_unless_gone(error: OSError) -> None:
     """A folder that disappears during a listing is empty; any other error would make the listing incomplete."""
     if not isinstance(error, FileNotFoundError):
         raise error
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether this is a link to a folder above itself: a walk through it would not end."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,17 @@ def test_relative_uris_in_a_file_start_at_its_folder(tmp_path: Path, monkeypatch
 
     assert chain.spec.teacher.model == f"file://{tmp_path}/models/teacher"
     assert chain.spec.storage.uri == f"file://{tmp_path}/chains/store"
+
+
+def test_a_relative_uri_in_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path):
+    folder = tmp_path / os.fsdecode(b"donn\xe9es")
+    folder.mkdir()
+    write_chain(folder)
+
+    done = distillchain_here("validate", "chain.yaml", cwd=folder)
+
+    assert done.returncode == 2
+    assert "donn\\udce9es/store': this name is not UTF-8; rename the folder" in done.stderr
 
 
 def test_relative_uris_in_options_start_at_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

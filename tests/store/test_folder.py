@@ -93,6 +93,17 @@ def test_a_listing_of_everything_stays_within_the_store(tmp_path: Path):
     assert [item.key for item in store.list_objects("")] == ["a"]
 
 
+def test_folders_that_are_links_to_another_disk_are_listed_and_links_to_themselves_are_not(tmp_path: Path):
+    store = FileStore(f"file://{tmp_path}/store")
+    store.write("a/b", b"x")
+    store.write("c/d", b"x")
+    (tmp_path / "store" / "a").rename(tmp_path / "disk")
+    (tmp_path / "store" / "a").symlink_to(tmp_path / "disk")
+    (tmp_path / "store" / "c" / "up").symlink_to("..")
+
+    assert [item.key for item in store.list_objects("")] == ["a/b", "c/d"]
+
+
 @pytest.fixture
 def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses hard links, as volumes of CIFS or FUSE do."""
