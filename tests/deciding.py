@@ -16,6 +16,7 @@ from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import INDEX_ANNOTATION, PODS_ANNOTATION
 from distillchain_operator.observed import observe
 from distillchain_operator.reconcile import reconcile
+from distillchain_operator.turns import Place
 from distillchain_operator.wanted_jobs import WantedJobs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -30,6 +31,7 @@ def decide(
     progress: Progress | None = None,
     now: datetime = NOON,
     parts: bool = True,
+    turn: Place | None = None,
 ) -> Decision:
     """One reconcile. The pods are recorded on their Jobs already; recording them has a test of its own.
 
@@ -46,7 +48,8 @@ def decide(
         kinds = ("NetworkPolicy", "Service")
         observed = replace(observed, parts=frozenset((kind, job.uid) for kind in kinds for job in observed.jobs))
     wanted = WantedJobs(plan, JobDefaults(image))
-    return reconcile(plan, observed, previous=previous or ChainStatus(), now=now, wanted=wanted, progress=progress)
+    before = previous or ChainStatus()
+    return reconcile(plan, observed, previous=before, now=now, wanted=wanted, progress=progress, turn=turn)
 
 
 def created(decision: Decision) -> list[str]:

@@ -180,20 +180,30 @@ def _is_only_interrupted(pod: ObservedPod) -> bool:
     return pod.end is not None and pod.end.is_interruption and not pod.disrupted
 
 
+def without_answer(view: View, job: ObservedJob) -> str:
+    """Why a Job that succeeded has no result."""
+    if job.managed_by:
+        return (
+            f"Job {job.name} succeeded, but {job.managed_by} left no pod with its result in this namespace; use a "
+            "controller or a queue that runs the pods here, then distillchain retry: a committed stage is found"
+        )
+    ends = [pod.end for pod in view.leaders_of(job) if pod.end]
+    if any(end.answer is None and end.message.startswith('{"outcome"') for end in ends):
+        return (
+            f"Job {job.name} succeeded, but the kubelet has cut its result off: it keeps 12 KiB of the messages of all "
+            "containers of a pod; use fewer containers, then distillchain retry: a committed stage is found"
+        )
+    return (
+        f"Job {job.name} succeeded, but its trainer reported no result for this stage; use the trainer image of this "
+        "release"
+    )
+
+
 def failed_job(view: View, stage: PlannedStage, job: ObservedJob) -> StageStatus:
     """A stage whose Job failed, or succeeded without a trainer's answer."""
     attempt = view.attempt(stage, job)
     if not job.has_failed:
-        message = (
-            f"Job {job.name} succeeded, but its trainer reported no result for this stage; use the trainer image of "
-            "this release"
-        )
-        if job.managed_by:
-            message = (
-                f"Job {job.name} succeeded, but {job.managed_by} left no pod with its result in this namespace; use a "
-                "controller or a queue that runs the pods here, then distillchain retry: a committed stage is found"
-            )
-        return failed(stage, FailureClass.CRASHED, message, job=job, attempt=attempt)
+        return failed(stage, FailureClass.CRASHED, without_answer(view, job), job=job, attempt=attempt)
     before = view.entry_of(stage, job)
     # The pods of a Job that timed out are deleted; what they waited for is known only from the last status.
     never_trained = before is not None and before.phase == "Running" and before.progress is None

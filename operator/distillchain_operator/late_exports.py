@@ -64,6 +64,9 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
             return _paused(view, stage, entry, job, pause)
         if found := _outcome(view, stage, entry, job):
             return Step(found)
+        # The next one would have no result either.
+        if name == late.name and (view.has_succeeded(job) or job.managed_by):
+            return Step(_failed(stage, entry, job, FailureClass.CRASHED, entries.without_answer(view, job)))
         if name == late.name:
             again = _with(stage, entry, phase="Pending", message=f"running again: {LOST}")
             return Step(again, (DeleteJob(job.name, job.uid, why=LOST),))
@@ -90,8 +93,7 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
 def _with_running_job(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJob) -> Step:
     pauses = entry.missing_export.pauses if entry.missing_export else None
     if job.exports_only and (why := deadlines.timed_out(view, stage, job)):
-        fields = {"message": why, "failure_class": FailureClass.DEADLINE_EXCEEDED}
-        late = _with(stage, entry, phase="Failed", job=job.name, **fields)
+        late = _failed(stage, entry, job, FailureClass.DEADLINE_EXCEEDED, why)
         return Step(late, (DeleteJob(job.name, job.uid, why=why),))
     # The stage's own Job may still export what it has committed; its pods have started.
     if job.exports_only:
@@ -101,7 +103,7 @@ def _with_running_job(view: View, stage: PlannedStage, entry: StageStatus, job: 
             return _paused(view, stage, entry, job, pause)
     shown = entries.running(view, stage, job)
     left = restarts.pauses_before(view, job, pauses)
-    phase = "Pending" if shown.phase == "Pending" else "Running"
+    phase = "Running" if shown.phase == "Running" else "Pending"
     return Step(_with(stage, entry, phase=phase, job=job.name, message=shown.message, pauses=left))
 
 
@@ -150,6 +152,12 @@ def _with(stage: PlannedStage, entry: StageStatus, **fields: Any) -> StageStatus
     return entry.model_copy(update={"missing_export": missing})
 
 
+def _failed(
+    stage: PlannedStage, entry: StageStatus, job: ObservedJob, failure_class: FailureClass, message: str
+) -> StageStatus:
+    return _with(stage, entry, phase="Failed", job=job.name, message=message, failure_class=failure_class)
+
+
 def _is_final(view: View, stage: PlannedStage, missing: MissingExport, *, names: set[str]) -> bool:
     """Whether the export has failed and nothing has changed since: no edit of its Job, and no retry."""
     if missing.phase != "Failed" or missing.export != stage.work_order.export.name or missing.job is None:
@@ -168,10 +176,8 @@ def _outcome(view: View, stage: PlannedStage, entry: StageStatus, job: ObservedJ
         if has_exports(stage, changed := entry.model_copy(update=made)):
             return changed
         if (failure := answer.export_failure) is not None:
-            fields = {"message": failure.message, "failure_class": failure.failure_class}
-            return _with(stage, entry, phase="Failed", job=job.name, **fields)
+            return _failed(stage, entry, job, failure.failure_class, failure.message)
     if job.has_failed:
         found = diagnose(job, view.observed.pods_of(job))
-        fields = {"message": found.message, "failure_class": found.failure_class}
-        return _with(stage, entry, phase="Failed", job=job.name, **fields)
+        return _failed(stage, entry, job, found.failure_class, found.message)
     return None

@@ -121,7 +121,7 @@ class View:
     def resume_waits_for(self, job: ObservedJob) -> tuple[str, Admission] | None:
         """The same for a Job that this operator suspended and may not resume yet."""
         stage = self.plan.stage(job.stage)
-        if stage is None or self.suspends or job.queue or not job.noted_suspended:
+        if stage is None or self.suspends or job.queue or job.exports_only or not job.noted_suspended:
             return None
         # A chain whose pods have not stopped yet keeps its turn.
         return self.waits_for_others(stage)

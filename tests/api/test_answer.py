@@ -57,6 +57,24 @@ def test_fields_of_a_later_release_are_ignored():
     assert parse_progress(progress.to_json()[:-1] + ', "energyJoules": 5}') == progress
 
 
+def test_a_commit_that_was_cut_counts_if_only_warnings_are_missing():
+    chain = a_plan(evidence={"controls": ["Direct"], "seeds": 2})
+    for stage in chain.vertices:
+        commit = a_commit(stage).model_copy(update={"warnings": ["the validation split is small"] * 2})
+        text = commit.to_json()
+        needed = text.index('"warnings":[') + len('"warnings":[')
+
+        for end in range(len(text)):
+            found = parse_answer(text[:end])
+            assert (found is not None) == (end >= needed), text[:end]
+            assert found is None or found.model_copy(update={"warnings": commit.warnings}) == commit
+
+
+def test_a_failure_that_was_cut_keeps_its_class_and_the_start_of_its_sentence():
+    failed = Failed(stage="tiny", digest=DIGEST, failure_class=FailureClass.DATA_INVALID, message="a long sentence")
+    assert parse_answer(failed.to_json()[: -len('sentence"}')]) == failed.model_copy(update={"message": "a long "})
+
+
 @pytest.mark.parametrize(
     "field, number", [("parameters", 0), ("parameters", 2**63), ("sizeBytes", 2**63), ("sizeBytes", -1)]
 )

@@ -12,10 +12,12 @@ from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan
 from deciding import NOON as NOON_TIME
 from deciding import committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
-from distillchain_operator.actions import CreateJob, DeleteJob, SetTtl
+from distillchain_operator.actions import CreateJob, DeleteJob, SetSuspend, SetTtl
+from distillchain_operator.labels import SUSPENDED_ANNOTATION
 from distillchain_operator.late_exports import refused_export
 from distillchain_operator.status import build_chain_status
 from distillchain_operator.transitions import transitions
+from distillchain_operator.turns import Place
 from exporting import EXPORTED, FAILURE, ONNX, ended, export_job, exports_ready, succeeded
 
 
@@ -151,6 +153,41 @@ def test_an_export_whose_answer_is_lost_is_made_again():
 
     assert [type(action) for action in decision.actions] == [DeleteJob]
     assert entry(decision, "mini").phase == "Committed"
+
+
+@pytest.mark.parametrize("end", ["no answer", "no export", "cut off", "in another cluster"])
+def test_an_export_that_succeeds_without_a_result_fails_instead_of_being_made_again_for_ever(end: str):
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    job, pod = ended(export_job(started), answer=None if end == "no answer" else a_commit(plan.stages[0], reused=True))
+    pods = (pod,)
+    terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    if end == "cut off":
+        terminated["message"] = terminated["message"][:300]
+    if end == "in another cluster":
+        job["spec"]["managedBy"], pods = "kueue.x-k8s.io/multikueue", ()
+
+    decision = decide(plan, job, pods=pods, previous=started.status)
+
+    assert decision.actions == ()
+    assert entry(decision, "mini").missing_export.phase == "Failed"
+    assert exports_ready(decision.status).message.endswith("to try again: distillchain retry")
+    assert ("12 KiB" in exports_ready(decision.status).message) == (end == "cut off")
+
+
+def test_a_suspended_export_does_not_run_and_goes_on_without_a_turn_when_it_is_resumed():
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    job = export_job(started)
+    job["spec"]["suspend"] = True
+    job["metadata"]["annotations"][SUSPENDED_ANNOTATION] = "true"
+    suspended = decide(a_plan(stages=["mini"], generation=2, template=ONNX, suspend=True), job, previous=started.status)
+    assert entry(suspended, "mini").missing_export.phase == "Pending"
+
+    resumed = decide(plan, job, previous=suspended.status, turn=Place("ml", limit=1, is_free=False))
+
+    assert resumed.actions == (SetSuspend(job["metadata"]["name"], job["metadata"]["uid"], suspend=False),)
+    assert entry(resumed, "mini").missing_export.phase == "Running"
 
 
 def test_an_export_whose_job_is_refused_leaves_its_stage_committed_and_lets_others_go_first():

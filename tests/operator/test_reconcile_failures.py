@@ -268,6 +268,20 @@ def test_a_job_that_succeeds_without_an_answer_fails_its_stage():
     assert "use the trainer image of this release" in entry(decision, "mini").message
 
 
+def test_a_result_whose_warnings_the_kubelet_has_cut_commits_its_stage():
+    plan = a_plan(stages=["mini"])
+    job, pod = a_committed_job(plan, "mini")
+    answer = a_commit(plan.stages[0]).model_copy(update={"warnings": ["the validation split is small"] * 99})
+    terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    terminated["message"] = answer.to_json()[: 12 * 1024 // 4]  # with four containers
+
+    decision = decide(plan, job, pods=(pod,))
+
+    assert decision.status.phase == "Succeeded"
+    terminated["message"] = answer.to_json()[:300]
+    assert "the kubelet has cut its result off" in entry(decide(plan, job, pods=(pod,)), "mini").message
+
+
 def test_a_chain_without_any_image_fails_with_the_field():
     plan = a_plan(template={})
     decision = decide(plan)

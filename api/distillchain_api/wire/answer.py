@@ -1,16 +1,19 @@
 """What the trainer answers: the termination message at its end and progress lines on the way.
 
-The kubelet keeps 4096 bytes of a termination message and cuts the rest, which would break the JSON.
+The kubelet keeps 4096 bytes of a termination message, and 12 KiB of those of all containers of a pod: with four or
+more, each gets its share, and an answer may lose its last words.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
 import posixpath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import from_json
 
 from distillchain_api import deep_json
 from distillchain_api.base import MAX_INT64, Record
@@ -63,10 +66,10 @@ class Committed(Record):
     """What the work order asks to export."""
     export_failure: ExportFailure | None = None
     """Why it is missing in `exports`. The stage is committed all the same."""
-    warnings: list[str] = []
-    """Of the manifest, as many as the termination message holds."""
     evidence: EvidenceSummary | None = None
     """The verdict on a chain and its controls; `checkpoint` is its document, `student` the chain's last one."""
+    warnings: list[str] = []
+    """Of the manifest, as many as the termination message holds. Last, so that a message that is cut loses them."""
 
     @model_validator(mode="after")
     def _whole_uris(self) -> Self:
@@ -120,14 +123,25 @@ _ANSWER: TypeAdapter[Committed | Failed | Interrupted] = TypeAdapter(Answer)
 def parse_answer(text: str) -> Committed | Failed | Interrupted | None:
     """The answer in a termination message; None for any other text, such as the last words of a crash.
 
-    Fields of a later release are ignored. Texts are on one line, because they go to logs, terminals and tables.
+    Fields of a later release are ignored. Texts are on one line, because they go to logs, terminals and tables. An
+    answer that the kubelet has cut counts if all is left that it needs.
     """
     try:
-        document = values_on_one_line(deep_json.loads(text))
+        document = values_on_one_line(_loads(text))
         # From JSON: in strict mode pydantic does not accept a text for an enum from Python values.
         return _ANSWER.validate_json(json.dumps(document))
     except ValueError:
         return None
+
+
+def _loads(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return deep_json.loads(text)
+    cut = from_json(text, allow_partial="trailing-strings")
+    # They are last, so what is before them is whole.
+    if not isinstance(cut, dict) or {"warnings", "message"}.isdisjoint(cut):
+        raise ValueError("no answer, or one that was cut too early")
+    return cut
 
 
 def fit(message: str, limit_bytes: int = MESSAGE_BYTES) -> str:
