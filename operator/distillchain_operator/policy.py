@@ -40,6 +40,7 @@ POD_FAILURE_POLICY: dict[str, Any] = {
 
 STUCK_REASONS = frozenset(
     {
+        "CrashLoopBackOff",  # of a sidecar that starts before the trainer (an init container that is always restarted)
         "CreateContainerConfigError",
         "CreateContainerError",
         "ErrImageNeverPull",

@@ -205,6 +205,15 @@ def test_a_timeout_before_training_reports_what_the_pod_waited_for():
             True,
             id="an init container without its Secret",
         ),
+        pytest.param(
+            {
+                "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
+                "initContainerStatuses": [{"name": "proxy", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}],
+            },
+            "container proxy of pod relay-mini",
+            True,
+            id="a sidecar that crashes again and again before the trainer starts",
+        ),
     ],
 )
 def test_the_note_on_a_pod_says_what_it_waits_for(status: dict[str, Any], want_words: str, want_stuck: bool):
