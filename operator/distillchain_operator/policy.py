@@ -202,7 +202,13 @@ def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
     if pod.end is not None:
         names = ", ".join(pod.others_running)
         left = f"container {names} of pod {pod.name} still runs" if names else f"pod {pod.name} is still stopping"
-        return PodNote(fit(f"the trainer has finished, but {broken or left}"), needs_user=bool(broken))
+        hangs = bool(names) and is_long_ago(pod.end.finished_at, now=now)
+        if hangs:
+            left += (
+                f"; to go on: kubectl delete job {pod.job}; an init container with restartPolicy: Always is ended by "
+                "Kubernetes"
+            )
+        return PodNote(fit(f"the trainer has finished, but {broken or left}"), needs_user=bool(broken) or hangs)
     if broken:
         return PodNote(broken, needs_user=True)
     # Not stuck: a node may become free without the user.

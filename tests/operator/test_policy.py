@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chain_builders import a_failure, a_job, a_plan, a_pod
+from chain_builders import NOON, a_failure, a_job, a_plan, a_pod
 from distillchain_api.failures import FATAL_EXIT_CODES, FailureClass
 from distillchain_operator.observed import parse_job, parse_pod
 from distillchain_operator.policy import POD_FAILURE_POLICY, describe_pod, diagnose
@@ -148,6 +148,18 @@ def test_a_timeout_before_training_reports_what_the_pod_waited_for():
             "the trainer has finished, but container shipper of pod",
             False,
             id="a sidecar that still runs",
+        ),
+        pytest.param(
+            {
+                "old": True,
+                "containerStatuses": [
+                    {"name": "trainer", "state": {"terminated": {"exitCode": 0, "finishedAt": NOON}}},
+                    {"name": "shipper", "state": {"running": {}}},
+                ],
+            },
+            "to go on: kubectl delete job relay-mini",
+            True,
+            id="a sidecar that does not end",
         ),
         pytest.param(
             {
