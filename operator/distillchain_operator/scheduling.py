@@ -11,6 +11,7 @@ from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import Admission, StagePhase, StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator.actions import CreateJob
+from distillchain_operator.labels import digest_label
 from distillchain_operator.observed import ObservedPod
 from distillchain_operator.policy import describe_pod
 from distillchain_operator.view import View
@@ -88,6 +89,7 @@ class _Slot:
 
     Attributes:
         stage: its vertex; empty if that is not known.
+        digest: of the vertex, in the form of the label; empty for pods without a Job.
         what: what a Job waits for that may not start because of it.
         pods: those that have to end.
         is_stray: no Job controls them, so nothing ends them but the user.
@@ -98,6 +100,7 @@ class _Slot:
     pods: Sequence[ObservedPod]
     is_stray: bool = False
     is_export: bool = False
+    digest: str = ""
 
 
 def schedule(
@@ -113,8 +116,9 @@ def schedule(
     beside = {vertex.name for vertex in view.plan.evidence}
     # Sorting is stable, so starts of one priority keep the order of the plan.
     for start in sorted(starts, key=lambda start: _order(view, start)):
-        # Two pods of one stage would write the same state, however many Jobs may run.
-        own = next((slot for slot in slots if slot.stage == start.stage.name), None)
+        # Two pods of one stage would write the same state, however many Jobs may run. It may have been renamed.
+        name, digest = start.stage.name, digest_label(start.stage.digest)
+        own = next((slot for slot in slots if slot.stage == name or slot.digest == digest), None)
         # A stage of the chain does not wait for an export.
         waits_for_exports = start.is_export or start.stage.is_evidence
         counted = [slot for slot in slots if waits_for_exports or not slot.is_export]
@@ -134,7 +138,7 @@ def schedule(
             yield Scheduled(start.waiting)
         else:
             what = f"Job {start.name} of stage {start.stage.name} to finish"
-            slots.append(_Slot(start.stage.name, what, (), is_export=start.is_export))
+            slots.append(_Slot(name, what, (), is_export=start.is_export, digest=digest))
             yield Scheduled(start.started, start.action)
 
 
@@ -164,10 +168,11 @@ def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
         # A deleted Job is listed until its pods are gone (cluster.delete_job).
         if job.deleting or job.name in leaving:
             # A pod that is not deleted yet may wait for something, but it is about to go.
-            yield _Slot(job.stage, f"the pods of Job {job.name} to terminate", [pod for pod in pods if pod.deleting])
+            stopping = [pod for pod in pods if pod.deleting]
+            yield _Slot(job.stage, f"the pods of Job {job.name} to terminate", stopping, digest=job.digest)
         elif not job.is_finished and not view.is_over(job):
             what = f"Job {job.name} of stage {job.stage} to finish"
-            yield _Slot(job.stage, what, pods, is_export=job.exports_only)
+            yield _Slot(job.stage, what, pods, is_export=job.exports_only, digest=job.digest)
 
 
 def _slots_of_pods(view: View) -> Iterator[_Slot]:

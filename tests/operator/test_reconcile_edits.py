@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chain_builders import (
+    CHAIN_UID,
     IMAGE,
     a_chain,
     a_committed_job,
@@ -228,3 +229,21 @@ def test_of_two_jobs_of_one_stage_the_one_whose_pod_has_committed_it_is_not_dele
 
     assert [action.name for action in decision.actions if isinstance(action, DeleteJob)] == [older["metadata"]["name"]]
     assert (entry(decision, "mini").phase, entry(decision, "mini").job) == ("Committed", younger["metadata"]["name"])
+
+
+def test_a_renamed_stage_waits_for_the_pods_of_its_old_name_although_a_slot_is_free():
+    """It is the same stage: two pods would write the same saved state."""
+    document = a_document(stages=["mini"], maxParallelJobs=2)
+    document["metadata"] |= {"namespace": "ml", "uid": CHAIN_UID}
+    plan = build_plan(parse_chain(document))
+    document["spec"]["stages"][0]["name"] = "small"
+    renamed = build_plan(parse_chain(document))
+    assert renamed.stages[0].digest == plan.stages[0].digest
+    job = a_job(plan, "mini")
+    running = decide(plan, job, pods=(a_pod(job),)).status
+
+    decision = decide(renamed, job, pods=(a_pod(job),), previous=running)
+
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    assert entry(decision, "small").message == f"waiting for the pods of Job {job['metadata']['name']} to terminate"
+    assert created(decide(renamed, previous=decision.status)) == ["small"]
