@@ -39,7 +39,7 @@ GOOD_FILES = [
     pytest.param(
         "a.txt",
         "-DOCSTART- -X- O O\n\nAnna NNP B-NP B-PER\nBerg NNP I-NP I-PER\nsaw VBD B-VP O\nPorto NNP B-NP B-LOC\n"
-        "Bank NNP I-NP B-ORG\n\n-DOCSTART- -X- O O\n\nno DT B-NP O\nname NN I-NP O\n",
+        "Bank NNP I-NP B-ORG\n\n-DOCSTART-\n\nno DT B-NP O\nname NN I-NP O\n",
         id="four columns and -DOCSTART-, as CoNLL-2003 has them",
     ),
     pytest.param("a.jsonl", as_jsonl(ROWS), id="jsonl"),

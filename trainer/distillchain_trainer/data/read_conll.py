@@ -15,7 +15,7 @@ from distillchain_trainer.data.text_files import TextFile, cr_alone
 from distillchain_trainer.errors import DataInvalid
 
 DOCUMENT_START = "-DOCSTART-"
-"""First word of a line of CoNLL-2003 that begins a document; it is no word of a sentence."""
+"""In a line of CoNLL-2003 that begins a document, with any number of columns; it is no word of a sentence."""
 # Not all white space: a word such as "10 000" may have a no-break space within it.
 BLANKS = re.compile(r"[ \t]+")
 
@@ -70,6 +70,8 @@ def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
                 raise cr_alone(file.name)
             # Some writers end a sentence with a line of blanks or a tab.
             cells = _cells(content, has_tabs=has_tabs)
+            if DOCUMENT_START in cells:
+                cells = []
             # As CoNLL-U writes them. Where blanks separate the columns, a line that begins with # may be a word.
             if has_tabs and len(cells) == 1 and content.startswith("#"):
                 continue
@@ -77,7 +79,7 @@ def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
                 count, picked = len(cells), columns.pick(len(cells), f"{file.name}:{number}")
             if cells and len(cells) != count:
                 raise _other_count(file.name, number, len(cells), count)
-            if cells and cells[picked[0]] != DOCUMENT_START:
+            if cells:
                 first = first if words else number
                 words.append(cells[picked[0]])
                 tags.append(cells[picked[1]])
