@@ -46,12 +46,16 @@ def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
             "is used instead"
         )
     try:
-        return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except Exception as error:  # each class of transformers checks its own fields
         raise translate_unforeseen(error) or CheckpointInvalid(
             f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {last_line(error)}; "
             "correct that field, or copy the checkpoint again"
         ) from error
+    # Kernels that the checkpoint was trained with, such as those of FlashAttention, may not be installed here.
+    if config._attn_implementation != "eager":
+        config._attn_implementation = None
+    return config
 
 
 def build_config(architecture: Architecture, *, field: str) -> Any:
