@@ -32,7 +32,7 @@ from trainer.language_parts import (
     save_llama,
     write_sentences,
 )
-from trainer.parts import manifest_of, run_here, save_bert
+from trainer.parts import manifest_of, read_json, run_here, save_bert
 
 pytestmark = pytest.mark.models
 
@@ -195,6 +195,21 @@ def test_a_student_takes_over_the_teacher_s_tokenizer_and_template(tmp_path: Pat
 
     assert student.tokenizer is teacher.tokenizer
     assert any("chat template differs from the teacher's" in sentence for sentence in warnings.sentences)
+
+
+@pytest.mark.parametrize("form, end", [("messages", "<|im_end|>"), ("completion", "<|im_start|>")])
+def test_a_base_model_learns_from_a_chat_model_and_stops_where_the_rows_end(tmp_path: Path, form: str, end: str):
+    save_llama(tmp_path / "teacher")
+    # As in the base models of Qwen 2.5, the tokenizer names another end than config.json, which has 2.
+    config = tmp_path / "teacher/tokenizer_config.json"
+    config.write_text(json.dumps({**read_json(config), "eos_token": "<|im_start|>"}))
+    save_llama(tmp_path / "student", template=None)
+    adapter = an_adapter(a_task(tmp_path, form))
+    teacher = adapter.load_teacher(checkpoint(tmp_path / "teacher"))
+
+    student = adapter.load_student(checkpoint(tmp_path / "student"), tokenizer=None, seed=0)
+
+    assert student.model.generation_config.eos_token_id == [2, teacher.tokenizer.convert_tokens_to_ids(end)]
 
 
 def test_padding_rows_of_a_student_do_not_count_where_every_token_is_compared(tmp_path: Path):

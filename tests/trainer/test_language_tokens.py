@@ -65,6 +65,41 @@ def test_of_a_prompt_only_the_completion_is_learned(tmp_path: Path):
     assert items == [("river", "runs"), ("runs", "slowly"), ("slowly", "</s>")]
 
 
+def save_pieces(folder: Path, kind: str) -> Any:
+    """A tokenizer as SentencePiece makes them, which puts a space before a text: as Llama 2 does, or a newer one."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = ["<unk>", "<s>", "</s>", *"▁Aabc:\n", "▁b", "▁▁", "\n\n"]
+    merges = [("▁", "b"), ("▁", "▁"), ("\n", "\n")]
+    backend = Tokenizer(models.BPE({it: i for i, it in enumerate(vocabulary)}, merges, unk_token="<unk>"))
+    if kind == "Llama 2":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    strip = decoders.Strip(content=" ", left=1, right=0)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), strip])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["Llama 2", "newer"])
+@pytest.mark.parametrize("prompt, completion", [("a A:", " b c"), ("a\n", "b c"), ("a ", "b"), ("A:", "\na")])
+def test_prompt_and_completion_give_their_text_without_a_space_between_them(
+    tmp_path: Path, kind: str, prompt: str, completion: str
+):
+    tokenizer = save_pieces(tmp_path, kind)
+
+    bound = NextTokenTokenizer("completion", tokenizer, 64, with_kinds=False, name="pieces")
+    tokens = bound.tokenize([(prompt, completion)])
+
+    found = tokenizer.decode(tokens.ids[0], skip_special_tokens=True)
+    # A line end that would merge with the one that a completion is read after keeps the space, and is not lost.
+    assert found == (prompt + completion if completion != "\na" else "A: \na")
+
+
 @pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["by prefix", "marked by the template"])
 def test_of_a_chat_every_answer_is_learned_with_its_end_and_nothing_else(tmp_path: Path, template: str):
     tokenizer = save_words(tmp_path, template=template)
@@ -265,15 +300,18 @@ def test_a_chat_that_begins_with_an_answer_that_cannot_be_found_is_refused(tmp_p
     )
 
 
-def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path):
+@pytest.mark.parametrize(
+    "template, named", [(None, ""), ({"tool_use": TEMPLATE, "rag": TEMPLATE}, " named default (only rag, tool_use)")]
+)
+def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path, template: Any, named: str):
     with pytest.raises(CheckpointInvalid) as caught:
         check_template(
-            save_words(tmp_path, template=None),
+            save_words(tmp_path, template=template),
             what="spec.teacher.model: the tokenizer of hf://org/base",
             warnings=StageWarnings(),
         )
 
     assert str(caught.value) == (
-        "spec.teacher.model: the tokenizer of hf://org/base has no chat template, which spec.task.dataset.messages "
+        f"spec.teacher.model: the tokenizer of hf://org/base has no chat template{named}, which spec.task.dataset.messages "
         "needs; use an instruct checkpoint, or add chat_template.jinja to this one"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ from trainer.checkpoint_parts import (
     weights_in,
     write,
 )
-from trainer.parts import LABELS, SMALL_BERT, an_order, run_here, save_bert, save_tokenizer
+from trainer.parts import LABELS, SMALL_BERT, an_order, read_json, run_here, save_bert, save_tokenizer
+from trainer.tagging_parts import save_word_pieces
 
 pytestmark = pytest.mark.models
 
@@ -255,6 +257,29 @@ def test_a_tokenizer_with_far_fewer_words_than_embeddings_is_reported(tmp_path: 
         f"spec.teacher.model: file://{folder}: the tokenizer has 38 words, the model has embeddings for 100; check that "
         "it is the tokenizer the model was trained with"
     ]
+
+
+def test_a_tokenizer_that_transformers_reads_differently_from_its_file_is_reported(tmp_path: Path):
+    folder, settings = save_bert(tmp_path, vocabulary=220), tmp_path / "tokenizer_config.json"
+    save_word_pieces(folder)
+    for kind, want in (("PreTrainedTokenizerFast", 0), ("BertTokenizerFast", 1)):
+        # By default, a BertTokenizer makes texts lowercase, which this tokenizer.json does not.
+        settings.write_text(json.dumps({**read_json(settings), "tokenizer_class": kind}))
+        warnings = StageWarnings()
+
+        load_teacher(folder, warnings)
+
+        assert warnings.sentences == want * [
+            f"spec.teacher.model: the tokenizer of file://{folder} is read as a BertTokenizer, which gives other tokens "
+            "than its tokenizer.json; if the model was trained with those of tokenizer.json, write "
+            "PreTrainedTokenizerFast as tokenizer_class into tokenizer_config.json"
+        ]
+
+
+def test_kernels_that_a_checkpoint_was_trained_with_need_not_be_installed(teacher: Path):
+    edit_config(attn_implementation="flash_attention_2")(teacher)
+
+    assert load_teacher(teacher).model.config._attn_implementation == "sdpa"
 
 
 def test_code_of_a_checkpoint_with_a_known_model_type_is_not_run_and_reported(teacher: Path):

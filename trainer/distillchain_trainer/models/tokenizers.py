@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models.checkpoint_files import read_json
@@ -17,6 +18,8 @@ from distillchain_trainer.stage_warnings import StageWarnings
 MAX_SANE_LENGTH = 1 << 20  # tokenizers without a limit have a model_max_length of 10**30
 # Embeddings are often padded to a multiple of 64 to 512; a much smaller vocabulary is probably another model's.
 MIN_USED_SHARE = 0.9
+# Has what tokenizers treat differently: case, digits, punctuation, accents, Chinese characters and white space.
+PROBE = "Film no. 1234: it's a café-naïve 日本,\n\n  don't_stop at https://example.org/a"
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -42,6 +45,24 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         # Decoders such as GPT-2 come without a padding token.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def warn_of_other_tokens(checkpoint: Checkpoint, tokenizer: Any, *, what: str, warnings: StageWarnings) -> None:
+    """Warns if transformers gives other tokens than the checkpoint's tokenizer.json.
+
+    For many model types it replaces normalizer and pre-tokenizer by its own (transformers issue 45488).
+    """
+    path, backend = checkpoint.folder / "tokenizer.json", getattr(tokenizer, "backend_tokenizer", None)
+    # PreTrainedTokenizerFast takes the file as it is.
+    if type(tokenizer) is PreTrainedTokenizerFast or backend is None or not path.exists():
+        return
+    ours, stated = (it.encode(PROBE, add_special_tokens=False).ids for it in (backend, Tokenizer.from_file(str(path))))
+    if ours != stated:
+        warnings.add(
+            f"{what} is read as a {type(tokenizer).__name__}, which gives other tokens than its tokenizer.json; if the "
+            "model was trained with those of tokenizer.json, write PreTrainedTokenizerFast as tokenizer_class into "
+            "tokenizer_config.json"
+        )
 
 
 def vocabulary_size(tokenizer: Any) -> int:

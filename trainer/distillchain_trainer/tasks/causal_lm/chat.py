@@ -170,17 +170,21 @@ def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 def check_template(tokenizer: Any, *, what: str, warnings: StageWarnings) -> None:
     """That a tokenizer can render chats and find answers in them. Raises: CheckpointInvalid."""
-    if not tokenizer.chat_template:
+    template = tokenizer.chat_template
+    # Several templates are a dict, of which the one named default is used.
+    if not template or (isinstance(template, dict) and "default" not in template):
+        named = f" named default (only {', '.join(sorted(template))})" if template else ""
         raise CheckpointInvalid(
-            f"{what} has no chat template, which spec.task.dataset.messages needs; use an instruct checkpoint, or add "
-            "chat_template.jinja to this one"
+            f"{what} has no chat template{named}, which spec.task.dataset.messages needs; use an instruct checkpoint, "
+            "or add chat_template.jinja to this one"
         )
     if not tokenizer.is_fast:
         raise CheckpointInvalid(
             f"{what} has no tokenizer.json, without which the assistant's tokens in a chat cannot be found; save it "
             "with save_pretrained where its tokenizer is a fast one"
         )
-    if not _writes_an_end(tokenizer):
+    last = _last_of_answer(tokenizer)
+    if last is not None and last not in _end_ids(tokenizer):
         warnings.add(
             f"{what}: its chat template writes no special token at the end of what the assistant says, so the student "
             "does not learn to stop; add the end token to chat_template.jinja, within {% generation %} if it has that"
@@ -197,14 +201,20 @@ def with_fixed_date(template: str) -> str:
     return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{template}"
 
 
-def _writes_an_end(tokenizer: Any) -> bool:
-    """Whether the last token of an answer is a special one, at which a model can stop."""
+def end_of_answers(tokenizer: Any) -> int | None:
+    """The special token that ends what the assistant says; None if the template writes none."""
+    last = _last_of_answer(tokenizer)
+    return last if last in _end_ids(tokenizer) else None
+
+
+def _last_of_answer(tokenizer: Any) -> int | None:
+    """The last token that is learned of an answer; None if there is none."""
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         ids, said = ChatRenderer(tokenizer, name="").tokenize(chat)
     except ChatRefused:  # the rows of the data get this message, with their place
-        return True
-    return not len(said) or int(ids[said[-1]]) in _end_ids(tokenizer)
+        return None
+    return int(ids[said[-1]]) if len(said) else None
 
 
 def _end_ids(tokenizer: Any) -> set[int]:

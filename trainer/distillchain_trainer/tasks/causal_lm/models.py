@@ -20,9 +20,15 @@ from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_whole, seeded
 from distillchain_trainer.models.memory import Processes, check_memory
-from distillchain_trainer.models.tokenizers import agree_on_padding, check_fit, load_tokenizer, vocabulary_size
+from distillchain_trainer.models.tokenizers import (
+    agree_on_padding,
+    check_fit,
+    load_tokenizer,
+    vocabulary_size,
+    warn_of_other_tokens,
+)
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.causal_lm.chat import check_template
+from distillchain_trainer.tasks.causal_lm.chat import check_template, end_of_answers
 from distillchain_trainer.tasks.causal_lm.working import check_saved_tokenizer, check_works
 
 KNOWN_TO_WORK = "llama, qwen2, qwen3, mistral, gemma2, phi3, gpt_neox or gpt2"
@@ -34,6 +40,7 @@ OTHER_VOCABULARY = (
 def load_teacher(checkpoint: Checkpoint, task: CausalLM, *, warnings: StageWarnings) -> Loaded:
     """A language model with its own tokenizer. Raises: CheckpointInvalid."""
     teacher = _load(checkpoint, task, tokenizer=checkpoint, warnings=warnings)
+    _check_reads(teacher, task, checkpoint, warnings=warnings)
     check_works(teacher, who=f"{checkpoint.field}: {checkpoint.uri}", trains=False)
     return teacher
 
@@ -57,6 +64,7 @@ def load_student(
     student = _load(checkpoint, task, tokenizer=source, warnings=warnings)
     if teacher is not None:
         student = with_tokenizer_of(teacher, student, what=f"{source.field}: {source.uri}", warnings=warnings)
+    _check_reads(student, task, source, warnings=warnings)
     check_works(student, who=f"{checkpoint.field}: {checkpoint.uri}", trains=True)
     # Another checkpoint's tokenizer: is it the same one when it is loaded beside this model?
     if tokenizer is not None or teacher is not None:
@@ -82,7 +90,7 @@ def build_student(
             f"{field}.architecture.modelType: got {kind}, which predicts no next token; use one that does, such as "
             f"{KNOWN_TO_WORK}"
         )
-    found, own = load_tokenizer(tokenizer), config.get_text_config()
+    found, own = _tokenizer_of(tokenizer, warnings=warnings), config.get_text_config()
     _check_end(found, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
     # The values that follow from the tokenizer need not be written into the spec.
     derived = {
@@ -108,7 +116,7 @@ def build_student(
     student = Loaded(model, found, f"architecture:{kind}", pretrained=False)
     if teacher is not None:
         student = with_tokenizer_of(teacher, student, what=f"{tokenizer.field}: {tokenizer.uri}", warnings=warnings)
-    _check_reads(student, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}", warnings=warnings)
+    _check_reads(student, task, tokenizer, warnings=warnings)
     check_works(student, who=f"{field}.architecture.modelType: got {kind}", trains=True)
     check_saved_tokenizer(student, who=f"{tokenizer.field}: {tokenizer.uri}")
     return student
@@ -143,6 +151,16 @@ def _end_as(teacher: Loaded, model: Any) -> None:
             ours.eos_token_id = theirs.eos_token_id
 
 
+def _stop_at(end: int | None, model: Any) -> None:
+    """generate() must also stop at the token that ends what is learned: a base model may know another one alone."""
+    config = model.generation_config
+    if end is None or config is None:
+        return
+    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if end not in known:
+        config.eos_token_id = [*(number for number in known if number is not None), end]
+
+
 def _difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
     """The first id that two vocabularies give to different tokens."""
     if len(ours) != len(theirs):
@@ -160,23 +178,30 @@ def _load(checkpoint: Checkpoint, task: CausalLM, *, tokenizer: Checkpoint, warn
             f"{what} is a {config.model_type}, which predicts no next token; use a model type that does, such as "
             f"{KNOWN_TO_WORK}"
         )
-    found = load_tokenizer(tokenizer)
+    found = _tokenizer_of(tokenizer, warnings=warnings)
     agree_on_padding(found, config, what=what, warnings=warnings)
     model = load_whole(AutoModelForCausalLM, checkpoint, config)
     # What is saved later is float32, whatever the checkpoint was.
     model.config.dtype = torch.float32
     check_fit(model, found, field=tokenizer.field, name=checkpoint.uri, max_length=task.max_length)
-    loaded = Loaded(model, found, f"{checkpoint.uri} ({checkpoint.revision})", pretrained=True)
-    _check_reads(loaded, task, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}", warnings=warnings)
-    return loaded
+    return Loaded(model, found, f"{checkpoint.uri} ({checkpoint.revision})", pretrained=True)
 
 
-def _check_reads(loaded: Loaded, task: CausalLM, *, what: str, warnings: StageWarnings) -> None:
+def _tokenizer_of(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
+    found, what = load_tokenizer(checkpoint), f"{checkpoint.field}: the tokenizer of {checkpoint.uri}"
+    warn_of_other_tokens(checkpoint, found, what=what, warnings=warnings)
+    return found
+
+
+def _check_reads(loaded: Loaded, task: CausalLM, tokenizer: Checkpoint, *, warnings: StageWarnings) -> None:
     """That a tokenizer has what the form of the data needs. Raises: CheckpointInvalid."""
+    what = f"{tokenizer.field}: the tokenizer of {tokenizer.uri}"
     if task.dataset.messages is not None:
         check_template(loaded.tokenizer, what=what, warnings=warnings)
+        _stop_at(end_of_answers(loaded.tokenizer), loaded.model)
     else:
         _check_end(loaded.tokenizer, what=what)
+        _stop_at(loaded.tokenizer.eos_token_id, loaded.model)
 
 
 def _check_end(tokenizer: Any, *, what: str) -> None:

@@ -25,6 +25,8 @@ from distillchain_trainer.tasks.causal_lm.chat import ChatRefused, ChatRenderer
 Form: TypeAlias = Literal["text", "completion", "messages"]
 """What a row is: a plain text, a prompt with its completion, or a chat as JSON."""
 
+LEAD = "\n"  # no letter, which would become part of the word after it
+
 Ids: TypeAlias = NDArray[np.int32]
 Learned: TypeAlias = tuple[Ids, NDArray[np.int64]]
 """Token ids of a row, and the indices of those that are predicted."""
@@ -35,7 +37,7 @@ class NextTokenTokenizer:
 
     A plain text is predicted from its second token on, of a prompt with completion the completion, of a chat what the
     assistant says. Plain texts and completions get an end-of-text token, which is predicted too; a chat template writes
-    its own. What the tokenizer puts around a text stays at its start alone.
+    its own. What the tokenizer puts around a text, or before its first word, stays at its start alone.
 
     Args:
         name: what messages call the checkpoint of the tokenizer.
@@ -49,6 +51,7 @@ class NextTokenTokenizer:
         self._plain = PlainTextTokenizer(tokenizer, sys.maxsize, with_kinds=False)
         self._end = tokenizer.eos_token_id
         self._before, self._after = _tokens_around(tokenizer)
+        self._lead = self._find_lead()
         self._chat = ChatRenderer(tokenizer, name=name) if form == "messages" else None
 
     def tokenize(self, rows: Sequence[Texts]) -> Tokens:
@@ -80,13 +83,35 @@ class NextTokenTokenizer:
     def _completions(self, rows: Sequence[Texts]) -> list[Learned]:
         # Apart, so that the tokens of a prompt never depend on its completion, as they will not in use.
         prompts = self._plain.tokenize([(prompt,) for prompt, _ in rows]).ids
-        completions = self._plain.tokenize([(completion,) for _, completion in rows]).ids
+        completions = self._inner_ids([completion for _, completion in rows])
         found = []
         for prompt, completion in zip(prompts, completions, strict=True):
             start = len(prompt) - self._after
-            own = self._ended(completion[self._before : len(completion) - self._after])
+            own = self._ended(completion)
             found.append((np.concatenate([prompt[:start], own]), np.arange(start, start + len(own))))
         return found
+
+    def _inner_ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of texts as they are read after others."""
+        led = self._bare_ids([self._lead + text for text in texts])
+        (lead,) = self._bare_ids([self._lead])
+        return [
+            # Where the text merges with the lead, such as a line end with another, it is read alone.
+            ids[len(lead) :] if np.array_equal(ids[: len(lead)], lead) else self._bare_ids([text])[0]
+            for ids, text in zip(led, texts, strict=True)
+        ]
+
+    def _find_lead(self) -> str:
+        """A text after which others are read without what is put before a text; empty where nothing is.
+
+        Tokenizers made by SentencePiece, such as Llama 2's, put a space before a text.
+        """
+        lead, alone, led = (ids.tolist() for ids in self._bare_ids([LEAD, "a", LEAD + "a"]))
+        return LEAD if lead and led[: len(lead)] == lead and led[len(lead) :] != alone else ""
+
+    def _bare_ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of texts without those around them."""
+        return [row[self._before : len(row) - self._after] for row in self._plain.tokenize([(it,) for it in texts]).ids]
 
     def _chats(self, rows: Sequence[Texts]) -> list[Learned]:
         assert self._chat is not None

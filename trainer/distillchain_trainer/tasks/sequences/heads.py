@@ -25,6 +25,7 @@ from distillchain_trainer.models.tokenizers import (
     check_fit,
     load_tokenizer,
     vocabulary_size,
+    warn_of_other_tokens,
     warn_of_other_vocabulary,
 )
 from distillchain_trainer.stage_warnings import StageWarnings
@@ -254,6 +255,7 @@ def _check_supported(checkpoint: Checkpoint, config: Any, head: Head) -> None:
 def _tokenizer_of(checkpoint: Checkpoint, head: Head, *, is_new: bool, warnings: StageWarnings) -> Any:
     tokenizer = load_tokenizer(checkpoint)
     what = f"{checkpoint.field}: the tokenizer of {checkpoint.uri}"
+    warn_of_other_tokens(checkpoint, tokenizer, what=what, warnings=warnings)
     head.prepare_tokenizer(tokenizer, what=what, is_new=is_new, warnings=warnings)
     return tokenizer
 
