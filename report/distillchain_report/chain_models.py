@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.stage import TEACHER_STAGE
 from distillchain_api.wire.manifest import Manifest, ModelFacts
+from distillchain_report.evidence.paired import row_interval
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import Estimate, ModelReport
 from distillchain_report.section import Section
+from distillchain_report.seed_runs import row_unit
+from distillchain_report.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -105,5 +110,18 @@ def _retention(
     interval = None
     if student is not None and teacher is not None:
         interval = section.retention_interval(metric.name, teacher=teacher, student=student)
+        if interval and interval[0] == interval[1]:
+            assert stage.manifest is not None
+            interval = _interval_of_alike(value, root.model.metric, metric, stage.manifest.data["validation"].rows)
     low, high = interval or (None, None)
     return Estimate(value=value, low=low, high=high)
+
+
+def _interval_of_alike(value: float, teacher: Estimate, metric: Metric, rows: int) -> Interval:
+    """The interval of a kept share where all bootstrap draws give the same one, as if it were certain.
+
+    It is so if both models answer all rows alike, or the student none rightly. A few other rows could differ.
+    """
+    low, high = row_interval(np.zeros(rows), 0.0, row_unit=row_unit(metric))
+    # No metric of which a share is kept exceeds 1.
+    return max(value + low / teacher.value, 0.0), min(value + high / teacher.value, 1 / teacher.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,6 +18,7 @@ from distillchain_report.sections.multi_label_classification import scores as la
 from distillchain_report.sections.text_classification import scores as classes
 from distillchain_report.sections.token_classification import scores as tags
 from distillchain_report.statistics import share_interval
+from report.stores import a_report
 
 ALL_OF_40, NONE_OF_40 = share_interval(40, 40), share_interval(0, 40)
 # 40 rows of 60 have a label, 20 have none.
@@ -61,3 +63,22 @@ def test_agreement_counts_the_rows_that_have_tokens():
     zeros = np.zeros(60)
 
     assert tokens.metric_interval("teacherAgreement", TokenPredictions(counts, zeros, zeros, counts)) == ALL_OF_40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "accuracies, low, high",
+    [
+        pytest.param((1.0, 1.0), 0.973, 1.0, id="no student can be better than that"),
+        pytest.param((0.5, 0.0), 0.0, 0.054, id="nothing right"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "macroF1"])
+def test_rows_that_are_not_there_could_change_a_kept_share(
+    tmp_path: Path, accuracies: tuple[float, float], low: float, high: float, metric: str
+):
+    model = a_report(tmp_path, names=["tiny"], accuracies=accuracies, rows=127, metric=metric).stages[0].model
+
+    assert model is not None
+    assert model.retention is not None
+    assert (model.retention.low, model.retention.high) == pytest.approx((low, high), abs=0.001)
