@@ -79,7 +79,7 @@ class _OneKind(Generic[Child]):
         changed = self._leave_home(uid, key, version)
         if not key.name:
             return changed
-        of = self._of.setdefault(key, _Of())
+        of = self._entry(key)
         # A watch that starts again repeats changes, and a live list may be newer than the watch.
         if version <= of.seen:
             return changed
@@ -103,7 +103,7 @@ class _OneKind(Generic[Child]):
     def write(self, document: dict[str, Any]) -> bool:
         """Takes the answer to an own write. Returns: whether it may have more than this write has changed."""
         key, version = chain_of(document), version_of(document)
-        of = self._of.setdefault(key, _Of())
+        of = self._entry(key)
         # Otherwise the watch is further, and the object may be gone.
         if version <= of.seen or key in self._left_out or (child := self.read(document)) is None:
             return False
@@ -112,7 +112,7 @@ class _OneKind(Generic[Child]):
 
     def load(self, key: ChainKey, listed: Listed) -> None:
         """Takes a live list of the objects of one chain."""
-        of = self._of.setdefault(key, _Of())
+        of = self._entry(key)
         # If the watch is further, the list is superfluous; of a chain that was left out it is the next one that counts.
         if listed.version < of.seen:
             return
@@ -179,6 +179,12 @@ class _OneKind(Generic[Child]):
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
+    def _entry(self, key: ChainKey) -> _Of[Child]:
+        """What is known of a chain. One that had no objects in the last list had none at its version."""
+        if key not in self._of:
+            self._of[key] = _Of(seen=max(self._newest.get(None, 0), self._newest.get(key.namespace, 0)))
+        return self._of[key]
+
     def _put(self, key: ChainKey, version: int, child: Child) -> bool:
         """Whether the object differs from what is known of it."""
         known = self._of[key].known
@@ -190,7 +196,7 @@ class _OneKind(Generic[Child]):
         return before is None or before[1] != child
 
     def _replace(self, key: ChainKey, found: dict[str, tuple[int, Child]], version: int) -> bool:
-        of = self._of.setdefault(key, _Of())
+        of = self._entry(key)
         newer = {uid: known for uid, known in of.known.items() if known[0] > version}
         before = {uid: child for uid, (_, child) in of.known.items()}
         for uid in of.known:

@@ -99,6 +99,14 @@ def test_a_live_list_that_is_older_than_the_watch_changes_nothing(children: Chil
     assert states(children) == {}
 
 
+async def test_what_is_older_than_a_list_without_the_chain_brings_no_deleted_job_back(children: Children):
+    await relist(children, 8)
+    load(children, 7, job(5))
+    assert states(children) == {}
+    assert children.job_written(job(6)) is None
+    assert states(children) == {}
+
+
 def test_the_answer_to_an_own_write_is_known_at_once_unless_the_watch_is_further(children: Children):
     children.job_written(job(5))
     assert states(children) == {"a": JobState.ACTIVE}
