@@ -252,3 +252,17 @@ def test_an_address_where_no_s3_is_served_is_named(
                 request()
             message = want.format(gateway.endpoint, bucket)
             assert str(failure.value).startswith(f"spec.storage.endpointUrl: {message}")
+
+
+def test_an_answer_without_the_headers_of_s3_is_named(s3: S3Server, bucket: str, tmp_path: Path):
+    """As of a proxy that answers 200 itself."""
+    large = tmp_path / "large"
+    large.write_bytes(bytes(PART_BYTES))
+
+    def rule(request: Request, forward: Forward) -> Answer:
+        return Answer(200) if request.method == "HEAD" or request.has_parameter("partNumber") else forward(request)
+
+    with store_behind(rule, s3, bucket, patience_s=0) as (store, gateway):
+        for ask in (lambda: store.size("a"), lambda: store.upload("a", large)):
+            with pytest.raises(StorageUnavailable, match=f"the answer of {gateway.endpoint} is not S3"):
+                ask()

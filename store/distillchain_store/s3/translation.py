@@ -47,6 +47,7 @@ CONNECTION_ERRORS = (
     aws.FlexibleChecksumError,  # the content was altered on the way
     RetriesExceededError,
 )
+HEADERS = ("ContentLength", "ETag")  # of every answer of S3 to HEAD and to an upload, as botocore names them
 CA_BUNDLE = "AWS_CA_BUNDLE"
 CHECKSUM_WORDS = ("checksum", "content-md5", "contentmd5", "x-amz-trailer", "aws-chunked", "unsigned-payload-trailer")
 
@@ -145,7 +146,7 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
             "do not write to it while chains run; give changed data or models a new name",
         )
     # HTML, for example, from a proxy or from a web server at the same address.
-    if isinstance(error, ResponseParserError):
+    if isinstance(error, ResponseParserError) or (isinstance(error, KeyError) and error.args[0] in HEADERS):
         return Transient(
             f"spec.storage.endpointUrl: the answer of {address.endpoint} is not S3{_through_proxy(address)}",
             "check the address",
