@@ -7,6 +7,7 @@ from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator.committed import committed_entry, needless_entry
 from distillchain_operator.gates import surely_meets_gates
+from distillchain_operator.observed import ObservedJob
 from distillchain_operator.view import View
 
 
@@ -36,6 +37,15 @@ def found_damaged_at(view: View, stage: PlannedStage) -> str:
         if following.name in view.retried:
             return entry.finished_at or ""
     return ""
+
+
+def is_outdated(job: ObservedJob, damaged_at: str) -> bool:
+    """Whether the answer of a Job does not count any more, because the checkpoint was found damaged at a moment.
+
+    A Job that exports the stage verifies nothing if its export fails.
+    """
+    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
+    return bool(damaged_at) and (job.exports_only or job.created_at <= damaged_at)
 
 
 def _entry_of_failure(view: View, stage: PlannedStage, following: PlannedStage) -> StageStatus | None:
@@ -82,14 +92,14 @@ def committed_by_job(view: View, stage: PlannedStage, *, wanted: str, after: str
 
     Args:
         wanted: name of the Job that the spec asks for now.
-        after: a Job created at or before this moment does not count.
+        after: when its checkpoint was found damaged; empty: it was not.
     """
     # A Job of another name may have run under other gates, so it commits the stage only if it surely meets the present
     # ones.
     jobs = sorted(view.jobs_of(stage), key=lambda job: (job.name != wanted, job.created_at))
     for job in jobs:
         answered = view.answer_of(stage, job)
-        if answered is None or job.deleting or (after and job.created_at <= after):
+        if answered is None or job.deleting or is_outdated(job, after):
             continue
         answer, pod = answered
         if answer.reused and answer.attempt.startswith(tuple(view.pods_so_far(job))):

@@ -10,7 +10,13 @@ from distillchain_api.resource.status import StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator import deadlines, entries, restarts, starting
 from distillchain_operator.actions import DeleteJob
-from distillchain_operator.commits import committed_by_job, found_damaged_at, needless_pass, stays_committed
+from distillchain_operator.commits import (
+    committed_by_job,
+    found_damaged_at,
+    is_outdated,
+    needless_pass,
+    stays_committed,
+)
 from distillchain_operator.failures_kept import (
     RETRIED,
     deletions_for_retry,
@@ -44,7 +50,7 @@ def waiting_step(view: View, stage: PlannedStage, waits_for: str, *, leaving: se
     damaged_at = found_damaged_at(view, stage)
     if before is not None and not damaged_at and stays_committed(view, stage, before, job=view.wanted.of(stage).name):
         return _committed_step(view, stage, before, leaving=leaving)
-    running = next(iter(view.unfinished_jobs_of(stage)), None)
+    running = next(iter(view.training_jobs_of(stage)), None)
     if running is not None:  # the gate of an earlier stage was tightened while this one ran
         why = None if running.name in leaving else _missed_deadline(view, stage, running)
         if why is None:
@@ -63,8 +69,7 @@ def _deletions_before_next(
 
     The request of the user, and the entry that says that the checkpoint is damaged, hold for this look only.
     """
-    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
-    old = [job for job in view.jobs_of(stage) if damaged_at and job.created_at <= damaged_at]
+    old = [job for job in view.jobs_of(stage) if is_outdated(job, damaged_at)]
     old = [job for job in old if not job.deleting and job.name not in leaving]
     deletions = tuple(DeleteJob(job.name, job.uid, why=DAMAGED, asked_once=True) for job in old)
     if not is_retried(view, stage.name):
@@ -102,7 +107,7 @@ def ready_step(view: View, stage: PlannedStage, *, leaving: set[str]) -> Step:
     # A commit counts whatever the phase of the Job: a sidecar may fail, or the timeout expire, a moment after it.
     if committed := committed_by_job(view, stage, wanted=wanted.name, after=damaged_at):
         return _committed_step(view, stage, committed, leaving=leaving)
-    running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
+    running = next((job for job in view.training_jobs_of(stage) if job.name not in leaving), None)
     late = deadlines.failed_by_chain_timeout(view, stage)
     if running is not None and late is not None:
         stopped = DeleteJob(running.name, running.uid, why=CHAIN_TIMED_OUT)
@@ -149,9 +154,8 @@ def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leav
     needed = {entry.job, entry.missing_export.job if entry.missing_export else None}
     superfluous = tuple(
         DeleteJob(job.name, job.uid, why=f"Job {entry.job} has committed the stage")
-        for job in view.unfinished_jobs_of(stage)
+        for job in view.training_jobs_of(stage)
         if job.name not in needed
-        and not job.exports_only
         and job.name not in leaving
         # The Job controller completes it within a second. Another operator may count on its answer.
         and not view.has_succeeded(job)

@@ -152,6 +152,10 @@ class View:
         """Those that run, or will run a pod."""
         return [job for job in self.jobs_of(stage) if not job.is_finished and not job.deleting]
 
+    def training_jobs_of(self, stage: PlannedStage) -> list[ObservedJob]:
+        """The same without the Job that exports the committed stage."""
+        return [job for job in self.unfinished_jobs_of(stage) if not job.exports_only]
+
     def asks_for_another(self, stage: PlannedStage, job: ObservedJob) -> bool:
         """Whether the chain was edited so that it asks for another Job: not only an operator with another default."""
         if not job.spec_hash:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from chain_builders import NOON, a_commit, a_committed_job, a_job, a_plan, a_pod
-from deciding import committed_status, created, decide, entry
+from chain_builders import NOON, a_commit, a_committed_job, a_job, a_plan, a_pod, retrying
+from deciding import a_failed_job, committed_status, created, decide, entry
+from distillchain_api.failures import FailureClass
 from distillchain_operator.actions import CreateJob
 from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.late_exports import exporter_of
-from exporting import ONNX, export_job, exports_ready, order_of
+from exporting import FAILURE, ONNX, ended, export_job, exports_ready, order_of
 
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": 4}, "requests": {"nvidia.com/gpu": 1, "memory": "8Gi"}}
 
@@ -109,3 +110,23 @@ def test_a_late_export_claims_no_device_but_those_of_other_containers():
     spec = job["spec"]["template"]["spec"]
     assert [container["resources"] for container in spec["containers"]] == [{}, sidecar["resources"]]
     assert spec["resourceClaims"] == claims[1:]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_damaged_checkpoint_is_not_committed_again_by_the_job_of_its_export(is_running: bool):
+    """That one answers that the stage is committed although it could not read the checkpoint either."""
+    plan = a_plan(template={**ONNX, "resources": GPU})
+    mini, mini_pod = a_committed_job(plan, "mini")
+    tiny, tiny_pod = a_failed_job(plan, "tiny", FailureClass.CHECKPOINT_CORRUPT)
+    exported = export_job(decide(plan, mini, tiny, pods=(mini_pod, tiny_pod), previous=committed_status(plan, "mini")))
+    answer = a_commit(plan.stages[0], reused=True).model_copy(update={"export_failure": FAILURE})
+    export, export_pod = (exported, a_pod(exported)) if is_running else ended(exported, answer=answer)
+    export["metadata"]["creationTimestamp"] = "2026-01-01T13:00:00Z"  # after tiny has failed
+    jobs, pods = (mini, tiny, export), (mini_pod, tiny_pod, export_pod)
+    failed = decide(plan, *jobs, pods=pods, previous=committed_status(plan, "mini")).status
+
+    decision = decide(retrying(plan, "tiny"), *jobs, pods=pods, previous=failed)
+
+    assert {action.name for action in decision.actions} == {job["metadata"]["name"] for job in jobs}
+    (create,) = decide(retrying(plan, "tiny"), previous=decision.status).actions
+    assert (create.stage, create.is_export) == ("mini", False)
