@@ -151,6 +151,13 @@ def test_ordinary_texts_get_the_ids_that_transformers_gives_them(build: Callable
     assert encode(tokenizer, *pairs, max_length=12) == want
 
 
+def test_a_character_that_pads_is_text():
+    tokenizer = word_piece()
+    tokenizer.pad_token = "!"
+
+    assert encode(tokenizer, "a good film !") == [tokenizer("a good film !")["input_ids"]]
+
+
 def test_a_token_that_ends_every_text_is_a_control_token_also_without_a_role():
     """A tokenizer.json alone, without the names in tokenizer_config.json."""
     backend = word_piece().backend_tokenizer

@@ -153,7 +153,10 @@ class PlainTextTokenizer:
             (empty,) = self._call([("",)]).encodings
             found |= {index for index, mark in zip(empty.ids, empty.special_tokens_mask, strict=True) if mark}
         # Many texts have the id of unknown words without naming it.
-        return np.array(sorted(found - {None, self._tokenizer.unk_token_id}), dtype=np.int32)
+        found -= {None, self._tokenizer.unk_token_id}
+        # A single character that has a role, such as a "!" that pads, is part of ordinary texts.
+        marks = (index for index in found if len(self._tokenizer.convert_ids_to_tokens(index)) > 1)
+        return np.array(sorted(marks), dtype=np.int32)
 
     def _call(self, rows: Sequence[Texts], **options: Any) -> Any:
         with unchanged(self._tokenizer):

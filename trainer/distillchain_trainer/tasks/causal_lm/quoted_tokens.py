@@ -27,8 +27,9 @@ class QuotedTokens:
         self._tokenizer = tokenizer
         # Some tokenizers have control tokens without a role, such as the headers of Llama 3's chats.
         added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        names = {name for name in (*tokenizer.all_special_tokens, *added) if len(name) > 1}
         # Longest first: a token may begin as another one does.
-        self._names = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
+        self._names = sorted(names, key=len, reverse=True)
         self._any = re.compile("|".join(map(re.escape, self._names))) if self._names else None
         self._renamed: Any | None = None
 
