@@ -150,6 +150,7 @@ CONFIGS = [
 
 WEIGHTS = [
     pytest.param(edit_weights(lambda weights: weights.pop(LAYER)), "{f}: {t} lacks weights of its own architecture (" + LAYER + "); copy the checkpoint again, and see that config.json and weights belong together", id="a tensor missing"),
+    pytest.param(edit_weights(lambda weights: weights.update({f"_orig_mod.{name}": weights.pop(name) for name in [*weights]})), "{f}: the tensors of {t} have the names of a wrapped model, such as _orig_mod.bert.embeddings.LayerNorm.bias instead of bert.embeddings.LayerNorm.bias; save the model within the wrapper (of torch.compile or DataParallel, for example) with save_pretrained()", id="names of torch.compile"),
     pytest.param(edit_weights(lambda weights: weights.pop("classifier.bias")), "{f}: {t} lacks weights of its own architecture (classifier.bias); copy the checkpoint again, and see that config.json and weights belong together", id="half of the head missing"),
     pytest.param(edit_config(num_hidden_layers=0), None, id="fewer layers in config.json"),
     pytest.param(edit_weights(lambda weights: weights.update({"bert.adapter.weight": torch.ones(2)})), "{f}: config.json and weights of {t} do not belong together: the weights have bert.adapter.weight, for which config.json has no place; copy both from one checkpoint", id="a tensor too many"),

@@ -272,7 +272,7 @@ def test_a_tokenizer_that_transformers_reads_differently_from_its_file_is_report
         assert warnings.sentences == want * [
             f"spec.teacher.model: the tokenizer of file://{folder} is read as a BertTokenizer, which gives other tokens "
             "than its tokenizer.json; if the model was trained with those of tokenizer.json, write "
-            "PreTrainedTokenizerFast as tokenizer_class into tokenizer_config.json"
+            "PreTrainedTokenizerFast as tokenizer_class into tokenizer_config.json (it has no effect on a qwen2)"
         ]
 
 

@@ -32,7 +32,7 @@ def load_whole(auto: Any, checkpoint: Checkpoint, config: Any) -> Any:
     Raises: CheckpointInvalid naming a tensor that is missing, left over, of another shape or not finite.
     """
     model, found = _load(auto, checkpoint, config)
-    _check_complete(checkpoint, found["missing_keys"])
+    _check_complete(checkpoint, found["missing_keys"], found["unexpected_keys"])
     _check_nothing_left(checkpoint, (key for key in found["unexpected_keys"] if not _is_harmless(model, key)))
     return model
 
@@ -46,7 +46,7 @@ def load_base(auto: Any, checkpoint: Checkpoint, config: Any) -> tuple[Any, list
     """
     model, found = _load(auto, checkpoint, config)
     new = sorted(key for key in found["missing_keys"] if POOLER.search(key))
-    _check_complete(checkpoint, set(found["missing_keys"]) - set(new))
+    _check_complete(checkpoint, set(found["missing_keys"]) - set(new), found["unexpected_keys"])
     _check_nothing_left(checkpoint, (key for key in found["unexpected_keys"] if _is_inside(model, key)))
     return model, new
 
@@ -102,8 +102,15 @@ def _load(auto: Any, checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
     return model, found
 
 
-def _check_complete(checkpoint: Checkpoint, missing: Iterable[str]) -> None:
-    names = shorten(missing)
+def _check_complete(checkpoint: Checkpoint, missing: Iterable[str], left_over: Iterable[str]) -> None:
+    names, first = shorten(missing), min(missing, default="")
+    wrapped = next((key for key in left_over if key.endswith(f".{first}")), None)
+    if names and wrapped:
+        raise CheckpointInvalid(
+            f"{checkpoint.field}: the tensors of {checkpoint.uri} have the names of a wrapped model, such as {wrapped} "
+            f"instead of {first}; save the model within the wrapper (of torch.compile or DataParallel, for example) "
+            "with save_pretrained()"
+        )
     if names:
         raise CheckpointInvalid(
             f"{checkpoint.field}: {checkpoint.uri} lacks weights of its own architecture ({names}); copy the "

@@ -61,7 +61,7 @@ def warn_of_other_tokens(checkpoint: Checkpoint, tokenizer: Any, *, what: str, w
         warnings.add(
             f"{what} is read as a {type(tokenizer).__name__}, which gives other tokens than its tokenizer.json; if the "
             "model was trained with those of tokenizer.json, write PreTrainedTokenizerFast as tokenizer_class into "
-            "tokenizer_config.json"
+            "tokenizer_config.json (it has no effect on a qwen2)"
         )
 
 
