@@ -37,7 +37,15 @@ from distillchain_cli.choices import choice_of
 from distillchain_cli.columns import WIDTH
 from distillchain_cli.completion import completion
 from distillchain_cli.connection import connect
-from distillchain_cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SUCCEEDED, BadInput, CliError, require_extra
+from distillchain_cli.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_SUCCEEDED,
+    BadInput,
+    CliError,
+    RunFailed,
+    require_extra,
+)
 from distillchain_cli.filename_option import takes_filename
 from distillchain_cli.options import (
     File,
@@ -192,7 +200,11 @@ def run(
     if chain.spec.suspend:
         raise BadInput("spec.suspend: got true, expected false to run; add --set spec.suspend=false")
     require_extra("trainer", "torch", purpose="training")
-    folder = Path(tempfile.mkdtemp(prefix=f"distillchain-{chain.name}-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"distillchain-{chain.name}-"))
+    except OSError as error:
+        why = error.strerror or error
+        raise RunFailed(f"no temporary folder can be created ({why}); set TMPDIR to a folder with space") from error
     log.debug("logs of the trainers are in %s", folder)
     status = _run_here(planned, folder, output)
     if status.phase != "Succeeded":
@@ -275,6 +287,13 @@ def build_command() -> typer.core.TyperGroup:
     return command
 
 
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise BadInput(f"the current folder cannot be used ({error.strerror}); change to another one") from error
+
+
 def main() -> int:
     """The entry point: runs a command. Returns: the exit code, unless typer exits the process itself."""
     use_utf8()
@@ -282,6 +301,7 @@ def main() -> int:
     handler.setFormatter(LogFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
+        _check_current_folder()
         build_command()(prog_name=program_name(), complete_var=COMPLETE_VARIABLE)
     except BadDocument as error:
         print_faults(error)

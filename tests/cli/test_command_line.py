@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,32 @@ def test_a_result_that_does_not_fit_on_the_disk_is_a_failure(tmp_path: Path, ful
 
     assert done.returncode == code
     assert (done.stdout if full == "stderr" else done.stderr).startswith(other)
+
+
+def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path):
+    done = subprocess.run(
+        ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh", *COMMAND, "validate", "/chain.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == "the current folder cannot be used (No such file or directory); change to another one\n"
+
+
+def test_a_disk_without_room_for_a_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_chain(tmp_path)
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+
+    done = distillchain_here("run", "chain.yaml", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "no temporary folder can be created (No space left on device); set TMPDIR to a folder" in done.stderr
 
 
 def test_output_is_utf8_in_any_locale(tmp_path: Path):
