@@ -56,7 +56,7 @@ def warn_of_other_tokens(checkpoint: Checkpoint, tokenizer: Any, *, what: str, w
     # PreTrainedTokenizerFast takes the file as it is.
     if type(tokenizer) is PreTrainedTokenizerFast or backend is None or not path.exists():
         return
-    ours, stated = (it.encode(PROBE, add_special_tokens=False).ids for it in (backend, Tokenizer.from_file(str(path))))
+    ours, stated = (it.encode(PROBE).ids for it in (backend, Tokenizer.from_file(str(path))))
     if ours != stated:
         warnings.add(
             f"{what} is read as a {type(tokenizer).__name__}, which gives other tokens than its tokenizer.json; if the "
