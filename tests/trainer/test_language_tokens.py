@@ -156,13 +156,14 @@ def test_a_template_that_renders_the_beginning_of_a_chat_differently_is_refused_
     )
 
 
-def save_bytes(folder: Path, template: str) -> Any:
+def save_bytes(folder: Path, template: str, *, merged: tuple[str, str] | None = None) -> Any:
     """A tokenizer as Llama's and Qwen's: any text becomes tokens, and their ids the same text again."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AddedToken, PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(["".join(merged)] if merged else [])]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocabulary, [merged] if merged else []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     controls = ["<|im_start|>", "<|im_end|>", "<|im_"]
@@ -194,6 +195,16 @@ def test_a_control_token_in_a_message_is_text(tmp_path: Path, template: str, ans
     assert found == of_template, "the template's control tokens and no others"
     assert tokens.item_ids is not None
     assert tokenizer.decode(tokens.item_ids[0]) == f"{answer} <|im_end|>"
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED], ids=["by prefix", "marked by the template"])
+def test_a_first_word_that_is_one_token_with_the_space_before_it_is_learned(tmp_path: Path, template: str):
+    tokenizer = save_bytes(tmp_path, template, merged=("Ġ", "b"))
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+    ids, said = ChatRenderer(tokenizer, name="bytes").tokenize(chat)
+
+    assert tokenizer.decode(ids[said]) == " b <|im_end|>"
 
 
 def test_a_control_token_in_another_field_of_a_message_is_text(tmp_path: Path):

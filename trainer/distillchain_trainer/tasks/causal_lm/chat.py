@@ -58,22 +58,22 @@ class ChatRenderer:
             messages = [_with_texts(message, self._quoted.marked) for message in messages]
         text, spans = self._marked(messages) if self._marks_answers else self._by_prefix(messages)
         if has_quoted:
-            ids, starts = self._encode_quoted(text)
+            ids, offsets = self._encode_quoted(text)
             spans = [(self._quoted.place(text, start), self._quoted.place(text, end)) for start, end in spans]
         else:
-            ids, starts = self._encode(text)
-        said = np.zeros(len(starts), dtype=bool)
+            ids, offsets = self._encode(text)
+        starts, ends = offsets.T
+        said = np.zeros(len(ids), dtype=bool)
         for start, end in spans:
-            # A token that begins before an answer is written by the user of the model, not by the model.
-            said |= (starts >= start) & (starts < end)
+            # Also a first word that is one token with the space before it, which the template writes.
+            said |= ((starts >= start) | ((starts == start - 1) & (ends > start))) & (starts < end)
         return ids, np.flatnonzero(said)
 
     def _encode(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         with unchanged(self._tokenizer):
             # The template has written all control tokens.
             answer = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        starts = np.array(answer["offset_mapping"], dtype=np.int64)[:, 0]
-        return np.asarray(answer["input_ids"], dtype=np.int32), starts
+        return np.asarray(answer["input_ids"], dtype=np.int32), np.array(answer["offset_mapping"], dtype=np.int64)
 
     def _encode_quoted(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         try:

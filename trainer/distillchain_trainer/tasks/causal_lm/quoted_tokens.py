@@ -43,7 +43,7 @@ class QuotedTokens:
         return self._any.sub(lambda found: f"{MARK}{self._names.index(found[0])}{MARK}", text)
 
     def encode(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Ids and first characters of the tokens of a rendered chat with marks. `place` says where characters are then.
+        """Ids and characters (first, and after the last) of the tokens of a rendered chat with marks. See `place`.
 
         Raises: ValueError with the name of a control token that is taken for one all the same.
         """
@@ -54,7 +54,7 @@ class QuotedTokens:
         encoding = self._renamed.encode(self._as_text(text), add_special_tokens=False)
         ids = np.asarray(encoding.ids, dtype=np.int32)
         self._check(text, ids)
-        return ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
+        return ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
 
     def place(self, text: str, character: int) -> int:
         """Where a character of a rendered chat is in what `encode` tokenizes."""
