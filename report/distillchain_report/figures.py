@@ -15,6 +15,7 @@ from distillchain_report.svg import ACCENT, INK, MUTED, SECOND, draw_svg
 from distillchain_report.words import factor, measured, percent
 
 NEAR_CHANCE = 0.15  # of the teacher's metric
+CLOSE = 1.5  # ratio of two sizes
 MANY_STUDENTS = 4  # with more, names are slanted so that neighbours do not overlap
 
 
@@ -69,8 +70,12 @@ def _draw_quality(figure: Figure, *, report: Report, shown: Sequence[tuple[Model
             axes.errorbar([x], [y], yerr=ends, color=ACCENT, capsize=3, linewidth=1.4)
         axes.plot([x], [y], "o", color=ACCENT, markersize=6, zorder=3)
     many = len(shown) > MANY_STUDENTS
+    before, below = 1.0, False
     for (model, _), point in zip(shown, points, strict=True):
-        offset = (3, 7) if many else (7, 6)
+        # Two names above points of about the same size would lie on each other.
+        below = not many and not below and max(point[0] / before, before / point[0]) < CLOSE
+        before = point[0]
+        offset = (3, 7) if many else (7, -15 if below else 6)
         _write(axes, model.name, point, offset, rotation=40 if many else 0, rotation_mode="anchor")
     _scale_axes(axes, [x for x, _ in points], unit=" %" if report.metric.has_retention else "", many=many)
     axes.set_ylabel(f"{report.metric.display_name}{' kept' if report.metric.has_retention else _on_validation(report)}")
@@ -152,7 +157,9 @@ def _draw_history(figure: Figure, *, report: Report, stage: StageReport) -> None
     upper.set_title("training loss", loc="left", fontsize=8, color=MUTED)
     validated = _validations(report, stage)
     lower.plot([epoch for epoch, _ in validated], [value for _, value in validated], "o-", color=ACCENT, markersize=3.5)
-    lower.set_title(f"{report.metric.display_name}{_on_validation(report)}", loc="left", fontsize=8, color=MUTED)
+    # In two lines if it says that lower is better: the figure is narrow.
+    title = f"{report.metric.display_name}{_on_validation(report)}".replace(" (", "\n(")
+    lower.set_title(title, loc="left", fontsize=8, color=MUTED)
     if stage.teacher_metric is not None:
         lower.axhline(stage.teacher_metric, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         edge: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "color": MUTED, "fontsize": 7.5}

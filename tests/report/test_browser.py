@@ -217,6 +217,46 @@ def test_figures_follow_the_page_from_light_to_dark(open_page: Open):
     assert dark == {"rgb(232, 235, 239)", "rgb(163, 173, 184)"}
 
 
+OUTSIDE = """[...document.querySelectorAll("svg")].flatMap(figure => {
+    const place = figure.getBoundingClientRect();
+    return [...figure.querySelectorAll("text")].filter(text => {
+        const own = text.getBoundingClientRect();
+        return own.left < place.left - 1 || own.right > place.right + 1;
+    }).map(text => text.textContent);
+})"""
+
+
+def test_no_word_of_a_figure_is_cut_off(browser: Browser, tmp_path: Path):
+    report = report_of("three stages", tmp_path)
+    metric = report.metric.model_copy(update={"display_name": "token cross-entropy", "higher_is_better": False})
+    page = tmp_path / "report.html"
+    page.write_text(render_html(report.model_copy(update={"metric": metric})), encoding="utf-8")
+
+    with watched_page(browser, lambda _: True) as opened:
+        opened.goto(page.as_uri())
+        assert opened.locator("svg text").count() > 20
+        assert opened.evaluate(OUTSIDE) == []
+
+
+def test_the_names_of_models_of_about_the_same_size_do_not_lie_on_each_other(browser: Browser, tmp_path: Path):
+    report = a_report(tmp_path, names=["mini"], accuracies=[0.93, 0.93])
+    (mini,) = report.stages
+    assert mini.model is not None
+    mini = mini.model_copy(update={"model": mini.model.model_copy(update={"compression": 1.05})})
+    page = tmp_path / "report.html"
+    page.write_text(render_html(report.model_copy(update={"stages": [mini]})), encoding="utf-8")
+
+    with watched_page(browser, lambda _: True) as opened:
+        opened.goto(page.as_uri())
+        teacher, student = (
+            opened.locator("svg").first.get_by_text(name, exact=True).bounding_box() for name in ("teacher", "mini")
+        )
+
+    assert teacher is not None
+    assert student is not None
+    assert teacher["y"] + teacher["height"] <= student["y"]
+
+
 def test_every_figure_has_a_description_for_screen_readers(open_page: Open):
     page = open_page("three stages")
 
