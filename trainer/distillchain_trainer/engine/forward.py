@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.training import Precision
+from distillchain_trainer.engine.answering import answer_of
 from distillchain_trainer.engine.encoded import Encoded, Rows
+from distillchain_trainer.engine.modes import Mode
+from distillchain_trainer.engine.pass_layers import PassLayers
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.transfer import moved
 from distillchain_trainer.errors import OutOfMemory, is_gpu_memory_short
@@ -58,6 +62,7 @@ def forward(
     *,
     rows: Rows | None = None,
     precision: Precision,
+    layers: PassLayers | None = None,
 ) -> Iterator[Answered]:
     """Outputs batch by batch, the longest rows first, so that too little memory shows at once.
 
@@ -66,9 +71,11 @@ def forward(
     Args:
         outputs_of: see OutputsOf.
         rows: None: all rows.
+        layers: of the model, for a pass that may be worth a compilation; None: they compute as they are.
     Raises: OutOfMemory when one row does not fit.
     """
     lengths = encoded.lengths
+    layers = layers or PassLayers(model, (Mode.EAGER,))
     waiting = encoded.longest_first(rows)
     device = device_of(model)
     keeps_casts = has_room_for_casts(model)
@@ -81,6 +88,7 @@ def forward(
     # On a GPU, the next batch is launched before the outputs of the last are read.
     unread: deque[_Running] = deque()
     start = 0
+    tokens_left = int(lengths[waiting].sum())
     since = time.perf_counter()
     try:
         while start < len(waiting) or unread:
@@ -89,7 +97,8 @@ def forward(
             batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))].tolist()
             try:
                 if batch:
-                    unread.append(_launch(model, encoded, batch, outputs_of, device, precision, keeps_casts))
+                    launch = partial(_launch, model, encoded, batch, outputs_of, device, precision, keeps_casts)
+                    unread.append(layers.run(launch, tokens_left=tokens_left))
             except RuntimeError as error:
                 if not is_gpu_memory_short(error):
                     raise
@@ -110,7 +119,10 @@ def forward(
             if unread and (short or not batch or len(unread) > launched_ahead(device)):
                 done = unread.popleft()
                 outputs = done.read()
-                yield Answered(done.rows, outputs, time.perf_counter() - since)
+                elapsed_s, tokens_done = time.perf_counter() - since, int(lengths[done.rows].sum())
+                tokens_left -= tokens_done
+                layers.batch_done(elapsed_s, tokens_done, tokens_left=tokens_left)
+                yield Answered(done.rows, outputs, elapsed_s)
                 since = time.perf_counter()
     finally:
         model.train(was_training)
@@ -195,7 +207,7 @@ def outputs_of_batch(
 ) -> Tensor:
     """One forward pass: outputs as in Answered, on the device."""
     width = encoded.width_of(rows)
-    answer = model(**_on(device, encoded.batch(rows, width=width)))
+    answer = answer_of(model, _on(device, encoded.batch(rows, width=width)))
     outputs = outputs_of(answer, _on(device, encoded.items(rows, width=width)))
     # float(): numpy has no bfloat16.
     return encoded.without_padding(outputs, rows, width=width).float()

@@ -41,9 +41,13 @@ class ModeTrial:
     Args:
         available: modes in the order of trial; the first must always work.
         decided: by an earlier attempt at the same training, which then goes on in this mode.
+        compile_pays_s: seconds of work that must be left for a mode to be tried that is compiled.
     """
 
-    def __init__(self, available: tuple[Mode, ...], *, decided: Mode | None = None) -> None:
+    def __init__(
+        self, available: tuple[Mode, ...], *, decided: Mode | None = None, compile_pays_s: float = COMPILE_PAYS_S
+    ) -> None:
+        self._compile_pays_s = compile_pays_s
         self._untried = list(available[1:])
         self._mode = available[0]
         self._times: dict[Mode, list[float]] = {self._mode: []}
@@ -95,7 +99,7 @@ class ModeTrial:
         fastest_s = min(self.seconds.values(), default=0.0)
         while self._untried:
             mode = self._untried.pop(0)
-            pays_s = COMPILE_PAYS_S if mode.is_compiled else CAPTURE_PAYS_S
+            pays_s = self._compile_pays_s if mode.is_compiled else CAPTURE_PAYS_S
             # Captured, compiled code is never slower, so it is tried alone only where that failed.
             surpassed = mode is Mode.COMPILED and Mode.COMPILED_CAPTURED in self._times
             if surpassed or fastest_s * steps_left < pays_s:

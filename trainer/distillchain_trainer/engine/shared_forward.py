@@ -15,6 +15,7 @@ from distillchain_api.resource.training import Precision
 from distillchain_trainer.engine.blocks import blocks_of, outputs_within
 from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.forward import Answered, OutputsOf, forward, latency_ms, outputs_of_batch
+from distillchain_trainer.engine.pass_layers import PassLayers
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.sharding import is_sharded
 from distillchain_trainer.engine.world import ALONE, World
@@ -52,6 +53,7 @@ def forward_in_rounds(
     precision: Precision,
     check: Callable[[NDArray[np.float32]], None] = lambda _: None,
     stop: Callable[[], bool],
+    layers: PassLayers | None = None,
 ) -> Iterator[Round]:
     """Outputs in rounds, each row in one of them. With one process, a round is a batch.
 
@@ -63,6 +65,7 @@ def forward_in_rounds(
         rows: None: all rows.
         check: raises for outputs that cannot be used.
         stop: whether to end the round at once, which only the caller can then make the last one.
+        layers: see forward. Those of a model that is split compute as they are.
     Raises: OutOfMemory when one row does not fit; LostPeers.
     """
     wanted = encoded.longest_first(rows)
@@ -71,7 +74,8 @@ def forward_in_rounds(
     if is_sharded(model):
         answers = _in_step(world, model, encoded, outputs_of, wanted, precision)
     else:
-        answers = forward(model, encoded, outputs_of, rows=world.deal(wanted), precision=precision)
+        dealt = world.deal(wanted)
+        answers = forward(model, encoded, outputs_of, rows=dealt, precision=precision, layers=layers)
     done = 0
     while done < len(wanted):
         for found in _exchanged(world, _own_part(answers, check, stop, one_pass=one_pass), encoded):

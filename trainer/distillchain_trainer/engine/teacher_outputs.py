@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.forward import OutputsOf
 from distillchain_trainer.engine.node_array import NodeArray, copy_to_nodes
 from distillchain_trainer.engine.output_parts import PART_BYTES, stored_parts, write_parts
+from distillchain_trainer.engine.pass_layers import PassLayers, pass_modes
 from distillchain_trainer.engine.precision import autocast, device_of
 from distillchain_trainer.engine.shared_forward import Round, forward_in_rounds
 from distillchain_trainer.engine.world import ALONE, World
@@ -183,9 +185,10 @@ class TeacherPass:
         missing = len(texts) - int(np.count_nonzero(known))
         unwritten: list[NDArray[np.int64]] = []
         unwritten_bytes = 0
+        layers = PassLayers(self.model, pass_modes(self.model))
         # Around all batches, so that autocast converts the weights once and not for each.
-        with autocast(device_of(self.model), self.training.precision):
-            for part in self._rounds(known, texts):
+        with closing(layers), autocast(device_of(self.model), self.training.precision):
+            for part in self._rounds(known, texts, layers):
                 if values is None:
                     values = self._file.shared((texts.output_count, *part.outputs.shape[1:]))
                 if self.world.leads_node:
@@ -207,7 +210,7 @@ class TeacherPass:
             self._write(unwritten, values, texts)
         return values, elapsed_s
 
-    def _rounds(self, known: NDArray[np.bool_], texts: DistinctTexts) -> Iterator[Round]:
+    def _rounds(self, known: NDArray[np.bool_], texts: DistinctTexts, layers: PassLayers) -> Iterator[Round]:
         """Outputs of the texts that are not known."""
         # Some rows at a time: sorting all of them by length would take 24 bytes for each.
         for start in range(0, len(texts.place), SORTED_ROWS):
@@ -225,6 +228,7 @@ class TeacherPass:
                     # Before anything is stored, or the next attempt would reuse the NaN.
                     check=self.check,
                     stop=self.stop,
+                    layers=layers,
                 )
 
     def _places(self, rows: NDArray[np.int64], texts: DistinctTexts) -> NDArray[np.int64]:
