@@ -378,6 +378,15 @@ def test_unnamed_classes_that_are_turned_round_are_found_by_measuring(root: Path
     )
 
 
+def test_names_that_are_exchanged_are_found_by_measuring(root: Path):
+    edit_weights(lambda weights: weights.update({name: weights[name].flip(0) for name in HEAD}))(root / "teacher")
+
+    error = _refusal(an_order(root), root)
+
+    assert isinstance(error, LabelMismatch)
+    assert "if what it calls negative, positive stands for positive, negative: the names in id2label" in str(error)
+
+
 def test_a_loss_that_is_no_number_ends_training_at_once(root: Path):
     """Texts without a certain word have finite answers, so the start itself is not refused."""
     word = save_tokenizer(root / "words").convert_tokens_to_ids("bleak")

@@ -131,7 +131,7 @@ def _check_teacher(classes: list[int], predicted: list[int], *, metric: str, nam
     [
         pytest.param(BALANCED, DICE.choices([0, 1], k=872), "macroF1", True, GateNotMet, id="guesses"),
         pytest.param(BALANCED, DICE.choices([0, 1], k=872), "accuracy", True, GateNotMet, id="guesses, by accuracy"),
-        pytest.param(BALANCED, mostly(BALANCED, 0.4), "macroF1", True, GateNotMet, id="turned round"),
+        pytest.param(BALANCED, mostly(BALANCED, 0.4), "macroF1", True, LabelMismatch, id="turned round"),
         pytest.param(BALANCED, mostly(BALANCED, 0.4), "macroF1", False, LabelMismatch, id="turned round, unnamed"),
         pytest.param(BALANCED, mostly(BALANCED, 0.6), "macroF1", False, None, id="weak, unnamed"),
         pytest.param(RARE, [0] * 1000, "macroF1", True, GateNotMet, id="never predicts the rare class"),

@@ -88,8 +88,8 @@ class TextClassificationAdapter(SequenceAdapter):
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
         """See TaskAdapter."""
         # First, because classes in another order look like a model at chance, and this message gives the remedy.
-        if self.start_is_unproven(teacher):
-            _check_order(uri, _classified(measured))
+        if self.start_is_unproven(teacher) or measured.doubt is not None:
+            _check_order(uri, _classified(measured), named=not self.start_is_unproven(teacher))
         if measured.doubt is not None:
             raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
 
@@ -117,8 +117,8 @@ def _classified(measured: Measurement) -> Classified:
     return measured
 
 
-def _check_order(uri: str, measured: Classified) -> None:
-    """Raises: LabelMismatch if unnamed classes fit the labels significantly better in another order."""
+def _check_order(uri: str, measured: Classified, *, named: bool) -> None:
+    """Raises: LabelMismatch if classes fit the labels significantly better in another order."""
     classes, predicted, labels = measured.classes, measured.predicted, measured.task.labels
     best = chance.best_order(classes.tolist(), predicted.tolist(), count=len(labels))
     if best is None:
@@ -127,9 +127,15 @@ def _check_order(uri: str, measured: Classified) -> None:
     reordered = float((predicted == np.asarray(best)[classes]).mean())
     # The inverse of `best`: which label each class of the model stands for, as id2label has to say it.
     names = [labels[best.index(column)] for column in range(len(labels))]
-    shown = listed(names, most=6)
+    found = f"teacher {uri}: accuracy {format_share(measured.metrics['accuracy'])}"
+    as_labels, as_names = listed(labels, most=6), listed(names, most=6)
+    if named:
+        raise LabelMismatch(
+            f"{found}, but {format_share(reordered)} if what it calls {as_labels} stands for {as_names}: the names in "
+            "id2label of its config.json are probably in another order than its classes, or the labels of the data are "
+            "exchanged; correct them"
+        )
     raise LabelMismatch(
-        f"teacher {uri}: accuracy {format_share(measured.metrics['accuracy'])} with LABEL_0, LABEL_1, ... taken as "
-        f"{listed(labels, most=6)}, but {format_share(reordered)} as {shown}: its "
+        f"{found} with LABEL_0, LABEL_1, ... taken as {as_labels}, but {format_share(reordered)} as {as_names}: its "
         "classes are probably in that order; write their names into id2label of its config.json"
     )
