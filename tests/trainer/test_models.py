@@ -276,6 +276,19 @@ def test_a_tokenizer_that_transformers_reads_differently_from_its_file_is_report
         ]
 
 
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+def test_what_a_config_says_of_the_answer_of_a_model_costs_nothing(
+    teacher: Path, load: Callable[[Path], SequenceModel]
+):
+    """Attentions of all layers of a batch of 65,536 tokens take more memory than a GPU has."""
+    edit_config(return_dict=False, output_hidden_states=True, output_attentions=True)(teacher)
+
+    loaded = load(teacher)
+
+    answer = loaded.model(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert list(answer) == ["logits"]
+
+
 def test_kernels_that_a_checkpoint_was_trained_with_need_not_be_installed(teacher: Path):
     edit_config(attn_implementation="flash_attention_2")(teacher)
 
