@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_a_listing_that_lags_breaks_no_commit(s3: S3Server, bucket: str, tmp_pat
         winner = commit.commit(store, a_manifest("first", files={"weights": b"w"}))
 
     assert winner.attempt == "first"
+
+
+def test_a_listing_that_is_cut_off_is_refused(s3: S3Server, bucket: str):
+    """As by a server that has only the first version of the request, which goes on with a marker."""
+
+    def rule(request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        return replace(answer, body=answer.body.replace(b"IsTruncated>false<", b"IsTruncated>true<"))
+
+    with store_behind(rule, s3, bucket) as (store, gateway):
+        store.write("a", b"1")
+        with pytest.raises(StorageDenied, match=f"^spec.storage.endpointUrl: {gateway.endpoint} lists only 1 objects"):
+            store.list_objects("")
 
 
 def test_a_failed_upload_leaves_nothing_where_listings_lag(s3: S3Server, bucket: str, tmp_path: Path):

@@ -178,12 +178,21 @@ class S3Store:
         """See Store."""
 
         def fetch(client: S3Client) -> list[StoredObject]:
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
-            return [
-                StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-                for page in pages
-                for item in page.get("Contents", [])
-            ]
+            found = []
+            for page in client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            ):
+                found += [
+                    StoredObject(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
+                    for item in page.get("Contents", [])
+                ]
+                # botocore takes such a page for the last one, so objects would be missing without notice.
+                if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                    raise StorageDenied(
+                        f"spec.storage.endpointUrl: {self._endpoint} lists only {len(found)} objects of {self.uri} and "
+                        "does not say how to list the others; use a store that has ListObjectsV2"
+                    )
+            return found
 
         with self._missing_is_refused():
             # By key: a server may list one on two pages when objects are written meanwhile.
