@@ -114,14 +114,14 @@ def _note(view: View, pods: list[ObservedPod]) -> PodNote | None:
 
 
 def waits_for(view: View, job: ObservedJob) -> str:
-    """What a pod of the Job waits for; empty if none waits."""
-    note = _note(view, [pod for pod in view.observed.pods_of(job) if pod.has_not_started])
+    """What a pod of the Job waits for, or why one that was deleted is still there; empty if there is none."""
+    note = _note(view, [pod for pod in view.observed.pods_of(job) if pod.has_not_started or pod.deleting])
     return note.message if note else ""
 
 
 def count_running(view: View, job: ObservedJob) -> str:
     """`2 of 4 pods are running`, for a Job on several nodes that do not all run; otherwise empty."""
-    count = len({pod.index for pod in view.observed.pods_of(job) if pod.running})
+    count = len({pod.index for pod in view.observed.pods_of(job) if pod.running and not pod.deleting})
     return f"{count} of {job.nodes} pods are running" if count < job.nodes > 1 else ""
 
 

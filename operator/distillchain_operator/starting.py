@@ -12,6 +12,7 @@ from distillchain_api.graph import PlannedStage
 from distillchain_operator import entries
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.pauses import Pause, build_pause
+from distillchain_operator.status import timestamp
 from distillchain_operator.view import View
 
 
@@ -27,6 +28,10 @@ def _waits_since(view: View, stage: PlannedStage, job: ObservedJob) -> str:
     """Since when a pod of the Job waits to start; empty: none does."""
     pods = view.observed.pods_of(job)
     waiting = [pod.created_at for pod in pods if pod.has_not_started]
+    # Those of a group also wait for one whose node is lost: until it has stopped, no other takes its place.
+    if job.nodes > 1:
+        now = timestamp(view.now)
+        waiting += [pod.stop_by for pod in pods if not pod.is_over and "" < pod.stop_by <= now]
     if waiting:
         return min(waiting)
     # A pod that was never created, for example because a quota is used up. Once the stage has trained, a pod can be

@@ -284,6 +284,21 @@ def test_an_edit_ends_the_pause():
     assert created(decide(edited, now=minutes(10), previous=late.status)) == ["mini"]
 
 
+def test_a_pod_that_a_lost_node_keeps_frees_the_others_of_its_group_after_the_deadline():
+    plan = two_nodes(deadline="10m")
+    job = a_job(plan, "mini", active=2)
+    name, pods = job["metadata"]["name"], (a_pod(job, node=0), a_pod(job, node=1))
+    pods[1]["metadata"]["deletionTimestamp"] = "2026-01-01T12:20:00Z"  # it had until then to save its state
+    early = decide(plan, job, pods=pods, now=minutes(25))
+    assert (deleted(early), deleted(decide(plan, job, pods=pods, now=minutes(15)))) == ([], [])
+
+    late = decide(plan, job, pods=pods, now=minutes(30), previous=early.status)
+
+    assert deleted(late) == [name]
+    assert entry(late, "mini").message.startswith("1 of 2 pods ran within the pendingDeadline of 600 s")
+    assert "node node-7 does not confirm that pod" in entry(late, "mini").message
+
+
 def test_a_pod_that_a_quota_keeps_from_being_created_counts_as_waiting_until_the_stage_has_trained():
     plan = two_nodes(deadline="10m")
     job = a_job(plan, "mini", active=1)
