@@ -27,7 +27,7 @@ from distillchain_cli.targets import FetchChain, read_target
 from distillchain_operator.status import timestamp
 
 if TYPE_CHECKING:
-    from distillchain_report.side_by_side import Entrant, PairedDifference, SideBySide
+    from distillchain_report.side_by_side import ComparedModel, Entrant, PairedDifference, SideBySide
 
 app = typer.Typer()
 
@@ -191,12 +191,20 @@ def _quality_columns(found: SideBySide) -> Columns:
     metric, models = found.metric, found.models
     pairs = [model.difference for model in models]
 
+    def value_of(model: ComparedModel) -> str:
+        if model.other_metric is None:
+            return words.measured(model.metric.value, metric)
+        return f"{model.other_metric.name} {words.measured(model.metric.value, model.other_metric)}"
+
     def range_of(pair: PairedDifference) -> str:
         return f"{words.measured_change(pair.low, metric)}..{words.measured_change(pair.high, metric)}"
 
     return [
-        (metric.name, [words.measured(model.metric.value, metric) for model in models]),
-        ("95%", [words.measured_range(model.metric, metric).replace("–", "..") for model in models]),
+        (metric.name, [value_of(model) for model in models]),
+        (
+            "95%",
+            [words.measured_range(each.metric, each.other_metric or metric).replace("–", "..") for each in models],
+        ),
         ("DIFFERENCE", [words.measured_change(pair.value, metric) if pair else "" for pair in pairs]),
         ("95%", [range_of(pair) if pair else "" for pair in pairs]),
         ("P", [words.p_value(pair.p_value) if pair else "" for pair in pairs]),

@@ -54,6 +54,8 @@ class ComparedModel(Document):
     checkpoint: str
     metric: Estimate
     """The metric of the chain, on validation."""
+    other_metric: MetricFacts | None = None
+    """That metric, if it is not the one of the first model."""
     test: Estimate | None = None
     difference: PairedDifference | None = None
     """From the first model; None for the first one."""
@@ -110,7 +112,9 @@ def compare(entrants: Sequence[Entrant], *, price_per_gpu_hour: float | None = N
         model = entrant.report.last.model if entrant.report.last else None
         assert model is not None, "only committed stages are compared"
         pair = None if entrant is first else _against(first, entrant)
-        models.append(_described(entrant, model, pair, price_per_gpu_hour))
+        described = _described(entrant, model, pair, price_per_gpu_hour)
+        other = entrant.report.metric if entrant.report.metric != first.report.metric else None
+        models.append(described.model_copy(update={"other_metric": other}))
     return SideBySide(
         metric=first.report.metric,
         models=models,

@@ -141,6 +141,22 @@ def test_models_on_other_rows_are_shown_and_not_compared(chain: Path):
     )
 
 
+def test_a_metric_that_is_not_the_one_of_the_first_model_is_named_beside_its_value(chain: Path):
+    change_manifest(chain, "tiny", lambda found: found["recipe"]["task"].update(metric="macroF1"))
+
+    def compared(form: str) -> str:
+        return distillchain_here("compare", "chain.yaml:mini", "chain.yaml:tiny", "-o", form, cwd=chain.parent).stdout
+
+    head, mini, tiny = compared("wide").splitlines()[:3]
+    assert head.split()[:2] == ["MODEL", "accuracy"]
+    assert mini.split()[1] == "0.900"
+    assert tiny.split()[1] == "macroF1"
+    assert '<span class="range">macro F1</span>' in compared("html")
+    other = json.loads(compared("json"))["models"][1]
+    assert other["otherMetric"]["name"] == "macroF1"
+    assert other["notCompared"] == "its metric is macroF1, that of chain.yaml:mini is accuracy"
+
+
 def test_a_stage_that_is_not_committed(chain: Path):
     document = yaml.safe_load(chain.read_text())
     document["spec"]["stages"][1]["training"] = {"epochs": 9}
