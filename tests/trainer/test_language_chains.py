@@ -21,6 +21,7 @@ from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
 from distillchain_trainer.objectives import load_objective
 from distillchain_trainer.stage_warnings import StageWarnings
 from smollm2.texts import as_chat, as_completion, as_text
+from trainer.checkpoint_parts import edit_weights
 from trainer.language_parts import (
     HELD_OUT,
     SMALL_LLAMA,
@@ -195,6 +196,19 @@ def test_a_student_takes_over_the_teacher_s_tokenizer_and_template(tmp_path: Pat
 
     assert student.tokenizer is teacher.tokenizer
     assert any("chat template differs from the teacher's" in sentence for sentence in warnings.sentences)
+
+
+@pytest.mark.parametrize("own_head", [False, True])
+def test_config_json_says_whether_the_head_has_weights_of_its_own(tmp_path: Path, own_head: bool):
+    folder = save_llama(tmp_path)
+    if own_head:
+        edit_weights(lambda weights: weights.update({"lm_head.weight": 2 * weights["model.embed_tokens.weight"]}))(
+            folder
+        )
+
+    student = an_adapter(a_task(tmp_path)).load_student(checkpoint(folder), tokenizer=None, seed=0)
+
+    assert student.model.config.tie_word_embeddings is not own_head
 
 
 @pytest.mark.parametrize("form, end", [("messages", "<|im_end|>"), ("completion", "<|im_start|>")])

@@ -183,6 +183,9 @@ def _load(checkpoint: Checkpoint, task: CausalLM, *, tokenizer: Checkpoint, warn
     model = load_whole(AutoModelForCausalLM, checkpoint, config)
     # What is saved later is float32, whatever the checkpoint was.
     model.config.dtype = torch.float32
+    # transformers keeps a head with weights of its own whatever config.json says; other servers would ignore them.
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
     check_fit(model, found, field=tokenizer.field, name=checkpoint.uri, max_length=task.max_length)
     return Loaded(model, found, f"{checkpoint.uri} ({checkpoint.revision})", pretrained=True)
 
