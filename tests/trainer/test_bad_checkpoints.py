@@ -145,6 +145,7 @@ CONFIGS = [
     pytest.param(edit_config(num_labels=3), "{f}: config.json of {t}: num_labels is 3, but id2label has 2 classes; correct one", id="another number of classes in num_labels"),
     pytest.param(edit_config(label2id={"negative": 1, "positive": 0}), "{f}: config.json of {t}: id2label says that class 0 is negative, label2id says that negative is 1; correct the one that is wrong", id="contradicting class names"),
     pytest.param(edit_config(hidden_act="nope"), "{f}: the weights of {t} cannot be loaded: KeyError: 'nope'; copy the checkpoint again, and see that config.json and weights belong together", id="an unknown activation"),
+    pytest.param(edit_config(id2label={"negative": "0", "positive": "1"}), '{f}: {t}: config.json: id2label: got {{"negative": "0", "positive": "1"}}, expected a name for each number, such as {{"0": "negative", "1": "positive"}}', id="id2label that is label2id"),
     pytest.param(edit_config(hidden_size="x"), "{f}: config.json of {t} cannot be read: TypeError: Field 'hidden_size' expected int, got str (value: 'x'); correct that field, or copy the checkpoint again", id="a field of another type"),
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from distillchain_api.faults import nearest
+from distillchain_api.faults import got, nearest
 from distillchain_api.resource.student import Architecture
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models import bert_hash
@@ -34,6 +34,12 @@ def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
         raise CheckpointInvalid(
             f"{what} is of model_type {json.dumps(kind)}, which is not known here; use an architecture of transformers "
             "or bert_hash"
+        )
+    names = document.get("id2label") or {}
+    if not isinstance(names, dict) or not all(index.isdecimal() for index in names):
+        raise CheckpointInvalid(
+            f"{what}: config.json: id2label: {got(names)}, expected a name for each number, such as "
+            '{"0": "negative", "1": "positive"}'
         )
     if document.get("quantization_config"):
         raise CheckpointInvalid(
