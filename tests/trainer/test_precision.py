@@ -7,17 +7,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.precision import compute_head_in_float32, keep_products_in_bfloat16
+from distillchain_trainer.engine.shared_forward import all_outputs
+from distillchain_trainer.engine.world import join_world
+from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.prepare import load_teacher
 from trainer import checkpoint_parts
 from trainer.checkpoint_parts import DECODER, TINY
 from trainer.loop_parts import a_student
 from trainer.parts import an_order, save_bert
+from trainer.rank_parts import Outcome, start_ranks
 
 pytestmark = pytest.mark.models
 
@@ -25,6 +32,10 @@ GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
 END = 3
 IDS = torch.cat([torch.arange(4, 26).reshape(2, 11), torch.full((2, 1), END)], dim=1)
+
+
+def a_teacher(checkpoint: Checkpoint) -> Loaded:
+    return checkpoint_parts.load_teacher(checkpoint.folder)
 
 
 def logits_of(model: Any) -> Tensor:
@@ -87,8 +98,34 @@ def test_a_stage_keeps_its_teacher_as_its_passes_compute(tmp_path: Path, precisi
     save_bert(tmp_path / "teacher")
     context: Any = SimpleNamespace(is_sharded=False, order=an_order(tmp_path, training={"precision": precision}))
 
-    loaded = load_teacher(context, lambda checkpoint: checkpoint_parts.load_teacher(checkpoint.folder), checkpoint_parts.fetch(tmp_path / "teacher"))  # fmt: skip
+    loaded = load_teacher(context, a_teacher, checkpoint_parts.fetch(tmp_path / "teacher"))
 
     types = {name: weight.dtype for name, weight in loaded.model.named_parameters()}
     assert {kind for name, kind in types.items() if "query" in name or ".dense." in name} == {product}
     assert {kind for name, kind in types.items() if "embeddings" in name or "classifier" in name} == {torch.float32}
+
+
+def _answer_split(folder: Path, root: Path) -> Outcome:
+    """A teacher of a stage that is split over all ranks, beside one that is not."""
+    world, order = join_world(), an_order(root, training={"precision": "bfloat16"})
+    encoded = Encoded.of([np.arange(3, 5 + row % 7, dtype=np.int32) for row in range(21)], pad_id=0)
+    found = {}
+    with world.membership():
+        for is_sharded in (False, True):
+            context: Any = SimpleNamespace(is_sharded=is_sharded, order=order, world=world)
+            loaded = load_teacher(context, a_teacher, checkpoint_parts.fetch(root / "teacher"))
+            found[is_sharded], _ = all_outputs(
+                loaded.model, encoded, lambda answer, _: answer.logits, precision="bfloat16", on_batch=lambda *_: None, world=world
+            )  # fmt: skip
+            types = {weight.dtype for name, weight in loaded.model.named_parameters() if "query" in name}
+    return {"distance": float(np.abs(found[True] - found[False]).max()), "types": [str(kind) for kind in types]}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_split_teacher_keeps_its_parts_as_its_passes_compute(tmp_path: Path, size: int):
+    save_bert(tmp_path / "teacher")
+
+    outcomes = start_ranks(_answer_split, tmp_path, size, tmp_path, name="split").wait()
+
+    assert [outcome["types"] for outcome in outcomes] == [["torch.bfloat16"]] * size
+    assert max(outcome["distance"] for outcome in outcomes) < 1e-6

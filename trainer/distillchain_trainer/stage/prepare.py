@@ -182,17 +182,16 @@ def _load_teacher(context: Context, task: TaskAdapter) -> LoadedTeacher | None:
 
 def load_teacher(context: Context, load: Callable[[Checkpoint], Loaded], checkpoint: Checkpoint) -> Loaded:
     """A teacher on the device, or split over the devices of all ranks. Raises: CheckpointInvalid, LabelMismatch."""
-    precision = context.order.training.precision
-    if context.is_sharded:
-        loaded = load_on_main(partial(load, checkpoint), context.world)
-        compute_head_in_float32(loaded.model, precision)
-        shard(loaded.model, context.world, device=best_device())
-        return loaded
-    loaded = load(checkpoint)
+    loaded = load_on_main(partial(load, checkpoint), context.world) if context.is_sharded else load(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU, and in float32.
-    compute_head_in_float32(loaded.model, precision)
-    keep_products_in_bfloat16(loaded.model, precision)
-    loaded.model.to(best_device())
+    compute_head_in_float32(loaded.model, context.order.training.precision)
+    keep_products_in_bfloat16(loaded.model, context.order.training.precision)
+    if context.is_sharded:
+        # FSDP2 refuses weights of different types only where they are trained.
+        loaded.model.requires_grad_(requires_grad=False)
+        shard(loaded.model, context.world, device=best_device())
+    else:
+        loaded.model.to(best_device())
     return loaded
 
 
