@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,22 @@ def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path):
 
     want = f"spec.task.dataset.splits.validation: file://{tmp_path}/dev.tsv does not exist; the folder has train.tsv"
     assert str(failure.value) == want
+
+
+@pytest.mark.parametrize(
+    "make, want",
+    [
+        (lambda path: path.mkdir(), "is a folder, expected a file; join the files in it, and name the result"),
+        (lambda path: path.symlink_to("gone"), "is a link to a file that does not exist; copy the file itself"),
+    ],
+)
+def test_what_is_no_file_is_not_called_missing(tmp_path: Path, make: Callable[[Path], None], want: str):
+    make(tmp_path / "train.tsv")
+
+    with pytest.raises(DataInvalid) as failure:
+        read_train(tmp_path, "train.tsv")
+
+    assert str(failure.value) == f"spec.task.dataset.splits.train: file://{tmp_path}/train.tsv {want}"
 
 
 def test_null_in_parquet_is_named_by_row(tmp_path: Path):

@@ -56,6 +56,11 @@ def check_contents(folder: Path, names: Iterable[str], *, uri: str, field: str, 
         # Weights beside a tokenizer are not used and not downloaded from S3.
         if parts == "tokenizer" and name.endswith(".safetensors"):
             continue
+        if not (folder / name).exists():
+            raise CheckpointInvalid(
+                f"{field}: {uri}/{name} is a link to a file that does not exist, as in a snapshot of the hub's cache "
+                "that was copied without its blobs; copy what the links lead to (cp -rL)"
+            )
         with (folder / name).open("rb") as file:
             # Before the headers are read: a pointer is a short text, which would be reported as damaged weights.
             if file.read(len(LFS_POINTER)) == LFS_POINTER:

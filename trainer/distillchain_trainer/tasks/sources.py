@@ -135,6 +135,10 @@ def locate(
 def _local_file(path: Path, where: str, shown: str) -> Path:
     if path.is_file():
         return path
+    if path.is_dir():
+        raise DataInvalid(f"{where}: {shown} is a folder, expected a file; join the files in it, and name the result")
+    if path.is_symlink():
+        raise DataInvalid(f"{where}: {shown} is a link to a file that does not exist; copy the file itself")
     found = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
     # Some systems store "é" in a file name as one character, others as two.
     same = [name for name in found if _composed(name) == _composed(path.name)]
