@@ -38,14 +38,20 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
     """
     if has_exports(stage, entry):
         return Step(entry.model_copy(update={"missing_export": None}))
-    own, late = view.wanted.of(stage), view.wanted.of(exporter_of(view.plan, stage))
+    exporter = exporter_of(view.plan, stage)
+    own, late = view.wanted.of(stage), view.wanted.of(exporter)
     before = entry.missing_export
     running = next((job for job in view.unfinished_jobs_of(stage) if job.name not in leaving), None)
     if before is not None and _is_final(view, stage, before, names={own.name, late.name}):
-        if running is None or running.name != before.job or not running.exports_only or view.was_edited:
+        if running is None or running.name != before.job or not running.exports_only:
+            return Step(entry)
+        if view.was_edited or view.has_succeeded(running):  # the Job controller completes it within a second
             return Step(entry)
         # Its timeout is over, and the API server refused to delete it.
         return Step(entry, (DeleteJob(running.name, running.uid, why="its export has failed"),))
+    if running is not None and running.exports_only and view.is_replaced(exporter, running, wanted=late.name):
+        again = _with(stage, entry, phase="Pending", message=f"replacing Job {running.name}")
+        return Step(again, (DeleteJob(running.name, running.uid, why=starting.EDITED),))
     if running is not None:
         return _with_running_job(view, stage, entry, running)
     pauses = before.pauses if before else None

@@ -217,14 +217,11 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
         return Step(waits, (DeleteJob(job.name, job.uid, why=f"chain {peer.chain} runs the same stage"),))
     if _lost_its_leader(view, job):
         return _run_again(stage, job, why="the pod of node 0 was lost when others had finished")
-    # Another name with the same digest is another image or placement. The result would be the same, so a pod that has
-    # started is not stopped for it.
-    if job.name == wanted or not wanted or view.has_started(job) or not view.asks_for_another(stage, job):
-        return Step(entries.running(view, stage, job))
-    # Its pod waits for a node, an image, a Secret or the end of a crash's backoff. The edit may be the correction, and
-    # deleting a Job that has not started loses nothing.
-    why = "the chain was edited before its pod started"
-    return Step(entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=why),))
+    if view.is_replaced(stage, job, wanted=wanted):
+        return Step(
+            entries.pending(stage, f"replacing Job {job.name}"), (DeleteJob(job.name, job.uid, why=starting.EDITED),)
+        )
+    return Step(entries.running(view, stage, job))
 
 
 def _goes_before(view: View, stage: PlannedStage, job: ObservedJob) -> Peer | None:

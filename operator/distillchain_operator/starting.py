@@ -15,6 +15,8 @@ from distillchain_operator.pauses import Pause, build_pause
 from distillchain_operator.status import timestamp
 from distillchain_operator.view import View
 
+EDITED = "the chain was edited before its pod started"  # why a Job is deleted
+
 
 def starts_by(view: View, stage: PlannedStage, job: ObservedJob) -> datetime | None:
     """When all pods of a Job must have started; None if none waits or no deadline is set."""

@@ -163,6 +163,19 @@ class View:
         chain = self.plan.chain
         return job.spec_hash not in {spec_hash(chain, stage, timeout_s=time) for time in (None, stage.timeout_s)}
 
+    def is_replaced(self, stage: PlannedStage, job: ObservedJob, *, wanted: str) -> bool:
+        """Whether an edit asks for another Job of a stage, and the pod of the present one has not started.
+
+        It waits for a node, an image, a Secret or the end of a crash's backoff. The edit may be the correction, and
+        deleting a Job that has not started loses nothing.
+
+        Args:
+            wanted: name of the Job that the spec asks for now; empty if none can be built.
+        """
+        # Another name with the same digest is another image or placement. The result would be the same, so a pod that
+        # has started is not stopped for it.
+        return wanted not in ("", job.name) and not self.has_started(job) and self.asks_for_another(stage, job)
+
     def previous_entry(self, stage: PlannedStage) -> StageStatus | None:
         """What status says of this very stage; None when it describes another digest."""
         entry = self.previous.stage_named(stage.name)

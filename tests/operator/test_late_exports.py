@@ -175,6 +175,35 @@ def test_an_export_that_succeeds_without_a_result_fails_instead_of_being_made_ag
     assert ("12 KiB" in exports_ready(decision.status).message) == (end == "cut off")
 
 
+def test_the_job_of_a_failed_export_that_commits_its_stage_is_not_deleted_before_status_has_its_answer():
+    """The answer of the stage's own Job was lost, and the status could not be written before."""
+    plan = a_plan(stages=["mini"], template=ONNX)
+    job = export_job(decide(plan, previous=committed_status(a_plan(stages=["mini"]), "mini")))
+    answer = a_commit(plan.stages[0], reused=True).model_copy(update={"export_failure": FAILURE})
+    pod = a_pod(job, phase="Succeeded", exit_code=0, message=answer.to_json())
+
+    decision = decide(plan, job, pods=(pod,), previous=decide(plan).status)
+
+    assert entry(decision, "mini").phase == "Committed"
+    assert decision.actions == ()
+
+
+@pytest.mark.parametrize("has_started", [True, False])
+def test_an_edit_replaces_the_job_of_an_export_whose_pod_has_not_started(has_started: bool):
+    plan, status = succeeded("mini")
+    started = decide(plan, previous=status)
+    job = export_job(started)
+    pod = a_pod(job, phase="Running" if has_started else "Pending")
+    edited = a_plan(stages=["mini"], generation=3, template=ONNX | {"image": "registry.example/other:1"})
+
+    decision = decide(edited, job, pods=(pod,), previous=started.status)
+
+    deleted = [action.name for action in decision.actions if isinstance(action, DeleteJob)]
+    assert deleted == ([] if has_started else [job["metadata"]["name"]])
+    again = export_job(decide(edited, previous=decision.status))
+    assert again["spec"]["template"]["spec"]["containers"][0]["image"] == "registry.example/other:1"
+
+
 def test_a_suspended_export_does_not_run_and_goes_on_without_a_turn_when_it_is_resumed():
     plan, status = succeeded("mini")
     started = decide(plan, previous=status)
