@@ -153,7 +153,9 @@ def _deleted(actions: list[Action]) -> set[str]:
 def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
     """The pod whose log has the progress that status shows: that of node 0."""
     places = {stage.name: place for place, stage in enumerate(plan.vertices)}
-    jobs = {job.uid: places[job.stage] for job in observed.jobs if is_of_plan(plan, job) and not job.deleting}
+    # An export has no progress in status.
+    training = [job for job in observed.jobs if not (job.deleting or job.exports_only)]
+    jobs = {job.uid: places[job.stage] for job in training if is_of_plan(plan, job)}
     running = [pod for pod in observed.pods if pod.running and pod.is_leader and pod.job_uid in jobs]
     # Of several Jobs the first of the plan: the stages of the chain are before what is beside it.
     return min((pod for pod in running if not pod.deleting), key=lambda pod: jobs[pod.job_uid], default=None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from chain_builders import NOON, a_commit, a_committed_job, a_job, a_plan, a_pod, retrying
+from chain_builders import CHAIN_UID, NOON, a_commit, a_committed_job, a_job, a_plan, a_pod, retrying
 from deciding import a_failed_job, committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_operator.actions import CreateJob
 from distillchain_operator.jobs import JobDefaults, build_job
 from distillchain_operator.late_exports import exporter_of
+from distillchain_operator.observed import observe
+from distillchain_operator.reconcile import running_pod
 from exporting import FAILURE, ONNX, ended, export_job, exports_ready, order_of
 
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": 4}, "requests": {"nvidia.com/gpu": 1, "memory": "8Gi"}}
@@ -74,6 +76,18 @@ def test_a_stage_does_not_wait_for_an_export_that_runs():
     decision = decide(plan, export, pods=(a_pod(export),), previous=status)
 
     assert created(decision) == ["tiny"]
+
+
+def test_progress_is_that_of_the_stage_that_trains_and_not_of_an_export_beside_it():
+    plan = a_plan(template={**ONNX, "resources": GPU}, stages=["mini", "tiny"])
+    export = build_job(plan.chain, exporter_of(plan, plan.stages[0]), defaults=JobDefaults())
+    export["metadata"] |= {"uid": "uid-of-export", "creationTimestamp": NOON}
+    tiny = a_job(plan, "tiny")
+
+    pod = running_pod(plan, observe(chain_uid=CHAIN_UID, jobs=[export, tiny], pods=[a_pod(export), a_pod(tiny)]))
+
+    assert pod is not None
+    assert pod.stage == "tiny"
 
 
 def test_a_trainer_with_a_gpu_that_is_killed_after_its_commit_has_not_tried_the_export():
