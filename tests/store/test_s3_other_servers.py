@@ -138,6 +138,20 @@ def test_a_listing_that_is_cut_off_is_refused(s3: S3Server, bucket: str):
             store.list_objects("")
 
 
+def test_a_listing_that_never_ends_is_not_s3(s3: S3Server, bucket: str):
+    end, again = b"<IsTruncated>false", b"<NextContinuationToken>again</NextContinuationToken><IsTruncated>true"
+
+    def rule(request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        return replace(answer, body=answer.body.replace(end, again))
+
+    with (
+        store_behind(rule, s3, bucket, patience_s=0) as (store, gateway),
+        pytest.raises(StorageUnavailable, match=f"the answer of {gateway.endpoint} is not S3"),
+    ):
+        store.list_objects("")
+
+
 def test_a_failed_upload_leaves_nothing_where_listings_lag(s3: S3Server, bucket: str, tmp_path: Path):
     def rule(request: Request, forward: Forward) -> Answer:
         if request.has_parameter("list-type"):

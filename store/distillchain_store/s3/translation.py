@@ -145,8 +145,9 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
             f"{address.uri}/{key} was replaced while it was read",
             "do not write to it while chains run; give changed data or models a new name",
         )
-    # HTML, for example, from a proxy or from a web server at the same address.
-    if isinstance(error, ResponseParserError) or (isinstance(error, KeyError) and error.args[0] in HEADERS):
+    # HTML, for example, from a proxy or from a web server at the same address; or a listing that goes round in circles.
+    is_header_missing = isinstance(error, KeyError) and error.args[0] in HEADERS
+    if is_header_missing or isinstance(error, ResponseParserError | aws.PaginationError):
         return Transient(
             f"spec.storage.endpointUrl: the answer of {address.endpoint} is not S3{_through_proxy(address)}",
             "check the address",
