@@ -17,6 +17,7 @@ from simulation.objects import (
     digest_of,
     has_condition,
     is_deleting,
+    is_export,
     is_finished,
     is_live,
     is_over,
@@ -33,7 +34,7 @@ from simulation.plans import chain_of, plan_of
 if TYPE_CHECKING:
     from simulation.namespace import Namespace
 
-FATAL, DATA_INVALID = 66, "DataInvalid"
+FATAL, FATAL_CLASSES = 66, ("DataInvalid", "CheckpointCorrupt")
 
 
 class Chain:
@@ -81,9 +82,10 @@ class Chain:
 
     @property
     def has_ended(self) -> bool:
-        """It has succeeded, and its controls too."""
-        evidence = self.status.get("evidence", [])
-        return self.phase == "Succeeded" and all(entry["phase"] == "Committed" for entry in evidence)
+        """It has succeeded, its controls too, and every export is made."""
+        entries = [*self.status.get("stages", []), *self.status.get("evidence", [])]
+        is_open = any(entry["phase"] != "Committed" or "missingExport" in entry for entry in entries)
+        return self.phase == "Succeeded" and not is_open
 
     @property
     def jobs(self) -> list[Document]:
@@ -117,9 +119,13 @@ class Chain:
 
     def discard(self, digests: set[str]) -> None:
         """The user discards the commits of stages."""
+        self.store -= digests & self.stages.keys()
+        self.forget_commits(digests)
+
+    def forget_commits(self, digests: set[str]) -> None:
+        """Answers so far say no more that these stages are committed, because a checkpoint is gone or damaged."""
         self.etcd.version += 1  # what an operator has read before is older
         for digest in digests & self.stages.keys():
-            self.store.discard(digest)
             self.answered.discard(digest)
             self.committed_at.pop(digest, None)
             self.discarded_at[digest] = self.etcd.version
@@ -171,8 +177,8 @@ class Chain:
         if crashes <= retries:
             self.etcd.fail(f"stage {name} has failed after {crashes} crashes: {entry.get('message')}")
         answers = [terminated(pod) for pod in self.namespace.objects["pods"].values() if owner_of(pod) == uid]
-        if found != DATA_INVALID and any(answer.get("exitCode") == FATAL for answer in answers):
-            self.etcd.fail(f"stage {name} has failed as {found}, and its trainer answered {DATA_INVALID}")
+        if found not in FATAL_CLASSES and any(answer.get("exitCode") == FATAL for answer in answers):
+            self.etcd.fail(f"stage {name} has failed as {found}, and its trainer has given another reason")
 
     def check_new_job(self, job: Document, *, seen: int) -> None:
         """An operator that has listed the Jobs at the version `seen` creates a Job."""
@@ -181,13 +187,18 @@ class Chain:
         # What the user has discarded since is noticed at the next look.
         if any(self.discarded_at.get(need, 0) <= seen for need in missing):
             self.etcd.fail(f"Job {name} was created before the stages that it needs were committed")
-        if self.committed_at.get(digest, seen + 1) <= seen:
+        if is_export(job):
+            if digest not in self.answered and self.discarded_at.get(digest, 0) <= seen:
+                self.etcd.fail(f"Job {name} was created to export a stage that is not committed")
+        elif self.committed_at.get(digest, seen + 1) <= seen:
             self.etcd.fail(f"Job {name} was created for a stage that is committed")
         own = [other for other in self.jobs if other["known_at"] <= seen]
         for other in own:
             if is_live(other) and digest_of(other) == digest:
                 self.etcd.fail(f"Job {name} was created beside {other['metadata']['name']}")
-        used = sum(self._is_used(other) for other in own)
+        # A stage of the chain does not wait for an export.
+        waits = is_export(job) or self.stages[digest][0].is_evidence
+        used = sum(self._is_used(other) for other in own if waits or not is_export(other))
         if used >= self.plan.max_parallel_jobs:
             self.etcd.fail(f"Job {name} was created beside {used} others, which is more than maxParallelJobs")
 

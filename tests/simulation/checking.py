@@ -9,12 +9,14 @@ from simulation.history import run
 from simulation.plans import remembered_plans
 
 
-def first_broken(seeds: Iterable[int]) -> str | None:
+def first_broken(seeds: Iterable[int], *, has_exports: bool = False) -> str | None:
     """The first history that breaks an invariant, and which; None if none does."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # thousands of refused requests are part of it
     try:
         with remembered_plans():
-            return next((f"seed {seed}: {broken}" for seed in seeds if (broken := run(seed))), None)
+            return next(
+                (f"seed {seed}: {broken}" for seed in seeds if (broken := run(seed, has_exports=has_exports))), None
+            )
     finally:
         logging.disable(disabled)

@@ -35,7 +35,8 @@ LAYOUTS: list[tuple[list[list[str]], int]] = [
 class History:
     """What happens for a seed to the chains of one or two namespaces."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, has_exports: bool = False) -> None:
+        self.has_exports = has_exports
         self.rng = rng = random.Random(seed)
         self.etcd, self.faults = Etcd(rng), Faults()
         self.layout, self.chains = rng.choice(LAYOUTS)
@@ -49,7 +50,14 @@ class History:
 
     def _namespace(self, name: str, chains: int) -> Namespace:
         is_only = sum(name in watched for watched in self.layout) == 1
-        return Namespace(self.etcd, name, chains=chains, limit=self.limit, has_one_operator=is_only)
+        return Namespace(
+            self.etcd,
+            name,
+            chains=chains,
+            limit=self.limit,
+            has_one_operator=is_only,
+            has_exports=self.has_exports,
+        )
 
     def _start(self, number: int) -> Operator:
         return Operator(
@@ -127,10 +135,10 @@ class History:
         self.operators[number] = self._start(number)
 
 
-def run(seed: int) -> Broken | None:
+def run(seed: int, *, has_exports: bool = False) -> Broken | None:
     """What a history has broken; None if it was nothing."""
     try:
-        History(seed).run()
+        History(seed, has_exports=has_exports).run()
     except Broken as broken:
         return broken
     return None

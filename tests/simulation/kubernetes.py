@@ -9,6 +9,7 @@ from chain_builders import a_commit, a_failure, a_pod
 from distillchain_api.failures import FailureClass
 from distillchain_operator.labels import CHAIN_LABEL, JOB_NAME_LABEL
 from distillchain_operator.status import timestamp
+from exporting import EXPORTED, FAILURE
 from simulation.chain import FATAL
 from simulation.etcd import START, Document
 from simulation.namespace import Namespace
@@ -22,6 +23,7 @@ from simulation.objects import (
     is_running,
     is_succeeded,
     is_suspended,
+    order_of,
     owner_of,
     terminated,
     uid_of,
@@ -138,7 +140,7 @@ class Kubernetes:
                 self._start(pod)
             elif not is_over(pod):
                 ends = ["commit"] if well else ["commit", "commit", "crash", "interrupted", "fatal", "runs"]
-                self._end(pod, self.rng.choice(ends))
+                self._end(pod, self.rng.choice(ends), well=well)
 
     def _start(self, pod: Document) -> None:
         check_start(self.namespace, pod)
@@ -154,20 +156,29 @@ class Kubernetes:
         else:
             self.namespace.remove("pods", pod["metadata"]["name"])
 
-    def _end(self, pod: Document, how: str) -> None:
+    def _end(self, pod: Document, how: str, *, well: bool = False) -> None:
         namespace, digest = self.namespace, digest_of(pod)
         chain = namespace.home[owner_of(pod)]
         stage, needs = chain.stages[digest]
-        if how == "commit" and not needs <= chain.store:
-            how = "crash"  # the user has discarded its teacher
+        order = order_of(pod)
+        read = {digest} if order.get("exportOnly") else needs
+        if how == "commit" and not read <= chain.store:
+            how = "crash"  # the user has discarded it
         if how == "commit":
             answer = a_commit(stage, reused=digest in chain.store, attempt=f"{pod['metadata']['uid'][:8]}-1")
+            if "export" in order:
+                fails = not well and self.rng.random() < 0.3
+                answer = answer.model_copy(update={"export_failure": FAILURE} if fails else {"exports": [EXPORTED]})
             chain.store.add(digest)
             chain.answered.add(digest)
             self._terminate(pod, "Succeeded", 0, answer.to_json())
         elif how == "fatal":
             namespace.crashes[owner_of(pod)] += 99
-            answer_text = a_failure(stage, FailureClass.DATA_INVALID, "it failed").to_json()
+            # A verdict names which of many checkpoints it has found damaged.
+            may_be_damaged = namespace.has_exports and needs and not stage.is_verdict
+            is_damaged = may_be_damaged and self.rng.random() < 0.5
+            failure = FailureClass.CHECKPOINT_CORRUPT if is_damaged else FailureClass.DATA_INVALID
+            answer_text = a_failure(stage, failure, "it failed").to_json()
             self._terminate(pod, "Failed", FATAL, answer_text)
         elif how == "crash":
             namespace.crashes[owner_of(pod)] += 1

@@ -17,6 +17,8 @@ from simulation.sharing import check_shared_job
 
 NAMES = ("relay", "sprint", "hurdles")
 STAGES = ("mini", "tiny", "femto")
+EXPORT: Document = {"export": {"onnx": {}}}
+GPU: Document = {"resources": {"limits": {"nvidia.com/gpu": 1}}}  # another Job then makes the export
 
 
 class Namespace:
@@ -26,6 +28,7 @@ class Namespace:
         chains: how many there are at first.
         limit: `maxRunningChains` of the operators; 0: none.
         has_one_operator: no other operator ever works on these chains at the same time.
+        has_exports: half of the chains are exported, and a stage may find the checkpoint of its teacher damaged.
     Attributes:
         chains: those that exist, by name.
         known: all that there were, by UID.
@@ -36,9 +39,11 @@ class Namespace:
         kept: UIDs of Jobs that an operator could not delete.
     """
 
-    def __init__(self, etcd: Etcd, name: str, *, chains: int = 1, limit: int = 0, has_one_operator: bool) -> None:
+    def __init__(
+        self, etcd: Etcd, name: str, *, chains: int, limit: int, has_one_operator: bool, has_exports: bool
+    ) -> None:
         self.etcd, self.rng, self.name = etcd, etcd.rng, name
-        self.limit, self.has_one_operator = limit, has_one_operator
+        self.limit, self.has_one_operator, self.has_exports = limit, has_one_operator, has_exports
         self.objects: dict[str, dict[str, Document]] = {"chains": {}, "jobs": {}, "pods": {}}
         self.chains: dict[str, Chain] = {}
         self.known: dict[str, Chain] = {}
@@ -59,6 +64,8 @@ class Namespace:
         stages = STAGES[: rng.choice([1, 1, 2, 2, 2, 3] if self.is_alone else [1, 1, 2])]
         if rng.random() < 0.4:
             template["ttlAfterFinished"] = "60s"
+        if self.has_exports:
+            template |= rng.choice([{}, EXPORT, EXPORT | GPU, GPU])
         if self.is_alone and len(stages) > 1 and rng.random() < 0.1:
             spec |= {"evidence": {"controls": ["Direct"], "seeds": 2}, "maxParallelJobs": rng.randint(1, 3)}
         if not self.is_alone and rng.random() < 0.3:

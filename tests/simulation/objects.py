@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL
+from distillchain_api.wire.work_order import WORK_ORDER_ENV
+from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, EXPORT_ANNOTATION, STAGE_LABEL
 from simulation.etcd import Document
 
 
@@ -35,6 +37,18 @@ def version_of(document: Document) -> int:
 
 def has_condition(job: Document, kind: str) -> bool:
     return any(condition["type"] == kind for condition in job["status"].get("conditions", []))
+
+
+def is_export(job: Document) -> bool:
+    """Whether a Job exports a committed stage."""
+    return EXPORT_ANNOTATION in job["metadata"]["annotations"]
+
+
+def order_of(pod: Document) -> Document:
+    """The work order of a trainer."""
+    variables = pod["spec"]["containers"][0]["env"]
+    order: Document = json.loads(next(each["value"] for each in variables if each["name"] == WORK_ORDER_ENV))
+    return order
 
 
 def needs_user(entry: Document) -> bool:

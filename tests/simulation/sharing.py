@@ -11,10 +11,12 @@ from simulation.etcd import Document
 from simulation.objects import (
     digest_of,
     is_deleting,
+    is_export,
     is_live,
     is_running,
     is_succeeded,
     is_suspended,
+    order_of,
     owner_of,
     uid_of,
 )
@@ -32,12 +34,12 @@ def _counts(chain: Chain, job_uid: str) -> bool:
 def check_shared_job(chain: Chain, job: Document, *, seen: int) -> None:
     """An operator that has listed the Jobs at the version `seen` creates a Job of a chain."""
     place, digest, name = chain.namespace, digest_of(job), job["metadata"]["name"]
-    if not place.has_one_operator or not chain.exists:
+    if not place.has_one_operator or not chain.exists or is_export(job):
         return
     holders = set()
     for other in place.objects["jobs"].values():
         home = place.home[uid_of(other)]
-        if home is chain or other["known_at"] > seen or not _counts(home, uid_of(other)):
+        if home is chain or is_export(other) or other["known_at"] > seen or not _counts(home, uid_of(other)):
             continue
         if not is_live(other) or is_suspended(other) or any(map(is_succeeded, place.pods_of(other))):
             continue
@@ -54,9 +56,10 @@ def check_start(place: Namespace, pod: Document) -> None:
     """The kubelet starts a pod."""
     name, digest = pod["metadata"]["name"], digest_of(pod)
     chain = place.home[owner_of(pod)]
-    if not place.has_one_operator:
+    if not place.has_one_operator or order_of(pod).get("exportOnly"):
         return
-    running = [other for other in place.objects["pods"].values() if is_running(other)]
+    pods = place.objects["pods"].values()
+    running = [other for other in pods if is_running(other) and not order_of(other).get("exportOnly")]
     holders = {chain.name} if _counts(chain, owner_of(pod)) else set()
     for other in running:
         home = place.home[owner_of(other)]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from distillchain_api.failures import FailureClass
 from distillchain_api.retry_request import new_retry
 from distillchain_operator.labels import digest_label
 from distillchain_operator.status import timestamp
 from simulation.chain import Chain
 from simulation.etcd import Document
-from simulation.namespace import NAMES, Namespace
+from simulation.namespace import EXPORT, NAMES, Namespace
 from simulation.objects import digest_of, is_finished, is_over
+
+DAMAGED = FailureClass.CHECKPOINT_CORRUPT
+
+
+def _phase_of_export(entry: Document) -> str:
+    return str(entry.get("missingExport", {}).get("phase", ""))
 
 
 class Users:
@@ -34,6 +41,9 @@ class Users:
             {"template": {**spec["template"], "image": f"trainer:{self.rng.randint(3, 5)}"}},
             {"template": {**spec["template"], "training": {"epochs": self.rng.randint(1, 3)}}},
         ]
+        if self.namespace.has_exports:
+            rest = {name: value for name, value in spec["template"].items() if name != "export"}
+            edits.append({"template": rest if "export" in spec["template"] else rest | EXPORT})
         chain.edit(self.rng.choice(edits))
 
     def suspend_or_resume(self) -> None:
@@ -78,8 +88,11 @@ class Users:
         """As `distillchain retry` does for each chain that has failed."""
         for chain in self.namespace.chains.values():
             entries: tuple[Document, ...] = (*chain.status.get("stages", []), *chain.status.get("evidence", []))
-            failed = [entry["name"] for entry in entries if entry["phase"] == "Failed"]
+            failed = [entry["name"] for entry in entries if "Failed" in (entry["phase"], _phase_of_export(entry))]
             if failed and not chain.open_request.stages:
+                damaged = [entry["digest"] for entry in entries if entry.get("failureClass") == DAMAGED]
+                for digest in map(digest_label, damaged):
+                    chain.forget_commits(chain.stages[digest][1])
                 chain.annotate(new_retry(failed, token=str(self.etcd.version)))
 
     def train_again(self) -> None:
