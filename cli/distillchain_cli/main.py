@@ -280,6 +280,11 @@ def build_command() -> typer.core.TyperGroup:
     completion_init()
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
+    for part in command.commands.values():
+        for argument in part.params:
+            # Typer writes a Python type such as <list[str]> behind the name of an argument. An option has its metavar.
+            if isinstance(argument, typer.core.TyperArgument):
+                argument.display_type_rich = lambda **_: ""  # type: ignore[method-assign]  # typer has no setting for it
     # Examples are written with `distillchain`; under kubectl they must work when copied.
     if program_name() != PROGRAM:
         for part in (command, *command.commands.values()):

@@ -119,6 +119,14 @@ def test_h_is_help(tmp_path: Path, command: list[str]):
     assert short.stdout == distillchain_here(*command, "--help", cwd=tmp_path).stdout
 
 
+@pytest.mark.parametrize("command", ["gc", "plan", "download", "validate"])
+def test_help_names_no_types_of_python(tmp_path: Path, command: str):
+    text = distillchain_here(command, "--help", cwd=tmp_path).stdout
+
+    assert "Arguments:\n  FILE" in text
+    assert not re.search(r"<\w+|list\[", text)
+
+
 @pytest.mark.parametrize("argument", ["version", "--version"])
 def test_the_version_is_printed(tmp_path: Path, argument: str):
     assert re.fullmatch(r"distillchain \d+\.\d+\.\d+\n", distillchain_here(argument, cwd=tmp_path).stdout)
