@@ -10,6 +10,7 @@ from distillchain_api.failures import StageError
 from distillchain_api.graph import build_plan
 from distillchain_cli.access import Access
 from distillchain_cli.access_options import takes_access
+from distillchain_cli.choices import amount
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import RunFailed, require_extra
@@ -38,7 +39,7 @@ def advise(
         float | None,
         typer.Option(
             metavar="GAIN",
-            min=0.0,
+            parser=amount,
             help="The smallest gain that is worth a step, such as 0.005 for half a point, the default of a share.",
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -59,6 +60,17 @@ def line_count(text: str | int) -> int:
     if not (digits.isascii() and digits.isdecimal()):
         raise bad_value(digits, "expected a whole number, 0 or more")
     return int(digits)
+
+
+def amount(text: str | float) -> float:
+    """A finite number from 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not (math.isfinite(found) and found >= 0):
+        raise bad_value(str(text), "expected a number, 0 or more, such as 0.5")
+    return found
 
 
 def seconds(text: str | int, *, zero_is_allowed: bool = False) -> int:

@@ -14,7 +14,7 @@ from distillchain_api.failures import StageError
 from distillchain_api.graph import Plan, PlannedStage, build_plan
 from distillchain_cli.access import Access
 from distillchain_cli.access_options import takes_access
-from distillchain_cli.choices import choice_of
+from distillchain_cli.choices import amount, choice_of
 from distillchain_cli.columns import WIDTH, Column, count, format_columns, rate, size
 from distillchain_cli.connection import connect
 from distillchain_cli.errors import BadInput, RunFailed, require_extra
@@ -55,7 +55,7 @@ def compare(
     ],
     price: Annotated[
         float | None,
-        typer.Option("--price-per-gpu-hour", metavar="PRICE", min=0.0, help="Adds a column with the cost."),
+        typer.Option("--price-per-gpu-hour", metavar="PRICE", parser=amount, help="Adds a column with the cost."),
     ] = None,
     output: Annotated[
         CompareFormat,

@@ -68,6 +68,14 @@ def test_bad_input_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]):
         ),
         (["logs", "relay", "--tail", "-1"], "'--tail': got -1, expected a whole number, 0 or more"),
         (["logs", "relay", "--tail", "all"], "'--tail': got all, expected a whole number, 0 or more"),
+        *(
+            (
+                ["compare", "a", "b", "--price-per-gpu-hour", text],
+                f"got {text}, expected a number, 0 or more, such as 0.5",
+            )
+            for text in ("2,5", "-1", "nan", "inf")
+        ),
+        (["advise", "a", "--smallest-gain", "half"], "'--smallest-gain': got half, expected a number, 0 or more"),
     ],
 )
 def test_a_bad_value_of_an_option_is_explained_with_the_valid_ones(tmp_path: Path, arguments: list[str], want: str):
