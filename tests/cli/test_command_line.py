@@ -75,7 +75,10 @@ def test_bad_input_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]):
             )
             for text in ("2,5", "-1", "nan", "inf")
         ),
-        (["advise", "a", "--smallest-gain", "half"], "'--smallest-gain': got half, expected a number, 0 or more"),
+        (
+            ["advise", "a", "--smallest-gain", "half"],
+            "'--smallest-gain': got half, expected a number, 0 or more, such as 0.5",
+        ),
     ],
 )
 def test_a_bad_value_of_an_option_is_explained_with_the_valid_ones(tmp_path: Path, arguments: list[str], want: str):
