@@ -176,6 +176,16 @@ def test_an_endpoint_is_addressed_by_path(monkeypatch: pytest.MonkeyPatch, spec:
     assert url.startswith("http://s3.storage:9000/models/a?")
 
 
+def test_a_configuration_file_of_aws_can_ask_for_the_bucket_in_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "config").write_text("[default]\ns3 =\n  addressing_style = virtual\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    store = S3Store("s3://models/distill", endpoint_url="http://s3.storage:9000", region=REGION)
+    url = store._connection.client.generate_presigned_url("get_object", Params={"Bucket": "models", "Key": "a"})
+    assert url.startswith("http://models.s3.storage:9000/a?")
+
+
 @pytest.mark.cluster
 def test_a_missing_bucket_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     use_keys(monkeypatch, s3)

@@ -33,6 +33,7 @@ REGION_CODES = {
     "PermanentRedirect", "301", "TemporaryRedirect", "307", "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 }  # fmt: skip
+PATH_STYLE_CODES = {"SecondLevelDomainForbidden", "PathStyleDomainForbidden"}  # of Alibaba Cloud and Tencent Cloud
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
 PASSING_CODES = {
@@ -205,7 +206,12 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
         return StorageDenied(
             f"spec.storage.region: bucket {address.bucket} is in another region ({answer.said}); name that region"
         )
-    # Before the status is looked at: it is 403, like that of wrong credentials.
+    # Both before the status is looked at: it is 403, like that of wrong credentials.
+    if answer.code in PATH_STYLE_CODES:
+        return StorageDenied(
+            f"spec.storage.endpointUrl: {address.endpoint} wants the bucket in the name of the host ({answer.said}); "
+            "write `addressing_style = virtual` below `s3 =` into the file that AWS_CONFIG_FILE names"
+        )
     if answer.code == "InvalidObjectState":
         return StorageDenied(
             f"{address.uri}/{key} was moved to an archive ({answer.said}), perhaps by a lifecycle rule of bucket "
