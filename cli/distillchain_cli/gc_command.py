@@ -95,11 +95,13 @@ def _address(chains: Sequence[DistillationChain], storage: str | None) -> Storag
 
     if storage is not None:
         return parse_storage(storage, Path.cwd())
-    stores = {chain.spec.storage.uri: chain.spec.storage for chain in chains}
+    # Buckets of two servers can have the same name.
+    stores = {(each.endpoint_url, each.uri): each for each in (chain.spec.storage for chain in chains)}
     if not stores:
         raise BadInput("expected a chain, or --storage with the URI of the store")
     if len(stores) > 1:
-        raise BadInput(f"the chains use {len(stores)} stores ({', '.join(stores)}); name chains of one store")
+        listed = ", ".join(f"{uri} at {server}" if server else uri for server, uri in stores)
+        raise BadInput(f"the chains use {len(stores)} stores ({listed}); name chains of one store")
     return next(iter(stores.values()))
 
 

@@ -200,3 +200,14 @@ def test_bad_input_of_gc(tmp_path: Path, plan: Plan, arguments: list[str], messa
 
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_chains_of_two_servers_have_two_stores(tmp_path: Path):
+    for name in ("a", "b"):
+        storage = {"uri": "s3://models/x", "endpointUrl": f"https://{name}.test"}
+        write_chain(tmp_path, storage=storage).rename(tmp_path / f"{name}.yaml")
+
+    done = distillchain_here("gc", "a.yaml", "b.yaml", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "2 stores (s3://models/x at https://a.test, s3://models/x at https://b.test); name chains" in done.stderr
