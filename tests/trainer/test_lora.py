@@ -20,7 +20,7 @@ from distillchain_trainer.engine.data_order import epoch_batches
 from distillchain_trainer.engine.step import EagerStep
 from distillchain_trainer.engine.widths import widths_up_to
 from distillchain_trainer.errors import CheckpointInvalid
-from distillchain_trainer.models.lora import add_adapter, merge_adapter, trained_parameters
+from distillchain_trainer.models.lora import add_adapter, keep_frozen_in_bfloat16, merge_adapter, trained_parameters
 from smollm2.texts import as_text
 from trainer.checkpoint_parts import DECODER, TINY, load_student, save_classifier
 from trainer.language_parts import a_chain_document, a_task_document, save_llama, write_sentences
@@ -148,6 +148,28 @@ def test_a_captured_step_gives_the_weights_of_an_eager_one():
     assert distance_of(eager.model, start) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_frozen_weights_in_bfloat16_give_the_same_student(tmp_path: Path, kind: str):
+    """They are kept as autocast converts them; the adapter is merged into those of the checkpoint."""
+    sizes = {"bert": TINY, "llama": DECODER, "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2}}[kind]
+    config = AutoConfig.for_model(kind, vocab_size=50, pad_token_id=0, num_labels=3, **sizes)
+    torch.manual_seed(1)
+    start = AutoModelForSequenceClassification.from_config(config)
+    plain, kept = (with_adapter(copy.deepcopy(start), dropout=0.2) for _ in range(2))
+
+    keep_frozen_in_bfloat16(kept)
+
+    types = {name: weight.dtype for name, weight in kept.named_parameters()}
+    assert all(types[name] is torch.float32 for name, weight in kept.named_parameters() if weight.requires_grad)
+    assert (torch.bfloat16 in types.values()) is (kind != "gpt2"), "GPT-2 has other layers than linear ones"
+    for model in (plain, kept):
+        train(model, random_rows(61), recipe(precision="bfloat16"), tmp_path / str(id(model)))
+        merge_adapter(model)
+    assert distance_of(plain, start) > 1e-3
+    assert distance_of(plain, kept) == 0.0
+    assert {weight.dtype for weight in kept.parameters()} == {torch.float32}
+
+
 def test_a_state_holds_what_is_trained_and_is_resumed_bit_by_bit(tmp_path: Path):
     rows, training, start = random_rows(61), recipe(), with_adapter(a_student(), dropout=0.2)
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
@@ -172,27 +194,27 @@ def test_a_state_that_lacks_a_trained_weight_is_refused(tmp_path: Path):
         load_weights(with_adapter(a_student(), targetModules=["query", "value"]), tmp_path)
 
 
-def language_orders(root: Path, student: dict[str, Any]) -> list[WorkOrder]:
+def language_orders(root: Path, student: dict[str, Any], precision: str) -> list[WorkOrder]:
     """A fine-tuned teacher and its LoRA student."""
     write_sentences(root / "data", as_text)
     document = a_chain_document(
         root,
         task=a_task_document(root / "data"),
         teacher={"model": f"file://{root}/start", "fineTune": {}},
-        template={"training": {"epochs": 3, "batchSize": 8, "learningRate": 0.02}},
+        template={"training": {"epochs": 3, "batchSize": 8, "learningRate": 0.02, "precision": precision}},
         stages=[{"name": "small", "student": {**student, "lora": LORA}}],
     )
     return [stage.work_order for stage in build_plan(parse_chain(document)).stages]
 
 
-@pytest.mark.parametrize("start", ["model", "fromTeacher"])
-def test_a_language_model_is_committed_as_a_plain_checkpoint(tmp_path: Path, start: str):
+@pytest.mark.parametrize("start, precision", [("model", "float32"), ("model", "bfloat16"), ("fromTeacher", "bfloat16")])
+def test_a_language_model_is_committed_as_a_plain_checkpoint(tmp_path: Path, start: str, precision: str):
     from transformers import AutoModelForCausalLM
 
     save_llama(tmp_path / "start")
     save_llama(tmp_path / "other", seed=1)
     student: dict[str, Any] = {"model": f"file://{tmp_path}/other"} if start == "model" else {start: {"layers": 1}}
-    orders = language_orders(tmp_path, student)
+    orders = language_orders(tmp_path, student, precision)
     for order in orders:
         answer = run_here(order, tmp_path, attempt=order.stage)
 
@@ -200,6 +222,7 @@ def test_a_language_model_is_committed_as_a_plain_checkpoint(tmp_path: Path, sta
     folder = Path(answer.checkpoint.removeprefix("file://"))
     merged = AutoModelForCausalLM.from_pretrained(folder)
     assert not [path.name for path in folder.iterdir() if "adapter" in path.name]
+    assert merged.dtype is torch.float32
     assert manifest.student.parameters == merged.num_parameters()
     layers = 2 if start == "model" else 1
     # rank 4: q 16+16, k and v 16+8 each, o 16+16, three matrices of the MLP 16+32 each

@@ -64,10 +64,13 @@ def compute_head_in_float32(model: Any, precision: Precision) -> None:
             module.__class__ = type(kind.__name__, (_Float32, kind), {"__module__": kind.__module__})
 
 
-def keep_products_in_bfloat16(model: Any, precision: Precision) -> None:
+def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: bool = False) -> None:
     """Keeps the weights of linear layers as autocast would convert them for each pass, in half the memory.
 
     The answers stay the same, to the last bit. For a model that is not trained, after `compute_head_in_float32`.
+
+    Args:
+        frozen_only: leave weights that are trained as they are.
     """
     if precision == "float32":
         return
@@ -80,7 +83,9 @@ def keep_products_in_bfloat16(model: Any, precision: Precision) -> None:
     }
     for module in model.modules():
         # Not a subclass, which may compute something else.
-        if type(module) is nn.Linear and not any(id(weight) in kept for weight in module.parameters()):
+        if type(module) is not nn.Linear or any(id(weight) in kept for weight in module.parameters()):
+            continue
+        if not (frozen_only and any(weight.requires_grad for weight in module.parameters())):
             module.to(torch.bfloat16)
 
 

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distillchain_api.faults import got
 from distillchain_api.resource.lora import Lora
+from distillchain_trainer.engine.precision import keep_products_in_bfloat16
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.loading import POOLER, seeded
 
@@ -52,10 +53,27 @@ def add_adapter(model: Any, lora: Lora, *, seed: int, field: str) -> None:
         parameter.requires_grad_(True)
 
 
+def keep_frozen_in_bfloat16(model: Any) -> None:
+    """Keeps frozen linear layers as autocast would convert them, and their float32 weights on the host, to be merged.
+
+    Call it before the model goes to a GPU.
+    """
+    frozen = {name: weight.detach() for name, weight in model.named_parameters() if not weight.requires_grad}
+    keep_products_in_bfloat16(model, "bfloat16", frozen_only=True)
+    model.frozen_on_host = {name: own for name, own in frozen.items() if model.get_parameter(name).dtype != own.dtype}
+
+
 def merge_adapter(model: Any) -> None:
-    """Adds the adapter to the weights and removes it. A model without one stays as it is."""
+    """Adds the adapter to the weights and removes it. A model without one stays as it is.
+
+    After `keep_frozen_in_bfloat16`, the merged model is on the host, because a GPU may have no room for it in float32.
+    """
     if not has_adapter(model):
         return
+    if frozen := model.__dict__.pop("frozen_on_host", None):
+        model.cpu()
+        for name, weight in frozen.items():
+            model.get_parameter(name).data = weight
     from peft.tuners.lora import LoraLayer
 
     with _full_precision():

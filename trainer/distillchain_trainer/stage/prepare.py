@@ -26,7 +26,7 @@ from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint, fetch_committed
 from distillchain_trainer.models.fewer_layers import with_fewer_layers
 from distillchain_trainer.models.loaded import Loaded
-from distillchain_trainer.models.lora import add_adapter
+from distillchain_trainer.models.lora import add_adapter, keep_frozen_in_bfloat16
 from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.outline import load_on_main
 from distillchain_trainer.stage.context import Context
@@ -305,5 +305,7 @@ def _load_student(
         student = load_on_main(load, context.world)
     else:
         student = load()
+        if spec.lora is not None and order.training.precision == "bfloat16":
+            keep_frozen_in_bfloat16(student.model)
         student.model.to(best_device())
     return student, start, sha256_of([files.digest for files in (start, tokenizer) if files])
