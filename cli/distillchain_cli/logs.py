@@ -108,7 +108,10 @@ def follow_logs(cluster: Cluster, name: str, selection: LogSelection, output: Lo
 def _next(
     documents: Sequence[dict[str, Any]], chain: dict[str, Any], selection: LogSelection, shown: set[str]
 ) -> TrainerPod | None:
-    return next((pod for pod in _pods(documents, chain, selection) if pod.has_log and pod.uid not in shown), None)
+    unread = [pod for pod in _pods(documents, chain, selection) if pod.has_log and pod.uid not in shown]
+    # An export runs beside the next stages. While these train, its log is shown when it has ended.
+    trains = selection.stage is None and any(entry.phase != "Committed" for entry in status_of(chain).stages)
+    return next((pod for pod in unread if not (trains and pod.exports and not pod.is_over)), None)
 
 
 def _ending(cluster: Cluster, chain: dict[str, Any], selection: LogSelection, shown: set[str]) -> tuple[str, ...]:
@@ -141,8 +144,9 @@ def _pods(documents: Sequence[dict[str, Any]], chain: dict[str, Any], selection:
 
 def _previous(pods: Sequence[TrainerPod], name: str, selection: LogSelection) -> list[TrainerPod]:
     """The pod before the newest one of the selected stage, or of the stage that ran last."""
+    training = [pod for pod in pods if not pod.exports]
     # Pods are sorted by age, so the last one belongs to the stage that ran last.
-    same = [pod for pod in pods if pod.stage == pods[-1].stage] if pods else []
+    same = [pod for pod in training if pod.stage == training[-1].stage] if training else []
     if len(same) < 2:
         raise RunFailed(
             f"{_subject(name, selection)} has no earlier pod; an evicted pod is deleted together with its log"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+from distillchain_api.wire.work_order import WORK_ORDER_ENV
 from distillchain_operator.labels import STAGE_LABEL
 from distillchain_operator.observed import parse_pod
 
@@ -22,6 +24,8 @@ class TrainerPod:
     is_over: bool
     is_leader: bool
     """It has node 0, whose log has the progress of the whole stage."""
+    exports: bool
+    """It exports a committed stage, beside the stage that trains."""
 
 
 def parse_trainer_pod(document: dict[str, Any]) -> TrainerPod:
@@ -35,4 +39,10 @@ def parse_trainer_pod(document: dict[str, Any]) -> TrainerPod:
         has_log=pod.running or pod.end is not None,
         is_over=pod.is_over or pod.end is not None,
         is_leader=pod.is_leader,
+        exports=any(map(_is_export, (document.get("spec") or {}).get("containers", ()))),
     )
+
+
+def _is_export(container: dict[str, Any]) -> bool:
+    orders = [env["value"] for env in container.get("env") or () if env["name"] == WORK_ORDER_ENV and "value" in env]
+    return any(json.loads(order).get("exportOnly", False) for order in orders)
