@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from distillchain_trainer.stage.prepare import load_teacher
 from trainer import checkpoint_parts
 from trainer.checkpoint_parts import DECODER, TINY
 from trainer.loop_parts import a_student
-from trainer.parts import an_order, save_bert
+from trainer.parts import an_order, run_here, save_bert
 from trainer.rank_parts import Outcome, start_ranks
 
 pytestmark = pytest.mark.models
@@ -129,3 +130,11 @@ def test_a_split_teacher_keeps_its_parts_as_its_passes_compute(tmp_path: Path, s
 
     assert [outcome["types"] for outcome in outcomes] == [["torch.bfloat16"]] * size
     assert max(outcome["distance"] for outcome in outcomes) < 1e-6
+
+
+def test_logits_of_a_student_have_all_their_digits(root: Path):
+    answer = run_here(an_order(root, training={"precision": "bfloat16", "epochs": 1}), root)
+
+    lines = Path(answer.checkpoint[7:], "../results/predictions-validation.jsonl").read_text().splitlines()
+    logits = torch.tensor([json.loads(line)["logits"] for line in lines])
+    assert (logits - logits.bfloat16()).abs().max() > 1e-3 * logits.abs().max()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.training import Precision
-from distillchain_trainer.engine.answering import answer_of
+from distillchain_trainer.engine.calling import call_model
 from distillchain_trainer.engine.encoded import Encoded, Rows
 from distillchain_trainer.engine.modes import Mode
 from distillchain_trainer.engine.pass_layers import PassLayers
@@ -88,7 +88,6 @@ def forward(
     # On a GPU, the next batch is launched before the outputs of the last are read.
     unread: deque[_Running] = deque()
     start = 0
-    tokens_left = int(lengths[waiting].sum())
     since = time.perf_counter()
     try:
         while start < len(waiting) or unread:
@@ -98,7 +97,7 @@ def forward(
             try:
                 if batch:
                     launch = partial(_launch, model, encoded, batch, outputs_of, device, precision, keeps_casts)
-                    unread.append(layers.run(launch, tokens_left=tokens_left))
+                    unread.append(layers.run(launch))
             except RuntimeError as error:
                 if not is_gpu_memory_short(error):
                     raise
@@ -119,9 +118,8 @@ def forward(
             if unread and (short or not batch or len(unread) > launched_ahead(device)):
                 done = unread.popleft()
                 outputs = done.read()
-                elapsed_s, tokens_done = time.perf_counter() - since, int(lengths[done.rows].sum())
-                tokens_left -= tokens_done
-                layers.batch_done(elapsed_s, tokens_done, tokens_left=tokens_left)
+                elapsed_s = time.perf_counter() - since
+                layers.batch_done(elapsed_s, int(lengths[done.rows].sum()))
                 yield Answered(done.rows, outputs, elapsed_s)
                 since = time.perf_counter()
     finally:
@@ -207,7 +205,7 @@ def outputs_of_batch(
 ) -> Tensor:
     """One forward pass: outputs as in Answered, on the device."""
     width = encoded.width_of(rows)
-    answer = answer_of(model, _on(device, encoded.batch(rows, width=width)))
+    answer = call_model(model, _on(device, encoded.batch(rows, width=width)))
     outputs = outputs_of(answer, _on(device, encoded.items(rows, width=width)))
     # float(): numpy has no bfloat16.
     return encoded.without_padding(outputs, rows, width=width).float()

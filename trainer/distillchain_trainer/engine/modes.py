@@ -41,13 +41,19 @@ class ModeTrial:
     Args:
         available: modes in the order of trial; the first must always work.
         decided: by an earlier attempt at the same training, which then goes on in this mode.
+        timed_steps: of each mode; their median counts.
         compile_pays_s: seconds of work that must be left for a mode to be tried that is compiled.
     """
 
     def __init__(
-        self, available: tuple[Mode, ...], *, decided: Mode | None = None, compile_pays_s: float = COMPILE_PAYS_S
+        self,
+        available: tuple[Mode, ...],
+        *,
+        decided: Mode | None = None,
+        timed_steps: int = TIMED_STEPS,
+        compile_pays_s: float = COMPILE_PAYS_S,
     ) -> None:
-        self._compile_pays_s = compile_pays_s
+        self._timed_steps, self._compile_pays_s = timed_steps, compile_pays_s
         self._untried = list(available[1:])
         self._mode = available[0]
         self._times: dict[Mode, list[float]] = {self._mode: []}
@@ -82,7 +88,7 @@ class ModeTrial:
         self._steps += 1
         if elapsed_s is not None:
             self._times[self._mode].append(elapsed_s)
-        if len(self._times[self._mode]) >= TIMED_STEPS or self._steps >= LONGEST_TRIAL_STEPS:
+        if len(self._times[self._mode]) >= self._timed_steps or self._steps >= LONGEST_TRIAL_STEPS:
             self._next(steps_left)
 
     def failed(self, *, steps_left: int) -> None:

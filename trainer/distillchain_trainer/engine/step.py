@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distillchain_api.resource.training import Training
-from distillchain_trainer.engine.answering import answer_of
+from distillchain_trainer.engine.calling import call_model
 from distillchain_trainer.engine.precision import autocast
 from distillchain_trainer.engine.training_state import RandomState, random_state, set_random_state
 from distillchain_trainer.engine.transfer import moved, row_numbers
@@ -107,7 +107,7 @@ class Work:
         # The forward pass alone, as torch advises: backward operations use the types of the forward ones.
         inputs, compared = _on(self.device, inputs), _on(self.device, compared)
         with autocast(self.device, self.training.precision, keeps_casts=not self.sharded):
-            answer = answer_of(self.model, inputs)
+            answer = call_model(self.model, inputs)
             if self.extra is not None:
                 self.extra.observe(inputs)
         losses = self.row_losses(answer, compared)

@@ -43,7 +43,7 @@ from distillchain_trainer.errors import StopRequested
 log = logging.getLogger(__name__)
 
 # Part of the digest. Raise it when the parts or the computation change, so that older parts are not found.
-OUTPUTS_VERSION = 4
+OUTPUTS_VERSION = 5
 
 SORTED_ROWS = 2**19  # that are batched by length
 SENT_BYTES = 16 * 2**20  # of outputs that are sent to other nodes at a time
@@ -185,7 +185,8 @@ class TeacherPass:
         missing = len(texts) - int(np.count_nonzero(known))
         unwritten: list[NDArray[np.int64]] = []
         unwritten_bytes = 0
-        layers = PassLayers(self.model, pass_modes(self.model))
+        tokens = int(self.encoded.lengths[texts.first_rows[~known]].sum()) // self.world.size
+        layers = PassLayers(self.model, pass_modes(self.model), tokens=tokens)
         # Around all batches, so that autocast converts the weights once and not for each.
         with closing(layers), autocast(device_of(self.model), self.training.precision):
             for part in self._rounds(known, texts, layers):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillchain_api.resource.hidden import HiddenMSE, HiddenTerm, ValueRelation
-from distillchain_trainer.engine.answering import answer_of
+from distillchain_trainer.engine.calling import call_model
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.hidden_states.hidden_mse import hidden_mse, new_projection, uniform_layers
 from distillchain_trainer.hidden_states.inside_models import Recorder, layers_of, projection_of
@@ -64,7 +64,7 @@ class HiddenStates(nn.Module):
     def observe(self, inputs: dict[str, Tensor]) -> None:
         """Runs the teacher on what the student has just read."""
         with torch.no_grad():
-            answer_of(self._teacher[0], inputs)
+            call_model(self._teacher[0], inputs)
 
     def losses(self, inputs: dict[str, Tensor]) -> Tensor:
         """The weighed loss of each row [rows], after `observe`."""

@@ -74,7 +74,8 @@ def leaves_out_weights() -> bool:
 
 def _load(auto: Any, checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str, Any]]:
     # Only the outputs of the task are read. A batch would need memory for the states and attentions of all layers.
-    config.return_dict, config.output_hidden_states, config.output_attentions = True, False, False
+    for part in (config, config.get_text_config()):
+        part.return_dict, part.output_hidden_states, part.output_attentions = True, False, False
     if leaves_out_weights():
         # In the type and mode of from_pretrained.
         return auto.from_config(config, dtype=torch.float32).eval(), {"missing_keys": (), "unexpected_keys": ()}

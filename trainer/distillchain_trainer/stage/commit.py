@@ -13,9 +13,7 @@ from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER, checkpoin
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_store import commit as store_commit
-from distillchain_trainer.engine.precision import best_device, keep_products_in_bfloat16
 from distillchain_trainer.engine.saved_state import clear_states
-from distillchain_trainer.engine.sharding import shard
 from distillchain_trainer.model_card.facts import gather_facts
 from distillchain_trainer.model_card.markdown import render_card
 from distillchain_trainer.models import bert_hash
@@ -29,6 +27,7 @@ from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.describe import build_manifest
 from distillchain_trainer.stage.gates import check_gates
 from distillchain_trainer.stage.measure import Measurer, Origin
+from distillchain_trainer.stage.placing import place_for_passes
 from distillchain_trainer.stage.prepare import Prepared
 from distillchain_trainer.stage.report import import_ahead
 from distillchain_trainer.tasks.interface import Measurement
@@ -118,11 +117,7 @@ def _write_student(context: Context, prepared: Prepared, computed: Computed, att
     save = partial(_save, context, computed.student, attempt / CHECKPOINT_FOLDER)
     origin = Origin(**json.loads(context.world.from_main(lambda: json.dumps(asdict(save())), "writing the student")))
     # Only now, because a checkpoint is written from whole weights, in float32.
-    if context.is_sharded:
-        shard(model, context.world, device=best_device())
-    else:
-        keep_products_in_bfloat16(model, context.order.training.precision)
-        model.to(best_device())  # a merged one is on the host
+    place_for_passes(context, model)
     measurer = Measurer(context, prepared.task, computed.stats)
     facts, measured = measurer.facts(computed.student, origin, prepared.data.splits, "Evaluate")
     if context.world.is_main:

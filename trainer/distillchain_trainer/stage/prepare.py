@@ -18,8 +18,7 @@ from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, TeacherRef
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data
 from distillchain_trainer.data.split import TaskData
-from distillchain_trainer.engine.precision import best_device, compute_head_in_float32, keep_products_in_bfloat16
-from distillchain_trainer.engine.sharding import shard
+from distillchain_trainer.engine.precision import best_device, compute_head_in_float32
 from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
 from distillchain_trainer.input_cache import input_cache
 from distillchain_trainer.models.checkpoint_files import Parts
@@ -31,6 +30,7 @@ from distillchain_trainer.models.memory import Processes
 from distillchain_trainer.models.outline import load_on_main
 from distillchain_trainer.stage.context import Context
 from distillchain_trainer.stage.pass_checks import read_teacher
+from distillchain_trainer.stage.placing import place_for_passes
 from distillchain_trainer.stage.recalled import Recalled, recall_teacher
 from distillchain_trainer.tasks import adapter_for
 from distillchain_trainer.tasks.interface import TaskAdapter
@@ -185,13 +185,7 @@ def load_teacher(context: Context, load: Callable[[Checkpoint], Loaded], checkpo
     loaded = load_on_main(partial(load, checkpoint), context.world) if context.is_sharded else load(checkpoint)
     # Only now, because the checks of a loaded model run on the CPU, and in float32.
     compute_head_in_float32(loaded.model, context.order.training.precision)
-    keep_products_in_bfloat16(loaded.model, context.order.training.precision)
-    if context.is_sharded:
-        # FSDP2 refuses weights of different types only where they are trained.
-        loaded.model.requires_grad_(requires_grad=False)
-        shard(loaded.model, context.world, device=best_device())
-    else:
-        loaded.model.to(best_device())
+    place_for_passes(context, loaded.model)
     return loaded
 
 

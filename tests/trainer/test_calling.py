@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distillchain_api.resource.hidden import HiddenMSE
-from distillchain_trainer.engine.answering import answer_of
+from distillchain_trainer.engine.calling import call_model
 from distillchain_trainer.engine.compiled import compile_layers
 from distillchain_trainer.engine.forward import forward
 from distillchain_trainer.hidden_states.term import Models, build_hidden_term
@@ -58,6 +58,17 @@ def test_no_step_and_no_pass_keeps_keys_and_values(tmp_path: Path, kind: str):
     assert student.config.use_cache, "as it is saved: users of the student generate"
 
 
+def test_a_class_that_leaves_the_setting_to_the_model_inside_it_keeps_none():
+    sizes = {**DECODER, "vocab_size": 50, "num_local_experts": 2, "num_experts_per_tok": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("granitemoe", **sizes))
+    found = caches_of(model)
+
+    for ask in (lambda inputs: model(**inputs), partial(call_model, model)):
+        ask({"input_ids": torch.ones(1, 3, dtype=torch.long)})
+
+    assert [cache is None for cache in found] == [False, True]
+
+
 def test_all_layers_of_a_decoder_are_compiled_together(monkeypatch: pytest.MonkeyPatch):
     """With a cache each layer was compiled by itself, and those after the eighth not at all (torch's limit)."""
     graphs = []
@@ -71,7 +82,7 @@ def test_all_layers_of_a_decoder_are_compiled_together(monkeypatch: pytest.Monke
     inputs = {"input_ids": torch.arange(1, 9)[None].repeat(3, 1)}
     compile_layers(model)
     with torch.no_grad():
-        found = answer_of(model, inputs).logits
+        found = call_model(model, inputs).logits
 
     assert found.isfinite().all()
     assert len(graphs) == 1
