@@ -289,8 +289,9 @@ def test_what_a_config_says_of_the_answer_of_a_model_costs_nothing(
     assert list(answer) == ["logits"]
 
 
-def test_kernels_that_a_checkpoint_was_trained_with_need_not_be_installed(teacher: Path):
-    edit_config(attn_implementation="flash_attention_2")(teacher)
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_kernels_that_a_checkpoint_was_trained_with_need_not_be_installed(teacher: Path, field: str):
+    edit_config(**{field: "flash_attention_2"})(teacher)
 
     assert load_teacher(teacher).model.config._attn_implementation == "sdpa"
 

@@ -19,6 +19,8 @@ from distillchain_trainer.stage_warnings import StageWarnings
 
 bert_hash.register()
 
+ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation")
+
 
 def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
     """The configuration of a checkpoint. Raises: CheckpointInvalid for a kind that cannot be loaded."""
@@ -53,14 +55,15 @@ def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
         )
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        # The kernels that the checkpoint was trained with, such as those of FlashAttention, may not be installed here.
+        kernels = {name for name in ATTENTION_FIELDS if document.get(name, "eager") != "eager"}
+        if kernels:
+            config = type(config).from_dict({name: document[name] for name in document.keys() - kernels})
     except Exception as error:  # each class of transformers checks its own fields
         raise translate_unforeseen(error) or CheckpointInvalid(
             f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {last_line(error)}; "
             "correct that field, or copy the checkpoint again"
         ) from error
-    # Kernels that the checkpoint was trained with, such as those of FlashAttention, may not be installed here.
-    if config._attn_implementation != "eager":
-        config._attn_implementation = None
     return config
 
 
