@@ -18,11 +18,12 @@ from distillchain_trainer.engine.encoded import Encoded
 from distillchain_trainer.engine.precision import compute_head_in_float32, keep_products_in_bfloat16
 from distillchain_trainer.engine.shared_forward import all_outputs
 from distillchain_trainer.engine.world import join_world
+from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.prepare import load_teacher
 from trainer import checkpoint_parts
-from trainer.checkpoint_parts import DECODER, TINY
+from trainer.checkpoint_parts import DECODER, TINY, save_classifier
 from trainer.loop_parts import a_student
 from trainer.parts import an_order, run_here, save_bert
 from trainer.rank_parts import Outcome, start_ranks
@@ -138,3 +139,15 @@ def test_logits_of_a_student_have_all_their_digits(root: Path):
     lines = Path(answer.checkpoint[7:], "../results/predictions-validation.jsonl").read_text().splitlines()
     logits = torch.tensor([json.loads(line)["logits"] for line in lines])
     assert (logits - logits.bfloat16()).abs().max() > 1e-3 * logits.abs().max()
+
+
+def test_a_model_whose_code_fails_in_bfloat16_is_refused(root: Path):
+    """It crashed, and was retried."""
+    save_classifier(root / "deberta", "deberta", **TINY)
+
+    with pytest.raises(RuntimeError) as failure:
+        run_here(an_order(root, teacher={"model": f"file://{root}/deberta"}, training={"precision": "bfloat16"}), root)
+
+    found = translate_unforeseen(failure.value)
+    assert isinstance(found, CheckpointInvalid)
+    assert str(found).endswith("; use training.precision: float32")

@@ -139,7 +139,7 @@ def first_line(error: BaseException) -> str:
 
 
 def translate_unforeseen(error: BaseException) -> StageError | None:
-    """The failure behind an exception of a library: a full disk or full memory anywhere in its causes; else None."""
+    """The failure behind an exception of a library, anywhere in its causes; None where a retry may help."""
     for cause in causes(error):
         # Our own error, which a library has wrapped.
         if isinstance(cause, StageError):
@@ -149,6 +149,11 @@ def translate_unforeseen(error: BaseException) -> StageError | None:
         text = str(cause)
         if "No space left on device" in text:  # safetensors and torch raise errors of their own
             return disk_full(_working_places())
+        if "c10::BFloat16 without overflow" in text:  # DeBERTa's mask (transformers 5.24)
+            return CheckpointInvalid(
+                "the code of a model of this stage fails in bfloat16, because it uses a number that bfloat16 does not "
+                "have; use training.precision: float32"
+            )
         remedy = "lower microBatchSize (the digest stays the same), or raise resources.limits"
         if is_gpu_memory_short(cause):
             return OutOfMemory(f"the GPU ran out of memory; {remedy}")
