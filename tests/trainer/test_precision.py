@@ -74,7 +74,6 @@ def test_under_bfloat16_the_head_computes_in_float32():
         pytest.param(AutoModelForSequenceClassification, "t5", T5, id="code that looks at types of weights"),
         pytest.param(AutoModelForCausalLM, "llama", DECODER, id="words of their own in the head"),
         pytest.param(AutoModelForCausalLM, "llama", {**DECODER, "tie_word_embeddings": True}, id="words shared with the head"),
-        pytest.param(AutoModelForCausalLM, "mixtral", {**DECODER, "num_local_experts": 2}, id="a mixture of experts"),
         pytest.param(AutoModelForCausalLM, "gpt2", GPT2, id="layers that are not linear layers of torch"),
     ],
 )  # fmt: skip
@@ -92,6 +91,26 @@ def test_weights_of_products_in_bfloat16_give_the_same_answers(auto: Any, kind: 
     changed = {name for name, tensor in after.items() if tensor.dtype is torch.bfloat16 and tensor.dim() > 1}
     assert changed <= linear
     assert changed or kind == "gpt2"
+
+
+@pytest.mark.parametrize(
+    "kind, experts",
+    [("mixtral", "num_local_experts"), ("qwen3_moe", "num_experts"), ("granitemoe", "num_local_experts")],
+)
+def test_experts_compute_in_bfloat16_if_their_weights_are_kept_in_it(kind: str, experts: str):
+    """All of them answer here, so that rounding chooses no other ones."""
+    sizes = {**DECODER, experts: 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 8}
+    model = a_model(AutoModelForCausalLM, kind, **sizes)
+    with torch.no_grad():
+        exact = model(input_ids=IDS).logits
+    before = logits_of(model)
+
+    keep_products_in_bfloat16(model, "bfloat16")
+
+    nbytes = sum(weight.nbytes for weight in model.parameters() if weight.dim() == 3)
+    assert nbytes == 2 * sum(weight.numel() for weight in model.parameters() if weight.dim() == 3) > 0
+    assert not torch.equal(logits_of(model), before)
+    torch.testing.assert_close(logits_of(model).float(), exact, rtol=0, atol=0.02 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("precision, product", [("bfloat16", torch.bfloat16), ("float32", torch.float32)])

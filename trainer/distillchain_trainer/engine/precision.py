@@ -9,6 +9,9 @@ from torch import nn
 
 from distillchain_api.resource.training import Precision, Training
 
+EXPERTS = {"gate_up_proj", "gate_proj", "up_proj", "down_proj"}
+"""Names of the weights [experts, rows, columns] of a mixture of experts in transformers."""
+
 
 def best_device() -> torch.device:
     """The GPU if there is one."""
@@ -67,7 +70,10 @@ def compute_head_in_float32(model: Any, precision: Precision) -> None:
 def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: bool = False) -> None:
     """Keeps the weights of linear layers as autocast would convert them for each pass, in half the memory.
 
-    The answers stay the same, to the last bit. For a model that is not trained, after `compute_head_in_float32`.
+    The answers stay the same, to the last bit. Those of a mixture of experts do not: its experts compute in bfloat16
+    only with weights in bfloat16, because autocast does not reach torch's grouped products (pytorch issue 174763).
+
+    For a model that is not trained, after `compute_head_in_float32`.
 
     Args:
         frozen_only: leave weights that are trained as they are.
@@ -82,11 +88,15 @@ def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: 
         for weight in module.parameters(recurse=isinstance(module, _Float32))
     }
     for module in model.modules():
-        # Not a subclass, which may compute something else.
-        if type(module) is not nn.Linear or any(id(weight) in kept for weight in module.parameters()):
+        own = dict(module.named_parameters(recurse=False))
+        if frozen_only and any(weight.requires_grad for weight in own.values()):
             continue
-        if not (frozen_only and any(weight.requires_grad for weight in module.parameters())):
+        # Not a subclass of a linear layer, which may compute something else.
+        if type(module) is nn.Linear and not any(id(weight) in kept for weight in own.values()):
             module.to(torch.bfloat16)
+        for name in EXPERTS & own.keys():
+            if own[name].dim() == 3:
+                own[name].data = own[name].data.to(torch.bfloat16)
 
 
 class _Float32:
