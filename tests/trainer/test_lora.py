@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.lora import Lora
@@ -90,7 +90,6 @@ def test_the_adapter_and_the_head_are_trained_and_nothing_else(tmp_path: Path):
 
 
 def test_the_head_of_a_language_model_stays_as_it_is(tmp_path: Path):
-    from transformers import AutoModelForCausalLM
 
     model = with_adapter(AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama")))
 
@@ -101,7 +100,6 @@ def test_the_head_of_a_language_model_stays_as_it_is(tmp_path: Path):
 
 
 def test_names_that_no_layer_has_are_refused_with_those_that_exist(tmp_path: Path):
-    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama"))
 
@@ -146,6 +144,50 @@ def test_a_captured_step_gives_the_weights_of_an_eager_one():
     assert sum(recorded.replays.values()) > 0
     assert distance_of(eager.model, captured.model) < 1e-5
     assert distance_of(eager.model, start) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "qwen3_next"])
+def test_a_mixture_of_experts_gets_adapters_beside_its_linear_layers(kind: str):
+    """peft took other layers than it was given, and merged experts contained themselves: the student was lost at its commit."""
+    sizes = {
+        **DECODER,
+        "num_hidden_layers": 2,
+        "vocab_size": 50,
+        "head_dim": 8,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+    }
+    ranks = {
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_experts": 4,
+    }
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **ranks))
+    names = list(model.state_dict())
+    layers = {name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)}
+
+    add_adapter(model, Lora.parse({"rank": 2, "dropout": 0.1}), seed=0, field=FIELD)
+
+    assert {
+        name.removeprefix("model.").split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A." in name
+    } == layers
+    merge_adapter(model)
+    assert list(model.state_dict()) == names
+
+
+def test_the_head_of_a_language_model_is_frozen_although_it_has_layers_of_its_own():
+    """They were trained, and with them the word embeddings that they share, which could not be saved."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", is_decoder=True, vocab_size=50, **TINY))
+
+    with_adapter(model)
+
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all(".lora_" in name for name in trained)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
@@ -209,7 +251,6 @@ def language_orders(root: Path, student: dict[str, Any], precision: str) -> list
 
 @pytest.mark.parametrize("start, precision", [("model", "float32"), ("model", "bfloat16"), ("fromTeacher", "bfloat16")])
 def test_a_language_model_is_committed_as_a_plain_checkpoint(tmp_path: Path, start: str, precision: str):
-    from transformers import AutoModelForCausalLM
 
     save_llama(tmp_path / "start")
     save_llama(tmp_path / "other", seed=1)

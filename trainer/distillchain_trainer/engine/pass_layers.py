@@ -67,7 +67,7 @@ class PassLayers:
         if self._trial.is_decided:
             return
         # A step of the trial is one token, because batches have different sizes.
-        self._trial.step_done(elapsed_s / tokens, steps_left=self.tokens_left)
+        self._trial.step_done(elapsed_s / max(tokens, 1), steps_left=self.tokens_left)
         if self._trial.is_decided and len(self._trial.seconds) > 1:
             rates = {f"{mode}_tokens_per_second": round(1 / seconds) for mode, seconds in self._trial.seconds.items()}
             log.info("layers of the teacher chosen", extra={"mode": str(self.mode), **rates})

@@ -20,6 +20,8 @@ from distillchain_trainer.engine.precision import keep_products_in_bfloat16
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.loading import POOLER, seeded
 
+SHELL = "model"  # name of the model within the module that peft sees
+
 
 def add_adapter(model: Any, lora: Lora, *, seed: int, field: str) -> None:
     """Freezes a model but for a new adapter and the head of its task. The answers stay the same until it is trained.
@@ -34,6 +36,7 @@ def add_adapter(model: Any, lora: Lora, *, seed: int, field: str) -> None:
     """
     # Imported here, because it takes a second that other students need not wait for.
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
     head = list(_head(model, field))
     targets = _targets(model, lora, field=field)
@@ -42,13 +45,22 @@ def add_adapter(model: Any, lora: Lora, *, seed: int, field: str) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared as int; peft only divides it by the rank
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=[f"{SHELL}.{target}" for target in targets],
         bias="none",
     )
+    # Within a module without a config. For many mixtures of experts, peft would take other layers than those that it is
+    # given, because their names in transformers were other ones once.
+    shell = nn.ModuleDict({SHELL: model})
     with seeded(seed), warnings.catch_warnings():
         # It warns of each Conv1D of GPT-2, whose weight is transposed, and goes on with the right setting.
         warnings.simplefilter("ignore")
-        inject_adapter_in_model(config, model)
+        inject_adapter_in_model(config, shell)
+    found = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    if found != set(targets):
+        raise CheckpointInvalid(
+            f"{field}: peft puts adapters beside other layers of this {model.config.model_type} than expected "
+            f"({', '.join(sorted(found ^ set(targets))[:3])}); remove lora"
+        )
     for parameter in head:
         parameter.requires_grad_(True)
 
@@ -71,9 +83,9 @@ def merge_adapter(model: Any) -> None:
     if not has_adapter(model):
         return
     if frozen := model.__dict__.pop("frozen_on_host", None):
-        model.cpu()
         for name, weight in frozen.items():
             model.get_parameter(name).data = weight
+        model.cpu()
     from peft.tuners.lora import LoraLayer
 
     with _full_precision():
@@ -84,14 +96,13 @@ def merge_adapter(model: Any) -> None:
                     module.merge()
                 parent, _, name = path.rpartition(".")
                 setattr(model.get_submodule(parent), name, module.get_base_layer())
-    del model.peft_config
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 
 
 def has_adapter(model: Any) -> bool:
     """Whether a model has an adapter that is not merged yet."""
-    return hasattr(model, "peft_config")
+    return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
 def trained_parameters(model: Any) -> int:
@@ -106,10 +117,11 @@ def _head(model: Any, field: str) -> Iterator[nn.Parameter]:
             f"{field}: {type(model).__name__} does not keep its head apart from its other weights, so LoRA cannot "
             "freeze these alone; remove lora"
         )
-    of_words = model.get_output_embeddings()
-    for module in model.children():
-        if module is not body and module is not of_words:
-            yield from module.parameters()
+    # Of a language model, the head belongs to the pretrained weights.
+    if model.get_output_embeddings() is None:
+        for module in model.children():
+            if module is not body:
+                yield from module.parameters()
     for name, parameter in body.named_parameters():
         if POOLER.search(name):
             yield parameter
