@@ -33,7 +33,11 @@ Context = Annotated[
     ),
 ]
 Kubeconfig = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Kubeconfig; default: $KUBECONFIG, or else ~/.kube/config.")
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Kubeconfig; default: $KUBECONFIG, or else ~/.kube/config, or else the service account of the pod.",
+    ),
 ]
 RequestTimeout = Annotated[
     int,

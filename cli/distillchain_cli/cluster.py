@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from distillchain_api import API_VERSION, GROUP, KIND, PLURAL, VERSION, deep_json
 from distillchain_cli.access import Access
@@ -33,6 +34,10 @@ LOG_SILENCE_S = 60  # a log may be silent for hours; reconnecting now and then d
 FIELD_MANAGER = "distillchain-cli"
 MERGE_PATCH = "application/merge-patch+json"
 TRANSIENT = (429, 500, 502, 503, 504)
+HINTS = {
+    401: "; the credentials of the kubeconfig are missing, wrong or expired: log in again",
+    404: "; is the CRD applied?",
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,17 @@ class Cluster:
         # Report at once that a server does not answer. Commands that wait have their own retries, which they report.
         configuration.retries = 0
         self.namespace_option = access.namespace
-        self.namespace: str = access.namespace or current.get("namespace") or "default"
+        self.namespace: str = access.namespace or current.namespace or "default"
         self._timeout_s = access.request_timeout or None
+        configuration.proxy_headers = _proxy_login(configuration.proxy)
         self._api = client.ApiClient(configuration)
-        if access.as_user is not None:
+        by_option = access.as_user is not None
+        as_user, groups = (
+            (access.as_user, access.as_groups or ()) if by_option else (current.as_user, current.as_groups)
+        )
+        if as_user is not None:
             rest = self._api.rest_client
-            rest.pool_manager = Impersonation(rest.pool_manager, access.as_user, access.as_groups or ())
+            rest.pool_manager = Impersonation(rest.pool_manager, as_user, groups)
 
     def fetch_chain(self, name: str, *, namespace: str | None = None) -> dict[str, Any]:
         """The chain as it is stored. Raises: NotFound."""
@@ -326,8 +336,7 @@ def _translate(error: Any) -> RunFailed:
     if error.status == 409:
         return Conflict(f"the API server refused: {message}")
     kind = Unreachable if error.status in TRANSIENT else Refused
-    hint = "; is the CRD applied?" if error.status == 404 else ""
-    return kind(f"the API server refused: {message}{hint}")
+    return kind(f"the API server refused: {message}{HINTS.get(error.status, '')}")
 
 
 def _decode(content: bytes | str | None) -> dict[str, Any]:
@@ -349,6 +358,14 @@ def _why(error: Exception) -> str:
         why = str(cause.original_error).rpartition(": ")[2]
         return f" through the proxy of HTTPS_PROXY or the kubeconfig: {why}; correct it, or add the host to NO_PROXY"
     return f": {str(cause).rpartition(': ')[2]}; check the address in the kubeconfig, and the network"
+
+
+def _proxy_login(url: str | None) -> dict[str, str] | None:
+    """The header with user name and password of a proxy's URL, which urllib3 does not read there."""
+    from urllib3.util import make_headers, parse_url
+
+    login = parse_url(url).auth if url else None
+    return dict(make_headers(proxy_basic_auth=unquote(login))) if login else None
 
 
 def _chains(namespace: str | None) -> str:

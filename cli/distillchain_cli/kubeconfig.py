@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillchain_cli.credential_plugin import logged_errors, plugin_fault
 from distillchain_cli.errors import BadInput
 
 VARIABLE = "KUBECONFIG"
 DEFAULT = "~/.kube/config"
 LIBRARY_PREFIXES = ("Invalid kube-config file. ", "Invalid kube-config. ")
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes mounts it into a pod
 
 
-def load_kubeconfig(option: str | None, context: str | None, *, into: Any) -> dict[str, Any]:
-    """Writes server and credentials of a context into a client's configuration.
+@dataclass(frozen=True)
+class KubeContext:
+    """What a context says besides server and credentials.
+
+    Attributes:
+        as_user, as_groups: whom its user acts as.
+    """
+
+    namespace: str | None
+    as_user: str | None = None
+    as_groups: tuple[str, ...] = ()
+
+
+def load_kubeconfig(option: str | None, context: str | None, *, into: Any) -> KubeContext:
+    """Writes server, credentials and proxy of a context into a client's configuration.
 
     Args:
-        option: value of --kubeconfig; None: $KUBECONFIG, or else ~/.kube/config.
+        option: value of --kubeconfig; None: $KUBECONFIG, or else ~/.kube/config, or else the service account of a pod.
         context: value of --context; None: the kubeconfig's current context.
-    Returns: the context, with its `namespace` if it has one.
     Raises: BadInput when there is no such file, no such context, or no usable kubeconfig in the file.
     """
+    if option is None and context is None and _is_in_pod_without_kubeconfig():
+        return _load_service_account(into)
     origin, files = _locate(option)
     from kubernetes.config import ConfigException
     from kubernetes.config.kube_config import KubeConfigLoader
@@ -41,8 +58,14 @@ def load_kubeconfig(option: str | None, context: str | None, *, into: Any) -> di
             config_base_path=None,
             config_persister=merger.save_changes,
         )
-        loader.load_and_set(into)
-        return dict(loader.current_context["context"])
+        with logged_errors() as errors:
+            loader.load_and_set(into)
+        chosen = loader.current_context["context"]
+        user, cluster = (_entry(merger, kind, chosen.get(kind)) for kind in ("user", "cluster"))
+        if "exec" in user and not (into.api_key or into.cert_file):
+            raise BadInput(f"{origin}: {files}: {plugin_fault(user, errors)}")
+        _set_proxy(into, cluster.get("proxy-url"), f"{origin}: {files}")
+        return KubeContext(chosen.get("namespace"), user.get("as"), tuple(user.get("as-groups") or ()))
     except BadInput:
         raise
     except (ConfigException, OSError) as error:
@@ -55,6 +78,42 @@ def context_names(option: str | None) -> list[str]:
     """Names of all contexts. Raises: whatever the client library raises on a bad file, and BadInput."""
     _, files = _locate(option)
     return [entry["name"] for entry in _merge(files).config.value.get("contexts") or []]
+
+
+def _entry(merger: Any, kind: str, name: str | None) -> dict[str, Any]:
+    """The user or cluster of that name; empty if there is none."""
+    found = merger.config[f"{kind}s"].get_with_name(name, safe=True) if name else None
+    return dict(found[kind].value) if found and kind in found else {}
+
+
+def _set_proxy(into: Any, url: str | None, source: str) -> None:
+    """The client library does not read `proxy-url`. As in kubectl, it goes before the environment's proxies."""
+    if url is None:
+        return
+    if not url.startswith(("http://", "https://")):
+        raise BadInput(f"{source}: proxy-url: got {url}, expected http:// or https://; SOCKS proxies cannot be used")
+    into.proxy, into.no_proxy = url, None
+
+
+def _is_in_pod_without_kubeconfig() -> bool:
+    return (
+        not os.environ.get(VARIABLE)
+        and not Path(DEFAULT).expanduser().exists()
+        and (SERVICE_ACCOUNT / "token").exists()
+    )
+
+
+def _load_service_account(into: Any) -> KubeContext:
+    """As kubectl does in a pod: its own service account and namespace."""
+    from kubernetes.config import ConfigException
+    from kubernetes.config.incluster_config import InClusterConfigLoader
+
+    loader = InClusterConfigLoader(str(SERVICE_ACCOUNT / "token"), str(SERVICE_ACCOUNT / "ca.crt"))
+    try:
+        loader.load_and_set(into)
+        return KubeContext((SERVICE_ACCOUNT / "namespace").read_text())
+    except (ConfigException, OSError) as error:
+        raise BadInput(f"the service account of this pod cannot be used ({error}); use --kubeconfig") from error
 
 
 def _locate(option: str | None) -> tuple[str, str]:

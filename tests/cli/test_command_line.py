@@ -1,4 +1,4 @@
-"""What every command has in common: help, exit codes, option values, kubeconfig, start-up."""
+"""What every command has in common: help, exit codes, option values, start-up."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cli.parts import COMMAND, distillchain, distillchain_here, example_in_help, install_stand_in, write_chain
 from distillchain_cli.printing import LogFormatter
 
 COMMANDS = ["validate", "plan", "run", "report", "list", "status", "logs", "events", "retry", "suspend", "resume"]
-KUBECONFIG = {
-    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
-    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-    "users": [{"name": "u", "user": {"token": "t"}}],
-}
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["nothing"], ["run", "missing.yaml"], ["list", "--nothing"]])
@@ -211,78 +205,6 @@ def test_output_is_utf8_in_any_locale(tmp_path: Path):
 def test_a_traceback_is_printed_only_with_verbose(tmp_path: Path):
     assert "Traceback" not in distillchain_here("validate", "missing.yaml", cwd=tmp_path).stderr
     assert "Traceback" in distillchain("validate", "missing.yaml", "-v", cwd=tmp_path).stderr
-
-
-# --- kubeconfig
-
-
-@pytest.mark.parametrize(
-    "variables, arguments, want",
-    [
-        ({"KUBECONFIG": "/nope"}, [], "KUBECONFIG: /nope does not exist; correct KUBECONFIG or use --kubeconfig"),
-        (
-            {"KUBECONFIG": "/nope:/neither"},
-            [],
-            "KUBECONFIG: /nope, /neither do not exist; correct KUBECONFIG or use --kubeconfig",
-        ),
-        ({}, ["--kubeconfig", "/nope"], "--kubeconfig: /nope does not exist; name an existing file"),
-        ({}, [], "kubeconfig: ~/.kube/config does not exist; set KUBECONFIG or use --kubeconfig"),
-    ],
-)
-def test_a_missing_kubeconfig_is_named_with_its_origin(
-    tmp_path: Path, variables: dict[str, str], arguments: list[str], want: str
-):
-    done = distillchain_here("list", *arguments, cwd=tmp_path, HOME=str(tmp_path), **variables)
-
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{want}\n")
-
-
-CHECK = "check the address in the kubeconfig, and the network"
-
-
-@pytest.mark.parametrize(
-    "content, arguments, want",
-    [
-        pytest.param(
-            "a: [", [], "KUBECONFIG: config is not a kubeconfig (ParserError); use another file", id="not YAML"
-        ),
-        pytest.param("text", [], "KUBECONFIG: config is not a kubeconfig (TypeError); use another file", id="text"),
-        pytest.param(
-            yaml.safe_dump(KUBECONFIG),
-            [],
-            "KUBECONFIG: config: there is no current-context; correct the file or use another context",
-            id="no current context",
-        ),
-        pytest.param(
-            yaml.safe_dump(KUBECONFIG), ["--context", "y"], "--context: got y, expected one of x", id="no such context"
-        ),
-        pytest.param(
-            yaml.safe_dump(KUBECONFIG),
-            ["--context", "x"],
-            f"the API server https://127.0.0.1:1 cannot be reached: Connection refused; {CHECK}",
-            id="a context that is not the current one",
-        ),
-    ],
-)
-def test_a_kubeconfig_that_cannot_be_used_is_explained(tmp_path: Path, content: str, arguments: list[str], want: str):
-    (tmp_path / "config").write_text(content)
-
-    done = distillchain_here("list", *arguments, cwd=tmp_path, KUBECONFIG="config")
-
-    assert done.stdout == ""
-    assert done.stderr.replace("[Errno 111] ", "") == f"{want}\n"
-
-
-def test_a_proxy_that_does_not_answer_is_named(tmp_path: Path):
-    (tmp_path / "config").write_text(yaml.safe_dump({**KUBECONFIG, "current-context": "x"}))
-    proxy = {"KUBECONFIG": "config", "HTTPS_PROXY": "http://127.0.0.1:2", "NO_PROXY": "", "no_proxy": ""}
-
-    done = distillchain_here("list", cwd=tmp_path, **proxy)
-
-    assert done.stderr.replace("[Errno 111] ", "") == (
-        "the API server https://127.0.0.1:1 cannot be reached through the proxy of HTTPS_PROXY or the kubeconfig: "
-        "Connection refused; correct it, or add the host to NO_PROXY\n"
-    )
 
 
 # --- start-up
