@@ -16,9 +16,8 @@ import pytest
 from distillchain_trainer.data.tables import read_table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.text_classification.rows import hub_rows
 from later import Later
-from trainer.data_files import HEADER, LABELS, a_task, read_all, read_train, texts_of
+from trainer.data_files import HEADER, LABELS, read_all, read_train, texts_of
 
 datasets = Later("datasets")
 pandas = Later("pandas")
@@ -103,7 +102,13 @@ def _decimal(path: Path) -> None:
     pandas.DataFrame({"sentence": ["bad", "good"], "label": [0.0, 1.0]}).to_parquet(path)
 
 
-@pytest.mark.parametrize("write", [_pandas, _polars, _category, _large, _decimal])
+def _datasets(path: Path) -> None:
+    label = datasets.ClassLabel(names=["positive", "negative"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": label})
+    datasets.Dataset.from_dict({"sentence": ["bad", "good"], "label": [1, 0]}, features=features).to_parquet(path)
+
+
+@pytest.mark.parametrize("write", [_pandas, _polars, _category, _large, _decimal, _datasets])
 def test_parquet_of_every_writer_is_read(tmp_path: Path, write: Any):
     write(tmp_path / "a.parquet")
 
@@ -332,41 +337,6 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path):
 
     want = "s3://b/a.csv cannot be read (Is a directory); name a place that the trainer's user may read"
     assert str(failure.value) == want
-
-
-def a_table(names: list[str] | None, numbers: list[int]) -> Any:
-    label = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
-    features = datasets.Features({"sentence": datasets.Value("string"), "label": label})
-    return datasets.Dataset.from_dict({"sentence": ["x"] * len(numbers), "label": numbers}, features=features)
-
-
-@pytest.mark.parametrize(
-    "names, want",
-    [
-        pytest.param(["positive", "negative"], ["positive", "negative"], id="names in another order"),
-        pytest.param(["NEGATIVE", "POSITIVE"], ["NEGATIVE", "POSITIVE"], id="another case"),
-        pytest.param(["0", "1"], [0, 1], id="names that are numbers are ignored"),
-        pytest.param(None, [0, 1], id="plain numbers"),
-    ],
-)
-def test_class_numbers_of_the_hub_are_read_by_their_names(tmp_path: Path, names: list[str] | None, want: list[object]):
-    task = a_task(tmp_path, "train")
-
-    table = hub_rows(a_table(names, [0, 1]), task, "hf://x, split train")
-
-    assert [row.cells[-1] for row in table.rows] == want
-
-
-def test_other_class_names_of_the_hub_are_refused(tmp_path: Path):
-    task = a_task(tmp_path, "train", labels=["positive", "negative"])
-
-    with pytest.raises(DataInvalid) as failure:
-        hub_rows(a_table(["neg", "pos"], [0, 1]), task, "hf://imdb, split train")
-
-    assert str(failure.value) == (
-        "hf://imdb, split train: its classes are neg, pos, spec.task.labels are positive, negative; "
-        "name the labels as the data set does, in any order"
-    )
 
 
 def test_json_texts_are_read_unchanged(tmp_path: Path):

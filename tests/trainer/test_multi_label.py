@@ -16,7 +16,7 @@ from distillchain_trainer.errors import DataInvalid, GateNotMet, LabelMismatch
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.multi_label_classification.chance import best_order, doubt_of
 from distillchain_trainer.tasks.multi_label_classification.evaluate import MultiLabelled, table_of
-from distillchain_trainer.tasks.multi_label_classification.rows import hub_rows, read_task_data
+from distillchain_trainer.tasks.multi_label_classification.rows import read_task_data
 from later import Later
 
 heads = Later("distillchain_trainer.tasks.sequences.heads")
@@ -93,15 +93,15 @@ def test_lists_of_names_and_numbers_need_no_separator(tmp_path: Path):
     assert read(tmp_path, ending="jsonl")["train"].targets == [[0], [1], [0, 2], [], []]
 
 
-def test_the_hubs_sequence_of_class_labels_is_matched_by_name():
+def test_class_labels_are_matched_by_name(tmp_path: Path):
     from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
     features = Features({"text": Value("string"), "about": Sequence(ClassLabel(names=["price", "food", "service"]))})
-    table = Dataset.from_dict({"text": ["one", "two"], "about": [[0, 1], []]}, features=features)
+    for name in ("train", "dev"):
+        rows = {"text": [f"{name} 1", f"{name} 2"], "about": [[0, 1, 2], []]}
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
 
-    rows = [row.cells for row in hub_rows(table, a_task(), "hub").rows]
-
-    assert rows == [("one", ["price", "food"]), ("two", [])]
+    assert read(tmp_path, ending="parquet", labels=["food", "service", "price"])["train"].targets == [[0, 1, 2], []]
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from distillchain_trainer.errors import DataInvalid
-from distillchain_trainer.tasks.token_classification.rows import hub_rows
 from later import Later
-from trainer.tagging_parts import EVERY_KIND, LABELS, a_task, as_conll, as_jsonl, read_all
+from trainer.tagging_parts import EVERY_KIND, LABELS, as_conll, as_jsonl, read_all
 
 datasets = Later("datasets")
 
@@ -260,38 +258,16 @@ def test_a_kind_that_validation_lacks_and_a_tag_that_train_lacks_are_warnings(tm
     assert any("a.conll never has the tag I-LOC, I-ORG, so no student learns it" in w for w in warnings)
 
 
-def hub_split(tags: Any, names: list[str] | None) -> Any:
-    tag = datasets.Value("string") if names is None else datasets.ClassLabel(names=names)
-    features = datasets.Features(
-        {"id": datasets.Value("string"), "words": datasets.List(datasets.Value("string")), "tags": datasets.List(tag)}
-    )
-    return datasets.Dataset.from_dict(
-        {"id": ["0"], "words": [[f"w{i}" for i in range(len(tags))]], "tags": [tags]}, features
-    )
+def test_class_labels_are_matched_by_name(tmp_path: Path):
+    tag, word = datasets.ClassLabel(names=[*LABELS[3:], *LABELS[:3]]), datasets.Value("string")
+    features = datasets.Features({"words": datasets.List(word), "tags": datasets.List(tag)})
+    numbers = [[(LABELS.index(name) - 3) % len(LABELS) for _, name in EVERY_KIND]]
+    table = datasets.Dataset.from_dict({"words": [[word for word, _ in EVERY_KIND]], "tags": numbers}, features)
+    table.to_parquet(tmp_path / "a.parquet")
 
+    train = read_all(tmp_path, "a.parquet")[0].train
 
-@pytest.mark.parametrize(
-    "names, tags",
-    [
-        ([*LABELS[3:], *LABELS[:3]], ["B-LOC", "I-ORG", "O"]),  # numbers in another order than the labels
-        (None, ["B-LOC", "I-ORG", "O"]),
-    ],
-)
-def test_tags_of_the_hub_are_matched_by_name(names: list[str] | None, tags: list[str]):
-    table = hub_rows(hub_split(tags, names), a_task(), "hf://org/names, split train")
-
-    assert [row.cells for row in table.rows] == [(["w0", "w1", "w2"], tags)]
-    assert table.place_prefix == "hf://org/names, split train, row "
-
-
-def test_other_tags_of_the_hub_are_refused():
-    with pytest.raises(DataInvalid) as error:
-        hub_rows(hub_split([1], ["O", "B-DISEASE"]), a_task(), "hf://org/names, split train")
-
-    assert str(error.value) == (
-        "hf://org/names, split train: its tags are O, B-DISEASE, spec.task.labels are O, B-PER, I-PER, B-LOC, I-LOC, "
-        "B-ORG, ...; name the labels as the data set does, in any order"
-    )
+    assert train.targets == [[LABELS.index(name) for _, name in EVERY_KIND]]
 
 
 def test_sentences_of_train_in_validation_are_counted(tmp_path: Path):

@@ -14,7 +14,7 @@ from distillchain_trainer.data.columns import Header, quoted
 from distillchain_trainer.data.content import BOM, DECOMPRESS, EXPORT, check_content
 from distillchain_trainer.data.read_csv import read_csv
 from distillchain_trainer.data.read_jsonl import read_jsonl
-from distillchain_trainer.data.read_parquet import read_parquet
+from distillchain_trainer.data.read_parquet import read_class_names, read_parquet
 from distillchain_trainer.data.read_tsv import read_tsv
 from distillchain_trainer.data.read_txt import read_txt
 from distillchain_trainer.data.row import Row
@@ -37,10 +37,12 @@ class Table:
 
     Attributes:
         place_prefix: the place of a row is this followed by its number.
+        class_names: of the numbers in the last column, where the data set has them (ClassLabel).
     """
 
     place_prefix: str
     rows: Iterator[Row]
+    class_names: tuple[str, ...] = ()
 
     def place(self, row: Row) -> str:
         """Where a row is, such as a.tsv:12."""
@@ -70,7 +72,7 @@ def read_table(
     if not head.removeprefix(BOM).strip():
         raise DataInvalid(f"{name}: the file is empty; expected rows with {quoted(columns)}")
     if ending == ".parquet":
-        return Table(f"{name}, row ", read_parquet(path, columns, name))
+        return Table(f"{name}, row ", read_parquet(path, columns, name), read_class_names(path, columns[-1], name))
     header = Header(columns, name, class_names)
     if ending == ".csv":
         rows = read_csv(file, header)

@@ -1,4 +1,4 @@
-"""Matches class names: cells of a label column and the id2label of checkpoints with `task.labels`.
+"""Matches class names: of a label column, of its cells, and of the id2label of checkpoints, with `task.labels`.
 
 Names match in any Unicode form ("é" may be one character or two), and in another case if only one class fits.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from distillchain_api.faults import listed
-from distillchain_trainer.errors import LabelMismatch
+from distillchain_trainer.data.row import Row
+from distillchain_trainer.data.tables import Table
+from distillchain_trainer.errors import DataInvalid, LabelMismatch
 from distillchain_trainer.stage_warnings import StageWarnings
 
 SHOWN_NAMES = 6
@@ -75,6 +77,30 @@ class LabelReader:
         names = shorten(self._labels)
         by_number = "" if self._numeric else f", or a number from 0 to {len(self._labels) - 1} in that order"
         return f"expected one of {names}{by_number}"
+
+
+def with_names(table: Table, labels: Sequence[str], *, shown: str) -> Table:
+    """A table whose last column has labels or lists of them: numbers that the data set has names for become names.
+
+    Raises: DataInvalid for a name that is not one of the task's labels.
+    """
+    names = table.class_names
+    if any(find_name(name, labels) is None for name in names):
+        raise DataInvalid(
+            f"{shown}: its classes are {shorten(names)}, spec.task.labels are {shorten(labels)}; "
+            "name the labels as the data set does, in any order"
+        )
+    return replace(table, rows=_named(table.rows, names)) if names else table
+
+
+def _named(rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
+    def name_of(cell: object) -> object:
+        # -1 marks a hidden label, as in GLUE's test splits. It stays a number and is refused with its row.
+        return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
+
+    for row in rows:
+        *others, label = row.cells
+        yield Row(row.number, (*others, [name_of(it) for it in label] if isinstance(label, list) else name_of(label)))
 
 
 def find_name(name: str, labels: Sequence[str]) -> int | None:

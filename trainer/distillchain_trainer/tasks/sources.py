@@ -13,6 +13,7 @@ from distillchain_api.task import Dataset
 from distillchain_store.errors import ObjectMissing
 from distillchain_store.opening import open_store
 from distillchain_store.store import path_of_uri
+from distillchain_trainer.data.class_labels import class_names as class_names_of
 from distillchain_trainer.data.columns import NoColumn, pick_columns
 from distillchain_trainer.data.held_out import check_held_out
 from distillchain_trainer.data.row import Row
@@ -29,8 +30,6 @@ HUB_ROWS = 1_000  # read from a hub data set at a time; bounds the memory of the
 
 ReadSplit = Callable[[str, Table, str], Split]
 """Reads the rows of one split: its role, its table, and what messages call its file or hub split."""
-OfHub = Callable[[Any, str], Table]
-"""The table of a `datasets.Dataset`, and what messages call it."""
 OfFile = Callable[[Path, str], Table]
 """The table of a file, and what messages call it."""
 
@@ -40,7 +39,6 @@ def read_splits(
     columns: Sequence[str],
     read: ReadSplit,
     *,
-    of_hub: OfHub,
     of_file: OfFile | None = None,
     endpoint_url: str | None,
     region: str | None,
@@ -52,7 +50,6 @@ def read_splits(
 
     Args:
         columns: the wanted ones, in the order of a row's cells.
-        of_hub: `hub_table` with the columns, where cells are taken as they are.
         of_file: for a task with file formats of its own; None: `read_table` with the columns.
         class_names: the first line of a file is probably not a header if it contains one of them.
     Raises: DataInvalid naming file, line and column.
@@ -66,7 +63,7 @@ def read_splits(
         sources = {role: f"{dataset.uri}, split {name}" for role, name in names.items()}
         for role, table in tables.items():
             with naming_fields(dataset, role, columns):
-                splits[role] = read(role, of_hub(table, sources[role]), sources[role])
+                splits[role] = read(role, hub_table(table, columns, sources[role]), sources[role])
     else:
         sources = {role: f"{dataset.uri}/{name}" for role, name in names.items()}
         for role, name in names.items():
@@ -156,7 +153,8 @@ def hub_table(table: Any, columns: Sequence[str], shown: str) -> Table:
     """The wanted columns of a `datasets.Dataset`, their cells as they are. Raises: DataInvalid for a missing column."""
     header = list(table.column_names)
     picked = [header[i] for i in pick_columns(header, columns, shown)]
-    return Table(f"{shown}, row ", _numbered(table.select_columns(picked), picked))
+    names = class_names_of(table.features.to_dict(), picked[-1])
+    return Table(f"{shown}, row ", _numbered(table.select_columns(picked), picked), names)
 
 
 def _numbered(table: Any, columns: Sequence[str]) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.tokens import Form
-from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+from distillchain_trainer.tasks.sources import FIELD, read_splits
 
 KNOWN_ROLES = frozenset({"system", "user", "tool"})
 SHARE_GPT = (
@@ -56,7 +56,6 @@ def read_task_data(
         task.dataset,
         columns,
         lambda role, table, source: _split(task.dataset, role, table, source, folder),
-        of_hub=lambda table, shown: hub_table(table, columns, shown),
         endpoint_url=endpoint_url,
         region=region,
         folder=folder,

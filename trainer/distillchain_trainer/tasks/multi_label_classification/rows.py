@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from distillchain_api.faults import got
 from distillchain_api.tasks.multi_label_classification import MultiLabelClassification as Task
-from distillchain_trainer.data.columns import pick_columns
-from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, find_name, shorten
+from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, shorten, with_names
 from distillchain_trainer.tasks.sequences.rows import read_rows
-from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+from distillchain_trainer.tasks.sources import FIELD, read_splits
 
 
 def read_task_data(
@@ -35,7 +32,6 @@ def read_task_data(
         task.dataset,
         [*task.dataset.text, task.dataset.label],
         lambda role, table, source: _split(task, role, table, source, folder, warnings),
-        of_hub=lambda table, shown: hub_rows(table, task, shown),
         endpoint_url=endpoint_url,
         region=region,
         folder=folder,
@@ -44,37 +40,8 @@ def read_task_data(
     )
 
 
-def hub_rows(table: Any, task: Task, shown: str) -> Table:
-    """Rows of a `datasets.Dataset`; numbers of a Sequence(ClassLabel) become names, unless those only count the labels.
-
-    Raises: DataInvalid for a missing column, and for a label that is not one of the task's.
-    """
-    columns = [*task.dataset.text, task.dataset.label]
-    found = hub_table(table, columns, shown)
-    header = list(table.column_names)
-    feature = table.features[header[pick_columns(header, columns, shown)[-1]]]
-    # Sequence(ClassLabel) has the names in the feature of its items; a plain ClassLabel is a row with one label.
-    names = list(getattr(getattr(feature, "feature", feature), "names", None) or [])
-    if names == [str(number) for number in range(len(names))]:
-        return found
-    if any(find_name(name, task.labels) is None for name in names):
-        raise DataInvalid(
-            f"{shown}: its labels are {shorten(names)}, spec.task.labels are {shorten(task.labels)}; "
-            "name the labels as the data set does, in any order"
-        )
-    return Table(found.place_prefix, _named(found.rows, names))
-
-
-def _named(rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
-    for row in rows:
-        cell = row.cells[-1]
-        numbers = cell if isinstance(cell, list) else [cell]
-        # A number outside, such as -1 for a hidden label, stays a number and is refused with its row.
-        labels = [names[it] if isinstance(it, int) and 0 <= it < len(names) else it for it in numbers]
-        yield Row(row.number, (*row.cells[:-1], labels))
-
-
 def _split(task: Task, role: str, table: Table, source: str, folder: Path, warnings: StageWarnings) -> Split:
+    table = with_names(table, task.labels, shown=source)
     reader, column = LabelReader(task.labels), task.dataset.label
     split = read_rows(
         role,

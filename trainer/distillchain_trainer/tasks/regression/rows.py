@@ -16,7 +16,7 @@ from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sequences.rows import read_rows, refuse_empty
-from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+from distillchain_trainer.tasks.sources import FIELD, read_splits
 
 # As JSON, csv and pandas write numbers. float() would also read "1_0", "nan" and digits of other scripts.
 NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*", re.ASCII)
@@ -37,7 +37,6 @@ def read_task_data(
         task.dataset,
         columns,
         lambda role, table, source: _split(task, role, table, source, folder),
-        of_hub=lambda table, shown: hub_table(table, columns, shown),
         endpoint_url=endpoint_url,
         region=region,
         folder=folder,

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from distillchain_api.faults import got
 from distillchain_api.tasks.text_classification import TextClassification as Task
-from distillchain_trainer.data.columns import pick_columns
 from distillchain_trainer.data.held_out import warn_of_contradictions
-from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.tables import Table
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, find_name, shorten
+from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, shorten, with_names
 from distillchain_trainer.tasks.sequences.rows import read_rows, refuse_empty
-from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+from distillchain_trainer.tasks.sources import FIELD, read_splits
 
 
 def read_task_data(
@@ -32,7 +28,6 @@ def read_task_data(
         task.dataset,
         [*task.dataset.text, task.dataset.label],
         lambda role, table, source: _split(task, role, table, source, folder, warnings),
-        of_hub=lambda table, shown: hub_rows(table, task, shown),
         endpoint_url=endpoint_url,
         region=region,
         folder=folder,
@@ -43,37 +38,8 @@ def read_task_data(
     return data
 
 
-def hub_rows(table: Any, task: Task, shown: str) -> Table:
-    """Rows of a `datasets.Dataset`; ClassLabel numbers become their names, unless those only count the classes.
-
-    Raises: DataInvalid for a missing column, and for a class name that is not one of the task's.
-    """
-    columns = [*task.dataset.text, task.dataset.label]
-    found = hub_table(table, columns, shown)
-    header = list(table.column_names)
-    label = header[pick_columns(header, columns, shown)[-1]]
-    names = list(getattr(table.features[label], "names", None) or [])
-    # Names "0", "1", ... only count the classes, so the numbers are taken as they are.
-    if names == [str(number) for number in range(len(names))]:
-        return found
-    if any(find_name(name, task.labels) is None for name in names):
-        raise DataInvalid(
-            f"{shown}: its classes are {shorten(names)}, spec.task.labels are {shorten(task.labels)}; "
-            "name the labels as the data set does, in any order"
-        )
-    return Table(found.place_prefix, _named(found.rows, names))
-
-
-def _named(rows: Iterator[Row], names: list[str]) -> Iterator[Row]:
-    for row in rows:
-        label = row.cells[-1]
-        # -1 marks a hidden label, as in GLUE's test splits. It stays a number and is refused with its row.
-        if isinstance(label, int) and 0 <= label < len(names):
-            label = names[label]
-        yield Row(row.number, (*row.cells[:-1], label))
-
-
 def _split(task: Task, role: str, table: Table, source: str, folder: Path, warnings: StageWarnings) -> Split:
+    table = with_names(table, task.labels, shown=source)
     reader, label = LabelReader(task.labels), task.dataset.label
     split = read_rows(
         role,

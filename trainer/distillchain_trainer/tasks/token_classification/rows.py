@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from distillchain_api.faults import got
 from distillchain_api.tasks.token_classification import TokenClassification as Task
 from distillchain_api.tasks.token_classification import WordsDataset
 from distillchain_trainer.data.cells import fault_of_text
-from distillchain_trainer.data.columns import pick_columns
 from distillchain_trainer.data.content import check_content
 from distillchain_trainer.data.read_conll import ConllColumns, read_conll
-from distillchain_trainer.data.row import Row
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import Table, read_table
 from distillchain_trainer.data.text_files import TextFile
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, find_name, shorten
-from distillchain_trainer.tasks.sources import FIELD, hub_table, read_splits
+from distillchain_trainer.tasks.label_names import LabelReader, UnknownLabel, shorten, with_names
+from distillchain_trainer.tasks.sources import FIELD, read_splits
 from distillchain_trainer.tasks.token_classification.iob2 import Iob2Check
 
 WITH_LISTS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -39,43 +35,12 @@ def read_task_data(
         task.dataset,
         [task.dataset.words, task.dataset.tags],
         lambda role, table, source: _split(task, role, table, source, folder, warnings),
-        of_hub=lambda table, shown: hub_rows(table, task, shown),
         of_file=lambda path, name: _table_of_file(task.dataset, path, name, warnings),
         endpoint_url=endpoint_url,
         region=region,
         folder=folder,
         warnings=warnings,
     )
-
-
-def hub_rows(table: Any, task: Task, shown: str) -> Table:
-    """Rows of a `datasets.Dataset`; numbers of a list of ClassLabel become their names.
-
-    Raises: DataInvalid for a missing column, and for a class name that is not one of the task's labels.
-    """
-    columns = [task.dataset.words, task.dataset.tags]
-    found = hub_table(table, columns, shown)
-    header = list(table.column_names)
-    column = table.features[header[pick_columns(header, columns, shown)[-1]]]
-    names = list(getattr(getattr(column, "feature", None), "names", None) or [])
-    # Names "0", "1", ... only count the classes, so the numbers are taken as they are.
-    if names == [str(number) for number in range(len(names))]:
-        return found
-    if any(find_name(name, task.labels) is None for name in names):
-        raise DataInvalid(
-            f"{shown}: its tags are {shorten(names)}, spec.task.labels are {shorten(task.labels)}; "
-            "name the labels as the data set does, in any order"
-        )
-    return Table(found.place_prefix, _named(found.rows, names))
-
-
-def _named(rows: Iterator[Row], names: list[str]) -> Iterator[Row]:
-    for row in rows:
-        words, tags = row.cells
-        if isinstance(tags, list):
-            # A number beyond the names stays a number and is refused with its row.
-            tags = [names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag for tag in tags]
-        yield Row(row.number, (words, tags))
 
 
 def _table_of_file(dataset: WordsDataset, path: Path, name: str, warnings: StageWarnings) -> Table:
@@ -106,6 +71,7 @@ def _column_number(dataset: WordsDataset, field: str, name: str) -> int | None:
 
 
 def _split(task: Task, role: str, table: Table, source: str, folder: Path, warnings: StageWarnings) -> Split:
+    table = with_names(table, task.labels, shown=source)
     reader, check = LabelReader(task.labels), Iob2Check(task.labels)
     writer = SplitWriter(folder / f"{role}-rows", role, place_prefix=table.place_prefix)
     for row in table.rows:
