@@ -295,8 +295,8 @@ def test_rows_with_nothing_to_predict_are_counted_and_refused_if_nothing_is_left
         adapter.encode(data.validation, teacher, check=lambda: None)
 
     assert str(caught.value) == (
-        "spec.task.maxLength: got 4, with which nothing is left to predict in all 24 of 24 validation rows; raise it, or "
-        "shorten the prompts"
+        "spec.task.maxLength: got 4, which leaves nothing to predict in all 24 validation rows; raise it, or shorten the "
+        "prompts"
     )
 
 

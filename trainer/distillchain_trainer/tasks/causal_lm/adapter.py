@@ -158,15 +158,14 @@ class CausalLMAdapter(TaskAdapter):
         empty = int((encoded.weights == 0).sum())
         if not empty:
             return
-        what = f"{empty} of {len(split)} {split.name} rows"
         if empty == len(split):
             raise DataInvalid(
-                f"spec.task.maxLength: got {self.task.max_length}, with which nothing is left to predict in all "
-                f"{what}; raise it, or shorten the prompts"
+                f"spec.task.maxLength: got {self.task.max_length}, which leaves nothing to predict in all {empty} "
+                f"{split.name} rows; raise it, or shorten the prompts"
             )
         self.notes.add(
-            f"spec.task.maxLength: {what} have nothing to predict within {self.task.max_length} tokens, so they weigh "
-            "nothing"
+            f"spec.task.maxLength: {empty} of {len(split)} {split.name} rows have nothing to predict within "
+            f"{self.task.max_length} tokens and do not count; raise it, or shorten the prompts"
         )
 
     def outputs_of(self, answer: Any, items: dict[str, Tensor]) -> Tensor:
