@@ -54,11 +54,11 @@ RUN: dict[tuple[str, str], Scene] = {
     ("docs/first-chain.md", "kubectl distillchain logs example --tail 3"): Scene.NODE,
     ("docs/first-chain.md", "kubectl describe distillationchain example"): Scene.NODE,
     ("docs/first-chain.md", "kubectl delete distillationchain example"): Scene.NODE,
-    ("docs/operations.md", "distillchain list --all-namespaces"): Scene.CHAIN,
-    ("docs/operations.md", "distillchain suspend sst2-femto"): Scene.CHAIN,
-    ("docs/operations.md", "distillchain retry sst2-femto"): Scene.CHAIN,
+    ("docs/running-chains.md", "distillchain list --all-namespaces"): Scene.CHAIN,
+    ("docs/running-chains.md", "distillchain suspend sst2-femto"): Scene.CHAIN,
+    ("docs/running-chains.md", "distillchain retry sst2-femto"): Scene.CHAIN,
     (
-        "docs/operations.md",
+        "docs/running-chains.md",
         'kubectl annotate distillationchain sst2-femto --overwrite "distillchain.io/retry=tiny@$(date +%s)"',
     ): Scene.CHAIN,
     ("docs/operations.md", "helm upgrade distillchain charts/distillchain \\"): Scene.INSTALL,
@@ -73,7 +73,7 @@ RUN: dict[tuple[str, str], Scene] = {
 }
 
 CANNOT: dict[tuple[str, str], str] = {
-    ("docs/operations.md", "distillchain retry sst2-femto --from tiny --discard"): (
+    ("docs/running-chains.md", "distillchain retry sst2-femto --from tiny --discard"): (
         "needs a store with commits; tests/operator/test_chains_on_apiserver.py runs it with one"
     ),
     ("docs/your-data.md", "import csv"): "needs reviews.csv; tests/docs/test_your_data.py runs it",
