@@ -24,11 +24,17 @@ MARKED = (
     "{% generation %}{{ message['content'] }} <|im_end|>{% endgeneration %}{% else %}{{ message['content'] }} "
     "<|im_end|>{% endif %} {% endfor %}"
 )
-# As templates of reasoning models do: only the last answer keeps all of its text.
+# As Qwen3's template does: only the last answer keeps all of its text.
 SHORTENS = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} : "
-    "{% if loop.last %}The {% endif %}{{ message['content'] }} <|im_end|> {% endfor %}"
+    "{% if LAST %}The {% endif %}{{ message['content'] }} <|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant : {% endif %}"
+).replace("LAST", "loop.last and message['role'] == 'assistant'")
+# As Phi-3's template does: another token ends the whole chat.
+ENDS = TEMPLATE.replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}")
+# As gpt-oss's template does: the last answer ends with another token.
+ENDS_OTHERWISE = TEMPLATE.replace(
+    "<|im_end|>", "{% if loop.last and message['role'] == 'assistant' %}</s>{% else %}<|im_end|>{% endif %}"
 )
 CHAT = [
     {"role": "user", "content": "Go on: The river"},
@@ -143,8 +149,34 @@ def test_long_rows_are_truncated_and_counted_and_a_lost_completion_weighs_nothin
     assert sentence.startswith("spec.task.maxLength: texts with more than 5 tokens are truncated: 3 of 3 train texts")
 
 
-def test_a_template_that_renders_the_beginning_of_a_chat_differently_is_refused_by_name(tmp_path: Path):
-    tokenizer = save_words(tmp_path, template=SHORTENS)
+@pytest.mark.parametrize(
+    "template, last",
+    [
+        (SHORTENS, ["The", "turns", "east", "<|im_end|>"]),
+        (ENDS, ["turns", "east", "<|im_end|>", "</s>"]),
+        (ENDS_OTHERWISE, ["turns", "east", "</s>"]),
+    ],
+    ids=["shortens", "ends with one more token", "ends with another token"],
+)
+def test_answers_that_a_template_renders_differently_when_others_follow_are_learned_as_they_are_in_the_chat(
+    tmp_path: Path, template: str, last: list[str]
+):
+    _, items = learned(save_words(tmp_path, template=template), "messages", (chat_as_text(CHAT),))
+
+    assert [target for _, target in items] == ["runs", "slowly", "<|im_end|>", *last]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # As DeepSeek-R1's: the generation prompt begins thoughts, which the answers in a chat do not have.
+        TEMPLATE.replace("assistant : {% endif", "assistant : Go on: {% endif"),
+        SHORTENS.replace("{{ message['content'] }}", "{{ message['content'] }} {{ message['content'] }}"),
+    ],
+    ids=["another beginning", "an answer twice"],
+)
+def test_answers_that_cannot_be_found_in_a_chat_are_refused(tmp_path: Path, template: str):
+    tokenizer = save_words(tmp_path, template=template)
 
     with pytest.raises(DataInvalid) as caught:
         encode(tokenizer, "messages", [(chat_as_text(CHAT),)], max_length=64, warnings=StageWarnings())

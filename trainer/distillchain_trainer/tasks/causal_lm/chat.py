@@ -1,9 +1,10 @@
 """Chats as token ids by the tokenizer's template, with the tokens that the assistant says.
 
 A template may mark them ({% generation %}). With any other, a chat is rendered up to each answer of the assistant and
-up to its end: what lies between is the answer. That needs a template that renders the beginning of a chat as it renders
-the whole; one that does not is refused. The same chat gives the same tokens on every day: a template that writes the
-date gets a fixed one.
+up to its end: what lies between is the answer. Some templates render an answer differently when messages follow; its
+end is then found by rendering the chat with another text in its place. A template that begins an answer otherwise than
+its generation prompt is refused. The same chat gives the same tokens on every day: a template that writes the date gets
+a fixed one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.quoted_tokens import QuotedTokens
 
 Messages: TypeAlias = list[dict[str, Any]]
+STAND_IN = "\U000ffffe"
+"""Takes the place of an answer: a noncharacter, which no text should have."""
 Span: TypeAlias = tuple[int, int]
 """The characters of an answer in the rendered chat, from the first to the one after the last."""
 
@@ -108,14 +111,28 @@ class ChatRenderer:
             # White space after the end-of-turn token is part of the template and not of the answer.
             after = self._render(messages[: number + 1]).rstrip()
             before = self._render(messages[:number], prompt=True) if number else self._before_first(message, after)
-            if not (after.startswith(before) and whole.startswith(after)):
+            end = len(after) if whole.startswith(after) else self._end_within(whole, messages, number)
+            if not whole.startswith(before) or end is None or end < len(before):
                 raise ChatRefused(
                     f"the chat template of {self._name} renders message {number + 1} differently when others follow, "
                     "or without its generation prompt, so the assistant's tokens cannot be found; put {% generation %} "
                     "and {% endgeneration %} around what the assistant says in its chat_template"
                 )
-            spans.append((len(before), len(after)))
+            spans.append((len(before), end))
         return whole, spans
+
+    def _end_within(self, whole: str, messages: Messages, number: int) -> int | None:
+        """The end of an answer, with the control token that follows it; None if the template does not show it.
+
+        For templates such as Phi-3's, which ends every chat with one more token, and Qwen3's, which leaves the
+        thoughts of earlier answers out.
+        """
+        others = [*messages[:number], {**messages[number], "content": STAND_IN}, *messages[number + 1 :]]
+        _, *behind = self._render(others).split(STAND_IN)
+        if len(behind) != 1 or not whole.endswith(behind[0]):
+            return None
+        token = behind[0].lstrip()
+        return len(whole) - len(token) + self._quoted.length_of_first(token)
 
     def _before_first(self, message: dict[str, Any], after: str) -> str:
         """What is rendered before the answer that a chat begins with: templates refuse a chat without messages.

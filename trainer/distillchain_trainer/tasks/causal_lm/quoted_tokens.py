@@ -37,6 +37,11 @@ class QuotedTokens:
         """Whether a text contains a control token."""
         return self._any is not None and self._any.search(text) is not None
 
+    def length_of_first(self, text: str) -> int:
+        """Characters of the control token that a text begins with; 0 if it begins with none."""
+        found = self._any.match(text) if self._any is not None else None
+        return len(found[0]) if found else 0
+
     def marked(self, text: str) -> str:
         """The text with a mark in place of each control token."""
         assert self._any is not None
