@@ -170,6 +170,7 @@ NOT_RUN_LANGUAGES = {
 }
 
 EXTERNAL_LINKS = {
+    "https://kueue.sigs.k8s.io",
     "https://arxiv.org/abs/1906.02629",
     "https://arxiv.org/abs/2106.09685",
     "https://arxiv.org/abs/1312.6184",
