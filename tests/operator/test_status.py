@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from chain_builders import a_chain, a_commit, a_plan
+from deciding import committed_status
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.metrics import Metric
 from distillchain_api.resource.status import ChainStatus, MeasuredMetrics, MeasuredStatus, StageStatus
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import Metrics, ModelSummary
+from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.committed import committed_entry, measured_status
 from distillchain_operator.status import build_chain_status, chain_result, invalid_status, status_patch
+from distillchain_operator.stored_status import parse_status
 from distillchain_operator.transitions import transitions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -156,6 +159,18 @@ def test_a_status_can_be_read_back():
     plan = a_plan()
     status = build(plan, committed(plan))
     assert ChainStatus.parse(status.to_document()) == status
+
+
+@pytest.mark.parametrize("time", ["soon", "2026-01-01T12:00:00"])
+def test_a_time_that_is_none_is_left_out_of_a_status_that_was_edited_by_hand(time: str):
+    plan = a_plan()
+    document = committed_status(plan, "mini").to_document() | {"startedAt": time}
+    document["stages"][0] |= {"nextStartAt": time, "finishedAt": time}
+
+    found = parse_status({"status": document}, ChainKey("ml", "relay"))
+
+    stage = found.stages[0]
+    assert (found.started_at, stage.next_start_at, stage.finished_at, stage.phase) == (None, None, None, "Committed")
 
 
 def test_a_doubt_about_the_student_is_part_of_message_and_event():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from distillchain_api.base import Record
 from distillchain_api.failures import FailureClass
@@ -16,6 +17,16 @@ Admission = Literal["WaitingForTurn", "WaitingForPeer", "WaitingForQuota", "Admi
 ConditionType = Literal["Ready", "Reconciling", "Stalled", "Succeeded", "Suspended", "ExportsReady", "EvidenceReady"]
 
 
+def _with_time_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time zone")
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_with_time_zone), Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339. The operator counts from it, so a text that is no time must not be read from a status edited by hand."""
+
+
 class Condition(Record):
     """A condition of the Kubernetes API conventions; kstatus, `kubectl wait`, Argo CD and Flux read it."""
 
@@ -24,7 +35,7 @@ class Condition(Record):
     reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
     message: Annotated[str, Field(max_length=32768)] = ""
     observed_generation: Annotated[int, Field(ge=0)]
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    last_transition_time: Moment
 
 
 MetricStrings = dict[str, str]
@@ -47,7 +58,7 @@ class StageProgress(Record):
     loss: str | None = None
     examples_per_second: str | None = None
     eta_seconds: int | None = None
-    changed_at: str | None = None
+    changed_at: Moment | None = None
     """When the operator saw this step first."""
 
 
@@ -110,7 +121,7 @@ class MissingExport(Record):
     pauses: int | None = None
     """How often in a row its Job was deleted for a pause: a pod waited longer than `pendingDeadline`, or its pods ended
     too often."""
-    next_start_at: str | None = None
+    next_start_at: Moment | None = None
     """When its Job is created again after such a pause."""
 
 
@@ -206,8 +217,8 @@ class StageStatus(Record):
     """With `teachers`, the others."""
     selected_epoch: SelectedEpochStatus | None = None
     """With `selection: Best`."""
-    started_at: str | None = None
-    finished_at: str | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
     elapsed_seconds: str | None = None
     """Wall time of the stage as its trainer measured it."""
     examples_per_second: str | None = None
@@ -230,7 +241,7 @@ class StageStatus(Record):
     nodes. A Job that has existed for an hour ends the row."""
     stalls: int | None = None
     """How often its Job was deleted because its trainer made no progress within `progressDeadline`."""
-    next_start_at: str | None = None
+    next_start_at: Moment | None = None
     """When its Job is created again after such a pause."""
     verdict: EvidenceResult | None = None
     """Of the vertex `evidence`: what it found."""
@@ -279,7 +290,7 @@ class ChainStatus(Record):
     ] = []
     """With `spec.evidence`: controls, further seeds and the verdict. They do not decide `phase`."""
     result: ChainResult | None = None
-    started_at: str | None = None
+    started_at: Moment | None = None
     """Since when it runs without a break: `timeout` counts from here."""
     handled_retry: str | None = None
     """The last request to try stages again, as the annotation `distillchain.io/retry` had it."""
