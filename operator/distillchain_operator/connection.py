@@ -52,15 +52,19 @@ class ApiError(Exception):
     @property
     def is_refusal(self) -> bool:
         """The object is invalid, or admission or a quota forbids it; the same request would be refused again."""
-        if self.is_before_discovery:
+        if self.is_too_early:
             return False
         return self.status in (400, 403, 413, 422)  # 413: larger than the API server accepts
 
     @property
-    def is_before_discovery(self) -> bool:
-        """The CRD was installed a moment ago, and the admission of owners does not know it yet; it asks every 30 s."""
-        # It has no reason or cause of its own: it is Forbidden, like a missing right, with this text.
-        return self.status == 403 and "cannot find RESTMapping" in self.message
+    def is_too_early(self) -> bool:
+        """The cluster is not ready for it yet: the CRD was installed, or the namespace created, a moment ago."""
+        # They have no reason or cause of their own: they are Forbidden, like a missing right, with such a text.
+        texts = (
+            "cannot find RESTMapping",  # the admission of owners asks for new kinds every 30 s
+            'serviceaccount "default" not found',  # its controller creates it in each namespace
+        )
+        return self.status == 403 and any(text in self.message for text in texts)
 
     @property
     def is_quota(self) -> bool:

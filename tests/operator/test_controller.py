@@ -98,6 +98,9 @@ async def test_an_edit_of_a_chain_whose_job_was_refused_is_tried_at_once():
             "distillchain.io/v1alpha1 Kind DistillationChain",
             id="a CRD that admission does not know yet",
         ),
+        pytest.param(
+            403, 'error looking up service account ml/default: serviceaccount "default" not found', id="a new namespace"
+        ),
         pytest.param(500, "failed calling webhook: connection refused", id="a webhook that is down"),
         pytest.param(409, "Operation cannot be fulfilled on resourcequotas", id="two writers of one quota"),
     ],
