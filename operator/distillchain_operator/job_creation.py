@@ -251,7 +251,11 @@ class JobCreator:
             return Outcome(_waits(f"{error.message}; retrying"), NAME_TAKEN_RETRY_S)
         if is_controlled_by(job, plan.chain.metadata.uid):
             return await self._own_job(job, action, key)
-        return Outcome(_waits(f"waiting for {foreign_job(name, key.name)}"), NAME_TAKEN_RETRY_S)
+        is_ownerless = not parse_job(job).owner_uid
+        changes = _waits(f"waiting for {foreign_job(name, key.name, is_ownerless=is_ownerless)}")
+        if is_ownerless:
+            changes["failure_class"] = FailureClass.POD_REJECTED
+        return Outcome(changes, NAME_TAKEN_RETRY_S)
 
     async def _own_job(self, job: dict[str, Any], action: CreateJob, key: ChainKey) -> Outcome:
         """A Job of this chain that was not listed: it is new, or somebody removed its labels, which are restored."""

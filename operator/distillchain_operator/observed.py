@@ -214,6 +214,8 @@ class Observed:
     """Pods of foreign Jobs and of deleted Jobs are included, because they may still run."""
     foreign_jobs: frozenset[str] = frozenset()
     """UIDs of Jobs that have the chain's label and another owner, such as a deleted chain of the same name."""
+    ownerless_jobs: frozenset[str] = frozenset()
+    """Those of them that nothing controls, so that nothing deletes them but the user."""
     parts: frozenset[tuple[str, str]] = frozenset()
     """Kind and owner's UID of each Service and NetworkPolicy of a Job."""
     by_name: Mapping[str, ObservedJob] = field(init=False, repr=False, compare=False)
@@ -239,10 +241,11 @@ def of_chain(uid: str, jobs: Iterable[ObservedJob], pods: Iterable[ObservedPod])
     # By owner, not by label: anybody may put our label on a Job, and a deleted chain's Jobs still have it.
     owned = tuple(job for job in jobs if job.owner_uid == uid)
     foreign = frozenset(job.uid for job in jobs if job.owner_uid != uid)
+    ownerless = frozenset(job.uid for job in jobs if not job.owner_uid)
     # Whatever the pod's annotation says.
     on_one_node = {job.uid for job in owned if job.nodes == 1}
     pods = tuple(replace(pod, index=0) if pod.index and pod.job_uid in on_one_node else pod for pod in pods)
-    return Observed(jobs=owned, pods=pods, foreign_jobs=foreign)
+    return Observed(jobs=owned, pods=pods, foreign_jobs=foreign, ownerless_jobs=ownerless)
 
 
 def parts_of(documents: Iterable[dict[str, Any]], *, kind: str) -> frozenset[tuple[str, str]]:
@@ -266,7 +269,8 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     # `filter`, because splitting an empty text gives one empty part.
-    notes = dict(_halves(note) for note in filter(None, annotations.get(PODS_ANNOTATION, "").split(",")))
+    noted = (note.partition("=") for note in filter(None, annotations.get(PODS_ANNOTATION, "").split(",")))
+    notes = {uid: run for uid, _, run in noted}
     # A condition that no longer holds stays in the list with status False, as Suspended does after a resume.
     conditions = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
     # Complete and Failed are final. SuccessCriteriaMet and FailureTarget, which newer releases set first, are not: pods
@@ -311,12 +315,6 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         reason=decisive.get("reason", ""),
         message=on_one_line(decisive.get("message", "")),
     )
-
-
-def _halves(note: str) -> tuple[str, str]:
-    """A pod's short UID, and when its trainer ran."""
-    uid, _, run = note.partition("=")
-    return uid, run
 
 
 def parse_pod(document: dict[str, Any]) -> ObservedPod:

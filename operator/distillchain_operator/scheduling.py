@@ -92,7 +92,7 @@ class _Slot:
         digest: of the vertex, in the form of the label; empty for pods without a Job.
         what: what a Job waits for that may not start because of it.
         pods: those that have to end.
-        is_stray: no Job controls them, so nothing ends them but the user.
+        is_stray: no Job controls them, or no chain their Job, so nothing ends them but the user.
     """
 
     stage: str
@@ -184,21 +184,24 @@ def _slots_of_pods(view: View) -> Iterator[_Slot]:
             left.setdefault((pod.job_uid, pod.stage), []).append(pod)
     for (uid, stage), pods in left.items():
         what = f"pod {pods[0].name} of Job {pods[0].job} to terminate"
+        is_ownerless = uid in view.observed.ownerless_jobs
         if uid in view.observed.foreign_jobs:
-            what = foreign_job(pods[0].job, view.plan.chain.name)
+            what = foreign_job(pods[0].job, view.plan.chain.name, is_ownerless=is_ownerless)
         elif not uid:
             # It may be a trainer whose Job was deleted with --cascade=orphan.
             name = pods[0].name
             what = f"pod {name} to be deleted: no Job controls it; if it is not needed: kubectl delete pod {name}"
-        yield _Slot(stage, what, pods, is_stray=not uid)
+        yield _Slot(stage, what, pods, is_stray=is_ownerless or not uid)
 
 
-def foreign_job(job: str, chain: str) -> str:
-    """What a stage waits for while a Job of another owner is in its way, and how to remove it."""
-    return (
-        f"Job {job} to be deleted: it belongs to another owner, such as a deleted chain {chain}; if it is not needed: "
-        f"kubectl delete job {job}"
-    )
+def foreign_job(job: str, chain: str, *, is_ownerless: bool) -> str:
+    """What a stage waits for while a Job of another owner is in its way, and how to remove it.
+
+    Args:
+        is_ownerless: nothing controls it, as after a chain was deleted with --cascade=orphan.
+    """
+    why = "no chain controls it" if is_ownerless else f"it belongs to another owner, such as a deleted chain {chain}"
+    return f"Job {job} to be deleted: {why}; if it is not needed: kubectl delete job {job}"
 
 
 def _wait_for(view: View, slot: _Slot) -> Wait:

@@ -277,16 +277,15 @@ def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):
     relay.wait("the chain gone", lambda: not relay.cluster.get("dchain", "-n", relay.namespace)["items"])
 
 
-def test_a_recreated_chain_waits_until_the_jobs_of_the_deleted_one_are_gone(relay: Relay):
+def test_a_recreated_chain_needs_the_user_while_a_job_of_the_deleted_one_has_no_owner(relay: Relay):
     relay.apply(a_document())
     relay.wait_for_pod("mini")
     old = relay.chain()["metadata"]["uid"]
     relay.kubectl("delete", "dchain", "relay", "--cascade=orphan")
     orphan = relay.jobs("mini")[0]["metadata"]["name"]
     relay.apply(a_document())
-    relay.wait(
-        "the conflict of names", lambda: f"waiting for Job {orphan} to be deleted" in relay.status().get("message", "")
-    )
+    stalled = relay.wait_for_condition("Stalled")
+    assert f"waiting for Job {orphan} to be deleted: no chain controls it" in stalled["message"]
     assert relay.chain()["metadata"]["uid"] != old
     relay.kubectl("delete", "job", orphan)
     relay.commit("mini")
