@@ -11,7 +11,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator.actions import CreateJob, Decision
+from distillchain_operator.actions import CreateJob, Decision, DeleteJob
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import INDEX_ANNOTATION, PODS_ANNOTATION
 from distillchain_operator.observed import observe
@@ -55,6 +55,11 @@ def decide(
 def created(decision: Decision) -> list[str]:
     """The stages whose Jobs are created."""
     return [action.stage for action in decision.actions if isinstance(action, CreateJob)]
+
+
+def deleted(decision: Decision) -> list[str]:
+    """The names of the Jobs that are deleted."""
+    return [action.name for action in decision.actions if isinstance(action, DeleteJob)]
 
 
 def entry(decision: Decision, stage: str) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator.committed import committed_entry, needless_entry
 from distillchain_operator.gates import surely_meets_gates
 from distillchain_operator.observed import ObservedJob
+from distillchain_operator.policy import lingers_in
 from distillchain_operator.view import View
 
 
@@ -22,6 +25,15 @@ def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job:
     # Without an edit the metrics are not compared: they are rounded, so a metric equal to its gate would run again
     # after each upgrade of the operator. A Job of the same name had the same gates, which are part of its work order.
     return not view.was_edited or entry.job == job or surely_meets_gates(stage, entry)
+
+
+def lingers(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
+    """Whether a sidecar keeps the pod of a Job, and its GPU, long after status has the commit of its trainer."""
+    before = view.previous_entry(stage)
+    if before is None or before.phase != "Committed" or view.answer_of(stage, job) is None:
+        return False
+    times = [lingers_in(pod, now=view.now) for pod in view.leaders_of(job)]
+    return any(time is not None and time <= timedelta() for time in times)
 
 
 def found_damaged_at(view: View, stage: PlannedStage) -> str:

@@ -182,6 +182,13 @@ def overdue_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
     return datetime.fromisoformat(pod.stop_by) + OVERDUE - now
 
 
+def lingers_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
+    """The time from now until a pod has kept its GPU for too long after its trainer; None for a pod that does not."""
+    if pod.is_over or pod.deleting or pod.end is None or not pod.end.finished_at:
+        return None
+    return datetime.fromisoformat(pod.end.finished_at) + LONG - now
+
+
 def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
     """The state of an unfinished pod; None when its trainer runs without a problem."""
     overdue = overdue_in(pod, now=now)
@@ -202,7 +209,8 @@ def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
     if pod.end is not None:
         names = ", ".join(pod.others_running)
         left = f"container {names} of pod {pod.name} still runs" if names else f"pod {pod.name} is still stopping"
-        hangs = bool(names) and is_long_ago(pod.end.finished_at, now=now)
+        left_time = lingers_in(pod, now=now)
+        hangs = bool(names) and left_time is not None and left_time <= timedelta()
         if hangs:
             left += (
                 f"; to go on: kubectl delete job {pod.job}; an init container with restartPolicy: Always is ended by "

@@ -20,7 +20,7 @@ from distillchain_operator.expiry import expirations
 from distillchain_operator.group import build_network_policy, build_service
 from distillchain_operator.observed import Observed, ObservedJob, ObservedPod
 from distillchain_operator.peers import Peer
-from distillchain_operator.policy import overdue_in
+from distillchain_operator.policy import lingers_in, overdue_in
 from distillchain_operator.run_time import runs_to_note
 from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
@@ -166,6 +166,7 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
         return SOON_S  # if no Job is left to be deleted, no event comes
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
+    left += [lingers_in(pod, now=view.now) for pod in view.observed.pods]
     # Nor does a deadline, or the end of a pause.
     stages = {stage.name: stage for stage in view.plan.vertices}
     running = [(stages[job.stage], job) for job in view.wanted_unfinished_jobs()]

@@ -14,6 +14,7 @@ from distillchain_operator.commits import (
     committed_by_job,
     found_damaged_at,
     is_outdated,
+    lingers,
     needless_pass,
     stays_committed,
 )
@@ -160,8 +161,14 @@ def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leav
         # The Job controller completes it within a second. Another operator may count on its answer.
         and not view.has_succeeded(job)
     )
-    step = export_step(view, stage, entry, leaving=leaving | {job.name for job in superfluous})
-    return replace(step, actions=(*superfluous, *step.actions))
+    lingering = tuple(
+        DeleteJob(job.name, job.uid, why="the stage is committed, and a container beside the trainer does not end")
+        for job in view.training_jobs_of(stage)
+        if job.name in needed and job.name not in leaving and lingers(view, stage, job)
+    )
+    deletions = (*superfluous, *lingering)
+    step = export_step(view, stage, entry, leaving=leaving | {job.name for job in deletions})
+    return replace(step, actions=(*deletions, *step.actions))
 
 
 def _start(view: View, stage: PlannedStage, wanted: WantedJob, before: StageStatus | None) -> Step:

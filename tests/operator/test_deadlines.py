@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from chain_builders import a_committed_job, a_job, a_plan, a_pod, retrying
-from deciding import NOON, a_failed_job, committed_status, created, decide, entry
+from deciding import NOON, a_failed_job, committed_status, created, decide, deleted, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator.actions import CreateJob, Decision, DeleteJob, NotePods
+from distillchain_operator.actions import CreateJob, Decision, NotePods
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.status import invalid_status, timestamp
 from distillchain_operator.transitions import transitions
@@ -39,10 +39,6 @@ def ran(job: dict[str, Any], number: int, start: float, end: float | None = None
         state["finishedAt"] = timestamp(at(end))
     made["metadata"]["creationTimestamp"] = timestamp(at(start))
     return made
-
-
-def deleted(decision: Decision) -> list[str]:
-    return [action.name for action in decision.actions if isinstance(action, DeleteJob)]
 
 
 def test_a_stage_that_ran_for_its_timeout_fails_and_waiting_for_a_gpu_does_not_count():

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from chain_builders import CHAIN_UID, IMAGE, a_commit, a_failure, a_job, a_plan, a_pod
-from deciding import NOON, created, decide, entry
+from deciding import NOON, created, decide, deleted, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_api.wire.work_order import RENDEZVOUS_PORT
-from distillchain_operator.actions import CreatePart, DeleteJob, SetSuspend
+from distillchain_operator.actions import CreatePart, SetSuspend
 from distillchain_operator.group import TORCH_PORT
 from distillchain_operator.labels import INDEX_ANNOTATION
 from distillchain_operator.observed import observe
@@ -39,10 +39,6 @@ def two_nodes(*, deadline: str | None = None, **chain: Any) -> Plan:
 
 def waiting(job: dict[str, Any], *, node: int = 1, number: int = 0) -> dict[str, Any]:
     return a_pod(job, phase="Pending", node=node, number=number, conditions=[NO_NODE])
-
-
-def deleted(decision: Any) -> list[str]:
-    return [action.name for action in decision.actions if isinstance(action, DeleteJob)]
 
 
 def parts(decision: Any) -> list[str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from chain_builders import (
     CHAIN_UID,
+    NOON,
     a_commit,
     a_committed_job,
     a_job,
     a_plan,
     a_pod,
 )
-from deciding import committed_status, created, decide, entry
+from deciding import committed_status, created, decide, deleted, entry, stalled
 from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import DeleteJob, SetSuspend
 from distillchain_operator.jobs import JobDefaults
@@ -174,9 +175,15 @@ def test_a_recreated_chain_with_another_placement_waits_for_the_pods_of_the_dele
         f"waiting for Job {name} to be deleted: it belongs to another owner, such as a deleted chain relay; if it is not "
         f"needed: kubectl delete job {name}"
     )
+    assert stalled(decision).status == "False", "the garbage collector deletes it"
     suspended = decide(a_plan(suspend=True), old, pods=(pod,)).status
     assert {c.type: c.status for c in suspended.conditions}["Suspended"] == "True", "none of its own pods runs"
     assert created(decide(plan, old)) == ["mini"]
+
+    del old["metadata"]["ownerReferences"]
+    ownerless = decide(plan, old, pods=(pod,))
+    assert f"waiting for Job {name} to be deleted: no chain controls it" in stalled(ownerless).message
+    assert stalled(ownerless).status == "True"
 
 
 def test_an_answer_for_another_digest_commits_nothing():
@@ -215,3 +222,25 @@ def test_the_next_stage_starts_once_the_pod_of_the_last_one_has_answered():
     assert created(decide(plan, job, pods=(sidecar,))) == []
     failed = a_pod(job, phase="Failed", exit_code=0, message=a_commit(plan.stages[0]).to_json())
     assert created(decide(plan, job, pods=(failed,))) == []  # the Job controller may replace it
+
+
+@pytest.mark.parametrize("stage", ["mini", "tiny"])
+def test_a_sidecar_that_keeps_the_gpu_of_a_committed_stage_is_ended_after_two_minutes(stage: str):
+    plan = a_plan()
+    planned = plan.stage(stage)
+    assert planned is not None
+    job = a_job(plan, stage, active=1)
+    pod = a_pod(job, exit_code=0, message=a_commit(planned).to_json())
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = NOON
+    pod["status"]["containerStatuses"].append({"name": "shipper", "state": {"running": {}}})
+    noon = datetime.fromisoformat(NOON)
+
+    committed = decide(plan, job, pods=(pod,), previous=committed_status(plan, *{"mini"} - {stage}))
+    late = decide(plan, job, pods=(pod,), previous=committed.status, now=noon + timedelta(minutes=2))
+
+    assert (deleted(committed), committed.look_again_s) == ([], 120)
+    assert (deleted(late), entry(late, stage).phase) == ([job["metadata"]["name"]], "Committed")
+    assert late.status.phase == ("Running" if stage == "mini" else "Succeeded")
+    assert stalled(late).status == "False"
+    unwritten = decide(plan, job, pods=(pod,), now=noon + timedelta(minutes=2))
+    assert deleted(unwritten) == [], "status does not have the result yet"

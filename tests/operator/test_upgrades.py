@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document, a_job, a_plan, a_pod, retrying
-from deciding import a_committed_job, a_failed_job, committed_status, created, decide, entry
+from deciding import a_committed_job, a_failed_job, committed_status, created, decide, deleted, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
-from distillchain_operator.actions import Decision, DeleteJob
 from fake_api_server import KEY, FakeApiServer, a_controller
 
 OLD, NEW = "registry.example/trainer:0.1", "registry.example/trainer:0.2"
@@ -55,10 +54,6 @@ async def test_another_default_image_restarts_none_of_fifty_chains(state: Callab
         server = copy.deepcopy(first)
         await a_controller(server, trainer_image=NEW).reconcile(KEY)
         assert (server.jobs, server.statuses) == (first.jobs, [])
-
-
-def deleted(decision: Decision) -> list[str]:
-    return [action.name for action in decision.actions if isinstance(action, DeleteJob)]
 
 
 def test_a_failure_that_no_status_has_yet_counts_for_the_next_operator():
