@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from distillchain_api.resource.training import Precision, Training
-
-EXPERTS = {"gate_up_proj", "gate_proj", "up_proj", "down_proj"}
-"""Names of the weights [experts, rows, columns] of a mixture of experts in transformers."""
+from distillchain_trainer.engine.experts import expert_weights
 
 
 def best_device() -> torch.device:
@@ -70,8 +68,7 @@ def compute_head_in_float32(model: Any, precision: Precision) -> None:
 def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: bool = False) -> None:
     """Keeps the weights of linear layers as autocast would convert them for each pass, in half the memory.
 
-    The answers stay the same, to the last bit. Those of a mixture of experts do not: its experts compute in bfloat16
-    only with weights in bfloat16, because autocast does not reach torch's grouped products (pytorch issue 174763).
+    The answers stay the same, to the last bit: of a mixture of experts, those after `compute_experts_in_bfloat16`.
 
     For a model that is not trained, after `compute_head_in_float32`.
 
@@ -94,9 +91,8 @@ def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: 
         # Not a subclass of a linear layer, which may compute something else.
         if type(module) is nn.Linear and not any(id(weight) in kept for weight in own.values()):
             module.to(torch.bfloat16)
-        for name in EXPERTS & own.keys():
-            if own[name].dim() == 3:
-                own[name].data = own[name].data.to(torch.bfloat16)
+        for name in expert_weights(module):
+            own[name].data = own[name].data.to(torch.bfloat16)
 
 
 class _Float32:

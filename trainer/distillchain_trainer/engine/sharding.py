@@ -14,14 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillchain_api.faults import got
 from distillchain_trainer.engine.compiled import repeated_layers
+from distillchain_trainer.engine.experts import take_converting_experts
 from distillchain_trainer.engine.recast import recast_linear_layers
 from distillchain_trainer.engine.world import World
 from distillchain_trainer.errors import CheckpointInvalid
+
+EXPERTS_POLICY = MixedPrecisionPolicy(
+    param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False
+)
+"""Sends experts in bfloat16. Otherwise autograd would keep what each pass converts, of all layers, on each GPU."""
 
 
 def shard(model: Any, world: World, *, device: torch.device) -> None:
@@ -36,10 +42,11 @@ def shard(model: Any, world: World, *, device: torch.device) -> None:
     _refuse_shared_weights(model, layers)
     mesh = init_device_mesh(device.type, (world.size,))
     places = _places(model)
+    experts = take_converting_experts(model)
     # Layer by layer, so that a rank never holds more than one of them whole.
-    for module in [*layers, model]:
+    for module in [*experts, *layers, model]:
         _receive((own for own in module.parameters() if not isinstance(own, DTensor)), places, world, device=device)
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, mp_policy=EXPERTS_POLICY if module in experts else MixedPrecisionPolicy())
     # Also those that are in no state dict, such as the frequencies of rotary positions.
     _receive(model.buffers(), places, world, device=device)
 

@@ -11,6 +11,7 @@ from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_
 from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import ModelFacts
 from distillchain_trainer.data.split import TaskData
+from distillchain_trainer.engine.experts import compute_experts_in_bfloat16
 from distillchain_trainer.engine.history import History
 from distillchain_trainer.engine.precision import (
     apply_tf32,
@@ -59,6 +60,7 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     # Before anything computes: the teacher's outputs are keyed by it.
     apply_numbers(context.order.training)
     compute_head_in_float32(prepared.student.model, context.order.training.precision)
+    compute_experts_in_bfloat16(prepared.student.model, context.order.training.precision)
     check_hidden_term(context, prepared)
     stats = RunStats()
     measurer = Measurer(context, prepared.task, stats)
