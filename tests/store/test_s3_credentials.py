@@ -265,7 +265,7 @@ def test_a_late_agent_for_credentials_is_waited_for(s3: S3Server, bucket: str, m
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/")
     with pytest.raises(
-        StorageUnavailable, match=r"^spec\.storage: the service that gives credentials for s3://.* did not answer"
+        StorageUnavailable, match=r"^spec\.storage: the service or program that gives credentials for s3://.* gave none"
     ):
         S3Store(bucket, endpoint_url=s3.endpoint, region=REGION, patience_s=0)
 

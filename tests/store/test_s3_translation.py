@@ -10,8 +10,9 @@ from botocore.exceptions import ClientError
 
 from cluster.s3 import REGION
 from distillchain_store.errors import ObjectMissing, StorageDenied, StorageUnavailable, StoreError
+from distillchain_store.s3.answer import CredentialsExpired, Transient
 from distillchain_store.s3.store import S3Store
-from distillchain_store.s3.translation import Address, CredentialsExpired, Transient, translate, wants_other_checksum
+from distillchain_store.s3.translation import Address, translate, wants_other_checksum
 
 NOON = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 ADDRESS = Address("s3://models/x", "models", "http://s3.test", "spec.teacher.model", "the environment")

@@ -17,7 +17,7 @@ from botocore.config import Config
 
 from distillchain_store.errors import StorageDenied
 from distillchain_store.redaction import without_userinfo
-from distillchain_store.s3.credentials import check_credentials, describe_source
+from distillchain_store.s3.credentials import describe_source, read_credentials
 from distillchain_store.s3.translation import wants_other_checksum
 from distillchain_store.store import CHUNK_BYTES
 
@@ -86,8 +86,7 @@ class Connection:
         try:
             if session.get_config_variable("metadata_service_num_attempts") == 1:  # boto3's own default
                 session.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
-            credentials = session.get_credentials()
-            check_credentials(credentials)
+            credentials = read_credentials(session)
             self.credentials = describe_source(credentials, profile=session.profile)
             client: S3Client = boto3.session.Session(botocore_session=session).client(
                 "s3",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.session import Session
 
 from distillchain_store.credential_faults import describe_fault
 from distillchain_store.errors import StorageDenied
@@ -27,7 +28,30 @@ def describe_source(credentials: Credentials | None, *, profile: str | None) -> 
     return str(credentials.method)
 
 
-def check_credentials(credentials: Credentials | None) -> None:
+def read_credentials(session: Session) -> Credentials | None:
+    """The credentials of this process; None: there are none, which the first request reports.
+
+    Raises: StorageDenied naming what cannot be read, or a bad value; errors of botocore.
+    """
+    try:
+        credentials = session.get_credentials()
+        if isinstance(credentials, RefreshableCredentials):
+            credentials.get_frozen_credentials()  # those of a role are read only when they are needed
+    except (FileNotFoundError, PermissionError) as error:
+        raise StorageDenied(
+            f"spec.storage: credentials need {error.filename}, which cannot be used ({error.strerror}); correct the "
+            "environment's AWS configuration"
+        ) from error
+    except EOFError as error:
+        raise StorageDenied(
+            "spec.storage: the role of the AWS profile asks for an MFA code, which needs a terminal; run "
+            'there: eval "$(aws configure export-credentials --format env)"'
+        ) from error
+    _check_credentials(credentials)
+    return credentials
+
+
+def _check_credentials(credentials: Credentials | None) -> None:
     """Looks at static credentials; those of a role come from a service, which does not make such mistakes.
 
     Raises: StorageDenied naming the value, never showing it.
@@ -35,7 +59,6 @@ def check_credentials(credentials: Credentials | None) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if credentials is None and os.environ.get(name) == "":
             raise StorageDenied(f"spec.storage: {name} of the environment ({OF_A_POD}) is empty, expected a value")
-    # Missing credentials are reported by the first request. Reading refreshable ones would already fetch them.
     if credentials is None or isinstance(credentials, RefreshableCredentials):
         return
     for name, value, is_header in _values(credentials):

@@ -18,16 +18,9 @@ from distillchain_store.cache import FileCache
 from distillchain_store.errors import FULL, ObjectMissing, StorageDenied, StorageUnavailable, StoreError, disk_full
 from distillchain_store.patience import NORMAL_S, Patience
 from distillchain_store.redaction import without_userinfo
+from distillchain_store.s3.answer import Answer, CredentialsExpired, Transient, parse_answer
 from distillchain_store.s3.connection import Connection
-from distillchain_store.s3.translation import (
-    Address,
-    Answer,
-    CredentialsExpired,
-    Transient,
-    parse_answer,
-    translate,
-    translate_answer,
-)
+from distillchain_store.s3.translation import Address, translate, translate_answer
 from distillchain_store.store import Fingerprint, StoredObject, Unfinished, fingerprint_of, fingerprint_stream
 
 if TYPE_CHECKING:

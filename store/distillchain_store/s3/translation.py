@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any
 
 import botocore.exceptions as aws
 from boto3.exceptions import RetriesExceededError
@@ -14,20 +11,21 @@ from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import S3DownloadFailedError
 
 from distillchain_store.connection_faults import bundle_fault, proxy_variable, tls_fault
-from distillchain_store.errors import (
-    ObjectMissing,
-    StorageDenied,
-    StorageUnavailable,
-    StoreError,
-)
+from distillchain_store.errors import ObjectMissing, StorageDenied, StoreError
 from distillchain_store.redaction import without_userinfo
+from distillchain_store.s3.answer import Answer, CredentialsExpired, Transient, parse_answer
+from distillchain_store.s3.credential_errors import (
+    CREDENTIAL_OPERATIONS,
+    EXPIRED_CODES,
+    of_credential_service,
+    of_credentials,
+)
 
 # Codes of AWS and of other servers. botocore gives the HTTP status as the code of an answer without a body.
 CREDENTIAL_CODES = {
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "AllAccessDisabled", "AccountProblem", "InvalidSecurity",
 }  # fmt: skip
-EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
 REGION_CODES = {
     "PermanentRedirect", "301", "TemporaryRedirect", "307", "AuthorizationHeaderMalformed",
@@ -69,47 +67,6 @@ class Address:
     credentials: str
 
 
-class Transient(StorageUnavailable):
-    """The request failed and may succeed when it is repeated."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what, self.remedy = what, remedy
-
-
-class CredentialsExpired(Transient):
-    """The credentials must be read again before the request is repeated."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an S3 server answered instead of doing what it was asked."""
-
-    code: str
-    words: str
-    status: int
-    server_time: datetime.datetime | None
-
-    @property
-    def said(self) -> str:
-        """Code and words, as messages quote them."""
-        return f"{self.code}: {self.words}" if self.words else self.code
-
-
-def parse_answer(response: Any) -> Answer:
-    """Reads the `response` of a botocore ClientError, whose parts may all be absent."""
-    error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
-    status = int(metadata.get("HTTPStatusCode", 0))
-    # AWS puts its time into the body of RequestTimeTooSkewed; every answer should have the header Date.
-    server_time = error.get("ServerTime") or metadata.get("HTTPHeaders", {}).get("date")
-    return Answer(
-        str(error.get("Code") or status),
-        str(error.get("Message", "")),
-        status,
-        _parse_time(server_time),
-    )
-
-
 def wants_other_checksum(error: aws.ClientError, *, sent: bool) -> bool:
     """Whether a server refused an upload for its checksum headers: it requires one, or does not know them.
 
@@ -126,19 +83,12 @@ def wants_other_checksum(error: aws.ClientError, *, sent: bool) -> bool:
 def translate(error: Exception, address: Address, key: str, *, now: datetime.datetime) -> StoreError | None:
     """What an exception of a request means; None: it is not about the store."""
     if isinstance(error, aws.ClientError):
-        return translate_answer(parse_answer(error.response), address, key, now=now)
-    if isinstance(error, aws.CredentialRetrievalError | aws.MetadataRetrievalError):
-        return Transient(
-            f"spec.storage: the service that gives credentials for {address.uri} did not answer "
-            f"({without_userinfo(str(error))})",
-            "check the service account's role and its agent on the node",
-        )
-    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
-        return StorageDenied(
-            f"spec.storage: no credentials for {address.uri} ({error}); set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; in a cluster, name a Secret with these in secretRef, or give the "
-            "service account a role"
-        )
+        answer = parse_answer(error.response)
+        if error.operation_name in CREDENTIAL_OPERATIONS:
+            return of_credential_service(error.operation_name, answer, address.uri)
+        return translate_answer(answer, address, key, now=now)
+    if found := of_credentials(error, address.uri):
+        return found
     if isinstance(error, CONNECTION_ERRORS):
         return _of_connection(error, address)
     if isinstance(error, S3DownloadFailedError):  # its ETag is another one than when the download began
@@ -155,9 +105,8 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
         )
     # After the classes above, which are derived from it.
     if isinstance(error, aws.BotoCoreError):  # its own checks of names, profiles and configuration files
-        return StorageDenied(
-            f"spec.storage: {without_userinfo(str(error))}; correct it or the environment's AWS configuration"
-        )
+        why = without_userinfo(" ".join(str(error).split()))
+        return StorageDenied(f"spec.storage: {why}; correct it or the environment's AWS configuration")
     return _of_system(error, address) if isinstance(error, OSError) else None
 
 
@@ -297,16 +246,6 @@ def _of_proxy(error: aws.ProxyConnectionError) -> str:
 def _through_proxy(address: Address) -> str:
     variable = proxy_variable(address.endpoint)
     return f", through the proxy in {variable}" if variable else ""
-
-
-def _parse_time(text: object) -> datetime.datetime | None:
-    """ISO 8601 as in S3's XML, or the date of an HTTP header."""
-    for parse in (datetime.datetime.fromisoformat, parsedate_to_datetime):
-        with contextlib.suppress(ValueError, TypeError):
-            found = parse(str(text))
-            # A time without a zone is in UTC: both formats say so.
-            return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
-    return None
 
 
 def _show_time(time: datetime.datetime) -> str:
