@@ -23,8 +23,8 @@ class ObjectiveParameters(Document):
     """Decoupled: weight of the part among the other classes, beta in the paper. Default: 8."""
 
     beta: Annotated[float, Field(gt=0, lt=1), Expect("a number above 0 and below 1")] | None = None
-    """JensenShannon: share of the teacher in the mixture that both are compared with: divided by beta, the loss tends
-    to SoftTargets for beta near 0; divided by 1 - beta, to ReverseKL for beta near 1. Default: 0.5."""
+    """JensenShannon: weight of the teacher in the mixture that both are compared with. Near 0, the loss divided by beta
+    tends to SoftTargets; near 1, the loss divided by 1 - beta tends to ReverseKL. Default: 0.5."""
 
 
 DEFAULTS: dict[str, dict[str, float]] = {

@@ -33,9 +33,9 @@ class Splits(Document):
     train: Text
     """Rows the students learn from."""
     validation: Text
-    """Rows every teacher and student is measured on; gates read these."""
+    """Rows for measuring every teacher and student; gates use them."""
     test: Text | None = None
-    """Rows measured once at the end and never used to choose anything; optional."""
+    """Rows for measuring each model once, at the end. They decide nothing. Optional."""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -68,7 +68,7 @@ class Dataset(Document):
     config: Text | None = None
     """Configuration of a hub dataset, such as sst2 of hf://nyu-mll/glue; only with hf://."""
     splits: Splits
-    """Split names (hf://) or file names: csv, tsv, jsonl (also as .gz) and parquet; for TokenClassification jsonl,
+    """Names of splits (hf://) or of files: csv, tsv, jsonl (also as .gz) and parquet; for TokenClassification jsonl,
     parquet and CoNLL."""
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ def download(
     overrides: Overrides = None,
     _verbose: Verbose = False,
 ) -> None:
-    """Download a committed checkpoint and compare every file with its manifest; by default that of the last stage.
+    """Download a committed checkpoint and compare every file with its manifest; default: the last stage.
 
     The folder appears when all files are there and verified. transformers loads it as it is. With --format onnx, it has
     the ONNX files that the stage's `export` asked for, and what their tokenizer needs. If the command is stopped,

@@ -42,7 +42,7 @@ def gc(
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what is found; else it is only listed.")] = False,
     older_than: Annotated[
-        str, typer.Option(metavar="DURATION", help="Leave alone what was written to more lately than this.")
+        str, typer.Option(metavar="DURATION", help="Keep stages and passes that were written to within this time.")
     ] = "24h",
     logits: Annotated[
         bool, typer.Option("--logits", help="Also stored outputs of teachers; later stages compute them again.")
@@ -57,8 +57,8 @@ def gc(
 ) -> None:
     """List what nothing in a store needs: attempts that were never committed, states of committed stages, and the like.
 
-    Changes nothing without --delete. Committed checkpoints, their results and reports are never touched, and neither is
-    a stage that was written to lately.
+    Changes nothing without --delete. Committed checkpoints, their results and reports are never deleted, and a stage
+    that was written to recently is left alone.
     """
     if not re.fullmatch(DURATION, older_than):
         raise BadInput(f"--older-than: got {older_than}, expected a duration such as 24h or 1h30m")

@@ -68,12 +68,12 @@ class Metrics:
         )
         self._duration = Histogram(
             "distillchain_reconcile_duration_seconds",
-            "Duration of the reconcile of one chain, with the time in which it gave way to urgent ones.",
+            "Duration of the reconcile of one chain, including the time that it waited for urgent chains.",
             buckets=RECONCILE_SECONDS,
             registry=registry,
         )
         self.queue_depth = Gauge(
-            "distillchain_queue_depth", "Chains that wait for a reconcile, or in the middle of one.", registry=registry
+            "distillchain_queue_depth", "Chains that wait for a reconcile to start or to go on.", registry=registry
         )
         self.queue_failing = Gauge(
             "distillchain_queue_failing", "Chains whose last reconcile failed and is retried.", registry=registry
@@ -110,8 +110,8 @@ class Metrics:
         )
         self._resynced = Gauge(
             "distillchain_last_resync_timestamp_seconds",
-            "Time of the last look at all chains, which needs their watches; before the first, the time when the "
-            "operator became the leader.",
+            "Time when the operator last looked at all chains, with working watches; before the first look, the time when "
+            "it became the leader.",
             registry=registry,
         )
         # Not 0, which an alert on old resyncs would read as 1970.

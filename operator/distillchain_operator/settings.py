@@ -62,7 +62,7 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     """Namespaces whose chains are run, separated by commas; empty: all, which needs the ClusterRole."""
     resync_s: float = 300.0
-    """Seconds after which every unfinished chain is looked at again without an event."""
+    """Seconds after which the operator looks at every unfinished chain again, also without an event."""
     progress_s: float = 15.0
     """Least seconds between two reads of a running pod's log."""
     max_running_chains: int = 0

@@ -1,7 +1,7 @@
 """Objects of a store that nothing needs: what killed pods, lost races and finished stages left behind.
 
 Only what is known to be unneeded is named. A manifest, the files that it lists, reports, traces and objects of an
-unknown kind are never garbage, and neither is anything in a stage or pass that was written to lately.
+unknown kind are never garbage, and neither is anything in a stage or pass that was written to recently.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def find_garbage(
         if newest.modified_s >= written_before_s:
             is_discarded = newest.key.startswith(discarded_prefix(_manifest_key(vertex)))
             why = (
-                "discarded lately, so it may be restored" if is_discarded else "written to lately, so it may be running"
+                "discarded recently, so it may be restored"
+                if is_discarded
+                else "written to recently, so it may be running"
             )
             found.kept.append(f"{'pass' if _is_pass(vertex) else 'stage'} {_digest(vertex)[:12]} was {why}")
             continue
@@ -126,7 +128,7 @@ def find_garbage(
 
 
 def outputs_of_passes(store: Store, *, discarded_after_s: float, others_than: Collection[str] = ()) -> set[str]:
-    """Folders of outputs that a pass has promised to later stages: it is committed, or was discarded lately.
+    """Folders of outputs that a pass has promised to later stages: it is committed, or was discarded recently.
 
     Args:
         others_than: digests of passes that do not count.

@@ -177,7 +177,9 @@ def test_a_duration_protects_what_is_younger(tmp_path: Path, plan: Plan):
     done = distillchain_here(*example_in_help("gc", cwd=tmp_path)[:2], "--older-than", "100h", cwd=tmp_path)
 
     assert done.stdout == ""
-    assert f"left alone: stage {plan.stages[1].digest[:12]} was written to lately, so it may be running" in done.stderr
+    assert (
+        f"left alone: stage {plan.stages[1].digest[:12]} was written to recently, so it may be running" in done.stderr
+    )
     assert f"in file://{tmp_path}/store, everything that is not left alone is needed" in done.stderr
 
 

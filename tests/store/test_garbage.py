@@ -123,7 +123,7 @@ def test_a_stage_that_was_written_to_lately_may_be_running(store: Store):
 
     assert found.garbage == []
     assert sorted(found.kept) == [
-        f"stage {digest[:12]} was written to lately, so it may be running" for digest in (DIGEST, OTHER)
+        f"stage {digest[:12]} was written to recently, so it may be running" for digest in (DIGEST, OTHER)
     ]
 
 
@@ -205,7 +205,7 @@ def test_attempts_of_passes_are_garbage_as_those_of_stages(store: Store, tmp_pat
     found = find(store)
 
     assert (lately.garbage, keys(found)) == ([], garbage)
-    assert lately.kept[0] == f"pass {DIGEST[:12]} was written to lately, so it may be running"
+    assert lately.kept[0] == f"pass {DIGEST[:12]} was written to recently, so it may be running"
     assert all(delete(store, each) for each in found.garbage)
     assert {item.key for item in store.list_objects("")} == needed
 
@@ -249,7 +249,7 @@ def test_a_stage_that_was_discarded_lately_may_be_restored(tmp_path: Path):
     found = find_garbage(store, written_before_s=time.time() - 3600)
 
     assert found.garbage == []
-    assert found.kept == [f"stage {DIGEST[:12]} was discarded lately, so it may be restored"]
+    assert found.kept == [f"stage {DIGEST[:12]} was discarded recently, so it may be restored"]
     os.utime(tmp_path / copy, (1, 1))
     later = find_garbage(store, written_before_s=time.time() - 3600)
     assert keys(later) == needed - {manifest_key(DIGEST)}

@@ -65,7 +65,7 @@ class Cache(Document):
     volume: VolumeSource
     """Source of the volume, as in a pod: `persistentVolumeClaim: {claimName: models}`, or a hostPath of each node."""
     max_size: Size | None = None
-    """Files that were not used for longest are deleted to stay below it; empty: no limit."""
+    """Maximum size; the files that have not been used for the longest time are deleted. Empty: no limit."""
 
     @property
     def max_bytes(self) -> int | None:

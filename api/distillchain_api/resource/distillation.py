@@ -73,7 +73,7 @@ class StatedDistillation(Document):
     objective: Objective | None = None
     """Loss between student and teacher."""
     parameters: ObjectiveParameters | None = None
-    """Numbers of the objective that is stated beside it."""
+    """Numbers of `objective`."""
     temperature: Temperature | None = None
     """Divisor of both logits."""
     alpha: Alpha | None = None
@@ -94,7 +94,7 @@ class DistillationOverrides(StatedDistillation):
     """Distillation values of one stage; fields that are not set come from the template."""
 
     parameters: ObjectiveParameters | None = None
-    """Numbers of the objective that is stated beside it; a stage with an objective of its own does not inherit them."""
+    """Numbers of `objective`; a stage that sets its own `objective` does not inherit the template's."""
     hidden: HiddenTerm | None = None
     """A loss on hidden states; replaces the template's as a whole."""
 
@@ -110,7 +110,7 @@ class TemplateDistillation(StatedDistillation):
     alpha: Alpha = 1.0
     """Share of the teacher's loss; the rest is the loss on the labels."""
     hidden: HiddenTerm | None = None
-    """A loss on hidden states, added to the others. The teacher runs beside the student, with the same tokenizer."""
+    """A loss on hidden states, added to the others. The teacher runs in every step and must have the same tokenizer."""
 
 
 class Distillation(Document):

@@ -54,8 +54,8 @@ class Evidence(Document):
         ]
         | None
     ) = None
-    """The smallest gain in `task.metric` that is worth the further stages. Empty: 0.005 for shares and correlations,
-    otherwise 1 % of the value of the chain's student."""
+    """The smallest gain in `task.metric` that makes the steps in between worth their cost. Empty: 0.005 for shares
+    and correlations, otherwise 1 % of the value of the chain's student."""
 
     @model_validator(mode="after")
     def _controls_differ(self) -> Self:

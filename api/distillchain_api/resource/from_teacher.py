@@ -29,7 +29,7 @@ class FromTeacher(Document):
         ]
         | None
     ) = None
-    """Which of its layers instead, counted from 0, in rising order."""
+    """Indices of its layers, counted from 0, in rising order."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:

@@ -35,8 +35,8 @@ class Gate(Document):
     max_metric: Bound | None = None
     """Maximum of `task.metric`, if that is better when lower, such as an error."""
     max_drop: Drop | None = None
-    """By how much `task.metric` may be worse than that of this stage's own teacher: a difference of shares for a share
-    such as accuracy, otherwise a difference in the metric's own unit."""
+    """How much worse than its own teacher the student may be in `task.metric`: a difference of shares for a share
+    such as accuracy, otherwise a difference in the unit of the metric."""
 
 
 class TeacherGate(Document):

@@ -29,7 +29,7 @@ class HiddenMSE(Document):
 
     objective: Literal["HiddenMSE"]
     weight: Weight = 1.0
-    """Factor of this loss, which is added to the others; 0: none, also if the template states one."""
+    """Factor of this loss, which is added to the others; 0 turns off the template's."""
     layers: (
         Annotated[list[LayerPair], Field(min_length=1, max_length=100), Expect("a list of 1 to 100 pairs of layers")]
         | None
@@ -42,7 +42,7 @@ class ValueRelation(Document):
 
     objective: Literal["ValueRelation"]
     weight: Weight = 1.0
-    """Factor of this loss, which is added to the others; 0: none, also if the template states one."""
+    """Factor of this loss, which is added to the others; 0 turns off the template's."""
     teacher_layer: Annotated[int, Field(ge=1, le=1000), Expect("the number of a layer", "1 is the first")] | None = None
     """ValueRelation: layer of the teacher; empty: its last."""
     relations: Annotated[

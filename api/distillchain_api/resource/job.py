@@ -95,7 +95,7 @@ Manager = Annotated[
 
 
 class JobTemplate(Document):
-    """What the Jobs of the chain have beside what the operator writes."""
+    """Metadata and controller of the chain's Jobs, in addition to what the operator writes."""
 
     labels: Labels | None = None
     """On the Job and its pods. On the pods, a label of `pod.metadata` takes precedence."""

@@ -40,7 +40,7 @@ class Lora(Document):
         ]
         | None
     ) = None
-    """Names of the linear layers that get an adapter, such as q_proj and v_proj; empty: all but those of the head."""
+    """Names of the linear layers that get an adapter, such as q_proj and v_proj; empty: all except the head."""
 
     @property
     def shown(self) -> str:

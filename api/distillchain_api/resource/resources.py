@@ -27,7 +27,7 @@ class Resources(Document):
     """What the container `trainer` may use, as in a Pod."""
 
     limits: Amounts | None = None
-    """Most that it may use, such as `nvidia.com/gpu: 1` or `memory: 16Gi`."""
+    """The most that the container may use, such as `nvidia.com/gpu: 1` or `memory: 16Gi`."""
     requests: Amounts | None = None
     """What a node must have free for it; empty: the limits."""
     claims: list[ResourceClaim] | None = None

@@ -44,7 +44,7 @@ class Teacher(Document):
     model: SourceUri
     """Checkpoint fine-tuned on the task; with `fineTune`, one that is only pretrained."""
     gate: TeacherGate | None = None
-    """What it must reach. Without a gate it must still beat chance."""
+    """What the teacher must reach. Without a gate it must still beat chance."""
     fine_tune: TrainingOverrides | None = None
     """Fine-tune it on the task first, as stage zero; these values override the template's."""
     export: Export | None = None
@@ -83,8 +83,8 @@ class ChainSpec(Document):
     evidence: Evidence | None = None
     """Also train controls, and say whether the steps in between paid. Empty: the chain alone."""
     max_parallel_jobs: Annotated[int, Field(ge=1, le=100), Expect("a whole number from 1 to 100")] = 1
-    """Jobs of this chain at the same time. Stages run one after the other; what can run beside them are controls and
-    exports. A stage does not wait for an export. `distillchain run` runs one at a time."""
+    """Jobs of this chain at the same time. Stages run one after the other; controls and exports can run at the same
+    time. A stage does not wait for an export. `distillchain run` runs one at a time."""
     timeout: Duration | None = None
     """Maximum time that the chain runs without a break, from its first Job to the commit of its last stage. The time
     that pods wait counts; empty: no limit."""

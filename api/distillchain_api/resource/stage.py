@@ -40,8 +40,8 @@ class Stage(Document):
     """Replaces the template's parallelism as a whole."""
     distillation: DistillationOverrides = DistillationOverrides()
     teachers: Teachers | None = None
-    """Several teachers, of which the stage before is one: their probabilities are averaged. Empty: the stage before
-    alone."""
+    """Several teachers; their probabilities are averaged. One of them is the stage before. Empty: only the stage
+    before."""
     gate: Gate = Gate()
     image: Text | None = None
     """Trainer image of this stage; empty: the template's."""
@@ -66,8 +66,8 @@ class Stage(Document):
     export: Export | None = None
     """Replaces the template's export as a whole; `{}`: no export."""
     teacher_pass: TeacherPass | None = None
-    """Compute the teacher's answers for this stage in a Job of its own first, with other resources; the stage then does
-    not load the teacher. Empty: the stage computes them itself."""
+    """Compute the teacher's answers for this stage in a separate Job first, with other resources; the stage then
+    does not load the teacher. Empty: the stage computes them itself."""
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:

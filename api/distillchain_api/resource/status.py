@@ -59,7 +59,7 @@ class StageProgress(Record):
     examples_per_second: str | None = None
     eta_seconds: int | None = None
     changed_at: Moment | None = None
-    """When the operator saw this step first."""
+    """When the operator first saw this step."""
 
 
 class MeasuredStatus(Record):
@@ -84,9 +84,9 @@ class FurtherTeacherStatus(Record):
     """One of several teachers of a stage, beside the stage before."""
 
     name: str
-    """The stage's, `teacher` for the root, or the URI of a model that is no part of the chain."""
+    """Name of the stage, `teacher` for the root, or the URI of a model that is not part of the chain."""
     share: str
-    """Its part of the mean of all teachers."""
+    """Its share of the mean of all teachers."""
     metric: str
     """`task.metric` on validation."""
 
@@ -96,14 +96,14 @@ class ExportStatus(Record):
 
     format: str
     uri: str
-    """Of its file."""
+    """URI of the file."""
     size_bytes: int
     metric: str
     """`task.metric` on validation."""
     examples_per_second: str
-    """Of whole texts on a CPU."""
+    """Speed with whole texts on a CPU."""
     pytorch_examples_per_second: str
-    """The same of the checkpoint in PyTorch, on the same CPU."""
+    """Speed of the checkpoint in PyTorch, on the same CPU."""
 
 
 class MissingExport(Record):
@@ -113,14 +113,13 @@ class MissingExport(Record):
     """onnx or onnx-int8."""
     phase: Literal["Pending", "Running", "Failed"]
     job: str | None = None
-    """Name of the Job that makes it, or has tried to."""
+    """Name of its Job."""
     message: str | None = None
     """What it waits for, or why it failed."""
     failure_class: FailureClass | None = None
-    """Row of docs/failures.md."""
+    """Failure class (docs/failures.md)."""
     pauses: int | None = None
-    """How often in a row its Job was deleted for a pause: a pod waited longer than `pendingDeadline`, or its pods ended
-    too often."""
+    """Pauses in a row, because a pod waited longer than `pendingDeadline`, or its pods ended too often."""
     next_start_at: Moment | None = None
     """When its Job is created again after such a pause."""
 
@@ -136,7 +135,7 @@ class ControlResult(Record):
     low: str
     """Lower end of the interval of the difference, for other rows and seeds. All intervals together cover with 95 %."""
     high: str
-    """Its upper end."""
+    """Upper end of the interval."""
     p_value: str
     """Two-sided; multiplied by the number of controls."""
     detectable: str
@@ -149,7 +148,7 @@ class OtherStageResult(Record):
     stage: str
     outcome: Outcome
     control: Control
-    """The one that decided."""
+    """The control that decided."""
     sentence: str
 
 
@@ -159,7 +158,7 @@ class EvidenceResult(Record):
     outcome: Outcome
     """WorthIt, NotWorthIt or Undecided."""
     sentence: str
-    """The same for readers."""
+    """The result in one sentence."""
     stage: str
     """The stage that was compared."""
     control: Control
@@ -172,15 +171,15 @@ class EvidenceResult(Record):
     rows: int
     """Rows of validation."""
     smallest_gain: str
-    """The gain that would have been worth the further stages."""
+    """The gain that makes the steps in between worth their cost."""
     seeds_to_decide: int | None = None
     """Seeds that would probably decide; empty: decided, or not within reach."""
     rows_to_decide: int | None = None
     """Validation rows that would probably decide, with the same seeds."""
     other_stages: list[OtherStageResult] = []
-    """Earlier stages, as many as fit into the answer of the trainer."""
+    """Results for earlier stages, as many as fit into the trainer's answer."""
     missing: list[str] = []
-    """What the comparison lacks, a sentence each."""
+    """What the comparison leaves out and why, one sentence each."""
     uri: str
     """The whole comparison in the store, JSON."""
 
@@ -195,10 +194,10 @@ class StageStatus(Record):
     job: str | None = None
     """Name of its Job."""
     attempt: int = 0
-    """Pods of the present Job that were started."""
+    """Number of pods of the current Job that were started."""
     pod_uid: str | None = None
-    """Of its newest pod, the first eight characters; of a Job on several nodes, node 0's. The trainer's attempts in the
-    store are named after it."""
+    """First eight characters of the UID of its newest pod; on several nodes, of node 0. The trainer's attempts in
+    the store are named after it."""
     admission: Admission | None = None
     """WaitingForTurn: as many chains run in the namespace as `maxRunningChains` of the operator allows. WaitingForPeer:
     another chain of the namespace runs the same stage. Of a Job in a queue of Kueue: WaitingForQuota before its first
@@ -214,9 +213,9 @@ class StageStatus(Record):
     teacher: MeasuredStatus | None = None
     """Its teacher as this stage measured it."""
     further_teachers: list[FurtherTeacherStatus] = []
-    """With `teachers`, the others."""
+    """With `teachers`: all teachers except the stage before."""
     selected_epoch: SelectedEpochStatus | None = None
-    """With `selection: Best`."""
+    """With `selection: Best`: the epoch that is committed."""
     started_at: Moment | None = None
     finished_at: Moment | None = None
     elapsed_seconds: str | None = None
@@ -229,36 +228,36 @@ class StageStatus(Record):
     exports: list[ExportStatus] = []
     """What was exported from the committed weights."""
     missing_export: MissingExport | None = None
-    """What `export` asks for and `exports` lacks. The stage stays committed whatever becomes of it."""
+    """An export that is not made yet, or has failed. The stage stays committed in any case."""
     warnings: list[str] = []
-    """What the user should know of a committed stage's data, checkpoints and result."""
+    """Warnings about a committed stage's data, checkpoints and result."""
     failure_class: FailureClass | None = None
-    """Row of docs/failures.md."""
+    """Failure class (docs/failures.md)."""
     missed_starts: int | None = None
-    """How often a pod has waited longer than `pendingDeadline` since all pods ran together last."""
+    """How often a pod has waited longer than `pendingDeadline` since all pods last ran together."""
     restart_pauses: int | None = None
-    """How often in a row its Job was deleted for a pause because its pods were evicted, interrupted or refused by
-    nodes. A Job that has existed for an hour ends the row."""
+    """Pauses in a row, because its pods were evicted, interrupted or refused by nodes. Counted from zero again once
+    a Job has existed for an hour."""
     stalls: int | None = None
     """How often its Job was deleted because its trainer made no progress within `progressDeadline`."""
     next_start_at: Moment | None = None
     """When its Job is created again after such a pause."""
     verdict: EvidenceResult | None = None
-    """Of the vertex `evidence`: what it found."""
+    """Only of the entry `evidence`: the result of the comparison."""
 
 
 class ChainResult(Record):
-    """What the chain was for."""
+    """The last student of a chain that has succeeded."""
 
     checkpoint: str
     metric: str
-    """Of `task.metric` on validation."""
+    """`task.metric` on validation."""
     test_metric: str | None = None
     parameters: int
     retention: str | None = None
     """Metric of the last student as a share of the root teacher's, both on validation; empty if not a share."""
     compression: str
-    """Parameters of the root teacher over those of the last student."""
+    """Parameters of the root teacher divided by the parameters of the last student."""
     evidence: EvidenceResult | None = None
     """With `spec.evidence`: whether the steps in between paid. Empty until the condition EvidenceReady is True, or has
     the reason Failed."""
@@ -268,14 +267,14 @@ class ChainStatus(Record):
     """What is known of a chain."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = 0
-    """Generation of the spec this status is of; -1: none yet."""
+    """Generation of the spec that this status describes; -1: none yet."""
     phase: ChainPhase = "Pending"
     stage: str = ""
-    """Committed stages of all, such as 1/3."""
+    """Number of committed stages and of all stages, such as 1/3."""
     metric: str | None = None
     """`task.metric` of the last committed student on validation."""
     message: str | None = None
-    """In one sentence: what it does, waits for, or failed of."""
+    """What the chain does, what it waits for, or why it failed, in one sentence."""
     conditions: Annotated[
         list[Condition],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),

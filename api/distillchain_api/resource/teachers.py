@@ -46,7 +46,7 @@ class StageTeacher(Document):
     stage: StageName | None = None
     """An earlier stage, or `teacher`: the root teacher, fine-tuned if the chain does that."""
     model: SourceUri | None = None
-    """A checkpoint fine-tuned on the task that is no part of the chain."""
+    """A checkpoint fine-tuned on the task that is not part of the chain."""
     weight: TeacherWeight = 1.0
     """Its share of the mean is this number divided by the sum of all weights."""
 

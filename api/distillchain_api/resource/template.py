@@ -38,7 +38,8 @@ class Template(Document):
     queue has quota; empty: they start at once."""
     training: Training = Training()
     micro_batch_size: PositiveInt | None = None
-    """Rows of one forward pass on one device; empty: batchSize. Not in the digest: it moves only dropout masks."""
+    """Rows of one forward pass on one device; empty: batchSize. Not in the digest, because it changes only dropout
+    masks."""
     parallelism: Parallelism = Parallelism()
     cache: Cache | None = None
     distillation: TemplateDistillation = TemplateDistillation()
@@ -50,11 +51,12 @@ class Template(Document):
     """Maximum time between two steps of a training, or two batches of rows that a model answers. Then the Job is
     deleted and created again after a pause, which uses one of `retries`; empty: no limit."""
     pending_deadline: Duration | None = None
-    """Maximum time that a pod of a stage may wait to start. Then the Job is deleted, so that the other pods hold no GPU
-    in vain, and created again after a pause; empty: no limit."""
+    """Maximum time that a pod of a stage may wait to start. Then the Job is deleted, so that the other pods hold no
+    GPU, and created again after a pause; empty: no limit."""
     ttl_after_finished: LongDuration | None = None
-    """How long a Job that has ended is kept with its pods and their logs; at least a minute. Status has its result or
-    failure by then, and nothing runs again because it is deleted; empty: until the chain is deleted."""
+    """How long a Job that has ended is kept with its pods and their logs; at least a minute. The operator applies it
+    once status has the result or failure, so no stage runs again because a Job is gone. Empty: until the chain is
+    deleted."""
     save_interval: Duration = "10m"
     """Maximum training time that a crash can lose."""
     export: Export = Export()

@@ -67,7 +67,7 @@ class Training(Document):
     epochs: PositiveInt = 3
     """Passes over the training split."""
     batch_size: PositiveInt = 32
-    """Rows of one optimizer step, over all devices; `microBatchSize` says how many fit one device at a time."""
+    """Rows of one optimizer step, over all devices; `microBatchSize` is the number of rows on one device at a time."""
     learning_rate: LearningRate = 1e-4
     """Peak learning rate of AdamW."""
     weight_decay: NonNegative = 0.0

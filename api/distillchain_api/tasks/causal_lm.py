@@ -39,9 +39,9 @@ class CausalDataset(Dataset):
     text: Annotated[list[Text], Field(min_length=1, max_length=2), Expect("a list with one column name")] | None = None
     """Column of plain texts, as a list with one name; the loss is on every token but the first."""
     prompt: Text | None = None
-    """Column of prompts, which the model reads and does not learn to write; with `completion`."""
+    """Column of prompts, which the model only reads; with `completion`."""
     completion: Text | None = None
-    """Column of completions, which the loss is on; with `prompt`."""
+    """Column of completions, which the model learns to write; with `prompt`."""
     messages: Text | None = None
     """Column of chats: lists of objects with `role` and `content`, rendered by the tokenizer's chat template. The loss
     is on what the assistant says."""
@@ -119,7 +119,7 @@ class CausalLM(Task):
     """The metric of gates and results, lower is better. tokenCrossEntropy: mean nats per predicted token of the data.
     perplexity: e to the power of that."""
     top_k: Annotated[int, Field(ge=1, le=1024), Expect("a number of tokens from 1 to 1024")] = 64
-    """Tokens of the teacher's prediction that are stored one by one; each takes 8 bytes per predicted token."""
+    """How many of the teacher's most probable tokens are stored; each takes 8 bytes per predicted token."""
 
 
 TASK = CausalLM

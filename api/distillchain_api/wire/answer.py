@@ -40,7 +40,7 @@ class FurtherTeacherSummary(Record):
 
     name: str
     share: float
-    """Its part of the mean of all teachers."""
+    """Its share of the mean of all teachers."""
     metric: float
     """`task.metric` on validation."""
 

@@ -54,11 +54,11 @@ class ExportSummary(Record):
 
     format: Format
     uri: str
-    """Of its file."""
+    """URI of the file."""
     size_bytes: Annotated[int, Field(ge=0, le=MAX_INT64)]
     metric: str
     """`task.metric` on validation; four decimals."""
     examples_per_second: str
-    """Of whole texts on a CPU."""
+    """Speed with whole texts on a CPU."""
     pytorch_examples_per_second: str
-    """The same of the checkpoint in PyTorch, on the same CPU."""
+    """Speed of the checkpoint in PyTorch, on the same CPU."""

@@ -89,9 +89,9 @@ class FurtherTeacher(Record):
     """A teacher beside the stage before."""
 
     name: str
-    """The stage's, `teacher` for the root, or the URI of a model that is no part of the chain."""
+    """Name of the stage, `teacher` for the root, or the URI of a model that is not part of the chain."""
     share: float
-    """Its part of the mean of all teachers."""
+    """Its share of the mean of all teachers."""
     facts: ModelFacts
 
 

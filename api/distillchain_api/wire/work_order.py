@@ -87,7 +87,7 @@ class FurtherTeacher(Document):
 
     teacher: TeacherRef
     share: Annotated[float, Field(gt=0, lt=1)]
-    """Its part of the mean of all teachers."""
+    """Its share of the mean of all teachers."""
 
 
 class WorkOrder(Document):

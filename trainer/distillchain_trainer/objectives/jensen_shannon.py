@@ -16,8 +16,8 @@ NAME = "JensenShannon"
 OUTPUTS = ("Classes", "Labels", "Tokens")
 PARAMETERS = {
     "beta": {
-        "description": "share of the teacher in the mixture that both are compared with: divided by beta, the loss "
-        "tends to SoftTargets for beta near 0; divided by 1 - beta, to ReverseKL for beta near 1",
+        "description": "weight of the teacher in the mixture that both are compared with. Near 0, the loss divided by "
+        "beta tends to SoftTargets; near 1, the loss divided by 1 - beta tends to ReverseKL",
         "default": 0.5,
         "above": 0,
         "below": 1,
