@@ -8,7 +8,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import PlannedStage
 from distillchain_api.resource.status import StageStatus
 from distillchain_operator.committed import committed_entry, needless_entry
-from distillchain_operator.gates import surely_meets_gates
+from distillchain_operator.gates import has_exports, surely_meets_gates
 from distillchain_operator.observed import ObservedJob
 from distillchain_operator.policy import lingers_in
 from distillchain_operator.view import View
@@ -27,13 +27,16 @@ def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job:
     return not view.was_edited or entry.job == job or surely_meets_gates(stage, entry)
 
 
-def lingers(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
-    """Whether a sidecar keeps the pod of a Job, and its GPU, long after status has the commit of its trainer."""
-    before = view.previous_entry(stage)
-    if before is None or before.phase != "Committed" or view.answer_of(stage, job) is None:
+def runs_in_vain(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
+    """Whether a Job goes on although status has the commit of its trainer: a sidecar does not end, or has failed."""
+    before, answered = view.previous_entry(stage), view.answer_of(stage, job)
+    if before is None or before.phase != "Committed" or answered is None:
         return False
-    times = [lingers_in(pod, now=view.now) for pod in view.leaders_of(job)]
-    return any(time is not None and time <= timedelta() for time in times)
+    _, pod = answered
+    if pod.phase == "Failed":  # the Job controller starts another one, which could only make a missing export
+        return has_exports(stage, before)
+    left = lingers_in(pod, now=view.now)
+    return left is not None and left <= timedelta()
 
 
 def found_damaged_at(view: View, stage: PlannedStage) -> str:

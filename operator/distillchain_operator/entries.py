@@ -171,7 +171,7 @@ def _earlier_attempts(job: ObservedJob, pods: list[ObservedPod], *, attempt: int
         notes.append(f"attempt {attempt}, {crashes} of {job.retries + 1} allowed crashes used: {last}")
     elif attempt > 1:
         notes.append(f"attempt {attempt}")
-    if over and over[-1].disrupted:
+    if over and (over[-1].disrupted or over[-1].was_refused):
         notes.append(describe_end(over[-1]))
     return notes
 

@@ -14,8 +14,8 @@ from distillchain_operator.commits import (
     committed_by_job,
     found_damaged_at,
     is_outdated,
-    lingers,
     needless_pass,
+    runs_in_vain,
     stays_committed,
 )
 from distillchain_operator.failures_kept import (
@@ -161,12 +161,14 @@ def _committed_step(view: View, stage: PlannedStage, entry: StageStatus, *, leav
         # The Job controller completes it within a second. Another operator may count on its answer.
         and not view.has_succeeded(job)
     )
-    lingering = tuple(
-        DeleteJob(job.name, job.uid, why="the stage is committed, and a container beside the trainer does not end")
+    in_vain = tuple(
+        DeleteJob(
+            job.name, job.uid, why="its trainer has committed the stage, and a sidecar has failed or does not end"
+        )
         for job in view.training_jobs_of(stage)
-        if job.name in needed and job.name not in leaving and lingers(view, stage, job)
+        if job.name in needed and job.name not in leaving and runs_in_vain(view, stage, job)
     )
-    deletions = (*superfluous, *lingering)
+    deletions = (*superfluous, *in_vain)
     step = export_step(view, stage, entry, leaving=leaving | {job.name for job in deletions})
     return replace(step, actions=(*deletions, *step.actions))
 

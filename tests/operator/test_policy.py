@@ -67,6 +67,20 @@ def test_an_exit_code_leads_to_the_action_of_the_design(exit_code: int, disrupte
         ),
         pytest.param(
             "BackoffLimitExceeded",
+            [{"exit_code": 137, "reason": "ContainerStatusUnknown", "message": "The container could not be located"}],
+            FailureClass.CRASHED,
+            "on node node-7: ContainerStatusUnknown: The container could not be located",
+            id="the node was restarted",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [{"exit_code": 137, "reason": "Error", "podReason": "DeadlineExceeded"}],
+            FailureClass.CRASHED,
+            "on node node-7: DeadlineExceeded",
+            id="a deadline of the pod template",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
             [{"exit_code": 1, "message": "no module named distillchain_trainer"}],
             FailureClass.CRASHED,
             "ended with exit code 1: no module named distillchain_trainer",

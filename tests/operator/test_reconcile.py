@@ -244,3 +244,17 @@ def test_a_sidecar_that_keeps_the_gpu_of_a_committed_stage_is_ended_after_two_mi
     assert stalled(late).status == "False"
     unwritten = decide(plan, job, pods=(pod,), now=noon + timedelta(minutes=2))
     assert deleted(unwritten) == [], "status does not have the result yet"
+
+
+@pytest.mark.parametrize("exports", [False, True])
+def test_a_committed_stage_gets_no_other_pod_after_its_sidecar_has_failed(exports: bool):
+    """The next pod would need a GPU, and could only make an export that is missing."""
+    plan = a_plan(template={"image": "trainer:1"} | ({"export": {"onnx": {}}} if exports else {}))
+    job = a_job(plan, "mini", active=1)
+    pod = a_pod(job, phase="Failed", exit_code=0, message=a_commit(plan.stages[0]).to_json())
+
+    committed = decide(plan, job, pods=(pod,))
+    decision = decide(plan, job, pods=(pod,), previous=committed.status)
+
+    assert (deleted(committed), entry(committed, "mini").phase) == ([], "Committed")
+    assert deleted(decision) == ([] if exports else [job["metadata"]["name"]])

@@ -144,6 +144,8 @@ def test_pods_that_nodes_refuse_to_run_are_no_crashes():
     assert entry(decision, "mini").phase == "Pending"
     why = f"node node-7 refused pod {pod['metadata']['name']}: OutOfcpu: Pod was rejected"
     assert why in entry(decision, "mini").message
+    tried_again = a_job(PLAN, "mini", failed=1)
+    assert why in entry(decide(PLAN, tried_again, pods=(refused(tried_again),)), "mini").message
 
     third = entry(decision, "mini").model_copy(update={"restart_pauses": 2, "next_start_at": None})
     stuck = decide(PLAN, job, pods=(pod,), previous=decision.status.model_copy(update={"stages": [third]}))
