@@ -26,7 +26,7 @@ from distillchain_report.load import ListableStore, LoadedStage, WantedStage, lo
 from distillchain_report.section import Section
 from distillchain_report.sections import section_of
 from distillchain_report.seed_runs import have_same_rows, row_unit, seed_runs
-from distillchain_store.errors import CheckpointCorrupt
+from distillchain_store.errors import AGAIN, CheckpointCorrupt
 
 
 class NothingToCompare(StageError):
@@ -35,7 +35,7 @@ class NothingToCompare(StageError):
     failure_class = FailureClass.DATA_INVALID
 
 
-RETRY = "try again (distillchain retry), and it is trained again if its manifest is gone"
+RETRY = f"{AGAIN}, and it is trained again if its manifest is gone"
 APPLY_AGAIN = "delete the chain and apply it again, and the stage is trained again"
 """For a stage of the chain, which stays committed in status whatever the verdict finds (operator/commits.py)."""
 

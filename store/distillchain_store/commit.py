@@ -11,7 +11,14 @@ import tenacity
 from distillchain_api.faults import BadDocument
 from distillchain_api.layout import attempt_prefix, manifest_key
 from distillchain_api.wire.manifest import FileEntry, Manifest, OtherContract, parse_manifest
-from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, OtherRelease, StorageDenied, StorageUnavailable
+from distillchain_store.errors import (
+    AGAIN,
+    CheckpointCorrupt,
+    ObjectMissing,
+    OtherRelease,
+    StorageDenied,
+    StorageUnavailable,
+)
 from distillchain_store.store import ReadableStore, Store, discard
 from distillchain_store.verified import verify
 
@@ -42,9 +49,7 @@ def read_manifest(store: ReadableStore, digest: str) -> Manifest | None:
         ) from error
     except (BadDocument, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
-        raise CheckpointCorrupt(
-            f"{where} cannot be read ({why}); restore it, or delete it, and try again (distillchain retry)"
-        ) from error
+        raise CheckpointCorrupt(f"{where} cannot be read ({why}); restore it, or delete it, and {AGAIN}") from error
     # A file restored under the wrong key parses well, but describes the student of another stage.
     if manifest.digest != digest:
         raise CheckpointCorrupt(f"{where} is the manifest of stage {manifest.digest[:12]}; restore the right one")

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from distillchain_api.failures import FailureClass, StageError
 
 POD_ENV = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in every container
+AGAIN = "try again (distillchain retry, or run without a cluster)"
+"""The remedy that trains a damaged stage again, for messages."""
 # EDQUOT: the quota of a file system is used up. For the user that is a full disk as well.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -14,13 +14,13 @@ from distillchain_api.layout import pass_manifest_key, pass_prefix
 from distillchain_api.wire.manifest import FileEntry
 from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_store.commit import upload_folder
-from distillchain_store.errors import CheckpointCorrupt, ObjectMissing, StorageUnavailable
+from distillchain_store.errors import AGAIN, CheckpointCorrupt, ObjectMissing, StorageUnavailable
 from distillchain_store.store import Fingerprint, ReadableStore, Store, discard
 
 log = logging.getLogger(__name__)
 
-RESTORE = "restore it, or delete the manifest.json of the pass, and try again (distillchain retry)"
-RETRY = "try again (distillchain retry), and the pass runs again"
+RESTORE = f"restore it, or delete the manifest.json of the pass, and {AGAIN}"
+RETRY = f"{AGAIN}, and the pass runs again"
 
 
 def read_pass(store: ReadableStore, digest: str) -> PassManifest | None:

@@ -11,12 +11,12 @@ from pathlib import Path
 from distillchain_api.layout import CHECKPOINT_FOLDER, attempt_prefix
 from distillchain_api.wire.manifest import FileEntry, Manifest
 from distillchain_store.cache import FileCache
-from distillchain_store.errors import CheckpointCorrupt, ObjectMissing
+from distillchain_store.errors import AGAIN, CheckpointCorrupt, ObjectMissing
 from distillchain_store.store import Fingerprint, ReadableStore, Store
 
 # Objects at a time; reading from S3 waits for the network most of the time.
 VERIFY_THREADS = 8
-RESTORE = "restore it, or delete that stage's manifest.json, and try again (distillchain retry)"
+RESTORE = f"restore it, or delete that stage's manifest.json, and {AGAIN}"
 
 
 def read_file(store: ReadableStore, manifest: Manifest, path: str) -> bytes:

@@ -219,7 +219,10 @@ def test_an_earlier_stage_does_not_take_the_place_of_the_last_one(tmp_path: Path
 
 @pytest.mark.parametrize(
     "name, remedy",
-    [("tiny-s2", "try again (distillchain retry)"), ("tiny", "delete the chain and apply it again, and the stage")],
+    [
+        ("tiny-s2", "try again (distillchain retry, or run without a cluster)"),
+        ("tiny", "delete the chain and apply it again, and the stage"),
+    ],
 )
 def test_a_student_that_is_not_committed_is_named(tmp_path: Path, name: str, remedy: str):
     plan = a_plan()

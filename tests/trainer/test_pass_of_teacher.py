@@ -205,7 +205,7 @@ def test_a_stage_refuses_the_pass_of_other_weights_of_its_teacher_and_withdraws_
 
     assert str(error.value) == (
         f"stage teacher was trained again since its pass {asked.digest[:12]}, which has asked other weights; try again "
-        "(distillchain retry), and the pass runs again"
+        "(distillchain retry, or run without a cluster), and the pass runs again"
     )
     assert not run_here(asked.work_order, root, attempt="pass-again").reused
     taught = run_here(student.work_order, root, attempt="student-again")

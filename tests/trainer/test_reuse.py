@@ -118,7 +118,7 @@ def test_a_stage_taught_by_a_damaged_commit_names_it(root: Path):
 
     assert str(failure.value) == (
         f"file://{weights} was altered: its sha256 is not the one in its manifest; restore it, or delete that stage's "
-        "manifest.json, and try again (distillchain retry)"
+        "manifest.json, and try again (distillchain retry, or run without a cluster)"
     )
 
 
@@ -131,7 +131,7 @@ def test_a_stage_whose_teacher_is_not_committed_says_what_makes_it(root: Path):
     assert order.teacher is not None
     assert str(failure.value) == (
         f"file://{root}/store/stages/{order.teacher.digest}/manifest.json is missing: stage one, which teaches this one, "
-        "is no longer committed; try again (distillchain retry), and stage one runs again first"
+        "is no longer committed; try again (distillchain retry, or run without a cluster), and stage one runs again first"
     )
 
 

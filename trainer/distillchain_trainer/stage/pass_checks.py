@@ -10,7 +10,7 @@ from distillchain_api.wire.manifest import Manifest
 from distillchain_api.wire.pass_manifest import PassManifest
 from distillchain_api.wire.work_order import TeacherRef
 from distillchain_store.commit import read_manifest
-from distillchain_store.errors import CheckpointCorrupt
+from distillchain_store.errors import AGAIN, CheckpointCorrupt
 from distillchain_store.passes import RETRY, withdraw_pass
 from distillchain_store.store import Store
 from distillchain_trainer.models.checkpoints import digest_of_committed
@@ -25,7 +25,7 @@ def read_teacher(store: Store, teacher: TeacherRef) -> Manifest:
     if manifest is None:
         raise CheckpointCorrupt(
             f"{store.uri}/{manifest_key(teacher.digest)} is missing: stage {teacher.name}, which teaches this one, is "
-            f"no longer committed; try again (distillchain retry), and stage {teacher.name} runs again first"
+            f"no longer committed; {AGAIN}, and stage {teacher.name} runs again first"
         )
     return manifest
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER, logits_prefix, pass_manifest_key
 from distillchain_api.wire.pass_manifest import OUTPUTS_FILE, PassManifest
-from distillchain_store.errors import CheckpointCorrupt
+from distillchain_store.errors import AGAIN, CheckpointCorrupt
 from distillchain_store.passes import download_pass, read_pass
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import load_config
@@ -98,7 +98,7 @@ def recall_teacher(context: Context, digest: str) -> Recalled:
         if manifest is None:
             raise CheckpointCorrupt(
                 f"{context.store.uri}/{pass_manifest_key(digest)} is missing: the pass of this stage's teacher is no "
-                "longer committed; try again (distillchain retry), and the pass runs again first"
+                f"longer committed; {AGAIN}, and the pass runs again first"
             )
         check_same_teacher(context, manifest)
         with withdrawn_if_unusable(context, manifest):
