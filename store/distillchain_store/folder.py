@@ -106,10 +106,10 @@ class FileStore:
         ]
         return sorted(found, key=lambda item: item.key)
 
-    def list_unfinished(self) -> list[Unfinished]:
+    def list_unfinished(self, prefix: str) -> list[Unfinished]:
         """See Store."""
         found = []
-        for path, stat in self._walk(""):
+        for path, stat in self._walk(prefix):
             # Files of others, such as the output of split(1), may have similar names.
             if match := PART_NAME.fullmatch(path):
                 found.append(Unfinished(match["key"], path, stat.st_size, stat.st_mtime))

@@ -24,6 +24,7 @@ from distillchain_store.store import Store, StoredObject, Unfinished
 PART = re.compile(
     r"(?P<vertex>(?:stages|passes)/[0-9a-f]{64})/(?P<kind>attempts|exports|resume|discarded)/(?P<name>[^/]+)"
 )
+FOLDERS = ("stages/", "passes/", "logits/")
 LOGITS = re.compile(r"logits/(?P<digest>[0-9a-f]{64})/")
 
 
@@ -89,7 +90,8 @@ def find_garbage(
     """
     found = Found()
     vertices: dict[str, list[StoredObject]] = defaultdict(list)
-    for item in store.list_objects(""):
+    # Whatever else lies in the bucket or on the disk is not ours, and may be large or not readable.
+    for item in (item for folder in FOLDERS for item in store.list_objects(folder)):
         if match := PART.match(item.key):
             vertices[match["vertex"]].append(item)
         elif LOGITS.match(item.key):
@@ -120,9 +122,8 @@ def find_garbage(
         recent = {_folder(item) for item in found.logits if item.modified_s >= written_before_s}
         old = [item for item in found.logits if _folder(item) not in passes | recent]
         found.garbage.extend(_by_folder(old, "outputs of a teacher; they can be computed again"))
-    for write in store.list_unfinished():
-        # Whatever else lies in the folder or bucket is not ours.
-        if write.started_s < written_before_s and write.key.startswith(("stages/", "logits/", "passes/")):
+    for write in (write for folder in FOLDERS for write in store.list_unfinished(folder)):
+        if write.started_s < written_before_s:
             found.garbage.append(Garbage(write.key, "a write that never ended", writes=[write]))
     return found
 

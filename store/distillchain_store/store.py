@@ -109,7 +109,7 @@ class Store(Protocol):
     def delete(self, keys: list[str]) -> None:
         """Deletes objects; a missing one is not an error."""
 
-    def list_unfinished(self) -> list[Unfinished]:
+    def list_unfinished(self, prefix: str) -> list[Unfinished]:
         """Writes that began and did not end: they take space, and no listing shows them."""
 
     def abandon(self, writes: list[Unfinished]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -319,6 +320,21 @@ def test_files_of_others_are_no_unfinished_writes(tmp_path: Path):
     assert find(store).garbage == []
 
 
+def test_a_folder_beside_the_stores_own_need_not_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As lost+found of a disk, or the data of others in the same bucket."""
+    store, scandir = FileStore(f"file://{tmp_path}"), os.scandir
+    garbage = put(store, f"{attempt_prefix(DIGEST, 'killed')}/weights")
+    (tmp_path / "lost+found").mkdir()
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert keys(find(store)) == garbage
+
+
 def test_outputs_that_a_pass_still_adds_to_are_kept(tmp_path: Path):
     store = FileStore(f"file://{tmp_path}")
     put(store, f"logits/{OTHER}/old.safetensors", f"logits/{OTHER}/new.safetensors")
@@ -347,11 +363,11 @@ def test_uploads_that_never_ended(s3: S3Server, bucket: str, monkeypatch: pytest
         upload = client.create_multipart_upload(**place)["UploadId"]
         client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
 
-    (write,) = store.list_unfinished()
+    (write,) = store.list_unfinished("")
 
     assert write.key == "stages/weights"
     assert abs(write.started_s - time.time()) < 600
     store.abandon([write])
     store.abandon([write])  # somebody else did it
-    assert store.list_unfinished() == []
-    assert len(outside.list_unfinished()) == 1
+    assert store.list_unfinished("") == []
+    assert len(outside.list_unfinished("")) == 1

@@ -46,7 +46,7 @@ def fails_at_the_end() -> Rule:
 def test_a_transfer_that_took_longer_than_the_patience_is_repeated_all_the_same(s3: S3Server, bucket: str, large: Path):
     with store_behind(fails_at_the_end(), s3, bucket, patience_s=0.001) as (store, _):
         stored = store.upload("a", large)
-        assert store.list_unfinished() == []
+        assert store.list_unfinished("") == []
     with store_behind(fails_at_the_end(), s3, bucket, patience_s=0.001) as (store, _):
         assert store.download("a", large.with_name("copy")) == stored
 

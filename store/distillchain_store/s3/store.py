@@ -201,11 +201,13 @@ class S3Store:
             else:
                 self._delete_one_by_one(some)
 
-    def list_unfinished(self) -> list[Unfinished]:
+    def list_unfinished(self, prefix: str) -> list[Unfinished]:
         """See Store. The parts of an upload that a killed pod left behind are billed until someone aborts it."""
 
         def fetch(client: S3Client) -> list[Unfinished]:
-            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            pages = client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
             return [
                 Unfinished(
                     upload["Key"].removeprefix(self._prefix), upload["UploadId"], 0, upload["Initiated"].timestamp()
@@ -215,7 +217,7 @@ class S3Store:
             ]
 
         with self._missing_is_refused():
-            return sorted(self._call("", fetch), key=lambda write: (write.key, write.handle))
+            return sorted(self._call(prefix, fetch), key=lambda write: (write.key, write.handle))
 
     def abandon(self, writes: list[Unfinished]) -> None:
         """See Store."""
