@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ def expert_weights(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, own in module.named_parameters(recurse=False) if name in NAMES and own.dim() == 3)
 
 
-def compute_experts_in_bfloat16(model: Any, precision: Precision) -> None:
+def compute_experts_in_bfloat16(model: nn.Module, precision: Precision) -> None:
     """Converts the weights of experts in each pass within autocast, as autocast does with those of linear layers.
 
     The weights themselves stay in float32, so that a training can add small changes to them.
@@ -32,14 +31,14 @@ def compute_experts_in_bfloat16(model: Any, precision: Precision) -> None:
         # reaches, and some read the weights once for each expert.
         if names and hasattr(module, "has_gate") and not isinstance(module, _Converts):
             # Another class and not another module, so that no parameter is renamed.
-            module.__class__ = _converting(type(module), names)
+            module.__class__ = _converting(type(module), names)  # type: ignore[arg-type]  # classes can be hashed
 
 
 def take_converting_experts(model: nn.Module) -> list[nn.Module]:
     """Undoes `compute_experts_in_bfloat16`. Returns: the modules that it had changed."""
-    found = [module for module in model.modules() if isinstance(module, _Converts)]
+    found: list[nn.Module] = [module for module in model.modules() if isinstance(module, _Converts)]
     for module in found:
-        module.__class__ = type(module).__bases__[1]
+        _, module.__class__ = type(module).__bases__
     return found
 
 
@@ -55,7 +54,8 @@ def _converting(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module
 
 def _converted(name: str) -> Callable[[nn.Module], Tensor]:
     def weight(module: nn.Module) -> Tensor:
-        own: Tensor = nn.Module.__getattr__(module, name)  # not `getattr`, which would find the property
+        own = nn.Module.__getattr__(module, name)  # not `getattr`, which would find the property
+        assert isinstance(own, Tensor)
         kind = own.device.type
         return own.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else own
 

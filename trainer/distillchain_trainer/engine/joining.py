@@ -101,8 +101,8 @@ def check_gpus(processes: int, *, found: int) -> None:
     stated = gpus_of_container()
     if found < processes <= stated:
         raise NoGpu(
-            f"the container has {stated} GPUs by its resources, and torch sees {found}; check the GPUs of the node "
-            "(nvidia-smi), and that they are whole ones: shares of one GPU are one for torch"
+            f"the container requests {stated} GPUs, but torch sees {found}; check the GPUs of the node (nvidia-smi), "
+            "and request whole ones: torch sees several shares of a GPU as one GPU"
         )
     if found < processes:
         raise WorkOrderInvalid(

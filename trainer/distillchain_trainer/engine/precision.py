@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from distillchain_api.resource.training import Precision, Training
 from distillchain_trainer.engine.experts import expert_weights
+
+LINEAR = (nn.Linear, Conv1D)
+"""Linear layers of torch, and those of GPT-2, whose weights are transposed."""
 
 
 def best_device() -> torch.device:
@@ -81,7 +85,7 @@ def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: 
     kept = {
         id(weight)
         for module in model.modules()
-        if type(module) is not nn.Linear
+        if type(module) not in LINEAR
         for weight in module.parameters(recurse=isinstance(module, _Float32))
     }
     for module in model.modules():
@@ -89,7 +93,7 @@ def keep_products_in_bfloat16(model: Any, precision: Precision, *, frozen_only: 
         if frozen_only and any(weight.requires_grad for weight in own.values()):
             continue
         # Not a subclass of a linear layer, which may compute something else.
-        if type(module) is nn.Linear and not any(id(weight) in kept for weight in own.values()):
+        if type(module) in LINEAR and not any(id(weight) in kept for weight in own.values()):
             module.to(torch.bfloat16)
         for name in expert_weights(module):
             own[name].data = own[name].data.to(torch.bfloat16)
