@@ -118,4 +118,4 @@ def test_the_crd_knows_both(extended: Path):
     assert {"HalfSquares", "SoftTargets"} <= set(distillation["properties"]["objective"]["enum"])
     assert distillation["properties"]["parameters"]["properties"]["factor"]["maximum"] == 10
     rules = [rule["message"] for rule in distillation["x-kubernetes-validations"]]
-    assert any("factor only beside objective HalfSquares" in message for message in rules)
+    assert any("factor only with objective HalfSquares" in message for message in rules)

@@ -86,8 +86,12 @@ def default_smallest_gain(metric: Metric, value: float) -> float:
 
 
 def retention(student: float, teacher: float, metric: Metric) -> float | None:
-    """The student's metric as a share of the teacher's; None where a ratio says nothing."""
-    return student / teacher if metric.has_retention and teacher > 0 else None
+    """The student's metric as a share of the teacher's; None where a ratio says nothing.
+
+    Of the values as status has them, or a report could say 91.8 % where status says 91.9 %.
+    """
+    ours, theirs = (float(format_for_status(value, metric)) for value in (student, teacher))
+    return ours / theirs if metric.has_retention and theirs > 0 else None
 
 
 def format_share(value: float, beside: float | None = None) -> str:

@@ -33,7 +33,7 @@ def pass_faults(stage: PlannedStage) -> Iterator[Fault]:
     field, name = f"{order.field}.teacherPass", order.stage.removesuffix(SUFFIX)
     if order.distillation.hidden is not None:
         what = f"got a pass, expected none for stage {name}, which has distillation.hidden"
-        yield Fault(field, f"{what}; hidden states need the teacher beside the student: remove one of them")
+        yield Fault(field, f"{what}; hidden states need the teacher in every step: remove one of them")
     if order.distillation.alpha == 0:
         what = f"got a pass, expected none for stage {name}, whose distillation.alpha is 0"
         yield Fault(field, f"{what}; its student learns from the labels alone: remove teacherPass or raise alpha")
@@ -50,7 +50,7 @@ def parallelism_faults(stage: PlannedStage) -> Iterator[Fault]:
     distillation = stage.work_order.distillation
     if stated.sharding == "Full" and distillation is not None and distillation.hidden is not None:
         wanted = f"None for stage {stage.name}, which has distillation.hidden"
-        remedy = "the teacher that runs beside the student is not divided: remove one of them"
+        remedy = "the teacher for hidden states cannot be divided: remove one of them"
         yield Fault(f"{field}.sharding", expected("Full", wanted, remedy))
     elif stated.sharding == "Full" and stage.work_order.parallelism.processes == 1:
         problem = expected("Full", f"None for stage {stage.name}, which has one process", NEEDS_SEVERAL)

@@ -123,7 +123,7 @@ def read_chain(
     if len(chains) > 1:
         source = contents[0].source if len(contents) == 1 else path
         names = ", ".join(chain.name for chain in chains)
-        problem = f"found {len(chains)} chains ({names}), expected one; put each into a file of its own and name one"
+        problem = f"found {len(chains)} chains ({names}), expected one; put each into its own file and name one"
         raise BadDocument(source, [Fault("", problem)])
     return parse(chains[0], overrides=overrides, storage=storage)
 

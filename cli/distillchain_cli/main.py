@@ -317,7 +317,7 @@ def main() -> int:
         return error.exit_code
     except Exception as error:  # a mistake of ours
         print_message(
-            f"{program_name()} broke: {type(error).__name__}: {error}; run it again with -v, and report the traceback"
+            f"internal error: {type(error).__name__}: {error}; run it again with -v, and report the traceback"
         )
         log.debug("cause", exc_info=error)
         return EXIT_FAILED

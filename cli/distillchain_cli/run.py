@@ -209,7 +209,7 @@ def _saved(end: AttemptResult) -> str:
     if isinstance(end.answer, Committed):
         return "stopped after it was committed; the next attempt makes its export or report"
     why = f" ({end.answer.message})" if isinstance(end.answer, Failed) else ""
-    return f"stopped from outside before it could save{why}; the next attempt continues from its last saved state"
+    return f"interrupted before it could save{why}; the next attempt continues from its last saved state"
 
 
 def _pause(stops: StopSignals, seconds: float) -> None:

@@ -77,7 +77,7 @@ def train_again(
     where = f"{len(moved)} manifest{'' if len(moved) == 1 else 's'} moved to discarded/ in {address.uri}"
     where += f", saved states of {', '.join(cleared)} deleted" if cleared else ""
     where += f", {size(discarded.outputs_bytes)} of teachers' outputs deleted" if logits else ""
-    where += f" (not known: those of {', '.join(discarded.unknown)})" if discarded.unknown else ""
+    where += f" (outputs of {', '.join(discarded.unknown)}: not known)" if discarded.unknown else ""
     then = f"; to start it: {program_name()} resume {name}" if document["spec"].get("suspend") else ""
     return f"training {', '.join(vertex.name for vertex in affected)} again: {where}{then}"
 
@@ -196,8 +196,9 @@ def _check_promised(store: Store, outputs: set[str], affected: Sequence[PlannedS
     promised = outputs_of_passes(store, discarded_after_s=float("inf"), others_than=own)
     if taken := [digest for digest in sorted(outputs) if f"logits/{digest}" in promised]:
         raise RunFailed(
-            f"{store.uri}/{logits_prefix(taken[0])} is also what a teacher's pass of another chain has promised to its "
-            "stages; run this command for that chain, with --from its pass, or leave out --logits; nothing was changed"
+            f"a teacher's pass of another chain also needs {store.uri}/{logits_prefix(taken[0])}, and its stages would "
+            "not compute it again; run this command for that chain, with --from its pass, or leave out --logits; "
+            "nothing was changed"
         )
 
 
@@ -210,15 +211,15 @@ def _outputs_of(store: Store, plan: Plan, affected: Sequence[PlannedStage], vert
     if of_pass is not None and of_pass not in {other.digest for other in affected}:
         first = next(other.name for other in plan.vertices if other.digest == of_pass)
         raise RunFailed(
-            f"the outputs that {vertex.name} learns from are those of the pass {first}, and only that computes them "
-            f"again: --from {first} instead; nothing was changed"
+            f"the outputs that {vertex.name} learns from belong to the pass {first}, and only the pass computes them "
+            f"again; use --from {first}; nothing was changed"
         )
     states = None if vertex.is_pass else resume_prefix(vertex.digest)
     found = outputs_used(store, manifest=_key(vertex), states=states)
     if found is None:
         raise RunFailed(
-            f"{store.uri}/{_key(vertex)}, or a state beside it, does not say from which outputs {vertex.name} learned, "
-            "as in an earlier release: while no chain uses the store, delete all outputs "
+            f"{store.uri}/{_key(vertex)}, or a saved state, does not record which outputs {vertex.name} learned from, "
+            "because an earlier release wrote it, or it is damaged; while no chain uses the store, delete all outputs "
             f"({program_name()} gc --logits --older-than 0s --delete), then run this without --logits; nothing was "
             "changed"
         )
@@ -233,7 +234,7 @@ def _delete_states(store: Store, stage: PlannedStage) -> bool:
         return delete_states(store, stage.digest)
     except StageError as error:
         raise RunFailed(
-            f"the saved states of {stage.name} cannot be deleted, and its trainer would go on from them instead of "
+            f"the saved states of {stage.name} cannot be deleted, and its trainer would continue from them instead of "
             f"training again: {error}; use credentials that may delete, or delete "
             f"{store.uri}/{resume_prefix(stage.digest)} yourself, then run this again; nothing was started"
         ) from error

@@ -100,7 +100,7 @@ def _validate(
     stages = " -> ".join([chain.spec.teacher.model, *(stage.name for stage in planned.students)])
     where = "valid, also for the API server" if cluster is not None else "valid"
     # The verdict, which trains nothing, is not counted.
-    evidence = f"; evidence: {len(planned.evidence) - 1} Jobs beside it" if planned.evidence else ""
+    evidence = f"; evidence: {len(planned.evidence) - 1} more Jobs" if planned.evidence else ""
     print_result(f"{document.source}: {where}: DistillationChain {chain.name}, {stages}{evidence}")
     for sentence in warnings_of(planned):
         print_message(f"{source}: warning: {sentence}")

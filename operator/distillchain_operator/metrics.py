@@ -110,8 +110,8 @@ class Metrics:
         )
         self._resynced = Gauge(
             "distillchain_last_resync_timestamp_seconds",
-            "Time when the operator last looked at all chains, with working watches; before the first look, the time when "
-            "it became the leader.",
+            "Time when the operator last looked at all chains, with working watches; before the first look, the time "
+            "when it became the leader.",
             registry=registry,
         )
         # Not 0, which an alert on old resyncs would read as 1970.

@@ -57,7 +57,7 @@ class TrainerEnd:
 
     @property
     def is_interruption(self) -> bool:
-        """It was stopped from outside and saved its state: no crash."""
+        """It was interrupted and saved its state: no crash."""
         return self.exit_code == EXIT_INTERRUPTED
 
 

@@ -138,7 +138,7 @@ def test_a_teacher_that_is_divided_among_processes_cannot_run_beside_its_student
 
     assert str(refused.value) == (
         'spec.stages[1].parallelism.sharding: got "Full", expected None for stage tiny, which has distillation.hidden; '
-        "the teacher that runs beside the student is not divided: remove one of them"
+        "the teacher for hidden states cannot be divided: remove one of them"
     )
 
 

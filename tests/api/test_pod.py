@@ -93,7 +93,7 @@ def test_the_api_server_has_no_fault_with_it_either(control_plane: ControlPlane,
         ),
         pytest.param(
             {"spec": {"gpuCount": 1}},
-            "pod.spec.gpuCount: unknown field; Kubernetes 1.36 has none of this name here; remove it",
+            "pod.spec.gpuCount: unknown field; Kubernetes 1.36 has no field of this name here; remove it",
             id="like no other",
         ),
         pytest.param({"kind": "Pod"}, "pod.kind: unknown field; a pod template has only metadata and spec; remove it", id="a field of a whole manifest"),

@@ -110,7 +110,7 @@ def test_a_later_stage_cannot_teach():
 @pytest.mark.parametrize(
     "distillation, want",
     [
-        ({"alpha": 0}, "expected none with distillation.alpha 0, with which only labels count; remove them"),
+        ({"alpha": 0}, "expected none with distillation.alpha 0, because then only labels count; remove them"),
         (
             {"hidden": {"objective": "ValueRelation", "weight": 1.0}},
             "expected one teacher with distillation.hidden, which compares hidden states of one model; remove the "

@@ -21,9 +21,9 @@ BAD_CHAINS = (
     BadChain(
         "patience of a fine-tuning that keeps its last epoch",
         lambda spec: spec["teacher"].update(fineTune={"patience": 1}),
-        "spec.teacher.fineTune.patience: got 1, expected 0 beside selection: Last; write selection: Best, or remove "
+        "spec.teacher.fineTune.patience: got 1, expected 0 with selection: Last; write selection: Best, or remove "
         "patience",
-        ("spec.teacher.fineTune", "expected 0 beside selection: Last"),
+        ("spec.teacher.fineTune", "expected 0 with selection: Last"),
     ),
     BadChain(
         "export of a teacher that the chain does not train",
@@ -184,14 +184,14 @@ BAD_CHAINS = (
     BadChain(
         "a key of KMS for another kind of encryption",
         lambda spec: spec["storage"].update(encryption={"type": "AES256", "keyId": "alias/models"}),
-        'spec.storage.encryption.keyId: got "alias/models", expected nothing beside another type than aws:kms and '
+        'spec.storage.encryption.keyId: got "alias/models", expected nothing unless type is aws:kms or '
         "aws:kms:dsse; remove it",
         ("spec.storage.encryption.keyId", "remove it"),
     ),
     BadChain(
         "a bucket key without KMS",
         lambda spec: spec["storage"].update(encryption={"type": "AES256", "bucketKey": True}),
-        "spec.storage.encryption.bucketKey: got true, expected nothing beside another type than aws:kms; remove it",
+        "spec.storage.encryption.bucketKey: got true, expected nothing unless type is aws:kms; remove it",
         ("spec.storage.encryption.bucketKey", "remove it"),
     ),
     BadChain(

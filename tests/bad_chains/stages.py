@@ -67,14 +67,14 @@ BAD_CHAINS = (
         lambda spec: spec["stages"][1].update(
             distillation={"objective": "ReverseKL", "parameters": {"nonTargetWeight": 2}}
         ),
-        "spec.stages[1].distillation.parameters.nonTargetWeight: got 2.0, expected it only beside objective Decoupled; "
+        "spec.stages[1].distillation.parameters.nonTargetWeight: got 2.0, expected it only with objective Decoupled; "
         "state that objective here, or remove nonTargetWeight",
-        ("spec.stages[1].distillation.parameters", "only beside objective Decoupled"),
+        ("spec.stages[1].distillation.parameters", "only with objective Decoupled"),
     ),
     BadChain(
         "temperature of an objective without one",
         lambda spec: spec["stages"][0].update(distillation={"objective": "LogitMSE", "temperature": 2}),
-        "spec.stages[0].distillation.temperature: got 2.0, expected 1.0 beside objective LogitMSE, which has no "
+        "spec.stages[0].distillation.temperature: got 2.0, expected 1.0 with objective LogitMSE, which has no "
         "temperature; remove it",
         ("spec.stages[0].distillation.temperature", "which has no temperature"),
     ),
@@ -97,7 +97,7 @@ BAD_CHAINS = (
     BadChain(
         "weights of classes in two ways",
         lambda spec: spec["stages"][0].update(training={"balancedClasses": True, "classWeights": {"positive": 2}}),
-        "spec.stages[0].training.balancedClasses: got true, expected false beside classWeights; "
+        "spec.stages[0].training.balancedClasses: got true, expected false with classWeights; "
         "write balancedClasses: false or classWeights: {} to turn one off",
         ("spec.stages[0].training.balancedClasses", "either classWeights or balancedClasses"),
     ),
@@ -119,9 +119,9 @@ BAD_CHAINS = (
             spec.update(template={"training": {"selection": "Best", "patience": 3}}),
             spec["stages"][1].update(training={"selection": "Last"}),
         ),
-        'spec.stages[1].training.selection: got "Last", expected Best beside the template\'s patience of 3; write '
+        'spec.stages[1].training.selection: got "Last", expected Best with the template\'s patience of 3; write '
         "patience: 0 to train all epochs",
-        ("spec.stages", "expected 0 beside selection: Last"),
+        ("spec.stages", "expected 0 with selection: Last"),
     ),
     BadChain(
         "number as text",
@@ -175,8 +175,8 @@ BAD_CHAINS = (
         lambda spec: spec["stages"][0].update(
             student={"architecture": {"modelType": "bert"}, "tokenizer": "hf://org/tiny", "lora": {}}
         ),
-        "spec.stages[0].student.lora: expected none beside architecture, whose new weights would stay untrained; remove it",
-        ("spec.stages[0].student.lora", "expected none beside architecture"),
+        "spec.stages[0].student.lora: expected none with architecture, whose new weights would stay untrained; remove it",
+        ("spec.stages[0].student.lora", "expected none with architecture"),
     ),
     BadChain(
         "an adapter without a rank",
@@ -193,7 +193,7 @@ BAD_CHAINS = (
     BadChain(
         "new weights without a tokenizer",
         lambda spec: spec["stages"][0].update(student={"architecture": {"modelType": "bert-hash"}}),
-        "spec.stages[0].student.tokenizer: missing, expected a checkpoint with a tokenizer beside architecture; add it",
+        "spec.stages[0].student.tokenizer: missing, expected a checkpoint with a tokenizer with architecture; add it",
         ("spec.stages[0].student", "tokenizer"),
     ),
     BadChain(

@@ -21,9 +21,9 @@ BAD_CHAINS = (
     BadChain(
         "parameter of an objective that is not stated",
         lambda spec: spec.update(template={"distillation": {"parameters": {"beta": 0.3}}}),
-        "spec.template.distillation.parameters.beta: got 0.3, expected it only beside objective JensenShannon; "
+        "spec.template.distillation.parameters.beta: got 0.3, expected it only with objective JensenShannon; "
         "state that objective here, or remove beta",
-        ("spec.template.distillation.parameters", "beta only beside objective JensenShannon"),
+        ("spec.template.distillation.parameters", "beta only with objective JensenShannon"),
     ),
     BadChain(
         "parameter out of range",
@@ -50,9 +50,9 @@ BAD_CHAINS = (
     BadChain(
         "patience where no epoch is chosen",
         lambda spec: spec.update(template={"training": {"patience": 3}}),
-        "spec.template.training.patience: got 3, expected 0 beside selection: Last; write selection: Best, or remove "
+        "spec.template.training.patience: got 3, expected 0 with selection: Last; write selection: Best, or remove "
         "patience",
-        ("spec.template.training.patience", "expected 0 beside selection: Last"),
+        ("spec.template.training.patience", "expected 0 with selection: Last"),
     ),
     BadChain(
         "unreadable duration",

@@ -151,7 +151,7 @@ def test_a_command_for_one_chain_refuses_a_file_with_two(tmp_path: Path, command
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "two.yaml: found 2 chains (one, two), expected one; put each into a file of its own and name one\n"
+        "two.yaml: found 2 chains (one, two), expected one; put each into its own file and name one\n"
     )
 
 

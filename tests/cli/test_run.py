@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 
 FAILS = "answer('Failed', failureClass='DataInvalid', message='what to do')\n"
 ONNX: dict[str, Any] = {"onnx": {}}
-SAVED = "stopped from outside; its state at step 7 is saved"
+SAVED = "interrupted; its state at step 7 is saved"
 
 
 def log_folder(stderr: str) -> Path:
@@ -239,12 +239,12 @@ def test_an_interruption_says_what_is_saved_is_no_retry_and_is_followed_by_a_pau
         pytest.param(f"answer('Interrupted', step=7, message='{SAVED}')\nsys.exit(75)", SAVED, id="saved"),
         pytest.param(
             "answer('Failed', failureClass='StorageUnavailable', message='it is away')\nsys.exit(74)",
-            "stopped from outside before it could save (it is away); the next attempt continues from its last saved state",
+            "interrupted before it could save (it is away); the next attempt continues from its last saved state",
             id="could not save",
         ),
         pytest.param(
             "sys.exit(75)",
-            "stopped from outside before it could save; the next attempt continues from its last saved state",
+            "interrupted before it could save; the next attempt continues from its last saved state",
             id="no answer",
         ),
     ],

@@ -34,7 +34,7 @@ from distillchain_cli.run import run_chain
 pytestmark = pytest.mark.slow
 
 DEADLINE_S = 30
-SAVED = "stopped from outside; its state at step 7 is saved"
+SAVED = "interrupted; its state at step 7 is saved"
 SAVES_WHEN_STOPPED = script_until_stopped(f"""
 time.sleep(0.5)
 (here / "signals").write_text(json.dumps(signals))

@@ -177,7 +177,7 @@ def test_a_pass_that_runs_is_not_stopped_for_an_edit_of_its_student():
         pytest.param(
             {"distillation": {"hidden": {"objective": "HiddenMSE"}}},
             "spec.stages[0].teacherPass: got a pass, expected none for stage mini, which has distillation.hidden; hidden "
-            "states need the teacher beside the student: remove one of them",
+            "states need the teacher in every step: remove one of them",
             id="hidden states",
         ),
         pytest.param(

@@ -99,7 +99,7 @@ def test_sigterm_at_any_moment_ends_with_75(tmp_path: Path, early: str, statemen
     answer = answer_in(tmp_path)
     assert isinstance(answer, Interrupted)
     assert answer.step == step
-    assert answer.message == f"stopped from outside; {where}"
+    assert answer.message == f"interrupted; {where}"
 
 
 @pytest.mark.models

@@ -26,7 +26,7 @@ def test_a_stage_with_a_gpu_that_torch_does_not_see_fails_with_the_reason(root: 
     assert process.returncode == 70, stderr
     assert isinstance(answer, Failed)
     assert answer.failure_class == "Crashed"
-    assert answer.message.startswith(f"the container has {what} by its resources, and torch sees none (torch ")
+    assert answer.message.startswith(f"the container requests {what}, but torch sees none (torch ")
     assert "no reason is known" not in answer.message
     assert "DISTILLCHAIN_ALLOW_CPU=1" in answer.message
     assert not (root / "store/logits").exists(), "the teacher was not asked on the CPU"
@@ -52,7 +52,7 @@ def test_a_part_of_the_gpus_is_a_fault_of_the_node_and_too_many_processes_one_of
     with pytest.raises(WorkOrderInvalid, match="processesPerNode: got 8, but the pod has 7 GPUs"):
         check_gpus(8, found=7)
     monkeypatch.setenv("DISTILLCHAIN_GPUS", "8")
-    with pytest.raises(NoGpu, match=r"^the container has 8 GPUs by its resources, and torch sees 7;"):
+    with pytest.raises(NoGpu, match=r"^the container requests 8 GPUs, but torch sees 7;"):
         check_gpus(8, found=7)
 
 

@@ -60,7 +60,7 @@ def test_sigterm_in_training_saves_and_the_next_attempt_goes_on(root: Path):
     stopped = answer_in(root)
     assert isinstance(stopped, Interrupted)
     assert stopped.step > 20
-    assert stopped.message.startswith(f"stopped from outside; its state at step {stopped.step} is saved, ")
+    assert stopped.message.startswith(f"interrupted; its state at step {stopped.step} is saved, ")
     (index,) = root.glob(f"store/stages/{order.digest}/resume/*/index.json")
     assert read_json(index)["step"] == stopped.step
 

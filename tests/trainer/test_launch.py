@@ -153,9 +153,7 @@ raise errors.StopRequested(40)
 
     assert isinstance(answer, Interrupted), node.log
     assert (code, answer.step) == (75, 40)
-    assert answer.message == (
-        "stopped from outside; its state at step 40 is saved, and the next attempt continues from it"
-    )
+    assert answer.message == ("interrupted; its state at step 40 is saved, and the next attempt continues from it")
     node.until_marked("stopped", 0, 1)
 
 

@@ -120,7 +120,7 @@ def test_sigterm_to_one_pod_stops_and_saves_on_all(nodes: Nodes, order: WorkOrde
         code, answer = node.ends()
         assert isinstance(answer, Interrupted), node.log
         assert (code, answer.step) == (75, 40)
-        assert answer.message.startswith("stopped from outside; its state at step 40 is saved")
+        assert answer.message.startswith("interrupted; its state at step 40 is saved")
 
 
 @pytest.mark.parametrize("waiting", [0, 1])

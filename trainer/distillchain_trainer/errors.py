@@ -99,7 +99,7 @@ class StopRequested(BaseException):
     """SIGTERM or SIGINT came; `step` is where the next attempt goes on."""
 
     def __init__(self, step: int = 0) -> None:
-        super().__init__("stopped from outside")
+        super().__init__("interrupted")
         self.step = step
 
 

@@ -32,8 +32,7 @@ def check_gpus_are_seen() -> None:
     except Exception as error:  # torch raises errors of several classes
         why = first_line(error).rstrip(".")
     raise NoGpu(
-        f"the container has {wanted} GPU{'s' * (wanted > 1)} by its resources, and torch sees none (torch "
-        f"{torch.__version__}: {why}), so the stage would run on the CPU and the GPU would be unused. Check the image, "
-        f"and driver and device plugin of the node. To train on the CPU anyway, set {ALLOW_CPU_ENV}=1 in the container "
-        "trainer of spec.template.pod"
+        f"the container requests {wanted} GPU{'s' * (wanted > 1)}, but torch sees none (torch {torch.__version__}: "
+        f"{why}); check the image, and the driver and the device plugin of the node. To train on the CPU, set "
+        f"{ALLOW_CPU_ENV}=1 in the container trainer of spec.template.pod"
     )

@@ -38,14 +38,14 @@ def _objective_rules() -> Iterator[dict[str, str]]:
         names = " and ".join(_alias(name) for name in parameters)
         yield cel(
             f"!has(self.parameters) || !({stated}) || (has(self.objective) && self.objective == '{objective}')",
-            f"parameters: expected {names} only beside objective {objective}; state that objective here, or remove it",
+            f"parameters: expected {names} only with objective {objective}; state that objective here, or remove it",
             fieldPath=".parameters",
         )
     for objective in WITHOUT_TEMPERATURE:
         yield cel(
             f"!has(self.objective) || self.objective != '{objective}' || !has(self.temperature) || "
             "self.temperature == 1.0",
-            f"temperature: expected 1.0 beside objective {objective}, which has no temperature; remove it",
+            f"temperature: expected 1.0 with objective {objective}, which has no temperature; remove it",
             fieldPath=".temperature",
         )
 
@@ -56,7 +56,7 @@ def _objective_faults(stated: StatedDistillation) -> Iterator[Fault]:
     for owner, parameters in DEFAULTS.items():
         for name in parameters:
             if name in given and owner != stated.objective:
-                beside = f"it only beside objective {owner}"
+                beside = f"it only with objective {owner}"
                 remedy = f"state that objective here, or remove {_alias(name)}"
                 yield Fault(f"parameters.{_alias(name)}", expected(given[name], beside, remedy))
     if stated.objective in WITHOUT_TEMPERATURE and stated.temperature not in (None, 1.0):
@@ -64,7 +64,7 @@ def _objective_faults(stated: StatedDistillation) -> Iterator[Fault]:
 
 
 def _no_temperature(field: str, value: float | None, objective: str) -> Fault:
-    return Fault(field, expected(value, f"1.0 beside objective {objective}, which has no temperature", "remove it"))
+    return Fault(field, expected(value, f"1.0 with objective {objective}, which has no temperature", "remove it"))
 
 
 class StatedDistillation(Document):

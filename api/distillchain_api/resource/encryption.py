@@ -11,7 +11,7 @@ from distillchain_api.cel import cel, fault, rules
 from distillchain_api.faults import Expect, expected
 
 KMS = ("aws:kms", "aws:kms:dsse")
-ONLY_KMS = f"nothing beside another type than {' and '.join(KMS)}"
+ONLY_KMS = f"nothing unless type is {' or '.join(KMS)}"
 
 
 class Encryption(Document):
@@ -38,7 +38,7 @@ class Encryption(Document):
         if self.key_id is not None and self.type not in KMS:
             raise fault("keyId", expected(self.key_id, ONLY_KMS, "remove it"))
         if self.bucket_key is not None and self.type != "aws:kms":
-            raise fault("bucketKey", expected(self.bucket_key, "nothing beside another type than aws:kms", "remove it"))
+            raise fault("bucketKey", expected(self.bucket_key, "nothing unless type is aws:kms", "remove it"))
         return self
 
     model_config = {
@@ -50,7 +50,7 @@ class Encryption(Document):
             ),
             cel(
                 "!has(self.bucketKey) || self.type == 'aws:kms'",
-                "bucketKey: expected nothing beside another type than aws:kms; remove it",
+                "bucketKey: expected nothing unless type is aws:kms; remove it",
                 fieldPath=".bucketKey",
             ),
         )

@@ -69,7 +69,7 @@ def label_faults(task: Task, template: LabelFields, overrides: Mapping[str, Labe
         own = fields.class_weights is not None or fields.balanced_classes is not None
         if own and weights and balanced:
             remedy = "write balancedClasses: false or classWeights: {} to turn one off"
-            yield Fault(f"{place}.balancedClasses", expected(True, f"false beside classWeights; {remedy}"))
+            yield Fault(f"{place}.balancedClasses", expected(True, f"false with classWeights; {remedy}"))
 
 
 def label_rules(types: Mapping[str, type[Task]]) -> Iterator[dict[str, str]]:

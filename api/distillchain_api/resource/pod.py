@@ -169,7 +169,7 @@ def _meant(name: str, known: Mapping[str, str], *, owner: str, field: str) -> st
         return f"did you mean {join_path(field, elsewhere)}?"
     if similar:
         return f"did you mean {similar[0]}?"
-    return ONLY_TWO if is_template else f"Kubernetes {_table()[0]} has none of this name here; remove it"
+    return ONLY_TWO if is_template else f"Kubernetes {_table()[0]} has no field of this name here; remove it"
 
 
 @functools.cache

@@ -45,9 +45,9 @@ def selection_faults(template: SelectionFields, overrides: Mapping[str, Selectio
             continue
         if fields.patience is not None:
             remedy = "write selection: Best, or remove patience"
-            yield Fault(f"{place}.patience", expected(patience, "0 beside selection: Last", remedy))
+            yield Fault(f"{place}.patience", expected(patience, "0 with selection: Last", remedy))
         elif fields.selection is not None:
-            beside = f"Best beside the template's patience of {patience}"
+            beside = f"Best with the template's patience of {patience}"
             yield Fault(f"{place}.selection", expected("Last", beside, "write patience: 0 to train all epochs"))
 
 
@@ -63,7 +63,7 @@ def _rule(place: str, *, own: str, template: str, field_path: str) -> dict[str, 
     fits = f"(!has({own}.patience) && !has({own}.selection)) || {patience} == 0 || {selection} == 'Best'"
     return cel(
         place.replace("RULE", fits),
-        "patience: expected 0 beside selection: Last; write selection: Best, or patience: 0",
+        "patience: expected 0 with selection: Last; write selection: Best, or patience: 0",
         fieldPath=field_path,
     )
 
@@ -85,7 +85,7 @@ SELECTION_RULES = [
 """For ChainSpec."""
 PATIENCE_RULE = cel(
     "!has(self.patience) || self.patience == 0 || (has(self.selection) && self.selection == 'Best')",
-    "patience: expected 0 beside selection: Last; write selection: Best, or remove patience",
+    "patience: expected 0 with selection: Last; write selection: Best, or remove patience",
     fieldPath=".patience",
 )
 """For Training of the template."""

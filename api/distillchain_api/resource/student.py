@@ -31,7 +31,7 @@ class Architecture(Document):
     """Fields of its config.json that differ from the model type's defaults; unknown ones are refused."""
 
 
-LORA_WITH_NEW_WEIGHTS = "expected none beside architecture, whose new weights would stay untrained; remove it"
+LORA_WITH_NEW_WEIGHTS = "expected none with architecture, whose new weights would stay untrained; remove it"
 
 
 class Student(Document):
@@ -59,9 +59,9 @@ class Student(Document):
                 "pretrained model is the better start",
             )
         if self.architecture and not self.tokenizer:
-            raise fault("tokenizer", "missing, expected a checkpoint with a tokenizer beside architecture; add it")
+            raise fault("tokenizer", "missing, expected a checkpoint with a tokenizer with architecture; add it")
         if self.from_teacher and self.tokenizer:
-            raise fault("tokenizer", expected(self.tokenizer, "nothing beside fromTeacher", "remove it"))
+            raise fault("tokenizer", expected(self.tokenizer, "nothing with fromTeacher", "remove it"))
         if self.architecture and self.lora:
             raise fault("lora", LORA_WITH_NEW_WEIGHTS)
         return self
@@ -72,10 +72,10 @@ class Student(Document):
                 "[has(self.model), has(self.fromTeacher), has(self.architecture)].exists_one(stated, stated)",
                 "expected one of model, fromTeacher and architecture",
             ),
-            cel("!has(self.architecture) || has(self.tokenizer)", "architecture needs a tokenizer beside it"),
+            cel("!has(self.architecture) || has(self.tokenizer)", "architecture needs a tokenizer"),
             cel(
                 "!has(self.fromTeacher) || !has(self.tokenizer)",
-                "tokenizer: expected nothing beside fromTeacher; remove it",
+                "tokenizer: expected nothing with fromTeacher; remove it",
                 fieldPath=".tokenizer",
             ),
             cel("!has(self.architecture) || !has(self.lora)", f"lora: {LORA_WITH_NEW_WEIGHTS}", fieldPath=".lora"),

@@ -144,7 +144,7 @@ def _name_faults(
 def _use_faults(distillation: Distillation, place: str) -> Iterator[Fault]:
     """What several teachers cannot be combined with."""
     if distillation.alpha == 0:
-        yield Fault(place, "expected none with distillation.alpha 0, with which only labels count; remove them")
+        yield Fault(place, "expected none with distillation.alpha 0, because then only labels count; remove them")
     if distillation.hidden is not None:
         yield Fault(
             place,

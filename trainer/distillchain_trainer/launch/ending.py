@@ -27,7 +27,7 @@ from distillchain_trainer.signals import Signals
 log = logging.getLogger("distillchain_trainer")
 
 CRASH_EXIT_CODE = 70
-STOPPED = "stopped from outside"
+STOPPED = "interrupted"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def write_last_answer(answer: Committed | Failed | Interrupted) -> None:
     if isinstance(answer, Committed) or not _is_committed(answer.digest):
         write_answer(answer)
         return
-    why = answer.message if isinstance(answer, Failed) else "stopped from outside"
+    why = answer.message if isinstance(answer, Failed) else "interrupted"
     log.warning("the stage is committed; the next attempt makes its export or report", extra={"why": why})
 
 
