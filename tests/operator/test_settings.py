@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_operator.__main__ import EXIT_BAD_SETTINGS, main
+from distillchain_operator.main import EXIT_BAD_SETTINGS, main
 from distillchain_operator.settings import BadSetting, Settings
 
 
@@ -123,3 +123,25 @@ def test_the_timing_of_the_lease_can_be_set_and_must_let_only_one_operator_work(
     )
     with pytest.raises(BadSetting, match="DISTILLCHAIN_LEASE_DEADLINE_S: got 10"):
         Settings.from_environment({"DISTILLCHAIN_LEASE_RETRY_S": "9"})
+
+
+def test_sigterm_ends_an_operator_that_still_imports_its_modules():
+    """Process 1 of a container ignores it until it is handled, and would then take the Lease and be killed."""
+    program = """
+import os, runpy, signal, sys
+
+class SigtermAtImport:
+    def find_spec(self, name, *_):
+        if name == "kopf":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.meta_path.insert(0, SigtermAtImport())
+sys.argv = ["distillchain_operator"]
+runpy.run_module("distillchain_operator", run_name="__main__")
+"""
+    environment = os.environ | {"DISTILLCHAIN_RESYNC_S": "never"}  # an operator that goes on exits with 2
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
