@@ -166,23 +166,66 @@ def test_the_teacher_s_outputs_are_stored_with_topk_columns_and_reused_only_with
     assert outputs_digest("teacher", small, Training()) != outputs_digest("teacher", large, Training())
 
 
-def test_a_student_of_another_vocabulary_is_refused_and_the_alternative_named(tmp_path: Path):
-    task = a_task(tmp_path)
-    save_llama(tmp_path / "teacher")
-    save_llama(tmp_path / "student", more_words=("extra",))
-    adapter = an_adapter(task)
-    adapter.load_teacher(checkpoint(tmp_path / "teacher"))
+MORE = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    "of_teacher, of_student, padding_rows, why",
+    [
+        pytest.param(
+            ("other", *MORE),
+            ("extra", *MORE),
+            0,
+            "id 39 is 'extra', the teacher's 'other'; use a model of the teacher's family; between other vocabularies, "
+            "TRL's GOLD trainer uses the loss ULD",
+            id="another token",
+        ),
+        pytest.param(
+            MORE,
+            (),
+            1,
+            "the teacher has <think>, </think>, which it lacks; add them to its tokenizer with add_tokens(), in this "
+            "order, call resize_token_embeddings() of the model, and save both",
+            id="tokens without embeddings",
+        ),
+    ],
+)
+def test_a_student_of_another_vocabulary_is_refused_with_the_remedy(
+    tmp_path: Path, of_teacher: tuple[str, ...], of_student: tuple[str, ...], padding_rows: int, why: str
+):
+    save_llama(tmp_path / "teacher", more_words=of_teacher)
+    save_llama(tmp_path / "student", more_words=of_student, padding_rows=padding_rows)
+    adapter = an_adapter(a_task(tmp_path))
+    teacher = adapter.load_teacher(checkpoint(tmp_path / "teacher"))
 
     with pytest.raises(CheckpointInvalid) as caught:
         adapter.load_student(checkpoint(tmp_path / "student", "spec.stages[0].student.model"), tokenizer=None, seed=0)
 
-    text = str(caught.value)
-    assert text.startswith(
-        f"spec.stages[0].student.model: file://{tmp_path}/student: its vocabulary is not that of the teacher"
+    assert str(caught.value) == (
+        f"spec.stages[0].student.model: file://{tmp_path}/student: its vocabulary differs from the vocabulary of the "
+        f"teacher {teacher.start}: {why}"
     )
-    assert text.endswith(
-        "use a model of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
-    )
+
+
+@pytest.mark.parametrize(
+    "of_teacher, of_student, padding_rows, warned", [(MORE, (), 2, True), ((), MORE, 0, False)], ids=["lacks", "has"]
+)
+def test_a_student_may_lack_tokens_for_which_it_has_embeddings_and_have_tokens_that_its_teacher_lacks(
+    tmp_path: Path, of_teacher: tuple[str, ...], of_student: tuple[str, ...], padding_rows: int, warned: bool
+):
+    warnings = StageWarnings()
+    save_llama(tmp_path / "teacher", more_words=of_teacher)
+    save_llama(tmp_path / "student", more_words=of_student, padding_rows=padding_rows)
+    adapter = an_adapter(a_task(tmp_path), warnings)
+    teacher = adapter.load_teacher(checkpoint(tmp_path / "teacher"))
+
+    student = adapter.load_student(checkpoint(tmp_path / "student"), tokenizer=None, seed=0)
+
+    assert student.tokenizer is teacher.tokenizer
+    assert [it for it in warnings.sentences if "tokenizer" in it] == warned * [
+        f"spec.teacher.model: file://{tmp_path}/student: the tokenizer of the teacher has <think>, </think>, which it lacks; their "
+        "embeddings may not have been trained"
+    ]
 
 
 def test_a_student_takes_over_the_teacher_s_tokenizer_and_template(tmp_path: Path):
@@ -268,7 +311,7 @@ def test_a_model_of_a_type_without_language_model_is_refused(tmp_path: Path):
     (tmp_path / "vit/config.json").write_text(json.dumps({**settings, "model_type": "distilbert"}))
 
     with pytest.raises(
-        CheckpointInvalid, match="is a distilbert, which predicts no next token; use a model type that does"
+        CheckpointInvalid, match="is a distilbert, which does not predict the next token; use a model type that does"
     ):
         an_adapter(a_task(tmp_path)).load_teacher(checkpoint(tmp_path / "vit"))
 
@@ -279,7 +322,7 @@ def test_a_tokenizer_without_end_token_is_refused_for_texts(tmp_path: Path):
     del tokenizer["eos_token"]
     (tmp_path / "teacher/tokenizer_config.json").write_text(json.dumps({**tokenizer, "pad_token": "<unk>"}))
 
-    with pytest.raises(CheckpointInvalid, match="has no end token, which each text ends with; set eos_token"):
+    with pytest.raises(CheckpointInvalid, match="has no end token to end each text with; set eos_token"):
         an_adapter(a_task(tmp_path)).load_teacher(checkpoint(tmp_path / "teacher"))
 
 

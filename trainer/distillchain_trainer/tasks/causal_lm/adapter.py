@@ -89,7 +89,7 @@ class CausalLMAdapter(TaskAdapter):
         assert self._teacher is not None
         further = models.load_teacher(checkpoint, self.task, warnings=self.notes)
         what = f"{checkpoint.field}: {checkpoint.uri}"
-        found = models.with_tokenizer_of(self._teacher, further, what=what, warnings=self.notes)
+        found = models.with_tokenizer_of(self._teacher, further, what=what, warnings=self.notes, is_trained=False)
         own, used = reading_hash(further.tokenizer), reading_hash(found.tokenizer)
         return self._uses(found if own == used else replace(found, reads_with=used))
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from distillchain_api.faults import listed
 from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.causal_lm import CausalLM
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
@@ -35,6 +36,8 @@ KNOWN_TO_WORK = "llama, qwen2, qwen3, mistral, gemma2, phi3, gpt_neox or gpt2"
 OTHER_VOCABULARY = (
     "use a model of the teacher's family; between other vocabularies, TRL's GOLD trainer uses the loss ULD"
 )
+
+MAX_NAMED_TOKENS = 4
 
 
 def load_teacher(checkpoint: Checkpoint, task: CausalLM, *, warnings: StageWarnings) -> Loaded:
@@ -87,8 +90,8 @@ def build_student(
     kind, config = architecture.model_type, build_config(architecture, field=field)
     if not _is_supported(config):
         raise CheckpointInvalid(
-            f"{field}.architecture.modelType: got {kind}, which predicts no next token; use one that does, such as "
-            f"{KNOWN_TO_WORK}"
+            f"{field}.architecture.modelType: got {kind}, which does not predict the next token; use one that "
+            f"does, such as {KNOWN_TO_WORK}"
         )
     found, own = _tokenizer_of(tokenizer, warnings=warnings), config.get_text_config()
     _check_end(found, what=f"{tokenizer.field}: the tokenizer of {tokenizer.uri}")
@@ -122,20 +125,34 @@ def build_student(
     return student
 
 
-def with_tokenizer_of(teacher: Loaded, student: Loaded, *, what: str, warnings: StageWarnings) -> Loaded:
+def with_tokenizer_of(
+    teacher: Loaded, student: Loaded, *, what: str, warnings: StageWarnings, is_trained: bool = True
+) -> Loaded:
     """A student, or a further teacher, with the tokenizer, chat template and end tokens of the teacher.
 
-    Raises: CheckpointInvalid.
-
-    The vocabularies must be the same. The embeddings may have different numbers of rows, of which those beyond the
+    No id may stand for different tokens. The embeddings may have different numbers of rows, of which those beyond the
     vocabulary are padding.
+
+    Args:
+        is_trained: it may learn tokens that its own tokenizer lacks, if it has embeddings for them.
+    Raises: CheckpointInvalid.
     """
+    other = f"{what}: its vocabulary differs from the vocabulary of the teacher {teacher.start}"
     ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
-    if ours != theirs:
-        raise CheckpointInvalid(
-            f"{what}: its vocabulary is not that of the teacher {teacher.start}: {_difference(ours, theirs)}; "
-            f"{OTHER_VOCABULARY}"
-        )
+    difference = _difference(ours, theirs)
+    if difference:
+        raise CheckpointInvalid(f"{other}: {difference}; {OTHER_VOCABULARY}")
+    lacking = [token for token in theirs if token not in ours]
+    if lacking:
+        tokens = f"{listed(sorted(lacking, key=theirs.__getitem__), most=MAX_NAMED_TOKENS)}, which it lacks"
+        if not is_trained:
+            raise CheckpointInvalid(f"{other}: the teacher has {tokens}; {OTHER_VOCABULARY}")
+        if vocabulary_size(teacher.tokenizer) > student.model.get_input_embeddings().weight.shape[0]:
+            raise CheckpointInvalid(
+                f"{other}: the teacher has {tokens}; add them to its tokenizer with add_tokens(), in this order, call "
+                "resize_token_embeddings() of the model, and save both"
+            )
+        warnings.add(f"{what}: the tokenizer of the teacher has {tokens}; their embeddings may not have been trained")
     own, template = student.tokenizer.chat_template, teacher.tokenizer.chat_template
     if own and own != template:
         warnings.add(f"{what}: its chat template differs from the teacher's; the teacher's tokenizer is used")
@@ -162,12 +179,12 @@ def _stop_at(end: int | None, model: Any) -> None:
 
 
 def _difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
-    """The first id that two vocabularies give to different tokens."""
-    if len(ours) != len(theirs):
-        return f"it has {len(ours)} tokens, the teacher's {len(theirs)}"
-    by_id = [{number: token for token, number in vocabulary.items()} for vocabulary in (ours, theirs)]
-    first = min(number for token, number in ours.items() if theirs.get(token) != number)
-    return f"id {first} is {by_id[0].get(first)!r}, the teacher's {by_id[1].get(first)!r}"
+    """The first id that two vocabularies give to different tokens; empty if there is none."""
+    by_id = {number: token for token, number in theirs.items()}
+    for token, number in sorted(ours.items(), key=lambda item: item[1]):
+        if by_id.get(number, token) != token or theirs.get(token, number) != number:
+            return f"id {number} is {token!r}, the teacher's {by_id.get(number)!r}"
+    return ""
 
 
 def _load(checkpoint: Checkpoint, task: CausalLM, *, tokenizer: Checkpoint, warnings: StageWarnings) -> Loaded:
@@ -175,8 +192,8 @@ def _load(checkpoint: Checkpoint, task: CausalLM, *, tokenizer: Checkpoint, warn
     what = f"{checkpoint.field}: {checkpoint.uri}"
     if not _is_supported(config):
         raise CheckpointInvalid(
-            f"{what} is a {config.model_type}, which predicts no next token; use a model type that does, such as "
-            f"{KNOWN_TO_WORK}"
+            f"{what} is a {config.model_type}, which does not predict the next token; use a model type that does, "
+            f"such as {KNOWN_TO_WORK}"
         )
     found = _tokenizer_of(tokenizer, warnings=warnings)
     agree_on_padding(found, config, what=what, warnings=warnings)
@@ -209,7 +226,7 @@ def _check_reads(loaded: Loaded, task: CausalLM, tokenizer: Checkpoint, *, warni
 
 def _check_end(tokenizer: Any, *, what: str) -> None:
     if tokenizer.eos_token_id is None:
-        raise CheckpointInvalid(f"{what} has no end token, which each text ends with; set eos_token and save it again")
+        raise CheckpointInvalid(f"{what} has no end token to end each text with; set eos_token and save it again")
 
 
 def _is_supported(config: Any) -> bool:
