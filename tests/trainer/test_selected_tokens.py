@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -105,6 +107,16 @@ def test_a_teacher_with_padded_embeddings_stores_no_token_that_the_tokenizer_doe
     assert ids.max() < VOCABULARY - 1
     torch.testing.assert_close(theirs.exp().sum(-1), torch.ones(2, 3))
     assert theirs[..., -1].exp().min() > 0.99
+
+
+def test_logits_in_bfloat16_are_stored_and_measured_as_in_float32():
+    logits, targets = some_logits(1).bfloat16(), some_ids(1)[..., 0]
+    assert len(logits[0, 0].unique()) == VOCABULARY, "of equal ones any may be stored"
+
+    for outputs in (measured_outputs, partial(teacher_outputs, k=4, tokens=VOCABULARY - 1)):
+        found, want = (outputs(own, positions(logits), targets) for own in (logits, logits.float()))
+        assert found.dtype is torch.float32
+        assert torch.equal(found, want)
 
 
 def test_what_is_measured_is_the_target_s_log_probability_and_the_most_probable_token():
