@@ -18,6 +18,8 @@ from distillchain_operator.settings import BadSetting
 from distillchain_operator.sockets import OpenSockets
 
 REQUEST_TIMEOUT_S = 30
+# Of a change, which slow webhooks may hold up. The API server gives a request up after 60 s.
+CHANGE_TIMEOUT_S = 65
 WATCH_TIMEOUT_S = 300  # then the API server ends a watch, and a dead connection is noticed
 # A bookmark comes about every minute, so a watch that is silent for longer is on a dead connection.
 SILENCE_S = 150
@@ -147,6 +149,7 @@ class Connection:
         accept: str = JSON,
     ) -> tuple[int, str]:
         """The HTTP code and the text of an answer. Raises: ApiError if there is none."""
+        total_s = REQUEST_TIMEOUT_S if method == "GET" else CHANGE_TIMEOUT_S
         try:
             response = await self._open(
                 method,
@@ -154,7 +157,7 @@ class Connection:
                 query=query,
                 body=body,
                 headers={"Accept": accept, "Content-Type": content_type},
-                limits=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+                limits=aiohttp.ClientTimeout(total=total_s, sock_connect=REQUEST_TIMEOUT_S),
             )
             # A trainer's log may hold bytes that are not UTF-8.
             text = (await response.read()).decode(errors="replace")
@@ -250,4 +253,5 @@ def _error(status: int, document: dict[str, Any], what: str) -> ApiError:
 
 
 def _no_answer(method: str, path: str, error: Exception) -> ApiError:
-    return ApiError(0, f"{method} {path}: {error or type(error).__name__}")
+    # The text of a TimeoutError is empty.
+    return ApiError(0, f"{method} {path}: {str(error) or type(error).__name__}")

@@ -43,16 +43,29 @@ async def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-async def try_a_request() -> None:
+async def try_a_request(method: str = "GET", *, want: str = "not sent") -> None:
     connection = await Connection.open(answered=lambda *_: None)
-    with pytest.raises(ApiError, match="not sent"):
-        await connection.request("GET", "/version")
+    with pytest.raises(ApiError, match=want):
+        await connection.request(method, "/version")
     await connection.close()
 
 
 async def test_requests_name_the_operator(sent: list[dict[str, Any]]):
     await try_a_request()
     assert [found["headers"]["User-Agent"].partition("/")[0] for found in sent] == ["distillchain-operator"]
+
+
+async def test_a_change_waits_as_long_as_the_api_server_waits_for_webhooks(sent: list[dict[str, Any]]):
+    await try_a_request("POST")
+    assert sent[0]["timeout"].total > 60
+
+
+async def test_a_request_without_an_answer_in_time_is_reported_as_that(monkeypatch: pytest.MonkeyPatch):
+    async def request(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    await try_a_request(want="GET /version: TimeoutError")
 
 
 @pytest.mark.parametrize("name", ["certificate-authority", "client-certificate"])
