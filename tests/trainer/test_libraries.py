@@ -31,3 +31,9 @@ def test_a_stage_imports_no_library_that_it_does_not_use():
     imported = set(json.loads(probe.stdout))
     assert "transformers" in imported
     assert imported & {"scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "datasets", "onnx"} == set()
+
+
+def test_libraries_can_be_imported_after_a_part_of_transformers():
+    import_both = "import transformers.pytorch_utils, distillchain_trainer.libraries as own; own.import_libraries()"
+
+    subprocess.run([sys.executable, "-c", import_both], check=True, timeout=120)

@@ -18,7 +18,8 @@ def import_libraries() -> None:
     """Imports torch and transformers."""
     if instead is not None:
         instead()
-    with _hidden(UNUSED_BY_TRANSFORMERS):
+    # If a part of transformers is imported already, it has found scipy, and hiding it would end the import.
+    with _hidden(() if "transformers" in sys.modules else UNUSED_BY_TRANSFORMERS):
         importlib.import_module("transformers.modeling_utils")
 
 
