@@ -149,7 +149,7 @@ OOM_KILLED_EXIT_CODE = 137  # 128 + SIGKILL, with the container's reason OOMKill
 
 
 class StageError(Exception):
-    """A stage cannot go on, with a sentence a user can act on. The error trees of store and trainer start here."""
+    """A stage cannot continue, with a sentence a user can act on. The error trees of store and trainer start here."""
 
     failure_class: ClassVar[FailureClass] = FailureClass.CRASHED
 

@@ -11,7 +11,7 @@ NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 
 
 def number_fault(labels: Sequence[str]) -> str | None:
-    """What is wrong with labels of which two are the same number; None: nothing."""
+    """What is wrong with labels if two of them are the same number; None: nothing."""
     numbers = [float(name) for name in labels if NUMBER.fullmatch(name)]
     if len(set(numbers)) == len(numbers):
         return None

@@ -130,7 +130,7 @@ def _check_others(cluster: Cluster, name: str, affected: Sequence[PlannedStage])
 
 def _check_stopped(cluster: Cluster, status: ChainStatus, affected: Sequence[PlannedStage]) -> None:
     """Checks that no pod of these stages is left that could commit, and that no Job of them starts one."""
-    # A stage is Failed as soon as its Job is to be deleted. Its pods have their grace period then, and the Job goes on
+    # A stage is Failed as soon as its Job is to be deleted. Its pods have their grace period then, and the Job runs on
     # if the API server refuses the deletion.
     names = {vertex.name for vertex in affected}
     jobs = [entry.job for entry in status.entries if entry.name in names and entry.phase == "Failed" and entry.job]
@@ -181,7 +181,7 @@ def _discard(address: Storage, plan: Plan, affected: Sequence[PlannedStage], *, 
             _check_promised(store, outputs, stages)
             # First: states and manifests name them, for whoever repeats the command after an interruption.
             outputs_bytes = delete_outputs(store, outputs)
-        # Before the manifests: a stage that is not committed would go on from them.
+        # Before the manifests: a stage that is not committed would continue from them.
         cleared = [vertex.name for vertex in stages if not vertex.is_pass and _delete_states(store, vertex)]
         return _Discarded(discard_commits(store, map(_key, reversed(stages))), cleared, outputs_bytes, unknown)
     except StageError as error:

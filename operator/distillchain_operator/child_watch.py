@@ -1,6 +1,6 @@
 """Lists and watches Jobs and pods into `Children`, and reports the chains that they belong to.
 
-A watch that ends goes on at the version that it has reached. If that version may have expired, or after an ERROR,
+A watch that ends continues at the version that it has reached. If that version may have expired, or after an ERROR,
 everything is listed again. While nothing is watched, `Children` says so and the controller reads live.
 """
 
@@ -114,7 +114,7 @@ class _Watch:
             level = logging.WARNING if error.status in (401, 403) else logging.INFO
             log.log(level, "watch broke off and is started again", extra={**fields, "error": error.message})
             self._note_refusal(error.status)
-        except Exception:  # an answer that is no list and no watch; the other watches go on
+        except Exception:  # an answer that is no list and no watch; the other watches continue
             log.exception("watch failed and is started again", extra=fields)
             self._refusals, self._reached = self._refusals + 1, None
         finally:

@@ -28,7 +28,7 @@ def stays_committed(view: View, stage: PlannedStage, entry: StageStatus, *, job:
 
 
 def runs_in_vain(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
-    """Whether a Job goes on although status has the commit of its trainer: a sidecar does not end, or has failed."""
+    """Whether a Job continues although status has the commit of its trainer: a sidecar does not end, or has failed."""
     before, answered = view.previous_entry(stage), view.answer_of(stage, job)
     if before is None or before.phase != "Committed" or answered is None:
         return False

@@ -25,7 +25,7 @@ class Refused(NamedTuple):
     """A change that the API server did not accept.
 
     Attributes:
-        stalls: the chain does not go on until the user does something; otherwise the change may pass later.
+        stalls: the chain does not continue until the user does something; otherwise the change may pass later.
     """
 
     problem: str

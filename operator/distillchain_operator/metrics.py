@@ -73,7 +73,7 @@ class Metrics:
             registry=registry,
         )
         self.queue_depth = Gauge(
-            "distillchain_queue_depth", "Chains that wait for a reconcile to start or to go on.", registry=registry
+            "distillchain_queue_depth", "Chains that wait for a reconcile to start or to continue.", registry=registry
         )
         self.queue_failing = Gauge(
             "distillchain_queue_failing", "Chains whose last reconcile failed and is retried.", registry=registry

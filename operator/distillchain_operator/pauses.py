@@ -1,4 +1,4 @@
-"""A Job that holds GPUs in vain is deleted and created again after a pause: how long, and what status says. Pure."""
+"""A Job that holds idle GPUs is deleted and created again after a pause: how long, and what status says. Pure."""
 
 from __future__ import annotations
 

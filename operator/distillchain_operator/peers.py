@@ -95,8 +95,8 @@ def _claim_of(observed: Observed, entry: StageStatus | None, job: ObservedJob, *
             return Claim(job.stage, job.created_at, is_again=is_again)
         if job.queue:
             return Claim(job.stage, job.created_at, job.queue, is_again)
-    # Its trainer still saves its state, from which the next one goes on. A Job that is deleted is there until its pods
-    # have stopped, of which the caches may not know yet; one that is suspended as well has none.
+    # Its trainer still saves its state, and the next one continues from it. A deleted Job exists until its pods have
+    # stopped, which the caches may not know yet; a Job that is suspended as well has no pods.
     is_leaving = (job.deleting or is_deleted) and not job.suspend_wanted
     return Claim(job.stage, is_again=is_again) if (is_leaving or left) and not job.is_finished else None
 
@@ -108,5 +108,5 @@ def _is_again(request: str, stage: str) -> bool:
 
 
 def needs_user(entry: StageStatus) -> bool:
-    """Whether a stage does not go on by itself: it has failed, or its pod waits for something such as a Secret."""
+    """Whether a stage does not continue by itself: it has failed, or its pod waits for something such as a Secret."""
     return entry.phase == "Failed" or (entry.phase != "Committed" and entry.failure_class is not None)

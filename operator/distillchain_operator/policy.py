@@ -214,8 +214,8 @@ def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:
         hangs = bool(names) and left_time is not None and left_time <= timedelta()
         if hangs:
             left += (
-                f"; to go on: kubectl delete job {pod.job}; an init container with restartPolicy: Always is ended by "
-                "Kubernetes"
+                f"; to continue: kubectl delete job {pod.job}; an init container with restartPolicy: Always is ended "
+                "by Kubernetes"
             )
         return PodNote(fit(f"the trainer has finished, but {broken or left}"), needs_user=bool(broken) or hangs)
     if broken:

@@ -20,7 +20,7 @@ Key = TypeVar("Key", bound=Hashable)
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
 ASIDE_S = 1.0  # then the work on a key that has given way is as urgent as what it gave way to
-OVERDUE_S = 4.0  # then it goes on before all else
+OVERDUE_S = 4.0  # then it continues before all others
 SLOW_S = 2.0  # work that takes longer waits for something else than this queue's share of the API server
 
 log = logging.getLogger(__name__)

@@ -131,7 +131,7 @@ def _walk(view: View, *, leaving: set[str]) -> _Walked:
 
 
 def _recorded(view: View) -> list[StageStatus]:
-    """The entries as an earlier release wrote them, of a chain that had ended. Its controls do not go on."""
+    """The entries as an earlier release wrote them, of a chain that had ended. Its controls do not continue."""
     left = {
         "phase": "Pending",
         "job": None,

@@ -1,6 +1,6 @@
 """A stage whose pods do not all start within `pendingDeadline`: its Job is deleted and created again later. Pure.
 
-The pods of a group wait for each other, so as long as one of them waits for a node, the others hold GPUs in vain. Two
+The pods of a group wait for each other, so as long as one of them waits for a node, the others hold idle GPUs. Two
 chains that each wait for a GPU of the other would wait forever.
 """
 

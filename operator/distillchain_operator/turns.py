@@ -121,5 +121,5 @@ def _has_active_job(observed: Observed, stuck: Container[str]) -> bool:
 
 
 def _goes_on(status: ChainStatus) -> bool:
-    """Whether a chain that has no Job goes on by itself: it is between two stages, or in a pause."""
+    """Whether a chain that has no Job continues by itself: it is between two stages, or in a pause."""
     return status.phase == "Running" or any(entry.next_start_at for entry in status.entries)

@@ -210,9 +210,9 @@ def _remedy(found: Difference, question: Question) -> tuple[int | None, int | No
 
 
 def _urgency(route: OtherRoute) -> tuple[int, int, float]:
-    """Routes that the chain should follow first, then those of which nothing is known, then those that it beats.
+    """Routes that the chain should follow first, then undecided ones, then those that the chain beats.
 
-    Of equal ones, the route with the fewest stages first.
+    If two are equal, the route with fewer stages comes first.
     """
     order = (RouteOutcome.WORSE, RouteOutcome.AS_GOOD, RouteOutcome.UNDECIDED, RouteOutcome.BETTER)
     return order.index(route.outcome), len(route.stages), abs(route.difference.value)

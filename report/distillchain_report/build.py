@@ -51,7 +51,7 @@ def build_report(
 
     Args:
         chain: namespace/name; stages that another chain trained count as reused.
-        metric: of the task, for a chain of which nothing is committed yet.
+        metric: of the task, for a chain without a committed stage.
         evidence: the verdict on the chain and its controls.
     """
     committed = [stage for stage in stages if stage.manifest]

@@ -123,5 +123,5 @@ def _interval_of_alike(value: float, teacher: Estimate, metric: Metric, rows: in
     It is so if both models answer all rows alike, or the student none rightly. A few other rows could differ.
     """
     low, high = row_interval(np.zeros(rows), 0.0, row_unit=row_unit(metric))
-    # No metric of which a share is kept exceeds 1.
+    # A metric that has a retention is at most 1.
     return max(value + low / teacher.value, 0.0), min(value + high / teacher.value, 1 / teacher.value)

@@ -76,7 +76,7 @@ def _value_and_size(metric: MetricFacts, model: ModelReport) -> str:
 
 
 def _without_retention(report: Report, name: str, student: ModelReport, root: ModelReport) -> str:
-    """For metrics of which no share can be kept, and for a student that was not measured on the root teacher's rows."""
+    """For metrics without a retention, and for a student that was not measured on the root teacher's rows."""
     if report.metric.has_retention:
         return f"{name} cannot be compared with the teacher: {_value_and_size(report.metric, student)}"
     return (

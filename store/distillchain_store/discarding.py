@@ -1,7 +1,7 @@
 """Withdraws commits on request of the user: a manifest is moved aside, and its files stay where they are.
 
-Saved states are deleted, or the next trainer would go on from them. Stored outputs of teachers are deleted if the user
-asks for it: they may come from the same broken GPU.
+Saved states are deleted, or the next trainer would continue from them. Stored outputs of teachers are deleted if the
+user asks for it: they may come from the same broken GPU.
 """
 
 from __future__ import annotations

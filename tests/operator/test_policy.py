@@ -171,7 +171,7 @@ def test_a_timeout_before_training_reports_what_the_pod_waited_for():
                     {"name": "shipper", "state": {"running": {}}},
                 ],
             },
-            "to go on: kubectl delete job relay-mini",
+            "to continue: kubectl delete job relay-mini",
             True,
             id="a sidecar that does not end",
         ),

@@ -123,13 +123,13 @@ FILES = [
 ]  # fmt: skip
 
 TOKENIZERS = [
-    pytest.param(delete("tokenizer.json"), "{f}: {t} has no tokenizer; put the tokenizer.json (or vocab.txt) it was trained with beside it", id="no tokenizer"),
+    pytest.param(delete("tokenizer.json"), "{f}: {t} has no tokenizer; put the tokenizer.json (or vocab.txt) it was trained with into the same folder", id="no tokenizer"),
     pytest.param(both(delete("tokenizer.json"), write("spiece.model", b"\n")), "{f}: {t} has its tokenizer only as spiece.model, which this trainer does not read; load it with AutoTokenizer where sentencepiece is installed and save it with save_pretrained, which writes tokenizer.json", id="sentencepiece alone"),
     pytest.param(both(delete("tokenizer.json"), write("vocab.json", "{}")), "{f}: {t} has vocab.json without merges.txt; add merges.txt or tokenizer.json", id="half of a byte-level tokenizer"),
     pytest.param(edit_json("tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Tokenizer", None]}), "{f}: the tokenizer of {t} needs code of its own (auto_map in tokenizer_config.json), which is never run; save it as a fast tokenizer of transformers with save_pretrained and remove auto_map", id="tokenizer with code of its own"),
     pytest.param(other_vocabulary, '{f}: the tokenizer of {t}: tokenizer.json and vocab.txt disagree: "film" has id 5 in one and 4 in the other; delete the file that does not belong to the model', id="two vocabularies"),
     pytest.param(lambda folder: save_tokenizer(folder, more_words=9), "{f}: the tokenizer has 47 words, the model {t} has embeddings for 38; use the tokenizer it was trained with", id="another tokenizer"),
-    pytest.param(both(edit_json("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), delete("tokenizer.json"), write("vocab.txt", "[PAD]\n[UNK]\ngood")), "{f}: the tokenizer of {t} has no words beside its special tokens; its files are not those of a RobertaTokenizer: add the tokenizer.json it was trained with", id="files of another tokenizer class"),
+    pytest.param(both(edit_json("tokenizer_config.json", tokenizer_class="RobertaTokenizer"), delete("tokenizer.json"), write("vocab.txt", "[PAD]\n[UNK]\ngood")), "{f}: the tokenizer of {t} has no words except its special tokens; its files are not those of a RobertaTokenizer: add the tokenizer.json it was trained with", id="files of another tokenizer class"),
 ]  # fmt: skip
 
 CONFIGS = [

@@ -99,7 +99,7 @@ def test_layers_of_a_sharded_teacher_are_taken_by_their_numbers(tmp_path: Path):
     [
         pytest.param("bert", FromTeacher(layers=5), ".layers: got 5, expected 4 at most; the teacher {t} has 4 layers", id="more layers than it has"),
         pytest.param("bert", FromTeacher(indices=[0, 4]), ".indices: got 4, expected layers from 0 to 3; the teacher {t} has 4 layers", id="a layer that it does not have"),
-        pytest.param("modernbert", FromTeacher(indices=[1, 3]), ".indices: got [1, 3], with which layer 1 would take the place of layer 0, where a modernbert has other weights (attn_norm.weight); state indices that leave such layers in their place, or copy the checkpoint again if it is not whole", id="another first layer"),
+        pytest.param("modernbert", FromTeacher(indices=[1, 3]), ".indices: got [1, 3], which puts layer 1 in the place of 0, but a modernbert has other weights there (attn_norm.weight); choose indices that keep such layers in their place, or copy the checkpoint again if it is incomplete", id="another first layer"),
         pytest.param("albert", FromTeacher(layers=2), f": {{t}} is a albert, whose layers cannot be taken one by one; use a teacher of one of {', '.join(SUPPORTED)}, or another start", id="shared layers"),
     ],
 )  # fmt: skip

@@ -38,7 +38,7 @@ def test_an_untrusted_certificate_of_a_hub_is_refused_by_name(tmp_path: Path, mo
             hub.fetch_snapshot("hf://org/teacher", field="spec.teacher.model", choose=list)
 
     assert str(failure.value) == (
-        "spec.teacher.model: the hub cannot be trusted with hf://org/teacher: its TLS certificate is not trusted (unable "
+        "spec.teacher.model: hf://org/teacher cannot be fetched from the hub: its TLS certificate is not trusted (unable "
         "to get local issuer certificate); mount the certificate of the authority that signed it and set SSL_CERT_FILE "
         "to that file"
     )

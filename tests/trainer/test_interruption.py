@@ -1,4 +1,4 @@
-"""A stage that is stopped: what it saves, and how the next attempt goes on."""
+"""A stage that is stopped: what it saves, and how the next attempt continues."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_sigterm_in_training_saves_and_the_next_attempt_goes_on(root: Path):
 
     with pytest.raises(StopRequested) as stop:
         run_here(order, root, attempt="next", signals=StopAfter(6))
-    assert stop.value.step > stopped.step, "it goes on from there"
+    assert stop.value.step > stopped.step, "it continues from there"
     assert stop.value.step < stopped.step + 6
 
 
@@ -297,7 +297,7 @@ def test_a_store_that_is_away_while_nothing_is_lost_ends_no_training(
         outage.back.join()
 
         assert not answer.reused
-        assert "the state is not saved; training goes on" in [record.message for record in caplog.records]
+        assert "the state is not saved; training continues" in [record.message for record in caplog.records]
         manifest = f"out/stages/{order.digest}/manifest.json"
         assert server.client().get_object(Bucket="models", Key=manifest)["Body"].read()
 
@@ -340,4 +340,4 @@ def test_a_state_that_cannot_be_saved_on_the_way_ends_no_training(
 
     assert manifest_of(root, order.digest).run.steps == 20
     assert not answer.reused
-    assert "the state is not saved; training goes on" in caplog.text
+    assert "the state is not saved; training continues" in caplog.text

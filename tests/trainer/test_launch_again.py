@@ -38,7 +38,7 @@ def test_ranks_start_again_with_smaller_micro_batches_until_memory_suffices(node
     assert [attempt.removeprefix(attempts[0]) for attempt in attempts] == ["", "-2", "-3", "-4"]
     assert warnings[0] == []
     assert warnings[3] == [
-        "rank 1: too little memory; all processes have started again with microBatchSize 1: state it to save that start"
+        "rank 1: too little memory; all processes have started again with microBatchSize 1; set it in the chain to avoid the restart"
     ]
 
 

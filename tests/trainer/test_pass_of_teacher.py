@@ -204,7 +204,7 @@ def test_a_stage_refuses_the_pass_of_other_weights_of_its_teacher_and_withdraws_
         run_here(student.work_order, root, attempt="student")
 
     assert str(error.value) == (
-        f"stage teacher was trained again since its pass {asked.digest[:12]}, which has asked other weights; try again "
+        f"stage teacher was trained again after its pass {asked.digest[:12]}, which used other weights; try again "
         "(distillchain retry, or run without a cluster), and the pass runs again"
     )
     assert not run_here(asked.work_order, root, attempt="pass-again").reused

@@ -100,8 +100,8 @@ def test_numbers_that_float32_hardly_tells_apart_are_a_warning(tmp_path: Path, f
     read_task_data(a_task(tmp_path), endpoint_url=None, region=None, folder=tmp_path / "rows", warnings=warnings)
 
     assert warnings.sentences == is_warned * [
-        "spec.task.dataset.label: the numbers of train spread by 200 around 1700000300, where models, which compute in "
-        "float32, know only multiples of 128; subtract 1700000300 from all numbers of the data"
+        "spec.task.dataset.label: the numbers of train spread by 200 around 1700000300, but models compute in float32, "
+        "which rounds such numbers to multiples of 128; subtract 1700000300 from all numbers of the data"
     ]
 
 

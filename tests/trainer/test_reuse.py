@@ -194,7 +194,7 @@ def test_a_student_under_its_gate_is_kept_and_a_looser_gate_needs_no_training(
     with pytest.raises(GateNotMet) as failure:
         run_here(strict, root)
     assert "is below spec.stages[0].gate.minMetric 1.00" in str(failure.value)
-    assert f"the trained student is kept under file://{root}/store/stages/{strict.digest}/resume" in str(failure.value)
+    assert f"the trained student is kept in file://{root}/store/stages/{strict.digest}/resume" in str(failure.value)
     assert not (root / f"store/stages/{strict.digest}/manifest.json").exists()
 
     loose = an_order(root, gate={"minMetric": 0.1}, training={"epochs": 1, "learningRate": 0.0001})

@@ -49,7 +49,7 @@ class Course:
         self.stops_in = 0  # the measurement that a stop ends once, counted from 1
 
     def run(self, model: Any, *, stop: Look = lambda: False) -> TrainingProgress:
-        """One attempt, which goes on from the newest state."""
+        """One attempt, which continues from the newest state."""
         attempt = self.folder / f"attempt-{len(list(self.folder.glob('attempt-*')))}"
         attempt.mkdir(parents=True)
 

@@ -135,7 +135,7 @@ return real_stage(
     assert manifest_of(root, order.digest).run.micro_batch_size == 2
     assert (
         "rank 1: the GPU has too little memory to train on 4 rows at a time; all processes have started again with "
-        "microBatchSize 2: state it to save that start"
+        "microBatchSize 2; set it in the chain to avoid the restart"
     ) in answer.warnings
 
 

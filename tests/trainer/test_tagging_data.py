@@ -125,13 +125,13 @@ def test_tags_match_in_another_case_with_a_warning(tmp_path: Path):
 
 BAD_FILES = [
     pytest.param(
-        "a.conll", "word\n", {}, "a.conll:1: 1 column, expected a word and its tag with a tab or blank between them",
+        "a.conll", "word\n", {}, "a.conll:1: 1 column, expected a word and its tag with a tab or space between them",
         id="one column",
     ),
     pytest.param(
         "a.conll", "a\tO\nb\n", {},
         "a.conll:2: 1 column, the lines before have 2; a sentence ends with a blank line, and columns are separated by "
-        "tabs, or in a file without tabs by blanks",
+        "tabs, or by spaces in a file without tabs",
         id="a line without its tag",
     ),
     pytest.param("a.txt", "a O\nNew York B-LOC\n", {}, "a.txt:2: 3 columns, the lines before have 2", id="a word with a blank"),

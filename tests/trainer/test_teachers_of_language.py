@@ -139,7 +139,7 @@ def test_a_teacher_with_another_vocabulary_is_refused_by_its_name(root: Path):
         run_here(order, root, attempt="other")
 
     assert str(error.value).startswith(
-        f"spec.stages[0].teachers: file://{other}: its vocabulary is not that of the teacher "
+        f"spec.stages[0].teachers: file://{other}: its vocabulary differs from the vocabulary of the teacher "
     )
 
 

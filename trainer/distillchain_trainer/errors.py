@@ -66,7 +66,7 @@ class LabelMismatch(TrainerError):
 
 
 class GateNotMet(TrainerError):
-    """A model was measured and is not good enough to go on."""
+    """A model was measured and is not good enough to continue."""
 
     failure_class = FailureClass.GATE_NOT_MET
 
@@ -96,7 +96,7 @@ class MicroBatchTooLarge(OutOfMemory):
 
 
 class StopRequested(BaseException):
-    """SIGTERM or SIGINT came; `step` is where the next attempt goes on."""
+    """SIGTERM or SIGINT came; `step` is where the next attempt continues."""
 
     def __init__(self, step: int = 0) -> None:
         super().__init__("interrupted")

@@ -1,4 +1,4 @@
-"""What the user should know although the stage goes on: collected here, kept in manifest, status, table and report."""
+"""Warnings of a stage that continues: collected here, and kept in manifest, status, table and report."""
 
 from __future__ import annotations
 

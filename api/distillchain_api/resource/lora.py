@@ -1,4 +1,4 @@
-"""`student.lora`: a student of which only a small adapter is trained."""
+"""`student.lora`: only a small adapter of the student is trained."""
 
 from __future__ import annotations
 

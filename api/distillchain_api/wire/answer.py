@@ -107,7 +107,7 @@ class Failed(Record):
 
 
 class Interrupted(Record):
-    """Stopped from outside; the next attempt goes on from `step`."""
+    """Interrupted; the next attempt continues from `step`."""
 
     outcome: Literal["Interrupted"] = "Interrupted"
     stage: str

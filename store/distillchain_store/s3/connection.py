@@ -115,7 +115,7 @@ class Connection:
 
 def _config(checksum: Checksum) -> Config:
     return Config(
-        # Timeouts are in seconds. A short one is enough to connect: `patience` decides how long to go on trying.
+        # Timeouts are in seconds. A short one is enough to connect: `patience` decides how long to try.
         connect_timeout=5,
         read_timeout=60,
         # More than the 8 threads of a transfer or of a verification; botocore's default is 10.

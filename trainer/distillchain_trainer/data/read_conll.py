@@ -30,7 +30,7 @@ class ConllColumns:
     def pick(self, count: int, place: str) -> tuple[int, int]:
         """The indices of words and tags in a line of `count` columns. Raises: DataInvalid."""
         if count < 2:
-            raise DataInvalid(f"{place}: 1 column, expected a word and its tag with a tab or blank between them")
+            raise DataInvalid(f"{place}: 1 column, expected a word and its tag with a tab or space between them")
         words, tags = self.words or 1, self.tags or count
         for field, number in (("words", words), ("tags", tags)):
             if number > count:
@@ -110,5 +110,5 @@ def _other_count(name: str, number: int, found: int, expected: int) -> DataInval
     columns = "1 column" if found == 1 else f"{found} columns"
     return DataInvalid(
         f"{name}:{number}: {columns}, the lines before have {expected}; a sentence ends with a blank line, and columns "
-        "are separated by tabs, or in a file without tabs by blanks"
+        "are separated by tabs, or by spaces in a file without tabs"
     )

@@ -102,7 +102,7 @@ def _shuffled(count: int, generator: torch.Generator) -> NDArray[np.int32]:
 def _repeated(rows: int, count: int, *, seed: int, epoch: int) -> tuple[NDArray[np.int32], list[int]]:
     """So many row numbers of an endless sequence of shuffled passes over `rows`, and where passes start in them.
 
-    An epoch goes on where the one before has stopped, so that over all epochs each row comes equally often.
+    An epoch continues where the one before has stopped, so that over all epochs each row comes equally often.
     """
     parts: list[NDArray[np.int32]] = []
     starts, found = [], 0

@@ -49,8 +49,8 @@ class Hooks:
     Attributes:
         stop: whether to save and stop; asked after each step and between the micro-batches of a step.
         on_step: after each step whose loss is known.
-        save: stores the state that rank 0 has in a folder; False: it could not, and training goes on. Every rank calls
-            it, with whether the training stops afterwards, as all ranks have agreed.
+        save: stores the state that rank 0 has in a folder; False: it could not, and training continues. Every rank
+            calls it, with whether the training stops afterwards, as all ranks have agreed.
         validate: measures the student at the end of an epoch, given as the model that is trained, which may be split;
             may raise StopRequested instead, on all ranks then.
         wants_trace: whether a profiler trace was asked for since the last call.
@@ -236,7 +236,7 @@ class _Run:
             batches = epoch_batches(
                 lengths, training.batch_size, seed=training.seed, epoch=epoch, rows_per_epoch=self.epoch_rows
             )
-            # The order depends on seed and epoch alone, so a resumed epoch goes on with the batches that are left.
+            # The order depends on seed and epoch alone, so a resumed epoch continues with the batches that are left.
             for batch in batches[position:]:
                 self.tracer.before_step()
                 self._train_step(batch)

@@ -40,7 +40,7 @@ class ModeTrial:
 
     Args:
         available: modes in the order of trial; the first must always work.
-        decided: by an earlier attempt at the same training, which then goes on in this mode.
+        decided: by an earlier attempt at the same training, which then continues in this mode.
         timed_steps: of each mode; their median counts.
         compile_pays_s: seconds of work that must be left for a mode to be tried that is compiled.
     """

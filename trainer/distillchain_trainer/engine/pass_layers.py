@@ -55,7 +55,7 @@ class PassLayers:
         except Exception as error:  # whatever a compiler may raise, also too little memory
             if not self._entered.is_compiled:
                 raise
-            log.warning("compiled layers failed; the pass goes on without them", extra={"why": repr(error)[:500]})
+            log.warning("compiled layers failed; the pass continues without them", extra={"why": repr(error)[:500]})
         # Not within `except`, where the error keeps the tensors of the batch alive.
         self._trial.failed(steps_left=self.tokens_left)
         self._enter(Mode.EAGER)

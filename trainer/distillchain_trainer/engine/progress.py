@@ -15,7 +15,7 @@ from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_trainer.errors import TrainingDiverged
 
 DIVERGED_REMEDY = "lower training.learningRate, add warmupRatio, or use precision float32"
-RECENT_STEPS = 50  # of which progress shows the mean loss
+RECENT_STEPS = 50  # progress shows their mean loss
 
 
 @dataclass(frozen=True)

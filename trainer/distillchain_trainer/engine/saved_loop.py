@@ -18,14 +18,14 @@ class SavedLoop(Record):
     """The loop's own part of a state."""
 
     recent: list[float] = Field(default_factory=list)
-    """Losses of the last steps: the mean that progress shows goes on, instead of starting from a single loss."""
+    """Losses of the last steps: the mean that progress shows continues, instead of starting from a single loss."""
     asked_rows: int | None = None
     """The micro-batch that was asked for; None: not known."""
     micro_rows: int | None = None
     """Smaller than asked for after memory was short."""
     recomputes: bool = False
     mode: Mode | None = None
-    """A resumed training goes on in the same mode, so that it gives the same result."""
+    """A resumed training continues in the same mode, so that it gives the same result."""
     best: BestSoFar = BestSoFar()
     """The best epoch so far, with `selection: Best`."""
 

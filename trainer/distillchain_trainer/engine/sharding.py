@@ -1,7 +1,7 @@
-"""Models of which each rank holds a part (FSDP2): weights, and of a student in training gradients and moments too.
+"""Models that are divided among the ranks (FSDP2): weights, and for a student in training gradients and moments too.
 
-A training with AdamW takes four times the memory of the weights. Of all of that a GPU holds its part, and one layer
-whole while it computes. The host of rank 0 alone holds the weights whole: they are loaded, saved and sent from there.
+A training with AdamW takes four times the memory of the weights. A GPU holds its part of all that, and one whole layer
+while it computes. Only the host of rank 0 holds all weights: they are loaded, saved and sent from there.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def gather_weights(sharded: Any, model: Any, world: World) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each rank may hold a part. All ranks call it for the same tensor."""
+    """The whole tensor, if each rank holds a part of it. All ranks call it for the same tensor."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

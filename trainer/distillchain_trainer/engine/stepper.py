@@ -94,7 +94,7 @@ class Stepper:
             if before is None:
                 raise
             log.warning(
-                "training mode failed; going on without it",
+                "training mode failed; continuing without it",
                 extra={"mode": str(mode), "why": repr(_cause_of(error))[:500]},
             )
             self.trial.failed(steps_left=steps_left)

@@ -1,4 +1,4 @@
-"""The outputs of several teachers as those of one, by their weights.
+"""The weighted mean of the outputs of several teachers, in the form of the outputs of one.
 
 Probabilities are averaged, not logits: a teacher with large logits would otherwise outvote the others. The mean is
 written as logits that give it at the temperature of the objective, so every objective that takes one teacher takes
@@ -31,12 +31,12 @@ MeanOf = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_outputs(outputs: Tensor, weights: Tensor, *, mean: Mean, temperature: float) -> Tensor:
-    """Outputs [..., outputs] that stand for those of several teachers.
+    """The mean [..., outputs] of the outputs of several teachers.
 
     Args:
         outputs: [teachers, ..., outputs], in the same order.
         weights: [teachers], positive; they add up to 1.
-        temperature: of the objective. The mean of the softened probabilities is that of the result.
+        temperature: of the objective. The softened probabilities of the result are the mean.
     """
     shares = weights.reshape(-1, *[1] * (outputs.ndim - 1))
     if mean == "Numbers":
@@ -55,7 +55,7 @@ def average(
 ) -> TeacherOutputs:
     """The outputs of one teacher that answers as several do. All ranks call it.
 
-    An item for which one of the teachers has no answer counts as one without an answer.
+    An item counts as unanswered if one of the teachers has no answer for it.
 
     Args:
         teachers: for the same rows.

@@ -1,9 +1,9 @@
 """What the teacher answers for every training row: computed once for all epochs and kept in the store.
 
 One folder per teacher and way to read texts. In it, outputs are keyed by the row's text, so rows may be moved,
-repeated, left out or added. They are written in parts (output_parts.py), and an interrupted pass goes on from the parts
-that it wrote. While a stage runs, all outputs lie in one file of each node, which its processes map: no process holds
-them in memory of its own.
+repeated, left out or added. They are written in parts (output_parts.py), and an interrupted pass continues from the
+parts that it wrote. While a stage runs, all outputs are in one file of each node, which its processes map, so that they
+are in memory once.
 """
 
 from __future__ import annotations

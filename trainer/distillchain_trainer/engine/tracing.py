@@ -50,7 +50,7 @@ class StepTracer:
             self.finish(step)
 
     def finish(self, step: int) -> None:
-        """Ends a trace, also one with fewer steps. If it cannot be kept, that is a warning: the training goes on."""
+        """Ends a trace, also one with fewer steps. If it cannot be kept, that is a warning: the training continues."""
         traced, self._profile = self._profile, None
         if traced is None:
             return

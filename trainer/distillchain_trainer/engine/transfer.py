@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; the host goes on while it is copied."""
+    """The tensor on `device`; the host continues while it is copied."""
     if tensor.device == device:
         return tensor
     # A copy from memory that is not pinned waits for everything that was launched before.

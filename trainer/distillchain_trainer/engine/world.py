@@ -188,7 +188,7 @@ class World:
 
 def _leave_after(error: BaseException, peers: Peers) -> None:
     if isinstance(error, LostPeers):
-        # Without a report a rank was killed, and would be awaited in vain.
+        # Without a report a rank was killed, and would never answer.
         if peers.has_report():
             peers.leave()
         return

@@ -103,8 +103,8 @@ def _cache_of(model: Any, ids: Tensor, *, who: str) -> list[Tensor]:
     found = _tensors(cache)
     if not found or not all(isinstance(tensor, Tensor) and tensor.shape[2] == ids.shape[1] for tensor in found):
         raise ExportInvalid(
-            f"{who}: {model.config.model_type} keeps something else than the keys and values of all tokens between two "
-            "tokens, and only these are exported; remove export.onnx of this stage"
+            f"{who}: {model.config.model_type} keeps more between two tokens than the keys and values of all tokens, "
+            "which cannot be exported; remove export.onnx of this stage"
         )
     return found
 

@@ -53,7 +53,7 @@ def is_stronger(cause: Cause, than: Cause | None) -> bool:
 
 
 def cause_of(node: int, rank: int, ending: Ending) -> Cause | None:
-    """What the end of a rank means for all others; None: they go on."""
+    """What the end of a rank means for all others; None: they continue."""
     answer = ending.answer
     if isinstance(answer, Failed):
         if ending.smaller_rows is not None:

@@ -183,7 +183,7 @@ class _Launcher:
             # Of several shortages the last: it says with which size the training succeeded.
             warnings.add(
                 f"{self._shortage.message}; all processes have started again with microBatchSize "
-                f"{self._shortage.smaller_rows}: state it to save that start"
+                f"{self._shortage.smaller_rows}; set it in the chain to avoid the restart"
             )
         return warnings.sentences
 

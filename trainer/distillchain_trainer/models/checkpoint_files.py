@@ -154,7 +154,7 @@ def _check_tokenizer_names(names: Sequence[str], what: str) -> None:
     if "vocab.json" in names:
         raise CheckpointInvalid(f"{what} has vocab.json without merges.txt; add merges.txt or tokenizer.json")
     raise CheckpointInvalid(
-        f"{what} has no tokenizer; put the tokenizer.json (or vocab.txt) it was trained with beside it"
+        f"{what} has no tokenizer; put the tokenizer.json (or vocab.txt) it was trained with into the same folder"
     )
 
 

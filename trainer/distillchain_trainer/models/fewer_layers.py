@@ -61,9 +61,9 @@ def with_fewer_layers(
         # Such as the norm that layer 0 of a ModernBERT does not have.
         if others := endings[old] ^ endings[new]:
             raise CheckpointInvalid(
-                f"{stated}: {got(wanted.indices or wanted.layers)}, with which layer {old} would take the place of "
-                f"layer {new}, where a {config.model_type} has other weights ({', '.join(sorted(others))}); state "
-                "indices that leave such layers in their place, or copy the checkpoint again if it is not whole"
+                f"{stated}: {got(wanted.indices or wanted.layers)}, which puts layer {old} in the place of {new}, "
+                f"but a {config.model_type} has other weights there ({', '.join(sorted(others))}); choose indices "
+                "that keep such layers in their place, or copy the checkpoint again if it is incomplete"
             )
     folder.mkdir(parents=True)
     _copy_other_files(teacher.folder, folder)

@@ -136,7 +136,7 @@ def _errors(uri: str, field: str, invalid: type[StageError]) -> Iterator[None]:
         # First, because the hub's client reports a certificate that is not trusted as a lost connection.
         fault = tls_fault(error, bundle_variable="SSL_CERT_FILE")
         if fault:
-            raise StorageDenied(f"{field}: the hub cannot be trusted with {uri}: {fault}") from error
+            raise StorageDenied(f"{field}: {uri} cannot be fetched from the hub: {fault}") from error
         translated = (
             translate_unforeseen(error)  # a full disk, which `datasets` wraps like everything else
             or _of_hub(error, uri, field, invalid)

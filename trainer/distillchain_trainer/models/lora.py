@@ -52,13 +52,13 @@ def add_adapter(model: Any, lora: Lora, *, seed: int, field: str) -> None:
     # given, because their names in transformers were other ones once.
     shell = nn.ModuleDict({SHELL: model})
     with seeded(seed), warnings.catch_warnings():
-        # It warns of each Conv1D of GPT-2, whose weight is transposed, and goes on with the right setting.
+        # It warns of each Conv1D of GPT-2, whose weight is transposed, and continues with the right setting.
         warnings.simplefilter("ignore")
         inject_adapter_in_model(config, shell)
     found = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     if found != set(targets):
         raise CheckpointInvalid(
-            f"{field}: peft puts adapters beside other layers of this {model.config.model_type} than expected "
+            f"{field}: peft adapts other layers of this {model.config.model_type} than expected "
             f"({', '.join(sorted(found ^ set(targets))[:3])}); remove lora"
         )
     for parameter in head:
@@ -156,9 +156,9 @@ def _refuse_shared_weights(model: Any, targets: Iterable[str], *, field: str) ->
         first = users.setdefault(id(model.get_submodule(target).weight), target)
         if first != target:
             raise CheckpointInvalid(
-                f"{field}: {first} and {target} of this {model.config.model_type} are one weight, expected layers with "
-                "weights of their own, because each gets an adapter that is added to it; name others in targetModules, "
-                "or remove lora"
+                f"{field}: {first} and {target} of this {model.config.model_type} share one weight, expected layers "
+                "that share none, because each adapter is added to the weight of its layer; name others in "
+                "targetModules, or remove lora"
             )
 
 

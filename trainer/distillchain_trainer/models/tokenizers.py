@@ -36,7 +36,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if not words:
         # transformers builds an empty tokenizer where the files are not those that the model type expects.
         raise CheckpointInvalid(
-            f"{what} has no words beside its special tokens; its files are not those of a {type(tokenizer).__name__}: "
+            f"{what} has no words except its special tokens; its files are not those of a {type(tokenizer).__name__}: "
             "add the tokenizer.json it was trained with"
         )
     if tokenizer.pad_token is None:

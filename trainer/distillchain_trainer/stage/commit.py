@@ -48,8 +48,8 @@ def commit(context: Context, prepared: Prepared, computed: Computed) -> Committe
         context.order,
         student,
         computed.teacher.facts if computed.teacher else None,
-        kept=f"the trained student is kept under {computed.states.uri}, and with another gate the chain applied again "
-        "goes on from it without training",
+        kept=f"the trained student is kept in {computed.states.uri}: with a looser gate, it is committed without "
+        "training again",
     )
     # The gates come before the upload: a student that misses one leaves nothing in the store but its saved state.
     publish = partial(_publish, context, prepared, computed, student, attempt)
@@ -75,7 +75,7 @@ def _publish(context: Context, prepared: Prepared, computed: Computed, student: 
     # Gates are not part of the digest, so the faster pod may have had looser ones.
     if adopted:
         check_gates(order, manifest.student, manifest.teacher, kept=f"its checkpoint is {manifest.checkpoint}")
-    # Only after the commit: until then, the state is what the next attempt goes on from.
+    # Only after the commit: until then, the state is what the next attempt continues from.
     kept_behind = clear_states(context.store, order.digest)
     return _tracked(context, computed, manifest, answer_of(order, manifest, reused=adopted, warnings=kept_behind))
 

@@ -45,8 +45,7 @@ def check_same_teacher(context: Context, known: PassManifest) -> None:
     if digest_of_committed(committed) != known.teacher_files:
         with withdrawn_if_unusable(context, known):
             raise CheckpointCorrupt(
-                f"stage {teacher.name} was trained again since its pass {known.digest[:12]}, which has asked other "
-                "weights"
+                f"stage {teacher.name} was trained again after its pass {known.digest[:12]}, which used other weights"
             )
 
 

@@ -119,8 +119,7 @@ def check_same_rows(context: Context, recalled: Recalled, found: dict[str, str])
         if known is None or known.sha256 != sha256:
             with withdrawn_if_unusable(context, recalled.manifest):
                 raise CheckpointCorrupt(
-                    f"the rows of {name} have changed since the teacher's pass was made, so its metrics are of other "
-                    "rows"
+                    f"the rows of {name} have changed since the teacher's pass ran, so its metrics are for other rows"
                 )
 
 

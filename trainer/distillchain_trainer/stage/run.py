@@ -145,7 +145,7 @@ def _without_collections() -> Iterator[None]:
 
 
 def _prove_store(context: Context) -> None:
-    # Before anything is fetched: without the right to write, all work would be in vain.
+    # Before anything is fetched: without the right to write, all work would be lost.
     kept_behind = None
     if context.world.is_main:
         kept_behind = store_commit.prove(context.store, context.order.digest, context.attempt)

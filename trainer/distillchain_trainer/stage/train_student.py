@@ -182,7 +182,7 @@ class StudentTraining:
         return saved
 
     def _try_to_save(self, folder: Path, progress: TrainingProgress, stops: bool) -> bool:
-        """Saves; while training goes on, a store that fails is only a warning.
+        """Saves; while training continues, a store that fails is only a warning.
 
         The weights are in memory, and the store is needed again at the next save and at the end. Ending the stage here,
         for an expired token or a clock that is off, would lose them.
@@ -198,6 +198,6 @@ class StudentTraining:
         except DiskFull:
             raise
         except StageError as error:
-            log.warning("the state is not saved; training goes on", extra={"step": progress.step, "why": str(error)})
+            log.warning("the state is not saved; training continues", extra={"step": progress.step, "why": str(error)})
             return False
         return True

@@ -57,7 +57,7 @@ class Entities:
 def find_entities(tags: Ints, starts: Ints, scheme: Scheme) -> Entities:
     """The entities in tags [words] of sentences that begin at `starts` [sentences + 1]."""
     kind, begins = scheme.kind[tags], scheme.begins[tags]
-    # No entity goes on from one sentence to the next.
+    # No entity continues from one sentence to the next.
     is_first = np.zeros(len(tags) + 1, dtype=bool)
     is_first[starts] = True
     before = np.concatenate([[-1], kind[:-1]])

@@ -197,8 +197,8 @@ def check_template(tokenizer: Any, *, what: str, warnings: StageWarnings) -> Non
         )
     if not tokenizer.is_fast:
         raise CheckpointInvalid(
-            f"{what} has no tokenizer.json, without which the assistant's tokens in a chat cannot be found; save it "
-            "with save_pretrained where its tokenizer is a fast one"
+            f"{what} has no tokenizer.json, which is needed to find the assistant's tokens in a chat; load it as a "
+            "fast tokenizer and save it with save_pretrained"
         )
     last = _last_of_answer(tokenizer)
     if last is not None and last not in _end_ids(tokenizer):

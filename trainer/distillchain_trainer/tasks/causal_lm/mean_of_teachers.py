@@ -1,9 +1,9 @@
-"""The stored predictions of several teachers as those of one.
+"""The mean of the stored predictions of several teachers, in the form of the predictions of one.
 
-Of each teacher, the k most probable tokens and the probability of all others together are known (outputs.py). Where a
-token is among the k of one teacher and not of another, that of the other is estimated: its rest, divided evenly by the
-tokens that it is made of. This keeps what is stored: no estimate exceeds the smallest of the k, and all add up to 1.
-With k the whole vocabulary, nothing is estimated.
+For each teacher, the k most probable tokens and the probability of all others together are known (outputs.py). If a
+token is among the k of one teacher but not of another, its probability with the other is estimated: the rest of that
+teacher, divided evenly among its other tokens. Stored values stay, no estimate exceeds the smallest of the k, and all
+add up to 1. If k is the whole vocabulary, nothing is estimated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Control tokens that a message contains as text, such as `<|im_end|>` in a chat about tokenizers.
 
-A template writes its own control tokens around the messages, so in the rendered chat both look alike. Before it is
-rendered, those of the messages are replaced by marks. Afterwards the marks become text again, and the chat is tokenized
-by a copy of the tokenizer whose control tokens have other names, so that only those of the template are found.
+A template writes its own control tokens around the messages, so both look alike in the rendered chat. Before rendering,
+the control tokens in messages are replaced by marks. Afterwards the marks become text again. A copy of the tokenizer,
+with other names for its control tokens, then finds only the control tokens of the template.
 """
 
 from __future__ import annotations

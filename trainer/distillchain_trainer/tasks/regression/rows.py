@@ -55,9 +55,9 @@ def _warn_of_rounding(train: Split, warnings: StageWarnings) -> None:
         return
     shown = significant(mean, 4)
     warnings.add(
-        f"{FIELD}.label: the numbers of train spread by {significant(spread, 4)} around {shown}, where models, which "
-        f"compute in float32, know only multiples of {significant(step, 4)}; subtract {shown} from all numbers of the "
-        "data"
+        f"{FIELD}.label: the numbers of train spread by {significant(spread, 4)} around {shown}, but models "
+        f"compute in float32, which rounds such numbers to multiples of {significant(step, 4)}; subtract {shown} from "
+        "all numbers of the data"
     )
 
 

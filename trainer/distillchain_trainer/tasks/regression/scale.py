@@ -30,7 +30,7 @@ class Scale:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Scale:
-        """The scale of some numbers, of which at least two differ."""
+        """The scale of some numbers. At least two of them differ."""
         values = np.asarray(numbers, dtype=np.float64)
         return cls(float(values.mean()), float(values.std()))
 
