@@ -33,8 +33,10 @@ def runs_in_vain(view: View, stage: PlannedStage, job: ObservedJob) -> bool:
     if before is None or before.phase != "Committed" or answered is None:
         return False
     _, pod = answered
-    if pod.phase == "Failed":  # the Job controller starts another one, which could only make a missing export
-        return has_exports(stage, before)
+    # The Job controller starts another one, which could only make what is missing: an export, or the report of a
+    # trainer that was killed after its commit.
+    if pod.phase == "Failed":
+        return pod.end is not None and pod.end.exit_code == 0 and has_exports(stage, before)
     left = lingers_in(pod, now=view.now)
     return left is not None and left <= timedelta()
 

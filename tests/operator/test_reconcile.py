@@ -258,3 +258,15 @@ def test_a_committed_stage_gets_no_other_pod_after_its_sidecar_has_failed(export
 
     assert (deleted(committed), entry(committed, "mini").phase) == ([], "Committed")
     assert deleted(decision) == ([] if exports else [job["metadata"]["name"]])
+
+
+def test_a_trainer_that_is_killed_after_the_commit_of_the_last_stage_gets_another_pod_for_the_report():
+    plan = a_plan()
+    last = plan.stages[-1]
+    job = a_job(plan, last.name, active=1)
+    pod = a_pod(job, phase="Failed", exit_code=137, message=a_commit(last).to_json())
+
+    committed = decide(plan, job, pods=(pod,), previous=committed_status(plan, "mini"))
+    decision = decide(plan, job, pods=(pod,), previous=committed.status)
+
+    assert (entry(committed, last.name).phase, deleted(decision)) == ("Committed", [])
