@@ -166,6 +166,16 @@ def test_answers_that_a_template_renders_differently_when_others_follow_are_lear
     assert [target for _, target in items] == ["runs", "slowly", "<|im_end|>", *last]
 
 
+def test_calls_of_tools_belong_to_the_answer_that_makes_them(tmp_path: Path):
+    calls = "{{ message['content'] }}{% if message['tool_calls'] %} mill{% endif %}"
+    tokenizer = save_words(tmp_path, template=SHORTENS.replace("{{ message['content'] }}", calls))
+    chat = [CHAT[0], {**CHAT[1], "tool_calls": [{"name": "mill"}]}, *CHAT[2:]]
+
+    _, items = learned(tokenizer, "messages", (chat_as_text(chat),))
+
+    assert [target for _, target in items][:4] == ["runs", "slowly", "mill", "<|im_end|>"]
+
+
 @pytest.mark.parametrize(
     "template",
     [

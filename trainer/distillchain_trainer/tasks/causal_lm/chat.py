@@ -127,8 +127,12 @@ class ChatRenderer:
         For templates such as Phi-3's, which ends every chat with one more token, and Qwen3's, which leaves the
         thoughts of earlier answers out.
         """
-        others = [*messages[:number], {**messages[number], "content": STAND_IN}, *messages[number + 1 :]]
-        _, *behind = self._render(others).split(STAND_IN)
+        # Without further fields such as calls of tools: what a template makes of them belongs to the answer.
+        alone = {"role": messages[number]["role"], "content": STAND_IN}
+        try:
+            _, *behind = self._render([*messages[:number], alone, *messages[number + 1 :]]).split(STAND_IN)
+        except ChatRefused:  # a template may refuse the result of a tool that nobody has called
+            return None
         if len(behind) != 1 or not whole.endswith(behind[0]):
             return None
         token = behind[0].lstrip()
