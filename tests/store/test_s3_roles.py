@@ -27,6 +27,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
     monkeypatch.setenv("AWS_PROFILE", "p")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of botocore itself, which waits before it repeats a request
     return path
 
 
@@ -48,6 +49,7 @@ def sts_error(code: str, status: int) -> Answer:
         ("InvalidIdentityToken", 400, StorageDenied, "; correct the role, which the service account or profile names, or the role's trust policy"),
         ("ExpiredTokenException", 400, StorageUnavailable, ", also after 0 s of retries; log in again; in a pod, check that the kubelet renews the token of its volume"),
         ("IDPCommunicationError", 400, StorageUnavailable, ", also after 0 s of retries; check the network and the role's identity provider"),
+        ("TooManyRequestsException", 429, StorageUnavailable, ", also after 0 s of retries; check the network and the role's identity provider"),
     ],
 )  # fmt: skip
 def test_a_role_that_aws_does_not_give_is_no_fault_of_the_store(

@@ -10,6 +10,8 @@ from typing import Any
 
 from distillchain_store.errors import StorageUnavailable
 
+PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
+
 
 class Transient(StorageUnavailable):
     """The request failed and may succeed when it is repeated."""

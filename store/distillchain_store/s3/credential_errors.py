@@ -6,7 +6,7 @@ import botocore.exceptions as aws
 
 from distillchain_store.errors import StorageDenied, StoreError
 from distillchain_store.redaction import without_userinfo
-from distillchain_store.s3.answer import Answer, CredentialsExpired, Transient
+from distillchain_store.s3.answer import PASSING_STATUS, Answer, CredentialsExpired, Transient
 
 CREDENTIAL_OPERATIONS = {"AssumeRole", "AssumeRoleWithWebIdentity", "GetRoleCredentials", "CreateToken"}
 """Requests of botocore to STS and SSO, which give credentials. Their answers say nothing about the store."""
@@ -46,7 +46,8 @@ def of_credential_service(operation: str, answer: Answer, uri: str) -> StoreErro
     if answer.code in EXPIRED_CODES:
         return CredentialsExpired(what, "log in again; in a pod, check that the kubelet renews the token of its volume")
     # AWS documents that this one may be repeated.
-    if answer.code == "IDPCommunicationError" or answer.status >= 500 or "Throttl" in answer.code:
+    passes = answer.code == "IDPCommunicationError" or "Throttl" in answer.code
+    if passes or answer.status in PASSING_STATUS or answer.status >= 500:
         return Transient(what, "check the network and the role's identity provider")
     return StorageDenied(
         f"{what}; correct the role, which the service account or profile names, or the role's trust policy"

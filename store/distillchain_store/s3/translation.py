@@ -13,7 +13,7 @@ from s3transfer.exceptions import S3DownloadFailedError
 from distillchain_store.connection_faults import bundle_fault, proxy_variable, tls_fault
 from distillchain_store.errors import ObjectMissing, StorageDenied, StoreError
 from distillchain_store.redaction import without_userinfo
-from distillchain_store.s3.answer import Answer, CredentialsExpired, Transient, parse_answer
+from distillchain_store.s3.answer import PASSING_STATUS, Answer, CredentialsExpired, Transient, parse_answer
 from distillchain_store.s3.credential_errors import (
     CREDENTIAL_OPERATIONS,
     EXPIRED_CODES,
@@ -38,7 +38,6 @@ PASSING_CODES = {
     "NoSuchUpload", "InvalidPart", "OperationAborted",  # a part or an answer was lost: the file is sent again
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody",  # altered on the way
 }  # fmt: skip
-PASSING_STATUS = {408, 409, 429}  # request timeout, conflict, too many requests
 CONNECTION_ERRORS = (
     aws.ConnectionError,
     aws.HTTPClientError,
