@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
+
 from distillchain_operator.cluster import ApiError, Cluster
 from distillchain_operator.namespaces import MAX_PAUSE_S, Namespaces
 
@@ -97,3 +99,10 @@ async def test_after_a_long_time_without_a_refusal_the_pause_is_short_again():
     assert cluster.namespaces.readable == {"nlp"}
     assert await cluster.pass_time(100) == [(1102, "ml")]
     assert cluster.namespaces.readable == {"ml", "nlp"}
+
+
+async def test_a_token_that_is_not_accepted_is_reported_with_the_remedy(caplog: pytest.LogCaptureFixture):
+    """That of a ServiceAccount that was deleted and created again."""
+    cluster = Asked(ml=401, nlp=401)
+    await cluster.namespaces.check()
+    assert "delete the operator's pods" in caplog.records[0].__dict__["error"]
