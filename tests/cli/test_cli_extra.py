@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cli.parts import clean_environment, distillchain, write_chain
-from cli.test_command_line import KUBECONFIG
+from cli.test_kubeconfig import KUBECONFIG
 from cluster.s3 import S3Server
 from distillchain_cli.main import build_command
 

@@ -17,7 +17,7 @@ import yaml
 from chain_builders import a_document
 from cli.parts import distillchain, distillchain_here, write_chain
 from cli.scene import NAME, Scene
-from cli.test_command_line import KUBECONFIG
+from cli.test_kubeconfig import KUBECONFIG
 from distillchain_cli import list_watch
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.output import OBJECT_FORMATS, output_of

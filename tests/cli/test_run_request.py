@@ -13,7 +13,7 @@ import yaml
 
 from chain_builders import a_document
 from cli.parts import distillchain_here
-from cli.test_command_line import KUBECONFIG
+from cli.test_kubeconfig import KUBECONFIG
 
 
 class Server(BaseHTTPRequestHandler):
