@@ -15,7 +15,7 @@ from distillchain_operator.cluster import ApiError, Cluster
 
 FIRST_PAUSE_S = 2.0
 MAX_PAUSE_S = 60.0
-UNKNOWN_TOKEN = "; if the ServiceAccount was deleted and created again, delete the operator's pods: they keep its token"
+RECREATED_ACCOUNT = "; if the ServiceAccount was deleted and created again, delete the operator's pods"
 UNREADABLE = (403, 404)  # no Role there (yet); the CRD is not installed (yet)
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Namespaces:
             except ApiError as error:
                 # Any other error says nothing about the namespace: the API server is away or overloaded.
                 if error.status not in UNREADABLE:
-                    why = f"{error.message}{UNKNOWN_TOKEN if error.status == 401 else ''}"
+                    why = f"{error.message}{RECREATED_ACCOUNT if error.status == 401 else ''}"
                     log.warning("waiting for the API server", extra={"status": error.status, "error": why})
                     for waiting in self._due_at:
                         self._due_at[waiting] = max(self._due_at[waiting], self._monotonic() + FIRST_PAUSE_S)
