@@ -190,16 +190,18 @@ class Metrics:
         waits = next((name for name in get_args(Waits) if name == current.admission), None)
         # A chain that waits for other chains is no reason for an alert.
         state: StageState = "running" if runs_since else "waiting" if waits else "pending"
-        since = _seconds(runs_since) if runs_since else self._in_state_since(key, current, state)
+        since = _seconds(runs_since) if runs_since else self._in_state_since(key, current, state, pods)
         reason = sys.intern(_stalled_reason(status))
         loss = current.progress.loss if runs_since and current.progress else None
         metric = _number(status.metric)
         self._seen[key] = _Seen(status.phase, reason, current.name, state, waits, since, _number(loss), metric)
 
-    def _in_state_since(self, key: ChainKey, current: StageStatus, state: StageState) -> float:
+    def _in_state_since(self, key: ChainKey, current: StageStatus, state: StageState, pods: PodsNow | None) -> float:
         before = self._seen.get(key)
         if before is None and current.started_at:
-            return _seconds(current.started_at)  # the Job was created before the operator was restarted
+            # Before the operator was restarted, the Job was created, and its pods may have run for hours.
+            latest = pods.latest.get(current.name, "") if pods else ""
+            return _seconds(max(current.started_at, latest))
         if before is not None and (before.stage, before.state) == (current.name, state):
             return before.since
         return self._clock()

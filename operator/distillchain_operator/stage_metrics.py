@@ -32,21 +32,26 @@ class PodsNow:
         running: creation times of the pods whose trainer runs, by stage.
         gpus: how many GPUs the pods of these trainers have.
         ended: why pods ended that did not succeed, by UID.
+        latest: when the newest pod was created or the trainer of the last one ended, by stage.
     """
 
     running: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 0
     ended: Mapping[str, FailureClass] = field(default_factory=dict)
+    latest: Mapping[str, str] = field(default_factory=dict)
 
 
 def pods_now(observed: Observed) -> PodsNow:
     """What metrics need of the observed pods of a chain."""
     running = [pod for pod in observed.pods if pod.running]
+    # Times of Kubernetes are RFC 3339 in UTC with whole seconds, so they compare as text.
+    moments = [(max(pod.created_at, pod.end.finished_at if pod.end else ""), pod) for pod in observed.pods]
     return PodsNow(
         running={pod.stage: pod.created_at for pod in running if pod.is_leader and not pod.deleting},
         # Not by the spec: the pod is older than an edit, and an export beside the chain needs no GPU.
         gpus=sum(pod.gpus for pod in running),
         ended={pod.uid: _class_of(pod) for pod in observed.pods if pod.phase == "Failed"},
+        latest={pod.stage: moment for moment, pod in sorted(moments, key=lambda found: found[0]) if pod.is_leader},
     )
 
 

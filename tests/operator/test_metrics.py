@@ -16,6 +16,7 @@ from distillchain_operator.cluster import ApiError
 from distillchain_operator.committed import committed_entry
 from distillchain_operator.endpoints import metrics_page, probes, serve
 from distillchain_operator.metrics import NAMED_CHAINS, Metrics
+from distillchain_operator.stage_metrics import PodsNow
 
 RELAY, OTHER = ChainKey("ml", "relay"), ChainKey("nlp", "other")
 
@@ -89,10 +90,15 @@ def test_a_stage_is_pending_since_its_first_reconcile_and_running_since_its_pod_
     assert since() == {}
 
 
-def test_after_a_restart_a_pending_stage_counts_from_the_creation_of_its_job():
+@pytest.mark.parametrize(
+    "pods, since",
+    [(PodsNow(), 600), (PodsNow(latest={"mini": "1970-01-01T02:00:00Z", "tiny": "1970-01-01T03:00:00Z"}), 7200)],
+)
+def test_after_a_restart_a_pending_stage_counts_from_its_job_or_its_last_pod(pods: PodsNow, since: float):
+    """A pod that was evicted after hours would otherwise look as if the stage had waited as long."""
     metrics = Metrics()
-    metrics.reconciled(RELAY, a_status(started_at="1970-01-01T00:10:00Z"))
-    assert samples(metrics, "distillchain_stage_since_timestamp_seconds") == {("ml", "relay", "mini", "pending"): 600}
+    metrics.reconciled(RELAY, a_status(started_at="1970-01-01T00:10:00Z"), pods=pods)
+    assert samples(metrics, "distillchain_stage_since_timestamp_seconds") == {("ml", "relay", "mini", "pending"): since}
 
 
 def test_the_number_of_named_chains_is_bounded_and_the_oldest_are_named():

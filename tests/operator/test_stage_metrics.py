@@ -121,7 +121,7 @@ def test_what_metrics_need_is_read_from_pods():
         a_pod("node-1", phase="Running", running=True, index=1, gpus=2),
         a_pod("evicted", phase="Failed", disrupted="EvictionByEvictionAPI"),
         a_pod("full", phase="Failed", end=TrainerEnd(1, answer=answer)),
-        a_pod("killed", phase="Failed", end=TrainerEnd(137, reason="OOMKilled")),
+        a_pod("killed", phase="Failed", end=TrainerEnd(137, reason="OOMKilled", finished_at="2026-01-01T14:00:00Z")),
         a_pod("refused", phase="Failed", rejected="OutOfcpu"),
         a_pod("done", phase="Succeeded", end=TrainerEnd(0), gpus=2),
     )
@@ -134,6 +134,7 @@ def test_what_metrics_need_is_read_from_pods():
             "killed": FailureClass.OUT_OF_MEMORY,
             "refused": FailureClass.POD_REJECTED,
         },
+        latest={"mini": "2026-01-01T14:00:00Z"},
     )
 
 
