@@ -202,10 +202,10 @@ class JobCreator:
             log.warning("part of a group not accepted", extra={**fields, "error": error.message})
             if error.status == 409:
                 remedy = f"if it does not go away: kubectl delete {kind.lower()} {name}"
-                message = f"the pods cannot meet yet: {kind} {name} belongs to another owner; {remedy}"
+                message = f"the pods cannot find each other yet: {kind} {name} belongs to another owner; {remedy}"
                 return Outcome({"message": fit(message)}, NAME_TAKEN_RETRY_S)
-            reason = f"the pods cannot meet: the API server refused {kind} {name}: {error.message}; retrying every "
-            changes: dict[str, Any] = {"message": fit(f"{reason}{REFUSED_RETRY_S:.0f} s")}
+            reason = f"the pods cannot find each other: the API server refused {kind} {name}: {error.message}"
+            changes: dict[str, Any] = {"message": fit(f"{reason}; retrying every {REFUSED_RETRY_S:.0f} s")}
             if error.is_refusal and not error.is_quota:
                 changes["failure_class"] = FailureClass.POD_REJECTED
             return Outcome(changes, REFUSED_RETRY_S)

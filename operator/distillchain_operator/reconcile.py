@@ -185,7 +185,7 @@ def _delete_outdated(view: View) -> list[DeleteJob]:
     Finished ones are kept for their logs.
     """
     return [
-        DeleteJob(job.name, job.uid, why="the chain no longer has this stage, or with another digest")
+        DeleteJob(job.name, job.uid, why="the chain no longer has this stage with this digest")
         for job in view.observed.jobs
         if not job.is_finished and not job.deleting and not view.is_wanted(job)
     ]

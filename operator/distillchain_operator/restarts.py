@@ -57,7 +57,7 @@ def refused_by_nodes(view: View, job: ObservedJob, *, pauses: int | None) -> Pau
     number = (pauses_before(view, job, pauses) or 0) + 1
     return build_pause(
         job,
-        what=f"{len(refused)} of its pods were refused by their nodes, which is no crash",
+        what=f"{len(refused)} of its pods were refused by their nodes, which is not counted as a crash",
         detail=describe_end(refused[-1]),
         why="nodes refused its pods",
         number=number,

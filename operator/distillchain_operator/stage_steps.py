@@ -297,7 +297,7 @@ def _with_finished_job(view: View, stage: PlannedStage, job: ObservedJob) -> Ste
         return _run_again(stage, job, why="its pod was deleted, and its result with it")
     # The Job controller counts a pod that is stopped before its trainer runs as a crash.
     if job.suspend_wanted and job.reason in RETRIES_USED_UP:
-        return _run_again(stage, job, why=f"Job {job.name} was stopped, which is no crash")
+        return _run_again(stage, job, why=f"Job {job.name} was stopped, which is not counted as a crash")
     last = view.previous_entry(stage)
     if pause := restarts.refused_by_nodes(view, job, pauses=last.restart_pauses if last else None):
         return _paused(view, stage, job, pause, restart_pauses=pause.number)

@@ -54,7 +54,7 @@ def verdict_step(view: View, stage: PlannedStage, others: Mapping[str, StageStat
 def _delete_others(view: View, stage: PlannedStage, digest: str, *, leaving: set[str]) -> tuple[DeleteJob, ...]:
     """Unfinished Jobs of a verdict on other students than those of `digest`."""
     return tuple(
-        DeleteJob(job.name, job.uid, why="the verdict is on other students now")
+        DeleteJob(job.name, job.uid, why="the comparison now has other students")
         for job in view.observed.jobs
         if job.stage == stage.name
         and not job.is_finished

@@ -113,7 +113,7 @@ def test_a_job_that_fails_because_it_was_stopped_runs_again(reason: str):
     assert [type(action) for action in decision.actions] == [DeleteJob]
     assert (
         entry(decision, "mini").message
-        == f"running again: Job {job['metadata']['name']} was stopped, which is no crash"
+        == f"running again: Job {job['metadata']['name']} was stopped, which is not counted as a crash"
     )
 
 
