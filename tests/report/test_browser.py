@@ -136,6 +136,15 @@ def test_only_tables_scroll_sideways(open_page: Open, case: str, width: int):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_no_cell_covers_the_one_beside_it(open_page: Open):
+    page = open_page("names with markup")
+
+    assert page.evaluate(
+        """[...document.querySelectorAll("th, td")].filter(cell => cell.scrollWidth > cell.clientWidth + 1)
+             .map(cell => cell.textContent)"""
+    ) == []  # fmt: skip
+
+
 @pytest.mark.parametrize("paper", ["A4", "Letter"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_prints_on_two_pages(open_page: Open, case: str, paper: str):
