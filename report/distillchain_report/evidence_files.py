@@ -51,11 +51,11 @@ def load_evidence(store: ListableStore, last_digest: str, *, chain: str, verdict
         if (fault := _fault(store, document)) is None:
             if document.chain != chain:
                 missing.append(
-                    f"no verdict on this chain itself: that of {document.chain} is shown, which ends with the same "
-                    "student"
+                    f"no verdict on this chain itself: the verdict on {document.chain} is shown, which ends with the "
+                    "same student"
                 )
             return LoadedEvidence(document, missing)
-        missing.append(f"no verdict: that of {document.made_at} is not used, because {fault}")
+        missing.append(f"no verdict: the one of {document.made_at} is not used, because {fault}")
     return LoadedEvidence(None, missing)
 
 

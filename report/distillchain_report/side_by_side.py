@@ -150,7 +150,7 @@ def _described(
 def _against(first: Entrant, other: Entrant) -> PairedDifference | str:
     """The difference of two models, or why there is none."""
     if other.report.metric != first.report.metric:
-        return f"its metric is {other.report.metric.name}, that of {first.label} is {first.report.metric.name}"
+        return f"its metric is {other.report.metric.name}, and {first.label} has {first.report.metric.name}"
     if other.last.rows_sha256 != first.last.rows_sha256:
         return f"it was measured on other validation rows than {first.label}"
     section: Section[Any] = section_of(other.report.task or {})
@@ -161,7 +161,7 @@ def _against(first: Entrant, other: Entrant) -> PairedDifference | str:
     paired = section.compare(metric, teacher=theirs, student=ours)
     parts = [section.contributions(metric, answers) for answers in (ours, theirs)]
     if paired is None or parts[0] is None or parts[1] is None:
-        return f"their predictions are not of the same rows as those of {first.label}"
+        return f"its predictions are for other rows than the predictions of {first.label}"
     low, high = row_interval(parts[0] - parts[1], paired.difference, row_unit=row_unit(first.report.metric))
     return PairedDifference(value=paired.difference, low=low, high=high, p_value=paired.p_value)
 

@@ -117,7 +117,7 @@ def _significance(report: Report) -> str:
         return significance_sentence(report.against_root, report.metric)
     if last.model.retention is None:
         return ""
-    return "Whether the difference is statistically significant cannot be said from what the store holds."
+    return "The store lacks what is needed to test whether the difference is statistically significant."
 
 
 def significance_sentence(comparison: Comparison, metric: MetricFacts) -> str:

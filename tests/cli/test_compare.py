@@ -154,7 +154,7 @@ def test_a_metric_that_is_not_the_one_of_the_first_model_is_named_beside_its_val
     assert '<span class="range">macro F1</span>' in compared("html")
     other = json.loads(compared("json"))["models"][1]
     assert other["otherMetric"]["name"] == "macroF1"
-    assert other["notCompared"] == "its metric is macroF1, that of chain.yaml:mini is accuracy"
+    assert other["notCompared"] == "its metric is macroF1, and chain.yaml:mini has accuracy"
 
 
 def test_a_stage_that_is_not_committed(chain: Path):

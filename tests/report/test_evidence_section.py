@@ -128,7 +128,7 @@ def test_a_verdict_on_students_that_were_trained_again_is_not_used(tmp_path: Pat
     report = report_on(store, plan)
 
     assert report.evidence is None
-    assert f"no verdict: that of {LATER} is not used, because tiny was trained again after it" in report.missing
+    assert f"no verdict: the one of {LATER} is not used, because tiny was trained again after it" in report.missing
 
 
 def test_a_verdict_that_cannot_be_read_is_named(tmp_path: Path):
@@ -165,7 +165,7 @@ def test_a_verdict_of_another_chain_is_named(tmp_path: Path):
 
     assert found.document
     assert found.missing == [
-        "no verdict on this chain itself: that of default/relay is shown, which ends with the same student"
+        "no verdict on this chain itself: the verdict on default/relay is shown, which ends with the same student"
     ]
 
 

@@ -65,7 +65,7 @@ SIX = [f"class {number}" for number in range(6)]
         pytest.param(
             {"files": [PREDICTIONS_FILE]},
             "femto keeps 89.3 % of the teacher’s accuracy (0.830 of 0.930) with 1/74 of its parameters (4.5 M of 335 M). "
-            "Whether the difference is statistically significant cannot be said from what the store holds.",
+            "The store lacks what is needed to test whether the difference is statistically significant.",
             id="without the teacher's predictions",
         ),
     ],
