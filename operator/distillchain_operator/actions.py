@@ -7,7 +7,7 @@ from typing import Any
 
 from distillchain_api.resource.status import ChainStatus
 
-SOON_S = 0.1  # until the next look at a chain that has something to do of which no event comes
+SOON_S = 0.1  # until the next look at a chain that has something to do without an event
 
 
 @dataclass(frozen=True)

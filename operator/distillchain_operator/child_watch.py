@@ -32,7 +32,7 @@ class ChildWatch:
     """The watches of Jobs and pods.
 
     Args:
-        report: called for each chain of which something has changed. First come those whose pod has ended: until the
+        report: called for each chain that has a change. First come those whose pod has ended: until the
             next stage starts, a GPU is idle.
         pause: waits for so many seconds.
     """
@@ -114,7 +114,7 @@ class _Watch:
             level = logging.WARNING if error.status in (401, 403) else logging.INFO
             log.log(level, "watch broke off and is started again", extra={**fields, "error": error.message})
             self._note_refusal(error.status)
-        except Exception:  # an answer that is no list and no watch; the other watches continue
+        except Exception:  # an answer that is neither a list nor a watch; the other watches continue
             log.exception("watch failed and is started again", extra=fields)
             self._refusals, self._reached = self._refusals + 1, None
         finally:

@@ -60,7 +60,7 @@ class _OneKind(Generic[Child]):
         self._of: dict[ChainKey, _Of[Child]] = {}
         self._home: dict[str, ChainKey] = {}  # of the objects that are kept, by UID
         self._newest: dict[str | None, int] = {}  # version of the last list
-        # Chains of which not all objects are kept: they have finished, or one of their objects cannot be read.
+        # Chains without all objects: they have finished, or one of their objects cannot be read.
         self._left_out: set[ChainKey] = set()
 
     def follow(self, namespace: str | None, *, is_followed: bool) -> None:
@@ -126,7 +126,7 @@ class _OneKind(Generic[Child]):
         self._replace(key, found, listed.version)
 
     async def relist(self, namespace: str | None, pages: AsyncIterator[Listed]) -> tuple[int, set[ChainKey]]:
-        """Takes all pages of a list. Returns: its version, and the chains of which it reports a change."""
+        """Takes all pages of a list. Returns: its version, and the chains that it reports a change for."""
         listing, version = _Listing(self.read, self._finished), 0
         async for page in pages:
             version = page.version
@@ -206,7 +206,7 @@ class _OneKind(Generic[Child]):
         return before != {uid: child for uid, (_, child) in of.known.items()}
 
     def _leave_home(self, uid: str, key: ChainKey, version: int) -> set[ChainKey]:
-        """The chain of which the object was before, if somebody has changed its label."""
+        """The chain that the object belonged to before, if somebody has changed its label."""
         home = self._home.get(uid, key)
         if home == key or self._of[home].known[uid][0] >= version:
             return set()
@@ -281,7 +281,7 @@ class Children:
     async def relist(
         self, kind: Kind, namespace: str | None, pages: AsyncIterator[Listed]
     ) -> tuple[int, set[ChainKey]]:
-        """Takes a list of all objects of a kind. Returns: its version, and the chains of which it reports a change."""
+        """Takes a list of all objects of a kind. Returns: its version, and the chains that it reports a change for."""
         return await self._of(kind).relist(namespace, pages)
 
     def prune(self, existing: set[ChainKey]) -> None:

@@ -103,7 +103,7 @@ class Cluster:
 
     async def check_chains(self, namespace: str | None) -> None:
         """Checks cheaply whether the chains can be listed. Raises: ApiError."""
-        # Not with `resourceVersion=0`, for which the API server ignores the limit and sends all chains.
+        # Not with `resourceVersion=0`: the API server would ignore the limit and send all chains.
         await self._connection.request("GET", _chains(namespace), query={"limit": "1"}, accept=METADATA_LIST)
 
     async def get_chain(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -217,7 +217,7 @@ class Cluster:
         return await self._connection.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
     async def create_event(self, chain: dict[str, Any], event: ChainEvent, *, at: datetime) -> None:
-        """Creates an Event about a chain, of which something has changed at that time."""
+        """Creates an Event about a change of a chain at that time."""
         metadata = chain["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",

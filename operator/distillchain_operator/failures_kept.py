@@ -1,4 +1,4 @@
-"""A stage that failed stays Failed, whatever becomes of its Job, until the user retries it or edits its Job. Pure.
+"""A stage that failed stays Failed, also without its Job, until the user retries it or edits its Job. Pure.
 
 The Job may expire (`ttlAfterFinished`) or be deleted by hand; the reason is in status. Until it is there, the failed
 Job counts, also if an operator with another default image would give the Job another name.

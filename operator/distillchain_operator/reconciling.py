@@ -109,7 +109,7 @@ class Reconciling:
         await self._watches.run()
 
     async def _give_way(self, key: ChainKey) -> None:
-        """The status of a chain is written after the Jobs for which GPUs wait."""
+        """Lets the Jobs that idle GPUs wait for come before the status of this chain."""
         await self._queue.give_way(key)
 
     def _chain_changed(self, key: ChainKey, version: int) -> None:

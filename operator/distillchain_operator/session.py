@@ -39,7 +39,7 @@ class Notes:
         is_news: whether kopf sees a chain of a list, given its metadata. kopf takes a millisecond and some kilobytes
             for each.
         existing: the chains of lists and watches.
-        refused: called with each namespace of which a list or watch was refused; None: the whole cluster.
+        refused: called with each namespace whose list or watch was refused; None: the whole cluster.
     """
 
     is_news: Callable[[dict[str, Any]], bool]

@@ -234,7 +234,7 @@ def _with_running_job(view: View, stage: PlannedStage, job: ObservedJob, *, want
 
 
 def _goes_before(view: View, stage: PlannedStage, job: ObservedJob) -> Peer | None:
-    """A chain that trains the same stage, for which a Job that has not started yet is deleted.
+    """A chain that trains the same stage, so that our Job, which has not started yet, is deleted.
 
     Two operators may have created two Jobs at the same time, or Kueue has let the Job of the peer run first.
     """

@@ -45,7 +45,7 @@ def _waits_since(view: View, stage: PlannedStage, job: ObservedJob) -> str:
 
 
 def missed_start(view: View, stage: PlannedStage, job: ObservedJob, *, missed: int) -> Pause | None:
-    """The pause after a Job of which a pod has waited too long; None if none has.
+    """The pause after a Job with a pod that has waited too long; None if none has.
 
     Args:
         missed: how often that has happened in a row before.

@@ -58,7 +58,7 @@ def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
 
 
 def _of_request(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
-    """The Event of a request to run stages again that names one for which there is nothing to do, such as a typo."""
+    """The Event of a retry request that names a stage with nothing to do, such as a typo."""
     # A new chain may have the annotation already.
     if not old.entries or not new.handled_retry or new.handled_retry == old.handled_retry:
         return []

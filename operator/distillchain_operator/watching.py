@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class _Failures(logging.Handler):
-    """Reports the errors with which tasks of kopf end in this thread."""
+    """Reports the errors that end tasks of kopf in this thread."""
 
     def __init__(self, report: Callable[[Exception], None]) -> None:
         super().__init__(logging.ERROR)
@@ -72,7 +72,7 @@ class Listener:
 
     Args:
         namespaces: {None} for the whole cluster.
-        refused: called in our loop with a namespace of which a watch was refused, and the HTTP code.
+        refused: called in our loop with a namespace whose watch was refused, and the HTTP code.
     Attributes:
         ended: set when kopf has ended, with its error if it failed.
         existing: the chains that it has seen.
