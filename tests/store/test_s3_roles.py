@@ -67,6 +67,22 @@ def test_a_role_that_aws_does_not_give_is_no_fault_of_the_store(
     )
 
 
+def test_a_service_for_credentials_that_does_not_answer_is_named_and_not_the_store(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "token").write_text("of the service account")
+    config.write_text(f"[profile p]\nrole_arn = {ROLE}\nweb_identity_token_file = {tmp_path}/token\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:19")
+
+    failure = failure_of_a_read()
+
+    assert type(failure) is StorageUnavailable
+    assert str(failure) == (
+        "spec.storage: http://127.0.0.1:19/, which gives the credentials, did not answer (EndpointConnectionError), also "
+        "after 0 s of retries; check the network, such as proxies and NetworkPolicies"
+    )
+
+
 @pytest.mark.parametrize(
     "profile, kind, want",
     [

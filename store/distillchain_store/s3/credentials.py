@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 
+import botocore.exceptions as aws
 from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.session import Session
 
 from distillchain_store.credential_faults import describe_fault
 from distillchain_store.errors import StorageDenied
+from distillchain_store.redaction import without_userinfo
+from distillchain_store.s3.answer import Transient
 
+NO_ANSWER = (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.ReadTimeoutError, aws.ConnectionClosedError)
 OF_A_POD = "in a pod, from the Secret that spec.storage.secretRef names"
 REMEDY = (
     "expected the value alone; write it again without that, for example with `printf %s` instead of `echo`, or with "
@@ -31,7 +35,8 @@ def describe_source(credentials: Credentials | None, *, profile: str | None) -> 
 def read_credentials(session: Session) -> Credentials | None:
     """The credentials of this process; None: there are none, which the first request reports.
 
-    Raises: StorageDenied naming what cannot be read, or a bad value; errors of botocore.
+    Raises: StorageDenied naming what cannot be read, or a bad value; Transient if a service does not answer; errors of
+        botocore.
     """
     try:
         credentials = session.get_credentials()
@@ -41,6 +46,12 @@ def read_credentials(session: Session) -> Credentials | None:
         raise StorageDenied(
             f"spec.storage: credentials need {error.filename}, which cannot be used ({error.strerror}); correct the "
             "environment's AWS configuration"
+        ) from error
+    except NO_ANSWER as error:  # not of the store, as the same errors of a later request
+        service = without_userinfo(error.kwargs["endpoint_url"])
+        raise Transient(
+            f"spec.storage: {service}, which gives the credentials, did not answer ({type(error).__name__})",
+            "check the network, such as proxies and NetworkPolicies",
         ) from error
     except EOFError as error:
         raise StorageDenied(
