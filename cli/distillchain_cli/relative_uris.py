@@ -70,6 +70,8 @@ def with_uri_hint(fault: Fault, *, base: str) -> Fault:
         return Fault(fault.field, f"{expectation}; {BUCKET_RULE}")
     if WEB_ADDRESS.match(value) and forms.startswith("s3://"):
         return Fault(fault.field, f"{expectation}; the address of a server belongs into spec.storage.endpointUrl")
+    if rest and f"{scheme}://" not in forms:
+        return Fault(fault.field, f"{expectation}; {scheme}:// cannot be used here")
     return fault
 
 
