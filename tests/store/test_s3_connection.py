@@ -217,6 +217,24 @@ def test_a_disk_without_room_for_a_folder_is_named(tmp_path: Path, monkeypatch: 
         store.download("a", tmp_path / "deep" / "copy")
 
 
+@pytest.mark.parametrize(
+    "spec, variables, want",
+    [
+        (None, {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ENDPOINT_URL": "http://b:9"}, "AWS_ENDPOINT_URL_S3"),
+        (None, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "AWS_ENDPOINT_URL"),
+        ("http://127.0.0.1:9", {"AWS_ENDPOINT_URL": "http://b:9"}, "spec.storage.endpointUrl"),
+    ],
+)
+def test_an_endpoint_that_does_not_answer_is_named_with_its_origin(
+    monkeypatch: pytest.MonkeyPatch, spec: str | None, variables: dict[str, str], want: str
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(StorageUnavailable, match=rf"^{want}: http://127\.0\.0\.1:9 did not answer"):
+        S3Store("s3://models/x", endpoint_url=spec, region=REGION, patience_s=0).read("a")
+
+
 @pytest.mark.cluster
 def test_an_outage_is_waited_out_and_a_long_one_is_reported(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch):
     use_keys(monkeypatch, s3)

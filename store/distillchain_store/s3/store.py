@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
@@ -36,6 +37,7 @@ T = TypeVar("T")
 # 16 MiB. S3 allows 10,000 parts, so an object may have up to 156 GiB.
 PART_BYTES = 16 << 20
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # botocore prefers the first
 DELETE_AT_ONCE = 1000  # S3's own limit
 # "412" is the HTTP status, which botocore gives as the code of an answer without a body.
 TAKEN_CODES = {"PreconditionFailed", "412"}
@@ -75,6 +77,8 @@ class S3Store:
         self._field = field
         self._deletes_many = True  # until the server refuses it
         self._credentials_expired = False
+        variable = next((name for name in ENDPOINT_VARIABLES if os.environ.get(name)), None)
+        self._endpoint_field = "spec.storage.endpointUrl" if endpoint_url or not variable else variable
         # For messages, until there is a client.
         self._endpoint, self._credentials = without_userinfo(endpoint_url or "AWS"), ""
         # Repeated too: an agent that provides credentials may not be up yet on a new node.
@@ -182,7 +186,7 @@ class S3Store:
                 # botocore takes such a page for the last one, so objects would be missing without notice.
                 if page.get("IsTruncated") and not page.get("NextContinuationToken"):
                     raise StorageDenied(
-                        f"spec.storage.endpointUrl: {self._endpoint} lists only {len(found)} objects of {self.uri} and "
+                        f"{self._endpoint_field}: {self._endpoint} lists only {len(found)} objects of {self.uri} and "
                         "does not say how to list the others; use a store that has ListObjectsV2"
                     )
             return found
@@ -264,7 +268,7 @@ class S3Store:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     def _address(self) -> Address:
-        return Address(self.uri, self._bucket, self._endpoint, self._field, self._credentials)
+        return Address(self.uri, self._bucket, self._endpoint, self._field, self._credentials, self._endpoint_field)
 
     def _with_reason(self, request: Callable[[S3Client], T]) -> Callable[[S3Client], T]:
         """Adds the reason to a refusal of HEAD, whose answer has no body.
@@ -291,7 +295,7 @@ class S3Store:
             yield
         except ObjectMissing as error:
             raise StorageDenied(
-                f"spec.storage.endpointUrl: {self._endpoint} answered 404 for {self.uri}; check that this is the "
+                f"{self._endpoint_field}: {self._endpoint} answered 404 for {self.uri}; check that this is the "
                 "address of an S3 server"
             ) from error
 

@@ -57,6 +57,7 @@ class Address:
     Attributes:
         field: where in the chain the URI stands.
         credentials: where they come from.
+        endpoint_field: where the endpoint comes from: a field, or a variable of AWS.
     """
 
     uri: str
@@ -64,6 +65,7 @@ class Address:
     endpoint: str
     field: str
     credentials: str
+    endpoint_field: str = "spec.storage.endpointUrl"
 
 
 def wants_other_checksum(error: aws.ClientError, *, sent: bool) -> bool:
@@ -99,7 +101,7 @@ def translate(error: Exception, address: Address, key: str, *, now: datetime.dat
     is_header_missing = isinstance(error, KeyError) and error.args[0] in HEADERS
     if is_header_missing or isinstance(error, ResponseParserError | aws.PaginationError):
         return Transient(
-            f"spec.storage.endpointUrl: the answer of {address.endpoint} is not S3{_through_proxy(address)}",
+            f"{address.endpoint_field}: the answer of {address.endpoint} is not S3{_through_proxy(address)}",
             "check the address",
         )
     # After the classes above, which are derived from it.
@@ -128,7 +130,7 @@ def translate_answer(answer: Answer, address: Address, key: str, *, now: datetim
         )
     if _may_pass(answer):
         return Transient(
-            f"spec.storage.endpointUrl: {address.endpoint} could not handle the request for {address.uri}/{key} "
+            f"{address.endpoint_field}: {address.endpoint} could not handle the request for {address.uri}/{key} "
             f"({answer.said}){_through_proxy(address)}",
             "check the store",
         )
@@ -157,7 +159,7 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
     # Both before the status is looked at: it is 403, like that of wrong credentials.
     if answer.code in PATH_STYLE_CODES:
         return StorageDenied(
-            f"spec.storage.endpointUrl: {address.endpoint} wants the bucket in the name of the host ({answer.said}); "
+            f"{address.endpoint_field}: {address.endpoint} wants the bucket in the name of the host ({answer.said}); "
             "write `addressing_style = virtual` below `s3 =` into the file that AWS_CONFIG_FILE names"
         )
     if answer.code == "InvalidObjectState":
@@ -173,7 +175,7 @@ def _refusal(answer: Answer, address: Address, key: str) -> StorageDenied:
     # A proxy asks for a user name; its answer never comes from S3.
     if answer.status == 407:
         return StorageDenied(
-            f"spec.storage.endpointUrl: a proxy refused the request for {address.uri} ({answer.said})"
+            f"{address.endpoint_field}: a proxy refused the request for {address.uri} ({answer.said})"
             f"{_through_proxy(address)}; give the proxy's user name and password, or add the host to NO_PROXY"
         )
     if _is_not_implemented(answer):
@@ -206,17 +208,17 @@ def _of_connection(error: Exception, address: Address) -> StoreError:
         # Any other TLS error, such as a connection that is reset during the handshake, may pass.
         if fault:
             return StorageDenied(
-                f"spec.storage.endpointUrl: {address.endpoint} cannot be trusted{_through_proxy(address)}: {fault}"
+                f"{address.endpoint_field}: {address.endpoint} cannot be trusted{_through_proxy(address)}: {fault}"
             )
     # Before the general answer: here the proxy has to be corrected, not the endpoint.
     if isinstance(error, aws.ProxyConnectionError):
         return Transient(
-            f"spec.storage.endpointUrl: the proxy in {proxy_variable(address.endpoint) or 'HTTPS_PROXY'} did not "
+            f"{address.endpoint_field}: the proxy in {proxy_variable(address.endpoint) or 'HTTPS_PROXY'} did not "
             f"connect to {address.endpoint} ({_of_proxy(error)})",
             "correct that variable, or add the host to NO_PROXY",
         )
     return Transient(
-        f"spec.storage.endpointUrl: {address.endpoint} did not answer ({_kind(error)}){_through_proxy(address)}",
+        f"{address.endpoint_field}: {address.endpoint} did not answer ({_kind(error)}){_through_proxy(address)}",
         "check the address and the network",
     )
 
@@ -225,7 +227,7 @@ def _of_system(error: OSError, address: Address) -> StoreError | None:
     if error.filename is not None:  # of the local file, not of the connection
         return None
     return Transient(
-        f"spec.storage.endpointUrl: {address.endpoint} did not answer ({type(error).__name__})",
+        f"{address.endpoint_field}: {address.endpoint} did not answer ({type(error).__name__})",
         "check the address and the network",
     )
 
