@@ -55,7 +55,7 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
 
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema["enum"])
+        return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):
         return "whole number or string"
     if "type" not in schema:

@@ -312,7 +312,7 @@ def _description(schemas: Mapping[str, Schema]) -> str:
         texts.setdefault(text.strip(), []).append(tag)
     if len(texts) == 1:
         return next(iter(texts))
-    return " ".join(f"{' and '.join(tags)}: {text}" for text, tags in texts.items() if text)
+    return " ".join(f"{', '.join(tags)}: {text}" for text, tags in texts.items() if text)
 
 
 def _without_default(schema: Schema) -> Schema:
