@@ -5,6 +5,7 @@ Every result is plain JSON data. Every error is a RunFailed with the API server'
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,12 +28,14 @@ from distillchain_cli.errors import (
 from distillchain_cli.impersonation import Impersonation
 from distillchain_cli.kubeconfig import load_kubeconfig
 from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, TRAINER_CONTAINER, digest_label
+from distillchain_store.connection_faults import bundle_fault, tls_fault
 
 WATCH_S = 60  # the server ends each watch after this, and the next one continues from there
 WATCH_SILENCE_S = 75  # longer than WATCH_S: without any data for this long, the connection is dead
 LOG_SILENCE_S = 60  # a log may be silent for hours; reconnecting now and then detects a dead connection
 FIELD_MANAGER = "distillchain-cli"
 MERGE_PATCH = "application/merge-patch+json"
+CA_FIELD = "certificate-authority of the kubeconfig"
 TRANSIENT = (429, 500, 502, 503, 504)
 HINTS = {
     401: "; the credentials of the kubeconfig are missing, wrong or expired: log in again",
@@ -69,6 +72,8 @@ class Cluster:
         self.namespace_option = access.namespace
         self.namespace: str = access.namespace or current.namespace or "default"
         self._timeout_s = access.request_timeout or None
+        if not configuration.verify_ssl:  # the kubeconfig says so, and its user knows
+            warnings.filterwarnings("ignore", message="Unverified HTTPS request")
         configuration.proxy_headers = _proxy_login(configuration.proxy)
         self._api = client.ApiClient(configuration)
         by_option = access.as_user is not None
@@ -350,14 +355,17 @@ def _decode(content: bytes | str | None) -> dict[str, Any]:
 
 
 def _why(error: Exception) -> str:
-    """The operating system's message, which stands at the end of a long chain of causes, and the remedy."""
+    """What failed, which stands at the end of a long chain of causes, and the remedy."""
     from urllib3.exceptions import ProxyError
 
     cause = getattr(error, "reason", error)
     if isinstance(cause, ProxyError):
         why = str(cause.original_error).rpartition(": ")[2]
         return f" through the proxy of HTTPS_PROXY or the kubeconfig: {why}; correct it, or add the host to NO_PROXY"
-    return f": {str(cause).rpartition(': ')[2]}; check the address in the kubeconfig, and the network"
+    if fault := tls_fault(error, bundle_variable=CA_FIELD) or bundle_fault(error, bundle_variable=CA_FIELD):
+        return f": {fault}"
+    inner = cause.args[-1] if cause.args and isinstance(cause.args[-1], Exception) else cause
+    return f": {str(inner).rpartition(': ')[2]}; check the address in the kubeconfig, and the network"
 
 
 def _proxy_login(url: str | None) -> dict[str, str] | None:

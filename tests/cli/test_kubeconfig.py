@@ -29,7 +29,7 @@ def plugin(script: str, **more: str) -> dict[str, object]:
     return {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script], **more}
 
 
-def of_cluster(**cluster: str) -> str:
+def of_cluster(**cluster: str | bool) -> str:
     """A kubeconfig whose current context has a cluster with these fields."""
     of = {"server": "https://127.0.0.1:1", **cluster}
     return yaml.safe_dump({**KUBECONFIG, "current-context": "x", "clusters": [{"name": "c", "cluster": of}]})
@@ -164,6 +164,28 @@ def test_requests_go_through_the_proxy_with_the_name_and_password_of_its_url(tmp
     assert (done.returncode, done.stderr) == (0, "there are no chains in namespace default\n")
     login = proxy.requests[0].headers["proxy-authorization"].removeprefix("Basic ")
     assert base64.b64decode(login) == b"ann:p@ss"
+
+
+@pytest.mark.parametrize(
+    "fields, want",
+    [
+        pytest.param({"insecure-skip-tls-verify": True}, "there are no chains in namespace default", id="not verified"),
+        pytest.param(
+            {},
+            "the API server {} cannot be reached: its TLS certificate is not trusted (unable to get local issuer "
+            "certificate); mount the certificate of the authority that signed it and set certificate-authority of the "
+            "kubeconfig to that file",
+            id="not trusted",
+        ),
+    ],
+)
+def test_a_certificate_is_trusted_as_the_kubeconfig_says(tmp_path: Path, fields: dict[str, bool], want: str):
+    certificate = Authority(tmp_path).issue("server", common_name="api", hosts=["127.0.0.1"])
+    with Gateway("", answers_no_chains, certificate=certificate) as server:
+        (tmp_path / "config").write_text(of_cluster(server=server.endpoint, **fields))
+        done = distillchain_here("list", cwd=tmp_path, KUBECONFIG="config")
+
+    assert done.stderr == want.format(server.endpoint) + "\n"
 
 
 def test_credentials_that_the_api_server_does_not_know_get_a_remedy(tmp_path: Path):
