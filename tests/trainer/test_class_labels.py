@@ -15,7 +15,7 @@ from distillchain_trainer.tasks.label_names import with_names
 from distillchain_trainer.tasks.sources import hub_table
 from later import Later
 
-datasets = Later("datasets")
+datasets, pyarrow, parquet_files = Later("datasets"), Later("pyarrow"), Later("pyarrow.parquet")
 
 COLUMNS = ["sentence", "label"]
 Read: TypeAlias = Callable[[Any], Table]
@@ -53,6 +53,16 @@ def test_class_numbers_are_read_by_their_names(read: Read, names: list[str] | No
     table = with_names(read(a_table(label, [0, 1, -1])), ["bad", "good"], shown="")
 
     assert [row.cells for row in table.rows] == [("x", cell) for cell in want]
+
+
+@pytest.mark.parametrize("written", ["null", "[]", "{", '{"info": null}', '{"info": {"features": [1]}}'])
+def test_what_another_program_writes_in_the_same_place_of_a_parquet_file_is_ignored(tmp_path: Path, written: str):
+    rows = pyarrow.table({"sentence": ["x"], "label": [1]}).replace_schema_metadata({"huggingface": written})
+    parquet_files.write_table(rows, tmp_path / "a.parquet")
+
+    table = read_table(tmp_path / "a.parquet", COLUMNS, name="a.parquet", warnings=StageWarnings())
+
+    assert [row.cells for row in with_names(table, ["bad", "good"], shown="").rows] == [("x", 1)]
 
 
 @pytest.mark.parametrize("kind", ["List", "Sequence"])

@@ -31,8 +31,11 @@ def read_class_names(path: Path, column: str, name: str) -> tuple[str, ...]:
     """See Table.class_names, for one column of a Parquet file. Raises: DataInvalid."""
     with _opened(path, name) as file:
         written = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    features = json.loads(written).get("info", {}).get("features") if written else None
-    return class_names(features or {}, column)
+    try:
+        features = json.loads(written or b"{}")["info"]["features"]
+    except (ValueError, KeyError, TypeError):  # another program may use the same key for something else
+        return ()
+    return class_names(features, column) if isinstance(features, dict) else ()
 
 
 @contextmanager
