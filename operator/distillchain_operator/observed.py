@@ -155,6 +155,8 @@ class ObservedJob:
     owner_uid: str = ""
     """Of the chain that controls it; empty: nothing controls it."""
     deleting: bool = False
+    finalizers: tuple[str, ...] = ()
+    """Those of other controllers, which keep it after its pods are gone."""
     noted_pods: frozenset[str] = frozenset()
     """Short UIDs of the pods that it has had, deleted ones included."""
     noted_runs: Mapping[str, str] = field(default_factory=dict)
@@ -250,8 +252,7 @@ def of_chain(uid: str, jobs: Iterable[ObservedJob], pods: Iterable[ObservedPod])
 
 def parts_of(documents: Iterable[dict[str, Any]], *, kind: str) -> frozenset[tuple[str, str]]:
     """Services or NetworkPolicies as `Observed.parts` has them; the items of a list do not state their kind."""
-    controllers = (_controller_uid(document) for document in documents)
-    return frozenset((kind, uid) for uid in controllers if uid)
+    return frozenset((kind, uid) for document in documents if (uid := _controller_uid(document)))
 
 
 def _controller_uid(document: dict[str, Any]) -> str:
@@ -291,6 +292,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         state=state,
         owner_uid=_controller_uid(document),
         deleting="deletionTimestamp" in metadata,
+        finalizers=tuple(name for name in metadata.get("finalizers") or [] if "/" in name),
         noted_pods=frozenset(notes),
         noted_runs={uid: run for uid, run in notes.items() if run},
         suspend_wanted=bool(spec.get("suspend")),

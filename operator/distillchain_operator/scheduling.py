@@ -12,7 +12,7 @@ from distillchain_api.resource.status import Admission, StagePhase, StageStatus
 from distillchain_api.wire.answer import fit
 from distillchain_operator.actions import CreateJob
 from distillchain_operator.labels import digest_label
-from distillchain_operator.observed import ObservedPod
+from distillchain_operator.observed import ObservedJob, ObservedPod
 from distillchain_operator.policy import describe_pod
 from distillchain_operator.view import View
 
@@ -169,10 +169,17 @@ def _slots_of_jobs(view: View, leaving: set[str]) -> Iterator[_Slot]:
         if job.deleting or job.name in leaving:
             # A pod that is not deleted yet may wait for something, but it is about to go.
             stopping = [pod for pod in pods if pod.deleting]
-            yield _Slot(job.stage, f"the pods of Job {job.name} to terminate", stopping, digest=job.digest)
+            what = f"the pods of Job {job.name} to terminate" if pods or not job.finalizers else _kept_job(job)
+            yield _Slot(job.stage, what, stopping, digest=job.digest)
         elif not job.is_finished and not view.is_over(job):
             what = f"Job {job.name} of stage {job.stage} to finish"
             yield _Slot(job.stage, what, pods, is_export=job.exports_only, digest=job.digest)
+
+
+def _kept_job(job: ObservedJob) -> str:
+    """What a stage waits for after the last pod of a deleted Job has ended."""
+    patch = f"""kubectl patch job {job.name} --type=merge -p '{{"metadata":{{"finalizers":null}}}}'"""
+    return f"the controller of finalizer {', '.join(job.finalizers)} to let Job {job.name} go; if it is gone: {patch}"
 
 
 def _slots_of_pods(view: View) -> Iterator[_Slot]:

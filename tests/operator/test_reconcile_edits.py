@@ -91,6 +91,10 @@ def test_a_running_job_of_an_outdated_stage_is_deleted_and_nothing_starts_until_
     decision = decide(new, job, pods=(a_pod(job),))
     assert decision.actions == ()
     assert "to terminate" in entry(decision, "mini").message
+    job["metadata"]["finalizers"] = ["foregroundDeletion", "example.com/audit"]
+    kept = decide(new, job)
+    assert created(kept) == []
+    assert "waiting for the controller of finalizer example.com/audit to let Job" in entry(kept, "mini").message
     assert created(decide(new, pods=(a_pod(job),))) == []  # the Job is deleted, its pod not yet
     assert created(decide(new)) == ["mini"]
 
