@@ -45,6 +45,7 @@ def translated(error: ClientError) -> StoreError:
         pytest.param(an_error("InvalidRequest"), StorageDenied, "spec.storage: http://s3.test refused the request for s3://models/x/k (InvalidRequest: words); check the store's rules for this bucket", id="refused for another reason"),
         pytest.param(an_error("501", 501, "Not Implemented"), StorageDenied, "spec.storage: http://s3.test does not support a request that a commit needs (501: Not Implemented); use another store", id="not supported"),
         pytest.param(an_error("SlowDown", 503), Transient, "spec.storage.endpointUrl: http://s3.test could not handle the request for s3://models/x/k (SlowDown: words); check the store", id="busy"),
+        pytest.param(an_error("QuotaExceeded", 403), Transient, "spec.storage: http://s3.test has no space left for s3://models/x (QuotaExceeded: words); raise the quota of bucket models, or free space there (distillchain gc)", id="quota"),
         pytest.param(an_error("ExpiredToken"), CredentialsExpired, "spec.storage: the session token for s3://models/x from the environment has expired (ExpiredToken: words); renew it there, or use a service account with a role, whose token renews itself", id="expired token"),
     ],
 )  # fmt: skip

@@ -128,6 +128,11 @@ def translate_answer(answer: Answer, address: Address, key: str, *, now: datetim
             f"spec.storage: the session token for {address.uri} from {address.credentials} has expired ({answer.said})",
             "renew it there, or use a service account with a role, whose token renews itself",
         )
+    if answer.code in QUOTA_CODES:
+        return Transient(
+            f"spec.storage: {address.endpoint} has no space left for {address.uri} ({answer.said})",
+            f"raise the quota of bucket {address.bucket}, or free space there (distillchain gc)",
+        )
     if _may_pass(answer):
         return Transient(
             f"{address.endpoint_field}: {address.endpoint} could not handle the request for {address.uri}/{key} "
