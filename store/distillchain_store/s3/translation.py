@@ -34,6 +34,7 @@ REGION_CODES = {
 PATH_STYLE_CODES = {"SecondLevelDomainForbidden", "PathStyleDomainForbidden"}  # of Alibaba Cloud and Tencent Cloud
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 BUSY_CODES = {"SlowDown", "RequestTimeout", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
+QUOTA_CODES = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}  # of Ceph and others; of MinIO
 PASSING_CODES = {
     "NoSuchUpload", "InvalidPart", "OperationAborted",  # a part or an answer was lost: the file is sent again
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody",  # altered on the way
@@ -128,6 +129,7 @@ def translate_answer(answer: Answer, address: Address, key: str, *, now: datetim
             f"spec.storage: the session token for {address.uri} from {address.credentials} has expired ({answer.said})",
             "renew it there, or use a service account with a role, whose token renews itself",
         )
+    # Not final: a user can free space while a trained student waits to be stored.
     if answer.code in QUOTA_CODES:
         return Transient(
             f"spec.storage: {address.endpoint} has no space left for {address.uri} ({answer.said})",
