@@ -79,7 +79,7 @@ CASES = {
             f"distillchain_leader{{{OPERATOR}}}": "0x90",
         },
         labels={"namespace": "distillchain-system", "pod": "a"},
-        summary="The operator has not known all chains for too long.",
+        summary="The operator has had no complete list of chains for too long.",
     ),
     "DistillchainApiErrors": Case(
         fires={
