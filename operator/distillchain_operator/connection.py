@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -14,6 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from distillchain_api import deep_json
+from distillchain_api.resource.quantities import quantity_value
 from distillchain_operator.settings import BadSetting
 from distillchain_operator.sockets import OpenSockets
 
@@ -26,6 +28,7 @@ SILENCE_S = 150
 BUFFER_BYTES = 64 * 1024
 PAGE_BYTES = 2 * 1024 * 1024  # of an answer that are received before they are read
 JSON = "application/json, */*"
+_QUOTA = re.compile(r"requested: (\S+=\S+), used: \S+, limited: (\S+=\S+)$")
 
 
 class Content(TypedDict, total=False):
@@ -70,9 +73,9 @@ class ApiError(Exception):
 
     @property
     def is_quota(self) -> bool:
-        """The namespace's quota is used up; other work may free some."""
+        """The namespace's quota is used up; other work may free some. More than the whole quota is never free."""
         # A used-up quota has no reason of its own: it is Forbidden, like a missing right, with this text.
-        return self.status == 403 and "exceeded quota" in self.message
+        return self.status == 403 and "exceeded quota" in self.message and not _is_beyond_quota(self.message)
 
     @property
     def has_unknown_field(self) -> bool:
@@ -250,6 +253,16 @@ def _error(status: int, document: dict[str, Any], what: str) -> ApiError:
     causes = (document.get("details") or {}).get("causes") or []
     reasons = frozenset(cause.get("reason", "") for cause in causes)
     return ApiError(status, document.get("message") or what, reason=document.get("reason", ""), causes=reasons)
+
+
+def _is_beyond_quota(message: str) -> bool:
+    """Whether a request needs more than a quota has in all: `requested: pods=4, used: pods=0, limited: pods=2`."""
+    found = _QUOTA.search(message)
+    if found is None:
+        return False
+    requested, limited = (dict(part.split("=") for part in text.split(",")) for text in found.groups())
+    amounts = ((quantity_value(amount), quantity_value(limited.get(name, ""))) for name, amount in requested.items())
+    return any(need is not None and most is not None and need > most for need, most in amounts)
 
 
 def _no_answer(method: str, path: str, error: Exception) -> ApiError:

@@ -68,6 +68,21 @@ async def test_a_request_without_an_answer_in_time_is_reported_as_that(monkeypat
     await try_a_request(want="GET /version: TimeoutError")
 
 
+@pytest.mark.parametrize(
+    "requested, limited, passes",
+    [
+        ("requests.nvidia.com/gpu=4", "requests.nvidia.com/gpu=4", True),
+        ("requests.nvidia.com/gpu=4", "requests.nvidia.com/gpu=2", False),
+        ("limits.memory=1500Mi,pods=1", "limits.memory=2Gi,pods=3", True),
+        ("limits.memory=1500Mi,pods=1", "limits.memory=1Gi,pods=3", False),
+    ],
+)
+def test_a_request_beyond_the_whole_quota_is_no_quota_that_is_used_up(requested: str, limited: str, passes: bool):
+    used = f"exceeded quota: q, requested: {requested}, used: {limited}, limited: {limited}"
+    error = ApiError(403, f'pods "p" is forbidden: {used}')
+    assert (error.is_quota, error.is_refusal) == (passes, True)
+
+
 @pytest.mark.parametrize("name", ["certificate-authority", "client-certificate"])
 async def test_a_certificate_that_is_none_is_a_bad_setting(name: str, tmp_path: Path):
     damaged = tmp_path / "damaged.crt"
