@@ -14,12 +14,21 @@ from relay import Relay
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 
 
-def test_a_stage_waits_while_a_quota_is_used_up(relay: Relay):
+def test_a_stage_waits_while_a_quota_is_used_up_and_fails_if_it_needs_more_than_all_of_it(relay: Relay):
+    def used() -> str | None:
+        status = relay.cluster.get("quota", "full", "-n", relay.namespace)["status"]
+        return f"{status['used']['pods']} of {status['hard']['pods']}" if "used" in status else None
+
     relay.kubectl("create", "quota", "full", "--hard=pods=0")
-    relay.wait(
-        "the quota", lambda: "pods" in relay.cluster.get("quota", "full", "-n", relay.namespace)["status"]["used"]
-    )
+    relay.wait("the quota", lambda: used() == "0 of 0")
     relay.apply(a_document(stages=["mini"]))
+    assert "exceeded quota: full" in relay.wait_for_phase("Failed")["message"]
+
+    relay.kubectl("patch", "quota", "full", "--type=merge", "-p", '{"spec": {"hard": {"pods": "1"}}}')
+    relay.wait("the larger quota", lambda: used() == "0 of 1")
+    relay.kubectl("run", "other", "--image=x")
+    relay.wait("the used quota", lambda: used() == "1 of 1")
+    relay.apply(a_document(stages=["mini"], template={"image": "y"}))
     status = relay.wait_for_phase("Pending")
     assert "exceeded quota: full" in status["message"]
     assert relay.jobs() == []
@@ -27,7 +36,7 @@ def test_a_stage_waits_while_a_quota_is_used_up(relay: Relay):
     for _ in range(2):  # seconds, in which each write would cause the next if there were no backoff
         relay.wait_for_operator()
     assert relay.chain()["metadata"]["resourceVersion"] == before
-    relay.kubectl("delete", "quota", "full")
+    relay.kubectl("delete", "quota/full", "pod/other")
     relay.apply(a_document(stages=["mini"], template={"image": "x"}))  # instead of waiting half a minute
     relay.commit("mini")
     relay.wait_for_phase("Succeeded")
