@@ -98,10 +98,10 @@ def test_class_labels_are_matched_by_name(tmp_path: Path):
 
     features = Features({"text": Value("string"), "about": Sequence(ClassLabel(names=["price", "food", "service"]))})
     for name in ("train", "dev"):
-        rows = {"text": [f"{name} 1", f"{name} 2"], "about": [[0, 1, 2], []]}
+        rows = {"text": [f"{name} 1", f"{name} 2"], "about": [[0, 1], [2]]}
         Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
 
-    assert read(tmp_path, ending="parquet", labels=["food", "service", "price"])["train"].targets == [[0, 1, 2], []]
+    assert read(tmp_path, ending="parquet", labels=["food", "service", "price"])["train"].targets == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize(
