@@ -65,6 +65,12 @@ def test_what_another_program_writes_in_the_same_place_of_a_parquet_file_is_igno
     assert [row.cells for row in with_names(table, ["bad", "good"], shown="").rows] == [("x", 1)]
 
 
+def test_labels_that_are_numbers_are_the_numbers_of_the_column(read: Read):
+    table = with_names(read(a_table(datasets.ClassLabel(names=["bad", "good"]), [0, 1])), ["1", "0"], shown="")
+
+    assert [row.cells[-1] for row in table.rows] == [0, 1]
+
+
 @pytest.mark.parametrize("kind", ["List", "Sequence"])
 def test_numbers_in_lists_are_read_by_their_names(read: Read, kind: str):
     label = getattr(datasets, kind)(datasets.ClassLabel(names=["price", "food", "service"]))

@@ -85,7 +85,11 @@ def with_names(table: Table, labels: Sequence[str], *, shown: str) -> Table:
     Raises: DataInvalid for a name that is not one of the task's labels.
     """
     names = table.class_names
-    if any(find_name(name, labels) is None for name in names):
+    unknown = [name for name in names if find_name(name, labels) is None]
+    # Where labels are numbers, those of the column are their names.
+    if len(unknown) == len(names) and all(_number(label) is not None for label in labels):
+        return table
+    if unknown:
         raise DataInvalid(
             f"{shown}: its classes are {shorten(names)}, spec.task.labels are {shorten(labels)}; "
             "name the labels as the data set does, in any order"
