@@ -9,6 +9,7 @@ from dataclasses import dataclass
 EMPTY = "-"
 WIDTH = 100
 GAP = "  "
+NARROW = 12  # characters; narrower cells say little
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,19 @@ class Column:
 
     Attributes:
         right: align to the right, for numbers.
+        is_name: cut last: the names of two objects may differ at their ends, and commands need them whole.
     """
 
     title: str
     right: bool = False
+    is_name: bool = False
 
 
 def format_columns(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None = WIDTH, wrap_last: bool = False
 ) -> str:
     """Lines of at most `width` characters (None: no limit). The widest left-aligned columns shrink until the lines fit,
-    and `...` marks a cell that is cut.
+    those of names last, and `...` marks a cell that is cut.
 
     Args:
         wrap_last: wrap the last column into further lines instead of cutting it.
@@ -36,7 +39,8 @@ def format_columns(
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     texts = [index for index, column in enumerate(columns) if not column.right]
     while width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
-        widest = max(texts, key=lambda index: widths[index])
+        others = [index for index in texts if not columns[index].is_name and widths[index] > NARROW]
+        widest = max(others or texts, key=lambda index: widths[index])
         if widths[widest] <= len("..."):
             break
         widths[widest] -= 1

@@ -159,7 +159,8 @@ def _teachers(order: WorkOrder) -> str:
 
 def plan_table(forecasts: list[StageForecast], *, width: int | None = WIDTH) -> str:
     """One line for each stage; the full reason of a failure below."""
-    columns = [Column(title) for title in ("STAGE", "DIGEST", "TEACHER", "COMMITTED", "ACTION", "REASON")]
+    titles = ("DIGEST", "TEACHER", "COMMITTED", "ACTION", "REASON")
+    columns = [Column("STAGE", is_name=True), *map(Column, titles)]
     rows = [
         [
             item.stage.name,

@@ -25,13 +25,13 @@ def list_table(chains: Sequence[dict[str, Any]], *, now: datetime, everywhere: b
         everywhere: add the namespace.
     """
     columns = [
-        Column("NAME"),
+        Column("NAME", is_name=True),
         Column("PHASE"),
         Column("STAGE"),
         Column("METRIC", right=True),
         Column("AGE", right=True),
     ]
-    columns = [Column("NAMESPACE"), *columns] if everywhere else columns
+    columns = [Column("NAMESPACE", is_name=True), *columns] if everywhere else columns
     more = [Column("PARAMETERS", right=True), Column("RETAINED", right=True), Column("CHECKPOINT")] if wide else []
     rows = []
     for chain in chains:
@@ -84,7 +84,7 @@ def failure_of(status: ChainStatus) -> FailureClass | None:
 
 def _stages_table(stages: Sequence[StageStatus], metric: str, *, wide: bool) -> str:
     columns = [
-        Column("STAGE"),
+        Column("STAGE", is_name=True),
         Column("PHASE"),
         Column("ATTEMPT", right=True),
         Column("PARAMETERS", right=True),

@@ -143,6 +143,13 @@ def test_a_stage_without_numbers_shows_a_dash():
     assert tiny.split() == ["tiny", *["-"] * 8]
 
 
+def test_names_are_cut_only_where_nothing_else_can_be():
+    columns = [Column("NAME", is_name=True), Column("MESSAGE")]
+
+    assert format_columns(columns, [["a" * 20, "b" * 15]], width=34).splitlines()[1] == f"{'a' * 20}  {'b' * 9}..."
+    assert format_columns(columns, [["a" * 20, "b" * 15]], width=30).splitlines()[1] == f"{'a' * 13}...  {'b' * 9}..."
+
+
 def test_the_widest_text_column_shrinks_first():
     text = format_columns([Column("A"), Column("N", right=True)], [["long words", "1"], ["b", ""]], width=10)
 
