@@ -162,8 +162,9 @@ def running_pod(plan: Plan, observed: Observed) -> ObservedPod | None:
 
 
 def _look_again_s(view: View, status: ChainStatus) -> float | None:
-    if view.trained_again:
-        return SOON_S  # if no Job is left to be deleted, no event comes
+    # No event comes if no Job is left to be deleted, or if its pod does not end.
+    if view.trained_again or _commits_beside_a_sidecar(view, status):
+        return SOON_S
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     left += [lingers_in(pod, now=view.now) for pod in view.observed.pods]
@@ -177,6 +178,13 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]
     return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
+
+
+def _commits_beside_a_sidecar(view: View, status: ChainStatus) -> bool:
+    """Whether this look commits a stage whose pod has not succeeded: the next one may end its Job (commits.py)."""
+    before = {entry.name for entry in view.previous.entries if entry.phase == "Committed"}
+    new = {entry.name for entry in status.entries if entry.phase == "Committed"} - before
+    return any(job.stage in new and not view.has_succeeded(job) for job in view.wanted_unfinished_jobs())
 
 
 def _delete_outdated(view: View) -> list[DeleteJob]:

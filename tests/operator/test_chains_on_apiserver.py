@@ -12,7 +12,7 @@ import pytest
 from chain_builders import a_commit, a_document, a_failure
 from cluster.controlplane import ControlPlane
 from distillchain_api.failures import FailureClass
-from relay import RETRY_DEADLINE_S, Relay
+from relay import MOMENT, RETRY_DEADLINE_S, Relay, container_status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 
@@ -267,6 +267,17 @@ def test_a_timeout_counts_from_the_start_of_the_trainer(relay: Relay):
     assert relay.wait_for_pod("mini") != pod
     relay.commit("mini")
     relay.wait_for_phase("Succeeded")
+
+
+def test_after_the_last_stage_a_job_whose_sidecar_does_not_end_is_deleted(relay: Relay):
+    relay.apply(a_document(stages=["mini"]))
+    pod = relay.wait_for_pod("mini")
+    ended = {"exitCode": 0, "message": a_commit(relay.planned("mini")).to_json(), "finishedAt": MOMENT}
+    sidecar = container_status({"running": {}}) | {"name": "shipper"}
+    relay.write_pod_status(pod, phase="Running", containerStatuses=[container_status({"terminated": ended}), sidecar])
+    relay.wait_for_phase("Succeeded")
+    relay.wait("the Job and its pod gone", lambda: not relay.jobs() and not relay.pods())
+    assert relay.status()["phase"] == "Succeeded"
 
 
 def test_deleting_a_chain_deletes_its_jobs_and_pods(relay: Relay):

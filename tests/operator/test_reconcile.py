@@ -17,7 +17,7 @@ from chain_builders import (
 )
 from deciding import committed_status, created, decide, deleted, entry, stalled
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import DeleteJob, SetSuspend
+from distillchain_operator.actions import SOON_S, DeleteJob, SetSuspend
 from distillchain_operator.jobs import JobDefaults
 from distillchain_operator.labels import PODS_ANNOTATION
 from distillchain_operator.observed import Observed, observe
@@ -235,15 +235,16 @@ def test_a_sidecar_that_keeps_the_gpu_of_a_committed_stage_is_ended_after_two_mi
     pod["status"]["containerStatuses"].append({"name": "shipper", "state": {"running": {}}})
     noon = datetime.fromisoformat(NOON)
 
-    committed = decide(plan, job, pods=(pod,), previous=committed_status(plan, *{"mini"} - {stage}))
+    before = committed_status(plan, *{"mini"} - {stage})
+    committed = decide(plan, job, pods=(pod,), previous=before, now=noon + timedelta(minutes=2))
+    early = decide(plan, job, pods=(pod,), previous=committed.status, now=noon + timedelta(minutes=1))
     late = decide(plan, job, pods=(pod,), previous=committed.status, now=noon + timedelta(minutes=2))
 
-    assert (deleted(committed), committed.look_again_s) == ([], 120)
+    assert (deleted(committed), committed.look_again_s) == ([], SOON_S), "status does not have the result yet"
+    assert (deleted(early), early.look_again_s) == ([], 60)
     assert (deleted(late), entry(late, stage).phase) == ([job["metadata"]["name"]], "Committed")
     assert late.status.phase == ("Running" if stage == "mini" else "Succeeded")
     assert stalled(late).status == "False"
-    unwritten = decide(plan, job, pods=(pod,), now=noon + timedelta(minutes=2))
-    assert deleted(unwritten) == [], "status does not have the result yet"
 
 
 @pytest.mark.parametrize("exports", [False, True])
