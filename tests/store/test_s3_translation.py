@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from cluster.s3 import REGION
 from distillchain_store.errors import ObjectMissing, StorageDenied, StorageUnavailable, StoreError
@@ -106,6 +107,37 @@ def test_clocks_that_differ_are_shown_with_both_times_and_may_pass(more: dict[st
 )
 def test_only_a_refusal_of_its_checksum_makes_an_upload_try_another(error: ClientError, sent: bool, want: bool):
     assert wants_other_checksum(error, sent=sent) is want
+
+
+OUTSIDE = (
+    "its address is known only within the cluster: forward its port (kubectl port-forward), set AWS_ENDPOINT_URL_S3 to the "
+    "forwarded address, and name the store with --storage"
+)
+ANYWHERE = "check the address and the network"
+
+
+@pytest.mark.parametrize(
+    "host, in_pod, remedy",
+    [
+        ("minio.store.svc", False, OUTSIDE),
+        ("minio.store.svc.cluster.local", False, OUTSIDE),
+        ("minio.store.svc", True, ANYWHERE),
+        ("s3.svcs.test", False, ANYWHERE),
+    ],
+)
+def test_an_address_of_a_cluster_gets_another_remedy_outside_of_it(
+    monkeypatch: pytest.MonkeyPatch, host: str, in_pod: bool, remedy: str
+):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if in_pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    error = EndpointConnectionError(endpoint_url=f"http://{host}:9000")
+
+    found = translate(error, replace(ADDRESS, endpoint=f"http://{host}:9000"), "k", now=NOON)
+
+    assert str(found) == (
+        f"spec.storage.endpointUrl: http://{host}:9000 did not answer (EndpointConnectionError); {remedy}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
+import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import botocore.exceptions as aws
 from boto3.exceptions import RetriesExceededError
@@ -11,7 +14,7 @@ from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import S3DownloadFailedError
 
 from distillchain_store.connection_faults import bundle_fault, proxy_variable, tls_fault
-from distillchain_store.errors import ObjectMissing, StorageDenied, StoreError
+from distillchain_store.errors import POD_ENV, ObjectMissing, StorageDenied, StoreError
 from distillchain_store.redaction import without_userinfo
 from distillchain_store.s3.answer import PASSING_STATUS, Answer, CredentialsExpired, Transient, parse_answer
 from distillchain_store.s3.credential_errors import (
@@ -48,6 +51,7 @@ CONNECTION_ERRORS = (
 )
 HEADERS = ("ContentLength", "ETag")  # of every answer of S3 to HEAD and to an upload, as botocore names them
 CA_BUNDLE = "AWS_CA_BUNDLE"
+CLUSTER_HOST = re.compile(r"\.svc(\.|$)")  # of a Service, as Kubernetes names it
 CHECKSUM_WORDS = ("checksum", "content-md5", "contentmd5", "x-amz-trailer", "aws-chunked", "unsigned-payload-trailer")
 
 
@@ -226,7 +230,7 @@ def _of_connection(error: Exception, address: Address) -> StoreError:
         )
     return Transient(
         f"{address.endpoint_field}: {address.endpoint} did not answer ({_kind(error)}){_through_proxy(address)}",
-        "check the address and the network",
+        _remedy_of(address.endpoint),
     )
 
 
@@ -235,8 +239,18 @@ def _of_system(error: OSError, address: Address) -> StoreError | None:
         return None
     return Transient(
         f"{address.endpoint_field}: {address.endpoint} did not answer ({type(error).__name__})",
-        "check the address and the network",
+        _remedy_of(address.endpoint),
     )
+
+
+def _remedy_of(endpoint: str) -> str:
+    """What to do about a server that does not answer."""
+    if CLUSTER_HOST.search(urlsplit(endpoint).hostname or "") and not os.environ.get(POD_ENV):
+        return (
+            "its address is known only within the cluster: forward its port (kubectl port-forward), set "
+            "AWS_ENDPOINT_URL_S3 to the forwarded address, and name the store with --storage"
+        )
+    return "check the address and the network"
 
 
 def _kind(error: Exception) -> str:
