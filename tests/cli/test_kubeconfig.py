@@ -38,13 +38,13 @@ def of_cluster(**cluster: str | bool) -> str:
 @pytest.mark.parametrize(
     "variables, arguments, want",
     [
-        ({"KUBECONFIG": "/nope"}, [], "KUBECONFIG: /nope does not exist; correct KUBECONFIG or use --kubeconfig"),
+        ({"KUBECONFIG": "nope"}, [], "KUBECONFIG: nope does not exist; correct KUBECONFIG or use --kubeconfig"),
         (
-            {"KUBECONFIG": "/nope:/neither"},
+            {"KUBECONFIG": "nope:neither"},
             [],
-            "KUBECONFIG: /nope, /neither do not exist; correct KUBECONFIG or use --kubeconfig",
+            "KUBECONFIG: nope, neither do not exist; correct KUBECONFIG or use --kubeconfig",
         ),
-        ({}, ["--kubeconfig", "/nope"], "--kubeconfig: /nope does not exist; name an existing file"),
+        ({}, ["--kubeconfig", "nope"], "--kubeconfig: nope does not exist; name an existing file"),
         ({}, [], "kubeconfig: ~/.kube/config does not exist; set KUBECONFIG or use --kubeconfig"),
     ],
 )
@@ -164,6 +164,15 @@ def test_requests_go_through_the_proxy_with_the_name_and_password_of_its_url(tmp
     assert (done.returncode, done.stderr) == (0, "there are no chains in namespace default\n")
     login = proxy.requests[0].headers["proxy-authorization"].removeprefix("Basic ")
     assert base64.b64decode(login) == b"ann:p@ss"
+
+
+def test_the_proxy_for_http_is_not_used_for_https(tmp_path: Path):
+    (tmp_path / "config").write_text(of_cluster())
+    variables = {"HTTP_PROXY": "http://127.0.0.1:2", "http_proxy": "", "HTTPS_PROXY": "", "https_proxy": ""}
+
+    done = distillchain_here("list", cwd=tmp_path, KUBECONFIG="config", **variables)
+
+    assert "the API server https://127.0.0.1:1 cannot be reached: [Errno 111] Connection refused; check" in done.stderr
 
 
 @pytest.mark.parametrize(
