@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from distillchain_cli.credential_plugin import logged_errors, plugin_fault
 from distillchain_cli.errors import BadInput
@@ -87,8 +89,12 @@ def _entry(merger: Any, kind: str, name: str | None) -> dict[str, Any]:
 
 
 def _set_proxy(into: Any, url: str | None, source: str) -> None:
-    """The client library does not read `proxy-url`. As in kubectl, it goes before the environment's proxies."""
+    """As in kubectl, `proxy-url` of the kubeconfig goes before the environment's proxies, and before NO_PROXY.
+
+    The client library does not read it, and uses HTTP_PROXY for https:// too.
+    """
     if url is None:
+        into.proxy = getproxies().get(urlsplit(into.host).scheme)
         return
     if not url.startswith(("http://", "https://")):
         raise BadInput(f"{source}: proxy-url: got {url}, expected http:// or https://; SOCKS proxies cannot be used")
@@ -111,6 +117,7 @@ def _load_service_account(into: Any) -> KubeContext:
     loader = InClusterConfigLoader(str(SERVICE_ACCOUNT / "token"), str(SERVICE_ACCOUNT / "ca.crt"))
     try:
         loader.load_and_set(into)
+        _set_proxy(into, None, "")
         return KubeContext((SERVICE_ACCOUNT / "namespace").read_text())
     except (ConfigException, OSError) as error:
         raise BadInput(f"the service account of this pod cannot be used ({error}); use --kubeconfig") from error

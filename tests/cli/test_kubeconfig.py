@@ -158,8 +158,9 @@ def test_requests_go_through_the_proxy_with_the_name_and_password_of_its_url(tmp
         fields = {"server": "http://cluster.invalid"} | ({} if of_environment else {"proxy-url": url})
         (tmp_path / "config").write_text(of_cluster(**fields))
         # That of the kubeconfig takes precedence over NO_PROXY too, as in kubectl.
-        variables = {"HTTP_PROXY": url if of_environment else "", "NO_PROXY": "" if of_environment else "*"}
-        done = distillchain_here("list", cwd=tmp_path, KUBECONFIG="config", http_proxy="", no_proxy="", **variables)
+        proxies = {"http_proxy": url if of_environment else "", "no_proxy": "" if of_environment else "*"}
+        variables = proxies | {name.upper(): value for name, value in proxies.items()}
+        done = distillchain_here("list", cwd=tmp_path, KUBECONFIG="config", **variables)
 
     assert (done.returncode, done.stderr) == (0, "there are no chains in namespace default\n")
     login = proxy.requests[0].headers["proxy-authorization"].removeprefix("Basic ")
@@ -168,7 +169,8 @@ def test_requests_go_through_the_proxy_with_the_name_and_password_of_its_url(tmp
 
 def test_the_proxy_for_http_is_not_used_for_https(tmp_path: Path):
     (tmp_path / "config").write_text(of_cluster())
-    variables = {"HTTP_PROXY": "http://127.0.0.1:2", "http_proxy": "", "HTTPS_PROXY": "", "https_proxy": ""}
+    proxies = {"http_proxy": "http://127.0.0.1:2", "https_proxy": "", "no_proxy": ""}
+    variables = proxies | {name.upper(): value for name, value in proxies.items()}
 
     done = distillchain_here("list", cwd=tmp_path, KUBECONFIG="config", **variables)
 
