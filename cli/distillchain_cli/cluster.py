@@ -22,6 +22,7 @@ from distillchain_cli.errors import (
     NotFound,
     Refused,
     RunFailed,
+    Unauthorized,
     Unreachable,
     require_extra,
 )
@@ -340,7 +341,7 @@ def _translate(error: Any) -> RunFailed:
         return Expired(str(message))
     if error.status == 409:
         return Conflict(f"the API server refused: {message}")
-    kind = Unreachable if error.status in TRANSIENT else Refused
+    kind = Unreachable if error.status in TRANSIENT else Unauthorized if error.status == 401 else Refused
     return kind(f"the API server refused: {message}{HINTS.get(error.status, '')}")
 
 

@@ -5,7 +5,8 @@ CliError
 |- RunFailed     1  the chain, the store or the cluster reported a failure
 |  |- NotFound       the object does not exist on the cluster
 |  |- Refused        the API server rejected the request
-|  |  `- Conflict       the object has changed since it was read
+|  |  |- Conflict       the object has changed since it was read
+|  |  `- Unauthorized   the API server does not know the credentials
 |  |- Unreachable    the API server did not answer, or the connection broke; a retry may help
 |  |  `- NoData         nothing arrived for a while: the connection may be dead, or there is nothing to send
 |  `- Expired        a watch asked for changes that the API server no longer keeps
@@ -50,6 +51,10 @@ class Refused(RunFailed):
 
 class Conflict(Refused):
     """The object has changed since it was read, or is another one of the same name (409); read it again."""
+
+
+class Unauthorized(Refused):
+    """The API server does not know the credentials (401), whatever was asked for."""
 
 
 class Unreachable(RunFailed):

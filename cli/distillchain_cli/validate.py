@@ -20,7 +20,7 @@ from distillchain_cli.chain_files import (
     plan_of,
     read_file,
 )
-from distillchain_cli.errors import NotFound, Refused
+from distillchain_cli.errors import NotFound, Refused, Unauthorized
 from distillchain_cli.namespace_of import namespace_of
 from distillchain_cli.printing import print_faults, print_message, print_result
 
@@ -113,5 +113,7 @@ def _check_on_server(content: dict[str, Any], source: str, cluster: Cluster) -> 
     metadata["namespace"] = namespace_of(metadata, source, cluster)
     try:
         cluster.dry_run_chain({name: content[name] for name in APPLIED} | {"metadata": metadata})
+    except Unauthorized:
+        raise  # no fault of the file
     except (Refused, NotFound) as error:
         raise BadDocument(source, [Fault("", str(error))]) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.parts import distillchain_here
+from cli.parts import distillchain_here, write_chain
 from cluster.certificates import Authority
 from distillchain_cli import kubeconfig
 from store.gateway import Answer, Forward, Gateway, Request
@@ -199,14 +199,17 @@ def test_a_certificate_is_trusted_as_the_kubeconfig_says(tmp_path: Path, fields:
     assert done.stderr == want.format(server.endpoint) + "\n"
 
 
-def test_credentials_that_the_api_server_does_not_know_get_a_remedy(tmp_path: Path):
+@pytest.mark.parametrize("command", [["list"], ["validate", "chain.yaml", "--dry-run", "server"]])
+def test_credentials_that_the_api_server_does_not_know_get_a_remedy(tmp_path: Path, command: list[str]):
+    write_chain(tmp_path)
     with Gateway("", lambda *_: Answer(401, b'{"message": "Unauthorized"}')) as server:
         (tmp_path / "config").write_text(of_cluster(server=server.endpoint))
-        done = distillchain_here("list", cwd=tmp_path, KUBECONFIG="config")
+        done = distillchain_here(*command, cwd=tmp_path, KUBECONFIG="config")
 
-    assert done.stderr == (
+    assert (done.returncode, done.stderr) == (
+        1,
         "the API server refused: Unauthorized; the credentials of the kubeconfig are missing, wrong or expired: log in "
-        "again\n"
+        "again\n",
     )
 
 
