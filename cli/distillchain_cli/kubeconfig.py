@@ -11,6 +11,7 @@ from urllib.request import getproxies
 
 from distillchain_cli.credential_plugin import logged_errors, plugin_fault
 from distillchain_cli.errors import BadInput
+from distillchain_store.redaction import without_userinfo
 
 VARIABLE = "KUBECONFIG"
 DEFAULT = "~/.kube/config"
@@ -97,7 +98,10 @@ def _set_proxy(into: Any, url: str | None, source: str) -> None:
         into.proxy = getproxies().get(urlsplit(into.host).scheme)
         return
     if not url.startswith(("http://", "https://")):
-        raise BadInput(f"{source}: proxy-url: got {url}, expected http:// or https://; SOCKS proxies cannot be used")
+        raise BadInput(
+            f"{source}: proxy-url: got {without_userinfo(url)}, expected http:// or https://; SOCKS proxies cannot be "
+            "used"
+        )
     into.proxy, into.no_proxy = url, None
 
 

@@ -16,7 +16,7 @@ SECRET_VARIABLES = (
 )
 SECRET_CHARS = 8  # a shorter value is more likely a word of the sentence than a secret
 # Also matches an address without a scheme, which botocore quotes when it refuses it. hf://model@revision is left alone.
-USERINFO = re.compile(r"(https?://|Invalid endpoint: )[^/\s]*@", re.IGNORECASE)
+USERINFO = re.compile(r"(https?://|socks[45]?[ah]?://|Invalid endpoint: )[^/\s]*@", re.IGNORECASE)
 
 
 def without_secrets(text: str) -> str:

@@ -95,7 +95,7 @@ CHECK = "check the address in the kubeconfig, and the network"
             id="a credential plugin is missing",
         ),
         pytest.param(
-            of_cluster(**{"proxy-url": "socks5://127.0.0.1:2"}),
+            of_cluster(**{"proxy-url": "socks5://bob:secret@127.0.0.1:2"}),
             [],
             "KUBECONFIG: config: proxy-url: got socks5://127.0.0.1:2, expected http:// or https://; SOCKS proxies "
             "cannot be used",
