@@ -24,6 +24,7 @@ from distillchain_operator.policy import diagnose
 from distillchain_operator.scheduling import Start, refusal
 from distillchain_operator.step import Step
 from distillchain_operator.view import View
+from distillchain_operator.wanted_jobs import WantedJob
 
 PRIORITY = 100
 """After every stage: no student waits for an export."""
@@ -54,7 +55,6 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
         return Step(again, (DeleteJob(running.name, running.uid, why=starting.EDITED),))
     if running is not None:
         return _with_running_job(view, stage, entry, running)
-    pauses = before.pauses if before else None
     if before is not None and before.phase == "Failed":
         own_jobs = [job for job in view.observed.jobs if job.name == late.name]
         deletions = deletions_for_retry(view, stage.name, own_jobs, leaving=leaving)
@@ -62,25 +62,47 @@ def export_step(view: View, stage: PlannedStage, entry: StageStatus, *, leaving:
             return Step(_with(stage, entry, phase="Pending", message=f"running again: {RETRIED}"), deletions)
     # The stage's own Job counts until the user retries: its trainer may have been killed while it exported.
     own_counts = before is None and own.manifest is not None and _makes_export(own.manifest)
-    for name in (late.name, *([own.name] if own_counts else [])):
-        job = view.observed.by_name.get(name)
-        if job is None or job.deleting or name in leaving:
-            continue
-        if name == late.name and (pause := restarts.refused_by_nodes(view, job, pauses=pauses)):
-            return _paused(view, stage, entry, job, pause)
-        if found := _outcome(view, stage, entry, job):
-            return Step(found)
-        # The next one would have no result either.
-        if name == late.name and (view.has_succeeded(job) or job.managed_by):
-            return Step(_failed(stage, entry, job, FailureClass.CRASHED, entries.without_answer(view, job)))
-        if name == late.name:
-            again = _with(stage, entry, phase="Pending", message=f"running again: {LOST}")
-            return Step(again, (DeleteJob(job.name, job.uid, why=LOST),))
+    ended = _after_ended_job(view, stage, entry, late.name, leaving=leaving)
+    if ended is None and own_counts and (job := _ended_job(view, own.name, leaving=leaving)):
+        found = _outcome(view, stage, entry, job)
+        ended = Step(found) if found else None
+    if ended is not None:
+        return ended
     if view.suspends:
         return Step(_with(stage, entry, phase="Pending", message="suspended"))
+    return _start(view, stage, entry, late)
+
+
+def _ended_job(view: View, name: str, *, leaving: set[str]) -> ObservedJob | None:
+    job = view.observed.by_name.get(name)
+    return None if job is None or job.deleting or name in leaving else job
+
+
+def _after_ended_job(
+    view: View, stage: PlannedStage, entry: StageStatus, name: str, *, leaving: set[str]
+) -> Step | None:
+    """What follows from the ended Job of the export; None if there is none."""
+    job = _ended_job(view, name, leaving=leaving)
+    if job is None:
+        return None
+    pauses = entry.missing_export.pauses if entry.missing_export else None
+    if pause := restarts.refused_by_nodes(view, job, pauses=pauses):
+        return _paused(view, stage, entry, job, pause)
+    if found := _outcome(view, stage, entry, job):
+        return Step(found)
+    # The next one would have no result either.
+    if view.has_succeeded(job) or job.managed_by:
+        return Step(_failed(stage, entry, job, FailureClass.CRASHED, entries.without_answer(view, job)))
+    again = _with(stage, entry, phase="Pending", message=f"running again: {LOST}")
+    return Step(again, (DeleteJob(job.name, job.uid, why=LOST),))
+
+
+def _start(view: View, stage: PlannedStage, entry: StageStatus, late: WantedJob) -> Step:
     if late.manifest is None:
         failure_class = FailureClass.POD_REJECTED
         return Step(_with(stage, entry, phase="Failed", message=late.fault, failure_class=failure_class))
+    before = entry.missing_export
+    pauses = before.pauses if before else None
     is_held = _is_held_back(view, before)
     waiting = entry if is_held else _with(stage, entry, phase="Pending", pauses=pauses)
     start = Start(
