@@ -12,8 +12,10 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 from importlib.metadata import version
+from typing import cast
 
 from distillchain_operator.cluster import Cluster
 from distillchain_operator.endpoints import metrics_page, probes, serve
@@ -45,12 +47,18 @@ def main(argv: list[str] | None = None) -> int:
         # JSON takes half the time.
         gc.freeze()
         return asyncio.run(_run(settings))
+    except asyncio.CancelledError:  # stopped before it has led
+        return 0
     except BadSetting as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_SETTINGS
 
 
 async def _run(settings: Settings) -> int:
+    # An operator that still waits for the API server or the Lease has nothing to finish.
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, cast("asyncio.Task[int]", asyncio.current_task()).cancel
+    )
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(await Cluster.connect(answered=metrics.answered))
