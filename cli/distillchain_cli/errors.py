@@ -54,7 +54,7 @@ class Conflict(Refused):
 
 
 class Unauthorized(Refused):
-    """The API server does not know the credentials (401), whatever was asked for."""
+    """The API server does not accept the credentials (401). The request itself may be valid."""
 
 
 class Unreachable(RunFailed):

@@ -148,8 +148,8 @@ def diagnose_pod(pod: ObservedPod) -> Diagnosis:
     # 137 is any SIGKILL, such as the end of the grace period. Only the reason OOMKilled proves a lack of memory.
     if end.exit_code == OOM_KILLED_EXIT_CODE:
         # The kubelet knows more if it has lost the container, as after a restart of the node, or ended the pod itself.
-        told = f"{end.reason}: {end.message}" if end.reason == "ContainerStatusUnknown" else pod.rejected
-        how = f"was killed (exit code {end.exit_code}){f' on node {pod.node}: {told}' if told else ''}"
+        cause = f"{end.reason}: {end.message}" if end.reason == "ContainerStatusUnknown" else pod.rejected
+        how = f"was killed (exit code {end.exit_code}){f' on node {pod.node}: {cause}' if cause else ''}"
         return Diagnosis(FailureClass.CRASHED, fit(f"pod {pod.name} {how}; see kubectl logs {pod.name}"))
     failure_class = CLASS_BY_EXIT_CODE.get(end.exit_code, FailureClass.CRASHED)
     # A trainer that is killed after its commit has answered already.
