@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from distillchain_api.resource.status import StageStatus
 from distillchain_api.wire import answer
-from distillchain_cli.live import PHASES, numbers, warning_lines
+from distillchain_cli.phrases import PHASES, numbers, warning_lines
 from distillchain_operator.status import metric_of
 
 

@@ -11,9 +11,9 @@ from distillchain_api.wire.answer import parse_progress
 from distillchain_cli.chains import stage_names, status_of
 from distillchain_cli.cluster import Cluster
 from distillchain_cli.errors import BadInput, RunFailed, Unreachable
-from distillchain_cli.live import sentence
 from distillchain_cli.log_reader import read_log
 from distillchain_cli.outcome import current_outcome
+from distillchain_cli.phrases import sentence
 from distillchain_cli.trainer_pods import TrainerPod, parse_trainer_pod
 from distillchain_cli.watching import WatchedCollections
 

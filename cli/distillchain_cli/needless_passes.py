@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from distillchain_api.wire.manifest import Manifest
     from distillchain_store.store import Store
 
-NOT_NEEDED = "not needed, because what needs it is committed"
-
 
 def commit_without_pass(plan: Plan, stage: PlannedStage, store: Store | None = None) -> Manifest | None:
     """The manifest of a stage that needs a pass and is committed, if all that needs the pass is; None otherwise.

@@ -12,7 +12,8 @@ from distillchain_api.resource.student import Student
 from distillchain_cli.columns import WIDTH, Column, format_columns
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.gate_check import gate_problem
-from distillchain_cli.needless_passes import NOT_NEEDED, commit_without_pass
+from distillchain_cli.needless_passes import commit_without_pass
+from distillchain_cli.phrases import NOT_NEEDED
 from distillchain_cli.stores import open_chain_store
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from distillchain_api.wire import answer
 from distillchain_cli.chains import metric_name, seconds_since
 from distillchain_cli.columns import GAP, age, count, duration, rate
 from distillchain_cli.events import short_kind
-from distillchain_cli.live import PHASES, warning_lines
+from distillchain_cli.phrases import PHASES, warning_lines
 from distillchain_cli.program import program_name
 from distillchain_cli.snapshot import Snapshot, progress_of, training_stage
 from distillchain_cli.status_view import headline

@@ -12,7 +12,7 @@ from rich.live import Live
 from distillchain_api.resource.status import StageStatus
 from distillchain_api.wire import answer
 from distillchain_cli.chains import metric_name
-from distillchain_cli.live import INTERVAL_S, ending, sentence, warning_lines
+from distillchain_cli.phrases import PROGRESS_INTERVAL_S, ending, sentence, warning_lines
 from distillchain_cli.snapshot import Snapshot, progress_of
 from distillchain_cli.status_drawing import draw
 from distillchain_cli.status_view import headline
@@ -79,7 +79,7 @@ class LineScreen:
 
     def _is_due(self, line: answer.Progress) -> bool:
         key, now = (line.stage, line.phase), self._clock()
-        if key in self._progress_at and now - self._progress_at[key] < INTERVAL_S:
+        if key in self._progress_at and now - self._progress_at[key] < PROGRESS_INTERVAL_S:
             return False
         self._progress_at[key] = now
         return True

@@ -12,7 +12,7 @@ from distillchain_cli.chains import full_name, metric_name, seconds_since, statu
 from distillchain_cli.columns import WIDTH, Column, age, count, duration, format_columns, rate, size
 from distillchain_cli.errors import RunFailed
 from distillchain_cli.evidence_table import evidence_lines
-from distillchain_cli.live import training_lines, warning_lines
+from distillchain_cli.phrases import training_lines, warning_lines
 from distillchain_operator.status import metric_of
 
 DIGEST_CHARS = 12

@@ -9,8 +9,7 @@ from distillchain_api.metrics import Metric, retention
 from distillchain_api.resource.status import ChainStatus, ExportStatus, MeasuredStatus, StageStatus
 from distillchain_cli.columns import WIDTH, Column, count, duration, format_columns, rate, size
 from distillchain_cli.evidence_table import evidence_lines
-from distillchain_cli.live import export_lines, training_lines
-from distillchain_cli.needless_passes import NOT_NEEDED
+from distillchain_cli.phrases import NOT_NEEDED, export_lines, training_lines
 from distillchain_operator.status import metric_of, root_teacher
 
 ROOT = "teacher"

@@ -20,8 +20,9 @@ from distillchain_operator.claims import Claims, Concerned, Shared, Store, store
 from distillchain_operator.finished import has_succeeded
 from distillchain_operator.observed import Observed
 from distillchain_operator.peers import Claim, Peer, claims_of
+from distillchain_operator.status import waits_for_turn
 from distillchain_operator.stored_status import parse_status
-from distillchain_operator.turns import Place, Turn, turn_after, waits_for_turn
+from distillchain_operator.turns import Place, Turn, turn_after
 
 
 class _InLine(NamedTuple):

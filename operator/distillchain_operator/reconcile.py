@@ -24,10 +24,10 @@ from distillchain_operator.policy import lingers_in, overdue_in
 from distillchain_operator.run_time import runs_to_note
 from distillchain_operator.scheduling import schedule
 from distillchain_operator.stage_steps import ready_step, waiting_step
-from distillchain_operator.status import build_chain_status
+from distillchain_operator.status import build_chain_status, waits_for_turn
 from distillchain_operator.step import Step
 from distillchain_operator.suspension import follow_suspend
-from distillchain_operator.turns import Place, has_job, keeps_turn, waits_for_turn
+from distillchain_operator.turns import Place, has_job, keeps_turn
 from distillchain_operator.verdict_step import verdict_step
 from distillchain_operator.view import View, is_of_plan
 from distillchain_operator.wanted_jobs import WantedJobs

@@ -306,3 +306,8 @@ def status_patch(status: ChainStatus) -> dict[str, Any]:
 
 def _camel(name: str) -> str:
     return ChainStatus.model_fields[name].alias or name
+
+
+def waits_for_turn(status: ChainStatus) -> bool:
+    """Whether a status says that the chain waits for its turn."""
+    return any(entry.admission == "WaitingForTurn" for entry in status.entries)

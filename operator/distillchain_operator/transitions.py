@@ -11,7 +11,7 @@ from distillchain_api.resource.status import Admission, ChainStatus, StageStatus
 from distillchain_api.retry_request import parse_retry
 from distillchain_api.wire.answer import fit
 from distillchain_operator.labels import EVENT_FAILURE_CLASS_ANNOTATION, EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
-from distillchain_operator.turns import waits_for_turn
+from distillchain_operator.status import waits_for_turn
 
 QUEUED: dict[Admission | None, str] = {
     "WaitingForPeer": "WaitingForPeer",

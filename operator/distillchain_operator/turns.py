@@ -15,6 +15,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.actions import Action, CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.observed import Observed
 from distillchain_operator.peers import needs_user
+from distillchain_operator.status import waits_for_turn
 
 
 class Turn(Enum):
@@ -45,11 +46,6 @@ class Place:
         return (
             f"waiting for its turn: {chains} at a time in namespace {self.namespace} (maxRunningChains), oldest first"
         )
-
-
-def waits_for_turn(status: ChainStatus) -> bool:
-    """Whether a status says that the chain waits for its turn."""
-    return any(entry.admission == "WaitingForTurn" for entry in status.entries)
 
 
 def keeps_turn(observed: Observed, previous: ChainStatus, place: Place) -> bool:
