@@ -83,7 +83,7 @@ generated-is-current: $(READY)
 	@diff -u api/distillchain_api/resource/pod_fields.json <($(BIN)/python -m distillchain_operator.pod_fields) || { echo "pod_fields.json is not current; run: make generate"; exit 1; }
 	@diff -u crds/distillchain.io_distillationchains.yaml <($(BIN)/python -m distillchain_api.resource.crd) || { echo "crds/ is not current; run: make generate"; exit 1; }
 	@$(BIN)/python charts/generate.py --check
-	@diff -u docs/metrics.md <($(BIN)/python -m distillchain_operator.metrics_page) || { echo "docs/metrics.md is not current; run: make generate"; exit 1; }
+	@diff -u docs/metrics.md <($(BIN)/python -m distillchain_operator.metrics.page) || { echo "docs/metrics.md is not current; run: make generate"; exit 1; }
 	@for page in resource failures; do diff -u docs/$$page.md <($(BIN)/python -m distillchain_api.reference $$page) || { echo "docs/$$page.md is not current; run: make generate"; exit 1; }; done
 	@diff -u docs/cli.md <($(BIN)/python -m distillchain_cli.reference) || { echo "docs/cli.md is not current; run: make generate"; exit 1; }
 
@@ -93,7 +93,7 @@ generate: $(READY) ## Generate objective names, fields of pods, CRD, reference p
 	$(BIN)/python -m distillchain_api.resource.crd > crds/distillchain.io_distillationchains.yaml
 	for page in resource failures; do $(BIN)/python -m distillchain_api.reference $$page > docs/$$page.md; done
 	$(BIN)/python -m distillchain_cli.reference > docs/cli.md
-	$(BIN)/python -m distillchain_operator.metrics_page > docs/metrics.md
+	$(BIN)/python -m distillchain_operator.metrics.page > docs/metrics.md
 	$(BIN)/python charts/generate.py
 	$(BIN)/python charts/generate.py --config
 	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py tests/chart/test_chart.py

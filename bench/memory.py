@@ -53,9 +53,9 @@ def main() -> int:
 
 def measure(rows: int, classes: int, folder: Path) -> dict[str, Any]:
     """What the rows of a text classification take. The file is written and read as a user's would be."""
-    from distillchain_trainer.engine.data_order import epoch_batches
-    from distillchain_trainer.engine.encoding import Encoder
-    from distillchain_trainer.engine.training_rows import TrainingRows
+    from distillchain_trainer.engine.encoding.encoding import Encoder
+    from distillchain_trainer.engine.training.data_order import epoch_batches
+    from distillchain_trainer.engine.training.training_rows import TrainingRows
     from distillchain_trainer.stage_warnings import StageWarnings
 
     tokenizer = a_tokenizer()
@@ -104,7 +104,7 @@ def ask_teacher(folder: Path, split: Any, encoded: Any, classes: int) -> Any:
 
     from distillchain_api.resource.training import Training
     from distillchain_store.folder import FileStore
-    from distillchain_trainer.engine.teacher_outputs import TeacherPass
+    from distillchain_trainer.engine.passes.teacher_outputs import TeacherPass
 
     class Teacher(torch.nn.Module):
         def __init__(self) -> None:

@@ -38,7 +38,7 @@ from operator_bench.process import CHECKOUT, install_crd, load, operator_of
 from chain_builders import a_chain, a_commit, a_document, own_store
 from cluster.controlplane import ControlPlane
 from distillchain_api.graph import build_plan
-from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
+from distillchain_operator.jobs.labels import CHAIN_LABEL, STAGE_LABEL
 
 NAMESPACES = 5
 START_S = 0.2  # from the creation of a pod to its start

@@ -51,9 +51,9 @@ def main() -> int:
 
 def measure(lengths: NDArray[np.int32], batch_size: int) -> dict[str, Any]:
     """Shares of padding among all tokens of one epoch, and of a teacher's pass on a CPU and on a GPU."""
-    from distillchain_trainer.engine import forward
-    from distillchain_trainer.engine.data_order import epoch_batches
-    from distillchain_trainer.engine.widths import width_for, widths_up_to
+    from distillchain_trainer.engine.passes import forward
+    from distillchain_trainer.engine.training.data_order import epoch_batches
+    from distillchain_trainer.engine.training.widths import width_for, widths_up_to
 
     widths = widths_up_to(int(lengths.max()))
     batches = [np.asarray(batch) for batch in epoch_batches(lengths, batch_size, seed=1, epoch=0)]

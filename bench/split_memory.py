@@ -50,8 +50,8 @@ def measure(layers: int) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
-    from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
-    from distillchain_trainer.engine.world import join_world
+    from distillchain_trainer.engine.device.sharding import gather_weights, sharded_copy
+    from distillchain_trainer.engine.ranks.world import join_world
     from distillchain_trainer.models.loaded import Loaded
     from distillchain_trainer.models.outline import load_on_main
 

@@ -15,8 +15,8 @@ from distillchain_api.retry_request import new_retry
 from distillchain_api.wire.answer import Committed, Failed, ModelSummary
 from distillchain_api.wire.evidence import ControlVerdict, EvidenceOrder, EvidenceSummary, StageVerdict
 from distillchain_api.wire.manifest import Metrics
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.labels import DIGEST_LABEL, INDEX_ANNOTATION, STAGE_LABEL, SUSPENDED_ANNOTATION
+from distillchain_operator.jobs.labels import DIGEST_LABEL, INDEX_ANNOTATION, STAGE_LABEL, SUSPENDED_ANNOTATION
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 
 IMAGE = "registry.example/distillchain-trainer:0.1"
 CHAIN_UID = "11111111-2222-3333-4444-555555555555"

@@ -11,13 +11,13 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator.actions import CreateJob, Decision, DeleteJob
-from distillchain_operator.jobs import JobDefaults
-from distillchain_operator.labels import INDEX_ANNOTATION, PODS_ANNOTATION
-from distillchain_operator.observed import observe
-from distillchain_operator.reconcile import reconcile
-from distillchain_operator.turns import Place
-from distillchain_operator.wanted_jobs import WantedJobs
+from distillchain_operator.decide.actions import CreateJob, Decision, DeleteJob
+from distillchain_operator.decide.reconcile import reconcile
+from distillchain_operator.decide.turns import Place
+from distillchain_operator.jobs.labels import INDEX_ANNOTATION, PODS_ANNOTATION
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.stage_job import JobDefaults
+from distillchain_operator.jobs.wanted_jobs import WantedJobs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

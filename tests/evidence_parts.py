@@ -10,7 +10,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.status import ChainStatus, Condition
 from distillchain_api.resource.teacher_pass import TeacherPass
-from distillchain_operator.actions import Decision
+from distillchain_operator.decide.actions import Decision
 
 Object = dict[str, Any]
 

@@ -12,7 +12,7 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Committed, ExportFailure
 from distillchain_api.wire.export import ExportSummary
-from distillchain_operator.actions import CreateJob, Decision
+from distillchain_operator.decide.actions import CreateJob, Decision
 
 ONNX = {"image": IMAGE, "export": {"onnx": {}}}
 FAILURE = ExportFailure(failure_class=FailureClass.CHECKPOINT_INVALID, message="the graph computes something else")

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from chain_builders import CHAIN_UID, a_document
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.caches.children import Children, Listed
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children, Listed
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.controller import Controller, go_on
-from distillchain_operator.metrics import Metrics
+from distillchain_operator.controller.controller import Controller, go_on
+from distillchain_operator.metrics.operator_metrics import Metrics
 from distillchain_operator.settings import Settings
-from distillchain_operator.transitions import ChainEvent
+from distillchain_operator.status.transitions import ChainEvent
 
 KEY = ChainKey("ml", "relay")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chain_builders import a_plan
-from distillchain_operator.jobs import JobDefaults, build_job
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 
 OPERATORS_POD: dict[str, Any] = {
     "metadata": {"labels": {"queue": "gpu", "team": "platform"}},

@@ -13,15 +13,15 @@ from deciding import NOON
 from distillchain_api.failures import EXIT_INTERRUPTED
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.caches.children import Children, Kind
+from distillchain_operator.caches.finished import FinishedChains
+from distillchain_operator.caches.neighbours import Neighbours
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children, Kind
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.controller import Controller
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL, SUSPENDED_ANNOTATION
-from distillchain_operator.neighbours import Neighbours
+from distillchain_operator.controller.controller import Controller
+from distillchain_operator.jobs.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL, SUSPENDED_ANNOTATION
 from distillchain_operator.settings import Settings
-from distillchain_operator.status import timestamp
+from distillchain_operator.status.chain_status import timestamp
 from fake_api_server import FakeApiServer, FakeClock
 
 NAMESPACE = "ml"

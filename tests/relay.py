@@ -15,7 +15,7 @@ from cluster.waiting import wait_until
 from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.graph import PlannedStage, build_plan
 from distillchain_api.resource.spec import parse_chain
-from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
+from distillchain_operator.jobs.labels import CHAIN_LABEL, STAGE_LABEL
 
 DEADLINE_S = 30  # most steps take less than a second, but the two cores may be shared with a training run
 RETRY_DEADLINE_S = 45  # the Job controller waits 10 s before it replaces a crashed pod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from distillchain_operator.queue import WorkQueue
+from distillchain_operator.watch.queue import WorkQueue
 
 
 async def run_until(queue: WorkQueue[str], done: asyncio.Event, *, places: int = 4) -> None:

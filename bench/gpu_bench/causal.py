@@ -22,15 +22,15 @@ from torch import Tensor
 from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.training import Training
 from distillchain_api.tasks.causal_lm import CausalLM
-from distillchain_trainer.engine import loop
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.pass_layers import PassLayers, pass_modes
-from distillchain_trainer.engine.precision import autocast, choose_attention_kernels, keep_products_in_bfloat16
-from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.shared_forward import forward_in_rounds, never
-from distillchain_trainer.engine.training_rows import TrainingRows
-from distillchain_trainer.engine.world import ALONE
+from distillchain_trainer.engine.device.precision import autocast, choose_attention_kernels, keep_products_in_bfloat16
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes.pass_layers import PassLayers, pass_modes
+from distillchain_trainer.engine.passes.shared_forward import forward_in_rounds, never
+from distillchain_trainer.engine.ranks.world import ALONE
+from distillchain_trainer.engine.training import loop
+from distillchain_trainer.engine.training.history import History
+from distillchain_trainer.engine.training.progress import TrainingProgress
+from distillchain_trainer.engine.training.training_rows import TrainingRows
 from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks import adapter_for

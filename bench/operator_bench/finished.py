@@ -21,10 +21,10 @@ from cluster.controlplane import ControlPlane
 from distillchain_api.graph import PlannedStage, build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_operator.committed import committed_entry
-from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
-from distillchain_operator.labels import CHAIN_LABEL
-from distillchain_operator.status import build_chain_status, status_patch
+from distillchain_operator.jobs.labels import CHAIN_LABEL
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job, build_probe_pod
+from distillchain_operator.status.chain_status import build_chain_status, status_patch
+from distillchain_operator.status.committed import committed_entry
 from operator_bench.api import Api, chains_path, connected
 
 STAGES = ("mini", "tiny", "femto")

@@ -21,33 +21,14 @@ from typer.completion import completion_init  # type: ignore[attr-defined]  # se
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
-from distillchain_cli import (
-    advise_command,
-    change_commands,
-    cluster_commands,
-    compare_command,
-    download_command,
-    gc_command,
-    report_command,
-)
-from distillchain_cli.access import Access
-from distillchain_cli.access_options import takes_access
-from distillchain_cli.chain_files import plan_of, read_chain
-from distillchain_cli.choices import choice_of
-from distillchain_cli.columns import WIDTH
-from distillchain_cli.completion import completion
-from distillchain_cli.connection import connect
-from distillchain_cli.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_FAILED,
-    EXIT_SUCCEEDED,
-    BadInput,
-    CliError,
-    RunFailed,
-    require_extra,
-)
-from distillchain_cli.filename_option import takes_filename
-from distillchain_cli.options import (
+from distillchain_cli.api_server.access import Access
+from distillchain_cli.api_server.connection import connect
+from distillchain_cli.arguments.access_options import takes_access
+from distillchain_cli.arguments.chain_files import plan_of, read_chain
+from distillchain_cli.arguments.choices import choice_of
+from distillchain_cli.arguments.completion import completion
+from distillchain_cli.arguments.filename_option import takes_filename
+from distillchain_cli.arguments.options import (
     File,
     Filenames,
     Files,
@@ -58,8 +39,27 @@ from distillchain_cli.options import (
     Verbose,
     log,
 )
-from distillchain_cli.output import Output, OutputFormat
-from distillchain_cli.printing import (
+from distillchain_cli.arguments.targets import read_target
+from distillchain_cli.commands import advise as advise_command
+from distillchain_cli.commands import change as change_commands
+from distillchain_cli.commands import compare as compare_command
+from distillchain_cli.commands import download as download_command
+from distillchain_cli.commands import gc as gc_command
+from distillchain_cli.commands import inspect as cluster_commands
+from distillchain_cli.commands import report as report_command
+from distillchain_cli.commands.validate import validate_files
+from distillchain_cli.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_SUCCEEDED,
+    BadInput,
+    CliError,
+    RunFailed,
+    require_extra,
+)
+from distillchain_cli.output.columns import WIDTH
+from distillchain_cli.output.output import Output, OutputFormat
+from distillchain_cli.output.printing import (
     LogFormatter,
     is_document,
     print_document,
@@ -71,9 +71,7 @@ from distillchain_cli.printing import (
     use_utf8,
 )
 from distillchain_cli.program import COMPLETE_VARIABLE, PROGRAM, program_name
-from distillchain_cli.targets import read_target
 from distillchain_cli.usage_hints import CommandGroup
-from distillchain_cli.validate import validate_files
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -155,7 +153,7 @@ def plan(
 
     S3 credentials come from the environment, as for AWS's own tools.
     """
-    from distillchain_cli.plan_view import fetch_forecast, plan_table, summary
+    from distillchain_cli.local.plan_view import fetch_forecast, plan_table, summary
 
     chain, _ = read_target(
         target,
@@ -221,10 +219,10 @@ def run(
 
 def _run_here(planned: Plan, folder: Path, output: Output) -> ChainStatus:
     """Runs the chain with a live view, and prints the result."""
-    from distillchain_cli.processes import RunFolder
-    from distillchain_cli.run import run_chain
-    from distillchain_cli.run_view import open_view
-    from distillchain_cli.table import results_table
+    from distillchain_cli.local.processes import RunFolder
+    from distillchain_cli.local.run import run_chain
+    from distillchain_cli.local.run_view import open_view
+    from distillchain_cli.local.table import results_table
 
     metric = planned.chain.spec.task.metric
     with open_view(sys.stderr, [stage.name for stage in planned.vertices], metric=metric) as view:

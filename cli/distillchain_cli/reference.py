@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from distillchain_cli.access_options import OPTIONS
+from distillchain_cli.arguments.access_options import OPTIONS
 from distillchain_cli.main import build_command
 from distillchain_cli.program import PLUGIN, PROGRAM
 

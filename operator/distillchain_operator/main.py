@@ -17,12 +17,12 @@ import sys
 from importlib.metadata import version
 from typing import cast
 
-from distillchain_operator.cluster import Cluster
-from distillchain_operator.endpoints import metrics_page, probes, serve
-from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
+from distillchain_operator.api_server.cluster import Cluster
+from distillchain_operator.api_server.lease import Election, LeadershipLost, Timing, new_identity
+from distillchain_operator.api_server.namespaces import Namespaces
 from distillchain_operator.logs import configure_logging
-from distillchain_operator.metrics import Metrics
-from distillchain_operator.namespaces import Namespaces
+from distillchain_operator.metrics.endpoints import metrics_page, probes, serve
+from distillchain_operator.metrics.operator_metrics import Metrics
 from distillchain_operator.reconciling import Reconciling
 from distillchain_operator.settings import PREFIX, BadSetting, Settings, setting_names
 

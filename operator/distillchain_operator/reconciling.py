@@ -7,23 +7,23 @@ import logging
 import signal
 from typing import Any
 
+from distillchain_operator.api_server.cluster import Cluster
+from distillchain_operator.api_server.lease import Election
+from distillchain_operator.api_server.namespaces import Namespaces
+from distillchain_operator.caches.children import Children
+from distillchain_operator.caches.claims import Concerned
+from distillchain_operator.caches.finished import FinishedChains
+from distillchain_operator.caches.neighbours import Neighbours
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.child_watch import ChildWatch
-from distillchain_operator.children import Children
-from distillchain_operator.claims import Concerned
-from distillchain_operator.cluster import Cluster
-from distillchain_operator.controller import Controller
-from distillchain_operator.events import Events
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.first_list import note_finished
-from distillchain_operator.lease import Election
-from distillchain_operator.metrics import Metrics
-from distillchain_operator.namespaces import Namespaces
-from distillchain_operator.neighbours import Neighbours
-from distillchain_operator.queue import Urgency, WorkQueue
-from distillchain_operator.resync import resync_every
+from distillchain_operator.controller.controller import Controller
+from distillchain_operator.controller.events import Events
+from distillchain_operator.metrics.operator_metrics import Metrics
 from distillchain_operator.settings import Settings
-from distillchain_operator.watching import ChainWatches, Reports
+from distillchain_operator.watch.child_watch import ChildWatch
+from distillchain_operator.watch.first_list import note_finished
+from distillchain_operator.watch.queue import Urgency, WorkQueue
+from distillchain_operator.watch.resync import resync_every
+from distillchain_operator.watch.watching import ChainWatches, Reports
 
 PLACES = 16  # chains reconciled at the same time, those included whose requests wait for slow webhooks
 # Of the others: more requests at once only make the API server, the Job controller and so each request slower.

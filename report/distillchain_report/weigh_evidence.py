@@ -37,7 +37,7 @@ class NothingToCompare(StageError):
 
 RETRY = f"{AGAIN}, and it is trained again if its manifest is gone"
 APPLY_AGAIN = "delete the chain and apply it again, and the stage is trained again"
-"""For a stage of the chain, which stays committed in status whatever the verdict finds (operator/commits.py)."""
+"""For a stage of the chain: it stays committed in status whatever the verdict finds (decide/commits.py)."""
 
 
 def weigh(store: ListableStore, order: WorkOrder, *, made_at: str) -> EvidenceDocument:
@@ -183,7 +183,7 @@ def _control(
 def _load(store: ListableStore, compared: ComparedStage, control: Control | None) -> list[LoadedStage]:
     """Raises: CheckpointCorrupt for one that is not committed, or whose manifest cannot be read."""
     found = load_stages(store, [WantedStage(each.name, each.digest) for each in compared.students_of(control)])
-    # The operator trusts the status of the vertex no more whose name is in front of the message (operator/commits.py).
+    # The operator no longer trusts the status of the vertex that the message begins with (decide/commits.py).
     for student in found:
         if student.unreadable is not None:
             raise CheckpointCorrupt(f"{student.wanted.name}: {student.unreadable}")

@@ -11,7 +11,7 @@ from bad_chains import GOOD
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.student import Student
-from distillchain_cli.plan_view import student_start
+from distillchain_cli.local.plan_view import student_start
 
 
 def digest(lora: dict[str, Any] | None) -> str:

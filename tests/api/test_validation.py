@@ -14,7 +14,7 @@ from distillchain_api.faults import BadDocument
 from distillchain_api.resource.crd import build_crd
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.yaml_text import load_yaml
-from distillchain_cli.chain_files import list_files, read_file
+from distillchain_cli.arguments.chain_files import list_files, read_file
 
 TABLE = [pytest.param(case, id=case.id) for case in BAD_CHAINS]
 

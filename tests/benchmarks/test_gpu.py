@@ -15,9 +15,7 @@ from bench.gpu_bench.stages import has_enough, loss_near, steady_rate
 from bench.gpu_bench.trainer_process import Observed, ProgressLine, read_log_line, read_progress
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CHOSEN = (
-    "2026-01-01T12:00:00Z INFO distillchain_trainer.engine.stepper: training mode chosen mode=captured eager_ms=7.7"
-)
+CHOSEN = "2026-01-01T12:00:00Z INFO distillchain_trainer.engine.training.stepper: training mode chosen mode=captured eager_ms=7.7"
 OURS = {"who": "ours", "part": "tiny", "precision": "float32", "batch": 32}
 REFERENCE = {**OURS, "who": "reference"}
 

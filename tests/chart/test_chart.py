@@ -21,8 +21,8 @@ from chart.helm import CHART, CHECKOUT, NAMESPACE, VALUES, documents, helm, name
 from cluster.errors import CommandFailed
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.metrics import Metrics
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
+from distillchain_operator.metrics.operator_metrics import Metrics
 from distillchain_operator.settings import Settings
 
 pytestmark = pytest.mark.cluster

@@ -20,7 +20,7 @@ from cluster.operator_process import install_manifests
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.yaml_text import load_documents
-from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job, build_probe_pod
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart")]  # one control plane for all of them
 

@@ -15,7 +15,7 @@ import yaml
 from chart.helm import CHART, NAMESPACE, documents, helm, named, render, values_of
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
-from distillchain_operator.jobs import JobDefaults, build_job
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 
 pytestmark = pytest.mark.cluster
 

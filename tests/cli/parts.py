@@ -20,9 +20,9 @@ import yaml
 from chain_builders import a_document
 from distillchain_api.faults import BadDocument
 from distillchain_api.graph import build_plan
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
+from distillchain_cli.arguments.options import log
 from distillchain_cli.main import main
-from distillchain_cli.options import log
 
 COMMAND = [sys.executable, "-W", "error", "-m", "distillchain_cli"]
 WITH_DEFAULT_SIGNALS = ["env", "--default-signal=HUP,INT,TERM"]

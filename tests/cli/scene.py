@@ -18,9 +18,9 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageProgress, StageStatus
 from distillchain_api.retry_request import annotated_retry
-from distillchain_cli.run import build_status
-from distillchain_operator.committed import committed_entry
-from distillchain_operator.status import status_patch
+from distillchain_cli.local.run import build_status
+from distillchain_operator.status.chain_status import status_patch
+from distillchain_operator.status.committed import committed_entry
 
 DEADLINE_S = 30
 NAME = "sst2-femto"

@@ -10,7 +10,7 @@ import yaml
 
 from cli.parts import distillchain_here, write_chain
 from distillchain_api.graph import build_plan
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
 from report.plans import commit_stages
 
 PARAMETERS = {"teacher": 22_700_000, "mini": 11_000_000, "tiny": 4_400_000}

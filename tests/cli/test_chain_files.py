@@ -14,7 +14,7 @@ import yaml
 from chain_builders import a_document
 from cli.parts import COMMAND, distillchain, distillchain_here, faults_of, write_chain
 from distillchain_api.wire.work_order import MAX_WORK_ORDER_BYTES, WORK_ORDER_ENV
-from distillchain_cli.chain_files import plan_of, read_chain
+from distillchain_cli.arguments.chain_files import plan_of, read_chain
 
 NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml"}}
 

@@ -13,7 +13,11 @@ from cli.parts import distillchain, example_in_help, write_chain
 from cli.scene import NAME, Scene
 from cluster.s3 import S3Server
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.labels import EVENT_FAILURE_CLASS_ANNOTATION, EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
+from distillchain_operator.jobs.labels import (
+    EVENT_FAILURE_CLASS_ANNOTATION,
+    EVENT_JOB_ANNOTATION,
+    EVENT_STAGE_ANNOTATION,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 

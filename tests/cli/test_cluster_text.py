@@ -10,13 +10,13 @@ import pytest
 
 from chain_builders import a_document
 from distillchain_api.resource.status import ChainStatus
-from distillchain_cli.events import events_of
-from distillchain_cli.retry import retry
-from distillchain_cli.status_view import list_table, status_text
-from distillchain_cli.suspend import set_suspend
-from distillchain_operator.jobs import job_name
-from distillchain_operator.labels import EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
-from distillchain_operator.transitions import transitions
+from distillchain_cli.changes.retry import retry
+from distillchain_cli.changes.suspend import set_suspend
+from distillchain_cli.status.events import events_of
+from distillchain_cli.status.view import list_table, status_text
+from distillchain_operator.jobs.labels import EVENT_JOB_ANNOTATION, EVENT_STAGE_ANNOTATION
+from distillchain_operator.jobs.stage_job import job_name
+from distillchain_operator.status.transitions import transitions
 
 CREATED_AT = "2026-01-01T11:00:00Z"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

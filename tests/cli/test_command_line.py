@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.parts import COMMAND, distillchain, distillchain_here, example_in_help, install_stand_in, write_chain
-from distillchain_cli.printing import LogFormatter
+from distillchain_cli.output.printing import LogFormatter
 
 COMMANDS = ["validate", "plan", "run", "report", "list", "status", "logs", "events", "retry", "suspend", "resume"]
 

@@ -14,7 +14,7 @@ import yaml
 from cli.committed import write_store
 from cli.parts import distillchain_here, write_chain
 from distillchain_api.graph import build_plan
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
 
 
 @pytest.fixture

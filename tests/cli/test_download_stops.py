@@ -13,8 +13,8 @@ from cli.committed import write_store
 from cli.parts import WITH_DEFAULT_SIGNALS, clean_environment, distillchain_here, write_chain
 from cluster.waiting import wait_until
 from distillchain_api.graph import build_plan
-from distillchain_cli.chain_files import read_chain
-from distillchain_cli.download_folder import partial_folder
+from distillchain_cli.arguments.chain_files import read_chain
+from distillchain_cli.commands.download_folder import partial_folder
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cli.scene import NAME, Scene
-from distillchain_cli.jsonpath import BadTemplate, parse_template
+from distillchain_cli.output.jsonpath import BadTemplate, parse_template
 
 TEMPLATES = [
     "{.metadata.name}",

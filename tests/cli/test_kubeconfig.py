@@ -10,7 +10,7 @@ import yaml
 
 from cli.parts import distillchain_here, write_chain
 from cluster.certificates import Authority
-from distillchain_cli import kubeconfig
+from distillchain_cli.api_server import kubeconfig
 from store.gateway import Answer, Forward, Gateway, Request
 
 KUBECONFIG = {

@@ -18,10 +18,10 @@ from chain_builders import a_document
 from cli.parts import distillchain, distillchain_here, write_chain
 from cli.scene import NAME, Scene
 from cli.test_kubeconfig import KUBECONFIG
-from distillchain_cli import list_watch
-from distillchain_cli.cluster import Cluster
-from distillchain_cli.output import OBJECT_FORMATS, output_of
-from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
+from distillchain_cli.api_server.cluster import Cluster
+from distillchain_cli.output.output import OBJECT_FORMATS, output_of
+from distillchain_cli.status import list_watch
+from distillchain_operator.jobs.labels import CHAIN_LABEL, STAGE_LABEL
 
 on_api_server = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 RESOURCE = f"distillationchain.distillchain.io/{NAME}"

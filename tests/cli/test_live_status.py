@@ -19,17 +19,17 @@ from distillchain_api.resource.status import ChainStatus, StageProgress, StageSt
 from distillchain_api.retry_request import new_retry
 from distillchain_api.wire.answer import Progress
 from distillchain_cli.errors import NoData, RunFailed, Unreachable
-from distillchain_cli.events import Event
-from distillchain_cli.log_reader import read_log
-from distillchain_cli.logs import LogOutput, LogSelection, readable, show_logs
-from distillchain_cli.outcome import current_outcome, outcome_of
-from distillchain_cli.run import build_status
-from distillchain_cli.snapshot import Losses, Snapshot
-from distillchain_cli.status_drawing import draw, sparkline
-from distillchain_cli.status_screens import LineScreen
-from distillchain_operator.committed import committed_entry
-from distillchain_operator.labels import STAGE_LABEL
-from distillchain_operator.status import invalid_status
+from distillchain_cli.local.run import build_status
+from distillchain_cli.status.drawing import draw, sparkline
+from distillchain_cli.status.events import Event
+from distillchain_cli.status.log_reader import read_log
+from distillchain_cli.status.logs import LogOutput, LogSelection, readable, show_logs
+from distillchain_cli.status.outcome import current_outcome, outcome_of
+from distillchain_cli.status.screens import LineScreen
+from distillchain_cli.status.snapshot import Losses, Snapshot
+from distillchain_operator.jobs.labels import STAGE_LABEL
+from distillchain_operator.status.chain_status import invalid_status
+from distillchain_operator.status.committed import committed_entry
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STARTED = "2026-01-01T11:58:00Z"
@@ -300,7 +300,7 @@ def test_every_line_of_a_log_is_read_once_wherever_the_connection_breaks(
 ):
     lines = [f"2026-01-01T12:00:0{second}.{nano:09d}Z line {nano}" for second, nano in moments]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distillchain_cli.log_reader.time.sleep", lambda _: None)
+        patch.setattr("distillchain_cli.status.log_reader.time.sleep", lambda _: None)
 
         cluster: Any = CutLog(lines, cuts)
         read = list(read_log(cluster, "pod", follow=True, tail=None, note=lambda _: None))
@@ -334,8 +334,10 @@ class LostNode:
 
 def test_logs_on_other_nodes_are_shown_when_one_node_is_away(monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
-    monkeypatch.setattr("distillchain_cli.log_reader.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("distillchain_cli.log_reader.time.sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr("distillchain_cli.status.log_reader.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "distillchain_cli.status.log_reader.time.sleep", lambda seconds: clock.append(clock.pop() + seconds)
+    )
     lines: list[str] = []
     notes: list[str] = []
 

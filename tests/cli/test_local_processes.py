@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chain_builders import a_document, a_job, a_plan, a_pod
-from distillchain_cli.local_processes import count_gpus, processes_here
-from distillchain_cli.logs import LogSelection, _pods
+from distillchain_cli.local.local_processes import count_gpus, processes_here
+from distillchain_cli.status.logs import LogSelection, _pods
 
 EIGHT = {"resources": {"limits": {"nvidia.com/gpu": 8}}}
 

@@ -9,9 +9,9 @@ import pytest
 from chain_builders import CHAIN_UID, NOON, a_document, a_job, a_plan, a_pod
 from deciding import committed_status
 from distillchain_cli.errors import RunFailed
-from distillchain_cli.logs import LogSelection, _next, _pods, _previous
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.late_exports import exporter_of
+from distillchain_cli.status.logs import LogSelection, _next, _pods, _previous
+from distillchain_operator.decide.late_exports import exporter_of
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 from exporting import ONNX
 
 TEMPLATE = {**ONNX, "resources": {"limits": {"nvidia.com/gpu": 1}}}

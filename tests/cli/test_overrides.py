@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cli.parts import distillchain_here, faults_of, write_chain
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
 
 # --- relative URIs
 

@@ -12,7 +12,7 @@ from cli.committed import write_store
 from cli.parts import distillchain, distillchain_here, plant_manifest, write_chain
 from distillchain_api.graph import build_plan
 from distillchain_api.layout import evidence_key, export_record_key, manifest_key, pass_manifest_key
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
 from report.stores import write_pass
 
 pytestmark = pytest.mark.slow

@@ -20,10 +20,10 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
 from distillchain_api.resource.status import ChainStatus, StageStatus
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
+from distillchain_cli.arguments.targets import FetchChain
+from distillchain_cli.commands.report import ReportFormat, report_text, write_report
 from distillchain_cli.errors import BadInput, RunFailed
-from distillchain_cli.report_command import ReportFormat, report_text, write_report
-from distillchain_cli.targets import FetchChain
 from report.controlled import commit_controlled, weigh_students
 
 pytestmark = pytest.mark.slow

@@ -30,10 +30,10 @@ from cli.parts import (
 from distillchain_api.failures import FATAL_EXIT_CODES
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.status import ChainStatus
-from distillchain_cli.chain_files import read_chain
-from distillchain_cli.live import PlainView
-from distillchain_cli.processes import RunFolder
-from distillchain_cli.run import run_chain
+from distillchain_cli.arguments.chain_files import read_chain
+from distillchain_cli.local.live import PlainView
+from distillchain_cli.local.processes import RunFolder
+from distillchain_cli.local.run import run_chain
 
 pytestmark = pytest.mark.slow
 
@@ -219,7 +219,7 @@ def test_an_interruption_says_what_is_saved_is_no_retry_and_is_followed_by_a_pau
     )
     monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])
     pauses: list[float] = []
-    monkeypatch.setattr("distillchain_cli.run._pause", lambda _stops, seconds: pauses.append(seconds))
+    monkeypatch.setattr("distillchain_cli.local.run._pause", lambda _stops, seconds: pauses.append(seconds))
 
     lines = io.StringIO()
 

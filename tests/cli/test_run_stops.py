@@ -26,10 +26,10 @@ from cluster.waiting import wait_until
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_cli.chain_files import read_chain
-from distillchain_cli.live import PlainView
-from distillchain_cli.processes import RunFolder, StopSignals
-from distillchain_cli.run import run_chain
+from distillchain_cli.arguments.chain_files import read_chain
+from distillchain_cli.local.live import PlainView
+from distillchain_cli.local.processes import RunFolder, StopSignals
+from distillchain_cli.local.run import run_chain
 
 pytestmark = pytest.mark.slow
 
@@ -172,7 +172,7 @@ def test_the_third_ctrl_c_kills_a_trainer_that_does_not_stop(tmp_path: Path):
 
 
 def test_a_trainer_that_ignores_its_timeout_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("distillchain_cli.processes.GRACE_S", 0.5)
+    monkeypatch.setattr("distillchain_cli.local.processes.GRACE_S", 0.5)
     plan = build_plan(read_chain(str(write_chain(tmp_path, stages=["mini"], template={"timeout": "1s"}))))
     act = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
     monkeypatch.setenv("PYTHONPATH", install_stand_in(tmp_path, act)["PYTHONPATH"])

@@ -12,7 +12,7 @@ import pytest
 from cli.committed import write_store
 from cli.parts import distillchain_here, example_in_help, write_chain
 from distillchain_api.graph import Plan, build_plan
-from distillchain_cli.chain_files import read_chain
+from distillchain_cli.arguments.chain_files import read_chain
 
 
 @pytest.fixture

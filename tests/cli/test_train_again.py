@@ -14,9 +14,9 @@ from chain_builders import CHAIN_UID, a_document, a_job, a_pod
 from cli.parts import distillchain_here
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
+from distillchain_cli.changes.train_again import train_again
 from distillchain_cli.errors import BadInput, RunFailed
-from distillchain_cli.train_again import train_again
-from distillchain_operator.labels import DIGEST_LABEL, digest_label
+from distillchain_operator.jobs.labels import DIGEST_LABEL, digest_label
 from distillchain_store.errors import StorageDenied
 from distillchain_store.folder import FileStore
 

@@ -18,15 +18,15 @@ from distillchain_api.wire.answer import Committed, FurtherTeacherSummary, parse
 from distillchain_api.wire.answer import Progress as Line
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_api.yaml_text import load_yaml
-from distillchain_cli.bars import BarsView
-from distillchain_cli.columns import Column, count, duration, format_columns, rate, size
-from distillchain_cli.live import PlainView
-from distillchain_cli.output import Output
-from distillchain_cli.printing import document_text
-from distillchain_cli.run import build_status
-from distillchain_cli.status_view import status_text
-from distillchain_cli.table import results_table
-from distillchain_operator.committed import committed_entry
+from distillchain_cli.local.bars import BarsView
+from distillchain_cli.local.live import PlainView
+from distillchain_cli.local.run import build_status
+from distillchain_cli.local.table import results_table
+from distillchain_cli.output.columns import Column, count, duration, format_columns, rate, size
+from distillchain_cli.output.output import Output
+from distillchain_cli.output.printing import document_text
+from distillchain_cli.status.view import status_text
+from distillchain_operator.status.committed import committed_entry
 from distillchain_trainer.launch.termination import encode_answer
 
 WARNINGS = ["class high is never predicted", "17 rows are in train and in validation"]

@@ -15,12 +15,13 @@ import pytest
 from cli.scene import DEADLINE_S, NAME, Scene
 from cluster.cut import CuttableRelay
 from cluster.waiting import wait_until
-from distillchain_cli import status_watch, watching
-from distillchain_cli.access import Access
-from distillchain_cli.cluster import Cluster, Collection
+from distillchain_cli.api_server import watching
+from distillchain_cli.api_server.access import Access
+from distillchain_cli.api_server.cluster import Cluster, Collection
+from distillchain_cli.api_server.watching import Disconnected, WatchedCollections, follow
 from distillchain_cli.errors import Expired, Refused
-from distillchain_cli.snapshot import Snapshot
-from distillchain_cli.watching import Disconnected, WatchedCollections, follow
+from distillchain_cli.status import watch as status_watch
+from distillchain_cli.status.snapshot import Snapshot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cli")]
 

@@ -23,9 +23,9 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import StageStatus
-from distillchain_cli.run import build_status
-from distillchain_operator.committed import committed_entry
-from distillchain_operator.podtemplate import overlay
+from distillchain_cli.local.run import build_status
+from distillchain_operator.jobs.pod_template import overlay
+from distillchain_operator.status.committed import committed_entry
 from docs.blocks import REPOSITORY, Block, blocks
 from docs.catalogue import VALUES, Scene, of
 from docs.shell import a_checkout, environment, run_block

@@ -16,8 +16,8 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.crd import UNSEEN_STATUS
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ChainPhase, ChainStatus, StageStatus
-from distillchain_operator.committed import committed_entry
-from distillchain_operator.status import build_chain_status, invalid_status
+from distillchain_operator.status.chain_status import build_chain_status, invalid_status
+from distillchain_operator.status.committed import committed_entry
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "gitops"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from chain_builders import a_document
 from distillchain_api.resource.spec import parse_chain
-from distillchain_operator.jobs import JobDefaults, build_job, build_probe_pod
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job, build_probe_pod
 from relay import Relay
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]

@@ -8,7 +8,7 @@ import pytest
 
 from chain_builders import a_committed_job, a_job, a_plan, a_pod
 from deciding import decide
-from distillchain_operator.brief import BRIEF_S, is_brief
+from distillchain_operator.status.brief import BRIEF_S, is_brief
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 PLAN = a_plan()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from chain_builders import a_job, a_plan, a_pod
+from distillchain_operator.caches.children import Children, Kind, Listed
+from distillchain_operator.caches.finished import FinishedChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children, Kind, Listed
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.labels import CHAIN_LABEL
-from distillchain_operator.observed import JobState
+from distillchain_operator.jobs.labels import CHAIN_LABEL
+from distillchain_operator.jobs.observed import JobState
 
 KEY, OTHER = ChainKey("ml", "relay"), ChainKey("ml", "other")
 UID = "uid-of-the-chain"

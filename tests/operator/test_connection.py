@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.connection import Connection
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.api_server.connection import Connection
 from distillchain_operator.settings import BadSetting
 
 URL = "http://api.cluster.example:6443"

@@ -12,9 +12,9 @@ import pytest
 from chain_builders import IMAGE, a_job, a_plan, a_pod
 from deciding import committed_status
 from distillchain_api.wire.answer import Progress
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches.children import Listed
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Listed
-from distillchain_operator.cluster import ApiError
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 

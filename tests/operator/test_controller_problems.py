@@ -10,10 +10,10 @@ import pytest
 from chain_builders import a_document, a_job, a_plan, a_pod
 from deciding import a_failed_job
 from distillchain_api.failures import FailureClass
-from distillchain_operator import controller as controller_module
-from distillchain_operator.children import Listed
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.problems import CHANGE_REFUSED, RECONCILE_FAILED, STATUS_REFUSED
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches.children import Listed
+from distillchain_operator.controller import controller as controller_module
+from distillchain_operator.status.problems import CHANGE_REFUSED, RECONCILE_FAILED, STATUS_REFUSED
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller, listed
 
 DENIED = 'admission webhook "freeze.example" denied the request'

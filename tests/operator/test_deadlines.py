@@ -13,10 +13,10 @@ from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator.actions import CreateJob, Decision, NotePods
-from distillchain_operator.labels import PODS_ANNOTATION
-from distillchain_operator.status import invalid_status, timestamp
-from distillchain_operator.transitions import transitions
+from distillchain_operator.decide.actions import CreateJob, Decision, NotePods
+from distillchain_operator.jobs.labels import PODS_ANNOTATION
+from distillchain_operator.status.chain_status import invalid_status, timestamp
+from distillchain_operator.status.transitions import transitions
 
 
 def at(minutes: float) -> datetime:

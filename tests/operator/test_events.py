@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from distillchain_operator import events as events_module
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.events import Events
-from distillchain_operator.transitions import ChainEvent
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.controller import events as events_module
+from distillchain_operator.controller.events import Events
+from distillchain_operator.status.transitions import ChainEvent
 
 MANY = 20
 CHAIN = {"metadata": {"namespace": "ml", "name": "relay"}}

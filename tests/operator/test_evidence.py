@@ -7,10 +7,10 @@ import pytest
 from chain_builders import a_job, a_plan, a_pod
 from deciding import a_failed_job, created, entry
 from distillchain_api.failures import FailureClass
-from distillchain_operator.actions import DeleteJob, SetSuspend
+from distillchain_operator.caches.finished import has_succeeded
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.finished import has_succeeded
-from distillchain_operator.stored_status import parse_status
+from distillchain_operator.decide.actions import DeleteJob, SetSuspend
+from distillchain_operator.status.stored import parse_status
 from evidence_parts import CONTROLS, Cluster, a_plan_with_evidence, ready, with_pass
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from distillchain_operator import resync
+from distillchain_operator.api_server.connection import SILENCE_S
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.connection import SILENCE_S
-from distillchain_operator.existing import ExistingChains
-from distillchain_operator.resync import resync_every
+from distillchain_operator.watch import resync
+from distillchain_operator.watch.existing import ExistingChains
+from distillchain_operator.watch.resync import resync_every
 
 
 def item(name: str, namespace: str = "ml") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from deciding import a_failed_job, created, decide
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import ExportFailure
-from distillchain_operator.actions import Decision, SetTtl
-from distillchain_operator.finished import FinishedChains, has_succeeded
+from distillchain_operator.caches.finished import FinishedChains, has_succeeded
+from distillchain_operator.decide.actions import Decision, SetTtl
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 AN_HOUR = {"image": "x", "ttlAfterFinished": "1h"}

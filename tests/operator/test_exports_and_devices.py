@@ -7,11 +7,11 @@ import pytest
 from chain_builders import CHAIN_UID, NOON, a_commit, a_committed_job, a_job, a_plan, a_pod, retrying
 from deciding import a_failed_job, committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
-from distillchain_operator.actions import CreateJob
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.late_exports import exporter_of
-from distillchain_operator.observed import observe
-from distillchain_operator.reconcile import running_pod
+from distillchain_operator.decide.actions import CreateJob
+from distillchain_operator.decide.late_exports import exporter_of
+from distillchain_operator.decide.reconcile import running_pod
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 from exporting import FAILURE, ONNX, ended, export_job, exports_ready, order_of
 
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": 4}, "requests": {"nvidia.com/gpu": 1, "memory": "8Gi"}}

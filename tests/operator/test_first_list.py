@@ -8,12 +8,12 @@ from typing import Any, cast
 from chain_builders import CHAIN_UID, a_document, a_plan
 from deciding import committed_status, decide
 from distillchain_api.resource.status import ChainStatus
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.caches.finished import FinishedChains
+from distillchain_operator.caches.neighbours import Neighbours
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.first_list import note_finished
-from distillchain_operator.metrics import Metrics
-from distillchain_operator.neighbours import Neighbours
+from distillchain_operator.metrics.operator_metrics import Metrics
+from distillchain_operator.watch.first_list import note_finished
 
 
 def stored(name: str, status: ChainStatus, *, generation: int = 1) -> dict[str, Any]:

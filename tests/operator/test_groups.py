@@ -14,12 +14,12 @@ from distillchain_api.graph import Plan
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
 from distillchain_api.wire.work_order import RENDEZVOUS_PORT
-from distillchain_operator.actions import CreatePart, SetSuspend
-from distillchain_operator.group import TORCH_PORT
-from distillchain_operator.labels import INDEX_ANNOTATION
-from distillchain_operator.observed import observe
-from distillchain_operator.reconcile import running_pod
-from distillchain_operator.transitions import transitions
+from distillchain_operator.decide.actions import CreatePart, SetSuspend
+from distillchain_operator.decide.reconcile import running_pod
+from distillchain_operator.jobs.group import TORCH_PORT
+from distillchain_operator.jobs.labels import INDEX_ANNOTATION
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.status.transitions import transitions
 from policy_rules import admits, isolates
 
 NO_NODE = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 from chain_builders import a_job, a_plan
-from distillchain_operator.actions import NotePods, SetSuspend
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.job_changes import JobChanger
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.controller.job_changes import JobChanger
+from distillchain_operator.decide.actions import NotePods, SetSuspend
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 

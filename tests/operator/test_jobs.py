@@ -18,7 +18,7 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
-from distillchain_operator.jobs import JobDefaults, MissingImage, build_job, build_probe_pod, job_name
+from distillchain_operator.jobs.stage_job import JobDefaults, MissingImage, build_job, build_probe_pod, job_name
 from jobs_of import OPERATORS_POD, job_of, trainer_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -19,7 +19,7 @@ from distillchain_api.wire.work_order import (
     WORK_ORDER_ENV,
     WorkOrder,
 )
-from distillchain_operator.jobs import JobDefaults, build_job
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 from jobs_of import OPERATORS_POD, job_of, trainer_of
 
 

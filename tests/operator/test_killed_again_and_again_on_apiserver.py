@@ -17,7 +17,7 @@ from chain_builders import a_commit, a_document, own_store
 from cluster.controlplane import ControlPlane
 from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, install_manifests
 from cluster.waiting import wait_until
-from distillchain_operator.labels import CHAIN_LABEL, STAGE_LABEL
+from distillchain_operator.jobs.labels import CHAIN_LABEL, STAGE_LABEL
 from relay import Relay
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]

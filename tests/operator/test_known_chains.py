@@ -11,13 +11,13 @@ import pytest
 from chain_builders import a_committed_job, a_document, a_job, a_plan, a_pod
 from distillchain_api.retry_request import RETRY_ANNOTATION
 from distillchain_api.wire.answer import Progress
-from distillchain_operator import known_chains
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches import known_chains
+from distillchain_operator.caches.children import Children, Kind, Listed
+from distillchain_operator.caches.finished import FinishedChains
+from distillchain_operator.caches.known_chains import KnownChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children, Kind, Listed
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.known_chains import KnownChains
-from distillchain_operator.labels import CHAIN_LABEL, PODS_ANNOTATION
+from distillchain_operator.jobs.labels import CHAIN_LABEL, PODS_ANNOTATION
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 

@@ -10,11 +10,11 @@ from chain_builders import CHAIN_UID, IMAGE, NOON, a_committed_job, a_job, a_pla
 from deciding import created, decide, entry
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import CreateJob, DeleteJob, RemoveSuspendNote, SetSuspend
-from distillchain_operator.labels import SUSPENDED_ANNOTATION
-from distillchain_operator.observed import observe
-from distillchain_operator.suspension import stop_all
-from distillchain_operator.transitions import transitions
+from distillchain_operator.decide.actions import CreateJob, DeleteJob, RemoveSuspendNote, SetSuspend
+from distillchain_operator.decide.suspension import stop_all
+from distillchain_operator.jobs.labels import SUSPENDED_ANNOTATION
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.status.transitions import transitions
 from fake_api_server import KEY, FakeApiServer, a_controller
 
 

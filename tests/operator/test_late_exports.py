@@ -12,12 +12,12 @@ from chain_builders import IMAGE, NOON, a_commit, a_committed_job, a_job, a_plan
 from deciding import NOON as NOON_TIME
 from deciding import committed_status, created, decide, entry
 from distillchain_api.failures import FailureClass
-from distillchain_operator.actions import CreateJob, DeleteJob, SetSuspend, SetTtl
-from distillchain_operator.labels import SUSPENDED_ANNOTATION
-from distillchain_operator.late_exports import refused_export
-from distillchain_operator.status import build_chain_status
-from distillchain_operator.transitions import transitions
-from distillchain_operator.turns import Place
+from distillchain_operator.decide.actions import CreateJob, DeleteJob, SetSuspend, SetTtl
+from distillchain_operator.decide.late_exports import refused_export
+from distillchain_operator.decide.turns import Place
+from distillchain_operator.jobs.labels import SUSPENDED_ANNOTATION
+from distillchain_operator.status.chain_status import build_chain_status
+from distillchain_operator.status.transitions import transitions
 from exporting import EXPORTED, FAILURE, ONNX, ended, export_job, exports_ready, succeeded
 
 

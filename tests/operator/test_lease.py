@@ -21,8 +21,8 @@ from cluster.controlplane import ControlPlane
 from cluster.operator_process import OperatorProcess
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
-from distillchain_operator.cluster import Cluster
-from distillchain_operator.lease import Election, LeadershipLost, Timing, new_identity
+from distillchain_operator.api_server.cluster import Cluster
+from distillchain_operator.api_server.lease import Election, LeadershipLost, Timing, new_identity
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 

@@ -11,12 +11,12 @@ from chain_builders import a_commit, a_plan
 from cluster.ports import free_ports
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus, Condition, StageStatus
+from distillchain_operator.api_server.cluster import ApiError
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.committed import committed_entry
-from distillchain_operator.endpoints import metrics_page, probes, serve
-from distillchain_operator.metrics import NAMED_CHAINS, Metrics
-from distillchain_operator.stage_metrics import PodsNow
+from distillchain_operator.metrics.endpoints import metrics_page, probes, serve
+from distillchain_operator.metrics.operator_metrics import NAMED_CHAINS, Metrics
+from distillchain_operator.metrics.stage_metrics import PodsNow
+from distillchain_operator.status.committed import committed_entry
 
 RELAY, OTHER = ChainKey("ml", "relay"), ChainKey("nlp", "other")
 

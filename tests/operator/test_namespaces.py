@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.namespaces import MAX_PAUSE_S, Namespaces
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.api_server.namespaces import MAX_PAUSE_S, Namespaces
 
 
 class Asked:

@@ -14,8 +14,8 @@ from cluster.controlplane import ControlPlane
 from cluster.errors import CommandFailed
 from cluster.operator_process import OperatorProcess
 from cluster.ports import free_ports
-from distillchain_operator.cluster import Cluster
-from distillchain_operator.connection import Connection, Content
+from distillchain_operator.api_server.cluster import Cluster
+from distillchain_operator.api_server.connection import Connection, Content
 from metrics_page import scrape, total
 from relay import Relay
 

@@ -9,9 +9,9 @@ import pytest
 
 from chain_builders import own_store
 from distillchain_api.graph import Plan
-from distillchain_operator import recent_plans
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches import recent_plans
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.cluster import ApiError
 from many_chains import Namespace
 
 QUOTA = ApiError(403, "pods is forbidden: exceeded quota: gpus")

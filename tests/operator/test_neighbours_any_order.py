@@ -9,7 +9,7 @@ import pytest
 
 from chain_builders import IMAGE, own_store
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL
+from distillchain_operator.jobs.labels import CHAIN_LABEL, DIGEST_LABEL, STAGE_LABEL
 from many_chains import Namespace, is_active
 
 STORES = ("shared", "other")

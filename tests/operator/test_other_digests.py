@@ -8,7 +8,7 @@ import pytest
 
 from chain_builders import IMAGE
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.cluster import ApiError
+from distillchain_operator.api_server.cluster import ApiError
 from many_chains import Namespace, end, is_active
 
 OTHER = "0" * 64

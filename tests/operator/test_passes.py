@@ -14,9 +14,9 @@ from distillchain_api.faults import BadDocument
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import parse_chain
-from distillchain_operator.actions import DeleteJob
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.transitions import transitions
+from distillchain_operator.decide.actions import DeleteJob
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
+from distillchain_operator.status.transitions import transitions
 
 EIGHT = {"resources": {"limits": {"nvidia.com/gpu": "8"}}, "parallelism": {"sharding": "Full"}}
 

@@ -9,7 +9,7 @@ import pytest
 
 import many_chains
 from chain_builders import own_store
-from distillchain_operator.cluster import ApiError
+from distillchain_operator.api_server.cluster import ApiError
 from many_chains import Namespace, a_full_namespace, trainer
 
 

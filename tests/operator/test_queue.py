@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from distillchain_operator import queue as queue_module
-from distillchain_operator.queue import Urgency, WorkQueue
+from distillchain_operator.watch import queue as queue_module
+from distillchain_operator.watch.queue import Urgency, WorkQueue
 from running_queue import namespace_of, run_until
 
 

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from distillchain_operator import queue as queue_module
-from distillchain_operator.queue import Urgency, WorkQueue
+from distillchain_operator.watch import queue as queue_module
+from distillchain_operator.watch.queue import Urgency, WorkQueue
 
 EVENTS = (Urgency.LATER, Urgency.NOW, Urgency.FIRST)
 KEYS = [f"{namespace}/{number}" for namespace in "abc" for number in range(6)]

@@ -9,10 +9,10 @@ import pytest
 
 from chain_builders import IMAGE, a_document
 from distillchain_api.faults import BadDocument
-from distillchain_operator import recent_plans
-from distillchain_operator.jobs import JobDefaults, build_job
-from distillchain_operator.late_exports import exporter_of
-from distillchain_operator.recent_plans import RecentPlans
+from distillchain_operator.caches import recent_plans
+from distillchain_operator.caches.recent_plans import RecentPlans
+from distillchain_operator.decide.late_exports import exporter_of
+from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 
 
 def a_stored_document(name: str = "relay") -> dict[str, Any]:

@@ -17,13 +17,13 @@ from chain_builders import (
 )
 from deciding import committed_status, created, decide, deleted, entry, stalled
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import SOON_S, DeleteJob, SetSuspend
-from distillchain_operator.jobs import JobDefaults
-from distillchain_operator.labels import PODS_ANNOTATION
-from distillchain_operator.observed import Observed, observe
-from distillchain_operator.reconcile import reconcile, running_pod
-from distillchain_operator.transitions import transitions
-from distillchain_operator.wanted_jobs import WantedJobs
+from distillchain_operator.decide.actions import SOON_S, DeleteJob, SetSuspend
+from distillchain_operator.decide.reconcile import reconcile, running_pod
+from distillchain_operator.jobs.labels import PODS_ANNOTATION
+from distillchain_operator.jobs.observed import Observed, observe
+from distillchain_operator.jobs.stage_job import JobDefaults
+from distillchain_operator.jobs.wanted_jobs import WantedJobs
+from distillchain_operator.status.transitions import transitions
 
 TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
 

@@ -22,12 +22,12 @@ from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import Action, CreateJob, DeleteJob
-from distillchain_operator.jobs import JobDefaults
-from distillchain_operator.labels import digest_label
-from distillchain_operator.observed import observe
-from distillchain_operator.reconcile import reconcile
-from distillchain_operator.wanted_jobs import WantedJobs
+from distillchain_operator.decide.actions import Action, CreateJob, DeleteJob
+from distillchain_operator.decide.reconcile import reconcile
+from distillchain_operator.jobs.labels import digest_label
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.stage_job import JobDefaults
+from distillchain_operator.jobs.wanted_jobs import WantedJobs
 
 MOMENT = "2026-01-01T12:00:00Z"
 

@@ -20,9 +20,9 @@ from deciding import committed_status, created, decide, entry
 from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.status import ExportStatus
-from distillchain_operator.actions import DeleteJob
-from distillchain_operator.jobs import spec_hash
-from distillchain_operator.labels import SPEC_ANNOTATION
+from distillchain_operator.decide.actions import DeleteJob
+from distillchain_operator.jobs.labels import SPEC_ANNOTATION
+from distillchain_operator.jobs.stage_job import spec_hash
 
 TIGHT = {"model": "hf://org/teacher", "gate": {"minMetric": 0.95}}
 

@@ -19,13 +19,13 @@ from deciding import NOON, a_failed_job, committed_status, created, decide, entr
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Progress
-from distillchain_operator.actions import DeleteJob, NotePods
-from distillchain_operator.jobs import JobDefaults
-from distillchain_operator.labels import PODS_ANNOTATION
-from distillchain_operator.observed import observe
-from distillchain_operator.reconcile import reconcile
-from distillchain_operator.transitions import transitions
-from distillchain_operator.wanted_jobs import WantedJobs
+from distillchain_operator.decide.actions import DeleteJob, NotePods
+from distillchain_operator.decide.reconcile import reconcile
+from distillchain_operator.jobs.labels import PODS_ANNOTATION
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.stage_job import JobDefaults
+from distillchain_operator.jobs.wanted_jobs import WantedJobs
+from distillchain_operator.status.transitions import transitions
 
 
 def test_another_default_image_does_not_retry_a_failed_stage():

@@ -10,8 +10,8 @@ from chain_builders import a_committed_job, a_plan
 from deciding import a_failed_job
 from distillchain_api.failures import FailureClass
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.controller import Controller
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.controller.controller import Controller
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 PLAN = a_plan()

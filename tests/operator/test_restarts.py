@@ -11,9 +11,9 @@ from chain_builders import a_job, a_plan, a_pod
 from deciding import NOON, created, decide, entry, stalled
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
-from distillchain_operator.actions import DeleteJob
-from distillchain_operator.labels import PODS_ANNOTATION
-from distillchain_operator.transitions import transitions
+from distillchain_operator.decide.actions import DeleteJob
+from distillchain_operator.jobs.labels import PODS_ANNOTATION
+from distillchain_operator.status.transitions import transitions
 
 PLAN = a_plan(stages=["mini"], template={"image": "x", "retries": 0})
 EVICTED = [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}]

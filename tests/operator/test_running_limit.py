@@ -9,13 +9,13 @@ import pytest
 
 from chain_builders import IMAGE, a_document
 from distillchain_api.retry_request import new_retry
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches.children import Kind
+from distillchain_operator.caches.neighbours import Neighbours
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Kind
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.metrics import Metrics
-from distillchain_operator.neighbours import Neighbours
-from distillchain_operator.stored_status import parse_status
-from distillchain_operator.turns import Turn
+from distillchain_operator.decide.turns import Turn
+from distillchain_operator.metrics.operator_metrics import Metrics
+from distillchain_operator.status.stored import parse_status
 from many_chains import Namespace, a_full_namespace, reason_of
 
 

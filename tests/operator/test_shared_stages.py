@@ -9,15 +9,15 @@ import pytest
 from chain_builders import CHAIN_UID, IMAGE, a_job, a_plan, own_store, retrying
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.actions import CreateJob, DeleteJob, SetSuspend
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches.children import Children
+from distillchain_operator.caches.claims import KNOWN_COMMITS, Claims, Concerned, Shared
+from distillchain_operator.caches.finished import FinishedChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children
-from distillchain_operator.claims import KNOWN_COMMITS, Claims, Concerned, Shared
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.labels import DIGEST_LABEL, STAGE_LABEL
-from distillchain_operator.observed import Observed, observe
-from distillchain_operator.peers import Claim, Peer, claims_of
+from distillchain_operator.decide.actions import CreateJob, DeleteJob, SetSuspend
+from distillchain_operator.decide.peers import Claim, Peer, claims_of
+from distillchain_operator.jobs.labels import DIGEST_LABEL, STAGE_LABEL
+from distillchain_operator.jobs.observed import Observed, observe
 from many_chains import Namespace, is_active, reason_of
 
 STORE = own_store("shared")

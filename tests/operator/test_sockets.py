@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.certificates import write_self_signed
-from distillchain_operator.connection import Connection
+from distillchain_operator.api_server.connection import Connection
 
 ENDLESS = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"a": 1}\n\r\n'
 

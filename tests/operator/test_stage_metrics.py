@@ -12,11 +12,11 @@ from deciding import committed_status, decide
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Failed
-from distillchain_operator.actions import CreateJob
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.metrics import NAMED_CHAINS, Metrics
-from distillchain_operator.observed import Observed, ObservedPod, TrainerEnd, parse_pod
-from distillchain_operator.stage_metrics import PodsNow, pods_now
+from distillchain_operator.decide.actions import CreateJob
+from distillchain_operator.jobs.observed import Observed, ObservedPod, TrainerEnd, parse_pod
+from distillchain_operator.metrics.operator_metrics import NAMED_CHAINS, Metrics
+from distillchain_operator.metrics.stage_metrics import PodsNow, pods_now
 from fake_api_server import KEY, FakeApiServer, a_controller
 
 RELAY = ChainKey("ml", "relay")

@@ -16,10 +16,10 @@ from distillchain_api.resource.status import ChainStatus, MeasuredMetrics, Measu
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_api.wire.manifest import Metrics, ModelSummary
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.committed import committed_entry, measured_status
-from distillchain_operator.status import build_chain_status, chain_result, invalid_status, status_patch
-from distillchain_operator.stored_status import parse_status
-from distillchain_operator.transitions import transitions
+from distillchain_operator.status.chain_status import build_chain_status, chain_result, invalid_status, status_patch
+from distillchain_operator.status.committed import committed_entry, measured_status
+from distillchain_operator.status.stored import parse_status
+from distillchain_operator.status.transitions import transitions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ONE = datetime(2026, 1, 1, 13, tzinfo=UTC)

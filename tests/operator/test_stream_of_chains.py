@@ -7,8 +7,8 @@ from typing import Any, Unpack, cast
 
 import pytest
 
-from distillchain_operator.cluster import INITIAL_EVENTS_END, ApiError, Cluster
-from distillchain_operator.connection import Connection, Content
+from distillchain_operator.api_server.cluster import INITIAL_EVENTS_END, ApiError, Cluster
+from distillchain_operator.api_server.connection import Connection, Content
 
 END = {"type": "BOOKMARK", "object": {"metadata": {"annotations": {INITIAL_EVENTS_END: "true"}}}}
 

@@ -9,8 +9,8 @@ import pytest
 from chain_builders import a_plan
 from deciding import NOON, committed_status, decide
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.status import timestamp
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.status.chain_status import timestamp
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 RETRY, EDIT = "a retry", "an edit"

@@ -10,7 +10,7 @@ from chain_builders import a_committed_job, a_job, a_plan, a_pod, retrying
 from deciding import a_failed_job, created, decide, entry
 from distillchain_api.failures import FailureClass
 from distillchain_api.graph import Plan
-from distillchain_operator.actions import Decision, DeleteJob
+from distillchain_operator.decide.actions import Decision, DeleteJob
 
 PLAN = a_plan(stages=["mini", "tiny", "nano"])
 

@@ -19,7 +19,7 @@ from cluster.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, Operat
 from cluster.ports import free_ports
 from cluster.waiting import wait_until
 from distillchain_api.resource.crd import build_crd
-from distillchain_operator.labels import CHAIN_LABEL, JOB_NAME_LABEL
+from distillchain_operator.jobs.labels import CHAIN_LABEL, JOB_NAME_LABEL
 from metrics_page import scrape, total
 from relay import Relay
 

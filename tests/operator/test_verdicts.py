@@ -9,9 +9,9 @@ import pytest
 from chain_builders import CHAIN_UID, a_job, a_pod
 from deciding import a_failed_job, created, entry
 from distillchain_api.failures import FailureClass
-from distillchain_operator.actions import DeleteJob
-from distillchain_operator.observed import observe
-from distillchain_operator.reconcile import running_pod
+from distillchain_operator.decide.actions import DeleteJob
+from distillchain_operator.decide.reconcile import running_pod
+from distillchain_operator.jobs.observed import observe
 from evidence_parts import CONTROLS, Cluster, a_plan_with_evidence, ready, with_pass
 
 

@@ -15,16 +15,16 @@ from aiohttp import web
 
 from chain_builders import a_job, a_plan, a_pod
 from distillchain_api import GROUP, KIND, PLURAL, VERSION
-from distillchain_operator import child_watch as child_watch_module
-from distillchain_operator import watching
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.api_server.namespaces import Namespaces
+from distillchain_operator.caches.children import Children, Kind, Listed
+from distillchain_operator.caches.finished import FinishedChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.child_watch import ChildWatch
-from distillchain_operator.children import Children, Kind, Listed
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.finished import FinishedChains
-from distillchain_operator.namespaces import Namespaces
-from distillchain_operator.queue import Urgency
-from distillchain_operator.watching import ChainWatches, Reports
+from distillchain_operator.watch import child_watch as child_watch_module
+from distillchain_operator.watch import watching
+from distillchain_operator.watch.child_watch import ChildWatch
+from distillchain_operator.watch.queue import Urgency
+from distillchain_operator.watch.watching import ChainWatches, Reports
 
 DEADLINE_S = 30
 VERBS = ["get", "list", "watch"]

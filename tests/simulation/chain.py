@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from distillchain_api.evidence_vertices import without_failed
 from distillchain_api.graph import Plan, PlannedStage
 from distillchain_api.retry_request import RetryRequest, open_retry
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.jobs import spec_hash
-from distillchain_operator.labels import SPEC_ANNOTATION, digest_label
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.jobs.labels import SPEC_ANNOTATION, digest_label
+from distillchain_operator.jobs.stage_job import spec_hash
 from simulation.etcd import Document
 from simulation.objects import (
     digest_of,

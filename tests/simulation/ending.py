@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from distillchain_operator.children import Kind
+from distillchain_operator.caches.children import Kind
 from simulation.chain import Chain
 from simulation.etcd import KINDS
 from simulation.objects import digest_of, is_deleting, is_live, is_over, is_succeeded, is_suspended, owner_of

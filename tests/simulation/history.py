@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from distillchain_operator.children import Kind
+from distillchain_operator.caches.children import Kind
 from simulation.ending import Ending
 from simulation.etcd import KINDS, Broken, Etcd
 from simulation.kubernetes import Kubernetes

@@ -7,8 +7,8 @@ from typing import Any
 
 from chain_builders import a_commit, a_failure, a_pod
 from distillchain_api.failures import FailureClass
-from distillchain_operator.labels import CHAIN_LABEL, JOB_NAME_LABEL
-from distillchain_operator.status import timestamp
+from distillchain_operator.jobs.labels import CHAIN_LABEL, JOB_NAME_LABEL
+from distillchain_operator.status.chain_status import timestamp
 from exporting import EXPORTED, FAILURE
 from simulation.chain import FATAL
 from simulation.etcd import START, Document

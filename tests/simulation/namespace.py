@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from chain_builders import a_document, own_store
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.status import timestamp
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.status.chain_status import timestamp
 from simulation.chain import Chain
 from simulation.etcd import Document, Etcd
 from simulation.objects import digest_of, is_deleting, is_succeeded, owner_of, uid_of, version_of

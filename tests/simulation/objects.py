@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from distillchain_api.wire.work_order import WORK_ORDER_ENV
-from distillchain_operator.labels import CHAIN_LABEL, DIGEST_LABEL, EXPORT_ANNOTATION, STAGE_LABEL
+from distillchain_operator.jobs.labels import CHAIN_LABEL, DIGEST_LABEL, EXPORT_ANNOTATION, STAGE_LABEL
 from simulation.etcd import Document
 
 

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Any, cast
 
+from distillchain_operator.api_server.cluster import ApiError, Cluster
+from distillchain_operator.caches.children import Children, Kind, Listed
+from distillchain_operator.caches.finished import FinishedChains, has_succeeded
+from distillchain_operator.caches.neighbours import Neighbours
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children, Kind, Listed
-from distillchain_operator.cluster import ApiError, Cluster
-from distillchain_operator.controller import Controller
-from distillchain_operator.finished import FinishedChains, has_succeeded
-from distillchain_operator.metrics import Metrics
-from distillchain_operator.neighbours import Neighbours
+from distillchain_operator.controller.controller import Controller
+from distillchain_operator.metrics.operator_metrics import Metrics
 from distillchain_operator.settings import Settings
 from simulation.etcd import KINDS, Document, Etcd
 from simulation.knowledge import Knowledge

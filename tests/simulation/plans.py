@@ -12,8 +12,9 @@ from unittest import mock
 from distillchain_api.graph import Plan, build_plan
 from distillchain_api.plan_check import check_plan
 from distillchain_api.resource.spec import DistillationChain, parse_chain
-from distillchain_operator import known_chains, recent_plans, wanted_jobs
-from distillchain_operator.jobs import build_job
+from distillchain_operator.caches import known_chains, recent_plans
+from distillchain_operator.jobs import wanted_jobs
+from distillchain_operator.jobs.stage_job import build_job
 
 KEPT = 2_000
 _chains: dict[str, DistillationChain] = {}

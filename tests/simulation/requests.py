@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from datetime import datetime
 from typing import Any, TypeVar
 
+from distillchain_operator.api_server.cluster import ApiError
+from distillchain_operator.caches.children import Kind, Listed
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Kind, Listed
-from distillchain_operator.cluster import ApiError
-from distillchain_operator.transitions import ChainEvent
+from distillchain_operator.status.transitions import ChainEvent
 from simulation.etcd import Document, Etcd
 from simulation.namespace import Namespace
 from simulation.objects import chain_name_of, owner_of

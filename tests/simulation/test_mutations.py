@@ -7,29 +7,22 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from distillchain_operator import (
-    children,
-    commits,
-    expiry,
-    job_changes,
-    job_creation,
-    jobs,
-    reconcile,
-    scheduling,
-    stage_steps,
-)
-from distillchain_operator.actions import CreateJob, DeleteJob
+from distillchain_operator.caches import children
+from distillchain_operator.caches.children import Children
+from distillchain_operator.caches.claims import Claims
+from distillchain_operator.caches.known_chains import KnownChains
+from distillchain_operator.caches.neighbours import Neighbours
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.children import Children
-from distillchain_operator.claims import Claims
-from distillchain_operator.controller import Controller
-from distillchain_operator.decided import Decided
-from distillchain_operator.known_chains import KnownChains
-from distillchain_operator.neighbours import Neighbours
-from distillchain_operator.observed import observe
-from distillchain_operator.policy import POD_FAILURE_POLICY
-from distillchain_operator.reader import Reader, Sight
-from distillchain_operator.view import View
+from distillchain_operator.controller import job_changes, job_creation
+from distillchain_operator.controller.controller import Controller
+from distillchain_operator.controller.reader import Reader, Sight
+from distillchain_operator.decide import commits, expiry, reconcile, scheduling, stage_steps
+from distillchain_operator.decide.actions import CreateJob, DeleteJob
+from distillchain_operator.decide.decided import Decided
+from distillchain_operator.decide.view import View
+from distillchain_operator.jobs import stage_job as jobs
+from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.policy import POD_FAILURE_POLICY
 from simulation.checking import first_broken
 
 pytestmark = pytest.mark.slow

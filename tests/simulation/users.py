@@ -6,8 +6,8 @@ from typing import Any
 
 from distillchain_api.failures import FailureClass
 from distillchain_api.retry_request import new_retry
-from distillchain_operator.labels import digest_label
-from distillchain_operator.status import timestamp
+from distillchain_operator.jobs.labels import digest_label
+from distillchain_operator.status.chain_status import timestamp
 from simulation.chain import Chain
 from simulation.etcd import Document
 from simulation.namespace import EXPORT, NAMES, Namespace

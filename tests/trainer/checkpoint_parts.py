@@ -15,8 +15,8 @@ from safetensors.torch import load, save_file
 from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.encoding import Encoder
-from distillchain_trainer.engine.shared_forward import all_outputs
+from distillchain_trainer.engine.encoding.encoding import Encoder
+from distillchain_trainer.engine.passes.shared_forward import all_outputs
 from distillchain_trainer.models.checkpoint_files import Parts
 from distillchain_trainer.models.checkpoints import Checkpoint, fetch_checkpoint
 from distillchain_trainer.models.memory import Processes

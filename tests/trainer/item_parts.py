@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillchain_trainer.engine.encoded import CUT_OFF, Encoded
+from distillchain_trainer.engine.encoding.encoded import CUT_OFF, Encoded
 
 CLASSES = 3
 WORDS = 40

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from distillchain_api.resource.training import Training
-from distillchain_trainer.engine import loop
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks
-from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.step import ExtraLoss, RowLosses
-from distillchain_trainer.engine.training_rows import TrainingRows
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.training import loop
+from distillchain_trainer.engine.training.history import History
+from distillchain_trainer.engine.training.loop import Hooks
+from distillchain_trainer.engine.training.progress import TrainingProgress
+from distillchain_trainer.engine.training.step import ExtraLoss, RowLosses
+from distillchain_trainer.engine.training.training_rows import TrainingRows
 from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.objectives.soft_targets import soft_target_loss
 

@@ -166,7 +166,7 @@ def short_memory(rank: int, *, most: int = 2) -> None:
     """Rank 1 alone has memory for so many rows of a micro-batch."""
     import torch
 
-    from distillchain_trainer.engine.step import Work
+    from distillchain_trainer.engine.training.step import Work
 
     real = Work.losses
 
@@ -188,7 +188,8 @@ def a_device_that_counts_weights(rank: int, *, seen: Path) -> None:
     from torch import nn
     from torch.distributed.tensor import DTensor
 
-    from distillchain_trainer.engine import loop, shared_forward, step
+    from distillchain_trainer.engine.passes import shared_forward
+    from distillchain_trainer.engine.training import loop, step
     from distillchain_trainer.stage import commit, compute, prepare, train_student
 
     device, most = torch.device("cpu", 0), {"moved": 0, "trained": 0, "measured": 0}
@@ -225,7 +226,7 @@ def no_memory_for_a_split_teacher(rank: int) -> None:
     """On rank 1 alone."""
     import torch
 
-    from distillchain_trainer.engine import shared_forward
+    from distillchain_trainer.engine.passes import shared_forward
 
     def outputs_of_batch(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -236,7 +237,8 @@ def no_memory_for_a_split_teacher(rank: int) -> None:
 
 def a_compiler_that_rank_1_lacks(rank: int) -> None:
     """Of two modes, the second fails on rank 1, and rank 2 does not even try it."""
-    from distillchain_trainer.engine import modes, stepper
+    from distillchain_trainer.engine.device import modes
+    from distillchain_trainer.engine.training import stepper
 
     def compile_layers(_: Any) -> None:
         if rank == 1:
@@ -252,7 +254,7 @@ def a_compiler_that_rank_1_lacks(rank: int) -> None:
 def a_store_that_takes_no_state(_: int) -> None:
     """For as long as anybody waits."""
     from distillchain_store.errors import StorageUnavailable
-    from distillchain_trainer.engine.saved_state import ResumeStates
+    from distillchain_trainer.engine.training.saved_state import ResumeStates
 
     def save(*_: Any) -> None:
         raise StorageUnavailable("the store is away")
@@ -264,8 +266,8 @@ def a_store_that_takes_logits_for_longer_than_a_collective_may_take(rank: int) -
     """Rank 0 alone writes."""
     from datetime import timedelta
 
-    from distillchain_trainer.engine import joining
-    from distillchain_trainer.engine.teacher_outputs import TeacherPass
+    from distillchain_trainer.engine.passes.teacher_outputs import TeacherPass
+    from distillchain_trainer.engine.ranks import joining
 
     real = TeacherPass._write
 

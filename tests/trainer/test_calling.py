@@ -11,9 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distillchain_api.resource.hidden import HiddenMSE
-from distillchain_trainer.engine.calling import call_model
-from distillchain_trainer.engine.compiled import compile_layers
-from distillchain_trainer.engine.forward import forward
+from distillchain_trainer.engine.device.calling import call_model
+from distillchain_trainer.engine.device.compiled import compile_layers
+from distillchain_trainer.engine.passes.forward import forward
 from distillchain_trainer.hidden_states.term import Models, build_hidden_term
 from trainer.checkpoint_parts import DECODER
 from trainer.loop_parts import CLASSES, random_rows, recipe, train

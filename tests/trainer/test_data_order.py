@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from distillchain_trainer.engine.data_order import epoch_batches, steps_per_epoch
+from distillchain_trainer.engine.training.data_order import epoch_batches, steps_per_epoch
 
 pytestmark = pytest.mark.models  # imports torch
 

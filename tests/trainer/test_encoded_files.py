@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from distillchain_trainer.data.array_file import ArrayFile, map_array, shared_array
-from distillchain_trainer.engine.encoded import CUT_OFF, Encoded
-from distillchain_trainer.engine.encoded_files import Lengths, encode_in_files, encode_in_memory
-from distillchain_trainer.engine.tokenizing import Tokens
+from distillchain_trainer.engine.encoding.encoded import CUT_OFF, Encoded
+from distillchain_trainer.engine.encoding.encoded_files import Lengths, encode_in_files, encode_in_memory
+from distillchain_trainer.engine.encoding.tokenizing import Tokens
 from distillchain_trainer.errors import StopRequested
 
 pytestmark = pytest.mark.models

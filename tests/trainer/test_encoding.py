@@ -15,7 +15,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 from later import Later
 from trainer.parts import BAD, FILLERS, GOOD, save_tokenizer, sentences
 
-encoding = Later("distillchain_trainer.engine.encoding")
+encoding = Later("distillchain_trainer.engine.encoding.encoding")
 tokenizers = Later("tokenizers")
 transformers = Later("transformers")
 
@@ -236,7 +236,7 @@ def test_a_python_tokenizer_that_reads_a_control_token_is_refused_with_its_place
 def test_truncated_texts_are_counted_with_the_longest_of_them(
     build: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("distillchain_trainer.engine.encoding.TOKENIZE_ROWS", 2)
+    monkeypatch.setattr("distillchain_trainer.engine.encoding.encoding.TOKENIZE_ROWS", 2)
     tokenizer, warnings = build(), StageWarnings()
     encoder = encoding.Encoder(10, warnings=warnings)
     words = ["good", "bad", "film film film film film film film film film", "a " * 29, "a " * 8]
@@ -303,7 +303,7 @@ def test_a_freed_python_tokenizer_is_not_taken_for_the_next_one():
 
 
 def test_encoding_stops_between_blocks_when_asked(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("distillchain_trainer.engine.encoding.TOKENIZE_ROWS", 2)
+    monkeypatch.setattr("distillchain_trainer.engine.encoding.encoding.TOKENIZE_ROWS", 2)
     calls: list[None] = []
 
     def check() -> None:

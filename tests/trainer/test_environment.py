@@ -119,7 +119,7 @@ def numbers_of_this_process() -> Iterator[None]:
 def test_the_spec_alone_decides_whether_tf32_is_used(numbers_of_this_process: None, tf32: bool):
     import torch
 
-    from distillchain_trainer.engine.precision import apply_tf32
+    from distillchain_trainer.engine.device.precision import apply_tf32
 
     torch.set_float32_matmul_precision("highest" if tf32 else "medium")
     torch.backends.cudnn.allow_tf32 = not tf32

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from distillchain_trainer.engine.compiled import compile_layers
-from distillchain_trainer.engine.experts import compute_experts_in_bfloat16
-from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.precision import autocast, compute_head_in_float32, keep_products_in_bfloat16
-from distillchain_trainer.engine.sharded_step import ShardedStep
-from distillchain_trainer.engine.sharding import gather_weights, sharded_copy
-from distillchain_trainer.engine.step import EagerStep, Work
-from distillchain_trainer.engine.world import join_world
+from distillchain_trainer.engine.device.compiled import compile_layers
+from distillchain_trainer.engine.device.experts import compute_experts_in_bfloat16
+from distillchain_trainer.engine.device.precision import autocast, compute_head_in_float32, keep_products_in_bfloat16
+from distillchain_trainer.engine.device.sharding import gather_weights, sharded_copy
+from distillchain_trainer.engine.ranks.world import join_world
+from distillchain_trainer.engine.training.optimizer import build_optimizer
+from distillchain_trainer.engine.training.sharded_step import ShardedStep
+from distillchain_trainer.engine.training.step import EagerStep, Work
 from trainer.checkpoint_parts import DECODER
 from trainer.loop_parts import CLASSES, distance, random_rows, recipe, row_losses
 from trainer.rank_parts import Outcome, start_ranks

@@ -16,7 +16,7 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.export import ExportRecord
-from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoded import Encoded
 from distillchain_trainer.errors import ExportInvalid
 from distillchain_trainer.export import decoder, graphs, onnx_file
 from distillchain_trainer.export.graphs import GraphsWithCache, graphs_for

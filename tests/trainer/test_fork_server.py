@@ -14,8 +14,8 @@ import pytest
 
 from distillchain_api.wire.answer import Committed, Interrupted
 from distillchain_api.wire.work_order import WorkOrder
-from distillchain_cli import fork_client
-from distillchain_cli.fork_client import ForkClient, ForkedTrainer
+from distillchain_cli.local import fork_client
+from distillchain_cli.local.fork_client import ForkClient, ForkedTrainer
 from distillchain_trainer.launch.fork_server import uses_cuda
 from trainer.parts import an_order, answer_in, environment, start_process, weights_of, write_data
 

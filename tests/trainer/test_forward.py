@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from distillchain_trainer.engine import forward as engine_forward
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.forward import CPU_ROWS, CPU_TOKENS, forward, latency_ms
-from distillchain_trainer.engine.shared_forward import all_outputs
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes import forward as engine_forward
+from distillchain_trainer.engine.passes.forward import CPU_ROWS, CPU_TOKENS, forward, latency_ms
+from distillchain_trainer.engine.passes.shared_forward import all_outputs
 from distillchain_trainer.errors import OutOfMemory
 
 pytestmark = pytest.mark.models

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distillchain_api.wire.answer import Failed
-from distillchain_trainer.engine.joining import check_gpus
+from distillchain_trainer.engine.ranks.joining import check_gpus
 from distillchain_trainer.errors import NoGpu, WorkOrderInvalid
 from distillchain_trainer.gpus import check_gpus_are_seen
 from trainer.parts import an_order, answer_in, start_process

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 
 from distillchain_api.resource.hidden import HiddenMSE, HiddenTerm, LayerPair, ValueRelation
 from distillchain_api.resource.training import Training
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.step import Work
-from distillchain_trainer.engine.training_rows import TrainingRows
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.training.optimizer import build_optimizer
+from distillchain_trainer.engine.training.step import Work
+from distillchain_trainer.engine.training.training_rows import TrainingRows
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.hidden_states.hidden_mse import hidden_mse
 from distillchain_trainer.hidden_states.inside_models import Recorder

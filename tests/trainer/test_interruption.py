@@ -20,8 +20,8 @@ from distillchain_store.folder import FileStore
 from distillchain_store.patience import TRAINED_S
 from distillchain_store.s3.store import S3Store
 from distillchain_store.store import Fingerprint
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
+from distillchain_trainer.engine.training.history import History
+from distillchain_trainer.engine.training.saved_state import ResumeIndex, ResumeStates
 from distillchain_trainer.errors import GateNotMet, StopRequested
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage import measure, run

@@ -17,15 +17,15 @@ from distillchain_api.resource.distillation import Distillation
 from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
-from distillchain_trainer.engine.distinct_texts import DistinctTexts
-from distillchain_trainer.engine.encoded import CUT_OFF, Encoded
-from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.shared_forward import all_outputs
-from distillchain_trainer.engine.step import EagerStep, Work
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass
-from distillchain_trainer.engine.training_rows import TrainingRows
-from distillchain_trainer.engine.widths import widths_up_to
-from distillchain_trainer.engine.world import ALONE, World, join_world
+from distillchain_trainer.engine.encoding.distinct_texts import DistinctTexts
+from distillchain_trainer.engine.encoding.encoded import CUT_OFF, Encoded
+from distillchain_trainer.engine.passes.shared_forward import all_outputs
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs, TeacherPass
+from distillchain_trainer.engine.ranks.world import ALONE, World, join_world
+from distillchain_trainer.engine.training.optimizer import build_optimizer
+from distillchain_trainer.engine.training.step import EagerStep, Work
+from distillchain_trainer.engine.training.training_rows import TrainingRows
+from distillchain_trainer.engine.training.widths import widths_up_to
 from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.tasks.interface import TaskAdapter
 from trainer.item_parts import CLASSES, ItemRows, Tagger, a_tagger, expected_outputs, item_outputs, item_rows

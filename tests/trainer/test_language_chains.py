@@ -159,7 +159,7 @@ def test_the_student_learns_from_the_teacher_alone_as_from_its_labels(tmp_path: 
 
 def test_the_teacher_s_outputs_are_stored_with_topk_columns_and_reused_only_with_the_same_topk(tmp_path: Path):
     from distillchain_api.resource.training import Training
-    from distillchain_trainer.engine.teacher_outputs import outputs_digest
+    from distillchain_trainer.engine.passes.teacher_outputs import outputs_digest
 
     small, large = (a_task(tmp_path, topK=k) for k in (8, 9))
 

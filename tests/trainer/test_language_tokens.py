@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.encoding import Encoder
+from distillchain_trainer.engine.encoding.encoding import Encoder
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, ChatRenderer, check_template

@@ -14,10 +14,10 @@ import transformers
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from distillchain_trainer.engine.data_order import epoch_batches
-from distillchain_trainer.engine.optimizer import build_optimizer, learning_rate_at
-from distillchain_trainer.engine.step import RowLosses
-from distillchain_trainer.engine.training_rows import TrainingRows
+from distillchain_trainer.engine.training.data_order import epoch_batches
+from distillchain_trainer.engine.training.optimizer import build_optimizer, learning_rate_at
+from distillchain_trainer.engine.training.step import RowLosses
+from distillchain_trainer.engine.training.training_rows import TrainingRows
 from distillchain_trainer.errors import LostPeers, TrainingDiverged
 from trainer.loop_parts import a_student, batch_of, distance, random_rows, recipe, row_losses, train
 

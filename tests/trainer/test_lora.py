@@ -16,9 +16,9 @@ from distillchain_api.graph import build_plan
 from distillchain_api.resource.lora import Lora
 from distillchain_api.resource.spec import parse_chain
 from distillchain_api.wire.work_order import WorkOrder
-from distillchain_trainer.engine.data_order import epoch_batches
-from distillchain_trainer.engine.step import EagerStep
-from distillchain_trainer.engine.widths import widths_up_to
+from distillchain_trainer.engine.training.data_order import epoch_batches
+from distillchain_trainer.engine.training.step import EagerStep
+from distillchain_trainer.engine.training.widths import widths_up_to
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.lora import add_adapter, keep_frozen_in_bfloat16, merge_adapter, trained_parameters
 from smollm2.texts import as_text
@@ -228,7 +228,7 @@ def test_a_state_holds_what_is_trained_and_is_resumed_bit_by_bit(tmp_path: Path)
 
 
 def test_a_state_that_lacks_a_trained_weight_is_refused(tmp_path: Path):
-    from distillchain_trainer.engine.training_state import load_weights, save_weights
+    from distillchain_trainer.engine.training.training_state import load_weights, save_weights
 
     save_weights(with_adapter(a_student(), targetModules=["query"]), tmp_path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.ranks.world import World
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models import memory
 from distillchain_trainer.models.memory import Processes

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from distillchain_trainer.engine import stepper
-from distillchain_trainer.engine.captured import CapturedStep, Shape
-from distillchain_trainer.engine.compiled import compile_layers, repeated_layers, uncompile_layers
-from distillchain_trainer.engine.data_order import epoch_batches
-from distillchain_trainer.engine.modes import CAPTURE_PAYS_S, COMPILE_PAYS_S, TIMED_STEPS, Mode, ModeTrial
-from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.step import EagerStep, Work
-from distillchain_trainer.engine.stepper import Stepper
-from distillchain_trainer.engine.widths import width_for, widths_up_to
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.device.compiled import compile_layers, repeated_layers, uncompile_layers
+from distillchain_trainer.engine.device.modes import CAPTURE_PAYS_S, COMPILE_PAYS_S, TIMED_STEPS, Mode, ModeTrial
+from distillchain_trainer.engine.ranks.world import World
+from distillchain_trainer.engine.training import stepper
+from distillchain_trainer.engine.training.captured import CapturedStep, Shape
+from distillchain_trainer.engine.training.data_order import epoch_batches
+from distillchain_trainer.engine.training.optimizer import build_optimizer
+from distillchain_trainer.engine.training.step import EagerStep, Work
+from distillchain_trainer.engine.training.stepper import Stepper
+from distillchain_trainer.engine.training.widths import width_for, widths_up_to
 from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, row_losses, train, train_until_stopped
 
 pytestmark = pytest.mark.models
@@ -203,7 +203,7 @@ def with_modes(monkeypatch: pytest.MonkeyPatch, captured: type[CapturedStep] = R
 
     monkeypatch.setattr(stepper, "available_modes", lambda *_, **__: (Mode.EAGER, Mode.CAPTURED))
     monkeypatch.setattr(stepper, "CapturedStep", make)
-    monkeypatch.setattr("distillchain_trainer.engine.modes.CAPTURE_PAYS_S", 0.0)
+    monkeypatch.setattr("distillchain_trainer.engine.device.modes.CAPTURE_PAYS_S", 0.0)
     return made
 
 
@@ -333,7 +333,7 @@ def test_measurements_between_epochs_and_after_the_training_do_not_compile(
 
     monkeypatch.setattr(stepper, "available_modes", lambda *_, **__: (Mode.EAGER, Mode.COMPILED))
     monkeypatch.setattr(ModeTrial, "seconds", {Mode.EAGER: 2.0, Mode.COMPILED: 1.0})
-    monkeypatch.setattr("distillchain_trainer.engine.modes.COMPILE_PAYS_S", 0.0)
+    monkeypatch.setattr("distillchain_trainer.engine.device.modes.COMPILE_PAYS_S", 0.0)
     monkeypatch.setattr(torch, "compile", compiled)
 
     progress = train(student, rows, recipe(epochs=6), tmp_path, validate=validate)

@@ -11,7 +11,7 @@ import pytest
 from distillchain_trainer.data import held_out, partitions
 from distillchain_trainer.data.held_out import check_held_out, warn_of_contradictions
 from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.distinct_texts import DistinctTexts
+from distillchain_trainer.engine.encoding.distinct_texts import DistinctTexts
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 

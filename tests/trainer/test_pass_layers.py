@@ -13,13 +13,13 @@ import torch
 from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
-from distillchain_trainer.engine import pass_layers, teacher_outputs
-from distillchain_trainer.engine.compiled import repeated_layers
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.forward import forward
-from distillchain_trainer.engine.modes import Mode
-from distillchain_trainer.engine.pass_layers import COMPILE_PAYS_S, TIMED_BATCHES, PassLayers, pass_modes
-from distillchain_trainer.engine.teacher_outputs import TeacherPass
+from distillchain_trainer.engine.device.compiled import repeated_layers
+from distillchain_trainer.engine.device.modes import Mode
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes import pass_layers, teacher_outputs
+from distillchain_trainer.engine.passes.forward import forward
+from distillchain_trainer.engine.passes.pass_layers import COMPILE_PAYS_S, TIMED_BATCHES, PassLayers, pass_modes
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherPass
 from distillchain_trainer.errors import StopRequested
 from trainer.loop_parts import a_student
 

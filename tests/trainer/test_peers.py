@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 import torch.distributed as dist
 
-from distillchain_trainer.engine import peers
-from distillchain_trainer.engine.peers import Peers
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.ranks import peers
+from distillchain_trainer.engine.ranks.peers import Peers
+from distillchain_trainer.engine.ranks.world import World
 from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.signals import Signals
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.precision import compute_head_in_float32, keep_products_in_bfloat16
-from distillchain_trainer.engine.shared_forward import all_outputs
-from distillchain_trainer.engine.world import join_world
+from distillchain_trainer.engine.device.precision import compute_head_in_float32, keep_products_in_bfloat16
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes.shared_forward import all_outputs
+from distillchain_trainer.engine.ranks.world import join_world
 from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded

@@ -14,9 +14,9 @@ import torch
 
 from distillchain_api.resource.training import Training
 from distillchain_api.wire.work_order import WorkOrder
-from distillchain_trainer.engine.joining import check_gpus, join
-from distillchain_trainer.engine.training_state import changed_processes
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.ranks.joining import check_gpus, join
+from distillchain_trainer.engine.ranks.world import World
+from distillchain_trainer.engine.training.training_state import changed_processes
 from distillchain_trainer.errors import PortTaken, WorkOrderInvalid
 from trainer.parts import an_order, manifest_of, new_student, read_json, run_here, weights_of, write_data
 from trainer.rank_parts import (
@@ -230,11 +230,11 @@ def test_fewer_gpus_than_processes_are_refused():
 
 def _train_two_steps(_: Path, batches: list[list[int]]) -> Outcome:
     """Trains a linear layer, beside which there is a parameter that the loss does not reach."""
-    from distillchain_trainer.engine.encoded import Encoded
-    from distillchain_trainer.engine.optimizer import build_optimizer
-    from distillchain_trainer.engine.step import EagerStep, Work
-    from distillchain_trainer.engine.training_rows import TrainingRows
-    from distillchain_trainer.engine.world import join_world
+    from distillchain_trainer.engine.encoding.encoded import Encoded
+    from distillchain_trainer.engine.ranks.world import join_world
+    from distillchain_trainer.engine.training.optimizer import build_optimizer
+    from distillchain_trainer.engine.training.step import EagerStep, Work
+    from distillchain_trainer.engine.training.training_rows import TrainingRows
 
     class Student(torch.nn.Linear):
         def forward(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -271,9 +271,9 @@ def test_a_parameter_that_the_loss_does_not_reach_is_left_alone_as_by_one_proces
 
 def _share_rows(_: Path, sizes: list[int]) -> Outcome:
     """Shares forward passes over so many rows each. Each row counts, so a row that is answered twice shows."""
-    from distillchain_trainer.engine.encoded import Encoded
-    from distillchain_trainer.engine.shared_forward import all_outputs
-    from distillchain_trainer.engine.world import join_world
+    from distillchain_trainer.engine.encoding.encoded import Encoded
+    from distillchain_trainer.engine.passes.shared_forward import all_outputs
+    from distillchain_trainer.engine.ranks.world import join_world
 
     class Sums(torch.nn.Linear):
         def forward(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:

@@ -29,8 +29,8 @@ from distillchain_api.wire.records import (
 from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, WorkOrder
 from distillchain_report.commits import walk_back
 from distillchain_store.folder import FileStore
-from distillchain_trainer.engine import history
-from distillchain_trainer.engine.history import History
+from distillchain_trainer.engine.training import history
+from distillchain_trainer.engine.training.history import History
 from distillchain_trainer.errors import GateNotMet, StopRequested, WorkOrderInvalid
 from distillchain_trainer.stage import measure
 from trainer.parts import SMALL_BERT, StopAfter, a_chain_document, an_order, run_here, sentences

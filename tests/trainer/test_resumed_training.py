@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_trainer.engine.history import History
+from distillchain_trainer.engine.training.history import History
 from distillchain_trainer.errors import StopRequested
 from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, train, train_until_stopped
 

@@ -16,13 +16,13 @@ import torch.distributed as dist
 
 from distillchain_api.metrics import ACCURACY, MSE, Metric
 from distillchain_api.wire.manifest import SelectedEpoch
-from distillchain_trainer.engine import history, loop, selection
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks
-from distillchain_trainer.engine.peers import Peers
-from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.selection import BestSoFar, EpochSelection
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.ranks.peers import Peers
+from distillchain_trainer.engine.ranks.world import World
+from distillchain_trainer.engine.training import history, loop, selection
+from distillchain_trainer.engine.training.history import History
+from distillchain_trainer.engine.training.loop import Hooks
+from distillchain_trainer.engine.training.progress import TrainingProgress
+from distillchain_trainer.engine.training.selection import BestSoFar, EpochSelection
 from distillchain_trainer.errors import StopRequested
 from trainer.loop_parts import a_student, distance, forget, random_rows, recipe, row_losses
 from trainer.loop_parts import train as train_to_the_last_epoch

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.errors import CheckpointCorrupt
-from distillchain_trainer.engine.loop import train
+from distillchain_trainer.engine.training.loop import train
 from distillchain_trainer.errors import GateNotMet, StopRequested
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage import further_teachers, prepare, train_student

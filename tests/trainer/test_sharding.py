@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.work_order import WorkOrder
-from distillchain_trainer.engine import shared_forward
-from distillchain_trainer.engine.optimizer import build_optimizer
-from distillchain_trainer.engine.precision import autocast
-from distillchain_trainer.engine.recast import recast_linear_layers
-from distillchain_trainer.engine.sharded_step import ShardedStep
-from distillchain_trainer.engine.sharding import shard
-from distillchain_trainer.engine.step import EagerStep, Work
-from distillchain_trainer.engine.world import ALONE
+from distillchain_trainer.engine.device.precision import autocast
+from distillchain_trainer.engine.device.recast import recast_linear_layers
+from distillchain_trainer.engine.device.sharding import shard
+from distillchain_trainer.engine.passes import shared_forward
+from distillchain_trainer.engine.ranks.world import ALONE
+from distillchain_trainer.engine.training.optimizer import build_optimizer
+from distillchain_trainer.engine.training.sharded_step import ShardedStep
+from distillchain_trainer.engine.training.step import EagerStep, Work
 from distillchain_trainer.errors import CheckpointInvalid, StopRequested
 from trainer.launching import Nodes
 from trainer.loop_parts import a_student, random_rows, recipe, row_losses

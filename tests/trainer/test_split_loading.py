@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.ranks.world import World
 from distillchain_trainer.errors import TrainerError
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.outline import adopt, outline_of
@@ -68,8 +68,8 @@ def write_checkpoints(root: Path) -> None:
 
 def _split_all(_: Path, root: Path) -> Outcome:
     """Loads and splits each model, and puts its parts together again."""
-    from distillchain_trainer.engine.sharding import shard, sharded_copy, whole
-    from distillchain_trainer.engine.world import join_world
+    from distillchain_trainer.engine.device.sharding import shard, sharded_copy, whole
+    from distillchain_trainer.engine.ranks.world import join_world
     from distillchain_trainer.models.outline import load_on_main
 
     world, cpu = join_world(), torch.device("cpu")
@@ -133,8 +133,8 @@ class Computes(torch.nn.Module):
 
 
 def _load_odd(_: Path, __: None) -> Outcome:
-    from distillchain_trainer.engine.sharding import shard
-    from distillchain_trainer.engine.world import join_world
+    from distillchain_trainer.engine.device.sharding import shard
+    from distillchain_trainer.engine.ranks.world import join_world
     from distillchain_trainer.models.outline import load_on_main
 
     world: World = join_world()

@@ -12,7 +12,7 @@ import torch
 
 from distillchain_api.resource.student import Architecture
 from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.shared_forward import all_outputs
+from distillchain_trainer.engine.passes.shared_forward import all_outputs
 from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.memory import Processes

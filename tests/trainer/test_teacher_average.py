@@ -11,11 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from distillchain_trainer.engine import teacher_average
-from distillchain_trainer.engine.node_array import NodeArray
-from distillchain_trainer.engine.teacher_average import Mean, average, mean_outputs
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
-from distillchain_trainer.engine.world import ALONE
+from distillchain_trainer.engine.passes import teacher_average
+from distillchain_trainer.engine.passes.node_array import NodeArray
+from distillchain_trainer.engine.passes.teacher_average import Mean, average, mean_outputs
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs
+from distillchain_trainer.engine.ranks.world import ALONE
 from distillchain_trainer.objectives import load_objective
 
 pytestmark = pytest.mark.models

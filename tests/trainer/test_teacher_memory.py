@@ -14,10 +14,10 @@ from bench.memory import Peak
 from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
-from distillchain_trainer.engine import output_parts, shared_forward, teacher_outputs
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass
-from distillchain_trainer.engine.world import World, join_world
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes import output_parts, shared_forward, teacher_outputs
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs, TeacherPass
+from distillchain_trainer.engine.ranks.world import World, join_world
 from trainer.rank_parts import Outcome, start_ranks
 
 pytestmark = pytest.mark.models

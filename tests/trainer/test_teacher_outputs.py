@@ -12,9 +12,9 @@ import torch
 
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import Split, key_of
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.encoding import Encoder
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoding import Encoder
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs, TeacherPass
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.stage.measure import numbers_check
 from distillchain_trainer.stage_warnings import StageWarnings

@@ -18,9 +18,9 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.training import Training
 from distillchain_store.folder import FileStore
 from distillchain_trainer.data.split import key_of
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
-from distillchain_trainer.engine.training_rows import TrainingRows
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.engine.training.training_rows import TrainingRows
 from distillchain_trainer.errors import StopRequested
 
 pytestmark = pytest.mark.models

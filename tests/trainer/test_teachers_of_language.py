@@ -15,7 +15,7 @@ from distillchain_api.resource.spec import parse_chain
 from distillchain_api.resource.training import Training
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_api.yaml_text import load_yaml
-from distillchain_trainer.engine.teacher_outputs import outputs_digest
+from distillchain_trainer.engine.passes.teacher_outputs import outputs_digest
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.checkpoints import fetch_checkpoint
 from distillchain_trainer.tasks.causal_lm.outputs import at_positions, split_teacher_outputs

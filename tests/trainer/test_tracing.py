@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from distillchain_trainer.engine import loop, tracing
-from distillchain_trainer.engine.history import History
+from distillchain_trainer.engine.training import loop, tracing
+from distillchain_trainer.engine.training.history import History
 from distillchain_trainer.signals import Signals
 from trainer.loop_parts import a_student, distance, random_rows, recipe, row_losses, train
 

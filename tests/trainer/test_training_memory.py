@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillchain_trainer.engine.modes import Mode
-from distillchain_trainer.engine.saved_loop import SavedLoop
-from distillchain_trainer.engine.selection import BestSoFar
+from distillchain_trainer.engine.device.modes import Mode
+from distillchain_trainer.engine.training.saved_loop import SavedLoop
+from distillchain_trainer.engine.training.selection import BestSoFar
 from distillchain_trainer.errors import OutOfMemory
 from trainer.loop_parts import CLASSES, random_rows, recipe, train, train_until_stopped
 

@@ -16,7 +16,7 @@ import pytest
 def test_losses_are_read_every_50_steps_and_at_the_end_of_an_epoch(
     device: str, steps: int, epoch_steps: int, reads: int
 ):
-    from distillchain_trainer.engine.loop import _Run
+    from distillchain_trainer.engine.training.loop import _Run
 
     found: list[int] = []
     run: Any = object.__new__(_Run)

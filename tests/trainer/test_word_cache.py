@@ -11,8 +11,8 @@ from later import Later
 from trainer.parts import FILLERS, GOOD
 from trainer.test_encoding import gpt, word_piece
 
-tokenizing = Later("distillchain_trainer.engine.tokenizing")
-word_cache = Later("distillchain_trainer.engine.word_cache")
+tokenizing = Later("distillchain_trainer.engine.encoding.tokenizing")
+word_cache = Later("distillchain_trainer.engine.encoding.word_cache")
 
 # What a tokenizer may join, cut or drop at the edge of a word: white space of all kinds, control and format characters,
 # marks that combine with the letter before, letters whose case or accent depends on others, ideographs.
@@ -69,8 +69,8 @@ def test_odd_texts_and_pairs_get_the_ids_that_transformers_gives_them(count: int
 
 
 def test_words_that_were_forgotten_are_tokenized_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("distillchain_trainer.engine.word_cache.MOST_WORDS", 60)
-    monkeypatch.setattr("distillchain_trainer.engine.word_cache.GROUP_CHARS", 200)
+    monkeypatch.setattr("distillchain_trainer.engine.encoding.word_cache.MOST_WORDS", 60)
+    monkeypatch.setattr("distillchain_trainer.engine.encoding.word_cache.GROUP_CHARS", 200)
 
     assert_same(with_markers(), [(text,) for text in odd_texts(500, seed=3)], max_length=64)
 

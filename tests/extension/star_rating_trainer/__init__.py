@@ -21,8 +21,8 @@ from distillchain_store.store import Store, path_of_uri
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import read_table
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.encoding import Encoder
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoding import Encoder
 from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from distillchain_api.metrics import Metric
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.shared_forward import all_outputs
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.passes.shared_forward import all_outputs
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.tasks.interface import TaskAdapter
 

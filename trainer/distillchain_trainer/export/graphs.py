@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoded import Encoded
 from distillchain_trainer.errors import ExportInvalid
 from distillchain_trainer.export.compare import TOLERANCE
 from distillchain_trainer.export.decoder import OnnxDecoder, difference_with_cache, quantize_decoder, write_decoder

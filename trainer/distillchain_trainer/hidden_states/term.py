@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillchain_api.resource.hidden import HiddenMSE, HiddenTerm, ValueRelation
-from distillchain_trainer.engine.calling import call_model
+from distillchain_trainer.engine.device.calling import call_model
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.hidden_states.hidden_mse import hidden_mse, new_projection, uniform_layers
 from distillchain_trainer.hidden_states.inside_models import Recorder, layers_of, projection_of
@@ -33,7 +33,7 @@ class Models:
 
 
 class HiddenStates(nn.Module):
-    """See ExtraLoss in engine/step.py. Its own parameters are trained with the student and are not part of it.
+    """See ExtraLoss in engine/training/step.py. Its own parameters are trained with the student and are not part of it.
 
     Args:
         loss: of the states of student and teacher and the mask of real tokens, [rows].

@@ -63,7 +63,7 @@ def _run(start: RankStart, rank: int, signals: Signals, order: WorkOrder, progre
 
 
 def _end_with(launcher: int) -> None:
-    """Without its launcher a rank could be neither stopped nor heard. Linux only, as in distillchain_cli.child."""
+    """Without its launcher a rank could be neither stopped nor heard. Linux only (as in `distillchain run`)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != launcher:  # it died before the line above took effect

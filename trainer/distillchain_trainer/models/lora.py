@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distillchain_api.faults import got
 from distillchain_api.resource.lora import Lora
-from distillchain_trainer.engine.precision import keep_products_in_bfloat16
+from distillchain_trainer.engine.device.precision import keep_products_in_bfloat16
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.loading import POOLER, seeded
 

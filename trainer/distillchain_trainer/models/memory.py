@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from distillchain_trainer.engine.precision import best_device
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.device.precision import best_device
+from distillchain_trainer.engine.ranks.world import World
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.loading import seeded
 

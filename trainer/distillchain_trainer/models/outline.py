@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distillchain_api.base import Record
-from distillchain_trainer.engine.world import World
+from distillchain_trainer.engine.ranks.world import World
 from distillchain_trainer.errors import TrainerError
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.tokenizers import set_padding_side

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from distillchain_trainer.data.split import TaskData
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs, TeacherPass, outputs_digest
 from distillchain_trainer.models.checkpoints import Checkpoint, forget
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.context import Context

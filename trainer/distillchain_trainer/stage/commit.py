@@ -13,7 +13,7 @@ from distillchain_api.layout import CHECKPOINT_FOLDER, RESULTS_FOLDER, checkpoin
 from distillchain_api.wire.answer import Committed
 from distillchain_api.wire.manifest import Manifest, ModelFacts
 from distillchain_store import commit as store_commit
-from distillchain_trainer.engine.saved_state import clear_states
+from distillchain_trainer.engine.training.saved_state import clear_states
 from distillchain_trainer.model_card.facts import gather_facts
 from distillchain_trainer.model_card.markdown import render_card
 from distillchain_trainer.models import bert_hash

@@ -11,18 +11,18 @@ from distillchain_api.gates import missed_teacher_gate, teacher_remedy, teacher_
 from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import ModelFacts
 from distillchain_trainer.data.split import TaskData
-from distillchain_trainer.engine.experts import compute_experts_in_bfloat16
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.precision import (
+from distillchain_trainer.engine.device.experts import compute_experts_in_bfloat16
+from distillchain_trainer.engine.device.precision import (
     apply_tf32,
     best_device,
     choose_attention_kernels,
     compute_head_in_float32,
 )
-from distillchain_trainer.engine.saved_state import ResumeIndex, ResumeStates
-from distillchain_trainer.engine.sharding import sharded_copy
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
-from distillchain_trainer.engine.training_state import changed_processes, load_weights
+from distillchain_trainer.engine.device.sharding import sharded_copy
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs
+from distillchain_trainer.engine.training.history import History
+from distillchain_trainer.engine.training.saved_state import ResumeIndex, ResumeStates
+from distillchain_trainer.engine.training.training_state import changed_processes, load_weights
 from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage.ask_teacher import free_teacher, teacher_outputs

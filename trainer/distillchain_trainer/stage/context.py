@@ -13,7 +13,7 @@ from distillchain_api.wire.answer import ProgressPhase
 from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store.patience import patience_for_results, with_patience
 from distillchain_store.store import Store
-from distillchain_trainer.engine.world import ALONE, World
+from distillchain_trainer.engine.ranks.world import ALONE, World
 from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.signals import Signals
 from distillchain_trainer.stage.progress import Reporter

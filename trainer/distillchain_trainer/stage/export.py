@@ -31,7 +31,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 
 if TYPE_CHECKING:
     from distillchain_trainer.data.split import Split
-    from distillchain_trainer.engine.encoded import Encoded
+    from distillchain_trainer.engine.encoding.encoded import Encoded
     from distillchain_trainer.export.compare import Measured
 
 log = logging.getLogger(__name__)

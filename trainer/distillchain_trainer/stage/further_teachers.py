@@ -11,9 +11,9 @@ from functools import partial
 
 from distillchain_api.gates import teacher_remedy
 from distillchain_api.wire.work_order import FurtherTeacher, WorkOrder
-from distillchain_trainer.engine.node_array import NodeArray
-from distillchain_trainer.engine.teacher_average import Mean, MeanOf, average, mean_outputs
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
+from distillchain_trainer.engine.passes.node_array import NodeArray
+from distillchain_trainer.engine.passes.teacher_average import Mean, MeanOf, average, mean_outputs
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs
 from distillchain_trainer.models.checkpoints import Checkpoint, forget
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.objectives import load_objective

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distillchain_api.wire.answer import ProgressPhase
 from distillchain_api.wire.manifest import Metrics, ModelFacts
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.shared_forward import all_outputs, shared_latency_ms
+from distillchain_trainer.engine.passes.shared_forward import all_outputs, shared_latency_ms
 from distillchain_trainer.errors import CheckpointInvalid, TrainingDiverged
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded

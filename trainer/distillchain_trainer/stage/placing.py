@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillchain_trainer.engine.precision import best_device, keep_products_in_bfloat16
-from distillchain_trainer.engine.sharding import shard
+from distillchain_trainer.engine.device.precision import best_device, keep_products_in_bfloat16
+from distillchain_trainer.engine.device.sharding import shard
 from distillchain_trainer.stage.context import Context
 
 

@@ -18,7 +18,7 @@ from distillchain_api.wire.work_order import KEEP_TEXTS_ENV, TeacherRef
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_trainer.data.handover import read_task_data, write_task_data
 from distillchain_trainer.data.split import TaskData
-from distillchain_trainer.engine.precision import best_device, compute_head_in_float32
+from distillchain_trainer.engine.device.precision import best_device, compute_head_in_float32
 from distillchain_trainer.errors import TrainerError, WorkOrderInvalid
 from distillchain_trainer.input_cache import input_cache
 from distillchain_trainer.models.checkpoint_files import Parts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distillchain_api.resource.distillation import Distillation
-from distillchain_trainer.engine.step import RowLosses
+from distillchain_trainer.engine.training.step import RowLosses
 from distillchain_trainer.objectives import load_objective
 from distillchain_trainer.objectives.label_term import LabelTerm
 from distillchain_trainer.objectives.objective import combined_loss

@@ -15,8 +15,8 @@ from distillchain_api.wire.work_order import WorkOrder
 from distillchain_store import commit as store_commit
 from distillchain_store.opening import open_store
 from distillchain_store.verified import verify
-from distillchain_trainer.engine.saved_state import clear_states
-from distillchain_trainer.engine.world import join_world
+from distillchain_trainer.engine.ranks.world import join_world
+from distillchain_trainer.engine.training.saved_state import clear_states
 from distillchain_trainer.gpus import check_gpus_are_seen
 from distillchain_trainer.libraries import import_libraries
 from distillchain_trainer.signals import Signals

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distillchain_api.wire.manifest import SelectedEpoch
-from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.saved_state import ResumeIndex
+from distillchain_trainer.engine.training.progress import TrainingProgress
+from distillchain_trainer.engine.training.saved_state import ResumeIndex
 
 
 @dataclass

@@ -70,7 +70,7 @@ def _make(context: Context) -> Committed:
     # torch and transformers take seconds to import, and a committed pass needs neither.
     import_libraries()
     check_gpus_are_seen()
-    from distillchain_trainer.engine.teacher_outputs import outputs_digest
+    from distillchain_trainer.engine.passes.teacher_outputs import outputs_digest
     from distillchain_trainer.stage.ask_teacher import teacher_outputs
     from distillchain_trainer.stage.compute import apply_numbers, measure_teacher
     from distillchain_trainer.stage.describe import environment

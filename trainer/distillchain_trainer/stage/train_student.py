@@ -14,14 +14,14 @@ from distillchain_api.failures import StageError
 from distillchain_api.layout import trace_key
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_store.errors import DiskFull
-from distillchain_trainer.engine.history import History
-from distillchain_trainer.engine.loop import Hooks, Settings, train
-from distillchain_trainer.engine.precision import best_device
-from distillchain_trainer.engine.progress import TrainingProgress
-from distillchain_trainer.engine.saved_state import ResumeStates
-from distillchain_trainer.engine.teacher_outputs import TeacherOutputs
-from distillchain_trainer.engine.training_rows import TrainingRows
-from distillchain_trainer.engine.training_state import save_weights
+from distillchain_trainer.engine.device.precision import best_device
+from distillchain_trainer.engine.passes.teacher_outputs import TeacherOutputs
+from distillchain_trainer.engine.training.history import History
+from distillchain_trainer.engine.training.loop import Hooks, Settings, train
+from distillchain_trainer.engine.training.progress import TrainingProgress
+from distillchain_trainer.engine.training.saved_state import ResumeStates
+from distillchain_trainer.engine.training.training_rows import TrainingRows
+from distillchain_trainer.engine.training.training_state import save_weights
 from distillchain_trainer.models.forward_check import MIXES_PADDING
 from distillchain_trainer.objectives.label_term import label_term
 from distillchain_trainer.stage.ask_teacher import free_teacher

@@ -18,7 +18,7 @@ from distillchain_api.resource.student import Architecture
 from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.engine.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoded import Encoded
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.memory import Processes

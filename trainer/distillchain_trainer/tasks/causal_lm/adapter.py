@@ -20,9 +20,9 @@ from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
 from distillchain_report.sections.causal_lm.predictions import read_root_log_probabilities
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.encoding import Encoder
-from distillchain_trainer.engine.precision import device_of
+from distillchain_trainer.engine.device.precision import device_of
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoding import Encoder
 from distillchain_trainer.errors import DataInvalid, GateNotMet
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded

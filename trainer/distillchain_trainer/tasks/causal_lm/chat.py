@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_trainer.engine.tokenizing import unchanged
+from distillchain_trainer.engine.encoding.tokenizing import unchanged
 from distillchain_trainer.errors import CheckpointInvalid, first_line
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.causal_lm.quoted_tokens import QuotedTokens

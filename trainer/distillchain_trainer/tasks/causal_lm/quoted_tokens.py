@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_trainer.engine.tokenizing import names_no_text_has, unchanged, with_renamed_tokens
+from distillchain_trainer.engine.encoding.tokenizing import names_no_text_has, unchanged, with_renamed_tokens
 
 MARK = "\U0010fffe"
 """A noncharacter, which Unicode reserves for uses like this one: no text should have it."""

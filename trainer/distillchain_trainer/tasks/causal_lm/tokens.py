@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.digests import sha256_of
-from distillchain_trainer.engine.tokenizing import (
+from distillchain_trainer.engine.encoding.tokenizing import (
     PlainTextTokenizer,
     RowRefused,
     Texts,

@@ -11,8 +11,8 @@ from torch import Tensor
 from distillchain_api.resource.student import Architecture
 from distillchain_api.task import Task
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.encoding import Encoder
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoding import Encoder
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.memory import Processes

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from distillchain_trainer.engine.encoding import Bind
-from distillchain_trainer.engine.tokenizing import PlainTextTokenizer, Texts
+from distillchain_trainer.engine.encoding.encoding import Bind
+from distillchain_trainer.engine.encoding.tokenizing import PlainTextTokenizer, Texts
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 

@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from distillchain_api.tasks.token_classification import TokenClassification
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.engine.encoded import Encoded
-from distillchain_trainer.engine.encoding import Encoder
+from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.engine.encoding.encoding import Encoder
 from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.tasks.interface import Measurement

@@ -10,8 +10,8 @@ from transformers import AutoModelForTokenClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 
 from distillchain_api.tasks.token_classification import TokenClassification
-from distillchain_trainer.engine.encoding import Bind
-from distillchain_trainer.engine.tokenizing import Texts
+from distillchain_trainer.engine.encoding.encoding import Bind
+from distillchain_trainer.engine.encoding.tokenizing import Texts
 from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sequences.head import Head, HeadKind

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_trainer.data.split import Split
-from distillchain_trainer.engine.encoded import CUT_OFF, Encoded
+from distillchain_trainer.engine.encoding.encoded import CUT_OFF, Encoded
 from distillchain_trainer.stage_warnings import StageWarnings
 
 REMEDY = "they count as O, and no student learns from them"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_trainer.engine.encoded import CUT_OFF
-from distillchain_trainer.engine.tokenizing import (
+from distillchain_trainer.engine.encoding.encoded import CUT_OFF
+from distillchain_trainer.engine.encoding.tokenizing import (
     ControlTokenInText,
     PlainTextTokenizer,
     Texts,

@@ -1,0 +1,1 @@
+"""Arguments and options: chain files, overrides, targets, access to a cluster, completion."""

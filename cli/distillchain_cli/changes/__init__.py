@@ -1,0 +1,1 @@
+"""What the commands that change a chain on a cluster do."""

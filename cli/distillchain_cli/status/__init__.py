@@ -1,0 +1,1 @@
+"""What the commands that read a chain on a cluster show: status, logs, events."""

@@ -1,0 +1,1 @@
+"""The API server: connection, live reads, writes, leader election and readable namespaces."""

@@ -1,0 +1,1 @@
+"""A look at one chain: read, decide, change Jobs, write status."""

@@ -1,0 +1,1 @@
+"""How a model computes on a device: numbers, compiled layers, division among GPUs."""

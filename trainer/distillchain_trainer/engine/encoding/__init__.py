@@ -1,0 +1,1 @@
+"""Texts to token ids, in files that are mapped into memory."""

@@ -1,0 +1,1 @@
+"""Forward passes over encoded rows, and the stored outputs of teachers."""
