@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from distillchain_api.wire.answer import Failed
+from distillchain_trainer.engine.device.precision import best_device
 from distillchain_trainer.engine.ranks.joining import check_gpus
 from distillchain_trainer.errors import NoGpu, WorkOrderInvalid
 from distillchain_trainer.gpus import check_gpus_are_seen
@@ -62,3 +64,11 @@ def test_a_value_that_means_nothing_is_refused(value: str, monkeypatch: pytest.M
 
     with pytest.raises(WorkOrderInvalid, match=f"DISTILLCHAIN_ALLOW_CPU: got '{value}', expected 0 or 1"):
         check_gpus_are_seen()
+
+
+def test_a_process_names_its_gpu_by_number_so_that_tensors_on_it_are_not_copied_there(monkeypatch: pytest.MonkeyPatch):
+    """torch takes `cuda` and `cuda:1` for two devices, and a tensor is always on one with a number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+    assert best_device() == torch.device("cuda:1")

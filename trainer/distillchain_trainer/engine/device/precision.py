@@ -16,8 +16,9 @@ LINEAR = (nn.Linear, Conv1D)
 
 
 def best_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process if there is one."""
+    # By its number, as the device of a tensor there has it: a GPU without a number is not equal to the same one.
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def device_of(model: Any) -> torch.device:

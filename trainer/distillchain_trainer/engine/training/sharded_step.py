@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from distillchain_trainer.engine.device.transfer import row_numbers
 from distillchain_trainer.engine.training.step import EagerStep
 from distillchain_trainer.engine.training.training_state import random_state, set_random_state
 from distillchain_trainer.errors import MicroBatchTooLarge, OutOfMemory, is_gpu_memory_short
@@ -50,7 +51,7 @@ class ShardedStep(EagerStep):
     def _loss(self, rows: Sequence[int]) -> Tensor:
         longest, full = self.work.width(rows)
         width = self.pad(longest)
-        picked = torch.tensor(rows, device=self.work.rows_device)
+        picked = row_numbers(rows, self.work.rows_device)
         return self.work.losses(picked, width=width, full=full and width == longest).sum()
 
 
