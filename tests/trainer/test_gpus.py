@@ -11,6 +11,7 @@ import torch
 from distillchain_api.wire.answer import Failed
 from distillchain_trainer.engine.device.precision import best_device
 from distillchain_trainer.engine.ranks.joining import check_gpus
+from distillchain_trainer.engine.training.loop import fits_beside_training
 from distillchain_trainer.errors import NoGpu, WorkOrderInvalid
 from distillchain_trainer.gpus import check_gpus_are_seen
 from trainer.parts import an_order, answer_in, start_process
@@ -72,3 +73,13 @@ def test_a_process_names_its_gpu_by_number_so_that_tensors_on_it_are_not_copied_
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
 
     assert best_device() == torch.device("cuda:1")
+
+
+def test_training_rows_fit_into_the_memory_that_a_freed_teacher_has_left_to_torch(monkeypatch: pytest.MonkeyPatch):
+    """On the host they would rule out captured steps."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 900)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 500)
+
+    assert fits_beside_training(99, torch.device("cuda:0"))
+    assert not fits_beside_training(100, torch.device("cuda:0"))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distillchain_api.resource.training import Precision
 from distillchain_trainer.engine.device.calling import call_model
+from distillchain_trainer.engine.device.memory import free_bytes
 from distillchain_trainer.engine.device.modes import Mode
 from distillchain_trainer.engine.device.precision import autocast, device_of
 from distillchain_trainer.engine.device.transfer import moved
@@ -137,8 +138,7 @@ def has_room_for_casts(model: Any) -> bool:
     if device.type == "cpu":
         return True
     nbytes = sum(weight.nbytes for weight in model.parameters() if weight.dtype == torch.float32)
-    free: int = torch.cuda.mem_get_info(device)[0]
-    return bool(nbytes / 2 < CASTS_SHARE * free)
+    return bool(nbytes / 2 < CASTS_SHARE * free_bytes(device))
 
 
 def latency_ms(model: Any, encoded: Encoded, outputs_of: OutputsOf, *, precision: Precision) -> tuple[float, float]:

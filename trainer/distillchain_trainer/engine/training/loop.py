@@ -19,6 +19,7 @@ from distillchain_api.metrics import Metric
 from distillchain_api.resource.training import Training
 from distillchain_api.wire.manifest import SelectedEpoch, SplitMetrics
 from distillchain_trainer.engine.device.compiled import uncompile_layers, without_compiled_layers
+from distillchain_trainer.engine.device.memory import free_bytes
 from distillchain_trainer.engine.device.modes import Mode
 from distillchain_trainer.engine.device.precision import best_device, device_of
 from distillchain_trainer.engine.device.sharding import gather_weights, sharded_copy
@@ -363,4 +364,4 @@ class _Run:
 
 def fits_beside_training(nbytes: int, device: torch.device) -> bool:
     """Whether rows of so many bytes leave enough memory of a GPU to the training; always on a CPU."""
-    return device.type != "cuda" or nbytes < ROWS_SHARE * torch.cuda.mem_get_info(device)[0]
+    return device.type != "cuda" or nbytes < ROWS_SHARE * free_bytes(device)
