@@ -35,6 +35,11 @@ GOOD_FILES = [
     pytest.param("a.conll", as_conll(ROWS).removesuffix("\n"), id="no last line break"),
     pytest.param("a.conll", "# text = Anna Berg\n" + as_conll(ROWS), id="comments, as CoNLL-U has them"),
     pytest.param(
+        "a.conll",
+        "\n# id 5-a\tdomain=en\n" + as_conll(ROWS, mark=" _ _ ").replace("\n\n", "\n\n# id 6-b\tdomain=en\n", 1),
+        id="comments with tabs, as MultiCoNER has them",
+    ),
+    pytest.param(
         "a.txt",
         "-DOCSTART- -X- O O\n\nAnna NNP B-NP B-PER\nBerg NNP I-NP I-PER\nsaw VBD B-VP O\nPorto NNP B-NP B-LOC\n"
         "Bank NNP I-NP B-ORG\n\n-DOCSTART-\n\nno DT B-NP O\nname NN I-NP O\n",

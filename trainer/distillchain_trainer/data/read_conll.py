@@ -1,6 +1,7 @@
 """Sentences of CoNLL files: a line for each word, in columns, and a blank line after each sentence.
 
-Knows no tags. Columns are separated by tabs if any line of the file's beginning has one, otherwise by blanks.
+Knows no tags. Columns are separated by tabs if any line of the file's beginning has one, otherwise by blanks. Comments
+do not count for this: those of MultiCoNER have tabs in files whose columns are separated by blanks.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
 
 
 def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
-    has_tabs = any(b"\t" in line.strip() for line in file.read_head().split(b"\n"))
+    head = file.read_head().split(b"\n")
+    has_tabs = any(b"\t" in line.strip() for line in head if not line.startswith(b"# "))
     count = first = 0
     picked = (0, 0)
     words: list[str] = []
@@ -72,8 +74,7 @@ def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
             cells = _cells(content, has_tabs=has_tabs)
             if DOCUMENT_START in cells:
                 cells = []
-            # As CoNLL-U writes them. Where blanks separate the columns, a line that begins with # may be a word.
-            if has_tabs and len(cells) == 1 and content.startswith("#"):
+            if _is_comment(content, has_tabs=has_tabs):
                 continue
             if cells and not count:
                 count, picked = len(cells), columns.pick(len(cells), f"{file.name}:{number}")
@@ -94,6 +95,13 @@ def _cells(content: str, *, has_tabs: bool) -> list[str]:
     if not content.strip():
         return []
     return content.split("\t") if has_tabs else BLANKS.split(content.strip(" \t"))
+
+
+def _is_comment(content: str, *, has_tabs: bool) -> bool:
+    """Whether a line is one as CoNLL-U or MultiCoNER write them. A word may also begin with #."""
+    if has_tabs:
+        return content.startswith("#") and "\t" not in content
+    return content.startswith("# ") and "\t" in content.strip()
 
 
 def _check_words(words: list[str], place: str) -> None:
