@@ -12,7 +12,7 @@ from distillchain_trainer.data.split import Split, key_of
 from distillchain_trainer.engine.encoding.encoding import Encoder
 from distillchain_trainer.errors import CheckpointInvalid, DataInvalid
 from distillchain_trainer.stage_warnings import StageWarnings
-from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, ChatRenderer, check_template
+from distillchain_trainer.tasks.causal_lm.chat import FIXED_DATE, ChatRenderer, check_template, end_of_answers
 from distillchain_trainer.tasks.causal_lm.rows import chat_as_text
 from distillchain_trainer.tasks.causal_lm.tokens import Form, NextTokenTokenizer
 from trainer.language_parts import TEMPLATE, save_words
@@ -320,6 +320,17 @@ def test_a_template_without_an_end_that_is_learned_is_a_warning(tmp_path: Path, 
             "the student does not learn to stop; add the end token to chat_template.jinja, within {% generation %} if it "
             "has that"
         ]
+
+
+def test_an_end_token_that_is_also_the_unknown_token_ends_an_answer(tmp_path: Path):
+    tokenizer, warnings = save_bytes(tmp_path, TEMPLATE), StageWarnings()
+    # As GPT-2's and GPT-NeoX's tokenizers have it.
+    tokenizer.eos_token = tokenizer.unk_token = "<|im_end|>"
+
+    check_template(tokenizer, what="the tokenizer of hf://a", warnings=warnings)
+
+    assert warnings.sentences == []
+    assert end_of_answers(tokenizer) == tokenizer.eos_token_id
 
 
 GREETING = [{"role": "assistant", "content": "The river runs"}, *CHAT[:2]]

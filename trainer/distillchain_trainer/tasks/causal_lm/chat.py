@@ -240,4 +240,5 @@ def _last_of_answer(tokenizer: Any) -> int | None:
 
 def _end_ids(tokenizer: Any) -> set[int]:
     marked = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return {*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}
+    # A word that the tokenizer does not know is no end; but GPT-2's unknown token is its end token too.
+    return ({*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
