@@ -1,1 +1,1 @@
-"""The commands, one file for each group. They parse options and print; the work is elsewhere."""
+"""The commands, one module for each or for a group of them. They parse options and print; most of the work is elsewhere."""

@@ -6,11 +6,17 @@ With a cluster, its API server checks the chains that are valid here, as if they
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from distillchain_api.faults import BadDocument, Fault
 from distillchain_api.plan_warnings import warnings_of
+from distillchain_cli.api_server.access import Access
+from distillchain_cli.api_server.connection import connect
 from distillchain_cli.api_server.namespace_of import namespace_of
+from distillchain_cli.arguments.access_options import takes_access
 from distillchain_cli.arguments.chain_files import (
     ChainDocument,
     FileContent,
@@ -21,18 +27,59 @@ from distillchain_cli.arguments.chain_files import (
     plan_of,
     read_file,
 )
-from distillchain_cli.errors import NotFound, Refused, Unauthorized
+from distillchain_cli.arguments.choices import choice_of
+from distillchain_cli.arguments.options import Filenames, Files, Overrides, Recursive, Storage, Verbose
+from distillchain_cli.errors import EXIT_BAD_INPUT, BadInput, NotFound, Refused, Unauthorized
 from distillchain_cli.output.printing import print_faults, print_message, print_result
+from distillchain_cli.program import program_name
 
 if TYPE_CHECKING:
     from distillchain_cli.api_server.cluster import Cluster
+
+app = typer.Typer()
 
 APPLIED = ("apiVersion", "kind", "spec")
 APPLIED_METADATA = ("name", "namespace", "labels", "annotations")
 """What a user writes. `kubectl get -o yaml` adds fields that the API server refuses in an apply."""
 
 
-def validate_files(
+class DryRun(StrEnum):
+    """Where `validate` checks chains."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@app.command(epilog="Example: distillchain validate chain.yaml --set spec.task.maxLength=64")
+@takes_access
+def validate(
+    access: Access,
+    files: Files = None,
+    filenames: Filenames = None,
+    recursive: Recursive = False,
+    dry_run: Annotated[
+        DryRun,
+        typer.Option(
+            metavar="|".join(DryRun),
+            parser=choice_of(DryRun),
+            help="server: the API server checks the chains too, with its CRD, policies and webhooks.",
+        ),
+    ] = DryRun.CLIENT,
+    storage: Storage = None,
+    overrides: Overrides = None,
+    _verbose: Verbose = False,
+) -> None:
+    """Check chains and summarise them. Changes nothing, and reads no data, model or store."""
+    paths = [*(files or []), *(filenames or [])]
+    if not paths:
+        raise BadInput(f"got no file, expected at least one, such as: {program_name()} validate chain.yaml")
+    # Without a cluster no option of it is looked at, so that a laptop without kubeconfig can validate.
+    cluster = connect(access) if dry_run is DryRun.SERVER else None
+    if not _validate_files(paths, storage=storage, overrides=overrides or (), cluster=cluster, recursive=recursive):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _validate_files(
     paths: Sequence[str],
     *,
     storage: str | None,
