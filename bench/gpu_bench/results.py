@@ -50,8 +50,8 @@ def table(results: list[Result], *, is_small: bool) -> str:
 def _training_lines(results: list[Result]) -> list[Line]:
     found: list[Line] = []
     for ours in _of(results, who="ours"):
-        if ours["part"] not in ("tiny", "femto", "large"):
-            continue
+        if ours["part"] not in ("tiny", "femto", "large") or "precision" not in ours:
+            continue  # another part, or one that was not begun and is among the notes
         reference = _reference_of(results, ours)
         # A run that is too short to have a steady part has the rate of the whole training.
         rate, name = ours.get("examples_per_second") or ours.get("whole_run_examples_per_second"), _label(ours)
@@ -93,6 +93,8 @@ def _mfu_line(name: str, reference: Result | None, ours: Result, *, has_goal: bo
 def _logits_lines(results: list[Result]) -> list[Line]:
     lines = []
     for ours in _of(results, who="ours", part="logits"):
+        if "rows_per_second" not in ours:
+            continue
         reference = next(iter(_of(results, who="reference", part="logits", precision=ours["precision"])), None)
         best = reference["rows_per_second"] if reference else None
         lines.append(

@@ -39,6 +39,15 @@ def test_the_small_bench_runs_every_part_on_a_cpu(tmp_path: Path):
     assert not list(tmp_path.iterdir()), "the temporary folder is left behind"
 
 
+def test_a_bench_whose_time_is_up_names_what_it_has_not_measured(tmp_path: Path):
+    command = [sys.executable, "bench/gpu.py", "--budget-s", "0", "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1, done.stderr
+    for part in ("tiny", "femto", "logits", "large", "causal-student", "causal-teacher"):
+        assert f"\n- {part}: not run: --budget-s is used up" in done.stdout
+
+
 def a_training(*lines: tuple[float, float]) -> Observed:
     """A training with lines at (seconds, epoch)."""
     return Observed(progress=[ProgressLine(at_s, "Train", 1, epoch, 0.5, 1.0) for at_s, epoch in lines])
@@ -120,6 +129,19 @@ def test_ours_is_compared_with_the_fastest_reference(rate: float, ratio: str, me
 
     line = f"| tiny float32, examples/s | 40,000 (captured) | {rate:,.0f} (captured) | {ratio} | 0.75 | {met} |"
     assert line in shown.splitlines()
+
+
+def test_parts_that_were_not_begun_are_notes_below_the_table():
+    late = [
+        {"part": part, "who": "ours", "error": "not run: --budget-s is used up"} for part in ("tiny", "logits", "large")
+    ]
+
+    shown = table([{**OURS, "part": "femto", "mode": "captured", "examples_per_second": 9.0}, *late], is_small=False)
+
+    assert "| femto float32, examples/s | - (none) | 9 (captured) | - | - | - |" in shown.splitlines()
+    assert [line for line in shown.splitlines() if "not run" in line] == [
+        f"- {part}: not run: --budget-s is used up" for part in ("tiny", "logits", "large")
+    ]
 
 
 def test_an_eager_reference_is_no_goal_and_an_error_is_shown():
