@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from distillchain_operator.api_server.cluster import ApiError
 from distillchain_operator.api_server.connection import Connection
@@ -106,3 +108,35 @@ async def test_the_proxy_of_the_environment_is_used_unless_the_address_is_exempt
     monkeypatch.setenv("no_proxy", exempt)
     await try_a_request()
     assert [found.get("proxy") for found in sent] == [proxy]
+
+
+@pytest.mark.parametrize(
+    "status, retry_after, refusals, want, tries",
+    [
+        pytest.param(429, "0", 10, 200, 11, id="too many requests"),
+        pytest.param(503, "0", 10, 200, 11, id="not ready"),
+        pytest.param(429, "0", 11, 429, 11, id="busy for too long"),
+        pytest.param(503, "", 1, 503, 1, id="it does not say when"),
+        pytest.param(429, "Wed, 21 Oct 2015 07:28:00 GMT", 1, 429, 1, id="a date"),
+        pytest.param(409, "0", 1, 409, 1, id="refused for another reason"),
+    ],
+)
+async def test_a_request_is_sent_again_if_the_api_server_is_busy_and_says_when(
+    status: int, retry_after: str, refusals: int, want: int, tries: int, tmp_path: Path
+):
+    sent: list[dict[str, Any]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        sent.append(await request.json())
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        return web.json_response({}) if len(sent) > refusals else web.json_response({}, status=status, headers=headers)
+
+    application = web.Application()
+    application.router.add_post("/jobs", answer)
+    async with TestServer(application) as server:
+        content = (tmp_path / "config").read_text().replace(URL, str(server.make_url("")))
+        (tmp_path / "config").write_text(content)
+        connection = await Connection.open(answered=lambda *_: None)
+        got, _ = await connection.exchange("POST", "/jobs", body={"kind": "Job"})
+        await connection.close()
+    assert (got, sent) == (want, [{"kind": "Job"}] * tries)

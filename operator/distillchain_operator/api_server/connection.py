@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from importlib.metadata import version
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, NamedTuple, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -25,6 +26,10 @@ CHANGE_TIMEOUT_S = 60
 WATCH_TIMEOUT_S = 300  # then the API server ends a watch, and a dead connection is noticed
 # A bookmark comes about every minute, so a watch that is silent for longer is on a dead connection.
 SILENCE_S = 150
+# Of a request that the API server, or a proxy in front of it, is too busy for. client-go sends it again as often.
+# A look takes several requests, so while half of them are refused, hardly any look would succeed.
+RETRIES = 10
+LONGEST_WAIT_S = 10
 BUFFER_BYTES = 64 * 1024
 PAGE_BYTES = 2 * 1024 * 1024  # of an answer that are received before they are read
 JSON = "application/json, */*"
@@ -38,6 +43,18 @@ class Content(TypedDict, total=False):
     body: dict[str, Any] | None
     content_type: str
     accept: str
+
+
+class _Answer(NamedTuple):
+    """An answer to a request.
+
+    Attributes:
+        again_in_s: after how many seconds to send the request again, because it was not handled now; None: it was.
+    """
+
+    status: int
+    text: str
+    again_in_s: float | None
 
 
 class ApiError(Exception):
@@ -141,7 +158,17 @@ class Connection:
             raise _error(status, document, f"{method} {path}: HTTP {status}")
         return document
 
-    async def exchange(
+    async def exchange(self, method: str, path: str, **content: Unpack[Content]) -> tuple[int, str]:
+        """The HTTP code and the text of an answer. Raises: ApiError if there is none."""
+        answer = await self._send(method, path, **content)
+        for _ in range(RETRIES):
+            if answer.again_in_s is None:
+                break
+            await asyncio.sleep(answer.again_in_s)
+            answer = await self._send(method, path, **content)
+        return answer.status, answer.text
+
+    async def _send(
         self,
         method: str,
         path: str,
@@ -150,8 +177,7 @@ class Connection:
         body: dict[str, Any] | None = None,
         content_type: str = "application/json",
         accept: str = JSON,
-    ) -> tuple[int, str]:
-        """The HTTP code and the text of an answer. Raises: ApiError if there is none."""
+    ) -> _Answer:
         total_s = REQUEST_TIMEOUT_S if method == "GET" else CHANGE_TIMEOUT_S
         try:
             response = await self._open(
@@ -168,7 +194,7 @@ class Connection:
             self._answered(method, 0)
             raise _no_answer(method, path, error) from error
         self._answered(method, response.status)
-        return response.status, text
+        return _Answer(response.status, text, _again_in_s(response))
 
     async def watch(self, path: str, query: dict[str, str]) -> AsyncGenerator[dict[str, Any]]:
         """The changes of a watch, until the API server ends it.
@@ -209,6 +235,13 @@ class Connection:
             _request_timeout=limits,
         )
         return response
+
+
+def _again_in_s(response: aiohttp.ClientResponse) -> float | None:
+    wait = response.headers.get("Retry-After", "")
+    is_busy = response.status == 429 or response.status >= 500
+    # A proxy may write a date instead.
+    return min(float(wait), LONGEST_WAIT_S) if is_busy and wait.isdecimal() else None
 
 
 def _trust(settings: client.Configuration) -> ssl.SSLContext:
