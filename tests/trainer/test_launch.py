@@ -209,7 +209,7 @@ def test_a_stop_while_ranks_wait_for_each_other_ends_them(nodes: Nodes, joins: i
     node = nodes.start(
         f"""
 if rank == {joins}:
-    from distillchain_trainer.engine import joining, world
+    from distillchain_trainer.engine.ranks import world
     mark("joins")
     world.join_world(signals.deferred)
 wait_for_stop(signals)
