@@ -96,7 +96,7 @@ generate: $(READY) ## Generate objective names, fields of pods, CRD, reference p
 	$(BIN)/python -m distillchain_operator.metrics.page > docs/metrics.md
 	$(BIN)/python charts/generate.py
 	$(BIN)/python charts/generate.py --config
-	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/test_jobs.py tests/chart/test_chart.py
+	DISTILLCHAIN_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/operator/decide/test_jobs.py tests/chart/test_chart.py
 
 test: BINARIES := binaries
 test: check ## All tests: real API server, real S3, and (as root) real containers (WORKERS)

@@ -74,7 +74,7 @@ RUN: dict[tuple[str, str], Scene] = {
 
 CANNOT: dict[tuple[str, str], str] = {
     ("docs/running-chains.md", "distillchain retry sst2-femto --from tiny --discard"): (
-        "needs a store with commits; tests/operator/test_chains_on_apiserver.py runs it with one"
+        "needs a store with commits; tests/operator/on_apiserver/test_chains_on_apiserver.py runs it with one"
     ),
     ("docs/your-data.md", "import csv"): "needs reviews.csv; tests/docs/test_your_data.py runs it",
     ("docs/your-data.md", "distillchain validate chain.yaml"): "needs chain.yaml; tests/docs/test_your_data.py runs it",
@@ -93,9 +93,9 @@ CANNOT: dict[tuple[str, str], str] = {
     (
         "docs/token-classification.md",
         "import torch",
-    ): "needs a trained tagger; tests/trainer/test_token_classification.py runs it and compares what it prints",
+    ): "needs a trained tagger; tests/trainer/tasks/test_token_classification.py runs it and compares what it prints",
     ("docs/gpus.md", 'kubectl exec POD -c trainer -- python -c "import os, signal; os.kill(1, signal.SIGUSR1)"'): (
-        "needs a pod that trains; tests/trainer/test_tracing.py sends the signal"
+        "needs a pod that trains; tests/trainer/engine/test_tracing.py sends the signal"
     ),
     ("README.md", "make quickstart"): "creates the environment of the tests and trains for five minutes; "
     "Scene.QUICKSTART runs the chain on part of the data",
@@ -103,28 +103,28 @@ CANNOT: dict[tuple[str, str], str] = {
     (
         "docs/text-classification.md",
         "from transformers import pipeline",
-    ): "needs a chain that has run; tests/trainer/test_checkpoint_files.py runs it",
+    ): "needs a chain that has run; tests/trainer/models/test_checkpoint_files.py runs it",
     (
         "docs/multi-label-classification.md",
         ".venv/bin/distillchain report examples/rated-sentences/labels.yaml --to report.html",
-    ): ("needs a chain that has run; tests/trainer/test_rated_sentences.py writes the report of its own"),
+    ): ("needs a chain that has run; tests/trainer/tasks/test_rated_sentences.py writes the report of its own"),
     ("docs/multi-label-classification.md", ".venv/bin/python examples/quickstart/prepare.py --into .quickstart"): (
-        "trains for minutes; tests/trainer/test_rated_sentences.py runs the chain on part of the data"
+        "trains for minutes; tests/trainer/tasks/test_rated_sentences.py runs the chain on part of the data"
     ),
     ("docs/regression.md", ".venv/bin/distillchain report examples/rated-sentences/rating.yaml --to report.html"): (
-        "needs a chain that has run; tests/trainer/test_rated_sentences.py writes the report of its own"
+        "needs a chain that has run; tests/trainer/tasks/test_rated_sentences.py writes the report of its own"
     ),
     ("docs/regression.md", ".venv/bin/python examples/quickstart/prepare.py --into .quickstart"): (
-        "trains for minutes; tests/trainer/test_rated_sentences.py runs the chain on part of the data"
+        "trains for minutes; tests/trainer/tasks/test_rated_sentences.py runs the chain on part of the data"
     ),
     (
         "docs/multi-label-classification.md",
         "from transformers import pipeline",
-    ): "needs a chain that has run; tests/trainer/test_rated_sentences.py runs it and compares what it prints",
+    ): "needs a chain that has run; tests/trainer/tasks/test_rated_sentences.py runs it and compares what it prints",
     (
         "docs/regression.md",
         "import torch",
-    ): "needs a chain that has run; tests/trainer/test_rated_sentences.py runs it and compares what it prints",
+    ): "needs a chain that has run; tests/trainer/tasks/test_rated_sentences.py runs it and compares what it prints",
     (
         "README.md",
         "make cluster-up       # Kubernetes 1.34, S3, CRD and operator on this machine (needs root); prints the next steps",

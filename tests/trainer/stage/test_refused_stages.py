@@ -10,8 +10,8 @@ import pytest
 from distillchain_api.failures import StageError
 from distillchain_trainer.errors import CheckpointInvalid, GateNotMet, LabelMismatch, TrainingDiverged
 from trainer.checkpoint_parts import LORA, edit_config, edit_weights
+from trainer.models.test_bad_checkpoints import HEAD, MERGE
 from trainer.parts import an_order, run_here, save_bert, save_tokenizer
-from trainer.test_bad_checkpoints import HEAD, MERGE
 
 pytestmark = pytest.mark.models
 

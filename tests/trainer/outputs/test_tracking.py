@@ -23,8 +23,8 @@ from distillchain_api.wire.work_order import StorageAddress, WorkOrder
 from distillchain_trainer.errors import StopRequested
 from distillchain_trainer.tracking.messages import End, Setup
 from distillchain_trainer.tracking.process import FAULT_FILE, TrackerProcess
+from trainer.outputs.test_trackers import start, trained
 from trainer.parts import StopAfter, an_order, run_here, save_bert, start_process, write_data
-from trainer.test_trackers import start, trained
 
 pytestmark = pytest.mark.models
 

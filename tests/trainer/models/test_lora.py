@@ -23,13 +23,13 @@ from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.lora import add_adapter, keep_frozen_in_bfloat16, merge_adapter, trained_parameters
 from smollm2.texts import as_text
 from trainer.checkpoint_parts import DECODER, TINY, load_student, save_classifier
+from trainer.engine.test_modes import Recorded, a_work
 from trainer.language_parts import a_chain_document, a_task_document, save_llama, write_sentences
 from trainer.loop_parts import a_student, forget, random_rows, recipe, train, train_until_stopped
 from trainer.loop_parts import distance as distance_of
 from trainer.lora_parts import with_adapter
 from trainer.parts import an_order, manifest_of, run_here, save_bert, weights_of
 from trainer.rank_parts import Attempt, distance, start_stage
-from trainer.test_modes import Recorded, a_work
 
 pytestmark = pytest.mark.models
 

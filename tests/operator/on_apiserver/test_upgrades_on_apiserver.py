@@ -26,7 +26,7 @@ from relay import Relay
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operator")]
 
 BUILDS = ("contract-1", "contract-2")
-FOLDER = Path(__file__).parent / "earlier_builds"
+FOLDER = Path(__file__).parents[1] / "earlier_builds"
 ANY_OBJECT = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SETTINGS = {
     "DISTILLCHAIN_LOG_FORMAT": "plain",

@@ -21,7 +21,7 @@ from distillchain_api.wire.work_order import (
 from distillchain_operator.jobs.stage_job import JobDefaults, MissingImage, build_job, build_probe_pod, job_name
 from jobs_of import OPERATORS_POD, job_of, trainer_of
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 USERS_POD: dict[str, Any] = {
     "metadata": {"labels": {"team": "nlp"}, "annotations": {"example.com/note": "kept"}},
     "spec": {

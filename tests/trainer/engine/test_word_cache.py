@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from later import Later
+from trainer.engine.test_encoding import gpt, word_piece
 from trainer.parts import FILLERS, GOOD
-from trainer.test_encoding import gpt, word_piece
 
 tokenizing = Later("distillchain_trainer.engine.encoding.tokenizing")
 word_cache = Later("distillchain_trainer.engine.encoding.word_cache")

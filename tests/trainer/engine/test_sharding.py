@@ -39,7 +39,7 @@ from trainer.rank_parts import (
 
 pytestmark = pytest.mark.models
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def an_order_in(root: Path, store: str = "store", *, dropout: float = 0.0, **parts: Any) -> WorkOrder:

@@ -28,9 +28,9 @@ from distillchain_trainer.engine.training.training_rows import TrainingRows
 from distillchain_trainer.engine.training.widths import widths_up_to
 from distillchain_trainer.stage.row_losses import row_losses_of
 from distillchain_trainer.tasks.interface import TaskAdapter
+from trainer.engine.test_modes import Recorded
 from trainer.item_parts import CLASSES, ItemRows, Tagger, a_tagger, expected_outputs, item_outputs, item_rows
 from trainer.rank_parts import Outcome, start_ranks
-from trainer.test_modes import Recorded
 
 pytestmark = pytest.mark.models
 

@@ -26,7 +26,7 @@ from trainer.rank_parts import Attempt, distance, start_stage
 
 pytestmark = pytest.mark.models
 
-EXAMPLE = Path(__file__).parents[2] / "examples/llm/two-teachers.yaml"
+EXAMPLE = Path(__file__).parents[3] / "examples/llm/two-teachers.yaml"
 # Without those that the tokenizer of the tests has anyway.
 KNOWN = {"Go", "user", "assistant", *DAYS, *MONTHS, *OTHERS}
 WORDS = tuple(sorted({word for sentence in [*TRAIN, *HELD_OUT] for word in sentence.split()} - KNOWN))

@@ -17,7 +17,7 @@ from distillchain_api.yaml_text import load_yaml
 from smollm2.model import ensure_smollm2
 from smollm2.texts import HELD_OUT, SENTENCES
 from trainer.parts import manifest_of
-from trainer.test_language_chains import nats_in_plain_transformers
+from trainer.tasks.test_language_chains import nats_in_plain_transformers
 
 pytestmark = pytest.mark.models
 
