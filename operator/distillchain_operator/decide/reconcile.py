@@ -27,7 +27,7 @@ from distillchain_operator.decide.verdict_step import verdict_step
 from distillchain_operator.decide.view import View, is_of_plan
 from distillchain_operator.jobs.group import build_network_policy, build_service
 from distillchain_operator.jobs.observed import Observed, ObservedJob, ObservedPod
-from distillchain_operator.jobs.policy import lingers_in, overdue_in
+from distillchain_operator.jobs.policy import lingers_in, long_in, overdue_in
 from distillchain_operator.jobs.wanted_jobs import WantedJobs
 from distillchain_operator.status.chain_status import build_chain_status, waits_for_turn
 from distillchain_operator.status.evidence import passes_of_controls
@@ -168,6 +168,7 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     # A node that disappeared sends no event, so the moment when its pod is overdue must be scheduled.
     left = [overdue_in(pod, now=view.now) for pod in view.observed.pods]
     left += [lingers_in(pod, now=view.now) for pod in view.observed.pods]
+    left += _late_in(view)
     # Nor does a deadline, or the end of a pause.
     stages = {stage.name: stage for stage in view.plan.vertices}
     running = [(stages[job.stage], job) for job in view.wanted_unfinished_jobs()]
@@ -178,6 +179,13 @@ def _look_again_s(view: View, status: ChainStatus) -> float | None:
     moments += [datetime.fromisoformat(entry.next_start_at) for entry in waiting if entry.next_start_at]
     left += [moment - view.now for moment in moments if moment]
     return min((time.total_seconds() for time in left if time and time > timedelta()), default=None)
+
+
+def _late_in(view: View) -> list[timedelta | None]:
+    """When the message says how to see why a pod does not start; a policy may refuse the pods of a Job alone."""
+    late = [long_in(pod.created_at, now=view.now) for pod in view.observed.pods if pod.has_not_started]
+    without_pods = [job for job in view.wanted_unfinished_jobs() if not view.observed.pods_of(job)]
+    return late + [long_in(job.started_at, now=view.now) for job in without_pods]
 
 
 def _commits_beside_a_sidecar(view: View, status: ChainStatus) -> bool:

@@ -170,9 +170,15 @@ def describe_end(pod: ObservedPod) -> str:
     return fit(f"the last one: {diagnose_pod(pod).message}", NOTE_BYTES)
 
 
+def long_in(since: str, *, now: datetime) -> timedelta | None:
+    """The time from now until a moment, as Kubernetes writes it, is LONG ago; None for an empty one."""
+    return datetime.fromisoformat(since) + LONG - now if since else None
+
+
 def is_long_ago(since: str, *, now: datetime) -> bool:
-    """Whether a moment, as Kubernetes writes it, is more than LONG ago; False for an empty one."""
-    return bool(since) and now - datetime.fromisoformat(since) > LONG
+    """Whether a moment is LONG ago; False for an empty one."""
+    left = long_in(since, now=now)
+    return left is not None and left <= timedelta()
 
 
 def overdue_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
@@ -185,9 +191,9 @@ def overdue_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
 
 def lingers_in(pod: ObservedPod, *, now: datetime) -> timedelta | None:
     """The time from now until a pod has kept its GPU for too long after its trainer; None for a pod that does not."""
-    if pod.is_over or pod.deleting or pod.end is None or not pod.end.finished_at:
+    if pod.is_over or pod.deleting or pod.end is None:
         return None
-    return datetime.fromisoformat(pod.end.finished_at) + LONG - now
+    return long_in(pod.end.finished_at, now=now)
 
 
 def describe_pod(pod: ObservedPod, *, now: datetime) -> PodNote | None:

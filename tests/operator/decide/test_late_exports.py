@@ -311,7 +311,8 @@ def test_a_late_export_whose_pod_waits_too_long_is_deleted_and_created_again_aft
     job = export_job(started)
     pod = a_pod(job, phase="Pending")
 
-    assert decide(plan, job, pods=(pod,), previous=started.status).look_again_s == 600
+    waiting = decide(plan, job, pods=(pod,), previous=started.status, now=NOON_TIME + timedelta(minutes=4))
+    assert waiting.look_again_s == 360
     decision = decide(plan, job, pods=(pod,), previous=started.status, now=NOON_TIME + timedelta(minutes=10))
 
     assert [type(action) for action in decision.actions] == [DeleteJob]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from chain_builders import (
@@ -154,6 +156,19 @@ def test_a_pod_whose_end_its_node_does_not_confirm_in_time_stalls_the_chain(
     assert (decision.status.message or "").endswith(LOST.format_map(names))
     assert decision.status.phase == ("Suspended" if suspend else "Pending" if was_edited else "Running")
     assert decision.look_again_s is None
+
+
+@pytest.mark.parametrize("has_pod", [False, True])
+def test_a_stage_whose_pod_does_not_start_says_after_two_minutes_how_to_see_why(has_pod: bool):
+    # A policy may refuse the pods of the Job controller and not the operator's dry run. Only the Job's Events say so.
+    plan = a_plan()
+    job = a_job(plan, "mini", active=int(has_pod))
+    pods = (a_pod(job, phase="Pending"),) if has_pod else ()
+
+    early = decide(plan, job, pods=pods, now=NOON + timedelta(seconds=30))
+    assert ("to see why" in entry(early, "mini").message, early.look_again_s) == (False, 90)
+    late = decide(plan, job, pods=pods, previous=early.status, now=NOON + timedelta(minutes=2))
+    assert (f"describe {'pod' if has_pod else 'job'}" in entry(late, "mini").message, late.look_again_s) == (True, None)
 
 
 def test_the_reason_of_a_failure_is_kept_when_the_pod_that_reported_it_is_deleted():
