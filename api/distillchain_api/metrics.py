@@ -37,6 +37,19 @@ class Metric:
         return (0.0, 1.0) if self.is_share else (self.lowest, self.highest)
 
     @property
+    def largest_difference(self) -> float:
+        """Of two values; infinite where the metric has no bound."""
+        lowest, highest = self.range
+        return highest - lowest
+
+    def possible_differences(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval of a difference, without differences that no two values can have.
+
+        It covers the true difference as often as before, because that is one of the possible ones.
+        """
+        return max(low, -self.largest_difference), min(high, self.largest_difference)
+
+    @property
     def has_retention(self) -> bool:
         """Whether a student can keep a share of its teacher's value; not of an error, which is better when lower."""
         return self.is_share and self.higher_is_better
@@ -80,9 +93,8 @@ def metric_named(name: str, known: Iterable[Metric]) -> Metric:
 
 def default_smallest_gain(metric: Metric, value: float) -> float:
     """The smallest gain that is worth a further stage, if the user states none: half a point, or 1 % of `value`."""
-    low, high = metric.range
     # A correlation runs from -1 to 1. Of an error without a bound, only a share of it means something.
-    return 0.005 if high - low <= 2 else 0.01 * abs(value)
+    return 0.005 if metric.largest_difference <= 2 else 0.01 * abs(value)
 
 
 def retention(student: float, teacher: float, metric: Metric) -> float | None:

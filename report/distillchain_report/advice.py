@@ -131,10 +131,14 @@ def _loss(stage: LoadedStage, of_teacher: float | None, value: float, question: 
     ours, theirs = (section.contributions(metric.name, answers) for answers in (student, teacher))
     if ours is None or theirs is None:
         return Estimate(value=loss)
-    low, high = row_interval(
-        theirs - ours if metric.higher_is_better else ours - theirs, loss, row_unit=row_unit(metric)
-    )
-    return Estimate(value=loss, low=low, high=high)
+    ends = row_interval(theirs - ours if metric.higher_is_better else ours - theirs, loss, row_unit=row_unit(metric))
+    return _estimate(loss, ends, metric)
+
+
+def _estimate(value: float, ends: tuple[float, float], metric: Metric) -> Estimate:
+    """A difference with the part of its interval that the metric allows."""
+    low, high = metric.possible_differences(*ends)
+    return Estimate(value=value, low=low, high=high)
 
 
 def _compared(own: Runs, other: Runs, question: Question) -> OtherRoute | None:
@@ -148,15 +152,13 @@ def _compared(own: Runs, other: Runs, question: Question) -> OtherRoute | None:
     found = None
     if first and second:
         found = difference(first, second, comparisons=question.comparisons, row_unit=row_unit(metric))
-    if found:
-        shown = Estimate(value=found.value, low=found.low, high=found.high)
+        shown = _estimate(found.value, (found.low, found.high), metric)
     else:
         parts = [contributions_of(runs.loaded[0], metric.name, section) for runs in (own, other)]
         if parts[0] is None or parts[1] is None:
             return None
         value = values[0][0] - values[1][0]
-        low, high = row_interval(parts[0] - parts[1], value, row_unit=row_unit(metric))
-        shown = Estimate(value=value, low=low, high=high)
+        shown = _estimate(value, row_interval(parts[0] - parts[1], value, row_unit=row_unit(metric)), metric)
     outcome = _outcome(found, question)
     seeds, rows = _remedy(found, question) if found and outcome is RouteOutcome.UNDECIDED else (None, None)
     chain, route = own.routes[0], other.routes[0]

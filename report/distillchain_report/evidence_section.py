@@ -115,7 +115,7 @@ def arm_cells(report: Report, arm: Arm) -> list[str]:
         value,
         " to ".join(ends),
         words.p_value(control.p_value) if control else "",
-        words.measured(control.detectable, metric) if control else "",
+        words.detectable(control.detectable, metric) if control else "",
         str(arm.steps),
         words.hours(arm.gpu_hours),
     ]

@@ -10,7 +10,6 @@ import numpy as np
 from distillchain_api.metrics import Metric
 from distillchain_report.evidence.paired import SeedRuns
 from distillchain_report.load import LoadedStage
-from distillchain_report.model import MetricFacts
 from distillchain_report.section import Section
 from distillchain_report.statistics import Floats
 
@@ -27,7 +26,7 @@ def metric_of(stage: LoadedStage, metric: str) -> float:
     return stage.manifest.student.metrics.validation[metric]
 
 
-def row_unit(metric: Metric | MetricFacts) -> float:
+def row_unit(metric: Metric) -> float:
     """How much a row contributes to a difference of the metric at most; 0: it has no bound."""
     return 1.0 if metric.is_share else 0.0
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillchain_api.base import Document
+from distillchain_api.metrics import metric_named
 from distillchain_api.resource.stage import TEACHER_STAGE
+from distillchain_api.tasks import metrics_of
 from distillchain_report.evidence.paired import row_interval
 from distillchain_report.load import LoadedStage
 from distillchain_report.model import Estimate, MetricFacts, ModelReport, Report
@@ -157,12 +159,13 @@ def _against(first: Entrant, other: Entrant) -> PairedDifference | str:
     theirs, ours = first.last.answers.student, other.last.answers.student
     if theirs is None or ours is None:
         return "the predictions of one of them cannot be read"
-    metric = first.report.metric.name
-    paired = section.compare(metric, teacher=theirs, student=ours)
-    parts = [section.contributions(metric, answers) for answers in (ours, theirs)]
+    metric = metric_named(first.report.metric.name, metrics_of(first.report.task or {}))
+    paired = section.compare(metric.name, teacher=theirs, student=ours)
+    parts = [section.contributions(metric.name, answers) for answers in (ours, theirs)]
     if paired is None or parts[0] is None or parts[1] is None:
         return f"its predictions are for other rows than the predictions of {first.label}"
-    low, high = row_interval(parts[0] - parts[1], paired.difference, row_unit=row_unit(first.report.metric))
+    ends = row_interval(parts[0] - parts[1], paired.difference, row_unit=row_unit(metric))
+    low, high = metric.possible_differences(*ends)
     return PairedDifference(value=paired.difference, low=low, high=high, p_value=paired.p_value)
 
 

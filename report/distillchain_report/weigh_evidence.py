@@ -162,19 +162,20 @@ def _interval(runs: SeedRuns, metric: Metric) -> tuple[float, float]:
 def _control(
     control: Control, students: Sequence[LoadedStage], runs: SeedRuns, found: Difference, metric: Metric
 ) -> ControlEvidence:
-    low, high = _interval(runs, metric)
+    low, high = metric.possible_differences(found.low, found.high)
+    metric_low, metric_high = _interval(runs, metric)
     return ControlEvidence(
         control=control,
         metric=float(runs.values.mean()),
         difference=found.value,
-        low=found.low,
-        high=found.high,
+        low=low,
+        high=high,
         p_value=found.p_value,
         detectable=found.detectable,
         names=[student.wanted.name for student in students],
         values=runs.values.tolist(),
-        metric_low=low,
-        metric_high=high,
+        metric_low=metric_low,
+        metric_high=metric_high,
         gpu_hours=_mean_gpu_hours(students),
         steps=_steps(students),
     )

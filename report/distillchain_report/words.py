@@ -69,6 +69,11 @@ def measured_change(value: float, metric: MetricFacts) -> str:
     return f"{value:+.3f}" if metric.is_share else change(value)
 
 
+def detectable(value: float, metric: MetricFacts) -> str:
+    """The smallest difference that would have been found; `none` if shares cannot differ by so much."""
+    return "none" if metric.is_share and value > 1 else measured(value, metric)
+
+
 def change(value: float) -> str:
     """`-7.805` or `+18004`: a difference of two numbers."""
     # Rounding may leave nothing of a tiny number, so its sign is that of the number itself.

@@ -86,6 +86,15 @@ def test_a_certain_gain_that_is_measured_too_small_decides_nothing(tmp_path: Pat
     assert route.outcome is RouteOutcome.UNDECIDED
 
 
+def test_the_interval_of_two_unequal_seeds_ends_where_accuracies_cannot_differ_more(tmp_path: Path):
+    commit_seeds(tmp_path, "mini=0.93", "tiny", 0.920, 0.520)
+    commit_seeds(tmp_path, "", "tiny", 0.900, 0.500)
+
+    (route,) = advice_on(tmp_path, "mini", "tiny").other_routes
+
+    assert (route.difference.low, route.difference.high, route.outcome) == (-1.0, 1.0, RouteOutcome.UNDECIDED)
+
+
 def test_a_step_that_pays_is_kept(tmp_path: Path):
     commit_seeds(tmp_path, "mini=0.925", "tiny", 0.920, 0.922, 0.921)
     commit_seeds(tmp_path, "", "tiny", 0.850, 0.852, 0.851)

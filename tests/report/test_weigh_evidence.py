@@ -81,6 +81,18 @@ def test_differences_are_the_chain_minus_each_control_corrected_for_both(tmp_pat
     assert (control.gpu_hours, control.steps) == (0.5, 900)
 
 
+def test_an_interval_of_two_unequal_seeds_ends_where_accuracies_cannot_differ_more(tmp_path: Path):
+    plan = a_plan()
+    far = {"tiny": 0.95, "tiny-s2": 0.55, "tiny-direct-s1": 0.9, "tiny-direct-s2": 0.5}
+
+    found = verdict_on(commit(tmp_path, plan, far), plan).last
+
+    direct = found.controls[0]
+    assert (direct.difference, direct.low, direct.high) == (pytest.approx(0.05), -1.0, 1.0)
+    assert direct.detectable > 1
+    assert found.outcome == "Undecided"
+
+
 @pytest.mark.parametrize("stated, want", [({}, 0.005), ({"smallestGain": 0.02}, 0.02)])
 def test_the_smallest_gain_is_that_of_the_spec_or_half_a_point(tmp_path: Path, stated: dict[str, float], want: float):
     plan = a_plan(**stated)

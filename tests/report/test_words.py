@@ -35,3 +35,8 @@ def test_a_share_has_three_decimals():
     assert words.measured(0.89, SHARE) == "0.890"
     assert words.measured_change(-0.0125, SHARE) == "-0.013"
     assert words.measured(None, SHARE) == words.measured(None, ERROR) == "–"
+
+
+def test_no_difference_is_detectable_where_it_would_have_to_exceed_the_range_of_a_share():
+    assert [words.detectable(value, SHARE) for value in (0.05, 4.8)] == ["0.050", "none"]
+    assert words.detectable(4.8, ERROR) == "4.8"

@@ -118,7 +118,7 @@ def _routes_table(advice: Advice, *, width: int | None) -> str:
             words.measured(route.metric, metric),
             f"{route.seeds} of {route.seeds_of_chain}" if route.seeds != route.seeds_of_chain else str(route.seeds),
             *_change(route.difference, metric),
-            words.measured(route.detectable, metric) if route.detectable is not None else "",
+            words.detectable(route.detectable, metric) if route.detectable is not None else "",
             *([f"{route.hours:.2f}", f"{route.gpu_hours:.2f}"] if hours else []),
             OUTCOME_WORDS[route.outcome],
         ]

@@ -39,6 +39,8 @@ def judge(differences: Mapping[str, Difference], metric: Metric, *, smallest_gai
     WorthIt for a chain that is no better, and NotWorthIt for one that gains `smallest_gain`, have a probability of at
     most 2.5 % each. WorthIt for a chain that gains a little less than `smallest_gain` is more probable than that.
 
+    The whole interval decides. The sentence shows its part that the metric allows.
+
     Args:
         differences: the chain's student minus the control, by the control's name; each computed with the number of
             controls as `comparisons`.
@@ -115,16 +117,20 @@ def _undecided(control: str, found: Difference, metric: Metric, gain: Gain, smal
             f"smallest gain, {_unsigned(smallest_gain, metric)}: {remedy}."
         )
     else:
+        detectable = (
+            f"the smallest difference that these data would have shown is {_unsigned(found.detectable, metric)}"
+        )
+        if found.detectable > metric.largest_difference:
+            detectable = "these data would not have shown any difference, however large"
         sentence = (
-            f"The chain and {control} cannot be told apart ({interval_words(found, metric)}); the smallest difference "
-            f"that these data would have shown is {_unsigned(found.detectable, metric)}: {remedy}."
+            f"The chain and {control} cannot be told apart ({interval_words(found, metric)}); {detectable}: {remedy}."
         )
     return Judgement(Outcome.UNDECIDED, control, sentence, seeds, rows)
 
 
 def interval_words(found: Difference, metric: Metric) -> str:
     """`difference +0.2 points, 95 % interval -0.4 to +0.8`: points of a share, otherwise the metric's unit."""
-    return interval_text(found.value, found.low, found.high, metric)
+    return interval_text(found.value, *metric.possible_differences(found.low, found.high), metric)
 
 
 def interval_text(value: float, low: float, high: float, metric: Metric) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distillchain_api.metrics import ACCURACY, MSE
+from distillchain_api.metrics import ACCURACY, MSE, PEARSON
 from distillchain_api.resource.evidence import Outcome
 from distillchain_report.evidence.paired import SeedRuns, difference
 from distillchain_report.evidence.verdict import judge
@@ -99,6 +99,28 @@ def test_one_control_that_is_not_beaten_leaves_the_verdict_open():
     judgement = judge(gains, ACCURACY, smallest_gain=GAIN)
 
     assert (judgement.outcome, judgement.control) == (Outcome.UNDECIDED, "FromRoot")
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        (ACCURACY, "difference +8.0 points, 95 % interval -100.0 to +100.0"),
+        (PEARSON, "difference +0.08, 95 % interval -2 to +2"),
+        (MSE, "difference +0.08, 95 % interval -3.88 to +4.04"),
+    ],
+)
+def test_an_interval_ends_where_the_metric_ends_and_the_outcome_stays(metric, shown):
+    """Two seeds gave an accuracy that was between 388 points worse and 404 points better."""
+    wide = difference(accuracy(0.86), accuracy(0.78, shuffle=1))
+    wide = replace(wide, value=0.08, low=-3.88, high=4.04, detectable=4.8)
+
+    judgement = judge({"Direct": wide}, metric, smallest_gain=GAIN)
+
+    assert judgement.outcome is Outcome.UNDECIDED
+    assert shown in judgement.sentence
+    says_none = "these data would not have shown any difference, however large" in judgement.sentence
+    assert says_none == (metric is not MSE)
+    assert ("the smallest difference that these data would have shown is 4.8" in judgement.sentence) != says_none
 
 
 def test_undecided_says_how_many_seeds_would_decide():
