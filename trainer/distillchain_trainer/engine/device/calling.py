@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,17 @@ def call_model(model: Any, inputs: dict[str, Tensor]) -> Any:
     inside = _parameters(type(getattr(model, "base_model", model)).forward)
     has_setting = "use_cache" in takes or ("kwargs" in takes and "use_cache" in inside)
     return model(**inputs, use_cache=False) if has_setting else model(**inputs)
+
+
+@contextmanager
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """Within, the model computes without dropout. Afterwards it is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillchain_api.resource.training import Precision
-from distillchain_trainer.engine.device.calling import call_model
+from distillchain_trainer.engine.device.calling import call_model, in_eval_mode
 from distillchain_trainer.engine.device.memory import free_bytes
 from distillchain_trainer.engine.device.modes import Mode
 from distillchain_trainer.engine.device.precision import autocast, device_of
@@ -75,56 +75,28 @@ def forward(
         layers: of the model, for a pass that may be worth a compilation; None: they compute as they are.
     Raises: OutOfMemory when one row does not fit.
     """
-    lengths = encoded.lengths
+    device, lengths = device_of(model), encoded.lengths
     layers = layers or PassLayers(model, (Mode.EAGER,))
-    waiting = encoded.longest_first(rows)
-    device = device_of(model)
+    batches = _Batches(encoded, encoded.longest_first(rows), device)
     keeps_casts = has_room_for_casts(model)
-    tokens, most_rows = (CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else (GPU_TOKENS, GPU_ROWS)
-    tokens = min(tokens, encoded.most_tokens or tokens)
     if encoded.nbytes < RESIDENT_BYTES:
         encoded = encoded.to(device)
-    was_training = model.training
-    model.eval()
+    launch = partial(_launch, model, encoded, outputs_of, device, precision, keeps_casts)
     # On a GPU, the next batch is launched before the outputs of the last are read.
     unread: deque[_Running] = deque()
-    start = 0
     since = time.perf_counter()
-    try:
-        while start < len(waiting) or unread:
-            # The rows are sorted, so the first row of a batch is its longest, and this bounds the padded tokens.
-            longest = int(lengths[waiting[start]]) if start < len(waiting) else 0
-            batch = waiting[start : start + max(1, min(tokens // max(longest, 1), most_rows))].tolist()
-            try:
-                if batch:
-                    launch = partial(_launch, model, encoded, batch, outputs_of, device, precision, keeps_casts)
-                    unread.append(layers.run(launch))
-            except RuntimeError as error:
-                if not is_gpu_memory_short(error):
-                    raise
-                if len(batch) == 1 and not unread:
-                    raise OutOfMemory(
-                        f"the GPU has too little memory for one text of {longest} tokens; lower spec.task.maxLength "
-                        "or use a larger GPU"
-                    ) from error
-                tokens = max(len(batch) * longest // 2, longest)
-                log.warning("the GPU has too little memory for a batch; it is split", extra={"tokens": tokens})
-                short = True
-            else:
-                short = False
-                start += len(batch)
-            if short:  # not inside `except`, which keeps the tensors that did not fit alive
-                # Releases what torch has reserved for the batch that failed, so that smaller blocks can be allocated.
-                torch.cuda.empty_cache()
-            if unread and (short or not batch or len(unread) > launched_ahead(device)):
+    with in_eval_mode(model):
+        while batches.has_next or unread:
+            launched = _launch_next(batches, launch, layers, is_alone=not unread)
+            if launched:
+                unread.append(launched)
+            if unread and (not launched or len(unread) > launched_ahead(device)):
                 done = unread.popleft()
                 outputs = done.read()
                 elapsed_s = time.perf_counter() - since
                 layers.batch_done(elapsed_s, int(lengths[done.rows].sum()))
                 yield Answered(done.rows, outputs, elapsed_s)
                 since = time.perf_counter()
-    finally:
-        model.train(was_training)
 
 
 def launched_ahead(device: torch.device) -> int:
@@ -144,21 +116,17 @@ def has_room_for_casts(model: Any) -> bool:
 def latency_ms(model: Any, encoded: Encoded, outputs_of: OutputsOf, *, precision: Precision) -> tuple[float, float]:
     """Milliseconds of a forward pass of one row: median and 95th percentile over rows spread over the split."""
     device = device_of(model)
-    was_training = model.training
-    model.eval()
     # Spread over the split, because its file may be sorted by class or by length.
     picked = np.linspace(0, len(encoded) - 1, num=min(LATENCY_ROWS, len(encoded)), dtype=int).tolist()
     times: list[float] = []
-    try:
+    with in_eval_mode(model):
         for row in [picked[0], *picked]:  # the first pass of a shape is slower and not counted
             started = time.perf_counter()
-            _launch(model, encoded, [row], outputs_of, device, precision).read()
+            _launch(model, encoded, outputs_of, device, precision, False, [row]).read()
             times.append(1000 * (time.perf_counter() - started))
             # At least one time must be counted, also for a model that takes longer than LATENCY_S.
             if sum(times) > 1000 * LATENCY_S and len(times) > 1:
                 break
-    finally:
-        model.train(was_training)
     return float(np.quantile(times[1:], 0.5)), float(np.quantile(times[1:], 0.95))
 
 
@@ -178,14 +146,81 @@ class _Running:
         return outputs
 
 
+class _Batches:
+    """Rows in batches, the longest first. A batch has a limited number of rows and, with padding, of tokens."""
+
+    def __init__(self, encoded: Encoded, rows: NDArray[np.int64], device: torch.device) -> None:
+        self._rows = rows
+        self._lengths = encoded.lengths
+        self._start = 0
+        tokens, self._most_rows = (CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else (GPU_TOKENS, GPU_ROWS)
+        self._most_tokens = min(tokens, encoded.most_tokens or tokens)
+
+    @property
+    def has_next(self) -> bool:
+        return self._start < len(self._rows)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of the next batch: its first, because the rows are sorted."""
+        return int(self._lengths[self._rows[self._start]])
+
+    def peek(self) -> list[int]:
+        """The rows of the next batch, at least one."""
+        size = max(1, min(self._most_tokens // max(self.longest, 1), self._most_rows))
+        rows: list[int] = self._rows[self._start : self._start + size].tolist()
+        return rows
+
+    def take(self, batch: list[int]) -> None:
+        """Goes on to the batch after this one."""
+        self._start += len(batch)
+
+    def halve(self, batch: list[int]) -> None:
+        """Lowers the limit to half the tokens of this batch. The next batch starts with the same row."""
+        self._most_tokens = max(len(batch) * self.longest // 2, self.longest)
+        log.warning("the GPU has too little memory for a batch; it is split", extra={"tokens": self._most_tokens})
+
+
+def _launch_next(
+    batches: _Batches, launch: Callable[[list[int]], _Running], layers: PassLayers, *, is_alone: bool
+) -> _Running | None:
+    """Starts the next batch. None: no row is left, or the GPU has too little memory, and the next batch is smaller.
+
+    Args:
+        is_alone: no other batch is in the memory.
+    Raises: OutOfMemory when one row alone does not fit.
+    """
+    if not batches.has_next:
+        return None
+    batch = batches.peek()
+    try:
+        running = layers.run(partial(launch, batch))
+    except RuntimeError as error:
+        if not is_gpu_memory_short(error):
+            raise
+        if len(batch) == 1 and is_alone:
+            raise OutOfMemory(
+                f"the GPU has too little memory for one text of {batches.longest} tokens; lower spec.task.maxLength "
+                "or use a larger GPU"
+            ) from error
+    else:
+        batches.take(batch)
+        return running
+    # Not inside `except`, which keeps the tensors that did not fit alive.
+    batches.halve(batch)
+    # Releases what torch has reserved for the batch that failed, so that smaller blocks can be allocated.
+    torch.cuda.empty_cache()
+    return None
+
+
 def _launch(
     model: Any,
     encoded: Encoded,
-    rows: list[int],
     outputs_of: OutputsOf,
     device: torch.device,
     precision: Precision,
-    keeps_casts: bool = False,
+    keeps_casts: bool,
+    rows: list[int],
 ) -> _Running:
     # Not inference_mode, within which autocast converts the weights for each batch again.
     with torch.no_grad(), autocast(device, precision, keeps_casts=keeps_casts):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from distillchain_api.resource.training import Precision
+from distillchain_trainer.engine.device.calling import in_eval_mode
 from distillchain_trainer.engine.device.precision import autocast, device_of
 from distillchain_trainer.engine.device.sharding import is_sharded
 from distillchain_trainer.engine.encoding.blocks import blocks_of, outputs_within
@@ -153,36 +154,43 @@ def _in_step(
     Args:
         wanted: the longest first.
     """
-    device, start = device_of(model), 0
+    start = 0
     tokens = min(SHARDED_TOKENS, encoded.most_tokens or SHARDED_TOKENS)
-    was_training = model.training
-    model.eval()
     try:
-        while start < len(wanted):
-            longest = int(encoded.lengths[wanted[start]])
-            batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))].tolist()
-            start += len(batch)
-            rows = world.deal(batch)
-            started = time.perf_counter()
-            # A rank without rows takes part with one that does not count. Not inference_mode, in which FSDP's tensors
-            # could not be written again. Converted weights are not kept: those of a model that is split may not fit.
-            try:
-                with torch.no_grad(), autocast(device, precision, keeps_casts=False):
-                    outputs = outputs_of_batch(model, encoded, rows or batch[:1], outputs_of, device).cpu().numpy()
-            except RuntimeError as error:
-                if not is_gpu_memory_short(error):
-                    raise
-                # microBatchSize does not help: these passes are not those of the training.
-                raise OutOfMemory(
-                    f"the GPU has too little memory for a pass of the split model over {len(rows or batch[:1])} texts "
-                    f"of {longest} tokens; split it over more GPUs (parallelism), use larger ones or lower "
-                    "spec.task.maxLength"
-                ) from error
-            yield Answered(rows, outputs if rows else outputs[:0], time.perf_counter() - started)
+        with in_eval_mode(model):
+            while start < len(wanted):
+                longest = int(encoded.lengths[wanted[start]])
+                batch = wanted[start : start + world.size * max(1, tokens // max(longest, 1))].tolist()
+                start += len(batch)
+                rows = world.deal(batch)
+                started = time.perf_counter()
+                # A rank without rows takes part with one that does not count.
+                outputs = _outputs_of_split(model, encoded, outputs_of, rows or batch[:1], precision)
+                yield Answered(rows, outputs if rows else outputs[:0], time.perf_counter() - started)
     finally:
         # The outermost part stays whole after a pass, for the backward pass of a training.
         model.reshard()
-        model.train(was_training)
+
+
+def _outputs_of_split(
+    model: Any, encoded: Encoded, outputs_of: OutputsOf, rows: list[int], precision: Precision
+) -> NDArray[np.float32]:
+    device = device_of(model)
+    try:
+        # Not inference_mode, in which FSDP's tensors could not be written again. Converted weights are not kept: those
+        # of a model that is split may not fit.
+        with torch.no_grad(), autocast(device, precision, keeps_casts=False):
+            outputs: NDArray[np.float32] = outputs_of_batch(model, encoded, rows, outputs_of, device).cpu().numpy()
+    except RuntimeError as error:
+        if not is_gpu_memory_short(error):
+            raise
+        # microBatchSize does not help: these passes are not those of the training.
+        raise OutOfMemory(
+            f"the GPU has too little memory for a pass of the split model over {len(rows)} texts of "
+            f"{encoded.width_of(rows)} tokens; split it over more GPUs (parallelism), use larger ones or lower "
+            "spec.task.maxLength"
+        ) from error
+    return outputs
 
 
 def _own_part(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from distillchain_trainer.engine.device.calling import in_eval_mode
 from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
 from distillchain_trainer.models.forward_check import ForwardFailed, Rows, check_training, find_padding_side
 from distillchain_trainer.models.loaded import Loaded
@@ -78,11 +79,8 @@ def _check_reads_nothing_later(model: Any, rows: Rows) -> None:
     ids = torch.tensor([list(rows[1]["input_ids"])])
     other = ids.clone()
     other[0, -1] = ids[0, 0]
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with in_eval_mode(model), torch.no_grad():
         first, second = (_logits(model(input_ids=row))[0, :-1].float() for row in (ids, other))
-    model.train(was_training)
     if (first - second).abs().max() > TOLERANCE * first.abs().max():
         raise ForwardFailed("reads tokens after the one that it predicts from, so it cannot write texts")
 
