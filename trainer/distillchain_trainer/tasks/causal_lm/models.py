@@ -15,12 +15,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from distillchain_api.faults import listed
 from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.causal_lm import CausalLM
-from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
+from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
-from distillchain_trainer.models.loading import load_whole, seeded
-from distillchain_trainer.models.memory import Processes, check_memory
+from distillchain_trainer.models.loading import load_whole
+from distillchain_trainer.models.memory import Processes
+from distillchain_trainer.models.new_weights import build_new
 from distillchain_trainer.models.tokenizers import (
     agree_on_padding,
     check_fit,
@@ -107,14 +108,7 @@ def build_student(
             setattr(own, name, value)
     config.dtype = torch.float32
     agree_on_padding(found, config, what=f"{field}.architecture", warnings=warnings)
-    check_memory(lambda: _new(config), field=f"{field}.architecture", processes=processes)
-    try:
-        with seeded(seed):
-            model = _new(config)
-    except Exception as error:  # a field of the wrong type or size, or a package that is not installed
-        raise translate_unforeseen(error) or CheckpointInvalid(
-            f"{field}.architecture: {kind} with this config cannot be built: {first_line(error)}"
-        ) from error
+    model = build_new(lambda: _new(config), kind=kind, seed=seed, field=f"{field}.architecture", processes=processes)
     check_fit(model, found, field=field, name=kind, max_length=task.max_length)
     student = Loaded(model, found, f"architecture:{kind}", pretrained=False)
     if teacher is not None:

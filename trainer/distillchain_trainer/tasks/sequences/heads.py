@@ -19,7 +19,8 @@ from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.loading import load_base, load_whole, seeded, shorten
-from distillchain_trainer.models.memory import Processes, check_memory
+from distillchain_trainer.models.memory import Processes
+from distillchain_trainer.models.new_weights import build_new
 from distillchain_trainer.models.tokenizers import (
     agree_on_padding,
     check_fit,
@@ -122,14 +123,9 @@ def build_student(
     if "pad_token_id" not in architecture.config:
         own.pad_token_id = loaded_tokenizer.pad_token_id
     agree_on_padding(loaded_tokenizer, config, what=f"{field}.architecture", warnings=warnings)
-    check_memory(lambda: _new_model(config, head), field=f"{field}.architecture", processes=processes)
-    try:
-        with seeded(seed):
-            model = _new_model(config, head)
-    except Exception as error:  # a field of the wrong type or size, or a package that is not installed
-        raise translate_unforeseen(error) or CheckpointInvalid(
-            f"{field}.architecture: {kind} with this config cannot be built: {first_line(error)}"
-        ) from error
+    model = build_new(
+        lambda: _new_model(config, head), kind=kind, seed=seed, field=f"{field}.architecture", processes=processes
+    )
     check_fit(model, loaded_tokenizer, field=field, name=kind, max_length=head.max_length)
     student = SequenceModel(model, loaded_tokenizer, f"architecture:{kind}", pretrained=False, new_head=True)
     check_works(
