@@ -40,6 +40,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class _SavedState:
+    """Where an earlier attempt stopped, and the folder of its files."""
+
+    index: ResumeIndex
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Computed:
     """A trained student and what is known of its making."""
 
@@ -71,22 +79,22 @@ def compute(context: Context, prepared: Prepared) -> Computed:
     # Before a saved state is loaded: a new head would replace its trained one.
     _settle_start(context, prepared, measurer)
     states = ResumeStates(context.store, context.order.digest, context.attempt, source=prepared.source)
-    found = _find_state(context, states)
-    history = History.read(found[1] if found else None)
-    _begin_tracking(context, prepared, found)
-    if found:
-        stats.take_over(found[0])
+    saved = _find_state(context, states)
+    history = History.read(saved.folder if saved else None)
+    _begin_tracking(context, prepared, saved)
+    if saved:
+        stats.take_over(saved.index)
         # From here on, a stop reports this step: the next attempt resumes there too.
-        context.signals.saved_step = found[0].step
-        for sentence in found[0].warnings:  # of phases that this attempt may not repeat
+        context.signals.saved_step = saved.index.step
+        for sentence in saved.index.warnings:  # of phases that this attempt may not repeat
             context.warnings.add(sentence)
     # Trained but not committed: the gate was missed, or the attempt was stopped before its commit.
-    if found and found[0].finished:
+    if saved and saved.index.finished:
         free_teacher(context, prepared.teacher)
         further, _ = measure_further_teachers(context, prepared, measurer, is_asked=False)
         if context.holds_weights:
-            load_weights(prepared.student.model, found[1])
-        log.info("training was finished before; its student is measured again", extra={"step": found[0].step})
+            load_weights(prepared.student.model, saved.folder)
+        log.info("training was finished before; its student is measured again", extra={"step": saved.index.step})
     else:
         stats.logits = []
         # Before the training and not beside it: the teacher can then leave the GPU to the student.
@@ -95,15 +103,14 @@ def compute(context: Context, prepared: Prepared) -> Computed:
         further, others = measure_further_teachers(context, prepared, measurer, is_asked=outputs is not None)
         if outputs is not None and others:
             outputs = mean_of_teachers(context, prepared.task, [outputs, *others])
-        resume_from = (found[1], found[0].step) if found else None
-        changed = changed_processes(found[1], context.world) if found else ""
-        if changed:
+        if saved and (changed := changed_processes(saved.folder, context.world)):
             context.warnings.add(changed)
+        resume_from = (saved.folder, saved.index.step) if saved else None
         StudentTraining(context, prepared, measurer, stats, history, states).run(outputs, resume_from)
     return Computed(prepared.student, teacher, stats, history, states, further)
 
 
-def _begin_tracking(context: Context, prepared: Prepared, found: tuple[ResumeIndex, Path] | None) -> None:
+def _begin_tracking(context: Context, prepared: Prepared, saved: _SavedState | None) -> None:
     teacher, order = prepared.teacher, context.order
     lineage = {"digest": order.digest, "start": prepared.student.start}
     if teacher is not None and order.teacher is not None:
@@ -114,9 +121,9 @@ def _begin_tracking(context: Context, prepared: Prepared, found: tuple[ResumeInd
         order,
         context.attempt,
         lineage,
-        resumed_from=found[1] if found else None,
-        step=found[0].step if found else 0,
-        train_s=found[0].train_s if found else 0.0,
+        resumed_from=saved.folder if saved else None,
+        step=saved.index.step if saved else 0,
+        train_s=saved.index.train_s if saved else 0.0,
     )
 
 
@@ -185,7 +192,7 @@ def _settle_start(context: Context, prepared: Prepared, measurer: Measurer) -> N
             prepared.task.settle_start(student, measured, seed=context.order.training.seed)
 
 
-def _find_state(context: Context, states: ResumeStates) -> tuple[ResumeIndex, Path] | None:
+def _find_state(context: Context, states: ResumeStates) -> _SavedState | None:
     """The newest state, on each node; rank 0 decides which that is."""
     world, folder = context.world, context.scratch("resume")
 
@@ -200,7 +207,7 @@ def _find_state(context: Context, states: ResumeStates) -> tuple[ResumeIndex, Pa
     if world.leads_node and not world.is_main:
         states.load_named(name, folder)
     world.meet("download of the saved state")
-    return ResumeIndex.parse(index), folder / name
+    return _SavedState(ResumeIndex.parse(index), folder / name)
 
 
 def _ask_teacher(context: Context, prepared: Prepared, stats: RunStats) -> TeacherOutputs | None:

@@ -32,9 +32,6 @@ def build_manifest(
 ) -> Manifest:
     """The manifest of an attempt, still without files."""
     order = context.order
-    # Over all attempts, because train_s covers all of them too.
-    epochs = stats.selected.trained_epochs if stats.selected else order.training.epochs
-    trained = len(data.taught) * epochs
     parts = {"task": order.task, "student": order.student, "training": order.training}
     if order.distillation is not None:
         parts["distillation"] = order.distillation
@@ -58,27 +55,35 @@ def build_manifest(
         data_revision=data.revision,
         data=data.facts,
         recipe={name: part.to_document() for name, part in parts.items()},
-        run=RunFacts(
-            started_at=context.started_at,
-            elapsed_s=round(stats.elapsed_before_s + context.elapsed_s, 3),
-            model_s=round(stats.model_s, 3),
-            examples_per_second=round(trained / max(stats.train_s, 1e-9), 2),
-            steps=stats.steps,
-            final_loss=stats.final_loss,
-            logits_reused=stats.logits_reused,
-            logits=stats.logits,
-            resumed=stats.resumed,
-            teacher_pass=order.teacher.pass_digest if order.teacher else None,
-            # No process sees more rows than its share of a batch.
-            micro_batch_size=min(stats.micro_batch_size, -(-order.training.batch_size // context.world.size)),
-            processes=context.world.size,
-            mode=stats.mode,
-            trained_parameters=stats.trained_parameters,
-            selected=stats.selected,
-        ),
+        run=_run_facts(context, stats, rows=len(data.taught)),
         warnings=context.warnings.sentences,
         environment=environment(context),
         committed_at=utc_now(),
+    )
+
+
+def _run_facts(context: Context, stats: RunStats, *, rows: int) -> RunFacts:
+    """How the training went that has so many rows."""
+    order, world = context.order, context.world
+    # Over all attempts, because train_s covers all of them too.
+    epochs = stats.selected.trained_epochs if stats.selected else order.training.epochs
+    return RunFacts(
+        started_at=context.started_at,
+        elapsed_s=round(stats.elapsed_before_s + context.elapsed_s, 3),
+        model_s=round(stats.model_s, 3),
+        examples_per_second=round(rows * epochs / max(stats.train_s, 1e-9), 2),
+        steps=stats.steps,
+        final_loss=stats.final_loss,
+        logits_reused=stats.logits_reused,
+        logits=stats.logits,
+        resumed=stats.resumed,
+        teacher_pass=order.teacher.pass_digest if order.teacher else None,
+        # No process sees more rows than its share of a batch.
+        micro_batch_size=min(stats.micro_batch_size, -(-order.training.batch_size // world.size)),
+        processes=world.size,
+        mode=stats.mode,
+        trained_parameters=stats.trained_parameters,
+        selected=stats.selected,
     )
 
 

@@ -83,7 +83,9 @@ def prepare(context: Context) -> Prepared:
     data = _read_data(context, task)
     log.info("data read", extra={name: facts.rows for name, facts in data.facts.items()})
     teacher = _load_teacher(context, task)
-    student, start, start_digest = _load_student(context, task, teacher)
+    field = f"{context.order.field}.student" if context.order.teacher else context.order.field
+    start, tokenizer = _fetch_student(context, teacher, field=field)
+    student = _load_student(context, task, start, tokenizer, field=field)
     task.before_training(student, data.train)
     rows = [data.train.facts.sha256, *([data.transfer.facts.sha256] if data.transfer else [])]
     if context.order.training.selection == "Best":
@@ -91,6 +93,7 @@ def prepare(context: Context) -> Prepared:
         rows.append(data.validation.facts.sha256)
     further = _fetch_further_teachers(context)
     rows += [files.digest for files in further]
+    start_digest = sha256_of([files.digest for files in (start, tokenizer) if files])
     source = sha256_of([*rows, teacher.checkpoint.digest if teacher else None, start_digest])
     _check_same(context, source)
     cache = input_cache()
@@ -248,12 +251,11 @@ def _fetch_teacher_files(context: Context, teacher: TeacherRef, *, field: str, f
     return fetch_committed(context.store, manifest, field=order.field, folder=folder)
 
 
-def _load_student(
-    context: Context, task: TaskAdapter, teacher: LoadedTeacher | None
-) -> tuple[Loaded, Checkpoint | None, str]:
-    """The student before its training, its checkpoint, and a sha256 over the files that it starts from."""
-    order, storage = context.order, context.order.storage
-    spec, field = order.student, f"{order.field}.student" if order.teacher else order.field
+def _fetch_student(
+    context: Context, teacher: LoadedTeacher | None, *, field: str
+) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """The checkpoint that a student starts from and its tokenizer; None for what the spec does not name."""
+    spec, storage = context.order.student, context.order.storage
 
     def fetch(uri: str, name: str, parts: Parts) -> Checkpoint:
         fetch_it = partial(
@@ -281,25 +283,33 @@ def _load_student(
             warnings=context.warnings,
         )
         start = _fetch_once(context, take_layers, "layers of the teacher")
+    return start, tokenizer
+
+
+def _load_student(
+    context: Context, task: TaskAdapter, start: Checkpoint | None, tokenizer: Checkpoint | None, *, field: str
+) -> Loaded:
+    """The student before its training; on all ranks, or on rank 0 if it is split."""
+    spec, training = context.order.student, context.order.training
 
     def load() -> Loaded:
-        seed = order.training.seed
         if spec.architecture is not None:
             assert tokenizer is not None
             processes = Processes.in_world(context.world, sharded=context.is_sharded)
-            student = task.build_student(spec.architecture, tokenizer, seed=seed, field=field, processes=processes)
+            student = task.build_student(
+                spec.architecture, tokenizer, seed=training.seed, field=field, processes=processes
+            )
         else:
             assert start is not None
-            student = task.load_student(start, tokenizer=tokenizer, seed=seed)
+            student = task.load_student(start, tokenizer=tokenizer, seed=training.seed)
         if spec.lora is not None:
-            add_adapter(student.model, spec.lora, seed=seed, field=f"{field}.lora")
+            add_adapter(student.model, spec.lora, seed=training.seed, field=f"{field}.lora")
         return student
 
     if context.is_sharded:  # its parts go to the devices when it is trained
-        student = load_on_main(load, context.world)
-    else:
-        student = load()
-        if spec.lora is not None and order.training.precision == "bfloat16":
-            keep_frozen_in_bfloat16(student.model)
-        student.model.to(best_device())
-    return student, start, sha256_of([files.digest for files in (start, tokenizer) if files])
+        return load_on_main(load, context.world)
+    student = load()
+    if spec.lora is not None and training.precision == "bfloat16":
+        keep_frozen_in_bfloat16(student.model)
+    student.model.to(best_device())
+    return student

@@ -74,17 +74,23 @@ def run_stage(
             return run_pass(context)
         if order.evidence is not None:
             return run_verdict(context, order.evidence)
-        committed = _find_committed(context) if order.export_only else _adopt_or_train(context)
-        if on_committed is not None and world.is_main and (order.export.name or order.final):
-            on_committed(committed)
-        answer = _with_exports(context, committed)
-        if world.is_main:
-            with signals.deferred():  # a committed stage is not reported as interrupted because of its report
-                if order.final:
-                    ensure_report(store, order.chain, order.digest, adopted=answer.reused)
-                elif order.last_digest:
-                    renew_report(store, order.chain, order.last_digest)
-        return answer
+        return _run_student(context, on_committed)
+
+
+def _run_student(context: Context, on_committed: Callable[[Committed], None] | None) -> Committed:
+    """The commit of a student, then its exports and the report."""
+    order, is_main = context.order, context.world.is_main
+    committed = _find_committed(context) if order.export_only else _adopt_or_train(context)
+    if on_committed is not None and is_main and (order.export.name or order.final):
+        on_committed(committed)
+    answer = _with_exports(context, committed)
+    if is_main:
+        with context.signals.deferred():  # a committed stage is not reported as interrupted because of its report
+            if order.final:
+                ensure_report(context.store, order.chain, order.digest, adopted=answer.reused)
+            elif order.last_digest:
+                renew_report(context.store, order.chain, order.last_digest)
+    return answer
 
 
 def _adopt_or_train(context: Context) -> Committed:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
@@ -24,6 +27,9 @@ from distillchain_trainer.libraries import import_libraries
 from distillchain_trainer.models.checkpoint_files import WANTED
 from distillchain_trainer.stage.context import Context, utc_now
 from distillchain_trainer.stage.pass_checks import check_same_teacher, withdrawn_if_unusable
+
+if TYPE_CHECKING:
+    from distillchain_trainer.tasks.interface import Measurement
 
 log = logging.getLogger(__name__)
 
@@ -85,44 +91,47 @@ def _make(context: Context) -> Committed:
     measured = measure_teacher(context, task, data, teacher, Measurer(context, task, stats))
     outputs = teacher_outputs(context, task, data, teacher, stats)
     rows = len(outputs.place)
+    manifest = PassManifest(
+        digest=order.digest,
+        chain=order.chain,
+        stage=order.stage,
+        attempt=context.attempt,
+        # Sizes and hashes are known after the upload.
+        files=[],
+        teacher=measured.facts,
+        teacher_files=teacher.checkpoint.digest,
+        license=teacher.checkpoint.license,
+        columns=None if teacher.loaded.columns is None else list(teacher.loaded.columns),
+        data=data.facts,
+        rows=rows,
+        logits=outputs_digest(teacher.checkpoint.digest, order.task, order.training),
+        elapsed_s=round(context.elapsed_s, 3),
+        examples_per_second=round(rows / max(outputs.elapsed_s, 1e-9), 2) if not outputs.reused else 0.0,
+        processes=context.world.size,
+        warnings=context.warnings.sentences,
+        environment=environment(context),
+        committed_at=utc_now(),
+    )
+    commit = partial(_commit, context, manifest, teacher.checkpoint.folder, measured.splits)
+    return Committed.parse(context.world.from_main(commit, "commit of the pass"))
 
-    def publish() -> str:
-        folder = context.scratch("attempt")
-        _copy_small_files(teacher.checkpoint.folder, folder / CHECKPOINT_FOLDER)
-        (folder / RESULTS_FOLDER).mkdir()
-        for name, measurement in measured.splits.items():
-            path = folder / RESULTS_FOLDER / OUTPUTS_FILE.format(split=name)
-            safetensors.numpy.save_file({"outputs": np.ascontiguousarray(measurement.outputs)}, path)
-        own = PassManifest(
-            digest=order.digest,
-            chain=order.chain,
-            stage=order.stage,
-            attempt=context.attempt,
-            files=[],
-            teacher=measured.facts,
-            teacher_files=teacher.checkpoint.digest,
-            license=teacher.checkpoint.license,
-            columns=None if teacher.loaded.columns is None else list(teacher.loaded.columns),
-            data=data.facts,
-            rows=rows,
-            logits=outputs_digest(teacher.checkpoint.digest, order.task, order.training),
-            elapsed_s=round(context.elapsed_s, 3),
-            examples_per_second=round(rows / max(outputs.elapsed_s, 1e-9), 2) if not outputs.reused else 0.0,
-            processes=context.world.size,
-            warnings=context.warnings.sentences,
-            environment=environment(context),
-            committed_at=utc_now(),
-        )
-        context.reporter.report("Upload", 0, 1)
-        with context.patiently():
-            manifest = commit_pass(context.store, own, folder)
-        context.reporter.report("Upload", 1, 1)
-        adopted = manifest.attempt != context.attempt
-        if adopted:
-            _check_gate(context, manifest)
-        return _answer_of(context, manifest, reused=adopted).to_json()
 
-    return Committed.parse(context.world.from_main(publish, "commit of the pass"))
+def _commit(context: Context, own: PassManifest, checkpoint: Path, measured: Mapping[str, Measurement]) -> str:
+    """Uploads the files of a pass and commits it. Returns: the answer, of another attempt if that was faster."""
+    folder = context.scratch("attempt")
+    _copy_small_files(checkpoint, folder / CHECKPOINT_FOLDER)
+    (folder / RESULTS_FOLDER).mkdir()
+    for name, measurement in measured.items():
+        path = folder / RESULTS_FOLDER / OUTPUTS_FILE.format(split=name)
+        safetensors.numpy.save_file({"outputs": np.ascontiguousarray(measurement.outputs)}, path)
+    context.reporter.report("Upload", 0, 1)
+    with context.patiently():
+        manifest = commit_pass(context.store, own, folder)
+    context.reporter.report("Upload", 1, 1)
+    adopted = manifest.attempt != context.attempt
+    if adopted:
+        _check_gate(context, manifest)
+    return _answer_of(context, manifest, reused=adopted).to_json()
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:

@@ -50,33 +50,15 @@ def join(
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     per_node = int(os.environ["LOCAL_WORLD_SIZE"])
-    if per_node == size and sys.platform == "linux":
-        # One node: nothing has to be reachable from outside of it.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    for name, value in FLIGHT_RECORDER.items():
-        os.environ.setdefault(name, value)
+    _set_variables(one_node=per_node == size)
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         check_gpus(per_node, found=torch.cuda.device_count())
         torch.cuda.set_device(local_rank)
     started_s = time.monotonic()
-    listener = _listen(host, port) if rank == 0 else None
-    # torch waits as well, but no signal can interrupt it: a process that has to stop would wait for others that stopped
-    # before they came.
     try:
-        if listener is None:
-            _wait_for_rank_0(host, port, pause_s=max(LAST_POLL_S, POLL_S_PER_RANK * size))
-        store = TCPStore(
-            host,
-            port,
-            None,
-            rank == 0,
-            timeout=COLLECTIVE_TIMEOUT,
-            wait_for_workers=False,
-            master_listen_fd=listener,
-        )
+        store = _connect(host, port, rank, size)
         # A connection of its own: NCCL's threads use the other one, and a request blocks its connection.
         peers = Peers(PrefixStore("peers", store.clone()), rank, size)
         peers.meet(f"start at {host}:{port}", within_s=COLLECTIVE_TIMEOUT.total_seconds())
@@ -91,6 +73,34 @@ def join(
         ) from error
     log.info("processes connected", extra={"processes": size, "backend": backend})
     return peers
+
+
+def _set_variables(*, one_node: bool) -> None:
+    """Those that torch reads when processes connect. The user's take precedence."""
+    if one_node and sys.platform == "linux":
+        # Nothing has to be reachable from outside of the node.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    for name, value in FLIGHT_RECORDER.items():
+        os.environ.setdefault(name, value)
+
+
+def _connect(host: str, port: int, rank: int, size: int) -> TCPStore:
+    """The store for messages, which rank 0 serves. Raises: TimeoutError, PortTaken."""
+    listener = _listen(host, port) if rank == 0 else None
+    # torch waits as well, but no signal can interrupt it: a process that has to stop would wait for others that stopped
+    # before they came.
+    if listener is None:
+        _wait_for_rank_0(host, port, pause_s=max(LAST_POLL_S, POLL_S_PER_RANK * size))
+    return TCPStore(
+        host,
+        port,
+        None,
+        rank == 0,
+        timeout=COLLECTIVE_TIMEOUT,
+        wait_for_workers=False,
+        master_listen_fd=listener,
+    )
 
 
 def check_gpus(processes: int, *, found: int) -> None:
