@@ -37,11 +37,16 @@ def quality_figure(report: Report) -> str | None:
         reference = f"The teacher has {measured(report.root.metric.value, report.metric)} at 1×."
         values = [measured(estimate.value, report.metric) for _, estimate in shown]
     points = "; ".join(
-        f"{model.name}: {value} at {factor(model.compression)} fewer parameters"
+        f"{model.name}: {value} at {_size(model.compression)} parameters"
         for (model, _), value in zip(shown, values, strict=True)
     )
     draw = partial(_draw_quality, report=report, shown=shown)
     return draw_svg("quality", (6.4, 3.7), draw, title=title, description=f"{reference} {points}.")
+
+
+def _size(compression: float) -> str:
+    """`94x fewer`, or `1.1x as many` for a student that is larger than its teacher."""
+    return f"{factor(compression)} fewer" if compression >= 1 else f"{factor(1 / compression)} as many"
 
 
 def _students(report: Report) -> list[tuple[ModelReport, Estimate]]:

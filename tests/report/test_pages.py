@@ -198,3 +198,14 @@ def test_markdown_says_what_the_page_says(tmp_path: Path):
     assert "| negative | " in text
     assert "1 h 15 min in total, 1.26 h on GPUs; 0 of 3 committed stages reused, which is 0 % of the time." in text
     assert "epochs 4, batch 32, rate 0.0001, schedule linear, seed 42, temperature 1.0, alpha 1.0" in text
+
+
+def test_a_student_that_is_larger_than_its_teacher_has_as_many_parameters_and_not_fewer(tmp_path: Path):
+    report = a_report(tmp_path)
+    first = report.stages[0]
+    assert first.model is not None
+    larger = first.model_copy(update={"model": first.model.model_copy(update={"compression": 0.9})})
+
+    page = render_html(report.model_copy(update={"stages": [larger, *report.stages[1:]]}))
+
+    assert re.search(r"mini: [0-9.]+\s%\sat 1\.1× as many parameters; tiny: [0-9.]+\s%\sat [0-9.]+× fewer", page)

@@ -201,10 +201,10 @@ def _success(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | No
         return "every stage is committed"
     last = stages[-1]
     kept = f", {result.retention} of the root teacher's" if result.retention else ""
-    sentence = (
-        f"{last.name}: {plan.chain.spec.task.metric} {result.metric}{kept}, with {result.compression} times fewer "
-        "parameters"
-    )
+    root, size = root_teacher(plan, stages), f"{result.compression} times fewer"
+    if root is not None and result.parameters > root.parameters:
+        size = f"{result.parameters / root.parameters:.1f} times as many"
+    sentence = f"{last.name}: {plan.chain.spec.task.metric} {result.metric}{kept}, with {size} parameters"
     return f"{sentence}; it {last.message}" if last.message else sentence
 
 

@@ -104,6 +104,14 @@ def test_with_fine_tune_the_root_teacher_is_stage_zeros_own_model():
     assert (result.retention, result.compression) == ("0.9500", "22.7")
 
 
+@pytest.mark.parametrize(("parameters", "size"), [(1_000_000, "22.7 times fewer"), (25_000_000, "1.1 times as many")])
+def test_a_student_that_is_larger_than_its_teacher_has_no_fewer_parameters(parameters: int, size: str):
+    """It had "0.9 times fewer parameters"."""
+    plan = build_plan(a_chain(stages=["mini"]))
+    status = build(plan, committed(plan, parameters=parameters))
+    assert (status.message or "").endswith(f", with {size} parameters")
+
+
 def test_there_is_no_result_before_the_last_commit():
     plan = a_plan()
     assert chain_result(plan, [*committed(plan)[:1], *pending(plan)[1:]]) is None

@@ -235,6 +235,11 @@ def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path):
     "make, want",
     [
         (lambda path: path.mkdir(), "is a folder, expected a file; join the files in it, and name the result"),
+        (
+            lambda path: datasets.Dataset.from_dict({"sentence": ["a"], "label": [0]}).save_to_disk(path),
+            "is a folder, expected a file; write the data set with load_from_disk(...) and to_parquet(...), and name "
+            "the Parquet file",
+        ),
         (lambda path: path.symlink_to("gone"), "is a link to a file that does not exist; copy the file itself"),
     ],
 )

@@ -139,7 +139,21 @@ BAD_FILES = [
         "tabs, or by spaces in a file without tabs",
         id="a line without its tag",
     ),
-    pytest.param("a.txt", "a O\nNew York B-LOC\n", {}, "a.txt:2: 3 columns, the lines before have 2", id="a word with a blank"),
+    pytest.param(
+        "a.txt", "# text = Anna saw Porto\nAnna B-PER\n", {},
+        "a.txt:2: 2 columns, the lines before have 6; line 1 begins with #: remove it if it is a comment, and all others",
+        id="a comment with blanks before the first word",
+    ),
+    pytest.param(
+        "a.txt", "Anna B-PER\n\n# text = no name\nno O\n", {},
+        "a.txt:3: 5 columns, the lines before have 2; line 3 begins with #: remove it if it is a comment",
+        id="a comment with blanks",
+    ),
+    pytest.param(
+        "a.txt", "#rome O\nNew York B-LOC\n", {},
+        "a.txt:2: 3 columns, the lines before have 2; a sentence ends with a blank line",
+        id="a word with a blank, after a word that begins with #",
+    ),
     pytest.param(
         "a.conll", BASE + "x\tB-ANIMAL\n", {},
         "a.conll:7, word 1 (x): got \"B-ANIMAL\", expected one of O, B-PER, I-PER, B-LOC, I-LOC, B-ORG, ..., or a number "

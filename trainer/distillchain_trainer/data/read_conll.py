@@ -61,7 +61,7 @@ def read_conll(file: TextFile, columns: ConllColumns) -> Iterator[Row]:
 def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
     head = file.read_head().split(b"\n")
     has_tabs = any(b"\t" in line.strip() for line in head if not line.startswith(b"# "))
-    count = first = 0
+    count = first = comment = 0
     picked = (0, 0)
     words: list[str] = []
     tags: list[str] = []
@@ -76,10 +76,13 @@ def _sentences(file: TextFile, columns: ConllColumns) -> Generator[Row]:
                 cells = []
             if _is_comment(content, has_tabs=has_tabs):
                 continue
+            # Perhaps a comment: the line that decides the number of columns, or one that has another number.
+            if content.startswith("# ") and not has_tabs and len(cells) != count:
+                comment = number
             if cells and not count:
                 count, picked = len(cells), columns.pick(len(cells), f"{file.name}:{number}")
             if cells and len(cells) != count:
-                raise _other_count(file.name, number, len(cells), count)
+                raise _other_count(file.name, number, len(cells), count, comment=comment)
             if cells:
                 first = first if words else number
                 words.append(cells[picked[0]])
@@ -114,9 +117,16 @@ def _check_words(words: list[str], place: str) -> None:
         )
 
 
-def _other_count(name: str, number: int, found: int, expected: int) -> DataInvalid:
+def _other_count(name: str, number: int, found: int, expected: int, *, comment: int) -> DataInvalid:
+    """
+    Args:
+        comment: a line that may be a comment; 0: there is none.
+    """
     columns = "1 column" if found == 1 else f"{found} columns"
-    return DataInvalid(
-        f"{name}:{number}: {columns}, the lines before have {expected}; a sentence ends with a blank line, and columns "
-        "are separated by tabs, or by spaces in a file without tabs"
-    )
+    remedy = "a sentence ends with a blank line, and columns are separated by tabs, or by spaces in a file without tabs"
+    if comment:
+        remedy = (
+            f"line {comment} begins with #: remove it if it is a comment, and all others (in a file whose columns are "
+            "separated by spaces, only a comment with a tab in it is skipped)"
+        )
+    return DataInvalid(f"{name}:{number}: {columns}, the lines before have {expected}; {remedy}")

@@ -26,6 +26,7 @@ from distillchain_trainer.stage_warnings import StageWarnings
 
 FIELD = "spec.task.dataset"
 NO_LABELS = f"; if no row has one, remove {FIELD}.splits.test"  # public test sets often hide their labels
+SAVED_DATA_SET = ("state.json", "dataset_dict.json")  # what save_to_disk() of `datasets` writes beside Arrow files
 HUB_ROWS = 1_000  # read from a hub data set at a time; bounds the memory of their Python objects
 
 ReadSplit = Callable[[str, Table, str], Split]
@@ -133,7 +134,10 @@ def _local_file(path: Path, where: str, shown: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise DataInvalid(f"{where}: {shown} is a folder, expected a file; join the files in it, and name the result")
+        remedy = "join the files in it, and name the result"
+        if any((path / name).is_file() for name in SAVED_DATA_SET):
+            remedy = "write the data set with load_from_disk(...) and to_parquet(...), and name the Parquet file"
+        raise DataInvalid(f"{where}: {shown} is a folder, expected a file; {remedy}")
     if path.is_symlink():
         raise DataInvalid(f"{where}: {shown} is a link to a file that does not exist; copy the file itself")
     found = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
