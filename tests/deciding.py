@@ -15,7 +15,7 @@ from distillchain_operator.decide.actions import CreateJob, Decision, DeleteJob
 from distillchain_operator.decide.reconcile import reconcile
 from distillchain_operator.decide.turns import Place
 from distillchain_operator.jobs.labels import INDEX_ANNOTATION, PODS_ANNOTATION
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.stage_job import JobDefaults
 from distillchain_operator.jobs.wanted_jobs import WantedJobs
 

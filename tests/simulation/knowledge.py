@@ -8,7 +8,8 @@ from collections.abc import Callable
 from distillchain_operator.caches.children import Children
 from distillchain_operator.caches.finished import FinishedChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.jobs.observed import ObservedJob, ObservedPod, parse_job, parse_pod
+from distillchain_operator.jobs.observed import ObservedJob, ObservedPod
+from distillchain_operator.jobs.parsing import parse_job, parse_pod
 from simulation.etcd import Document, Etcd
 from simulation.namespace import Namespace
 

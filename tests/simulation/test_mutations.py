@@ -21,7 +21,7 @@ from distillchain_operator.decide.actions import CreateJob, DeleteJob
 from distillchain_operator.decide.decided import Decided
 from distillchain_operator.decide.view import View
 from distillchain_operator.jobs import stage_job as jobs
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.policy import POD_FAILURE_POLICY
 from simulation.checking import first_broken
 

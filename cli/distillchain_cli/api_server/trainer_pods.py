@@ -8,7 +8,7 @@ from typing import Any
 
 from distillchain_api.wire.work_order import WORK_ORDER_ENV
 from distillchain_operator.jobs.labels import STAGE_LABEL
-from distillchain_operator.jobs.observed import parse_pod
+from distillchain_operator.jobs.parsing import parse_pod
 
 
 @dataclass(frozen=True)

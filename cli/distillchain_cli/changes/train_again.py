@@ -24,7 +24,8 @@ from distillchain_cli.errors import BadInput, RunFailed
 from distillchain_cli.output.columns import size
 from distillchain_cli.program import program_name
 from distillchain_cli.stores import open_chain_store
-from distillchain_operator.jobs.observed import ObservedJob, parse_job
+from distillchain_operator.jobs.observed import ObservedJob
+from distillchain_operator.jobs.parsing import parse_job
 
 if TYPE_CHECKING:
     from distillchain_store.store import Store

@@ -15,7 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from distillchain_operator.caches.finished import FinishedChains
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.jobs.labels import CHAIN_LABEL
-from distillchain_operator.jobs.observed import Observed, ObservedJob, ObservedPod, of_chain, parse_job, parse_pod
+from distillchain_operator.jobs.observed import Observed, ObservedJob, ObservedPod, of_chain
+from distillchain_operator.jobs.parsing import parse_job, parse_pod
 
 Child = TypeVar("Child", ObservedJob, ObservedPod)
 

@@ -16,7 +16,7 @@ from distillchain_operator.decide.actions import CreateJob, CreatePart
 from distillchain_operator.decide.decided import Decided
 from distillchain_operator.decide.scheduling import foreign_job
 from distillchain_operator.jobs.group import build_network_policy, build_service, without_owner
-from distillchain_operator.jobs.observed import is_controlled_by, parse_job
+from distillchain_operator.jobs.parsing import is_controlled_by, parse_job
 from distillchain_operator.jobs.stage_job import build_probe_pod
 from distillchain_operator.metrics.operator_metrics import Metrics
 

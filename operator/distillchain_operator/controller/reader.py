@@ -14,7 +14,8 @@ from distillchain_operator.api_server.cluster import ApiError, Cluster
 from distillchain_operator.caches.children import Children
 from distillchain_operator.caches.known_chains import KnownChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.jobs.observed import Observed, observe, parts_of
+from distillchain_operator.jobs.observed import Observed
+from distillchain_operator.jobs.parsing import observe, parts_of
 from distillchain_operator.settings import Settings
 
 KNOWN_PARTS_S = 60.0  # nothing reports that the Service or NetworkPolicy of a group was deleted

@@ -17,7 +17,8 @@ from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.decide.actions import CreateJob, DeleteJob, SetSuspend
 from distillchain_operator.decide.peers import Claim, Peer, claims_of
 from distillchain_operator.jobs.labels import DIGEST_LABEL, STAGE_LABEL
-from distillchain_operator.jobs.observed import Observed, observe
+from distillchain_operator.jobs.observed import Observed
+from distillchain_operator.jobs.parsing import observe
 from many_chains import Namespace, is_active, reason_of
 
 STORE = own_store("shared")

@@ -10,7 +10,7 @@ from distillchain_api.failures import FailureClass
 from distillchain_operator.decide.actions import CreateJob
 from distillchain_operator.decide.late_exports import exporter_of
 from distillchain_operator.decide.reconcile import running_pod
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.stage_job import JobDefaults, build_job
 from exporting import FAILURE, ONNX, ended, export_job, exports_ready, order_of
 

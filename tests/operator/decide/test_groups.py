@@ -18,7 +18,7 @@ from distillchain_operator.decide.actions import CreatePart, SetSuspend
 from distillchain_operator.decide.reconcile import running_pod
 from distillchain_operator.jobs.group import TORCH_PORT
 from distillchain_operator.jobs.labels import INDEX_ANNOTATION
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.status.transitions import transitions
 from policy_rules import admits, isolates
 

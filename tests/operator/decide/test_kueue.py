@@ -13,7 +13,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.decide.actions import CreateJob, DeleteJob, RemoveSuspendNote, SetSuspend
 from distillchain_operator.decide.suspension import stop_all
 from distillchain_operator.jobs.labels import SUSPENDED_ANNOTATION
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.status.transitions import transitions
 from fake_api_server import KEY, FakeApiServer, a_controller
 

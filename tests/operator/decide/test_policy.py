@@ -9,7 +9,7 @@ import pytest
 
 from chain_builders import NOON, a_failure, a_job, a_plan, a_pod
 from distillchain_api.failures import FATAL_EXIT_CODES, FailureClass
-from distillchain_operator.jobs.observed import parse_job, parse_pod
+from distillchain_operator.jobs.parsing import parse_job, parse_pod
 from distillchain_operator.jobs.policy import POD_FAILURE_POLICY, describe_pod, diagnose
 
 PLAN = a_plan()

@@ -20,7 +20,8 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.decide.actions import SOON_S, DeleteJob, SetSuspend
 from distillchain_operator.decide.reconcile import reconcile, running_pod
 from distillchain_operator.jobs.labels import PODS_ANNOTATION
-from distillchain_operator.jobs.observed import Observed, observe
+from distillchain_operator.jobs.observed import Observed
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.stage_job import JobDefaults
 from distillchain_operator.jobs.wanted_jobs import WantedJobs
 from distillchain_operator.status.transitions import transitions

@@ -25,7 +25,7 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_operator.decide.actions import Action, CreateJob, DeleteJob
 from distillchain_operator.decide.reconcile import reconcile
 from distillchain_operator.jobs.labels import digest_label
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.stage_job import JobDefaults
 from distillchain_operator.jobs.wanted_jobs import WantedJobs
 

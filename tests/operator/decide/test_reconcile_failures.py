@@ -24,7 +24,7 @@ from distillchain_api.wire.answer import Progress
 from distillchain_operator.decide.actions import DeleteJob, NotePods
 from distillchain_operator.decide.reconcile import reconcile
 from distillchain_operator.jobs.labels import PODS_ANNOTATION
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.stage_job import JobDefaults
 from distillchain_operator.jobs.wanted_jobs import WantedJobs
 from distillchain_operator.status.transitions import transitions

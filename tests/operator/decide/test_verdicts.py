@@ -11,7 +11,7 @@ from deciding import a_failed_job, created, entry
 from distillchain_api.failures import FailureClass
 from distillchain_operator.decide.actions import DeleteJob
 from distillchain_operator.decide.reconcile import running_pod
-from distillchain_operator.jobs.observed import observe
+from distillchain_operator.jobs.parsing import observe
 from evidence_parts import CONTROLS, Cluster, a_plan_with_evidence, ready, with_pass
 
 

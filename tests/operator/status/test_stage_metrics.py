@@ -14,7 +14,8 @@ from distillchain_api.resource.status import ChainStatus
 from distillchain_api.wire.answer import Failed
 from distillchain_operator.chain_key import ChainKey
 from distillchain_operator.decide.actions import CreateJob
-from distillchain_operator.jobs.observed import Observed, ObservedPod, TrainerEnd, parse_pod
+from distillchain_operator.jobs.observed import Observed, ObservedPod, TrainerEnd
+from distillchain_operator.jobs.parsing import parse_pod
 from distillchain_operator.metrics.operator_metrics import NAMED_CHAINS, Metrics
 from distillchain_operator.metrics.stage_metrics import PodsNow, pods_now
 from fake_api_server import KEY, FakeApiServer, a_controller
