@@ -181,7 +181,7 @@ class Controller:
             if not self._needs_live_reads(decided, key):
                 return await self._carry_out(decided, key)
         # At the same time, because a GPU waits for both. A try of a Job that is then not created changes nothing.
-        sight, tried = await self._cluster.both(self._reader.read(key), self._creator.try_pods(decided, key))
+        sight, tried = await self._cluster.both(self._reader.read(key, observed), self._creator.try_pods(decided, key))
         if sight is None:
             self._forget(key)
             self._neighbours.forget(key)

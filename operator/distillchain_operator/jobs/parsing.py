@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 from distillchain_api.resource.job import JOB_CONTROLLER, QUEUE_LABEL
@@ -75,6 +76,9 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
     # The Job controller clears the condition a moment after `suspend` is false again.
     elif "Suspended" in conditions and spec.get("suspend"):
         state = JobState.SUSPENDED
+    # A failed Job has no completionTime.
+    finished_at = status.get("completionTime") or decisive.get("lastTransitionTime", "")
+    deleted_at, ttl_s = metadata.get("deletionTimestamp", ""), spec.get("ttlSecondsAfterFinished")
     return ObservedJob(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
@@ -82,7 +86,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
         owner_uid=_controller_uid(document),
-        deleting="deletionTimestamp" in metadata,
+        deleting=bool(deleted_at) and not _has_expired(finished_at, ttl_s, deleted_at=deleted_at),
         finalizers=tuple(name for name in metadata.get("finalizers") or [] if "/" in name),
         noted_pods=frozenset(notes),
         noted_runs={uid: run for uid, run in notes.items() if run},
@@ -93,8 +97,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         managed_by="" if (manager := spec.get("managedBy", "")) == JOB_CONTROLLER else manager,
         created_at=metadata.get("creationTimestamp", ""),
         started_at=status.get("startTime", ""),
-        # A failed Job has no completionTime.
-        finished_at=status.get("completionTime") or decisive.get("lastTransitionTime", ""),
+        finished_at=finished_at,
         nodes=spec.get("completions", 1) if spec.get("completionMode") == "Indexed" else 1,
         active=status.get("active", 0),
         failed=status.get("failed", 0),
@@ -103,11 +106,18 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         retry=annotated_retry(annotations),
         spec_hash=annotations.get(SPEC_ANNOTATION, ""),
         retries=spec.get("backoffLimit", 0),
-        ttl_s=spec.get("ttlSecondsAfterFinished"),
+        ttl_s=ttl_s,
         deadline_s=spec.get("activeDeadlineSeconds"),
         reason=decisive.get("reason", ""),
         message=on_one_line(decisive.get("message", "")),
     )
+
+
+def _has_expired(finished_at: str, ttl_s: int | None, *, deleted_at: str) -> bool:
+    """Whether Kubernetes deletes a Job because its TTL has passed, which takes back nothing that it has answered."""
+    if not finished_at or ttl_s is None:
+        return False
+    return datetime.fromisoformat(deleted_at) - datetime.fromisoformat(finished_at) >= timedelta(seconds=ttl_s)
 
 
 def parse_pod(document: dict[str, Any]) -> ObservedPod:

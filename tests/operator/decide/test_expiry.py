@@ -11,9 +11,12 @@ from chain_builders import a_commit, a_committed_job, a_document, a_job, a_plan,
 from deciding import a_failed_job, created, decide
 from distillchain_api.failures import FailureClass
 from distillchain_api.resource.status import ChainStatus
+from distillchain_api.retry_request import new_retry
 from distillchain_api.wire.answer import ExportFailure
+from distillchain_operator.caches.children import Children, Kind
 from distillchain_operator.caches.finished import FinishedChains, has_succeeded
 from distillchain_operator.decide.actions import Decision, SetTtl
+from distillchain_operator.jobs.labels import CHAIN_LABEL
 from fake_api_server import KEY, FakeApiServer, FakeClock, a_controller
 
 AN_HOUR = {"image": "x", "ttlAfterFinished": "1h"}
@@ -151,6 +154,53 @@ async def test_the_operator_sets_the_ttl_in_the_look_that_follows_the_result(
     clock.now_s = 0.1
     assert await controller.reconcile(KEY) is None
     assert job["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+@pytest.mark.parametrize(
+    "deleted_at, want",
+    [
+        pytest.param("2026-01-01T12:30:10Z", "Failed", id="because its TTL has passed"),
+        pytest.param("2026-01-01T12:30:09Z", "Pending", id="by hand, and then its pod could not stop in time"),
+    ],
+)
+def test_a_failed_job_that_is_being_deleted_fails_its_stage_only_if_it_expires(deleted_at: str, want: str):
+    plan = a_plan(stages=["mini"])
+    job, pod = a_failed_job(plan, "mini", FailureClass.DATA_INVALID)
+    job["status"]["conditions"][0]["lastTransitionTime"] = "2026-01-01T12:30:00Z"
+    job["spec"]["ttlSecondsAfterFinished"] = 10  # of a policy of the cluster
+    job["metadata"]["deletionTimestamp"] = deleted_at
+    decision = decide(plan, job, pods=(pod,))
+    assert (created(decision), decision.status.stages[0].phase) == ([], want)
+
+
+async def test_a_failed_job_that_is_gone_at_once_fails_its_stage_with_the_reason_that_the_watches_have_reported():
+    running, children = a_job(MINI, "mini", active=1), Children(FinishedChains())
+    server = a_server_with(running, a_pod(running))
+    controller = a_controller(server, children=children)
+
+    async def look(version: int, *world: dict[str, Any]) -> dict[str, Any]:
+        for kind, child in zip(Kind, world, strict=True):
+            child["metadata"] |= {"namespace": "ml", "resourceVersion": str(version)}
+            child["metadata"]["labels"] = {**child["metadata"]["labels"], CHAIN_LABEL: KEY.name}
+            children.follow(kind, None, is_followed=True)
+            children.apply(kind, "MODIFIED", child)
+        controller.chains.report(KEY, None)
+        await controller.reconcile(KEY)
+        status: dict[str, Any] = server.chain["status"]
+        return status
+
+    await look(2, running, *server.pods)
+    server.jobs, server.pods = [], []
+    job, pod = a_failed_job(MINI, "mini", FailureClass.DATA_INVALID, sentence="train.tsv:7")
+    job["spec"]["ttlSecondsAfterFinished"] = 0
+    assert (await look(3, job, pod))["message"] == "mini: train.tsv:7"
+    assert server.jobs == []
+
+    server.chain["metadata"]["annotations"] = new_retry(["mini"], token="1", committed_too=False)
+    controller.chains.report(KEY, 7)
+    await controller.reconcile(KEY)
+    await look(4, job, pod)  # the watch is late
+    assert (len(server.jobs), server.chain["status"]["phase"]) == (1, "Running")
 
 
 async def test_the_last_job_expires_although_the_operator_restarts_between_the_success_and_the_end_of_the_job():
