@@ -13,6 +13,7 @@ from distillchain_api.resource.status import StagePhase
 from distillchain_api.wire.evidence import EvidenceDocument
 from distillchain_api.wire.manifest import SelectedEpoch
 from distillchain_api.wire.records import HistoryPoint
+from distillchain_report.statistics import share_interval
 
 Outcome = Literal["Succeeded", "Failed", "Unfinished"]
 
@@ -48,6 +49,14 @@ class Estimate(Document):
     value: float
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def of_share(cls, hits: int, rows: int) -> Self | None:
+        """A share of so many rows with Wilson's interval; None: there are no rows."""
+        if not rows:
+            return None
+        low, high = share_interval(hits, rows)
+        return cls(value=hits / rows, low=low, high=high)
 
 
 class Counts(Document):

@@ -37,6 +37,11 @@ def share_range(estimate: Estimate | None) -> str:
     return _range(estimate, share)
 
 
+def share_cells(estimate: Estimate | None) -> tuple[str, str]:
+    """A share and its interval, for two columns."""
+    return share(estimate.value if estimate else None), share_range(estimate)
+
+
 def measured_range(estimate: Estimate | None, metric: MetricFacts) -> str:
     """The interval of a metric's value, or nothing."""
     return _range(estimate, lambda value: measured(value, metric))

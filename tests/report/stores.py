@@ -41,7 +41,7 @@ from distillchain_api.wire.records import (
 from distillchain_report.build import build_report
 from distillchain_report.load import WantedStage, load_stages
 from distillchain_report.model import Report
-from distillchain_report.sections.text_classification.scores import macro_f1
+from distillchain_report.sections.text_classification.scores import difference
 from distillchain_store.folder import FileStore
 
 MOMENT = "2026-01-01T12:00:00Z"
@@ -176,6 +176,11 @@ def _answers(relay: Relay) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]
         chosen = found[-1].argmax(-1) == column
         found[-1][chosen, other] = found[-1][chosen, column] + 1
     return truth, found
+
+
+def macro_f1(truth: NDArray[np.int64], guess: NDArray[np.int64]) -> float:
+    """Mean F1 of the classes that occur in the truth."""
+    return 1 + difference("macroF1", truth, teacher=truth, student=guess)
 
 
 def _facts(

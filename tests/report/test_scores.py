@@ -14,13 +14,13 @@ from distillchain_report.sections.text_classification.predictions import distanc
 from distillchain_report.sections.text_classification.scores import (
     chance_level,
     f1_intervals,
-    macro_f1,
     metric_interval,
     permutation_p_value,
     retention_interval,
 )
 from distillchain_report.statistics import share_interval
 from later import Later
+from report.stores import macro_f1
 
 sklearn_metrics = Later("sklearn.metrics")
 Classes = NDArray[np.int64]

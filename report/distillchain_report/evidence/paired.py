@@ -79,10 +79,6 @@ class Spread:
     seeds: float
     noise: float
 
-    def variance(self, *, rows: int, seeds: int) -> float:
-        """Of the difference, if both recipes had so many seeds and so many rows."""
-        return self.rows / rows + self.seeds / seeds + self.noise / (rows * seeds)
-
 
 @dataclass(frozen=True)
 class Difference:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillchain_trainer.engine.device.compiled import largest_stack
 from distillchain_trainer.errors import CheckpointInvalid
 
 PROJECTIONS = {
@@ -23,9 +24,7 @@ PROJECTIONS = {
 
 def layers_of(model: Any, *, what: str) -> list[nn.Module]:
     """The transformer layers, first to last. Raises: CheckpointInvalid for a model that shares or hides them."""
-    stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
-    alike = [stack for stack in stacks if len({type(layer) for layer in stack}) == 1]
-    layers = max(alike, key=_parameters, default=[])
+    layers = largest_stack(model, at_least=1)
     count = model.config.get_text_config().num_hidden_layers
     if len(layers) != count:
         raise CheckpointInvalid(
@@ -50,10 +49,6 @@ def projection_of(layer: nn.Module, relation: str, *, what: str, model_type: str
             "use hidden.objective HiddenMSE, which needs none, or another architecture"
         )
     return found[0]
-
-
-def _parameters(layers: list[nn.Module]) -> int:
-    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
 
 class Recorder:

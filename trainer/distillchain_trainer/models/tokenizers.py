@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from distillchain_trainer.errors import CheckpointInvalid, first_line, translate_unforeseen
 from distillchain_trainer.models.checkpoint_files import read_json
 from distillchain_trainer.models.checkpoints import Checkpoint
+from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.stage_warnings import StageWarnings
 
 MAX_SANE_LENGTH = 1 << 20  # tokenizers without a limit have a model_max_length of 10**30
@@ -151,6 +154,37 @@ def _longest(model: Any, tokenizer: Any) -> int:
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from padding_idx + 1
     return min(limits)
+
+
+def check_loads_again(loaded: Loaded, tokens_of: Callable[[Any], object], *, who: str, remedy: str) -> None:
+    """Checks that a tokenizer of another checkpoint is the same when it is loaded beside this model.
+
+    transformers chooses the class of a tokenizer by the model type too: beside a qwen2, any tokenizer is loaded as
+    Qwen2Tokenizer, and the next stage would read other tokens than those the student has learned.
+
+    Args:
+        tokens_of: what a tokenizer makes of some texts.
+        who, remedy: begin and end the message.
+    Raises: CheckpointInvalid.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # The configuration is saved too, because the class of the tokenizer depends on its model type.
+        loaded.model.config.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        try:
+            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            differs, name = tokens_of(again) != tokens_of(loaded.tokenizer), type(again).__name__
+        except Exception as error:  # any class of transformers may be chosen, and fail on the files of another
+            known = translate_unforeseen(error)
+            if known is not None:
+                raise known from error
+            # It cannot be loaded at all, so its class is not known.
+            differs, name = True, "another class"
+    if differs:
+        raise CheckpointInvalid(
+            f"{who}: saved with a {loaded.model.config.model_type}, this tokenizer would be loaded as {name} and give "
+            f"other tokens; {remedy}"
+        )
 
 
 def _check_files(folder: Path, what: str) -> None:

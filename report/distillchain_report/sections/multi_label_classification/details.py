@@ -15,7 +15,6 @@ from distillchain_report.sections.multi_label_classification.predictions import 
     distances,
     probabilities,
 )
-from distillchain_report.statistics import share_interval
 
 FEW_ROWS = 5  # of a label: a good student may miss it by bad luck, so never answering it raises no doubt
 NAMED_LABELS = 5  # in a sentence
@@ -95,20 +94,12 @@ def _labels(student: LabelPredictions, labels: Sequence[str]) -> list[LabelRepor
                 label=labels[index],
                 rows=of_label,
                 predicted=guessed,
-                recall=_share(hit, of_label),
-                precision=_share(hit, guessed),
+                recall=Estimate.of_share(hit, of_label),
+                precision=Estimate.of_share(hit, guessed),
                 f1=Estimate(value=2 * hit / (of_label + guessed), low=low, high=high) if of_label else None,
             )
         )
     return found
-
-
-def _share(hits: int, rows: int) -> Estimate | None:
-    """None: a share of no rows."""
-    if not rows:
-        return None
-    low, high = share_interval(hits, rows)
-    return Estimate(value=hits / rows, low=low, high=high)
 
 
 def _differing_rows(

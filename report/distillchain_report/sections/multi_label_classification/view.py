@@ -6,7 +6,7 @@ from typing import Any
 
 from distillchain_report import words
 from distillchain_report.markdown_text import table
-from distillchain_report.model import Estimate, Report
+from distillchain_report.model import Report
 from distillchain_report.sections.multi_label_classification.details import LabelReport, MultiLabelDetails
 
 LISTED_LABELS = 20
@@ -40,7 +40,13 @@ def markdown(report: Report) -> list[str]:
     details = _details(report)
     last = report.last.name if report.last else ""
     rows = [
-        [found.label, str(found.rows), *_cells(found.recall), *_cells(found.precision), *_cells(found.f1)]
+        [
+            found.label,
+            str(found.rows),
+            *words.share_cells(found.recall),
+            *words.share_cells(found.precision),
+            *words.share_cells(found.f1),
+        ]
         for found in weakest_labels(details)
     ]
     head = ["label", "rows", "recall", "95 % interval", "precision", "95 % interval", "F1", "95 % interval"]
@@ -55,10 +61,6 @@ def markdown(report: Report) -> list[str]:
         names = ["row", "text", "labels", "teacher", last, "differs most", "teacher", last]
         parts += [f"## Where teacher and {last} differ most", table(names, different)]
     return parts
-
-
-def _cells(estimate: Estimate | None) -> tuple[str, str]:
-    return words.share(estimate.value if estimate else None), words.share_range(estimate)
 
 
 def _details(report: Report) -> MultiLabelDetails:

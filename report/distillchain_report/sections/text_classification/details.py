@@ -9,7 +9,6 @@ from distillchain_api.faults import listed
 from distillchain_report.model import Estimate, SectionDetails
 from distillchain_report.sections.text_classification import scores
 from distillchain_report.sections.text_classification.predictions import Predictions, distances, most_different, softmax
-from distillchain_report.statistics import share_interval
 
 FEW_ROWS = 5  # of a class: a good student may miss this class by bad luck, so never naming it raises no doubt
 NAMED_CLASSES = 5  # in a sentence
@@ -89,20 +88,12 @@ def _classes(student: Predictions, labels: Sequence[str]) -> list[ClassReport]:
                 label=label,
                 rows=rows,
                 predicted=predicted,
-                recall=_share(hits, rows),
-                precision=_share(hits, predicted),
+                recall=Estimate.of_share(hits, rows),
+                precision=Estimate.of_share(hits, predicted),
                 f1=f1,
             )
         )
     return found
-
-
-def _share(hits: int, rows: int) -> Estimate | None:
-    """None: a share of no rows."""
-    if not rows:
-        return None
-    low, high = share_interval(hits, rows)
-    return Estimate(value=hits / rows, low=low, high=high)
 
 
 def _differing_rows(

@@ -32,12 +32,6 @@ Classes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def macro_f1(truth: Classes, predicted: Classes) -> float:
-    """Mean F1 of the classes that occur in the truth."""
-    cells, counts = count_alike(truth, predicted)
-    return float(_metric("macroF1", counts[None, :], cells[0], cells[1])[0])
-
-
 def chance_level(metric: str, truth: Classes, predicted: Classes) -> float:
     """What guessing reaches: the metric that the trainer compares a model with before it calls it learned.
 

@@ -50,7 +50,13 @@ def markdown(report: Report) -> list[str]:
     details = _details(report)
     last = report.last.name if report.last else ""
     class_rows = [
-        [found.label, str(found.rows), *_cells(found.recall), *_cells(found.precision), *_cells(found.f1)]
+        [
+            found.label,
+            str(found.rows),
+            *words.share_cells(found.recall),
+            *words.share_cells(found.precision),
+            *words.share_cells(found.f1),
+        ]
         for found in weakest_classes(details)
     ]
     head = ["class", "rows", "recall", "95 % interval", "precision", "95 % interval", "F1", "95 % interval"]
@@ -64,10 +70,6 @@ def markdown(report: Report) -> list[str]:
         ]  # fmt: skip
         parts += [f"## Where teacher and {last} differ most", table(["row", "text", "label", "teacher", last], rows)]
     return parts
-
-
-def _cells(estimate: Any) -> tuple[str, str]:
-    return words.share(estimate.value if estimate else None), words.share_range(estimate)
 
 
 def _details(report: Report) -> ClassificationDetails:

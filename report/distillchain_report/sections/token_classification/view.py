@@ -69,7 +69,7 @@ def markdown(report: Report) -> list[str]:
     ]
     kind_rows = [
         [found.kind, str(found.entities), str(found.predicted)]
-        + [cell for estimate in (found.recall, found.precision, found.f1) for cell in _cells(estimate)]
+        + [cell for estimate in (found.recall, found.precision, found.f1) for cell in words.share_cells(estimate)]
         for found in weakest_kinds(details)
     ]
     parts = [
@@ -84,10 +84,6 @@ def markdown(report: Report) -> list[str]:
         ]
         parts += [f"## Sentences on which {last} errs most", table(["row", "words", "labels", "teacher", last], rows)]
     return parts
-
-
-def _cells(estimate: Any) -> tuple[str, str]:
-    return words.share(estimate.value if estimate else None), words.share_range(estimate)
 
 
 def _details(report: Report) -> TaggingDetails:

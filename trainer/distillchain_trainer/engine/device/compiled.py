@@ -18,10 +18,15 @@ def can_compile() -> bool:
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of the longest stack of modules of one class; the model itself if it has no such stack."""
-    stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    alike = [stack for stack in stacks if len({type(layer) for layer in stack}) == 1]
-    return max(alike, key=_parameters, default=[model])
+    """The layers of the largest stack; the model itself if it has no stack of at least two."""
+    return largest_stack(model, at_least=2) or [model]
+
+
+def largest_stack(model: nn.Module, *, at_least: int) -> list[nn.Module]:
+    """The stack of modules of one class that has the most parameters; empty if no stack has so many modules."""
+    stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    alike = [stack for stack in stacks if len(stack) >= at_least and len({type(layer) for layer in stack}) == 1]
+    return max(alike, key=_parameters, default=[])
 
 
 def compile_layers(model: nn.Module) -> None:

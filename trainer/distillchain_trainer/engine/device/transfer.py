@@ -16,6 +16,11 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
+def all_moved(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Each tensor as by `moved`."""
+    return {name: moved(tensor, device) for name, tensor in tensors.items()}
+
+
 def row_numbers(rows: Sequence[int], device: torch.device) -> Tensor:
     """int64 [rows] on `device`."""
     return moved(torch.tensor(rows, dtype=torch.long), device)

@@ -20,7 +20,7 @@ from distillchain_trainer.engine.device.calling import call_model, in_eval_mode
 from distillchain_trainer.engine.device.memory import free_bytes
 from distillchain_trainer.engine.device.modes import Mode
 from distillchain_trainer.engine.device.precision import autocast, device_of
-from distillchain_trainer.engine.device.transfer import moved
+from distillchain_trainer.engine.device.transfer import all_moved
 from distillchain_trainer.engine.encoding.encoded import Encoded, Rows
 from distillchain_trainer.engine.passes.pass_layers import PassLayers
 from distillchain_trainer.errors import OutOfMemory, is_gpu_memory_short
@@ -240,11 +240,7 @@ def outputs_of_batch(
 ) -> Tensor:
     """One forward pass: outputs as in Answered, on the device."""
     width = encoded.width_of(rows)
-    answer = call_model(model, _on(device, encoded.batch(rows, width=width)))
-    outputs = outputs_of(answer, _on(device, encoded.items(rows, width=width)))
+    answer = call_model(model, all_moved(encoded.batch(rows, width=width), device))
+    outputs = outputs_of(answer, all_moved(encoded.items(rows, width=width), device))
     # float(): numpy has no bfloat16.
     return encoded.without_padding(outputs, rows, width=width).float()
-
-
-def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: moved(tensor, device) for name, tensor in tensors.items()}

@@ -6,7 +6,6 @@ its rows, saves states without pickles, and leaves losses on the GPU until their
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ from distillchain_trainer.engine.training.stepper import Stepper
 from distillchain_trainer.engine.training.tracing import StepTracer
 from distillchain_trainer.engine.training.training_state import load_state, load_weights, save_state, set_seed
 from distillchain_trainer.errors import LostPeers, StopRequested
-
-log = logging.getLogger(__name__)
 
 SAVE_AGAIN_S = 60.0  # after a state could not be saved
 ROWS_SHARE = 0.2  # of the free memory of a GPU, for the training rows

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distillchain_api.resource.training import Training
 from distillchain_trainer.engine.device.calling import call_model
 from distillchain_trainer.engine.device.precision import autocast
-from distillchain_trainer.engine.device.transfer import moved, row_numbers
+from distillchain_trainer.engine.device.transfer import all_moved, row_numbers
 from distillchain_trainer.engine.ranks.world import ALONE, World
 from distillchain_trainer.engine.training.training_state import RandomState, random_state, set_random_state
 from distillchain_trainer.errors import OutOfMemory, is_gpu_memory_short
@@ -105,7 +105,7 @@ class Work:
         if full and self.device.type == "cuda":
             del inputs["attention_mask"]
         # The forward pass alone, as torch advises: backward operations use the types of the forward ones.
-        inputs, compared = _on(self.device, inputs), _on(self.device, compared)
+        inputs, compared = all_moved(inputs, self.device), all_moved(compared, self.device)
         with autocast(self.device, self.training.precision, keeps_casts=not self.sharded):
             answer = call_model(self.model, inputs)
             if self.extra is not None:
@@ -240,7 +240,3 @@ class EagerStep:
             extra={"micro_batch_size": self.micro_rows, "recomputes_activations": self.recomputes},
         )
         torch.cuda.empty_cache()
-
-
-def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: moved(tensor, device) for name, tensor in tensors.items()}

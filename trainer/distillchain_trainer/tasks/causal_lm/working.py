@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from distillchain_trainer.engine.device.calling import in_eval_mode
-from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
+from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.forward_check import ForwardFailed, Rows, check_training, find_padding_side
 from distillchain_trainer.models.loaded import Loaded
+from distillchain_trainer.models.tokenizers import check_loads_again
 
 TEXT = "a long film with a good story, which is told well and with 3 of the best actors of the year"
 BELONG_TOGETHER = "check that config.json, weights and tokenizer belong together"
@@ -47,31 +46,13 @@ def check_works(loaded: Loaded, *, who: str, trains: bool) -> None:
 
 
 def check_saved_tokenizer(loaded: Loaded, *, who: str) -> None:
-    """Checks that a tokenizer of another checkpoint is the same when it is loaded beside this model.
-
-    transformers chooses the class of a tokenizer by the model type too, so the next stage might read other tokens.
-
-    Raises: CheckpointInvalid.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        # The configuration is saved too, because the class of the tokenizer depends on its model type.
-        loaded.model.config.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-        try:
-            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            differs, name = again(TEXT)["input_ids"] != loaded.tokenizer(TEXT)["input_ids"], type(again).__name__
-        except Exception as error:  # any class of transformers may be chosen, and fail on the files of another
-            known = translate_unforeseen(error)
-            if known is not None:
-                raise known from error
-            # It cannot be loaded at all, so its class is not known.
-            differs, name = True, "another class"
-    if differs:
-        kind = loaded.model.config.model_type
-        raise CheckpointInvalid(
-            f"{who}: saved with a {kind}, this tokenizer would be loaded as {name} and give other tokens; use a "
-            "student of the teacher's model type"
-        )
+    """See check_loads_again. Raises: CheckpointInvalid."""
+    check_loads_again(
+        loaded,
+        lambda tokenizer: tokenizer(TEXT)["input_ids"],
+        who=who,
+        remedy="use a student of the teacher's model type",
+    )
 
 
 def _check_reads_nothing_later(model: Any, rows: Rows) -> None:

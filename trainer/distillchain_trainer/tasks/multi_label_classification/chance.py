@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from distillchain_api.metrics import format_share
 from distillchain_report.sections.multi_label_classification.scores import Labels, constant_answer, metric_value
+from distillchain_trainer.tasks.sequences.assignment import best_assignment
 
 CHANCE = 0.05  # how often a guesser may pass
 SHUFFLES = 100  # of the predictions; enough for a 95 % quantile, a second for 100,000 rows and 28 labels
@@ -66,13 +67,13 @@ def best_order(truth: Labels, logits: NDArray[np.float32]) -> tuple[int, ...] | 
     """
     answers = logits.astype(np.float64)
     fits = _correlations(truth, answers)
-    best, fit = _assign(fits)
+    best, fit = best_assignment(fits)
     gain = fit - float(np.trace(fits))
     # The best of all orders fits even noise, so noise is what it is compared with.
     dice = np.random.default_rng(SEED)
     noise = [_correlations(truth, answers[dice.permutation(len(answers))]) for _ in range(ORDER_SHUFFLES)]
-    by_luck = max(_assign(found)[1] for found in noise)
-    gain_by_luck = max(_assign(found)[1] - float(np.trace(found)) for found in noise)
+    by_luck = max(best_assignment(found)[1] for found in noise)
+    gain_by_luck = max(best_assignment(found)[1] - float(np.trace(found)) for found in noise)
     return best if fit > by_luck and gain > gain_by_luck else None
 
 
@@ -82,11 +83,3 @@ def _correlations(truth: Labels, answers: NDArray[np.float64]) -> NDArray[np.flo
     norms = np.sqrt((one**2).sum(axis=0))[:, None] * np.sqrt((other**2).sum(axis=0))[None, :]
     found: NDArray[np.float64] = np.divide(one.T @ other, norms, out=np.zeros(norms.shape), where=norms > 0)
     return found
-
-
-def _assign(fits: NDArray[np.float64]) -> tuple[tuple[int, ...], float]:
-    """The one-to-one assignment of outputs to labels with the highest sum of correlations."""
-    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and few stages need it
-
-    rows, columns = linear_sum_assignment(fits, maximize=True)
-    return tuple(int(column) for column in columns), float(fits[rows, columns].sum())

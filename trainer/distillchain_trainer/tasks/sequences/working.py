@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from distillchain_trainer.errors import CheckpointInvalid, translate_unforeseen
+from distillchain_trainer.errors import CheckpointInvalid
 from distillchain_trainer.models.forward_check import (
     MIXES_PADDING,
     ForwardFailed,
@@ -17,7 +15,7 @@ from distillchain_trainer.models.forward_check import (
     find_padding_side,
 )
 from distillchain_trainer.models.loaded import Loaded
-from distillchain_trainer.models.tokenizers import set_padding_side
+from distillchain_trainer.models.tokenizers import check_loads_again, set_padding_side
 from distillchain_trainer.stage_warnings import StageWarnings
 from distillchain_trainer.tasks.sequences.head import Head
 
@@ -69,32 +67,14 @@ def check_works(
 
 
 def check_saved_tokenizer(loaded: Loaded, head: Head, *, who: str) -> None:
-    """Checks that a tokenizer of another checkpoint is the same when it is loaded beside this model.
-
-    transformers chooses the class of a tokenizer by the model type too: beside a qwen2, any tokenizer is loaded as
-    Qwen2Tokenizer, and the next stage would read other tokens than those the student has learned.
-
-    Raises: CheckpointInvalid.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        # The configuration is saved too, because the class of the tokenizer depends on its model type.
-        loaded.model.config.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-        try:
-            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            differs, name = _ids(again, head) != _ids(loaded.tokenizer, head), type(again).__name__
-        except Exception as error:  # any class of transformers may be chosen, and fail on the files of another
-            known = translate_unforeseen(error)
-            if known is not None:
-                raise known from error
-            # It cannot be loaded at all, so its class is not known.
-            differs, name = True, "another class"
-    if differs:
-        kind = loaded.model.config.model_type
-        raise CheckpointInvalid(
-            f"{who}: saved with a {kind}, this tokenizer would be loaded as {name} and give other tokens; use the "
-            f"tokenizer of a {kind} checkpoint, or another model type"
-        )
+    """See check_loads_again. Raises: CheckpointInvalid."""
+    kind = loaded.model.config.model_type
+    check_loads_again(
+        loaded,
+        lambda tokenizer: [list(row["input_ids"]) for row in _probe(tokenizer, head)],
+        who=who,
+        remedy=f"use the tokenizer of a {kind} checkpoint, or another model type",
+    )
 
 
 def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) -> str:
@@ -110,10 +90,6 @@ def _accept_mixing(config: Any, who: str, remedy: str, warnings: StageWarnings) 
         "text changes slightly with the other texts in its batch"
     )
     return "right"
-
-
-def _ids(tokenizer: Any, head: Head) -> list[list[int]]:
-    return [list(row["input_ids"]) for row in _probe(tokenizer, head)]
 
 
 def _probe(tokenizer: Any, head: Head) -> Rows:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillchain_api.metrics import format_share
+from distillchain_trainer.tasks.sequences.assignment import best_assignment
 
 Z_95 = 1.645  # one-sided 95 % of a normal distribution
 SHUFFLES = 20  # of the predictions; a real order must fit better than the best of them, a 5 % chance for noise
@@ -70,19 +71,19 @@ def best_order(classes: Sequence[int], predicted: Sequence[int], *, count: int) 
     chance, needed = chance_to_beat(classes, predicted, metric="accuracy")
     rows, margin = len(classes), (needed - chance) * len(classes)
 
-    def is_poor(hits: int) -> bool:
+    def is_poor(hits: float) -> bool:
         # Too few to prove any order, or the given order is as good within the margin.
         return hits <= needed * rows or hits - int(np.trace(table)) <= margin
 
     # No order has more hits than this. Most models end here.
     if is_poor(int(table.max(axis=1).sum())):
         return None
-    best, hits = _assign(table)
+    best, hits = best_assignment(table)
     if is_poor(hits):
         return None
     # With many classes the best of all orders fits even noise well, so noise is what it is compared with.
     dice = np.random.default_rng(SEED)
-    by_luck = max(_assign(_confusion(truth, dice.permutation(answers), count))[1] for _ in range(SHUFFLES))
+    by_luck = max(best_assignment(_confusion(truth, dice.permutation(answers), count))[1] for _ in range(SHUFFLES))
     return best if hits > by_luck else None
 
 
@@ -91,11 +92,3 @@ def _confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], count: in
     # Not `table[truth, predicted] += 1`, which counts equal pairs once.
     np.add.at(table, (truth, predicted), 1)
     return table
-
-
-def _assign(table: NDArray[np.int64]) -> tuple[tuple[int, ...], int]:
-    """The one-to-one assignment of predicted to true classes with the most hits."""
-    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and few stages need it
-
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return tuple(int(column) for column in columns), int(table[rows, columns].sum())
