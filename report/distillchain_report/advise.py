@@ -32,13 +32,8 @@ def advise_on(store: ListableStore, plan: Plan, *, smallest_gain: float | None =
         raise NothingCommitted(f"no committed step in {store.uri}; run the chain first{unused}")
     last, chain = own.last, plan.chain
     same_rows = [route for route in routes if has_same_rows(route.last, last)]
-    rivals = []
-    for route in same_rows:
-        if has_same_goal(route.last, last) and (route.root == own.root or route.last.teacher is None):
-            if (reason := why_left_out(route, last)) is None:
-                rivals.append(route)
-            elif route.last.digest != last.digest:
-                missing.append(reason)
+    rivals, reasons = _rivals(same_rows, own)
+    missing += reasons
     others = [
         group
         for group in group_runs(rivals)
@@ -60,6 +55,18 @@ def advise_on(store: ListableStore, plan: Plan, *, smallest_gain: float | None =
         students_in_store=[route for route in same_rows if route.root == own.root],
         missing=missing,
     )
+
+
+def _rivals(routes: Sequence[Route], own: Route) -> tuple[list[Route], list[str]]:
+    """The routes to the same student from the same root teacher, or from labels alone; why others are left out."""
+    rivals, reasons = [], []
+    for route in routes:
+        if has_same_goal(route.last, own.last) and (route.root == own.root or route.last.teacher is None):
+            if (reason := why_left_out(route, own.last)) is None:
+                rivals.append(route)
+            elif route.last.digest != own.last.digest:
+                reasons.append(reason)
+    return rivals, reasons
 
 
 def _longest(plan: Plan, routes: Sequence[Route]) -> Route | None:

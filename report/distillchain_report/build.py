@@ -57,11 +57,10 @@ def build_report(
     committed = [stage for stage in stages if stage.manifest]
     # Also if it failed: when a gate was missed, its numbers are what the reader looks for.
     last = committed[-1] if committed else None
+    manifest = last.manifest if last else None
     # From the last recipe in the store, which a report without the chain's file knows as well.
-    task = last.manifest.recipe.get("task", {}) if last and last.manifest else None
-    others: list[Metric] = []
-    if last and last.manifest and task is not None:
-        metric, others = _metrics(task, last.manifest)
+    task = manifest.recipe.get("task", {}) if manifest else None
+    metric, others = _metrics(task or {}, manifest) if manifest else (metric, [])
     section = section_of(task or {})
     root = build_root(stages, metric, section)
     parts = [_stage(stage, before, root, metric, chain, section) for stage, before in _with_teachers(stages)]
@@ -72,7 +71,8 @@ def build_report(
         distillchain=version,
         storage=storage,
         sources=sources_digest(
-            [stage.manifest for stage in stages if stage.manifest], [stage.export for stage in stages if stage.export]
+            [stage.manifest for stage in committed if stage.manifest],
+            [stage.export for stage in stages if stage.export],
         ),
         outcome=_outcome(parts),
         doubts=_doubts(parts, details),
@@ -81,7 +81,7 @@ def build_report(
         metric=MetricFacts.of(metric),
         other_metrics=[MetricFacts.of(other) for other in others],
         task=task,
-        rows=_rows(last.manifest) if last and last.manifest else {},
+        rows=_rows(manifest) if manifest else {},
         chance=section.chance(metric.name, last.answers.student) if last and last.answers.student else None,
         root=root.model if root else None,
         stages=parts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,18 +141,7 @@ def _value_relation(spec: ValueRelation, models: Models, _: int) -> HiddenStates
             (teacher[chosen - 1], f"teacher {models.teacher_name}", models.teacher),
         )
     ]
-    widths = {
-        f"{relation} in the {role}": module.out_features
-        for role, found in zip(("student", "teacher"), projections, strict=True)
-        for relation, module in found.items()
-    }
-    most = models.teacher.config.get_text_config().num_attention_heads
-    heads = spec.relation_heads or common_heads(widths.values(), most=most)
-    for place, width in widths.items():
-        if width % heads:
-            raise CheckpointInvalid(
-                f"{models.field}.relationHeads: got {heads}, expected a divisor of {width}, the width of {place}"
-            )
+    heads = _relation_heads(spec, models, *projections)
     recorders = (
         Recorder(models.student, projections[0], is_trained=True),
         Recorder(models.teacher, projections[1], is_trained=False),
@@ -163,6 +152,27 @@ def _value_relation(spec: ValueRelation, models: Models, _: int) -> HiddenStates
         return torch.stack(parts).sum(0)
 
     return HiddenStates(models.teacher, spec.weight, recorders, loss, {})
+
+
+def _relation_heads(spec: ValueRelation, models: Models, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> int:
+    """The number of heads into which all projections can be divided. Raises: CheckpointInvalid for another stated one.
+
+    Args:
+        student, teacher: their projections, by relation.
+    """
+    widths = {
+        f"{relation} in the {role}": module.out_features
+        for role, projections in (("student", student), ("teacher", teacher))
+        for relation, module in projections.items()
+    }
+    most = models.teacher.config.get_text_config().num_attention_heads
+    heads = spec.relation_heads or common_heads(widths.values(), most=most)
+    for place, width in widths.items():
+        if width % heads:
+            raise CheckpointInvalid(
+                f"{models.field}.relationHeads: got {heads}, expected a divisor of {width}, the width of {place}"
+            )
+    return heads
 
 
 def _layers(models: Models) -> tuple[list[nn.Module], list[nn.Module]]:

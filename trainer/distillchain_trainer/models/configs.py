@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoConfig
@@ -25,6 +26,28 @@ ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation")
 def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
     """The configuration of a checkpoint. Raises: CheckpointInvalid for a kind that cannot be loaded."""
     document, what = checkpoint.config(), f"{checkpoint.field}: {checkpoint.uri}"
+    _check_can_be_loaded(document, what)
+    if "auto_map" in document:
+        warnings.add(
+            f"{what} brings code of its own (auto_map in config.json), which is not run: the {document['model_type']} "
+            "of transformers is used instead"
+        )
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        # The kernels that the checkpoint was trained with, such as those of FlashAttention, may not be installed here.
+        kernels = {name for name in ATTENTION_FIELDS if document.get(name, "eager") != "eager"}
+        if kernels:
+            config = type(config).from_dict({name: document[name] for name in document.keys() - kernels})
+    except Exception as error:  # each class of transformers checks its own fields
+        raise translate_unforeseen(error) or CheckpointInvalid(
+            f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {last_line(error)}; "
+            "correct that field, or copy the checkpoint again"
+        ) from error
+    return config
+
+
+def _check_can_be_loaded(document: Mapping[str, Any], what: str) -> None:
+    """Raises: CheckpointInvalid for a config.json that transformers cannot load, or would load as something else."""
     kind = document.get("model_type")
     # Before AutoConfig is called, whose message would advise to trust the checkpoint's code.
     if kind not in CONFIG_MAPPING:
@@ -48,23 +71,6 @@ def load_config(checkpoint: Checkpoint, *, warnings: StageWarnings) -> Any:
             f"{what} is quantized (quantization_config in config.json: {_method(document['quantization_config'])}), "
             "and quantized weights cannot be trained or compared here; use the checkpoint from before its quantization"
         )
-    if "auto_map" in document:
-        warnings.add(
-            f"{what} brings code of its own (auto_map in config.json), which is not run: the {kind} of transformers "
-            "is used instead"
-        )
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-        # The kernels that the checkpoint was trained with, such as those of FlashAttention, may not be installed here.
-        kernels = {name for name in ATTENTION_FIELDS if document.get(name, "eager") != "eager"}
-        if kernels:
-            config = type(config).from_dict({name: document[name] for name in document.keys() - kernels})
-    except Exception as error:  # each class of transformers checks its own fields
-        raise translate_unforeseen(error) or CheckpointInvalid(
-            f"{checkpoint.field}: config.json of {checkpoint.uri} cannot be read: {last_line(error)}; "
-            "correct that field, or copy the checkpoint again"
-        ) from error
-    return config
 
 
 def build_config(architecture: Architecture, *, field: str) -> Any:

@@ -58,26 +58,27 @@ def read_splits(
     names = {"train": dataset.splits.train, "validation": dataset.splits.validation}
     if dataset.splits.test:
         names["test"] = dataset.splits.test
+    is_on_hub = dataset.uri.startswith("hf://")
+    sources = {
+        role: f"{dataset.uri}, split {name}" if is_on_hub else f"{dataset.uri}/{name}" for role, name in names.items()
+    }
+    tables, commit = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder) if is_on_hub else ({}, "")
+
+    def table_of(role: str) -> Table:
+        if is_on_hub:
+            return hub_table(tables[role], columns, sources[role])
+        path = locate(dataset.uri, names[role], f"{FIELD}.splits.{role}", endpoint_url, region, folder / role)
+        if of_file is not None:
+            return of_file(path, sources[role])
+        return read_table(path, columns, name=sources[role], warnings=warnings, class_names=class_names)
+
     splits: dict[str, Split] = {}
-    if dataset.uri.startswith("hf://"):
-        tables, revision = hub.fetch_dataset(dataset.uri, dataset.config, names, folder=folder)
-        sources = {role: f"{dataset.uri}, split {name}" for role, name in names.items()}
-        for role, table in tables.items():
-            with naming_fields(dataset, role, columns):
-                splits[role] = read(role, hub_table(table, columns, sources[role]), sources[role])
-    else:
-        sources = {role: f"{dataset.uri}/{name}" for role, name in names.items()}
-        for role, name in names.items():
-            path = locate(dataset.uri, name, f"{FIELD}.splits.{role}", endpoint_url, region, folder / role)
-            if of_file is not None:
-                rows = of_file(path, sources[role])
-            else:
-                rows = read_table(path, columns, name=sources[role], warnings=warnings, class_names=class_names)
-            with naming_fields(dataset, role, columns):
-                splits[role] = read(role, rows, sources[role])
-        # A folder has no commit as the hub has; the contents take its place.
-        content = "".join(split.facts.sha256 for split in splits.values())
-        revision = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+    for role in names:
+        with naming_fields(dataset, role, columns):
+            splits[role] = read(role, table_of(role), sources[role])
+    # A folder has no commit as the hub has; the contents take its place.
+    content = "".join(split.facts.sha256 for split in splits.values())
+    revision = commit or "sha256:" + hashlib.sha256(content.encode()).hexdigest()
     check_held_out(list(splits.values()), sources, warnings)
     return TaskData(splits["train"], splits["validation"], splits.get("test"), revision)
 
