@@ -22,11 +22,13 @@ from distillchain_report.load import WantedStage, load_stages
 from distillchain_report.section import Section
 from distillchain_report.sections import section_of
 from distillchain_report.seed_runs import seed_runs
+from distillchain_report.side_by_side import Entrant, compare
 from distillchain_report.weigh_evidence import NothingToCompare, weigh
 from distillchain_store.errors import CheckpointCorrupt
 from distillchain_store.folder import FileStore
 from distillchain_trainer.launch.termination import encode_answer
 from report.plans import commit_stages
+from report.stores import Relay, report_of, wanted_of, write_relay
 
 PARAMETERS = defaultdict(lambda: 4_400_000, teacher=110_000_000)
 LATER = "2026-01-01T13:00:00Z"
@@ -91,6 +93,18 @@ def test_an_interval_of_two_unequal_seeds_ends_where_accuracies_cannot_differ_mo
     assert (direct.difference, direct.low, direct.high) == (pytest.approx(0.05), -1.0, 1.0)
     assert direct.detectable > 1
     assert found.outcome == "Undecided"
+
+
+def test_a_comparison_of_two_models_on_three_rows_ends_where_accuracies_cannot_differ_more(tmp_path: Path):
+    relay = Relay(names=["mini"], accuracies=[0.9, 0.7], rows=3)
+    write_relay(tmp_path, relay)
+    report = report_of(tmp_path, relay)
+    (stage,) = load_stages(FileStore(f"file://{tmp_path}"), wanted_of(relay))
+
+    _, second = compare([Entrant("one", report, stage), Entrant("other", report, stage)]).models
+
+    assert second.difference is not None
+    assert (second.difference.low, second.difference.high) == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize("stated, want", [({}, 0.005), ({"smallestGain": 0.02}, 0.02)])
