@@ -51,7 +51,11 @@ def lengths(rows: int) -> list[int]:
 
 
 @pytest.mark.parametrize("room", [10**6, 1000, 60])
-def test_every_row_is_answered_once_the_longest_first_in_batches_that_fit(room: int):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_every_row_is_answered_once_the_longest_first_in_batches_that_fit(
+    room: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine_forward, "launched_ahead", lambda _: ahead)
     sizes, model = lengths(1000), Model(room)
 
     answers = list(forward(model, encoded(sizes), logits_of, precision="float32"))
