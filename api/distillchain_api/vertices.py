@@ -39,7 +39,7 @@ class PlannedStage:
     name: str
     digest: StageDigest
     work_order: WorkOrder
-    image: str | None  # None: the pod template's or the operator's default (jobs.py)
+    image: str | None  # None: the pod template's or the operator's default
     resources: dict[str, Any] = field(default_factory=dict)
     pod: dict[str, Any] = field(default_factory=dict)
     pod_field: str = ""
