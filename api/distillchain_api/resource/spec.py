@@ -204,6 +204,13 @@ class DistillationChain(Document):
         """Name of the resource."""
         return self.metadata.name
 
+    @property
+    def suspended_by(self) -> str:
+        """Why no stage of it may run, as a sentence of its status; empty: they may."""
+        if self.metadata.deletion_timestamp is not None:
+            return f"being deleted; still kept by finalizer {', '.join(self.metadata.finalizers or [])}"
+        return "suspended by spec.suspend" if self.spec.suspend else ""
+
 
 def parse_chain(document: dict[str, Any], *, source: str = "", from_cluster: bool = False) -> DistillationChain:
     """The chain of a decoded document; fields that the API server adds, such as status, are ignored.

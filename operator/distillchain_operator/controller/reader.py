@@ -67,7 +67,7 @@ class Reader:
         self._parts.pop(key, None)
 
     async def find_chain(self, key: ChainKey) -> dict[str, Any] | None:
-        """The chain, also from memory; None if it was deleted, or is being deleted."""
+        """The chain, also from memory; None if it was deleted."""
         if not key.name:  # the API server would answer with the list of all chains
             return None
         document = self._chains.get(key)
@@ -83,7 +83,7 @@ class Reader:
         return self._children.observed(key, document["metadata"]["uid"])
 
     async def read(self, key: ChainKey, known: Observed | None) -> Sight | None:
-        """A chain with its Jobs and pods, all read live; None if it was deleted, or is being deleted.
+        """A chain with its Jobs and pods, all read live; None if it was deleted.
 
         Args:
             known: what the caches have; None: not all.
@@ -111,8 +111,9 @@ class Reader:
             self._unreadable(key.namespace)
             log.info("chain may not be read", extra={"chain": str(key), "error": error.message})
             return None
-        if document is None or "deletionTimestamp" in document["metadata"]:
-            return None  # the garbage collector deletes its Jobs
+        # After `kubectl delete --cascade=orphan`, its Jobs have to go on without it.
+        if document is None or "orphan" in document["metadata"].get("finalizers", []):
+            return None
         self._chains.note(key, document)
         return document
 

@@ -46,8 +46,8 @@ class View:
 
     @property
     def suspends(self) -> bool:
-        """The spec says to suspend the chain."""
-        return self.plan.chain.spec.suspend
+        """No stage may run: the spec says so, or the chain is being deleted."""
+        return bool(self.plan.chain.suspended_by)
 
     @property
     def was_edited(self) -> bool:

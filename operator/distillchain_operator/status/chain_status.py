@@ -153,13 +153,13 @@ def _facts(plan: Plan, stages: Sequence[StageStatus], result: ChainResult | None
     # A chain between two stages has started: Pending would look as if nothing had been done.
     is_new = current.phase != "Running" and current.admission != "Requeued"
     has_started = not is_new or any(entry.phase == "Committed" for entry in stages)
-    phase: ChainPhase = "Suspended" if plan.chain.spec.suspend else "Running" if has_started else "Pending"
+    phase: ChainPhase = "Suspended" if plan.chain.suspended_by else "Running" if has_started else "Pending"
     sentence = ": ".join(filter(None, (current.name, current.message)))
     # Before `Suspended`: a pod that does not stop on a lost node needs the user in a suspended chain too.
     if _is_stuck(current):
         return _Facts(phase, str(current.failure_class), sentence)
     if phase == "Suspended":
-        stopping = f"stopping {current.name}: its state is being saved" if pods_run else "suspended by spec.suspend"
+        stopping = f"stopping {current.name}: its state is being saved" if pods_run else plan.chain.suspended_by
         return _Facts(phase, "Suspended", stopping)
     if current.admission == "WaitingForTurn":
         return _Facts("Pending", current.admission, sentence)

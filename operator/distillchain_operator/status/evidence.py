@@ -95,8 +95,8 @@ def evidence_ready(plan: Plan, phase: ChainPhase, entries: Sequence[StageStatus]
     stuck = next((entry for entry in entries if entry.failure_class is not None), None)
     if stuck is not None:
         return Truth(False, str(stuck.failure_class), f"{stuck.name}: {stuck.message}")
-    if plan.chain.spec.suspend:
-        return Truth(False, "Suspended", "suspended by spec.suspend")
+    if why := plan.chain.suspended_by:
+        return Truth(False, "Suspended", why)
     if phase == "Failed":
         return Truth(False, "ChainFailed", "the chain has failed, so there is no student to compare")
     done = sum(entry.phase == "Committed" for entry in entries)

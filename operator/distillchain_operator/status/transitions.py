@@ -50,7 +50,8 @@ def transitions(old: ChainStatus, new: ChainStatus) -> list[ChainEvent]:
     events += _of_request(old, new)
     was_suspended, is_suspended = old.phase == "Suspended", new.phase == "Suspended"
     if is_suspended and not was_suspended:
-        events.append(ChainEvent("Suspended", "spec.suspend is true: the running stage saves its state and stops"))
+        why = "spec.suspend is true, or the chain is being deleted"
+        events.append(ChainEvent("Suspended", f"{why}: the running stage saves its state and stops"))
     if was_suspended and new.phase in ("Pending", "Running"):
         events.append(ChainEvent("Resumed", "spec.suspend is false again"))
     events += _of_turn(old, new)

@@ -61,6 +61,27 @@ def test_a_job_that_lost_its_labels_gets_them_back_when_its_pod_has_ended(relay:
     assert [job["metadata"]["labels"] for job in relay.jobs("mini")] == [labels]
 
 
+@pytest.mark.parametrize("cascade, stops", [("background", True), ("orphan", False)])
+def test_a_deleted_chain_that_a_finalizer_keeps_stops_its_pod_and_says_so(relay: Relay, cascade: str, stops: bool):
+    document = a_document(stages=["mini"])
+    document["metadata"]["finalizers"] = ["example.com/keep"]
+    relay.apply(document)
+    relay.run(relay.wait_for_pod("mini"))
+    relay.wait("mini running", lambda: relay.stage("mini").get("attempt") == 1)
+    relay.kubectl("delete", "dchain", "relay", "--wait=false", f"--cascade={cascade}")
+
+    def stopped() -> bool:
+        return relay.wait_for_phase("Suspended")["message"] == (
+            "being deleted; still kept by finalizer example.com/keep"
+        )
+
+    relay.wait("its status", stopped)
+    (job,) = relay.jobs("mini")
+    assert (job["spec"]["suspend"], "ownerReferences" in job["metadata"]) == (stops, stops)
+    relay.kubectl("patch", "dchain", "relay", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    relay.wait("its end", lambda: bool(relay.jobs("mini")) is not stops)
+
+
 def test_the_operator_survives_that_its_crd_is_deleted_and_applied_again(
     relay: Relay, control_plane: ControlPlane, repository: Path
 ):
