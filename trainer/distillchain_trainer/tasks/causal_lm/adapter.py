@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from distillchain_api.resource.student import Architecture
 from distillchain_api.tasks.causal_lm import CausalLM
-from distillchain_api.wire.records import EXAMPLE_CHARS, EXAMPLES, EXAMPLES_FILE, TEACHER_PREDICTIONS_FILE, Example
-from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
+from distillchain_api.wire.records import EXAMPLE_CHARS, EXAMPLES, TEACHER_PREDICTIONS_FILE
 from distillchain_report.sections.causal_lm.predictions import read_root_log_probabilities
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
@@ -40,6 +38,7 @@ from distillchain_trainer.tasks.causal_lm.outputs import (
 )
 from distillchain_trainer.tasks.causal_lm.selected import selected_log_probabilities, target_log_probabilities
 from distillchain_trainer.tasks.causal_lm.tokens import NextTokenTokenizer, reading_hash
+from distillchain_trainer.tasks.example_texts import may_keep_texts, write_examples
 from distillchain_trainer.tasks.interface import Measurement, TaskAdapter
 
 # Logits of one forward pass, as a number of values: 1 GiB in float32 on a CPU, 4 GiB in bfloat16 on a GPU, where larger
@@ -239,7 +238,7 @@ class CausalLMAdapter(TaskAdapter):
         """
         teacher.write_predictions(folder / TEACHER_PREDICTIONS_FILE)
         # Predictions hold no texts, so they are written all the same.
-        if os.environ.get(KEEP_TEXTS_ENV) == "0":
+        if not may_keep_texts():
             return
         of_root = root and read_root_log_probabilities(store, root, validation_sha256=split.facts.sha256)
         ours, theirs = (_predicted(measured).row_log_probabilities for measured in (student, teacher))
@@ -247,11 +246,8 @@ class CausalLMAdapter(TaskAdapter):
             theirs = of_root
         # Rounded as in the files that the report reads, so that it finds the same rows.
         lost = theirs.round(LOG_PROBABILITY_DIGITS) - ours.round(LOG_PROBABILITY_DIGITS)
-        with (folder / EXAMPLES_FILE).open("w", encoding="utf-8") as file:
-            # In the order of the split, as the predictions are.
-            for row in sorted(np.argsort(-lost, kind="stable")[:EXAMPLES].tolist()):
-                texts = [text[:EXAMPLE_CHARS] for text in self._shown(split.texts[row])]
-                file.write(Example(row=row, text=texts).to_json() + "\n")
+        chosen = np.argsort(-lost, kind="stable")[:EXAMPLES].tolist()
+        write_examples(folder, chosen, lambda row: [text[:EXAMPLE_CHARS] for text in self._shown(split.texts[row])])
 
     def _shown(self, texts: tuple[str, ...]) -> list[str]:
         """The texts of a row as a reader expects them: a chat as its messages."""

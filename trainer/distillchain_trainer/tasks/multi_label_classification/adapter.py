@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,17 +110,12 @@ class MultiLabelClassificationAdapter(SequenceAdapter):
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
     ) -> None:
         """See TaskAdapter."""
-
-        def read_root() -> NDArray[np.float32] | None:
-            assert root is not None
-            return read_root_logits(store, root, validation_sha256=split.facts.sha256)
-
         write_comparison(
             folder,
             split,
             student=student,
             teacher=teacher,
-            read_root=read_root if root else None,
+            read_root=partial(read_root_logits, store, root, validation_sha256=split.facts.sha256) if root else None,
             distances=lambda one, other: distances(probabilities(one), probabilities(other)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,17 +90,12 @@ class RegressionAdapter(SequenceAdapter):
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
     ) -> None:
         """See TaskAdapter."""
-
-        def read_root() -> NDArray[np.float32] | None:
-            assert root is not None
-            return read_root_outputs(store, root, validation_sha256=split.facts.sha256)
-
         write_comparison(
             folder,
             split,
             student=student,
             teacher=teacher,
-            read_root=read_root if root else None,
+            read_root=partial(read_root_outputs, store, root, validation_sha256=split.facts.sha256) if root else None,
             distances=lambda one, other: np.abs(one.astype(np.float64) - other)[:, 0],
         )
 

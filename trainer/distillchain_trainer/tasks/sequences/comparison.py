@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distillchain_api.wire.records import EXAMPLE_CHARS, EXAMPLES, EXAMPLES_FILE, TEACHER_PREDICTIONS_FILE, Example
-from distillchain_api.wire.work_order import KEEP_TEXTS_ENV
+from distillchain_api.wire.records import EXAMPLE_CHARS, EXAMPLES, TEACHER_PREDICTIONS_FILE
 from distillchain_trainer.data.split import Split
+from distillchain_trainer.tasks.example_texts import may_keep_texts, write_examples
 from distillchain_trainer.tasks.interface import Measurement
 
 log = logging.getLogger(__name__)
@@ -40,16 +39,12 @@ def write_comparison(
     """
     teacher.write_predictions(folder / TEACHER_PREDICTIONS_FILE)
     # Predictions hold no texts, so they are written all the same.
-    if os.environ.get(KEEP_TEXTS_ENV) == "0":
+    if not may_keep_texts():
         return
     outputs = _root_outputs(teacher, read_root)
     # Of equal distances the earlier row first: the report chooses its rows in the same way.
-    chosen = np.argsort(-distances(outputs, student.outputs), kind="stable")[:EXAMPLES]
-    with (folder / EXAMPLES_FILE).open("w", encoding="utf-8") as file:
-        # In the order of the split, as the predictions are.
-        for row in sorted(int(row) for row in chosen):
-            texts = [_printable(text[:EXAMPLE_CHARS]) for text in validation.texts[row]]
-            file.write(Example(row=row, text=texts).to_json() + "\n")
+    chosen = np.argsort(-distances(outputs, student.outputs), kind="stable")[:EXAMPLES].tolist()
+    write_examples(folder, chosen, lambda row: [text[:EXAMPLE_CHARS] for text in validation.texts[row]])
 
 
 def _root_outputs(teacher: Measurement, read_root: ReadRoot | None) -> Outputs:
@@ -62,7 +57,3 @@ def _root_outputs(teacher: Measurement, read_root: ReadRoot | None) -> Outputs:
         log.info("the root teacher's predictions are not in the store; rows are chosen by the stage's own teacher")
         return teacher.outputs
     return found
-
-
-def _printable(text: str) -> str:
-    return text.encode(errors="replace").decode()  # a lone surrogate cannot be written as UTF-8
