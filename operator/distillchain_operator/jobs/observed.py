@@ -135,7 +135,7 @@ class ObservedJob:
     owner_uid: str = ""
     """Of the chain that controls it; empty: nothing controls it."""
     deleting: bool = False
-    """The user, this operator or the end of its chain deleted it; not, as with a TTL, that it ended long enough ago."""
+    """It counts no longer. False for one that failed and goes because its TTL has passed: its failure still counts."""
     finalizers: tuple[str, ...] = ()
     """Those of other controllers, which keep it after its pods are gone."""
     noted_pods: frozenset[str] = frozenset()

@@ -79,6 +79,8 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
     # A failed Job has no completionTime.
     finished_at = status.get("completionTime") or decisive.get("lastTransitionTime", "")
     deleted_at, ttl_s = metadata.get("deletionTimestamp", ""), spec.get("ttlSecondsAfterFinished")
+    # What a Job that succeeded has answered may be taken back meanwhile: the user discards its commit.
+    has_expired = state is JobState.FAILED and _has_expired(finished_at, ttl_s, deleted_at=deleted_at)
     return ObservedJob(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
@@ -86,7 +88,7 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
         digest=labels.get(DIGEST_LABEL, ""),
         state=state,
         owner_uid=_controller_uid(document),
-        deleting=bool(deleted_at) and not _has_expired(finished_at, ttl_s, deleted_at=deleted_at),
+        deleting=bool(deleted_at) and not has_expired,
         finalizers=tuple(name for name in metadata.get("finalizers") or [] if "/" in name),
         noted_pods=frozenset(notes),
         noted_runs={uid: run for uid, run in notes.items() if run},
@@ -114,8 +116,8 @@ def parse_job(document: dict[str, Any]) -> ObservedJob:
 
 
 def _has_expired(finished_at: str, ttl_s: int | None, *, deleted_at: str) -> bool:
-    """Whether Kubernetes deletes a Job because its TTL has passed, which takes back nothing that it has answered."""
-    if not finished_at or ttl_s is None:
+    """Whether Kubernetes deletes a Job because its TTL has passed."""
+    if not deleted_at or not finished_at or ttl_s is None:
         return False
     return datetime.fromisoformat(deleted_at) - datetime.fromisoformat(finished_at) >= timedelta(seconds=ttl_s)
 

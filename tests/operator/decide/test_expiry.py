@@ -173,6 +173,15 @@ def test_a_failed_job_that_is_being_deleted_fails_its_stage_only_if_it_expires(d
     assert (created(decision), decision.status.stages[0].phase) == ([], want)
 
 
+def test_a_job_that_succeeded_and_expires_does_not_bring_back_a_commit_that_was_discarded():
+    plan = a_plan(stages=["mini"])
+    job, pod = a_committed_job(plan, "mini")
+    job["spec"]["ttlSecondsAfterFinished"] = 10
+    job["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+
+    assert decide(plan, job, pods=(pod,)).status.stages[0].phase == "Pending"
+
+
 async def test_a_failed_job_that_is_gone_at_once_fails_its_stage_with_the_reason_that_the_watches_have_reported():
     running, children = a_job(MINI, "mini", active=1), Children(FinishedChains())
     server = a_server_with(running, a_pod(running))
