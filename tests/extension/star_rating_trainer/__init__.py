@@ -23,7 +23,6 @@ from distillchain_trainer.data.split_writer import SplitWriter
 from distillchain_trainer.data.tables import read_table
 from distillchain_trainer.engine.encoding.encoded import Encoded
 from distillchain_trainer.engine.encoding.encoding import Encoder
-from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.configs import build_config, load_config
 from distillchain_trainer.models.loaded import Loaded
@@ -110,12 +109,6 @@ class StarRatingAdapter(TaskAdapter):
         model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]  # half typed
         return Loaded(model, loaded, f"architecture:{architecture.model_type}", pretrained=False)
 
-    def start_is_unproven(self, student: Loaded) -> bool:
-        return False
-
-    def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
-        raise AssertionError("no start is unproven")
-
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         return self.encoder.encode(split, loaded.tokenizer, pad_id=loaded.pad_id, check=check)
 
@@ -131,10 +124,6 @@ class StarRatingAdapter(TaskAdapter):
 
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Rated:
         return Rated(self.task.stars, outputs, np.asarray(split.targets, dtype=np.float32))
-
-    def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
-        if measured.doubt:
-            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy}")
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None

@@ -19,6 +19,7 @@ from distillchain_api.wire.manifest import SplitMetrics
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.engine.encoding.encoded import Encoded
+from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.memory import Processes
@@ -78,10 +79,12 @@ class TaskAdapter(Protocol):
         """
 
     def start_is_unproven(self, student: Loaded) -> bool:
-        """Whether the student's head must first be measured on validation (`settle_start`)."""
+        """Whether the student's head must first be measured on validation (`settle_start`); by default not."""
+        return False
 
     def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
         """Keeps or replaces the head of a student whose start is unproven."""
+        raise AssertionError("every start of this task is proven")
 
     def before_training(self, student: Loaded, train: Split) -> None:
         """Prepares a loaded student for the training rows; by default nothing."""
@@ -149,7 +152,9 @@ class TaskAdapter(Protocol):
         return
 
     def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
-        """That a teacher beats chance. Raises: GateNotMet; LabelMismatch for classes in another order."""
+        """Checks that a teacher beats chance. Raises: GateNotMet; LabelMismatch for classes in another order."""
+        if measured.doubt is not None:
+            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None

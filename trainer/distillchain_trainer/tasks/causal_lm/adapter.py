@@ -21,7 +21,7 @@ from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.engine.device.precision import device_of
 from distillchain_trainer.engine.encoding.encoded import Encoded
 from distillchain_trainer.engine.encoding.encoding import Encoder
-from distillchain_trainer.errors import DataInvalid, GateNotMet
+from distillchain_trainer.errors import DataInvalid
 from distillchain_trainer.models.checkpoints import Checkpoint
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.models.memory import Processes
@@ -128,14 +128,6 @@ class CausalLMAdapter(TaskAdapter):
         self._vocabulary = vocabulary_size(loaded.tokenizer)
         return loaded
 
-    def start_is_unproven(self, student: Loaded) -> bool:
-        """See TaskAdapter. Every head says which token is which."""
-        return False
-
-    def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
-        """See TaskAdapter."""
-        raise AssertionError("no start of a language model is unproven")
-
     def encode(self, split: Split, loaded: Loaded, *, check: Callable[[], None]) -> Encoded:
         """See TaskAdapter. Raises: DataInvalid if no row has a token to predict within maxLength."""
         encoded = self._items_of(split, loaded, check)
@@ -223,11 +215,6 @@ class CausalLMAdapter(TaskAdapter):
     def remember_teacher(self, measured: dict[str, Measurement]) -> None:
         """See TaskAdapter. From now on, measurements have the agreement with the teacher."""
         self._taught = {name: _predicted(found).most_probable for name, found in measured.items()}
-
-    def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
-        """See TaskAdapter."""
-        if measured.doubt is not None:
-            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None

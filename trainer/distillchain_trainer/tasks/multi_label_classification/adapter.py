@@ -22,7 +22,7 @@ from distillchain_report.sections.multi_label_classification.predictions import 
 from distillchain_report.sections.multi_label_classification.scores import metric_value
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.errors import GateNotMet, LabelMismatch
+from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.tasks.interface import Measurement
 from distillchain_trainer.tasks.label_names import shorten
@@ -103,8 +103,7 @@ class MultiLabelClassificationAdapter(SequenceAdapter):
         # First, because labels in another order look like a model at chance, and this message gives the remedy.
         if self.start_is_unproven(teacher):
             _check_order(uri, _labelled(measured))
-        if measured.doubt is not None:
-            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
+        super().check_teacher(teacher, measured, uri=uri, remedy=remedy)
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None

@@ -15,7 +15,6 @@ from distillchain_api.tasks.regression import Regression
 from distillchain_report.sections.regression.predictions import read_root_outputs
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.tasks.interface import Measurement
 from distillchain_trainer.tasks.regression import rows
@@ -52,10 +51,6 @@ class RegressionAdapter(SequenceAdapter):
             self.task, endpoint_url=endpoint_url, region=region, folder=folder, warnings=self.notes
         )
 
-    def settle_start(self, student: Loaded, measured: Measurement, *, seed: int) -> None:
-        """See TaskAdapter. One output has no order, so every start is proven."""
-        raise AssertionError((student.start, measured, seed))
-
     def before_training(self, student: Loaded, train: Split) -> None:
         """Lets the head train in standard units."""
         self.scale = Scale.of(train.targets)
@@ -80,11 +75,6 @@ class RegressionAdapter(SequenceAdapter):
     def measure(self, split: Split, outputs: NDArray[np.float32]) -> Predicted:
         """See TaskAdapter."""
         return Predicted(self.task, split.name, outputs, np.asarray(split.targets, dtype=np.float64))
-
-    def check_teacher(self, teacher: Loaded, measured: Measurement, *, uri: str, remedy: str) -> None:
-        """See TaskAdapter."""
-        if measured.doubt is not None:
-            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None

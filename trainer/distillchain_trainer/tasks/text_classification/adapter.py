@@ -18,7 +18,7 @@ from distillchain_api.tasks.text_classification import TextClassification
 from distillchain_report.sections.text_classification.predictions import distances, read_root_logits, softmax
 from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
-from distillchain_trainer.errors import GateNotMet, LabelMismatch
+from distillchain_trainer.errors import LabelMismatch
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.tasks.interface import Measurement
 from distillchain_trainer.tasks.sequences.adapter import SequenceAdapter
@@ -91,8 +91,7 @@ class TextClassificationAdapter(SequenceAdapter):
         # First, because classes in another order look like a model at chance, and this message gives the remedy.
         if self.start_is_unproven(teacher) or measured.doubt is not None:
             _check_order(uri, _classified(measured), named=not self.start_is_unproven(teacher))
-        if measured.doubt is not None:
-            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
+        super().check_teacher(teacher, measured, uri=uri, remedy=remedy)
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None

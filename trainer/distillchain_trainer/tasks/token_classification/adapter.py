@@ -19,7 +19,6 @@ from distillchain_store.store import Store
 from distillchain_trainer.data.split import Split, TaskData
 from distillchain_trainer.engine.encoding.encoded import Encoded
 from distillchain_trainer.engine.encoding.encoding import Encoder
-from distillchain_trainer.errors import GateNotMet
 from distillchain_trainer.models.loaded import Loaded
 from distillchain_trainer.tasks.interface import Measurement
 from distillchain_trainer.tasks.sequences.adapter import SequenceAdapter
@@ -100,8 +99,7 @@ class TokenClassificationAdapter(SequenceAdapter):
         # First, because tags in another order look like a model at chance, and this message gives the remedy.
         if self.start_is_unproven(teacher):
             check_order(uri, _tagged(measured))
-        if measured.doubt is not None:
-            raise GateNotMet(f"teacher {uri}: {measured.doubt}; {remedy} or use more validation rows")
+        super().check_teacher(teacher, measured, uri=uri, remedy=remedy)
 
     def write_comparison(
         self, folder: Path, store: Store, split: Split, *, student: Measurement, teacher: Measurement, root: str | None
