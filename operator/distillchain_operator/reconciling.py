@@ -47,6 +47,7 @@ class Reconciling:
         self._controller = Controller(
             cluster,
             settings,
+            clock=cluster.now,
             metrics=metrics,
             finished=self._finished,
             children=self._children,

@@ -50,6 +50,10 @@ class Cluster:
         """
         return cls(await Connection.open(answered=answered))
 
+    def now(self) -> datetime:
+        """The present time by the API server's clock."""
+        return self._connection.clock.now()
+
     def report_written_jobs(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Calls `report` with each Job that is created or changed from now on, as it is stored then."""
         self._job_written = report

@@ -17,6 +17,7 @@ from kubernetes.aio import client, config
 
 from distillchain_api import deep_json
 from distillchain_api.resource.quantities import quantity_value
+from distillchain_operator.api_server.clock import ServerClock
 from distillchain_operator.api_server.sockets import OpenSockets
 from distillchain_operator.settings import BadSetting
 
@@ -106,12 +107,16 @@ class Connection:
 
     Args:
         answered: called with the method and HTTP code of every request; code 0: there was no answer.
+
+    Attributes:
+        clock: that of the API server.
     """
 
     def __init__(self, api: client.ApiClient, sockets: OpenSockets, *, answered: Callable[[str, int], None]) -> None:
         self._api = api
         self._sockets = sockets
         self._answered = answered
+        self.clock = ServerClock()
 
     @classmethod
     async def open(cls, *, answered: Callable[[str, int], None]) -> Self:
@@ -188,6 +193,7 @@ class Connection:
                 headers={"Accept": accept, "Content-Type": content_type},
                 limits=aiohttp.ClientTimeout(total=total_s, sock_connect=REQUEST_TIMEOUT_S),
             )
+            self.clock.note(response.headers.get("Date", ""))
             # A trainer's log may hold bytes that are not UTF-8.
             text = (await response.read()).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

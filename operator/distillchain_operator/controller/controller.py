@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, assert_never
 
 from distillchain_api.faults import BadDocument
@@ -57,10 +57,6 @@ from distillchain_operator.status.stored import parse_status
 log = logging.getLogger(__name__)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 async def go_on(_: ChainKey) -> None:
     """Nothing is more urgent."""
 
@@ -71,14 +67,18 @@ def _is_lasting(error: Exception) -> bool:
 
 
 class Controller:
-    """Reconciles chains, one at a time."""
+    """Reconciles chains, one at a time.
+
+    Args:
+        clock: of the API server, which the times of Jobs and pods are compared with.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         settings: Settings,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
         finished: FinishedChains | None = None,

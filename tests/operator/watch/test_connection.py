@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta, tzinfo
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
+from distillchain_operator.api_server.clock import ServerClock
 from distillchain_operator.api_server.cluster import ApiError
 from distillchain_operator.api_server.connection import Connection
 from distillchain_operator.settings import BadSetting
@@ -131,6 +135,12 @@ async def test_a_request_is_sent_again_if_the_api_server_is_busy_and_says_when(
         headers = {"Retry-After": retry_after} if retry_after else {}
         return web.json_response({}) if len(sent) > refusals else web.json_response({}, status=status, headers=headers)
 
+    got, _ = await post_a_job(answer, tmp_path)
+    assert (got, sent) == (want, [{"kind": "Job"}] * tries)
+
+
+async def post_a_job(answer: Handler, tmp_path: Path) -> tuple[int, ServerClock]:
+    """The HTTP code of the answer, and the clock after it."""
     application = web.Application()
     application.router.add_post("/jobs", answer)
     async with TestServer(application) as server:
@@ -139,4 +149,30 @@ async def test_a_request_is_sent_again_if_the_api_server_is_busy_and_says_when(
         connection = await Connection.open(answered=lambda *_: None)
         got, _ = await connection.exchange("POST", "/jobs", body={"kind": "Job"})
         await connection.close()
-    assert (got, sent) == (want, [{"kind": "Job"}] * tries)
+    return got, connection.clock
+
+
+@pytest.mark.parametrize("off_by_h", [1, -1])
+async def test_the_time_is_that_of_the_api_server_if_the_clock_of_the_node_is_wrong(off_by_h: int, tmp_path: Path):
+    off_by = timedelta(hours=off_by_h)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({}, headers={"Date": format_datetime(datetime.now(UTC) + off_by, usegmt=True)})
+
+    _, clock = await post_a_job(answer, tmp_path)
+    assert abs(clock.now() - datetime.now(UTC) - off_by) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("date", ["", "now", "Thu, 99 Jan 2026 12:00:00 GMT", "Thu, 01 Jan 2026 12:00:03 GMT"])
+def test_the_time_is_that_of_the_node_if_the_api_server_names_none_or_nearly_the_same(
+    date: str, monkeypatch: pytest.MonkeyPatch
+):
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Noon:
+            return cls(2026, 1, 1, 12, tzinfo=tz)
+
+    monkeypatch.setattr("distillchain_operator.api_server.clock.datetime", Noon)
+    clock = ServerClock()
+    clock.note(date)
+    assert clock.now() == datetime(2026, 1, 1, 12, tzinfo=UTC)
