@@ -21,6 +21,7 @@ from distillchain_operator.decide.actions import CreateJob, DeleteJob
 from distillchain_operator.decide.decided import Decided
 from distillchain_operator.decide.view import View
 from distillchain_operator.jobs import stage_job as jobs
+from distillchain_operator.jobs.observed import Observed
 from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.policy import POD_FAILURE_POLICY
 from simulation.checking import first_broken
@@ -65,7 +66,7 @@ def keep_the_youngest(view: View) -> list[DeleteJob]:
     return [DeleteJob(job.name, job.uid, why="") for job in found if newest[job.stage, job.digest] is not job]
 
 
-async def read_chain_first(self: Reader, key: ChainKey) -> Sight | None:
+async def read_chain_first(self: Reader, key: ChainKey, _: Observed | None) -> Sight | None:
     document = await self._read_chain(key)
     found_jobs = await self._cluster.list_jobs(key.namespace, key.name)
     pods = await self._cluster.list_pods(key.namespace, key.name)
@@ -104,7 +105,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a Job is deleted on caches": Mutation(trusts_caches_for(DeleteJob)),
     "a failure is decided on caches": Mutation(put(Decided, "fails", False)),
     "a commit after a retry is decided on caches": Mutation(put(Decided, "commits_after_retry", False), 240),
-    "a failed Job of another default image does not count": Mutation(put(stage_steps, "failed_jobs", nothing), 7_900),
+    "a failed Job of another default image does not count": Mutation(put(stage_steps, "failed_jobs", nothing), 13_260),
     "a suspension is ignored": Mutation(put(reconcile, "follow_suspend", nothing)),
     "pods that stop are not waited for": Mutation(put(scheduling, "_slots_of_pods", nothing)),
     "the periodic list is ignored": Mutation(put(KnownChains, "listed", nothing), 240),
@@ -121,7 +122,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a refused change is tried again at once": Mutation(put(job_changes, "RETRY_S", 0.0)),
     "the limit of running chains is ignored": Mutation(put(Neighbours, "turn_of", lambda *_: None)),
     "a place that is free is not offered": Mutation(put(Neighbours, "_wake_next", nothing)),
-    "a place that was given up counts": Mutation(put(Neighbours, "_was_given_up", lambda *_: False), 1_650),
+    "a place that was given up counts": Mutation(put(Neighbours, "_was_given_up", lambda *_: False), 2_840),
     "the place of a deleted chain is kept": Mutation(put(Neighbours, "forget", nothing)),
     "the chains that ran before a restart are unknown": Mutation(put(Neighbours, "note_stored", nothing)),
     "other chains with the stage are ignored": Mutation(put(Neighbours, "peers_of", lambda *_: {})),
