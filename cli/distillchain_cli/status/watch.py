@@ -1,4 +1,4 @@
-"""`status -w`: shows a chain until it ends. The screens are in status_screens.py."""
+"""`status -w`: shows a chain until it ends. The screens are in screens.py."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
     Both have the types of a PodTemplateSpec (distillchain_api.resource.pod).
     """
-    # A deep copy: jobs.py writes the trainer into the result, and the operator's template serves every chain.
+    # A deep copy: stage_job.py writes the trainer into the result, and the operator's template serves every chain.
     merged = copy.deepcopy(dict(under))
     for key, value in over.items():
         before = merged.get(key)
