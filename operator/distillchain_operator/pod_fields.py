@@ -16,8 +16,8 @@ from typing import Any
 from kubernetes.client import models
 
 ROOT = "V1PodTemplateSpec"
-# The Job keeps only labels and annotations of the pod's metadata (jobs/stage_job.py); generated manifests often hold the third as
-# null.
+# The Job keeps only labels and annotations of the pod's metadata (jobs/stage_job.py); generated manifests often hold
+# the third as null.
 METADATA = {"annotations": "{}string", "creationTimestamp": "string", "labels": "{}string"}
 # The client has one type for text and quantities, and one for "a number or text" and "anything".
 QUANTITIES = {
