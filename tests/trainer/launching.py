@@ -42,6 +42,7 @@ def wait_for(name, *ranks):
         time.sleep(0.01)
 def wait_for_stop(signals):
     with signals.deferred():
+        mark("stoppable")  # a signal before this raises at once
         while not signals.requested:
             time.sleep(0.01)
 def stage(order, *, attempt, folder, reporter, signals, warnings, on_committed=None, fitting_rows=None):

@@ -146,7 +146,7 @@ mark("stopped")
 raise errors.StopRequested(40)
 """
     )
-    node.until_marked("started", 0, 1)
+    node.until_marked("stoppable", 0, 1)
 
     node.stop()
     code, answer = node.ends()
@@ -168,7 +168,7 @@ raise errors.StopRequested
 """,
         settings="launcher.KILL_AFTER_S = 0.1",
     )
-    node.until_marked("started", 0, 1)
+    node.until_marked("stoppable", 0, 1)
 
     node.stop()
     code, answer = node.ends()
@@ -179,7 +179,7 @@ raise errors.StopRequested
 
 def test_a_failure_while_the_state_is_saved_is_reported(nodes: Nodes):
     node = nodes.start("wait_for_stop(signals)\nraise store_errors.StorageDenied('refused')")
-    node.until_marked("started", 0, 1)
+    node.until_marked("stoppable", 0, 1)
 
     node.stop()
     code, answer = node.ends()
@@ -191,12 +191,11 @@ def test_a_stop_of_one_rank_stops_all(nodes: Nodes):
     node = nodes.start(
         """
 (shared / f"pid-{rank}").write_text(str(os.getpid()))
-mark("waits")
 wait_for_stop(signals)
 raise errors.StopRequested(3)
 """
     )
-    node.until_marked("waits", 0, 1)
+    node.until_marked("stoppable", 0, 1)
 
     os.kill(int((node.shared / "pid-1").read_text()), signal.SIGTERM)
 

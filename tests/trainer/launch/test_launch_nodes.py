@@ -33,7 +33,7 @@ def start_both(nodes: Nodes, order: WorkOrder, body: str, settings: str = QUICK)
 
 def start_training(nodes: Nodes, order: WorkOrder, body: str, settings: str = QUICK) -> tuple[Node, Node]:
     both = start_both(nodes, order, body, settings)
-    both[0].until_marked("started", 0, 1)
+    both[0].until_marked("stoppable" if STOPPABLE in body else "started", 0, 1)
     return both
 
 
