@@ -21,7 +21,6 @@ from distillchain_operator.decide.actions import CreateJob, DeleteJob
 from distillchain_operator.decide.decided import Decided
 from distillchain_operator.decide.view import View
 from distillchain_operator.jobs import stage_job as jobs
-from distillchain_operator.jobs.observed import Observed
 from distillchain_operator.jobs.parsing import observe
 from distillchain_operator.jobs.policy import POD_FAILURE_POLICY
 from simulation.checking import first_broken
@@ -66,7 +65,7 @@ def keep_the_youngest(view: View) -> list[DeleteJob]:
     return [DeleteJob(job.name, job.uid, why="") for job in found if newest[job.stage, job.digest] is not job]
 
 
-async def read_chain_first(self: Reader, key: ChainKey, _: Observed | None) -> Sight | None:
+async def read_chain_first(self: Reader, key: ChainKey) -> Sight | None:
     document = await self._read_chain(key)
     found_jobs = await self._cluster.list_jobs(key.namespace, key.name)
     pods = await self._cluster.list_pods(key.namespace, key.name)

@@ -42,6 +42,7 @@ from distillchain_operator.decide.actions import (
     SetTtl,
 )
 from distillchain_operator.decide.decided import Decided
+from distillchain_operator.decide.expired import with_expired
 from distillchain_operator.decide.late_exports import refused_export
 from distillchain_operator.decide.reconcile import reconcile, running_pod
 from distillchain_operator.decide.suspension import stop_all
@@ -67,11 +68,7 @@ def _is_lasting(error: Exception) -> bool:
 
 
 class Controller:
-    """Reconciles chains, one at a time.
-
-    Args:
-        clock: of the API server, which the times of Jobs and pods are compared with.
-    """
+    """Reconciles chains, one at a time; `clock` is the API server's, which writes the times of Jobs and pods."""
 
     def __init__(
         self,
@@ -181,12 +178,12 @@ class Controller:
             if not self._needs_live_reads(decided, key):
                 return await self._carry_out(decided, key)
         # At the same time, because a GPU waits for both. A try of a Job that is then not created changes nothing.
-        sight, tried = await self._cluster.both(self._reader.read(key, observed), self._creator.try_pods(decided, key))
+        sight, tried = await self._cluster.both(self._reader.read(key), self._creator.try_pods(decided, key))
         if sight is None:
             self._forget(key)
             self._neighbours.forget(key)
             return None
-        decided = await self._decide(*sight, key, progress=decided.progress if decided else None)
+        decided = await self._decide(*sight, key, cached=decided)
         # After the Jobs were listed, another operator may have deleted some and noted that in status, or the user may
         # have asked for a retry of Jobs that are newer.
         of_retry = decided.handles_retry or decided.commits_after_retry
@@ -195,15 +192,18 @@ class Controller:
         return await self._carry_out(decided, key, tried)
 
     async def _decide(
-        self, document: dict[str, Any], observed: Observed, key: ChainKey, *, progress: Progress | None = None
+        self, document: dict[str, Any], observed: Observed, key: ChainKey, *, cached: Decided | None = None
     ) -> Decided:
+        """Decides by what was read live if there is a decision by what was cached."""
         previous = parse_status(document, key)
+        if cached is not None:
+            observed = with_expired(observed, cached.observed, previous=previous)
         try:
             plan, wanted = self._plans.of(document)
         except BadDocument as error:
             decision = self._stop_if_invalid(document, observed, previous, [str(fault) for fault in error.faults])
             return Decided(document, None, observed, previous, decision, [])
-        progress = progress or await self._read_progress(plan, observed, key)
+        progress = (cached and cached.progress) or await self._read_progress(plan, observed, key)
         decision = reconcile(
             plan,
             observed,

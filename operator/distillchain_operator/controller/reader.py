@@ -14,11 +14,9 @@ from distillchain_operator.api_server.cluster import ApiError, Cluster
 from distillchain_operator.caches.children import Children
 from distillchain_operator.caches.known_chains import KnownChains
 from distillchain_operator.chain_key import ChainKey
-from distillchain_operator.decide.expired import with_expired
 from distillchain_operator.jobs.observed import Observed
 from distillchain_operator.jobs.parsing import observe, parts_of
 from distillchain_operator.settings import Settings
-from distillchain_operator.status.stored import parse_status
 
 KNOWN_PARTS_S = 60.0  # nothing reports that the Service or NetworkPolicy of a group was deleted
 
@@ -82,12 +80,8 @@ class Reader:
         """The same without their Services and NetworkPolicies, which takes no request."""
         return self._children.observed(key, document["metadata"]["uid"])
 
-    async def read(self, key: ChainKey, known: Observed | None) -> Sight | None:
-        """A chain with its Jobs and pods, all read live; None if it was deleted.
-
-        Args:
-            known: what the caches have; None: not all.
-        """
+    async def read(self, key: ChainKey) -> Sight | None:
+        """A chain with its Jobs and pods, all read live; None if it was deleted."""
         # Jobs before pods: if a Job counts a pod as ended, the pod's end is seen too. The chain is last: if a Job was
         # deleted because its stage is committed, whoever did it, the status that says so is seen too.
         jobs = await self._cluster.list_jobs(key.namespace, key.name)
@@ -98,7 +92,6 @@ class Reader:
         if document is None:
             return None
         observed = observe(chain_uid=document["metadata"]["uid"], jobs=jobs.items, pods=pods.items)
-        observed = with_expired(observed, known, previous=parse_status(document, key))
         return Sight(document, await self._with_parts(observed, key))
 
     async def _read_chain(self, key: ChainKey) -> dict[str, Any] | None:
